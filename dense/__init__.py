@@ -1,0 +1,41 @@
+"""dino-dense: DINO backbones and dense heads. Public names load on first use, so that importing this costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from dense._version import __version__
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
+
+if TYPE_CHECKING:
+    from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
+    from heads.features import Features
+
+_PUBLIC = {
+    "load_backbone": "dense.backbone",
+    "Backbone": "dense.backbone",
+    "BackboneSpec": "dense.backbone",
+    "WeightsError": "dense.backbone",
+    "Features": "heads.features",
+}
+
+__all__ = ["Backbone", "BackboneSpec", "Features", "WeightsError", "__version__", "load_backbone"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        from dense.suggest import did_you_mean
+
+        raise AttributeError(f"module 'dense' has no attribute {name!r}.{did_you_mean(name, _PUBLIC)}")
+    raise AttributeError(f"module 'dense' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

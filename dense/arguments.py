@@ -1,0 +1,58 @@
+"""Command-line parsing that names the nearest valid option and exits with status 2."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from dense.suggest import did_you_mean
+
+
+def with_suggestion(message: str, valid: Iterable[str]) -> str:
+    """An argument error with the nearest valid name behind it, where the message quotes a wrong one."""
+    valid = list(valid)
+    patterns = (
+        r"unrecognized arguments?:? (\S+)",
+        r"invalid choice: '([^']+)'",
+        r"[Kk]ey ['\"]?([\w.\-]+)['\"]? is not expected",
+        r"No action for key ['\"]?([\w.\-]+)['\"]? to",
+        r"Unexpected keyword arguments?:? ['\"]?([\w.\-]+)",
+        r"does not accept (?:nested )?keys?:? ['\"]?([\w.\-]+)",
+    )
+    for pattern in patterns:
+        found = re.search(pattern, message, re.IGNORECASE)
+        if found:
+            wrong = found.group(1).split("=")[0].lstrip("-")
+            hint = did_you_mean(wrong, [name.lstrip("-") for name in valid])
+            if hint and "--" in found.group(1):
+                hint = re.sub(r"(?<=mean |, ).|(?<= or ).", lambda m: "--" + m.group(0), hint)
+            return message.rstrip(".") + "." + hint if hint else message
+    return message
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with suggestions, defaults in the help, and no abbreviated options."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the error with a suggestion, and exit with status 2."""
+        valid = [option for action in self._actions for option in action.option_strings]
+        valid += [str(c) for action in self._actions for c in action.choices or ()]
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: error: {with_suggestion(message, valid)}\n")
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """'depth=4' -> ("depth", 4), with YAML's idea of values."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return key, yaml.safe_load(value)

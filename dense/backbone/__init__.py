@@ -1,0 +1,10 @@
+"""Adapters over timm: tokens, positions, attention and weights of every DINO release."""
+
+from dense.backbone.base import Backbone
+from dense.backbone.build import describe
+from dense.backbone.load import load_backbone
+from dense.backbone.names import ALIASES
+from dense.backbone.report import LoadReport, WeightsError
+from dense.backbone.spec import BackboneSpec
+
+__all__ = ["ALIASES", "Backbone", "BackboneSpec", "LoadReport", "WeightsError", "describe", "load_backbone"]

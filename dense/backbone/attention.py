@@ -1,0 +1,64 @@
+"""Queries, keys and rows of attention, recomputed from a block's input.
+
+No hooks, so fused kernels and torch.compile stay as they are; no N x N matrix, so a single query costs a single row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from timm.layers import apply_rot_embed_cat
+from torch import Tensor, nn
+
+Part = Literal["query", "key", "value"]
+PARTS: tuple[Part, ...] = ("query", "key", "value")
+
+
+def project(attention: nn.Module, x: Tensor, part: Part) -> Tensor:
+    """One of query, key, value of tokens (B, N, C) -> (B, heads, N, d), with bias and q/k norm, before positions."""
+    if getattr(attention, "num_kv_groups", 1) > 1:
+        raise ValueError("grouped-query attention is not supported by attention rows")
+    index = PARTS.index(part)
+    fused = getattr(attention, "qkv", None)
+    if isinstance(fused, nn.Linear):
+        weight = fused.weight.chunk(3)[index]
+        if fused.bias is not None:
+            bias = fused.bias.chunk(3)[index]
+        else:  # Eva keeps its biases apart; the key's is zero
+            bias = getattr(attention, f"{part[0]}_bias", None)
+        y = F.linear(x, weight, bias)
+    elif isinstance(linear := getattr(attention, f"{part[0]}_proj", None), nn.Linear):
+        y = linear(x)
+    else:
+        raise ValueError(f"attention of type {type(attention).__name__} is not supported: it has no qkv projection")
+    y = y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # B, heads, N, d
+    if part == "query":
+        return attention.q_norm(y)
+    return attention.k_norm(y) if part == "key" else y
+
+
+def rotate(attention: nn.Module, x: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+    """Apply rotary positions to the patches of (B, heads, N, d); prefix tokens have none."""
+    if rope is None:
+        return x
+    patches = apply_rot_embed_cat(x[:, :, prefix:], rope, half=getattr(attention, "rotate_half", False))
+    return patches.type_as(x) if prefix == 0 else _cat_tokens(x[:, :, :prefix], patches.type_as(x))
+
+
+def _cat_tokens(prefix: Tensor, patches: Tensor) -> Tensor:
+    return F.pad(patches, (0, 0, prefix.shape[2], 0)).slice_scatter(prefix, dim=2, end=prefix.shape[2])
+
+
+def attention_rows(attention: nn.Module, x: Tensor, rows: slice, rope: Tensor | None, prefix: int) -> Tensor:
+    """Softmax rows of the tokens `rows` over ALL tokens: (B, N, C) -> (B, heads, rows, N), in fp32.
+
+    `x` is the input of the attention, after the block's first norm.
+    """
+    key = rotate(attention, project(attention, x, "key"), rope, prefix)
+    if rope is None or (rows.stop or 0) <= prefix:  # a row without position needs its own projection alone
+        query = project(attention, x[:, rows], "query")
+    else:
+        query = rotate(attention, project(attention, x, "query"), rope, prefix)[:, :, rows]
+    logits = (query * attention.scale) @ key.transpose(-2, -1)  # B, heads, rows, N
+    return logits.float().softmax(dim=-1)

@@ -1,0 +1,113 @@
+"""From a name to a spec, from a spec to an adapter with fresh weights."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import timm
+import torch
+from timm.layers import RotaryEmbeddingDinoV3
+from timm.models.eva import Eva as TimmEva
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import nn
+
+from dense.backbone.base import Backbone
+from dense.backbone.names import ALIASES, default_layers, resolve
+from dense.backbone.positions import periods_of, set_periods
+from dense.backbone.pyramid import Pyramid
+from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, resolve_layers
+from dense.backbone.vit import Eva, ViT
+from dense.suggest import did_you_mean
+
+# fields of the spec that a person may set; the others follow from the model
+SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family")
+
+
+def describe(name: str, **overrides: Any) -> BackboneSpec:
+    """The spec of a named backbone. Overrides are fields of the spec (positions, padding, layers, norm, ...) or arguments
+    of timm's model (img_size, depth, drop_path_rate, ...)."""
+    timm_name, tag, family = resolve(name)
+    if not timm.is_model(timm_name):
+        known = [*ALIASES, *timm.list_models()]
+        raise ValueError(f"unknown backbone {name!r}.{did_you_mean(name, known)}")
+    settings = {k: v for k, v in overrides.items() if k in SETTABLE}
+    arguments = {k: v for k, v in overrides.items() if k not in SETTABLE}
+    with torch.device("meta"):
+        model = _create(timm_name, arguments)
+    cfg = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
+    spec = _describe_model(timm_name, settings.pop("family", family), model, arguments)
+    mean, std = (cfg.mean, cfg.std) if cfg is not None and family in ("timm", "dinov3") else (IMAGENET_MEAN, IMAGENET_STD)
+    spec = replace(spec, mean=tuple(mean), std=tuple(std))
+    layers = settings.pop("layers", None)
+    spec = replace(spec, **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return spec if layers is None else replace(spec, layers=resolve_layers(layers, spec))
+
+
+def build(spec: BackboneSpec) -> Backbone:
+    """The adapter for a spec, with fresh weights."""
+    model = _create(spec.name, dict(spec.arguments))
+    if spec.norm_eps is not None and spec.kind != "pyramid":
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = spec.norm_eps
+    if spec.rope_periods == "bfloat16":
+        set_periods(model, periods_of(model).to(torch.bfloat16).float())
+    adapter = {"vit": ViT, "eva": Eva, "pyramid": Pyramid}[spec.kind]
+    return adapter(spec, model)
+
+
+def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
+    entry = timm.model_entrypoint(timm_name)
+    token_based = timm_name.startswith(("vit_", "deit", "eva", "flexivit", "beit3", "naflex"))
+    options = {"num_classes": 0} | ({"dynamic_img_size": True} if token_based else {}) | arguments
+    try:
+        model = entry(pretrained=False, **options)
+    except TypeError as error:
+        known = [p for cls in (TimmViT, TimmEva) for p in inspect.signature(cls.__init__).parameters] + list(SETTABLE)
+        wrong = [k for k in arguments if k not in known and repr(k) in str(error)]
+        if not wrong:
+            raise
+        raise TypeError(f"{timm_name} has no option {wrong[0]!r}.{did_you_mean(wrong[0], known)}") from None
+    if isinstance(model, TimmViT | TimmEva) and type(model) in (TimmViT, TimmEva):
+        return model
+    if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info") and not hasattr(model, "patch_embed"):
+        return model
+    raise ValueError(
+        f"{timm_name} is a {type(model).__name__}; supported are timm's VisionTransformer and Eva models and "
+        "convolutional models with forward_intermediates (ResNet, ConvNeXt, ...)"
+    )
+
+
+def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str, Any]) -> BackboneSpec:
+    if not isinstance(model, TimmViT | TimmEva):
+        info = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.info
+        strides, channels = tuple(i["reduction"] for i in info), tuple(i["num_chs"] for i in info)
+        return BackboneSpec(
+            name=timm_name, family=family, kind="pyramid", patch=strides[-1], dim=channels[-1], depth=len(info), heads=0,
+            prefix=0, class_token=False, registers=0, positions="none", image_size=(224, 224), norm_eps=None,
+            layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, channels=channels, strides=strides,
+            arguments=arguments,
+        )  # fmt: skip
+    patch = model.patch_embed.patch_size
+    if patch[0] != patch[1]:
+        raise ValueError(f"{timm_name} has patches of {patch[0]}x{patch[1]}; only square patches are supported")
+    depth = len(model.blocks)
+    registers = 0 if model.reg_token is None else model.reg_token.shape[1]
+    eva = isinstance(model, TimmEva)
+    dino_rope = eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
+    if model.pos_embed is not None:
+        positions = {"dino": "official", "ibot": "official", "dinov2": "official", "dinov2_registers": "official_registers"}
+        rule = positions.get(family, "timm")
+    else:
+        rule = "rope" if eva and model.rope is not None else "none"
+    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    return BackboneSpec(
+        name=timm_name, family=family, kind="eva" if eva else "vit", patch=patch[0], dim=model.embed_dim, depth=depth,
+        heads=model.blocks[0].attn.num_heads if hasattr(model.blocks[0], "attn") else 0,
+        prefix=model.num_prefix_tokens, class_token=model.cls_token is not None, registers=registers,
+        positions=rule, rope_periods="float32" if dino_rope else None, image_size=tuple(model.patch_embed.img_size),
+        norm_eps=norms[0].eps if norms else None, layers=default_layers(family, depth), arguments=arguments,
+    )  # fmt: skip
+

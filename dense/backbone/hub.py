@@ -1,0 +1,89 @@
+"""A saved model is a directory: config.json, model.safetensors and a model card. Strict, and never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dense._version import __version__
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0", tags=["dino-dense"]):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module with `config` and `tensors`.
+
+    huggingface_hub's own loading is not strict and falls back to pickle, so saving and loading are written here.
+    """
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which `from_config` builds the module."""
+        raise TypeError(f"{type(self).__name__} must define config()")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """A module with fresh weights."""
+        raise TypeError(f"{cls.__name__} must define from_config()")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What model.safetensors holds."""
+        raise TypeError(f"{type(self).__name__} must define tensors()")
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Load `tensors`, strictly."""
+        raise TypeError(f"{type(self).__name__} must define load_tensors()")
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:  # type: ignore[override]
+        """Write config.json, model.safetensors and a README.md; files are replaced whole or not at all."""
+        self._hub_mixin_config = None  # config.json is ours
+        return super().save_pretrained(save_directory, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = {"format": f"dino-dense/{type(self).__name__.lower()}", "version": __version__} | self.config()
+        tensors = {k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}
+        with tempfile.TemporaryDirectory(dir=save_directory) as scratch:
+            (Path(scratch) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            save_file(tensors, Path(scratch) / WEIGHTS, metadata={"format": "pt"})
+            for name in (WEIGHTS, CONFIG):
+                os.replace(Path(scratch) / name, save_directory / name)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+        """Open a saved directory, or download one from the Hugging Face hub by its `owner/name`."""
+        source = str(pretrained_model_name_or_path)
+        folder = Path(source)
+        if not folder.is_dir():
+            if folder.exists():
+                raise ValueError(f"{source} is a file; from_pretrained opens a saved directory. For a weight file use load_backbone")
+            if source.count("/") != 1 or source.startswith((".", "/", "~")):
+                raise FileNotFoundError(f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name")
+            allowed = {k: v for k, v in options.items() if k in ("revision", "token", "cache_dir", "force_download", "local_files_only")}
+            folder = Path(hf_hub_download(source, CONFIG, **allowed)).parent
+            hf_hub_download(source, WEIGHTS, **allowed)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a local directory."""
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} has no {name}; a saved model is {CONFIG} + {WEIGHTS}")
+        try:
+            config = json.loads((folder / CONFIG).read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{folder / CONFIG} is not valid JSON: {error}") from None
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file ({error}); it may be truncated") from None
+        module = cls.from_config(config)
+        module.load_tensors(tensors)
+        return module.eval()

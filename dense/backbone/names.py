@@ -1,0 +1,56 @@
+"""Names of every DINO release, and what a name says about a model."""
+
+from __future__ import annotations
+
+import re
+
+ALIASES: dict[str, str] = {  # official hub names -> timm names
+    "dino_vits16": "vit_small_patch16_224.dino",
+    "dino_vits8": "vit_small_patch8_224.dino",
+    "dino_vitb16": "vit_base_patch16_224.dino",
+    "dino_vitb8": "vit_base_patch8_224.dino",
+    "dino_resnet50": "resnet50",
+    "ibot_vits16": "vit_small_patch16_224.ibot",
+    "ibot_vitb16": "vit_base_patch16_224.ibot",
+    "ibot_vitl16": "vit_large_patch16_224.ibot",
+    **{
+        f"dinov2_vit{letter}14{registers}": f"vit_{size}_patch14{timm}_dinov2.lvd142m"
+        for letter, size in {"s": "small", "b": "base", "l": "large", "g": "giant"}.items()
+        for registers, timm in {"": "", "_reg": "_reg4"}.items()
+    },
+    # the published files hold query and value biases, so the aliases name the models that have them
+    "dinov3_vits16": "vit_small_patch16_dinov3_qkvb.lvd1689m",
+    "dinov3_vits16plus": "vit_small_plus_patch16_dinov3_qkvb.lvd1689m",
+    "dinov3_vitb16": "vit_base_patch16_dinov3_qkvb.lvd1689m",
+    "dinov3_vitl16": "vit_large_patch16_dinov3_qkvb.lvd1689m",
+    "dinov3_vith16plus": "vit_huge_plus_patch16_dinov3_qkvb.lvd1689m",
+    "dinov3_vit7b16": "vit_7b_patch16_dinov3.lvd1689m",
+    **{f"dinov3_convnext_{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
+}
+
+FAMILIES = ("dino", "ibot", "dinov2", "dinov2_registers", "dinov3", "resnet", "convnext", "timm")
+
+
+def resolve(name: str) -> tuple[str, str, str]:
+    """A name given by a person -> (timm name, timm tag or "", family)."""
+    timm_name, _, tag = ALIASES.get(name, name).partition(".")
+    if re.search(r"dinov3|_lingbot", timm_name):
+        family = "dinov3"
+    elif "dinov2" in timm_name:
+        family = "dinov2_registers" if "_reg" in timm_name else "dinov2"
+    elif timm_name.startswith("vit_") and tag in ("dino", "ibot"):
+        family = tag
+    elif name == "dino_resnet50":
+        family = "resnet"
+    elif timm_name.startswith("convnext") and tag.startswith("dinov3"):
+        family = "convnext"
+    else:
+        family = "timm"
+    return timm_name, "" if tag == "ibot" else tag, family
+
+
+def default_layers(family: str, depth: int) -> tuple[int, ...]:
+    """Four layers for dense heads: evenly spaced, but for the published choice of DINOv2, DINOv3 and VGGT at depth 24."""
+    if depth == 24 and family.startswith(("dinov2", "dinov3")):
+        return (4, 11, 17, 23)
+    return tuple(sorted({max((i + 1) * depth // 4 - 1, 0) for i in range(4)}))

@@ -1,0 +1,85 @@
+"""How a position table learned on one grid is read on another: each release has its own rule, and features follow it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from dense.backbone.spec import Positions
+
+Grid = tuple[int, int]
+PERIODS = "rope_embed.periods"  # DINOv3's name for its rotary periods
+
+
+def interpolate_positions(table: Tensor, old: Grid, new: Grid, rule: Positions) -> Tensor:
+    """Read a table (1, h*w, C) of grid `old` on grid `new`, giving (1, h'*w', C), by the release's rule.
+
+    `official`: bicubic with scale factor (n + 0.1) / M and no antialias. The 0.1 shifts every sampling position, so it
+    changes values, not only the shape. `official_registers`: exact size with antialias. `size`: exact size without.
+    """
+    if old == new or rule == "none":
+        return table
+    if rule == "timm":
+        return resample_abs_pos_embed(table, new_size=list(new), old_size=list(old), num_prefix_tokens=0)
+    grid = table.float().reshape(1, *old, -1).permute(0, 3, 1, 2)  # 1, C, h, w
+    if rule == "official":
+        scale = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=False)
+    elif rule == "official_registers":
+        grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True)
+    elif rule == "size":
+        grid = F.interpolate(grid, size=new, mode="bicubic", antialias=False)
+    else:
+        raise ValueError(f"positions rule {rule!r} does not interpolate a table")
+    if tuple(grid.shape[-2:]) != new:
+        raise RuntimeError(f"interpolated positions are {tuple(grid.shape[-2:])}, expected {new}")
+    return grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1).to(table.dtype)
+
+
+class PositionCache:
+    """The last interpolated table, kept while its parameter neither trains nor changes."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._table: Tensor | None = None
+
+    def get(self, table: Tensor, old: Grid, new: Grid, rule: Positions, dtype: torch.dtype) -> Tensor:
+        """The table on grid `new` in `dtype`; computed afresh when it trains or is being traced."""
+        if old == new:
+            return table.to(dtype)
+        if table.requires_grad or torch.compiler.is_compiling():
+            return interpolate_positions(table, old, new, rule).to(dtype)
+        key = (new, rule, dtype, table.device, table.data_ptr(), 0 if table.is_inference() else table._version)
+        if key != self._key or self._table is None:
+            with torch.no_grad():
+                self._key, self._table = key, interpolate_positions(table, old, new, rule).to(dtype)
+        return self._table
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PositionCache:
+        return PositionCache()
+
+    def __reduce__(self) -> tuple[type[PositionCache], tuple[()]]:
+        return PositionCache, ()
+
+
+def periods_of(model: Any) -> torch.Tensor:
+    """The RoPE periods that a DINOv3 model computes, fp32."""
+    return model.rope._compute_periods() if hasattr(model.rope, "_compute_periods") else model.rope.periods.float()
+
+
+def set_periods(model: Any, periods: torch.Tensor) -> None:
+    """Put periods in place; they stay through casts, which timm would undo by computing them afresh."""
+    rope = model.rope
+    rope.periods = periods.to(rope.periods.device, torch.float32)
+    rope._compute_periods = functools.partial(_fixed_periods, periods.detach().clone())
+    if getattr(rope, "pos_embed_cached", None) is not None:
+        rope.update_feat_shape(rope.feat_shape)
+
+
+def _fixed_periods(periods: torch.Tensor, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return periods.to(device=device, dtype=dtype)

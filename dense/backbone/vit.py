@@ -1,0 +1,216 @@
+"""Adapters over timm's VisionTransformer and Eva: tokens, positions, masks and attention rows are ours, blocks are timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dense.backbone.attention import attention_rows, project, rotate
+from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
+from dense.backbone.positions import PERIODS, PositionCache, set_periods
+from dense.backbone.spec import BackboneSpec
+from heads.features import Norm
+
+Maps = tuple[Tensor, ...]
+
+
+class ViT(Backbone):
+    """timm's VisionTransformer. The token order is class token, registers, patches."""
+
+    def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
+        super().__init__(spec)
+        self.model: Any = model
+        self.mask_token = nn.Parameter(torch.zeros(1, spec.dim))  # timm drops it
+        # DINOv2 with registers keeps the class token's position apart; timm folds it into the class token
+        own_class_position = spec.family == "dinov2_registers"
+        self.class_position = nn.Parameter(torch.zeros(1, 1, spec.dim)) if own_class_position else None
+        self.grad_checkpointing = False
+        self._positions = PositionCache()
+
+    # ---- tokens
+
+    @property
+    def table_grid(self) -> tuple[int, int]:
+        """Grid of the position table."""
+        return (self.spec.image_size[0] // self.spec.patch, self.spec.image_size[1] // self.spec.patch)
+
+    def embed(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Pictures whose size fits -> tokens (B, P + h*w, C), rotary positions, (h, w)."""
+        grid = (images.shape[-2] // self.spec.patch, images.shape[-1] // self.spec.patch)
+        x = self.model.patch_embed(images).flatten(1, -2)  # B, h*w, C
+        x = self._mask(x, masks, grid)
+        prefix, patches = self._position_tables(grid, x.dtype)
+        if patches is not None:
+            x = x + patches
+        batch = x.shape[0]
+        before = []
+        for name in ("cls_token", "reg_token"):
+            token = getattr(self.model, name, None)
+            if token is not None:
+                before.append(token)
+        if before:
+            tokens = torch.cat(before, dim=1).to(x.dtype)  # 1, P, C
+            if prefix is not None:
+                tokens = tokens + prefix
+            if self.class_position is not None:
+                tokens = torch.cat((tokens[:, :1] + self.class_position.to(x.dtype), tokens[:, 1:]), dim=1)
+            x = torch.cat((tokens.expand(batch, -1, -1), x), dim=1)
+        return self.model.norm_pre(x), self._rope(grid), grid
+
+    def _mask(self, x: Tensor, masks: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        if masks is None:
+            # an unused parameter would stall distributed training: it takes part with zero weight
+            if self.training and any_requires_grad([self.mask_token]):
+                return x + 0.0 * self.mask_token.to(x.dtype)
+            return x
+        expected = (x.shape[0], grid[0] * grid[1])
+        if masks.shape[0] != expected[0] or tuple(masks.shape[1:]) not in {grid, expected[1:]}:
+            raise ValueError(
+                f"masks of shape {tuple(masks.shape)} do not fit a batch of {expected[0]} with a grid of {grid[0]}x{grid[1]}"
+            )
+        return torch.where(masks.reshape(expected).bool().unsqueeze(-1), self.mask_token.to(x.dtype), x)
+
+    def _position_tables(self, grid: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Positions of the prefix (1, P, C) and of the patches (1, h*w, C), where there are any."""
+        table = self.model.pos_embed
+        if table is None:
+            return None, None
+        cells = self.table_grid[0] * self.table_grid[1]
+        covered = table.shape[1] - cells  # prefix tokens that have a position
+        prefix = table[:, :covered].to(dtype) if covered else None
+        if grid == self.table_grid:
+            return prefix, table[:, covered:].to(dtype)
+        return prefix, self._positions.get(table[:, covered:], self.table_grid, grid, self.spec.positions, dtype)
+
+    def _rope(self, grid: tuple[int, int]) -> Tensor | None:
+        return None
+
+    # ---- blocks
+
+    def run(self, x: Tensor, rope: Tensor | None, start: int, stop: int) -> Tensor:
+        """Tokens through blocks `start` to `stop` - 1."""
+        for index in range(start, stop):
+            block = self._block(index, rope)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False))
+            else:
+                x = block(x)
+        return x
+
+    def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
+        return self.model.blocks[index]
+
+    def _features(
+        self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None
+    ) -> tuple[Maps, Maps]:
+        x, rope, grid = self.embed(images, masks)
+        maps, prefix, done = [], [], 0
+        for layer in layers:
+            x, done = self.run(x, rope, done, layer + 1), layer + 1
+            normed = norm is True or (norm == "last" and layer == self.spec.depth - 1)
+            y = self.model.norm(x) if normed else x
+            prefix.append(y[:, : self.spec.prefix])
+            maps.append(to_map(y[:, self.spec.prefix :], grid))
+        return tuple(maps), tuple(prefix)
+
+    def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.spec.patch,) * len(layers)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> Self:
+        """Recompute each block in the backward pass, for less memory."""
+        self.grad_checkpointing = enable
+        return self
+
+    # ---- attention
+
+    def _input_of(self, images: Tensor, layer: int) -> tuple[Any, Tensor, Tensor | None, tuple[int, int]]:
+        """The block `layer`, its input after the first norm, its rotary positions, and the grid."""
+        depth = self.spec.depth
+        if not -depth <= layer < depth:
+            raise ValueError(f"layer {layer} does not exist: {self.spec.name} has {depth} blocks")
+        layer %= depth
+        padded, _, _ = self.fit(images)
+        x, rope, grid = self.embed(padded)
+        x = self.run(x, rope, 0, layer)
+        block = self.model.blocks[layer]
+        if not all(hasattr(block, name) for name in ("norm1", "attn")) or "Post" in type(block).__name__:
+            raise ValueError(f"attention rows are not supported for blocks of type {type(block).__name__}")
+        return block, block.norm1(x), self._rope_of_layer(rope, layer), grid
+
+    def _rope_of_layer(self, rope: Tensor | None, layer: int) -> Tensor | None:
+        return rope
+
+    def attention(self, images: Tensor, layer: int = -1, query: Query = "class") -> Tensor:
+        """Attention of one query to every patch of the padded grid.
+
+        query: "class" or the (row, column) of a patch -> (B, heads, h, w); "registers" -> (B, heads, R, h, w). The
+        softmax runs over ALL tokens and the patch part is returned as it is, not renormalised, in fp32.
+        """
+        spec = self.spec
+        if query == "class" and not spec.class_token:
+            raise ValueError(f"{spec.name} has no class token; ask for a patch: query=(row, column)")
+        if query == "registers" and not spec.registers:
+            raise ValueError(f"{spec.name} has no registers; use query='class' or query=(row, column)")
+        block, x, rope, grid = self._input_of(images, layer)
+        if query == "class":
+            rows = slice(0, 1)
+        elif query == "registers":
+            rows = slice(spec.prefix - spec.registers, spec.prefix)
+        elif isinstance(query, tuple) and len(query) == 2:
+            row, column = query
+            if not (0 <= row < grid[0] and 0 <= column < grid[1]):
+                raise ValueError(f"patch ({row}, {column}) lies outside the grid of {grid[0]}x{grid[1]}")
+            token = spec.prefix + row * grid[1] + column
+            rows = slice(token, token + 1)
+        else:
+            raise ValueError(f"query must be 'class', 'registers' or (row, column), got {query!r}")
+        weights = attention_rows(block.attn, x, rows, rope, spec.prefix)[..., spec.prefix :]  # B, heads, rows, h*w
+        weights = weights.unflatten(-1, grid)
+        return weights if query == "registers" else weights.squeeze(2)
+
+    def qkv(self, images: Tensor, layer: int = -1, which: Projection = "key", positions: bool = False) -> Tensor:
+        """Features of the patches inside block `layer`: its queries, keys or values with all heads side by side, or its
+        output tokens (before the final norm), as (B, C, h, w). `positions` applies rotary positions to queries and keys."""
+        if which not in ("query", "key", "value", "token"):
+            raise ValueError(f"which must be query, key, value or token, got {which!r}")
+        if which == "token":
+            if not -self.spec.depth <= layer < self.spec.depth:
+                raise ValueError(f"layer {layer} does not exist: {self.spec.name} has {self.spec.depth} blocks")
+            padded, _, _ = self.fit(images)
+            x, rope, grid = self.embed(padded)
+            return to_map(self.run(x, rope, 0, layer % self.spec.depth + 1)[:, self.spec.prefix :], grid)
+        block, x, rope, grid = self._input_of(images, layer)
+        y = project(block.attn, x, which)  # B, heads, N, d
+        if positions and which != "value":
+            y = rotate(block.attn, y, rope, self.spec.prefix)
+        return to_map(y[:, :, self.spec.prefix :].transpose(1, 2).flatten(2), grid)
+
+
+class Eva(ViT):
+    """timm's Eva, which carries DINOv3 and the EVA models: rotary positions, made once a forward."""
+
+    def carry(self, tensors: dict[str, Tensor]) -> None:
+        """As every backbone's; RoPE periods among them are put to use."""
+        super().carry(tensors)
+        if PERIODS in tensors:
+            set_periods(self.model, tensors[PERIODS].float())
+
+    def _rope(self, grid: tuple[int, int]) -> Tensor | None:
+        rope = self.model.rope
+        return None if rope is None else rope.get_embed(shape=list(grid))
+
+    def _rope_of_layer(self, rope: Tensor | None, layer: int) -> Tensor | None:
+        return rope[layer] if rope is not None and getattr(self.model, "rope_mixed", False) else rope
+
+    def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
+        block, own = self.model.blocks[index], self._rope_of_layer(rope, index)
+        return lambda x: block(x, rope=own)
+
+
+def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h*w, C) -> (B, C, h, w), a view with channels last in memory."""
+    return tokens.transpose(1, 2).unflatten(2, grid)

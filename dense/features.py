@@ -1,0 +1,76 @@
+"""`dense features`: a backbone's maps for anybody's pictures, on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from dense.arguments import Parser, key_value
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.spec import Layers
+from dense.data.images import ImageError, list_images, read_image
+from heads.features import Features, Norm
+
+
+def extract(
+    backbone: Backbone, paths: Sequence[Path], layers: Layers | None = None, norm: Norm | None = None
+) -> Iterator[tuple[Path, Features | ImageError]]:
+    """Features of each picture at its own size, or the error that its file raised."""
+    device = next(backbone.parameters()).device
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            yield path, error
+            continue
+        with torch.inference_mode():
+            pixels = torch.from_numpy(image).unsqueeze(0).to(device)
+            yield path, backbone(backbone.normalise(pixels), layers=layers, norm=norm)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb."""
+    parser = Parser(prog="dense features", description="Write feature maps, one .npz a picture, and features.json beside them.")
+    parser.add_argument("pictures", nargs="+", type=Path, help="pictures or folders of pictures")
+    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
+    parser.add_argument("--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--layers", default="last", help="last, last4, even4, default, or indices such as 2,5,8,11")
+    parser.add_argument("--norm", default=None, choices=["true", "false", "last"], help="final norm; the backbone's default if left out")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone, such as padding=resize")
+    options = parser.parse_args(argv)
+    paths = list_images(options.pictures)
+    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    layers = options.layers if options.layers.isidentifier() else tuple(int(i) for i in options.layers.split(","))
+    norm: Any = {"true": True, "false": False, None: None}.get(options.norm, options.norm)
+    options.output.mkdir(parents=True, exist_ok=True)
+    skipped: list[str] = []
+    last: Features | None = None
+    names: set[str] = set()
+    for path, result in track(extract(backbone, paths, layers, norm), total=len(paths), description="features", disable=not sys.stderr.isatty()):
+        if isinstance(result, ImageError):
+            skipped.append(str(result))
+            continue
+        last = result
+        name = path.stem if path.stem not in names else f"{path.parent.name}_{path.name}"
+        names.add(name)
+        arrays = {f"map_{n}": m[0].cpu().numpy() for n, m in zip(result.layers, result.maps, strict=True)}
+        arrays |= {f"prefix_{n}": p[0].cpu().numpy() for n, p in zip(result.layers, result.prefix, strict=True)}
+        np.savez(options.output / f"{name}.npz", **arrays)
+    if last is None:
+        raise ValueError(f"none of {len(paths)} pictures could be read:\n  " + "\n  ".join(skipped[:10]))
+    facts = {"backbone": backbone.spec.to_dict(), "layers": last.layers, "norm": last.norm, "skipped": skipped}
+    (options.output / "features.json").write_text(json.dumps(facts, indent=2) + "\n")
+    shapes = ", ".join(f"layer {n}: {tuple(m.shape[1:])}" for n, m in zip(last.layers, last.maps, strict=True))
+    print(f"{len(paths) - len(skipped)} pictures written to {options.output} (the last one: {shapes})")
+    if skipped:
+        print(f"{len(skipped)} skipped:\n  " + "\n  ".join(skipped[:10]))
+    return 0

@@ -1,0 +1,126 @@
+"""The DINO projection head: an MLP, a bottleneck on the unit sphere, and prototypes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class ProjectionHead(nn.Module):
+    """Maps features to one logit per prototype: MLP -> L2 normalisation -> weight-normalised linear layer.
+
+    With ``norm_last_layer`` the prototypes have unit length, so every logit is a cosine; without it the length of each
+    prototype is learned. The keys of the state dict are those of the published DINO checkpoints.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, appendix C.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 65536,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        layers: int = 3,
+        batch_norm: bool = False,
+        norm_last_layer: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mlp = _mlp(in_dim, hidden_dim, bottleneck_dim, layers, batch_norm)
+        self.last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+        self.apply(_init_weights)
+
+    @property
+    def prototypes(self) -> list[nn.Parameter]:
+        """Parameters of the last layer, which training holds still at first."""
+        return list(self.last_layer.parameters())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (..., K) of features (..., in_dim)."""
+        bottleneck = F.normalize(self.mlp(features).float(), dim=-1)  # ..., bottleneck_dim
+        return self.last_layer(bottleneck)
+
+
+class Prototypes(nn.Module):
+    """Linear layer whose row k is ``g_k v_k / |v_k|``: K directions with a fixed (1) or a learned norm."""
+
+    def __init__(self, in_dim: int, prototypes: int, learn_norm: bool = False) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=learn_norm)
+        self.weight_v = nn.Parameter(torch.empty(prototypes, in_dim))
+        nn.init.trunc_normal_(self.weight_v, std=0.02)
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weight (K, D)."""
+        return self.weight_g * F.normalize(self.weight_v, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (..., K) of x (..., D), in the autocast dtype where autocast is on."""
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_v.dtype
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)  # N, D
+        logits = _WeightNormLinear.apply(rows, self.weight_v, self.weight_g, dtype)  # N, K
+        return logits.unflatten(0, x.shape[:-1])
+
+    def extra_repr(self) -> str:
+        prototypes, in_dim = self.weight_v.shape
+        return f"in_dim={in_dim}, prototypes={prototypes}, learn_norm={self.weight_g.requires_grad}"
+
+
+class _WeightNormLinear(torch.autograd.Function):
+    """``x v^T`` with each column scaled by g / |v|.
+
+    Scaling the logits (N, K) instead of the weight (K, D) keeps no normalised copy of the weight, and the part of the
+    gradient that goes through the norms is one in-place pass. Norms and scales stay in fp32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, v: Tensor, g: Tensor, dtype: torch.dtype) -> Tensor:
+        weight = v.to(dtype)
+        inverse_norm = torch.linalg.vector_norm(v, dim=1, dtype=_at_least_fp32(v)).reciprocal_()  # K
+        logits = torch.mm(x, weight.t()).mul_(inverse_norm * g.squeeze(1))  # N, K
+        ctx.save_for_backward(x, v, g, weight, inverse_norm, logits)
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, v, g, weight, inverse_norm, logits = ctx.saved_tensors
+        needs_x, needs_v, needs_g, _ = ctx.needs_input_grad
+        along = (grad * logits).sum(0, dtype=inverse_norm.dtype)  # K: <dL/dw_k, w_k>
+        scaled = grad * (inverse_norm * g.squeeze(1)).to(grad.dtype)  # N, K
+        grad_x = grad_v = grad_g = None
+        if needs_x:
+            grad_x = torch.mm(scaled, weight)
+        if needs_v:
+            grad_v = torch.mm(scaled.t(), x).to(v.dtype)  # K, D
+            grad_v.addcmul_(v, (along * inverse_norm.square()).unsqueeze(1).to(v.dtype), value=-1)
+        if needs_g:
+            grad_g = (along.unsqueeze(1) / g).to(g.dtype)
+        return grad_x, grad_v, grad_g, None
+
+
+def _at_least_fp32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int, batch_norm: bool) -> nn.Module:
+    if layers < 1:
+        raise ValueError(f"layers={layers}: a projection head has at least 1 layer (published: 3)")
+    if layers == 1:
+        return nn.Linear(in_dim, out_dim)
+    blocks: list[nn.Module] = []
+    for width in [in_dim] + [hidden_dim] * (layers - 2):
+        # A bias in front of batch norm does nothing, but the published layout has it.
+        blocks += [nn.Linear(width, hidden_dim), *([nn.BatchNorm1d(hidden_dim)] if batch_norm else []), nn.GELU()]
+    return nn.Sequential(*blocks, nn.Linear(hidden_dim, out_dim))
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

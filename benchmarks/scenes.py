@@ -20,7 +20,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=9)
     options = parser.parse_args()
     print(f"numpy {np.__version__}, one thread, medians of {options.blocks} blocks of {options.scenes} scenes")
-    cases = [("world only", None, 1), *((f"{size} px", size, 1) for size in options.sizes), ("128 px, supersample 2", 128, 2)]
+    cases = [
+        ("world only", None, 1),
+        *((f"{size} px", size, 1) for size in options.sizes),
+        ("128 px, supersample 2", 128, 2),
+    ]
     render(0, 0, 32)  # fills the tables of noise
     rates: dict[str, list[float]] = {case[0]: [] for case in cases}
     for block in range(options.blocks):
@@ -33,7 +37,9 @@ def main() -> None:
                     render(0, index, size, supersample=supersample)
             rates[name].append(options.scenes / (time.perf_counter() - start))
     for name, values in rates.items():
-        print(f"{name:24s} {statistics.median(values):7.0f} scenes/s  (least {min(values):.0f}, most {max(values):.0f})")
+        print(
+            f"{name:24s} {statistics.median(values):7.0f} scenes/s  (least {min(values):.0f}, most {max(values):.0f})"
+        )
 
 
 if __name__ == "__main__":

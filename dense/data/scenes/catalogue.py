@@ -23,9 +23,7 @@ def _cross(rng: Random, size: float) -> Solid:
 def _table(rng: Random, size: float) -> Solid:
     x, y, z = size * rng.uniform(0.5, 0.7), size * rng.uniform(0.35, 0.48), size * rng.uniform(0.4, 0.55)
     top, leg = size * rng.uniform(0.12, 0.18), size * rng.uniform(0.12, 0.17)
-    legs = [
-        (a, -y, b, a + leg, y - top, b + leg) for a in (-x, x - leg) for b in (-z, z - leg)
-    ]
+    legs = [(a, -y, b, a + leg, y - top, b + leg) for a in (-x, x - leg) for b in (-z, z - leg)]
     return Boxes(((-x, y - top, -z, x, y, z), *legs))
 
 

@@ -7,7 +7,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.scenes.solid import INFINITY, TINY, Array, Coordinate, Solid, Surface, Vector, first_entry, interval, slab
+from dense.data.scenes.solid import (
+    INFINITY,
+    TINY,
+    Array,
+    Coordinate,
+    Solid,
+    Surface,
+    Vector,
+    first_entry,
+    interval,
+    slab,
+)
 
 
 def _ball(origin: Vector, direction: Vector, radius: float, height: float = 0.0) -> tuple[Array, Array]:

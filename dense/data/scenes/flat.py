@@ -88,7 +88,9 @@ class Boxes(Solid):
             for axis in range(3):
                 value = np.where(gaps[axis] >= gap, np.sign(offsets[axis]), np.float32(0))
                 normals[axis] = np.where(nearer, value, normals[axis])
-        scale = 1 / np.sqrt(np.maximum(normals[0] ** 2 + normals[1] ** 2 + normals[2] ** 2, 1))  # two faces tie at edges
+        scale = 1 / np.sqrt(
+            np.maximum(normals[0] ** 2 + normals[1] ** 2 + normals[2] ** 2, 1)
+        )  # two faces tie at edges
         return normals[0] * scale, normals[1] * scale, normals[2] * scale
 
     @cached_property

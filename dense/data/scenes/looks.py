@@ -81,7 +81,9 @@ def _colour(rng: Random) -> Colour:
 
 def _near(rng: Random, hsv: tuple[float, float, float], spread: float) -> Colour:
     hue, saturation, value = hsv
-    return rgb(hue + rng.gauss(0, 0.06 * spread), saturation + rng.gauss(0, 0.15 * spread), value + rng.gauss(0, 0.12 * spread))
+    return rgb(
+        hue + rng.gauss(0, 0.06 * spread), saturation + rng.gauss(0, 0.15 * spread), value + rng.gauss(0, 0.12 * spread)
+    )
 
 
 def texture(rng: Random, size: float) -> Texture:
@@ -107,7 +109,9 @@ def floor(rng: Random) -> Texture:
     angle = rng.uniform(0, math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
-    return Texture(pattern, first, second, rotation, math.exp(rng.uniform(-0.9, 1.2)), (rng.random(), 0.0, rng.random()))
+    return Texture(
+        pattern, first, second, rotation, math.exp(rng.uniform(-0.9, 1.2)), (rng.random(), 0.0, rng.random())
+    )
 
 
 def sky(rng: Random) -> Sky:

@@ -101,7 +101,9 @@ def _heaven(world: World, x: Array, y: Array) -> Array:
     colour += (glow * np.float32(0.25) + disc * disc) * np.array(light.sun, np.float32)[:, None]
     if sky.hills:
         azimuth = rx / np.maximum(rz, np.float32(0.1))
-        ridge = sheet(azimuth * np.float32(0.15) + sky.offset[1], np.full_like(x, sky.offset[0])) * np.float32(sky.hills)
+        ridge = sheet(azimuth * np.float32(0.15) + sky.offset[1], np.full_like(x, sky.offset[0])) * np.float32(
+            sky.hills
+        )
         hidden = np.clip((ridge - ry / length) * 150, 0, 1)
         tint = [0.5 * a + 0.5 * b for a, b in zip(sky.hill, sky.horizon, strict=True)]
         colour += hidden * (np.array(tint, np.float32)[:, None] - colour)
@@ -189,7 +191,9 @@ def _shadowed(
         place = np.flatnonzero(reached)
         if not place.size:
             continue
-        origin = _inside(thing, *(p[place] + np.float32(EPSILON) * n[place] for p, n in zip((px, py, pz), normal, strict=True)))
+        origin = _inside(
+            thing, *(p[place] + np.float32(EPSILON) * n[place] for p, n in zip((px, py, pz), normal, strict=True))
+        )
         direction = (np.array(light.towards) @ thing.rotation).tolist()
         dark[place] |= np.isfinite(thing.solid.enter(origin, (direction[0], direction[1], direction[2]), 0.0))
     return dark

@@ -53,7 +53,9 @@ def sample(
         world = attempt(Random(f"{seed}/{index}/{draw}"), (low, high), objects)
         if len(world.things) >= objects[0] and _worthwhile(world):
             return world
-    raise ValueError(f"no scene fits camera_height {camera_height} and objects {objects}; ask for fewer or a lower camera")
+    raise ValueError(
+        f"no scene fits camera_height {camera_height} and objects {objects}; ask for fewer or a lower camera"
+    )
 
 
 def _worthwhile(world: World) -> bool:

@@ -51,7 +51,9 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=learn_norm)
         self.weight_v = nn.Parameter(torch.empty(prototypes, in_dim))
-        nn.init.trunc_normal_(self.weight_v, std=0.02)
+        # Only the direction of v counts, but its length sets how fast the direction turns: PyTorch's default for a
+        # linear layer, as in the published head.
+        nn.init.uniform_(self.weight_v, -(in_dim**-0.5), in_dim**-0.5)
 
     @property
     def weight(self) -> Tensor:

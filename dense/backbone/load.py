@@ -223,7 +223,8 @@ def _finish(
 ) -> None:
     """Compare, refuse a partial match with advice, load."""
     mine = backbone.state_dict()
-    for bias in [k for k in own if k.endswith((".q_bias", ".v_bias")) and k not in mine]:
+    biases = [k for k in own if k.endswith((".q_bias", ".v_bias")) and k not in mine] if backbone.spec.kind == "eva" else []
+    for bias in biases:
         if bool(own[bias].any()):
             raise WeightsError(
                 f"{report.source} holds query and value biases and {backbone.spec.name} has none; "

@@ -145,7 +145,8 @@ def _packed(own: State) -> bool:
 def to_dinov3(own: State, backbone: Backbone) -> State:
     """DINOv3; what the file once carried returns as it was, otherwise its neutral value is written."""
     carried, state = dict(backbone.carried), {}
-    table = _inverse(_SWIGLU_V3 | _SCALE_V3)
+    gated = "model.blocks.0.mlp.fc1_g.weight" in own
+    table = _inverse(_SCALE_V3 | (_SWIGLU_V3 if gated else {}))
     for name, tensor in _bare(own).items():
         if name.endswith(".q_bias"):
             stem = name.removesuffix("q_bias")

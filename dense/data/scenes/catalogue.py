@@ -14,10 +14,11 @@ def _box(rng: Random, size: float) -> Solid:
 
 
 def _cross(rng: Random, size: float) -> Solid:
-    arm, thick = size * rng.uniform(0.55, 0.65), size * rng.uniform(0.15, 0.19)
-    deep = size * rng.uniform(0.14, 0.22)
-    bar = (-thick, -arm, -deep, thick, arm, deep)
-    return Boxes((bar, (-arm, -thick, -deep, -thick, thick, deep), (thick, -thick, -deep, arm, thick, deep)))
+    arm, thick = size * rng.uniform(0.52, 0.62), size * rng.uniform(0.14, 0.18)
+    boxes = [(-thick, -arm, -thick, thick, arm, thick)]
+    for low, high in ((-arm, -thick), (thick, arm)):
+        boxes += [(low, -thick, -thick, high, thick, thick), (-thick, -thick, low, thick, thick, high)]
+    return Boxes(tuple(boxes))
 
 
 def _table(rng: Random, size: float) -> Solid:
@@ -37,7 +38,7 @@ def _stairs(rng: Random, size: float) -> Solid:
 
 def _tube(rng: Random, size: float) -> Solid:
     outer = size * rng.uniform(0.38, 0.48)
-    return Tube(outer, outer * rng.uniform(0.66, 0.8), size * rng.uniform(0.28, 0.46))
+    return Tube(outer, outer * rng.uniform(0.66, 0.8), size * rng.uniform(0.22, 0.38))
 
 
 def _torus(rng: Random, size: float) -> Solid:

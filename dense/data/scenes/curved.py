@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,30 +197,24 @@ class Torus(Solid):
     convex = False
 
     def enter(self, origin: Vector, direction: Vector, after: float) -> Array:
-        """Follows the exact distance to the ring from the nearest point that can touch it (sphere tracing)."""
         near, far = _pipe(origin, direction, self.size + self.thick)
         low, high = slab(origin[1], direction[1], -self.thick, self.thick)
-        near, far = np.maximum(np.maximum(near, low), after), np.minimum(far, high)
+        hopeful = np.flatnonzero(np.maximum(np.maximum(near, low), after) < np.minimum(far, high))
         entry = np.full(near.shape, INFINITY)
-        alive = np.flatnonzero(near < far)
-        flat = entry.reshape(-1)
-        ox, oy, oz, dx, dy, dz = (_take(c, alive) for c in (*origin, *direction))
-        reach, last = near.reshape(-1)[alive], far.reshape(-1)[alive]
-        stride = 1 / np.sqrt(dx * dx + dy * dy + dz * dz)
-        close = 2e-5 * self.size
-        for _ in range(12):  # rays still undecided after these graze the ring within a hair and count as misses
-            for _ in range(5):
-                x, y, z = ox + reach * dx, oy + reach * dy, oz + reach * dz
-                across = np.sqrt(x * x + z * z) - self.size
-                gap = np.sqrt(across * across + y * y) - self.thick
-                reach = reach + gap * stride
-            done = (np.abs(gap) < close) & (reach > after)
-            flat[alive[done]] = reach[done]
-            kept = np.flatnonzero(~done & (reach < last))
-            if not kept.size:
-                break
-            alive, reach, last = alive[kept], reach[kept], last[kept]
-            ox, oy, oz, dx, dy, dz, stride = (_take(c, kept) for c in (ox, oy, oz, dx, dy, dz, stride))
+        ox, oy, oz, dx, dy, dz = (_take(c, hopeful) for c in (*origin, *direction))
+        length = (dx * dx + dy * dy + dz * dz) ** 0.5
+        dx, dy, dz = dx / length, dy / length, dz / length
+        middle = -(ox * dx + oy * dy + oz * dz)  # counted from the point nearest to the centre, t^3 drops out
+        ox, oy, oz = ox + middle * dx, oy + middle * dy, oz + middle * dz
+        k = ox * ox + oy * oy + oz * oz + self.size**2 - self.thick**2
+        wide = 4 * self.size**2
+        first = _smallest_root(
+            2 * k - wide * (dx * dx + dz * dz),
+            -2 * wide * (ox * dx + oz * dz),
+            k * k - wide * (ox * ox + oz * oz),
+            after * length - middle,
+        )
+        entry.reshape(-1)[hopeful] = (first + middle) / length
         return entry
 
     def normal(self, x: Array, y: Array, z: Array) -> Surface:
@@ -231,5 +226,25 @@ class Torus(Solid):
         return np.array([[0, 0, 0, self.size, self.thick]])
 
 
-def _take(values: Coordinate, index: NDArray[np.int64]) -> Coordinate:
-    return values.reshape(-1)[index] if isinstance(values, np.ndarray) and values.ndim else values
+def _smallest_root(p: Array, q: Array, r: Array, after: Array) -> Array:
+    """The smallest real root of t^4 + p t^2 + q t + r beyond `after`, infinite without one: Ferrari's way, N."""
+    third, half = -(p * p / 12 + r) / 3, (p * p * p / 108 - p * r / 3 + q * q / 8) / 2
+    square = half * half + third**3
+    single = np.cbrt(half + np.copysign(np.sqrt(np.maximum(square, 0)), half))
+    radius = np.sqrt(np.maximum(-third, 1e-30))
+    triple = 2 * radius * np.cos(np.arccos(np.clip(half / radius**3, -1, 1)) / 3)
+    m = np.where(square > 0, single - third / np.where(single == 0, 1, single), triple) - p / 3
+    m = np.maximum(m, 1e-14)
+    root = np.sqrt(2 * m)
+    best = np.full(p.shape, np.inf)
+    for sign in (-1.0, 1.0):
+        inner = -m / 2 - p / 2 + sign * q / (2 * root)
+        width = np.sqrt(np.maximum(inner, 0))
+        for t in (-sign * root / 2 - width, -sign * root / 2 + width):
+            best = np.where((inner >= 0) & (t > after) & (t < best), t, best)
+    return best
+
+
+def _take(values: Coordinate, index: NDArray[np.int64]) -> Any:
+    """Coordinates of some rays in double precision; what all rays share stays one number."""
+    return values.reshape(-1)[index].astype(np.float64) if isinstance(values, np.ndarray) else values

@@ -121,7 +121,7 @@ def sky(rng: Random) -> Sky:
     hills = rng.uniform(0.04, 0.3) if rng.random() < 0.45 else 0.0
     clouds = rng.uniform(0.2, 0.8) if rng.random() < 0.6 else 0.0
     hill = _near(rng, (0.35, 0.3, 0.4), 2.0)
-    haze = math.exp(rng.uniform(2.7, 5.0))
+    haze = math.exp(rng.uniform(3.1, 5.2))
     offset = (rng.random(), rng.random())
     return Sky(_near(rng, low, 1.0), _near(rng, high, 1.0), clouds, rng.uniform(0.06, 0.2), hills, hill, haze, offset)
 
@@ -132,7 +132,7 @@ def light(rng: Random) -> Light:
         math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)
     )  # fmt: skip
     warm = rng.uniform(-0.12, 0.22)
-    sun, fill = rng.uniform(0.75, 1.25), rng.uniform(0.22, 0.5)
+    sun, fill = rng.uniform(0.75, 1.25), rng.uniform(0.28, 0.6)
     return Light(
         towards,
         (sun * (1 + warm), sun, sun * (1 - warm)),

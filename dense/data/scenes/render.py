@@ -19,7 +19,7 @@ def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8
     camera = world.camera
     columns, rows = camera.plane(height, width)
     with np.errstate(divide="ignore"):
-        depth = np.float32(-camera.height) / _affine(camera.rotation[1], columns, rows)
+        depth = np.float32(-camera.height) / _affine(camera.rotation[1:2], columns, rows)[0]
     ground = (depth > 0) & (depth < FAR)
     depth[~ground] = np.inf
     seen = ground.astype(np.uint8)
@@ -36,10 +36,10 @@ def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8
     return depth, seen
 
 
-def _affine(row: NDArray[np.float64], columns: Array, rows: Array, scale: float = 1.0, offset: float = 0.0) -> Array:
-    """One coordinate, over the picture, of (column, row, 1) times a row of a matrix: H, W."""
-    a, b, c = (scale * float(value) for value in row)
-    return (columns * np.float32(a) + np.float32(c + offset))[None, :] + (rows * np.float32(b))[:, None]
+def _affine(matrix: NDArray[np.float64], columns: Array, rows: Array) -> Array:
+    """The products of (K, 3) with (column, row, 1) over the picture: K, H, W."""
+    narrow = matrix.astype(np.float32)
+    return (narrow[:, :1] * columns + narrow[:, 2:])[:, None, :] + (narrow[:, 1:2] * rows)[:, :, None]
 
 
 def _enter(camera: Camera, thing: Thing, columns: Array, rows: Array) -> Array:
@@ -47,47 +47,59 @@ def _enter(camera: Camera, thing: Thing, columns: Array, rows: Array) -> Array:
     relative = np.array(camera.position) - thing.position
     middle = -float(relative @ camera.rotation[:, 2])
     turn, start = thing.rotation.T @ camera.rotation, thing.rotation.T @ relative
-    direction = [_affine(turn[axis], columns, rows) for axis in range(3)]
-    origin = [_affine(turn[axis], columns, rows, middle, float(start[axis])) for axis in range(3)]
-    entry = thing.solid.enter((origin[0], origin[1], origin[2]), (direction[0], direction[1], direction[2]), -middle)
-    return entry + np.float32(middle)
+    moved = turn * middle
+    moved[:, 2] += start
+    dx, dy, dz, ox, oy, oz = _affine(np.concatenate([turn, moved]), columns, rows)
+    return thing.solid.enter((ox, oy, oz), (dx, dy, dz), -middle) + np.float32(middle)
 
 
 def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture (H, W, 3) of what `cast` returned."""
     height, width = depth.shape
-    columns, rows = world.camera.plane(height, width)
-    x, y = np.broadcast_to(columns, depth.shape).reshape(-1), np.repeat(rows, width)
-    flat, distance = seen.reshape(-1), depth.reshape(-1)
-    picture = np.empty((3, flat.size), np.float32)
+    rays = _affine(world.camera.rotation, *world.camera.plane(height, width)).reshape(3, -1)
+    flat = seen.reshape(-1)
     above = np.flatnonzero(flat == SKY)
+    if above.size < flat.size:
+        distance = depth.reshape(-1).copy()
+        distance[above] = 0
+        picture = _matter(world, rays, distance, flat, 1 / (world.camera.focal * min(height, width)))
+    else:
+        picture = np.empty_like(rays)
     if above.size:
-        picture[:, above] = _heaven(world, x[above], y[above])
-    solid = np.flatnonzero(flat)
-    if solid.size:
-        pixel = 1 / (world.camera.focal * min(height, width))
-        picture[:, solid] = _matter(world, x[solid], y[solid], distance[solid], flat[solid], pixel)
-    np.sqrt(np.clip(picture, 0, 1, out=picture), out=picture)
-    return np.ascontiguousarray((picture * 255 + 0.5).astype(np.uint8).T).reshape(height, width, 3)
+        for channel, value in enumerate(_heaven(world, *(ray[above] for ray in rays))):
+            picture[channel, above] = value
+    np.clip(picture, 0, 1, out=picture)
+    _soften(picture, seen)
+    np.sqrt(picture, out=picture)
+    picture *= 255
+    picture += np.float32(0.5)
+    image = np.empty((flat.size, 3), np.uint8)
+    for channel in range(3):
+        image[:, channel] = picture[channel]
+    return image.reshape(height, width, 3)
 
 
-def _rays(camera: Camera, x: Array, y: Array) -> Surface:
-    rows = camera.rotation.tolist()
-    rx, ry, rz = (a * x + b * y + c for a, b, c in rows)
-    return rx, ry, rz
+def _soften(picture: Array, seen: NDArray[np.uint8]) -> None:
+    """Mixes pixels at an outline with their neighbours, in place: a cheap stand-in for several rays a pixel."""
+    edge = np.zeros(seen.shape, bool)
+    sides, ends = seen[1:-1, 1:] != seen[1:-1, :-1], seen[1:, 1:-1] != seen[:-1, 1:-1]
+    edge[1:-1, 1:-1] = sides[:, 1:] | sides[:, :-1] | ends[1:] | ends[:-1]
+    place, width = np.flatnonzero(edge), seen.shape[1]
+    for channel in picture:
+        around = channel[place - width] + channel[place - 1] + channel[place + 1] + channel[place + width]
+        channel[place] = channel[place] * np.float32(0.4) + around * np.float32(0.15)
 
 
 def _mix(first: Colour, second: Colour, weight: Array | float) -> list[Array | float]:
     return [a + (b - a) * weight for a, b in zip(first, second, strict=True)]
 
 
-def _heaven(world: World, x: Array, y: Array) -> Array:
+def _heaven(world: World, rx: Array, ry: Array, rz: Array) -> Array:
     """Sky, clouds, the sun's glow and hills: 3, N."""
     sky, light = world.sky, world.light
-    rx, ry, rz = _rays(world.camera, x, y)
     length = np.sqrt(rx * rx + ry * ry + rz * rz)
     climb = np.clip(ry / length, 0, 1)
-    colour = np.stack([np.broadcast_to(c, x.shape) for c in _mix(sky.horizon, sky.zenith, np.sqrt(climb))])
+    colour = np.stack([np.broadcast_to(c, rx.shape) for c in _mix(sky.horizon, sky.zenith, np.sqrt(climb))])
     if sky.clouds:
         reach = np.float32(sky.cloud_scale) / (climb + np.float32(0.12))
         density = sheet(rx * reach + sky.offset[0], rz * reach + sky.offset[1]) + np.float32(sky.clouds - 0.95)
@@ -101,7 +113,7 @@ def _heaven(world: World, x: Array, y: Array) -> Array:
     colour += (glow * np.float32(0.25) + disc * disc) * np.array(light.sun, np.float32)[:, None]
     if sky.hills:
         azimuth = rx / np.maximum(rz, np.float32(0.1))
-        ridge = sheet(azimuth * np.float32(0.15) + sky.offset[1], np.full_like(x, sky.offset[0])) * np.float32(
+        ridge = sheet(azimuth * np.float32(0.15) + sky.offset[1], np.full_like(rx, sky.offset[0])) * np.float32(
             sky.hills
         )
         hidden = np.clip((ridge - ry / length) * 150, 0, 1)
@@ -110,45 +122,48 @@ def _heaven(world: World, x: Array, y: Array) -> Array:
     return colour
 
 
-def _matter(world: World, x: Array, y: Array, distance: Array, seen: NDArray[np.uint8], pixel: float) -> Array:
-    """Ground and things, lit, shadowed and hazy: 3, N."""
-    camera, light, sky = world.camera, world.light, world.sky
-    rx, ry, rz = _rays(camera, x, y)
-    px, py, pz = rx * distance, ry * distance + np.float32(camera.height), rz * distance
-    albedo = np.empty((3, x.size), np.float32)
-    normal = np.zeros((3, x.size), np.float32)
+def _matter(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8], pixel: float) -> Array:
+    """Ground and things, lit, shadowed and hazy; meaningless at the sky: 3, N."""
+    light, sky = world.light, world.sky
+    point = rays * distance
+    point[1] += np.float32(world.camera.height)
+    albedo, normal = np.zeros_like(point), np.zeros_like(point)
+    normal[1] = 1
     shine: list[tuple[NDArray[np.int64], float]] = []
     plane = np.flatnonzero(seen == GROUND)
     if plane.size:
         far = distance[plane]
-        mask = on_ground(world.ground, px[plane], pz[plane], far * far * np.float32(pixel / camera.height))
+        blur = far * far * np.float32(pixel / world.camera.height)
+        mask = on_ground(world.ground, point[0][plane], point[2][plane], blur)
         for channel, value in enumerate(_mix(world.ground.first, world.ground.second, mask)):
-            albedo[channel, plane] = value
-        normal[1, plane] = 1
+            albedo[channel][plane] = value
     places: dict[int, NDArray[np.int64]] = {}
-    for number, thing in enumerate(world.things):
+    for number, (thing, coat) in enumerate(zip(world.things, world.coats, strict=True)):
         place = np.flatnonzero(seen == 2 + number)
         if not place.size:
             continue
         places[number] = place
-        point = _inside(thing, px[place], py[place], pz[place])
-        coat, faces = thing.coat, thing.solid.normal(*point)
-        for channel, value in enumerate(_mix(coat.first, coat.second, on_solid(coat, *point))):
-            albedo[channel, place] = value
+        inside = _inside(thing, *(axis[place] for axis in point))
+        faces = thing.solid.normal(*inside)
+        for channel, value in enumerate(_mix(coat.first, coat.second, on_solid(coat, *inside))):
+            albedo[channel][place] = value
         for axis, (a, b, c) in enumerate(thing.rotation.tolist()):
-            normal[axis, place] = a * faces[0] + b * faces[1] + c * faces[2]
+            normal[axis][place] = a * faces[0] + b * faces[1] + c * faces[2]
         if coat.shine:
             shine.append((place, coat.shine))
     lx, ly, lz = light.towards
     facing = np.maximum(normal[0] * lx + normal[1] * ly + normal[2] * lz, 0)
-    facing = facing * ~_shadowed(world, px, py, pz, normal, facing, places)
-    ambient = normal[1] * np.float32(0.35) + np.float32(0.65)
-    colour = np.stack([facing * s + ambient * a for s, a in zip(light.sun, light.ambient, strict=True)]) * albedo
+    facing *= ~_shadowed(world, point, normal, facing, places)
     for place, strength in shine:
-        lit = np.flatnonzero(facing[place])
-        colour[:, place[lit]] += strength * _gloss(world, (rx, ry, rz), normal, place[lit])
-    haze = 1 - np.exp(distance * np.float32(-1 / sky.haze))
-    return colour + haze * (np.array(sky.horizon, np.float32)[:, None] - colour)
+        _polish(world, albedo, rays, normal, facing, place, strength)
+    ambient = normal[1] * np.float32(0.35) + np.float32(0.65)
+    clear = np.exp(distance * np.float32(-1 / sky.haze))
+    for channel, sun, fill, veil in zip(albedo, light.sun, light.ambient, sky.horizon, strict=True):
+        channel *= facing * sun + ambient * fill
+        channel -= np.float32(veil)
+        channel *= clear
+        channel += np.float32(veil)
+    return albedo
 
 
 def _inside(thing: Thing, x: Array, y: Array, z: Array) -> Surface:
@@ -160,28 +175,33 @@ def _inside(thing: Thing, x: Array, y: Array, z: Array) -> Surface:
     return ox, oy, oz
 
 
-def _gloss(world: World, rays: Surface, normal: Array, place: NDArray[np.int64]) -> Array:
-    """The sun's reflection (Blinn's highlight): N."""
+def _polish(
+    world: World, albedo: Array, rays: Array, normal: Array, facing: Array, place: NDArray[np.int64], strength: float
+) -> None:
+    """Adds the sun's reflection (Blinn's highlight) to the reflectance of sunlit pixels, in place."""
+    place = place[facing[place] > 0.02]
     rx, ry, rz = (ray[place] for ray in rays)
     lx, ly, lz = world.light.towards
     scale = -1 / np.sqrt(rx * rx + ry * ry + rz * rz)
     hx, hy, hz = rx * scale + lx, ry * scale + ly, rz * scale + lz
     length = np.sqrt(hx * hx + hy * hy + hz * hz)
-    gloss = np.maximum((normal[0, place] * hx + normal[1, place] * hy + normal[2, place] * hz) / length, 0)
+    gloss = np.maximum((normal[0][place] * hx + normal[1][place] * hy + normal[2][place] * hz) / length, 0)
     for _ in range(5):
         gloss = gloss * gloss
-    return gloss
+    gloss *= strength / facing[place]
+    for channel in albedo:
+        channel[place] += gloss
 
 
 def _shadowed(
-    world: World, px: Array, py: Array, pz: Array, normal: Array, facing: Array, places: dict[int, NDArray[np.int64]]
+    world: World, point: Array, normal: Array, facing: Array, places: dict[int, NDArray[np.int64]]
 ) -> NDArray[np.bool_]:
     """Whether a thing stands between a point and the sun; only things whose shadow can reach it are asked: N."""
     light = world.light
     dark = facing <= 0
     first, second = _across(light)
-    u = px * first[0] + py * first[1] + pz * first[2]  # where the point falls, seen from the sun
-    v = px * second[0] + py * second[1] + pz * second[2]
+    u = point[0] * first[0] + point[1] * first[1] + point[2] * first[2]  # where the point falls, seen from the sun
+    v = point[0] * second[0] + point[1] * second[1] + point[2] * second[2]
     for number, thing in enumerate(world.things):
         centre = np.array(thing.position)
         du, dv = u - np.float32(centre @ first), v - np.float32(centre @ second)
@@ -191,9 +211,8 @@ def _shadowed(
         place = np.flatnonzero(reached)
         if not place.size:
             continue
-        origin = _inside(
-            thing, *(p[place] + np.float32(EPSILON) * n[place] for p, n in zip((px, py, pz), normal, strict=True))
-        )
+        lifted = (p[place] + np.float32(EPSILON) * n[place] for p, n in zip(point, normal, strict=True))
+        origin = _inside(thing, *lifted)
         direction = (np.array(light.towards) @ thing.rotation).tolist()
         dark[place] |= np.isfinite(thing.solid.enter(origin, (direction[0], direction[1], direction[2]), 0.0))
     return dark

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from dense.data.scenes.camera import Camera
 from dense.data.scenes.catalogue import CLASSES
 from dense.data.scenes.render import cast, shade
-from dense.data.scenes.world import CLEARANCE, World, attempt
+from dense.data.scenes.world import World, attempt
 
 CAMERA_HEIGHT = (0.6, 2.6)  # metres
 OBJECTS = (2, 7)
+CLEARANCE = 0.4  # metres kept free around the camera
 PROOF = 24  # side of the coarse picture that decides whether a world is worth rendering
-VISIBLE, FILLING = 0.08, 0.6  # shares of that picture the largest thing must have at least and at most
+VISIBLE, FILLING = 0.08, 0.5  # shares of that picture the largest thing must have at least and at most
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ not normalised: distances are in units of the direction's length.
 
 import math
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]  # float32 throughout, which arithmetic with Python floats preserves
 Coordinate = Array | float
 Vector = tuple[Coordinate, Coordinate, Coordinate]
 Surface = tuple[Array, Array, Array]

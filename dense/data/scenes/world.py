@@ -16,7 +16,6 @@ from dense.data.scenes.looks import Light, Sky, Texture, floor, light, sky, text
 from dense.data.scenes.solid import Solid
 
 GAP = 0.03  # metres kept free between any two solids
-CLEARANCE = 0.4  # metres kept free around the camera
 REACH = 16.0  # metres to the farthest solid
 NAMES = tuple(SOLIDS)
 
@@ -29,7 +28,6 @@ class Thing:
     label: int
     position: tuple[float, float, float]
     rotation: NDArray[np.float64]
-    coat: Texture
     footprint: float
 
 
@@ -37,6 +35,7 @@ class Thing:
 class World:
     camera: Camera
     things: tuple[Thing, ...]
+    coats: tuple[Texture, ...]
     ground: Texture
     sky: Sky
     light: Light
@@ -54,56 +53,47 @@ def _window(camera: Camera, thing: Thing) -> tuple[float, float, float, float]:
     ball = hull[:, 3] + hull[:, 4]
     if (z - ball).min() < 0.02:
         return -math.inf, math.inf, -math.inf, math.inf
-    sides: list[float] = []
-    for across in (x, y):
-        angle, width = np.arctan2(across, z), np.arcsin(np.minimum(ball / np.hypot(across, z), 1))
-        sides += [float(np.tan((angle - width).min())), float(np.tan((angle + width).max()))]
-    return sides[0], sides[1], sides[2], sides[3]
+    across = np.stack([x, y])
+    angle, width = np.arctan2(across, z), np.arcsin(np.minimum(ball / np.hypot(across, z), 1))
+    low, high = np.tan((angle - width).min(1)), np.tan((angle + width).max(1))
+    return float(low[0]), float(high[0]), float(low[1]), float(high[1])
 
 
 def _pose(rng: Random) -> NDArray[np.float64]:
     """World from object: mostly upright, sometimes on its side, sometimes tumbled; any yaw."""
-    draw, yaw, spin = rng.random(), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi)
-    tumbled = rng.uniform(0.2, 2.9)
+    draw, yaw, spin, tumbled = rng.random(), rng.uniform(0, 2 * math.pi), rng.random(), rng.uniform(0.2, 2.9)
     if draw < 0.62:
         tilt, spin = 0.0, 0.0
     elif draw < 0.85:
-        tilt, spin = math.pi / 2, (math.pi / 2) * int(spin / (math.pi / 2))
+        tilt, spin = math.pi / 2, (math.pi / 2) * int(4 * spin)
     else:
-        tilt = tumbled
-    return _about_y(yaw) @ _about_x(tilt) @ _about_y(spin)
-
-
-def _about_x(angle: float) -> NDArray[np.float64]:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
-
-
-def _about_y(angle: float) -> NDArray[np.float64]:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+        tilt, spin = tumbled, 2 * math.pi * spin
+    cy, sy, ct, st = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
+    cs, ss = math.cos(spin), math.sin(spin)
+    return np.array([  # a turn about y by the yaw, after one about x by the tilt, after one about y by the spin
+        [cy * cs - sy * ct * ss, sy * st, cy * ss + sy * ct * cs],
+        [st * ss, ct, -st * cs],
+        [-sy * cs - cy * ct * ss, cy * st, -sy * ss + cy * ct * cs],
+    ])  # fmt: skip
 
 
 def _thing(rng: Random, size: float, x: float, z: float, floor_height: float = 0.0) -> Thing:
     name = NAMES[int(rng.random() * len(NAMES))]
     solid, rotation = SOLIDS[name](rng, size), _pose(rng)
     place = (x, floor_height - solid.lowest(rotation), z)
-    return Thing(solid, CLASSES.index(name), place, rotation, texture(rng, size), solid.footprint(rotation))
+    return Thing(solid, CLASSES.index(name), place, rotation, solid.footprint(rotation))
 
 
-def _fits(thing: Thing, others: list[Thing], camera: Camera) -> bool:
-    x, y, z = thing.position
-    if math.dist(thing.position, camera.position) < thing.solid.radius + CLEARANCE or z < 0:
-        return False
+def _free(x: float, z: float, reach: float, others: list[Thing]) -> bool:
+    """Whether a disc on the ground keeps its distance from all others."""
     return all(
-        math.hypot(x - other.position[0], z - other.position[2]) > thing.footprint + other.footprint + GAP
-        for other in others
+        math.hypot(x - other.position[0], z - other.position[2]) > reach + other.footprint + GAP for other in others
     )
 
 
-def _place(rng: Random, camera: Camera, share: float, size: float, across: float) -> tuple[float, float, float]:
-    """Size, x and z of something whose extent is `share` of the picture: larger if the camera is too high for it."""
-    distance = size * camera.focal / share
+def _place(camera: Camera, share: float, size: float, across: float) -> tuple[float, float, float]:
+    """Size, x and z of something whose extent is about `share` of the picture, enlarged if the camera is too high."""
+    distance = max(size * camera.focal / share, 1.5 * size)
     nearest = 1.15 * camera.height
     if distance < nearest:
         distance, size = nearest, nearest * share / camera.focal
@@ -138,29 +128,26 @@ def _stack(rng: Random, things: list[Thing], used: set[int]) -> Thing | None:
 def attempt(rng: Random, camera_height: tuple[float, float], objects: tuple[int, int]) -> World:
     """One draw of a world; whether it is worth a picture is for the caller to judge."""
     low, high = camera_height
-    height, focal = low + (high - low) * rng.random(), 0.75 * 2 ** rng.uniform(0, 1)
+    height, focal = low + (high - low) * rng.random(), 0.8 * 2 ** rng.random()
     roll = min(max(rng.gauss(0, 0.035), -0.1), 0.1)
-    start = Camera(height, 0.0, roll, focal)
-    size, x, z = _place(rng, start, rng.uniform(0.45, 0.95), rng.uniform(0.7, 1.9), rng.uniform(-0.28, 0.28))
-    pitch = math.atan2(height - size / 2, z) - math.atan(rng.uniform(-0.2, 0.2) / focal)
+    level = Camera(height, 0.0, roll, focal)
+    size, x, z = _place(level, rng.uniform(0.45, 0.8), rng.uniform(0.7, 1.9), rng.uniform(-0.25, 0.25))
+    pitch = math.atan2(height - size / 2, z) - math.atan(rng.uniform(-0.17, 0.2) / focal)
     camera = Camera(height, pitch, roll, focal)
     things = [_thing(rng, size, x, z)]
     used: set[int] = set()
     count = objects[0] + int(rng.random() * (objects[1] - objects[0] + 1))
-    while len(things) < count:
-        if rng.random() < 0.15:
-            stacked = _stack(rng, things, used)
-            if stacked is not None:
-                things.append(stacked)
-                continue
-        for _ in range(12):
-            size, x, z = _place(rng, camera, rng.uniform(0.16, 0.55), rng.uniform(0.5, 1.7), rng.uniform(-0.5, 0.5))
-            if z > REACH:
-                continue
-            thing = _thing(rng, size, x, z)
-            if _fits(thing, things, camera):
-                things.append(thing)
-                break
-        else:
+    for _ in range(12 * count):
+        if len(things) == count:
             break
-    return World(camera, tuple(things), floor(rng), sky(rng), light(rng))
+        stacked = _stack(rng, things, used) if rng.random() < 0.06 else None
+        if stacked is not None:
+            things.append(stacked)
+            continue
+        size, x, z = _place(camera, rng.uniform(0.16, 0.5), rng.uniform(0.5, 1.7), rng.uniform(-0.48, 0.48))
+        if z < REACH and _free(x, z, 0.3 * size, things):  # a first look spares building most of what will not fit
+            thing = _thing(rng, size, x, z)
+            if _free(x, z, thing.footprint, things):
+                things.append(thing)
+    coats = tuple(texture(rng, 1.2 * thing.solid.radius) for thing in things)
+    return World(camera, tuple(things), coats, floor(rng), sky(rng), light(rng))

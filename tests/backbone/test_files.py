@@ -1,0 +1,170 @@
+"""Saved directories, and wrong files: one clear error each, naming what was found and what would fit."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dense
+from dense.backbone import Backbone, WeightsError, load_backbone
+from tests.backbone import official_files as files
+from tests.backbone.conftest import TINY, tiny
+
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
+
+
+def test_saved_directory(token_backbone: Backbone, tmp_path: Path) -> None:
+    """save_pretrained, then load_backbone, from_pretrained and weights=DIRECTORY: equal spec, weights and features."""
+    token_backbone.save_pretrained(tmp_path / "saved")
+    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    images = torch.randn(1, 3, 50, 70)
+    with torch.no_grad():
+        expected = token_backbone(images).maps[-1]
+        for again in (
+            load_backbone(tmp_path / "saved"),
+            load_backbone(str(tmp_path / "saved")),
+            Backbone.from_pretrained(tmp_path / "saved"),
+            load_backbone(token_backbone.spec.name, tmp_path / "saved", **TINY),
+        ):
+            assert again.spec == token_backbone.spec
+            assert torch.equal(again(images).maps[-1], expected)
+            assert not again.training
+    changed = load_backbone(tmp_path / "saved", padding="resize", drop_path_rate=0.1)
+    assert changed.spec.padding == "resize"
+    assert changed.spec.arguments["drop_path_rate"] == 0.1
+
+
+def test_an_official_file_saved_and_exported_again(tmp_path: Path) -> None:
+    """What the model does not use survives our directory too."""
+    state = files.dinov3(32, 2, 4)
+    load_backbone("dinov3_vits16", state, **SMALL).save_pretrained(tmp_path / "saved")
+    back = load_backbone(tmp_path / "saved").export_official(tmp_path / "back.safetensors")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], state[k]) for k in state)
+
+
+def test_pyramids_are_saved(tmp_path: Path) -> None:
+    """Batch-norm statistics travel with the weights."""
+    backbone = load_backbone("resnet18")
+    backbone.model.bn1.running_mean.fill_(0.5)
+    backbone.save_pretrained(tmp_path)
+    assert float(load_backbone(tmp_path).model.bn1.running_mean[0]) == 0.5
+
+
+def test_a_damaged_directory(tmp_path: Path) -> None:
+    """Truncated weights, broken JSON, unknown fields and missing files are told apart."""
+    backbone = tiny("dino_vits16")
+    backbone.save_pretrained(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    whole, text = weights.read_bytes(), config.read_text()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="may be truncated"):
+        load_backbone(tmp_path)
+    weights.write_bytes(whole)
+    config.write_text(text.replace('"positions"', '"position"'))
+    with pytest.raises(ValueError, match="Did you mean positions"):
+        load_backbone(tmp_path)
+    config.write_text(text[:40])
+    with pytest.raises(ValueError, match="not valid JSON"):
+        load_backbone(tmp_path)
+    config.write_text(json.dumps(json.loads(text) | {"backbone": json.loads(text)["backbone"] | {"arguments": {**SMALL, "depth": 3}}}))
+    with pytest.raises(WeightsError, match=r"unexpected \(\d+\)"):
+        load_backbone(tmp_path)
+    config.write_text(text)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        load_backbone(tmp_path)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('run!')",))
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    """Malicious, truncated, text, empty, missing, a tensor, other pickles."""
+    path = tmp_path / "weights.pth"
+
+    def load() -> Backbone:
+        return load_backbone("dino_vits16", path, **SMALL)
+
+    with pytest.raises(FileNotFoundError, match="no such weight file"):
+        load()
+    torch.save({"teacher": _Evil()}, path)
+    with pytest.raises(WeightsError, match=r"refused: it asks to run '(builtins|__builtin__)\.exec'"):
+        load()
+    path.write_bytes(pickle.dumps(_Evil(), protocol=2))
+    with pytest.raises(WeightsError, match="refused|not a PyTorch"):
+        load()
+    torch.save(files.dino(32, 2, 16), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match="truncated"):
+        load()
+    path.write_text("<!DOCTYPE html>\n<html>Please log in</html>")
+    with pytest.raises(WeightsError, match="web page"):
+        load()
+    path.write_text("just some notes\nabout weights\n")
+    with pytest.raises(WeightsError, match="text file"):
+        load()
+    path.write_bytes(b"")
+    with pytest.raises(WeightsError, match="empty"):
+        load()
+    path.write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(WeightsError):
+        load()
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(WeightsError, match="holds a Tensor"):
+        load()
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, path)
+    with pytest.raises(WeightsError, match="holds no weights"):
+        load()
+    torch.save({"some.layer": torch.zeros(1), "other.layer": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="no layout known here"):
+        load()
+    bad = tmp_path / "weights.safetensors"
+    bad.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{not json}")
+    with pytest.raises(WeightsError, match="safetensors"):
+        load_backbone("dino_vits16", bad)
+
+
+def test_another_architecture_names_the_one_that_fits() -> None:
+    """Other widths, patches and releases: the error says what the file holds and which name would open it."""
+    with pytest.raises(WeightsError, match=r"patch 8, dim 384, depth 2.*load_backbone\('dino_vits8'"):
+        load_backbone("dino_vits16", files.dino(384, 2, 8))
+    with pytest.raises(WeightsError, match=r"load_backbone\('dinov2_vits14_reg'"):
+        load_backbone("dinov2_vits14", files.dinov2(384, 1, registers=4), depth=1)
+    with pytest.raises(WeightsError, match=r"load_backbone\('dinov3_vits16'"):
+        load_backbone("dinov2_vitb14", files.dinov3(384, 1, 6))
+    with pytest.raises(WeightsError, match=r"load_backbone\('dinov2_vits14'"):
+        load_backbone("dino_vits16", files.dinov2(384, 2))
+    with pytest.raises(WeightsError, match="other shapes"):
+        load_backbone("dinov2_vits14", files.dinov2(32, 2), img_size=224, **SMALL)
+
+
+def test_a_partial_match_is_refused() -> None:
+    """One tensor missing, or one too many, and nothing is loaded."""
+    state = files.dino(32, 2, 16)
+    missing = {k: v for k, v in state.items() if k != "norm.bias"}
+    with pytest.raises(WeightsError, match=r"missing \(1\): model\.norm\.bias"):
+        load_backbone("dino_vits16", missing, **SMALL)
+    with pytest.raises(WeightsError, match=r"unexpected \(1\): model\.blocks\.0\.extra"):
+        load_backbone("dino_vits16", state | {"blocks.0.extra": torch.zeros(1)}, **SMALL)
+
+
+def test_wrong_names() -> None:
+    """A wrong name, option or path suggests the nearest right one."""
+    with pytest.raises(ValueError, match=r"Did you mean dinov2_vits14"):
+        load_backbone("dinov2_vits_14")
+    with pytest.raises(TypeError, match=r"Did you mean drop_path_rate"):
+        load_backbone("dino_vits16", drop_path=0.1)
+    with pytest.raises(FileNotFoundError, match="no such directory"):
+        load_backbone("runs/nothing/here")
+    with pytest.raises(AttributeError, match="Did you mean load_backbone"):
+        _ = dense.load_backbon
+    with pytest.raises(ValueError, match="no official layout"):
+        load_backbone("vit_tiny_patch16_224", depth=1).export_official()

@@ -67,7 +67,7 @@ def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uin
         picture = np.empty_like(rays)
     if above.size:
         for channel, value in enumerate(_heaven(world, *(ray[above] for ray in rays))):
-            picture[channel, above] = value
+            picture[channel][above] = value
     np.clip(picture, 0, 1, out=picture)
     _soften(picture, seen)
     np.sqrt(picture, out=picture)
@@ -109,14 +109,14 @@ def _heaven(world: World, rx: Array, ry: Array, rz: Array) -> Array:
     glow = np.maximum((rx * lx + ry * ly + rz * lz) / length, 0)
     for _ in range(4):
         glow = glow * glow
-    disc = glow**12
-    colour += (glow * np.float32(0.25) + disc * disc) * np.array(light.sun, np.float32)[:, None]
+    disc = glow
+    for _ in range(5):
+        disc = disc * disc
+    colour += (glow * np.float32(0.25) + disc) * np.array(light.sun, np.float32)[:, None]
     if sky.hills:
         azimuth = rx / np.maximum(rz, np.float32(0.1))
-        ridge = sheet(azimuth * np.float32(0.15) + sky.offset[1], np.full_like(rx, sky.offset[0])) * np.float32(
-            sky.hills
-        )
-        hidden = np.clip((ridge - ry / length) * 150, 0, 1)
+        ridge = sheet(azimuth * np.float32(0.15) + sky.offset[1], np.full_like(rx, sky.offset[0]))
+        hidden = np.clip((ridge * np.float32(sky.hills) - ry / length) * 150, 0, 1)
         tint = [0.5 * a + 0.5 * b for a, b in zip(sky.hill, sky.horizon, strict=True)]
         colour += hidden * (np.array(tint, np.float32)[:, None] - colour)
     return colour
@@ -128,7 +128,7 @@ def _matter(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8],
     point = rays * distance
     point[1] += np.float32(world.camera.height)
     albedo, normal = np.zeros_like(point), np.zeros_like(point)
-    normal[1] = 1
+    normal[1] = seen != SKY
     shine: list[tuple[NDArray[np.int64], float]] = []
     plane = np.flatnonzero(seen == GROUND)
     if plane.size:

@@ -9,12 +9,12 @@ from dense.data.scenes.solid import Solid
 
 
 def _box(rng: Random, size: float) -> Solid:
-    x, y, z = (size * rng.uniform(0.3, 0.45) for _ in range(3))
+    x, y, z = (size * rng.uniform(0.28, 0.41) for _ in range(3))
     return Boxes(((-x, -y, -z, x, y, z),))
 
 
 def _cross(rng: Random, size: float) -> Solid:
-    arm, thick = size * rng.uniform(0.52, 0.62), size * rng.uniform(0.14, 0.18)
+    arm, thick = size * rng.uniform(0.5, 0.58), size * rng.uniform(0.13, 0.17)
     boxes = [(-thick, -arm, -thick, thick, arm, thick)]
     for low, high in ((-arm, -thick), (thick, arm)):
         boxes += [(low, -thick, -thick, high, thick, thick), (-thick, -thick, low, thick, thick, high)]
@@ -22,14 +22,14 @@ def _cross(rng: Random, size: float) -> Solid:
 
 
 def _table(rng: Random, size: float) -> Solid:
-    x, y, z = size * rng.uniform(0.5, 0.7), size * rng.uniform(0.35, 0.48), size * rng.uniform(0.4, 0.55)
+    x, y, z = size * rng.uniform(0.46, 0.62), size * rng.uniform(0.32, 0.44), size * rng.uniform(0.36, 0.5)
     top, leg = size * rng.uniform(0.12, 0.18), size * rng.uniform(0.12, 0.17)
     legs = [(a, -y, b, a + leg, y - top, b + leg) for a in (-x, x - leg) for b in (-z, z - leg)]
     return Boxes(((-x, y - top, -z, x, y, z), *legs))
 
 
 def _stairs(rng: Random, size: float) -> Solid:
-    steps = 3 + int(rng.random() * 2)
+    steps, size = 3 + int(rng.random() * 2), 0.87 * size
     x, y, z = (size * rng.uniform(low, 0.5) for low in (0.36, 0.42, 0.45))
     heights = [-y + 2 * y * (step + 1) / steps for step in range(steps)]
     edges = [-z + 2 * z * step / steps for step in range(steps + 1)]

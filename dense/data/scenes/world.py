@@ -77,8 +77,7 @@ def _pose(rng: Random) -> NDArray[np.float64]:
     ])  # fmt: skip
 
 
-def _thing(rng: Random, size: float, x: float, z: float, floor_height: float = 0.0) -> Thing:
-    name = NAMES[int(rng.random() * len(NAMES))]
+def _thing(rng: Random, name: str, size: float, x: float, z: float, floor_height: float = 0.0) -> Thing:
     solid, rotation = SOLIDS[name](rng, size), _pose(rng)
     place = (x, floor_height - solid.lowest(rotation), z)
     return Thing(solid, CLASSES.index(name), place, rotation, solid.footprint(rotation))
@@ -113,14 +112,33 @@ def _shelf(thing: Thing) -> tuple[float, float] | None:
     return None
 
 
-def _stack(rng: Random, things: list[Thing], used: set[int]) -> Thing | None:
+def _stack(rng: Random, name: str, things: list[Thing], used: set[int]) -> Thing | None:
     for place, base in enumerate(things):
         shelf = _shelf(base)
         if shelf is not None and place not in used:
             height, radius = shelf
-            thing = _thing(rng, radius * rng.uniform(1.2, 1.9), base.position[0], base.position[2], height)
+            thing = _thing(rng, name, radius * rng.uniform(1.2, 1.9), base.position[0], base.position[2], height)
             if thing.footprint <= base.footprint:
                 used.update((place, len(things)))
+                return thing
+    return None
+
+
+def _name(rng: Random) -> str:
+    return NAMES[int(rng.random() * len(NAMES))]
+
+
+def _join(rng: Random, camera: Camera, name: str, things: list[Thing], used: set[int]) -> Thing | None:
+    """One more solid, on top of another or on free ground. Its class is settled before, so that bulky ones, which fit
+    in fewer places, are tried in more of them instead of being drawn less often."""
+    stacked = _stack(rng, name, things, used) if rng.random() < 0.1 else None
+    if stacked is not None:
+        return stacked
+    for _ in range(24):
+        size, x, z = _place(camera, rng.uniform(0.16, 0.5), rng.uniform(0.5, 1.7), rng.uniform(-0.48, 0.48))
+        if z < REACH and _free(x, z, 0.3 * size, things):  # a first look spares building most of what will not fit
+            thing = _thing(rng, name, size, x, z)
+            if _free(x, z, thing.footprint, things):
                 return thing
     return None
 
@@ -134,20 +152,11 @@ def attempt(rng: Random, camera_height: tuple[float, float], objects: tuple[int,
     size, x, z = _place(level, rng.uniform(0.45, 0.8), rng.uniform(0.7, 1.9), rng.uniform(-0.25, 0.25))
     pitch = math.atan2(height - size / 2, z) - math.atan(rng.uniform(-0.17, 0.2) / focal)
     camera = Camera(height, pitch, roll, focal)
-    things = [_thing(rng, size, x, z)]
+    things = [_thing(rng, _name(rng), size, x, z)]
     used: set[int] = set()
-    count = objects[0] + int(rng.random() * (objects[1] - objects[0] + 1))
-    for _ in range(12 * count):
-        if len(things) == count:
-            break
-        stacked = _stack(rng, things, used) if rng.random() < 0.06 else None
-        if stacked is not None:
-            things.append(stacked)
-            continue
-        size, x, z = _place(camera, rng.uniform(0.16, 0.5), rng.uniform(0.5, 1.7), rng.uniform(-0.48, 0.48))
-        if z < REACH and _free(x, z, 0.3 * size, things):  # a first look spares building most of what will not fit
-            thing = _thing(rng, size, x, z)
-            if _free(x, z, thing.footprint, things):
-                things.append(thing)
+    for _ in range(objects[0] + int(rng.random() * (objects[1] - objects[0] + 1)) - 1):
+        thing = _join(rng, camera, _name(rng), things, used)
+        if thing is not None:
+            things.append(thing)
     coats = tuple(texture(rng, 1.2 * thing.solid.radius) for thing in things)
     return World(camera, tuple(things), coats, floor(rng), sky(rng), light(rng))

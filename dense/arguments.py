@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from dense.suggest import did_you_mean
@@ -26,9 +26,8 @@ def with_suggestion(message: str, valid: Iterable[str]) -> str:
         found = re.search(pattern, message, re.IGNORECASE)
         if found:
             wrong = found.group(1).split("=")[0].lstrip("-")
-            hint = did_you_mean(wrong, [name.lstrip("-") for name in valid])
-            if hint and "--" in found.group(1):
-                hint = re.sub(r"(?<=mean |, ).|(?<= or ).", lambda m: "--" + m.group(0), hint)
+            prefix = "--" if found.group(1).startswith("--") else ""
+            hint = did_you_mean(wrong, [name.lstrip("-") for name in valid], prefix=prefix)
             return message.rstrip(".") + "." + hint if hint else message
     return message
 
@@ -39,6 +38,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's, but a misspelt option is named before a missing one."""
+        given = list(sys.argv[1:] if args is None else args)
+        known = {option for action in self._actions for option in action.option_strings}
+        for argument in given:
+            if argument.startswith("--") and len(argument) > 2 and argument.split("=")[0] not in known:
+                self.error(f"unrecognized arguments: {argument}")
+        return super().parse_args(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print usage and the error with a suggestion, and exit with status 2."""

@@ -13,11 +13,22 @@ def main(argv: Sequence[str]) -> int:
     """The verb."""
     parser = Parser(prog="dense convert", description="Convert a backbone's weights; every tensor must find its place.")
     parser.add_argument("source", type=Path, help="weight file or directory")
-    parser.add_argument("target", type=Path, help="directory to write (config.json + model.safetensors), or a .pth or .safetensors file with --official")
+    parser.add_argument(
+        "target",
+        type=Path,
+        help="directory to write (config.json + model.safetensors), or a .pth or .safetensors file with --official",
+    )
     parser.add_argument("--backbone", help="timm or official name; not needed for a directory that holds config.json")
     parser.add_argument("--official", action="store_true", help="write the release's own layout to a file")
     parser.add_argument("--branch", choices=["teacher", "student"], default="teacher", help="of a training checkpoint")
-    parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone, such as positions=timm")
+    parser.add_argument(
+        "--set",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override of the backbone, such as positions=timm",
+    )
     options = parser.parse_args(argv)
     overrides = dict(options.set)
     if options.backbone is None:
@@ -32,7 +43,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"wrote {len(state)} tensors, {sum(t.numel() for t in state.values()):,} parameters, to {options.target}")
     else:
         if options.target.suffix in (".pth", ".pt", ".safetensors"):
-            raise ValueError(f"{options.target.name} looks like a file; add --official to write one, or name a directory")
+            raise ValueError(
+                f"{options.target.name} looks like a file; add --official to write one, or name a directory"
+            )
         backbone.save_pretrained(options.target)
         print(f"wrote {options.target}; open it with dense.load_backbone({str(options.target)!r})")
     return 0

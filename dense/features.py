@@ -37,15 +37,28 @@ def extract(
 
 def main(argv: Sequence[str]) -> int:
     """The verb."""
-    parser = Parser(prog="dense features", description="Write feature maps, one .npz a picture, and features.json beside them.")
+    parser = Parser(
+        prog="dense features", description="Write feature maps, one .npz a picture, and features.json beside them."
+    )
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures or folders of pictures")
     parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument("--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out")
+    parser.add_argument(
+        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--layers", default="last", help="last, last4, even4, default, or indices such as 2,5,8,11")
-    parser.add_argument("--norm", default=None, choices=["true", "false", "last"], help="final norm; the backbone's default if left out")
+    parser.add_argument(
+        "--norm", default=None, choices=["true", "false", "last"], help="final norm; the backbone's default if left out"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone, such as padding=resize")
+    parser.add_argument(
+        "--set",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override of the backbone, such as padding=resize",
+    )
     options = parser.parse_args(argv)
     paths = list_images(options.pictures)
     backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
@@ -55,14 +68,21 @@ def main(argv: Sequence[str]) -> int:
     skipped: list[str] = []
     last: Features | None = None
     names: set[str] = set()
-    for path, result in track(extract(backbone, paths, layers, norm), total=len(paths), description="features", disable=not sys.stderr.isatty()):
+    for path, result in track(
+        extract(backbone, paths, layers, norm),
+        total=len(paths),
+        description="features",
+        disable=not sys.stderr.isatty(),
+    ):
         if isinstance(result, ImageError):
             skipped.append(str(result))
             continue
         last = result
         name = path.stem if path.stem not in names else f"{path.parent.name}_{path.name}"
         names.add(name)
-        arrays = {f"map_{n}": m[0].cpu().numpy() for n, m in zip(result.layers, result.maps, strict=True)}
+        arrays: dict[str, Any] = {
+            f"map_{n}": m[0].cpu().numpy() for n, m in zip(result.layers, result.maps, strict=True)
+        }
         arrays |= {f"prefix_{n}": p[0].cpu().numpy() for n, p in zip(result.layers, result.prefix, strict=True)}
         np.savez(options.output / f"{name}.npz", **arrays)
     if last is None:

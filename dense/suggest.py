@@ -19,9 +19,9 @@ def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
     return [by_plain[name] for name in close]
 
 
-def did_you_mean(wrong: str, valid: Iterable[str], count: int = 3) -> str:
+def did_you_mean(wrong: str, valid: Iterable[str], count: int = 3, prefix: str = "") -> str:
     """' Did you mean a, b or c?' or an empty string, to be put behind an error."""
-    names = nearest(wrong, valid, count)
+    names = [prefix + name for name in nearest(wrong, valid, count)]
     if not names:
         return ""
     *first, last = names

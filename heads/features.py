@@ -36,7 +36,9 @@ class Features:
     def class_token(self) -> Tensor:
         """The class token of the deepest layer, (B, C)."""
         if not self.has_class_token:
-            raise ValueError("these features have no class token; use features.maps[-1].mean((-2, -1)) or another readout")
+            raise ValueError(
+                "these features have no class token; use features.maps[-1].mean((-2, -1)) or another readout"
+            )
         return self.prefix[-1][:, 0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Features:

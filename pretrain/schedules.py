@@ -30,7 +30,7 @@ class Linear:
     def __call__(self, step: int) -> float:
         if step >= self.steps - 1:
             return self.final
-        return self.start + (self.final - self.start) * max(step, 0) / (self.steps - 1)
+        return self.start + (self.final - self.start) * (max(step, 0) / (self.steps - 1))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Cosine:
 
     def __call__(self, step: int) -> float:
         if step < self.warmup_steps:
-            return self.start + (self.base - self.start) * max(step, 0) / max(self.warmup_steps - 1, 1)
+            return self.start + (self.base - self.start) * (max(step, 0) / max(self.warmup_steps - 1, 1))
         if step >= self.steps:
             return self.final
         progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)

@@ -5,7 +5,7 @@ No hooks, so fused kernels and torch.compile stay as they are; no N x N matrix, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
@@ -15,7 +15,7 @@ Part = Literal["query", "key", "value"]
 PARTS: tuple[Part, ...] = ("query", "key", "value")
 
 
-def project(attention: nn.Module, x: Tensor, part: Part) -> Tensor:
+def project(attention: Any, x: Tensor, part: Part) -> Tensor:
     """One of query, key, value of tokens (B, N, C) -> (B, heads, N, d), with bias and q/k norm, before positions."""
     if getattr(attention, "num_kv_groups", 1) > 1:
         raise ValueError("grouped-query attention is not supported by attention rows")
@@ -23,10 +23,9 @@ def project(attention: nn.Module, x: Tensor, part: Part) -> Tensor:
     fused = getattr(attention, "qkv", None)
     if isinstance(fused, nn.Linear):
         weight = fused.weight.chunk(3)[index]
-        if fused.bias is not None:
-            bias = fused.bias.chunk(3)[index]
-        else:  # Eva keeps its biases apart; the key's is zero
-            bias = getattr(attention, f"{part[0]}_bias", None)
+        # Eva keeps its biases apart; the key's is zero
+        apart = getattr(attention, f"{part[0]}_bias", None)
+        bias = apart if fused.bias is None else fused.bias.chunk(3)[index]
         y = F.linear(x, weight, bias)
     elif isinstance(linear := getattr(attention, f"{part[0]}_proj", None), nn.Linear):
         y = linear(x)
@@ -38,7 +37,7 @@ def project(attention: nn.Module, x: Tensor, part: Part) -> Tensor:
     return attention.k_norm(y) if part == "key" else y
 
 
-def rotate(attention: nn.Module, x: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
+def rotate(attention: Any, x: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
     """Apply rotary positions to the patches of (B, heads, N, d); prefix tokens have none."""
     if rope is None:
         return x
@@ -50,7 +49,7 @@ def _cat_tokens(prefix: Tensor, patches: Tensor) -> Tensor:
     return F.pad(patches, (0, 0, prefix.shape[2], 0)).slice_scatter(prefix, dim=2, end=prefix.shape[2])
 
 
-def attention_rows(attention: nn.Module, x: Tensor, rows: slice, rope: Tensor | None, prefix: int) -> Tensor:
+def attention_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, prefix: int) -> Tensor:
     """Softmax rows of the tokens `rows` over ALL tokens: (B, N, C) -> (B, heads, rows, N), in fp32.
 
     `x` is the input of the attention, after the block's first norm.

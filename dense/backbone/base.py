@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone.hub import SavedModel
-from dense.backbone.report import LoadReport, load_strictly
 from dense.backbone.padding import Borders, fit
+from dense.backbone.report import LoadReport, load_strictly
 from dense.backbone.spec import BackboneSpec, Layers, resolve_layers
 from heads.features import Features, Norm
 
@@ -161,7 +161,9 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
     def from_config(cls, config: dict[str, Any]) -> Backbone:
         """Counterpart of `config`."""
         if "backbone" not in config:
-            raise ValueError("config.json holds no 'backbone'; this directory was not saved by Backbone.save_pretrained")
+            raise ValueError(
+                "config.json holds no 'backbone'; this directory was not saved by Backbone.save_pretrained"
+            )
         return cls.from_spec(BackboneSpec.from_dict(config["backbone"]))
 
     def tensors(self) -> dict[str, Tensor]:

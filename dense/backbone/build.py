@@ -17,7 +17,7 @@ from dense.backbone.base import Backbone
 from dense.backbone.names import ALIASES, default_layers, resolve
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.pyramid import Pyramid
-from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, resolve_layers
+from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
 from dense.backbone.vit import Eva, ViT
 from dense.suggest import did_you_mean
 
@@ -32,16 +32,19 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
     if not timm.is_model(timm_name):
         known = [*ALIASES, *timm.list_models()]
         raise ValueError(f"unknown backbone {name!r}.{did_you_mean(name, known)}")
-    settings = {k: v for k, v in overrides.items() if k in SETTABLE}
+    settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in SETTABLE}
     arguments = {k: v for k, v in overrides.items() if k not in SETTABLE}
     with torch.device("meta"):
         model = _create(timm_name, arguments)
     cfg = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
     spec = _describe_model(timm_name, settings.pop("family", family), model, arguments)
-    mean, std = (cfg.mean, cfg.std) if cfg is not None and family in ("timm", "dinov3") else (IMAGENET_MEAN, IMAGENET_STD)
-    spec = replace(spec, mean=tuple(mean), std=tuple(std))
+    mean, std = (
+        (cfg.mean, cfg.std) if cfg is not None and family in ("timm", "dinov3") else (IMAGENET_MEAN, IMAGENET_STD)
+    )
     layers = settings.pop("layers", None)
-    spec = replace(spec, **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    settings = {"mean": tuple(mean), "std": tuple(std)} | settings
+    chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    spec = replace(spec, **chosen)
     return spec if layers is None else replace(spec, layers=resolve_layers(layers, spec))
 
 
@@ -98,16 +101,20 @@ def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str
     eva = isinstance(model, TimmEva)
     dino_rope = eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
     if model.pos_embed is not None:
-        positions = {"dino": "official", "ibot": "official", "dinov2": "official", "dinov2_registers": "official_registers"}
-        rule = positions.get(family, "timm")
+        positions: dict[str, Positions] = {
+            "dino": "official",
+            "ibot": "official",
+            "dinov2": "official",
+            "dinov2_registers": "official_registers",
+        }
+        rule: Positions = positions.get(family, "timm")
     else:
         rule = "rope" if eva and model.rope is not None else "none"
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     return BackboneSpec(
         name=timm_name, family=family, kind="eva" if eva else "vit", patch=patch[0], dim=model.embed_dim, depth=depth,
-        heads=model.blocks[0].attn.num_heads if hasattr(model.blocks[0], "attn") else 0,
+        heads=getattr(getattr(model.blocks[0], "attn", None), "num_heads", 0),
         prefix=model.num_prefix_tokens, class_token=model.cls_token is not None, registers=registers,
         positions=rule, rope_periods="float32" if dino_rope else None, image_size=tuple(model.patch_embed.img_size),
         norm_eps=norms[0].eps if norms else None, layers=default_layers(family, depth), arguments=arguments,
     )  # fmt: skip
-

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,8 +29,8 @@ SAFE_CLASSES: list[Any] = [
     np.dtype,
     *_NUMBERS,
     *(type(np.dtype(number)) for number in _NUMBERS),
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
+    multiarray.scalar,
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
 ]
 
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
@@ -56,7 +57,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise WeightsError(f"{path} is not a whole safetensors file ({error}); it may be truncated") from None
     _refuse_text(path, head)
     if head[:2] == b"PK" and not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path} is truncated: it begins as a PyTorch file but its end is missing; download it again")
+        raise WeightsError(
+            f"{path} is truncated: it begins as a PyTorch file but its end is missing; download it again"
+        )
     try:
         with torch.serialization.safe_globals(SAFE_CLASSES):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -86,12 +89,16 @@ def _refuse_text(path: Path, head: bytes) -> None:
         if error.start < len(head) - 4:
             return
         text = head[: error.start].decode("utf-8")
-    if text.isprintable() or "\n" in text and all(c.isprintable() or c.isspace() for c in text):
-        hint = " It is a web page: the download link has expired or asks for a login." if "<html" in text.lower() else ""
+    if text.isprintable() or ("\n" in text and all(c.isprintable() or c.isspace() for c in text)):
+        hint = (
+            " It is a web page: the download link has expired or asks for a login." if "<html" in text.lower() else ""
+        )
         raise WeightsError(f"{path} is a text file that begins {text[:60]!r}, not weights.{hint}")
 
 
-def backbone_state(checkpoint: Mapping[str, Any], branch: Branch = "teacher", source: str = "the file") -> tuple[StateDict, list[str], str]:
+def backbone_state(
+    checkpoint: Mapping[str, Any], branch: Branch = "teacher", source: str = "the file"
+) -> tuple[StateDict, list[str], str]:
     """The backbone's tensors inside a bare state dict or a training checkpoint.
 
     Returns (tensors without wrappers' prefixes, names of what was left out, where they were found). Of a checkpoint with
@@ -100,11 +107,23 @@ def backbone_state(checkpoint: Mapping[str, Any], branch: Branch = "teacher", so
     where = []
     while not (tensors := {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}):
         nested = {k: v for k, v in checkpoint.items() if isinstance(v, Mapping) and v}
-        order = [branch, "teacher", "model_ema", "state_dict_ema", "state_dict", "model", "module", "student", "encoder"]
+        order = [
+            branch,
+            "teacher",
+            "model_ema",
+            "state_dict_ema",
+            "state_dict",
+            "model",
+            "module",
+            "student",
+            "encoder",
+        ]
         key = next((k for k in order if k in nested), None)
         if key is None:
             found = ", ".join(str(k) for k in list(checkpoint)[:8]) or "nothing"
-            raise WeightsError(f"{source} holds no weights: found {found}; expected a state dict or one under 'teacher', 'model' or 'state_dict'")
+            raise WeightsError(
+                f"{source} holds no weights: found {found}; expected a state dict or one under 'teacher', 'model' or 'state_dict'"
+            )
         where.append(key)
         checkpoint = nested[key]
     for prefix in (f"{branch}.", "teacher.", "model.teacher.", "student."):  # Lightning keeps both in one state dict

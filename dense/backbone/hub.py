@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Self
@@ -41,7 +40,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         """Load `tensors`, strictly."""
         raise TypeError(f"{type(self).__name__} must define load_tensors()")
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write config.json, model.safetensors and a README.md; files are replaced whole or not at all."""
         self._hub_mixin_config = None  # config.json is ours
         return super().save_pretrained(save_directory, **options)
@@ -53,19 +52,27 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
             (Path(scratch) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             save_file(tensors, Path(scratch) / WEIGHTS, metadata={"format": "pt"})
             for name in (WEIGHTS, CONFIG):
-                os.replace(Path(scratch) / name, save_directory / name)
+                (Path(scratch) / name).replace(save_directory / name)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Open a saved directory, or download one from the Hugging Face hub by its `owner/name`."""
         source = str(pretrained_model_name_or_path)
         folder = Path(source)
         if not folder.is_dir():
             if folder.exists():
-                raise ValueError(f"{source} is a file; from_pretrained opens a saved directory. For a weight file use load_backbone")
+                raise ValueError(
+                    f"{source} is a file; from_pretrained opens a saved directory. For a weight file use load_backbone"
+                )
             if source.count("/") != 1 or source.startswith((".", "/", "~")):
-                raise FileNotFoundError(f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name")
-            allowed = {k: v for k, v in options.items() if k in ("revision", "token", "cache_dir", "force_download", "local_files_only")}
+                raise FileNotFoundError(
+                    f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name"
+                )
+            allowed = {
+                k: v
+                for k, v in options.items()
+                if k in ("revision", "token", "cache_dir", "force_download", "local_files_only")
+            }
             folder = Path(hf_hub_download(source, CONFIG, **allowed)).parent
             hf_hub_download(source, WEIGHTS, **allowed)
         return cls.open(folder)
@@ -83,7 +90,9 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         try:
             tensors = load_file(folder / WEIGHTS)
         except SafetensorError as error:
-            raise ValueError(f"{folder / WEIGHTS} is not a whole safetensors file ({error}); it may be truncated") from None
+            raise ValueError(
+                f"{folder / WEIGHTS} is not a whole safetensors file ({error}); it may be truncated"
+            ) from None
         module = cls.from_config(config)
         module.load_tensors(tensors)
         return module.eval()

@@ -67,7 +67,11 @@ def from_huggingface(state: State) -> State:
     flat: State = {}
     blocks: dict[int, State] = {}
     for name, tensor in state.items():
-        name = re.sub(r"^(vit|dinov2|dinov2_with_registers|dinov3_vit|model)\.(?=embeddings|encoder|layer|norm|pooler|model)", "", name)
+        name = re.sub(
+            r"^(vit|dinov2|dinov2_with_registers|dinov3_vit|model)\.(?=embeddings|encoder|layer|norm|pooler|model)",
+            "",
+            name,
+        )
         block = re.match(r"^(?:encoder\.|model\.)?layers?\.(\d+)\.(.+)$", name)
         if block:
             blocks.setdefault(int(block.group(1)), {})[_in_block(block.group(2))] = tensor
@@ -98,7 +102,11 @@ def _joined(block: State, eva: bool) -> State:
         if biases[1] is not None:
             raise WeightsError("this DINOv3 state dict has a key bias, which DINOv3 does not")
         block |= {f"attn.{n}_bias": b for n, b in zip("qkv", biases, strict=True) if b is not None}
-        names = {"mlp.gate": "mlp.fc1_g", "mlp.up": "mlp.fc1_x" if "mlp.gate.weight" in block else "mlp.fc1", "mlp.down": "mlp.fc2"}
+        names = {
+            "mlp.gate": "mlp.fc1_g",
+            "mlp.up": "mlp.fc1_x" if "mlp.gate.weight" in block else "mlp.fc1",
+            "mlp.down": "mlp.fc2",
+        }
         names |= {"ls1.gamma": "gamma_1", "ls2.gamma": "gamma_2"}
         return {_renamed(k, names): t for k, t in block.items()}
     if all(b is not None for b in biases):
@@ -140,6 +148,11 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     }
     if kind not in names:
         raise WeightsError(f"config.json is of a {kind!r} model; backbones are read from {', '.join(names)}")
+    expected = "silu" if config.get("use_gated_mlp") else "gelu"  # Dinov2's SwiGLU ignores its hidden_act
+    if config.get("hidden_act", expected) != expected:
+        raise WeightsError(
+            f"config.json has hidden_act {config['hidden_act']!r}; expected {expected!r}, which timm's model computes"
+        )
     dim = config["hidden_size"]
     arguments: dict[str, Any] = {
         "embed_dim": dim,
@@ -150,7 +163,11 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "norm_eps": config["layer_norm_eps"],
     }
     if kind == "vit":
-        arguments |= {"mlp_ratio": _ratio(config["intermediate_size"], dim), "qkv_bias": config.get("qkv_bias", True), "positions": "size"}
+        arguments |= {
+            "mlp_ratio": _ratio(config["intermediate_size"], dim),
+            "qkv_bias": config.get("qkv_bias", True),
+            "positions": "size",
+        }
     elif kind == "dinov3_vit":
         arguments |= {
             "mlp_ratio": _ratio(config["intermediate_size"], dim),

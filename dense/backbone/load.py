@@ -10,14 +10,13 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
 
 from dense.backbone import official
 from dense.backbone.base import Backbone
 from dense.backbone.build import build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
-from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
 from dense.backbone.hub import CONFIG
+from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
 from dense.backbone.names import ALIASES
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.report import LoadReport, WeightsError, compare
@@ -30,7 +29,12 @@ NEUTRAL = {"mask_token", "class_position"}
 
 
 def load_backbone(
-    name: str | Path, weights: Weights | None = None, *, branch: Branch = "teacher", frozen: bool = False, **overrides: Any
+    name: str | Path,
+    weights: Weights | None = None,
+    *,
+    branch: Branch = "teacher",
+    frozen: bool = False,
+    **overrides: Any,
 ) -> Backbone:
     """A backbone by name, with weights from timm, from a file, or fresh.
 
@@ -50,7 +54,9 @@ def load_backbone(
     folder = Path(name)
     if (folder / CONFIG).is_file():
         if weights is not None:
-            raise ValueError(f"{folder} brings its own weights; leave weights out, or name the architecture instead of the directory")
+            raise ValueError(
+                f"{folder} brings its own weights; leave weights out, or name the architecture instead of the directory"
+            )
         backbone = _open(folder, overrides)
     else:
         if isinstance(name, Path) or (folder.suffix and folder.is_file()) or "/" in str(name):
@@ -61,7 +67,9 @@ def load_backbone(
 
 def _explain_path(folder: Path) -> None:
     if folder.is_file():
-        raise ValueError(f"{folder} is a weight file; name its architecture first: load_backbone('dinov2_vits14', '{folder}')")
+        raise ValueError(
+            f"{folder} is a weight file; name its architecture first: load_backbone('dinov2_vits14', '{folder}')"
+        )
     if folder.is_dir():
         raise FileNotFoundError(f"{folder} has no {CONFIG}; expected a directory written by save_pretrained")
     raise FileNotFoundError(f"no such directory: {folder}")
@@ -96,9 +104,17 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         if not files:
             raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
         arguments |= overrides
-        return _load(describe(name, **arguments), read_checkpoint(folder / files[0]), "teacher", str(folder / files[0]), arguments)
+        return _load(
+            describe(name, **arguments),
+            read_checkpoint(folder / files[0]),
+            "teacher",
+            str(folder / files[0]),
+            arguments,
+        )
     if "backbone" not in config:
-        raise WeightsError(f"{folder / CONFIG} describes no backbone; expected one written by save_pretrained or transformers")
+        raise WeightsError(
+            f"{folder / CONFIG} describes no backbone; expected one written by save_pretrained or transformers"
+        )
     if overrides:
         spec = BackboneSpec.from_dict(config["backbone"])
         fields = {k: v for k, v in overrides.items() if hasattr(spec, k)}
@@ -151,7 +167,9 @@ def _load(
 def recognise(state: StateDict) -> str:
     """The layout of a backbone's state dict, by its names."""
     names = set(state)
-    if any(k.startswith("model.") for k in names) and ("mask_token" in names or any(k.startswith("model.stages") for k in names)):
+    if any(k.startswith("model.") for k in names) and (
+        "mask_token" in names or any(k.startswith("model.stages") for k in names)
+    ):
         return "own"
     if is_huggingface(state):
         return layout_of(state)
@@ -165,7 +183,11 @@ def recognise(state: StateDict) -> str:
         return "convnext"
     if "mask_token" in names and any(".ls1.gamma" in k or ".mlp.w12." in k for k in names):
         return "dinov2"
-    if {"cls_token", "patch_embed.proj.weight"} <= names and "reg_token" not in names and not any("gamma" in k for k in names):
+    if (
+        {"cls_token", "patch_embed.proj.weight"} <= names
+        and "reg_token" not in names
+        and not any("gamma" in k for k in names)
+    ):
         return "dino"
     if any(k.startswith(("blocks.", "layer1.", "stem.", "stages.")) for k in names):
         return "timm"
@@ -223,7 +245,9 @@ def _finish(
 ) -> None:
     """Compare, refuse a partial match with advice, load."""
     mine = backbone.state_dict()
-    biases = [k for k in own if k.endswith((".q_bias", ".v_bias")) and k not in mine] if backbone.spec.kind == "eva" else []
+    biases = (
+        [k for k in own if k.endswith((".q_bias", ".v_bias")) and k not in mine] if backbone.spec.kind == "eva" else []
+    )
     for bias in biases:
         if bool(own[bias].any()):
             raise WeightsError(
@@ -239,7 +263,9 @@ def _finish(
     report.unexpected, report.shapes, report.carried = compared.unexpected, compared.shapes, sorted(carried)
     if not report.complete:
         advice = _advice(original or own, backbone.spec)
-        raise WeightsError(f"{report.source} does not fit {_words(backbone.spec)}; nothing was loaded.{advice}\n{report}")
+        raise WeightsError(
+            f"{report.source} does not fit {_words(backbone.spec)}; nothing was loaded.{advice}\n{report}"
+        )
     backbone.load_state_dict(own, strict=True)
     backbone.carry(carried)
     backbone.report = report
@@ -252,12 +278,19 @@ def _words(spec: BackboneSpec) -> str:
 
 def _advice(state: StateDict, spec: BackboneSpec) -> str:
     """What the file looks like, and the name that would fit."""
-    patch = next((v for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "patch_embeddings.projection.weight"))), None)
+    patch = next(
+        (v for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "patch_embeddings.projection.weight"))),
+        None,
+    )
     if patch is None or patch.ndim != 4:
         return " The file holds no patch embedding, so it is not a ViT." if spec.kind != "pyramid" else ""
     names = "\n".join(state)
-    depth = 1 + max((int(k.split("blocks.")[1].split(".")[0]) for k in official.unchunk(state) if "blocks." in k), default=-1)
-    registers = next((v.shape[1] for k, v in state.items() if k.endswith(("storage_tokens", "register_tokens", "reg_token"))), 0)
+    depth = 1 + max(
+        (int(k.split("blocks.")[1].split(".")[0]) for k in official.unchunk(state) if "blocks." in k), default=-1
+    )
+    registers = next(
+        (v.shape[1] for k, v in state.items() if k.endswith(("storage_tokens", "register_tokens", "reg_token"))), 0
+    )
     found = f" The file looks like patch {patch.shape[-1]}, dim {patch.shape[0]}, depth {depth}"
     found += f", {registers} registers" if registers else ""
     if "storage_tokens" in names:

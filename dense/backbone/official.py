@@ -80,7 +80,7 @@ def from_dinov3(state: State) -> tuple[State, State]:
 def from_convnext(state: State, backbone: Backbone) -> tuple[State, State]:
     """ConvNeXt in Meta's layout; `norms.*` repeat the final norm and are carried."""
     carried = {k: v for k, v in state.items() if k.startswith("norms.")}
-    renamed = timm.models.convnext.checkpoint_filter_fn(dict(state), backbone.model)  # type: ignore[attr-defined]
+    renamed = timm.models.convnext.checkpoint_filter_fn(dict(state), backbone.model)
     return {f"model.{k}": v for k, v in renamed.items()}, carried
 
 

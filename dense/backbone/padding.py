@@ -18,7 +18,9 @@ def fit(images: Tensor, multiple: int, policy: Padding) -> tuple[Tensor, Borders
     """
     height, width = images.shape[-2:]
     if min(height, width) < multiple:
-        raise ValueError(f"a picture of {height}x{width} is smaller than one patch of {multiple}x{multiple}; enlarge it first")
+        raise ValueError(
+            f"a picture of {height}x{width} is smaller than one patch of {multiple}x{multiple}; enlarge it first"
+        )
     if policy == "resize":
         size = tuple(max(multiple, round(n / multiple) * multiple) for n in (height, width))
         if size == (height, width):

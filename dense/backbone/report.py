@@ -36,7 +36,9 @@ class LoadReport:
         for name in ("shapes", "missing", "unexpected", "ignored", "defaults", "carried"):
             values = getattr(self, name)
             if values:
-                title = {"shapes": "other shapes", "defaults": "left at default", "carried": "carried unused"}.get(name, name)
+                title = {"shapes": "other shapes", "defaults": "left at default", "carried": "carried unused"}.get(
+                    name, name
+                )
                 more = f", ... ({len(values) - 6} more)" if len(values) > 6 else ""
                 lines.append(f"  {title} ({len(values)}): {', '.join(values[:6])}{more}")
         return "\n".join(lines)
@@ -49,7 +51,9 @@ def compare(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str,
         if name not in own:
             report.unexpected.append(name)
         elif own[name].shape != tensor.shape:
-            report.shapes.append(f"{name} is {tuple(tensor.shape)} in the file and {tuple(own[name].shape)} in the model")
+            report.shapes.append(
+                f"{name} is {tuple(tensor.shape)} in the file and {tuple(own[name].shape)} in the model"
+            )
         else:
             report.matched.append(name)
     report.missing = [name for name in own if name not in given]

@@ -62,7 +62,7 @@ class BackboneSpec:
         for name in data:
             if name not in known:
                 raise ValueError(f"unknown field {name!r} in the backbone's config.{did_you_mean(name, known)}")
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         plain["arguments"] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in dict(plain.get("arguments", {})).items()
         }
@@ -90,14 +90,18 @@ def resolve_layers(layers: Layers | list[int] | None, spec: BackboneSpec) -> tup
             "default": spec.layers,
         }
         if layers not in names:
-            raise ValueError(f"unknown layers {layers!r}; use indices or one of {', '.join(names)}.{did_you_mean(layers, names)}")
+            raise ValueError(
+                f"unknown layers {layers!r}; use indices or one of {', '.join(names)}.{did_you_mean(layers, names)}"
+            )
         return names[layers]
     indices = (layers,) if isinstance(layers, int) else tuple(layers)
     if not indices:
         raise ValueError("layers is empty; name at least one block, for example layers='last'")
     for index in indices:
         if not -depth <= index < depth:
-            raise ValueError(f"layer {index} does not exist: {spec.name} has {depth}, 0 to {depth - 1} (or -{depth} to -1)")
+            raise ValueError(
+                f"layer {index} does not exist: {spec.name} has {depth}, 0 to {depth - 1} (or -{depth} to -1)"
+            )
     resolved = tuple(index % depth for index in indices)
     if list(resolved) != sorted(set(resolved)):
         raise ValueError(f"layers {indices} must be named once each, shallow to deep")

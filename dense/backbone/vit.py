@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class ViT(Backbone):
         for index in range(start, stop):
             block = self._block(index, rope)
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False))
+                x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
         return x
@@ -104,9 +104,7 @@ class ViT(Backbone):
     def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
         return self.model.blocks[index]
 
-    def _features(
-        self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None
-    ) -> tuple[Maps, Maps]:
+    def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
         x, rope, grid = self.embed(images, masks)
         maps, prefix, done = [], [], 0
         for layer in layers:

@@ -27,8 +27,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # a huge or oddly tagged picture is still a picture
-            image = ImageOps.exif_transpose(image)
-            return to_rgb(image)
+            return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ImageError(f"no such picture: {path}") from None
     except IsADirectoryError:

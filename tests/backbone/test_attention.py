@@ -28,7 +28,14 @@ def full_attention(backbone: Backbone, images: Tensor, layer: int) -> Tensor:
     return recorded[0]
 
 
-NAMES = ["dino_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "vit_small_patch16_rope_mixed_224", "eva02_tiny_patch14_224"]
+NAMES = [
+    "dino_vits16",
+    "dinov2_vits14",
+    "dinov2_vits14_reg",
+    "dinov3_vits16",
+    "vit_small_patch16_rope_mixed_224",
+    "eva02_tiny_patch14_224",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,13 +56,17 @@ def test_rows_equal_the_full_softmax(name: str, layer: int) -> None:
         patch_row = backbone.attention(images, layer=layer, query=(2, 3))
     expected = full[:, :, 0, prefix:].unflatten(-1, (5, 7))
     torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(patch_row, full[:, :, prefix + 2 * 7 + 3, prefix:].unflatten(-1, (5, 7)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        patch_row, full[:, :, prefix + 2 * 7 + 3, prefix:].unflatten(-1, (5, 7)), rtol=1e-5, atol=1e-6
+    )
     assert float(maps.sum((-1, -2)).max()) < 1, "the softmax runs over all tokens, prefix included"
     if backbone.spec.registers:
         with torch.no_grad():
             rows = backbone.attention(images, layer=layer, query="registers")
         assert rows.shape == (2, backbone.spec.heads, backbone.spec.registers, 5, 7)
-        torch.testing.assert_close(rows.flatten(-2), full[:, :, prefix - backbone.spec.registers : prefix, prefix:], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            rows.flatten(-2), full[:, :, prefix - backbone.spec.registers : prefix, prefix:], rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["dino_vits16", "dinov3_vits16"])

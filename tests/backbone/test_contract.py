@@ -34,14 +34,26 @@ TOKEN_MODELS: dict[str, dict[str, Any]] = {
     "vit_medium_patch16_gap_240": TINY,
     "vit_little_patch16_reg4_gap_256": TINY,
 }
-PYRAMIDS = ["resnet18", "resnet50", "convnext_atto", "convnextv2_atto", "regnetx_002", "efficientnet_lite0", "mobilenetv3_small_050"]
+PYRAMIDS = [
+    "resnet18",
+    "resnet50",
+    "convnext_atto",
+    "convnextv2_atto",
+    "regnetx_002",
+    "efficientnet_lite0",
+    "mobilenetv3_small_050",
+]
 
 
 @pytest.mark.parametrize("name", TOKEN_MODELS)
 @pytest.mark.parametrize("norm", [True, False])
 def test_equals_timm(name: str, norm: bool) -> None:
     """Maps and prefix tokens of each layer equal timm's `forward_intermediates`, also on another grid."""
-    backbone = load_backbone(name, positions="timm", **TOKEN_MODELS[name]) if _has_table(name) else load_backbone(name, **TOKEN_MODELS[name])
+    backbone = (
+        load_backbone(name, positions="timm", **TOKEN_MODELS[name])
+        if _has_table(name)
+        else load_backbone(name, **TOKEN_MODELS[name])
+    )
     randomise(backbone)
     if backbone.class_position is not None:
         torch.nn.init.zeros_(backbone.class_position)  # timm folds it into the class token
@@ -50,9 +62,13 @@ def test_equals_timm(name: str, norm: bool) -> None:
         images = torch.randn(2, 3, *size)
         with torch.no_grad():
             features = backbone(images, layers=(0, depth - 1), norm=norm)
-            _, theirs = backbone.model.forward_intermediates(images, indices=[0, depth - 1], return_prefix_tokens=True, norm=norm)
+            _, theirs = backbone.model.forward_intermediates(
+                images, indices=[0, depth - 1], return_prefix_tokens=True, norm=norm
+            )
         for mine, prefix, their in zip(features.maps, features.prefix, theirs, strict=True):
-            their_map, their_prefix = their if isinstance(their, tuple) else (their, their.new_zeros(2, 0, their.shape[1]))
+            their_map, their_prefix = (
+                their if isinstance(their, tuple) else (their, their.new_zeros(2, 0, their.shape[1]))
+            )
             assert torch.allclose(mine, their_map, rtol=1e-5, atol=1e-5 * float(their_map.abs().max()))
             assert torch.allclose(prefix, their_prefix, rtol=1e-5, atol=1e-5 * float(their_map.abs().max()))
 

@@ -72,7 +72,9 @@ def test_a_damaged_directory(tmp_path: Path) -> None:
     config.write_text(text[:40])
     with pytest.raises(ValueError, match="not valid JSON"):
         load_backbone(tmp_path)
-    config.write_text(json.dumps(json.loads(text) | {"backbone": json.loads(text)["backbone"] | {"arguments": {**SMALL, "depth": 3}}}))
+    config.write_text(
+        json.dumps(json.loads(text) | {"backbone": json.loads(text)["backbone"] | {"arguments": {**SMALL, "depth": 3}}})
+    )
     with pytest.raises(WeightsError, match=r"unexpected \(\d+\)"):
         load_backbone(tmp_path)
     config.write_text(text)
@@ -96,10 +98,10 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such weight file"):
         load()
     torch.save({"teacher": _Evil()}, path)
-    with pytest.raises(WeightsError, match=r"refused: it asks to run '(builtins|__builtin__)\.exec'"):
+    with pytest.raises(WeightsError, match=r"refused: it asks to run '[a-z_.]*exec'"):
         load()
     path.write_bytes(pickle.dumps(_Evil(), protocol=2))
-    with pytest.raises(WeightsError, match="refused|not a PyTorch"):
+    with pytest.raises(WeightsError, match=r"refused|not a PyTorch"):
         load()
     torch.save(files.dino(32, 2, 16), path)
     path.write_bytes(path.read_bytes()[:5000])

@@ -34,7 +34,9 @@ def test_masks(token_backbone: Backbone) -> None:
     changed = images.clone()
     changed[0, :, patch : 2 * patch, 2 * patch : 3 * patch] = 9.0
     with torch.no_grad():
-        torch.testing.assert_close(token_backbone(images, masks=masks).maps[-1], token_backbone(changed, masks=masks).maps[-1])
+        torch.testing.assert_close(
+            token_backbone(images, masks=masks).maps[-1], token_backbone(changed, masks=masks).maps[-1]
+        )
         assert not torch.allclose(token_backbone(images).maps[-1][0], token_backbone(images, masks=masks).maps[-1][0])
         torch.testing.assert_close(token_backbone(images, masks=masks).maps[-1][1], token_backbone(images).maps[-1][1])
         flat = token_backbone(images, masks=masks.flatten(1)).maps[-1]

@@ -51,7 +51,17 @@ def test_native_grid_is_the_table_itself(rule: Positions) -> None:
 
 def test_rules_follow_the_release() -> None:
     """Each name brings its release's rule; other models timm's; an override wins."""
-    rules = {n: load_backbone(n, depth=1).spec.positions for n in ("dino_vits8", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "ibot_vits16", "vit_tiny_patch16_224")}
+    rules = {
+        n: load_backbone(n, depth=1).spec.positions
+        for n in (
+            "dino_vits8",
+            "dinov2_vits14",
+            "dinov2_vits14_reg",
+            "dinov3_vits16",
+            "ibot_vits16",
+            "vit_tiny_patch16_224",
+        )
+    }
     assert rules == {
         "dino_vits8": "official",
         "dinov2_vits14": "official",
@@ -109,8 +119,27 @@ def test_rope_golden() -> None:
     rope = backbone._rope((2, 3))
     sin, cos = rope.chunk(2, dim=-1)
     assert backbone.model.rope.periods.tolist() == pytest.approx([1.0, 3.16228, 10.0, 31.62278], rel=1e-5)
-    assert sin[0, :8].tolist() == pytest.approx([0.0, -0.83792, -0.30902, -0.09918, 0.86603, -0.96985, -0.40674, -0.13207], abs=2e-5)
+    assert sin[0, :8].tolist() == pytest.approx(
+        [0.0, -0.83792, -0.30902, -0.09918, 0.86603, -0.96985, -0.40674, -0.13207], abs=2e-5
+    )
     assert cos[4, :8].tolist() == pytest.approx([-1.0, 0.54579, 0.95106, 0.99507, 1.0, 1.0, 1.0, 1.0], abs=2e-5)
     rotated = apply_rot_embed_cat(det((1, 1, 6, 16)), rope, half=True)[0, 0, 4]
-    expected = [-0.54413, 0.08236, 0.32657, -0.18448, -0.57382, -0.93793, -0.90459, -0.79412, 0.02863, 0.93495, 1.46265, 1.07265, 0.08043, -0.18836, -0.7988, -1.03957]
+    expected = [
+        -0.54413,
+        0.08236,
+        0.32657,
+        -0.18448,
+        -0.57382,
+        -0.93793,
+        -0.90459,
+        -0.79412,
+        0.02863,
+        0.93495,
+        1.46265,
+        1.07265,
+        0.08043,
+        -0.18836,
+        -0.7988,
+        -1.03957,
+    ]
     assert rotated.tolist() == pytest.approx(expected, abs=2e-5)

@@ -113,7 +113,12 @@ def test_layers() -> None:
         assert torch.equal(every.maps[7], some.maps[1])
     assert tiny("dinov2_vits14", depth=24).spec.layers == (4, 11, 17, 23)
     assert tiny("dino_vits16", depth=24).spec.layers == (5, 11, 17, 23)
-    for wrong, message in (((12,), "does not exist"), ((5, 3), "shallow to deep"), ("lats4", "Did you mean"), ((), "empty")):
+    for wrong, message in (
+        ((12,), "does not exist"),
+        ((5, 3), "shallow to deep"),
+        ("lats4", "Did you mean"),
+        ((), "empty"),
+    ):
         with pytest.raises(ValueError, match=message):
             backbone(images, layers=wrong)
 

@@ -79,21 +79,29 @@ def test_the_seven_billion_by_shapes() -> None:
         state = files.dinov3(4096, 40, 32, swiglu=8192, qkv_bias=False, local_norm=True)
     assert len(state) == 610
     assert files.parameters(state) == 6_716_043_264
-    assert {k: tuple(v.shape) for k, v in exported.items()} == {k: tuple(v.shape) for k, v in state.items() if "local_cls_norm" not in k}
+    assert {k: tuple(v.shape) for k, v in exported.items()} == {
+        k: tuple(v.shape) for k, v in state.items() if "local_cls_norm" not in k
+    }
 
 
 def test_local_norm_is_carried() -> None:
     """The 7B's norm for local crops is not used, yet comes back in the export."""
     state = files.dinov3(32, 2, 4, swiglu=64, qkv_bias=False, local_norm=True)
     backbone = load_backbone("vit_7b_patch16_dinov3", state, embed_dim=32, depth=2, num_heads=4)
-    assert {k for k in backbone.report.carried if k.startswith("local_cls_norm")} == {"local_cls_norm.weight", "local_cls_norm.bias"}
+    assert {k for k in backbone.report.carried if k.startswith("local_cls_norm")} == {
+        "local_cls_norm.weight",
+        "local_cls_norm.bias",
+    }
     assert backbone.export_official().keys() == state.keys()
 
 
 def test_resnet_and_convnext() -> None:
     """The convolutional DINO backbones round-trip too."""
     torch.manual_seed(0)
-    resnet = {k: v + 1 if v.is_floating_point() else v for k, v in timm.create_model("resnet50", num_classes=0).state_dict().items()}
+    resnet = {
+        k: v + 1 if v.is_floating_point() else v
+        for k, v in timm.create_model("resnet50", num_classes=0).state_dict().items()
+    }
     _round_trip("dino_resnet50", resnet)
     _round_trip("dinov3_convnext_tiny", files.convnext())
 
@@ -121,7 +129,8 @@ def test_full_training_checkpoints(tmp_path: Path) -> None:
     small = {"embed_dim": 32, "depth": 2, "num_heads": 4}
     checkpoint = {
         "teacher": {f"backbone.{k}": v for k, v in bare.items()} | {"head.mlp.0.weight": torch.zeros(4, 4)},
-        "student": {f"module.backbone.{k}": v for k, v in other.items()} | {"module.head.last_layer.weight_v": torch.zeros(4, 4)},
+        "student": {f"module.backbone.{k}": v for k, v in other.items()}
+        | {"module.head.last_layer.weight_v": torch.zeros(4, 4)},
         "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-3)}]},
         "epoch": 3,
         "args": Namespace(arch="vit_small", lr=np.float64(5e-4), patch_size=16),
@@ -155,7 +164,11 @@ def test_ibot_and_timm_and_own(tmp_path: Path) -> None:
         randomise(model)
         safetensors.torch.save_file(model.state_dict(), tmp_path / "timm.safetensors")
         loaded = load_backbone(name, tmp_path / "timm.safetensors", **small)
-        images = torch.randn(1, 3, loaded.spec.patch * 37, loaded.spec.patch * 37) if "14" in name else torch.randn(1, 3, 64, 64)
+        images = (
+            torch.randn(1, 3, loaded.spec.patch * 37, loaded.spec.patch * 37)
+            if "14" in name
+            else torch.randn(1, 3, 64, 64)
+        )
         with torch.no_grad():
             model.eval()
             if "14" not in name:
@@ -166,7 +179,9 @@ def test_ibot_and_timm_and_own(tmp_path: Path) -> None:
 
         torch.save(loaded.state_dict(), tmp_path / "own.pth")
         again = load_backbone(name, tmp_path / "own.pth", **small)
-        assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), loaded.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(again.state_dict().values(), loaded.state_dict().values(), strict=True)
+        )
 
 
 def test_timm_pretrained(tmp_path: Path) -> None:
@@ -212,13 +227,17 @@ def test_biases_are_not_dropped_in_silence() -> None:
     assert load_backbone("vit_small_patch16_dinov3", state, **small).report.ignored
 
 
-@pytest.mark.parametrize("family", ["dino_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "ibot_vits16"])
+@pytest.mark.parametrize(
+    "family", ["dino_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "ibot_vits16"]
+)
 def test_own_models_export_and_return(family: str, tmp_path: Path) -> None:
     """A backbone trained here, written in the official layout, opens again with the same features."""
     backbone = tiny(family)
     path = tmp_path / "official.pth"
     backbone.export_official(path)
-    again = load_backbone(family, path, embed_dim=32, depth=4, num_heads=4, **({"rope_periods": "float32"} if "v3" in family else {}))
+    again = load_backbone(
+        family, path, embed_dim=32, depth=4, num_heads=4, **({"rope_periods": "float32"} if "v3" in family else {})
+    )
     images = torch.randn(1, 3, 80, 112)
     with torch.no_grad():
         assert torch.equal(again(images).maps[-1], backbone(images).maps[-1])

@@ -19,9 +19,27 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dinov2": ("Dinov2Config", "Dinov2Model", {"image_size": 70, "patch_size": 14}),
     "dinov2_swiglu": ("Dinov2Config", "Dinov2Model", {"image_size": 70, "patch_size": 14, "use_swiglu_ffn": True}),
     "dinov2_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {"image_size": 70, "patch_size": 14}),
-    "dinov2_registers_swiglu": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", {"image_size": 70, "patch_size": 14, "use_swiglu_ffn": True}),
-    "dinov3": ("DINOv3ViTConfig", "DINOv3ViTModel", {"image_size": 64, "num_register_tokens": 4, "intermediate_size": 80}),
-    "dinov3_gated": ("DINOv3ViTConfig", "DINOv3ViTModel", {"image_size": 64, "num_register_tokens": 4, "intermediate_size": 80, "use_gated_mlp": True}),
+    "dinov2_registers_swiglu": (
+        "Dinov2WithRegistersConfig",
+        "Dinov2WithRegistersModel",
+        {"image_size": 70, "patch_size": 14, "use_swiglu_ffn": True},
+    ),
+    "dinov3": (
+        "DINOv3ViTConfig",
+        "DINOv3ViTModel",
+        {"image_size": 64, "num_register_tokens": 4, "intermediate_size": 80},
+    ),
+    "dinov3_gated": (
+        "DINOv3ViTConfig",
+        "DINOv3ViTModel",
+        {
+            "image_size": 64,
+            "num_register_tokens": 4,
+            "intermediate_size": 80,
+            "use_gated_mlp": True,
+            "hidden_act": "silu",
+        },
+    ),
 }
 
 
@@ -46,7 +64,9 @@ def compare(backbone: Backbone, module: Any, size: tuple[int, int]) -> None:
         torch.testing.assert_close(mine.flatten(2).transpose(1, 2), hidden[:, prefix:], rtol=1e-5, atol=1e-5 * scale)
         torch.testing.assert_close(tokens, hidden[:, :prefix], rtol=1e-5, atol=1e-5 * scale)
     last = theirs.last_hidden_state
-    torch.testing.assert_close(normed.maps[-1].flatten(2).transpose(1, 2), last[:, prefix:], rtol=1e-5, atol=1e-5 * float(last.abs().max()))
+    torch.testing.assert_close(
+        normed.maps[-1].flatten(2).transpose(1, 2), last[:, prefix:], rtol=1e-5, atol=1e-5 * float(last.abs().max())
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -68,10 +88,17 @@ def test_directory(name: str, tmp_path: Path) -> None:
 def test_state_dict(name: str) -> None:
     """A bare state dict with the modules' own names loads into a named architecture."""
     module = make(name)
-    names = {"vit": "vit_base_patch16_224", "dinov2": "dinov2_vitb14", "dinov2_registers": "dinov2_vitb14_reg", "dinov3": "dinov3_vitb16"}
+    names = {
+        "vit": "vit_base_patch16_224",
+        "dinov2": "dinov2_vitb14",
+        "dinov2_registers": "dinov2_vitb14_reg",
+        "dinov3": "dinov3_vitb16",
+    }
     ratio = {"mlp_ratio": 2.5} if name in ("vit", "dinov3") else {}
     size = module.config.image_size
-    backbone = load_backbone(names[name], module.state_dict(), embed_dim=32, depth=3, num_heads=4, img_size=size, **ratio)
+    backbone = load_backbone(
+        names[name], module.state_dict(), embed_dim=32, depth=3, num_heads=4, img_size=size, **ratio
+    )
     assert backbone.report.layout.startswith("hf_")
     compare(backbone, module, (size, size))
 
@@ -108,7 +135,12 @@ def test_attention(name: str, tmp_path: Path) -> None:
 def test_published_names(tmp_path: Path) -> None:
     """The older names of the published files (query, key, value; weights_in) load as well."""
     module = make("dinov2")
-    old = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value", "o_proj": "output.dense"}
+    old = {
+        "q_proj": "attention.query",
+        "k_proj": "attention.key",
+        "v_proj": "attention.value",
+        "o_proj": "output.dense",
+    }
     state = {}
     for key, tensor in module.state_dict().items():
         for new, published in old.items():
@@ -122,4 +154,12 @@ def test_a_directory_of_another_kind(tmp_path: Path) -> None:
     """A model that is no backbone of ours is named."""
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="'bert' model; backbones are read from vit"):
+        load_backbone(tmp_path)
+
+
+def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
+    """A config whose activation timm's model does not have is an error, not a silent difference."""
+    config = transformers.DINOv3ViTConfig(**COMMON, use_gated_mlp=True, hidden_act="gelu")
+    transformers.DINOv3ViTModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"hidden_act 'gelu'.*expected 'silu'"):
         load_backbone(tmp_path)

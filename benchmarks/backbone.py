@@ -1,0 +1,169 @@
+"""Features and class attention against transformers' and timm's ways: time, and memory beyond the model.
+
+Peers, in the same run and on the same weights (ViT-S/16 of DINO):
+- features: timm's `forward_intermediates` and transformers' `output_hidden_states` (SDPA), four layers;
+- class attention: transformers with `attn_implementation="eager", output_attentions=True` (the published way to get it),
+  and timm with its fused attention off and the softmax recorded: every layer, or the last alone.
+
+Each figure is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
+in a process of its own, beyond what was resident before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+
+warnings.filterwarnings("ignore")
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from dense.backbone import Backbone, load_backbone  # noqa: E402
+
+NAME = "vit_small_patch16_224"
+LAYERS = (2, 5, 8, 11)
+TASKS = {
+    "features": ("ours", "timm", "transformers"),
+    "attention": ("ours", "timm, last layer eager", "timm, all eager", "transformers eager"),
+}
+
+
+def ours(size: int) -> Backbone:
+    """The frozen adapter."""
+    torch.manual_seed(0)
+    return load_backbone(NAME, frozen=True, positions="size")
+
+
+def hugging_face(backbone: Backbone, implementation: str) -> torch.nn.Module:
+    """transformers' ViT with the same weights."""
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=384,
+        num_attention_heads=6,
+        intermediate_size=1536,
+        layer_norm_eps=1e-6,
+        attn_implementation=implementation,
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    state = {}
+    for name, tensor in backbone.model.state_dict().items():
+        if ".attn.qkv." in name:
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                state[name.replace("attn.qkv", f"attention.{part}_proj")] = piece
+        else:
+            state[name] = tensor
+    renames = {
+        "blocks.": "layers.", "attn.proj": "attention.o_proj", "norm1": "layernorm_before", "norm2": "layernorm_after",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection", "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+    }  # fmt: skip
+    renamed = {}
+    for name, tensor in state.items():
+        for old, new in renames.items():
+            name = name.replace(old, new)
+        renamed["layernorm" + name[4:] if name.startswith("norm.") else name] = tensor
+    model.load_state_dict(renamed, strict=True)
+    return model
+
+
+def way(task: str, peer: str, size: int) -> Callable[[Tensor], Tensor]:
+    """A function from a picture to the result: the last map, or the class attention of the last layer."""
+    backbone = ours(size)
+    model = backbone.model
+    if (task, peer) == ("features", "ours"):
+        return lambda x: backbone(x, layers=LAYERS, norm=False).maps[-1].flatten(2)
+    if (task, peer) == ("features", "timm"):
+        return lambda x: model.forward_intermediates(x, indices=list(LAYERS), intermediates_only=True)[-1].flatten(2)
+    if (task, peer) == ("attention", "ours"):
+        return lambda x: backbone.attention(x).flatten(2)
+    if peer.startswith("timm"):
+        recorded: list[Tensor] = []
+        for block in model.blocks if "all" in peer else model.blocks[-1:]:
+            block.attn.fused_attn = False
+            block.attn.attn_drop.register_forward_hook(lambda m, i, o: recorded.append(i[0]))
+
+        def run(x: Tensor) -> Tensor:
+            recorded.clear()
+            model.forward_features(x)
+            return recorded[-1][:, :, 0, 1:]
+
+        return run
+    hf = hugging_face(backbone, "eager" if task == "attention" else "sdpa")
+    if task == "features":
+        return lambda x: (
+            hf(x, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states[-1][:, 1:].transpose(1, 2)
+        )
+    return lambda x: hf(x, output_attentions=True, interpolate_pos_encoding=True).attentions[-1][:, :, 0, 1:]
+
+
+@torch.inference_mode()
+def peak_memory(task: str, peer: str, size: int) -> float:
+    """MB of resident memory that one call takes at its peak, beyond the model."""
+    function = way(task, peer, size)
+    function(torch.randn(1, 3, 224, 224))  # libraries allocate their own buffers first
+    x = torch.randn(1, 3, size, size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    function(x)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 518, 1036])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--memory", nargs=3, metavar=("TASK", "PEER", "SIZE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        print(peak_memory(options.memory[0], options.memory[1], int(options.memory[2])))
+        return
+    versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "transformers"))
+    print(f"ViT-S/16, batch 1, fp32, {torch.get_num_threads()} threads; {versions}")
+    print(
+        f"{'task':<10} {'px':>5} {'way':<24} {'median s':>9} {'theirs/ours':>12} {'peak MB':>9} {'ours/theirs':>12} {'difference':>11}"
+    )
+    for task, peers in TASKS.items():
+        for size in options.sizes:
+            size -= size % 16
+            x = torch.randn(1, 3, size, size)
+            mine = way(task, "ours", size)
+            expected, memory_of_ours = mine(x), 0.0
+            for peer in peers:
+                theirs = way(task, peer, size)
+                difference = (
+                    float((theirs(x) - expected).abs().max())
+                    if peer.startswith(("ours", "trans")) or size == 224
+                    else float("nan")
+                )
+                pairs = []
+                for _ in range(options.repeats):
+                    times = []
+                    for function in (mine, theirs):
+                        start = time.perf_counter()
+                        function(x)
+                        times.append(time.perf_counter() - start)
+                    pairs.append(times)
+                ratio = statistics.median(b / a for a, b in pairs)
+                seconds = statistics.median(b for _, b in pairs)
+                command = [sys.executable, __file__, "--memory", task, peer, str(size)]
+                memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+                memory_of_ours = memory if peer == "ours" else memory_of_ours
+                print(
+                    f"{task:<10} {size:>5} {peer:<24} {seconds:>9.3f} {ratio:>12.2f} {memory:>9.0f} "
+                    f"{memory_of_ours / max(memory, 1e-9):>12.2f} {difference:>11.1e}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

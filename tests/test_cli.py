@@ -1,0 +1,136 @@
+"""The command line: lazy, quick, and kind about mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dense
+from dense.cli import VERBS, main
+from dense.suggest import did_you_mean, nearest
+
+TINY = ["--set", "embed_dim=32", "--set", "depth=2", "--set", "num_heads=4"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dense ...` in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "dense", *arguments], capture_output=True, text=True, check=False)
+
+
+def status(arguments: list[str]) -> int:
+    """The exit status of `dense ...` in this process."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    """The best of three under a second, every verb in one line, and no heavy import."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run("--help")
+        times.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    assert min(times) < 1.0
+    for verb, (_, line) in VERBS.items():
+        assert any(row.split()[:1] == [verb] and line in row for row in done.stdout.splitlines())
+    code = "import sys; from dense.cli import main; main(['--help']); assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the version; nothing at all prints the help and fails."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dense {dense.__version__}\n"
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["featurs"], "Did you mean features"),
+        (["features", "x.jpg", "--backbone", "dino_vits16", "--outptu", "y"], "Did you mean --output"),
+        (["features", "x.jpg", "--backbone", "dino_vits16", "--output", "y", "--norm", "flase"], "Did you mean false"),
+        (["convert", "--official"], "source"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong verb, option or choice names the nearest one."""
+    assert status(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_traceback_in_a_process_of_its_own() -> None:
+    """The installed command behaves the same."""
+    done = run("features", "x.jpg", "--outptu", "y")
+    assert done.returncode == 2
+    assert "Did you mean --output" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`dense VERB --help` works."""
+    assert status([verb, "--help"]) == 0
+    assert f"dense {verb}" in capsys.readouterr().out
+
+
+def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Maps of good pictures are written, bad ones are listed, and none at all is an error."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(pictures / "a.png")
+    (pictures / "b.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    command = ["features", str(pictures), "--backbone", "dino_vits16", "--output", str(out), "--layers", "0,1", *TINY]
+    assert main(command) == 0
+    arrays = np.load(out / "a.npz")
+    assert arrays["map_1"].shape == (32, 4, 5)
+    assert arrays["prefix_0"].shape == (1, 32)
+    facts = json.loads((out / "features.json").read_text())
+    assert facts["layers"] == [0, 1]
+    assert len(facts["skipped"]) == 1
+    assert "empty (0 bytes)" in capsys.readouterr().out
+    (pictures / "a.png").unlink()
+    assert main(command) == 1
+    assert "none of 1 pictures could be read" in capsys.readouterr().err
+    (pictures / "b.jpg").unlink()
+    assert main(command) == 1
+    assert "no pictures in" in capsys.readouterr().err
+
+
+def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An official file becomes a directory and returns unchanged; errors are one line."""
+    import torch
+
+    from tests.backbone.official_files import dinov2
+
+    state = dinov2(32, 2, registers=4)
+    torch.save(state, tmp_path / "official.pth")
+    source, folder, back = str(tmp_path / "official.pth"), str(tmp_path / "folder"), str(tmp_path / "back.pth")
+    assert main(["convert", source, folder, "--backbone", "dinov2_vits14_reg", *TINY]) == 0
+    assert "recognised as dinov2_registers" in capsys.readouterr().out
+    assert main(["convert", folder, back, "--official"]) == 0
+    again = torch.load(back, weights_only=True)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[k], state[k]) for k in state)
+    assert main(["convert", source, folder]) == 1
+    assert "--backbone" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "none.pth"), folder, "--backbone", "dino_vits16"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_suggestions() -> None:
+    """Near names are found whatever their case and dashes; far ones are not."""
+    assert nearest("Vit-Small", ["vit_small", "vit_base", "resnet50"])[0] == "vit_small"
+    assert did_you_mean("outptu", ["output"]) == " Did you mean output?"
+    assert did_you_mean("xyzzy", ["output"]) == ""

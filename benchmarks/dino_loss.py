@@ -13,9 +13,9 @@ import statistics
 import time
 from collections.abc import Callable
 
-import lightly
+import lightly  # type: ignore[import-untyped]
 import torch
-from lightly.loss import DINOLoss as LightlyLoss
+from lightly.loss import DINOLoss as LightlyLoss  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile

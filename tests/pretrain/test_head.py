@@ -41,7 +41,7 @@ def test_layout_with_batch_norm_and_with_one_layer() -> None:
 def test_initial_weights() -> None:
     torch.manual_seed(0)
     head = ProjectionHead(256, 512, hidden_dim=512)
-    assert head.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.05)  # type: ignore[index, union-attr, operator]
+    assert head.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.05)  # type: ignore[index]
     assert all(not value.any() for name, value in head.state_dict().items() if name.endswith("bias"))
     assert torch.equal(head.last_layer.weight_g, torch.ones(512, 1))
 
@@ -100,7 +100,7 @@ def test_prototype_gradients_by_finite_differences() -> None:
 def test_logits_with_fixed_norm_are_cosines() -> None:
     head = tiny()
     with torch.no_grad():
-        head.last_layer.weight_v *= torch.rand(40, 1) * 10 + 0.1
+        head.last_layer.weight_v.mul_(torch.rand(40, 1) * 10 + 0.1)
     x = torch.randn(20, 12)
     before = head(x)
     assert before.abs().max() <= 1 + 1e-6
@@ -110,7 +110,7 @@ def test_logits_with_fixed_norm_are_cosines() -> None:
     along = (gradient * head.last_layer.weight_v).sum(1)  # a direction has no gradient along itself
     torch.testing.assert_close(along, torch.zeros(40), atol=1e-5, rtol=0)
     with torch.no_grad():
-        head.last_layer.weight_v *= 3
+        head.last_layer.weight_v.mul_(3)
     torch.testing.assert_close(head(x), before)
 
 

@@ -35,7 +35,7 @@ def gradients(model: nn.Module) -> list[torch.Tensor]:
 def test_groups_split_matrices_from_the_rest() -> None:
     model = nn.ModuleDict({"net": network(), "head": ProjectionHead(3, 10, 4, 4)})
     model.register_parameter("odd", nn.Parameter(torch.zeros(2, 2)))
-    model["net"][0].register_parameter("bias", nn.Parameter(torch.zeros(1, 8)))  # type: ignore[index, operator]
+    model["net"][0].register_parameter("bias", nn.Parameter(torch.zeros(1, 8)))  # type: ignore[index]
     decay, no_decay = parameter_groups(model, weight_decay=0.3)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert {names[id(p)] for p in decay["params"]} == {

@@ -1,0 +1,139 @@
+"""Pictures inside WebDataset shards: local tar files, indexed once, then read at random."""
+
+from __future__ import annotations
+
+import tarfile
+import warnings
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dense.data.images import EXTENSIONS, ImageError, decode_image
+from dense.data.names import Names
+
+
+class ShardPictures:
+    """The pictures of tar files in the layout of WebDataset, in the order of the shards and of their members.
+
+    A sample is a run of members that share the name up to the first dot: ``0001.jpg`` is a picture, and ``0001.cls``, a
+    number as text, its label. Other members are ignored; nothing is unpickled. Only positions are kept in memory.
+
+    shards: a tar file, a pattern such as ``shards/{0000..0127}.tar`` (needs the extra ``shards``) or ``shards/*.tar``,
+    or a folder with tar files.
+    """
+
+    def __init__(self, shards: str | Path, at_least: int | None = None) -> None:
+        self.at_least = at_least
+        self.shards = Names(_expand(str(shards)))
+        self._which, self._start, self._size = array("q"), array("q"), array("q")
+        labels = array("q")
+        self.members = Names(self._index(labels))
+        self._which, self._start, self._size = (  # type: ignore[assignment]
+            np.array(column, np.int64) for column in (self._which, self._start, self._size)
+        )
+        if not self.members:
+            raise FileNotFoundError(
+                f"no pictures in the {len(self.shards)} tar file(s) {shards}; expected members such as 0001.jpg, ending "
+                f"after their first dot in one of {', '.join(sorted(EXTENSIONS))}"
+            )
+        found = np.array(labels, np.int64)
+        self.labels: NDArray[np.int64] | None = found if (found >= 0).any() else None
+
+    def _index(self, labels: array[int]) -> Iterator[str]:
+        """Names of pictures; fills the other columns on the way."""
+        for which, shard in enumerate(self.shards):
+            key, label, before = "", -1, len(labels)
+            for member, data in _members(shard):
+                name, dot, extension = _split(member.name)
+                if name != key:
+                    key, label, before = name, -1, len(labels)
+                if data is not None:
+                    label = _label(data, shard, member.name)
+                    for picture in range(before, len(labels)):  # those of this sample that came before their label
+                        labels[picture] = label
+                elif f"{dot}{extension}" in EXTENSIONS:
+                    self._which.append(which)
+                    self._start.append(member.offset_data)
+                    self._size.append(member.size)
+                    labels.append(label)
+                    yield member.name
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def name(self, index: int) -> str:
+        return f"{self.shards[int(self._which[index])]}:{self.members[index]}"
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        name, size = self.name(index), int(self._size[index])
+        try:
+            with Path(self.shards[int(self._which[index])]).open("rb") as file:
+                file.seek(int(self._start[index]))
+                data = file.read(size)
+        except OSError as error:
+            raise ImageError(f"{name} cannot be read ({error})") from None
+        return decode_image(data, name, self.at_least)
+
+
+def is_shards(source: str) -> bool:
+    """Whether a source names tar files: one, a pattern of several, or a folder that holds some."""
+    return source.endswith((".tar", ".tar}")) or (Path(source).is_dir() and any(Path(source).glob("*.tar")))
+
+
+def _expand(source: str) -> list[str]:
+    """The tar files that a source names, which must all exist."""
+    if Path(source).is_dir():
+        found = sorted(map(str, Path(source).glob("*.tar")))
+    elif "{" in source:
+        try:
+            from braceexpand import braceexpand
+        except ImportError:
+            raise ImportError(
+                f"the pattern {source} needs the package braceexpand: pip install 'dino-dense[shards]'"
+            ) from None
+        found = list(braceexpand(source))
+    else:
+        found = [source] if Path(source).exists() else sorted(map(str, Path(source).parent.glob(Path(source).name)))
+    missing = [shard for shard in found if not Path(shard).is_file()]
+    if missing or not found:
+        raise FileNotFoundError(
+            f"{len(missing) or 'all'} of the tar files {source} missing: {', '.join(missing[:3]) or source}"
+        )
+    return found
+
+
+def _members(shard: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
+    """The regular files of a tar file, with the content of those that hold a label."""
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
+                if member.isreg():
+                    file = archive.extractfile(member) if member.name.endswith(".cls") else None
+                    yield member, file.read(64) if file else None
+    except tarfile.ReadError as error:
+        try:
+            with tarfile.open(shard, "r:") as archive:
+                archive.next()
+        except tarfile.ReadError:
+            raise ValueError(
+                f"{shard} is not an uncompressed tar file ({error}); pictures are read at random, so unpack .tar.gz first"
+            ) from None
+        warnings.warn(f"{shard} is damaged or truncated ({error}); what comes before is used", stacklevel=2)
+
+
+def _split(member: str) -> tuple[str, str, str]:
+    """Key, dot and extension in lower case: the base name is cut at its first dot."""
+    folder, slash, base = member.rpartition("/")
+    key, dot, extension = base.partition(".")
+    return f"{folder}{slash}{key}", dot, extension.lower()
+
+
+def _label(data: bytes, shard: str, member: str) -> int:
+    try:
+        return int(data)
+    except ValueError:
+        raise ValueError(f"{shard}:{member} holds {data[:20]!r}, expected a whole number") from None

@@ -1,0 +1,121 @@
+"""Multi-crop: two global and several local views of a picture, with the augmentation of DINO."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from typing import Literal, get_args
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pretrain.augment import ColorJitter, GaussianBlur, RandomResizedCrop
+
+Blur = Literal["paper", "released"]
+BLUR_PROBABILITY: dict[Blur, tuple[float, float, float]] = {"paper": (1.0, 0.1, 0.5), "released": (0.0, 0.9, 0.5)}
+BLUR_KERNEL: dict[Blur, int] = {"paper": 0, "released": 9}
+
+
+class MultiCrop:
+    """``views(image, seed)``: crops of a picture (H, W, 3) as uint8 tensors (3, S, S), the two global ones first.
+
+    Each view is cropped and resized, flipped, jittered in colour, made grey, blurred and solarised, every step but the
+    first with its own probability. The first global view is hardly ever sharp, the second alone may be solarised.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, and BYOL, appendix B. Without local
+    crops the published scale of the global ones is (0.14, 1).
+
+    A view depends on nothing but the picture, `seed` and its own number, so any sample can be made again anywhere.
+
+    global_size, local_size, local_crops: sides in pixels, and how many local views
+    global_scale, local_scale: area of a crop as a share of the picture's; ratio: width to height
+    flip, jitter, grey, solarise: probabilities; solarise_threshold: values from it on are inverted
+    brightness, contrast, saturation, hue: strengths of the jitter
+    blur: "paper" blurs the first global view always, the second with probability 0.1 and local ones with 0.5. "released"
+        is what the published code of DINOv2 and DINOv3 does: 0, 0.9 and 0.5, with a kernel of 9 pixels
+    blur_sigma: range of the standard deviation, in pixels of the view
+    """
+
+    def __init__(
+        self,
+        global_size: int = 224,
+        local_size: int = 96,
+        local_crops: int = 8,
+        global_scale: tuple[float, float] = (0.4, 1.0),
+        local_scale: tuple[float, float] = (0.05, 0.4),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        jitter: float = 0.8,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.2,
+        hue: float = 0.1,
+        grey: float = 0.2,
+        blur: Blur = "paper",
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
+        solarise: float = 0.2,
+        solarise_threshold: int = 128,
+    ) -> None:
+        if blur not in get_args(Blur):
+            raise ValueError(f"blur={blur!r}: expected one of {', '.join(get_args(Blur))}")
+        if local_crops < 0:
+            raise ValueError(f"local_crops={local_crops}: expected 0 or more")
+        for name, size in (("global_size", global_size), ("local_size", local_size)):
+            if size < 1:
+                raise ValueError(f"{name}={size}: expected at least 1 pixel")
+        for name, (low, high), most in (
+            ("global_scale", global_scale, 1.0),
+            ("local_scale", local_scale, 1.0),
+            ("ratio", ratio, float("inf")),
+            ("blur_sigma", blur_sigma, float("inf")),
+        ):
+            if not 0 < low <= high <= most:
+                raise ValueError(f"{name}={(low, high)}: expected 0 < low <= high{' <= 1' if most == 1 else ''}")
+
+        def pipeline(size: int, scale: tuple[float, float], blurred: float, solarised: float) -> list[A.BasicTransform]:
+            below = (solarise_threshold - 0.5) / 255  # albumentations compares shares of 255; halfway is always safe
+            return [
+                RandomResizedCrop(size, scale, ratio),
+                A.HorizontalFlip(p=flip),
+                ColorJitter(brightness, contrast, saturation, hue, p=jitter),
+                A.ToGray(p=grey),
+                GaussianBlur(blur_sigma, BLUR_KERNEL[blur], p=blurred),
+                A.Solarize(threshold_range=(below, below), p=solarised),
+            ]
+
+        first, second, local = BLUR_PROBABILITY[blur]
+        pipelines = [
+            pipeline(global_size, global_scale, first, 0.0),
+            pipeline(global_size, global_scale, second, solarise),
+        ]
+        locals_ = pipeline(local_size, local_scale, local, 0.0)
+        self.sizes = (global_size,) * 2 + (local_size,) * local_crops
+        self._pipelines = [*pipelines, *[locals_] * local_crops]
+        # One generator for all transforms, so that a view reseeds one thing: seeding theirs, two each, costs far more.
+        self._random = random.Random()
+        for transform in (t for steps in (*pipelines, locals_) for t in steps):
+            transform.set_random_state(np.random.default_rng(0), self._random)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __call__(self, image: NDArray[np.uint8], seed: int | tuple[int, ...]) -> list[Tensor]:
+        """All views of a picture (H, W, 3); `seed` is one or several whole numbers, such as (seed, epoch, index)."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"expected a uint8 picture (H, W, 3), got {image.dtype} {image.shape}")
+        numbers = (seed,) if isinstance(seed, int) else seed
+        return [self._view(image, number, numbers) for number in range(len(self))]
+
+    def _view(self, image: NDArray[np.uint8], number: int, seed: tuple[int, ...]) -> Tensor:
+        self._random.seed(int.from_bytes(struct.pack(f"<{len(seed) + 1}q", *seed, number), "little"))
+        for transform in self._pipelines[number]:
+            image = transform(image=image)["image"]
+        view = np.empty((3, *image.shape[:2]), np.uint8)
+        cv2.split(image, list(view))
+        return torch.from_numpy(view)

@@ -11,6 +11,7 @@ from dense._version import __version__
 from dense.suggest import did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
+    "pretrain": ("pretrain.cli", "learn a backbone from unlabelled pictures (DINO)"),
     "features": ("dense.features", "write a backbone's feature maps for pictures"),
     "convert": ("dense.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "demo": ("dense.demo", "see it work on embedded scenes, without downloads"),

@@ -1,0 +1,70 @@
+"""LightningCLI behind our own verbs: one YAML or dotted options, kind errors, no subcommands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from dense.arguments import with_suggestion
+from dense.recipes import find_config
+
+
+class TrainingParser(LightningArgumentParser):
+    """jsonargparse with suggestions for wrong options and config keys; exits with status 2 and no traceback."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line with the nearest valid name and exit."""
+        text = " ".join(str(message).split())
+        text = (
+            re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
+            if "Parser key" in text and "not expected" in text
+            else text
+        )
+        text = with_suggestion(text, self.known_keys())
+        self.exit(2, f"{self.prog}: error: {text}\nSee {self.prog} --help, or --print_config for every key.\n")
+
+    def known_keys(self) -> list[str]:
+        """Dotted names of all options, and their last parts."""
+        names = [a.dest for a in self._actions if a.dest and a.dest != "help"]
+        for action in self._actions:
+            inner = getattr(action, "_parser", None) or getattr(getattr(action, "_typehint", None), "_parser", None)
+            if inner is not None:
+                names += [f"{action.dest}.{a.dest}" for a in inner._actions]
+        return names + [n.rsplit(".", 1)[-1] for n in names]
+
+
+class TrainingCLI(LightningCLI):
+    """A LightningCLI that parses and instantiates, and leaves running to the verb."""
+
+    def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
+        super().__init__(
+            model,
+            data,
+            args=shipped_configs(argv),
+            run=False,
+            save_config_callback=None,
+            seed_everything_default=False,
+            parser_kwargs={"prog": prog, "description": description, "default_env": False},
+            **options,
+        )
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """Our parser, with --config and --print_config."""
+        options.setdefault("dump_header", None)
+        parser = TrainingParser(**options)
+        parser.add_argument("-c", "--config", action="config", help="a YAML file, or the name of a shipped config")
+        return parser
+
+
+def shipped_configs(argv: Sequence[str]) -> list[str]:
+    """argv with the names of shipped configs replaced by their paths."""
+    resolved = list(argv)
+    for i, argument in enumerate(resolved):
+        if argument.startswith("--config="):
+            resolved[i] = f"--config={find_config(argument.split('=', 1)[1])}"
+        elif argument in ("-c", "--config") and i + 1 < len(resolved):
+            resolved[i + 1] = str(find_config(resolved[i + 1]))
+    return resolved

@@ -1,0 +1,123 @@
+"""Checkpoints that survive anything: written whole or not at all, on time, on request and at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+
+LAST = "last.ckpt"
+
+
+class Checkpoints(pl.Callback):
+    """Keeps FOLDER/last.ckpt fresh, and a numbered copy every `keep_every` steps.
+
+    A checkpoint is written beside its place, flushed to the disk and moved there, so a kill at any moment leaves the
+    old or the new one whole. SIGTERM saves first and then stops. A folder that cannot be written, or a disk without
+    room, is found before training; a disk that fills up later stops the run and leaves the old checkpoint.
+
+    Args:
+        folder: where checkpoints go.
+        every_minutes: how often `last.ckpt` is written, by the clock; 0 for never.
+        every_steps: and by optimiser steps; 0 for never.
+        keep_every: steps between copies that are kept for good; 0 for none.
+    """
+
+    def __init__(self, folder: str | Path, every_minutes: float = 5, every_steps: int = 0, keep_every: int = 0) -> None:
+        self.folder = Path(folder)
+        self.every_minutes, self.every_steps, self.keep_every = every_minutes, every_steps, keep_every
+        self._saved_at = 0.0
+        self._saved_step = -1
+        self._terminated = False
+        self._previous_handler: Any = None
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.folder / LAST
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find an unwritable folder or a full disk before work starts."""
+        if trainer.is_global_zero:
+            size = sum(p.numel() * p.element_size() for p in pl_module.parameters())
+            check_writable(self.folder, needed=3 * size)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen for SIGTERM."""
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        self._terminated = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Save when it is time; every process decides alike."""
+        step = trainer.global_step
+        if step == self._saved_step or trainer.fit_loop.epoch_loop._should_accumulate():
+            return  # in the middle of an optimiser step
+        if trainer.world_size > 1:
+            self._terminated = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        due = bool(self.every_steps) and step % self.every_steps == 0
+        late = bool(self.every_minutes) and time.monotonic() - self._saved_at > 60 * self.every_minutes
+        if trainer.world_size > 1:
+            late = trainer.strategy.reduce_boolean_decision(late, all=False)
+        if due or late or self._terminated:
+            self.save(trainer, self.last)
+        if self.keep_every and step % self.keep_every == 0:
+            self.save(trainer, self.folder / f"step_{step:08d}.ckpt")
+        if self._terminated:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end, and stop listening."""
+        if trainer.global_step != self._saved_step and not trainer.fit_loop.epoch_loop._should_accumulate():
+            self.save(trainer, self.last)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+            self._previous_handler = None
+
+    @property
+    def terminated(self) -> bool:
+        """Whether SIGTERM ended the run."""
+        return self._terminated
+
+    def save(self, trainer: pl.Trainer, path: Path) -> None:
+        """Write a checkpoint to `path`, whole or not at all."""
+        scratch = path.with_name(f".{path.name}.partial")
+        try:
+            trainer.save_checkpoint(scratch)
+            if trainer.is_global_zero:
+                with scratch.open("rb") as file:
+                    os.fsync(file.fileno())
+                scratch.replace(path)
+        except (OSError, RuntimeError) as error:
+            scratch.unlink(missing_ok=True)
+            kept = f"; {path} of before is whole" if path.exists() else ""
+            raise OSError(
+                f"cannot write a checkpoint to {path}: {error}{kept}. Free some room and run the same command again"
+            ) from error
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+
+def check_writable(folder: Path, needed: int = 0) -> None:
+    """Create `folder` and make sure that `needed` bytes can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from None
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder} has {free / 1e9:.1f} GB free, checkpoints need about {needed / 1e9:.1f} GB; free some room or choose another --output"
+        )

@@ -1,0 +1,135 @@
+"""`dense pretrain`: from a folder of unlabelled pictures to a backbone directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from dense.lightning import TrainingCLI
+from pretrain.checkpoints import Checkpoints, check_writable
+from pretrain.data import PretrainData
+from pretrain.module import DINO
+from pretrain.precision import resolve_precision
+from pretrain.product import plot_run, save_product
+from pretrain.progress import ProgressLine
+
+DESCRIPTION = "Pretrain a backbone with DINO. The same command again continues a run that was stopped."
+
+
+class PretrainCLI(TrainingCLI):
+    """Options of a run beyond model, data and trainer."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Where the run goes and what is kept."""
+        parser.add_argument("--output", type=str, default="runs/pretrain", help="folder of the run")
+        parser.add_argument("--checkpoint.every_minutes", type=float, default=5.0, help="minutes between checkpoints")
+        parser.add_argument(
+            "--checkpoint.every_steps", type=int, default=0, help="steps between checkpoints; 0 for none"
+        )
+        parser.add_argument("--checkpoint.keep_every", type=int, default=0, help="steps between copies kept for good")
+        parser.set_defaults(
+            {
+                "trainer.max_epochs": -1,
+                "trainer.precision": None,
+                "trainer.logger": False,
+                "trainer.enable_checkpointing": False,
+                "trainer.enable_progress_bar": False,
+                "trainer.enable_model_summary": False,
+                "trainer.use_distributed_sampler": False,
+                "trainer.log_every_n_steps": 1,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the precision, and find an unwritable folder before anything large is built."""
+        self.config.trainer.precision = resolve_precision(self.config.trainer.precision)
+        check_writable(Path(self.config.output))
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb."""
+    quiet()
+    cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION)
+    config: Any = cli.config
+    folder = Path(config.output)
+    return run(cli.model, cli.datamodule, cli.trainer, folder, config.checkpoint.as_dict(), cli.parser.dump(config))
+
+
+def quiet() -> None:
+    """Keep Lightning's notices about choices we made on purpose off the screen."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+
+
+def run(
+    model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, checkpoint: dict[str, Any], config: str = ""
+) -> int:
+    """Fit, from the last checkpoint of `folder` if it has one; leaves logs, curves and the backbone there."""
+    checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
+    trainer.callbacks += [checkpoints, ProgressLine()]  # type: ignore[attr-defined]
+    trainer.loggers = [
+        CSVLogger(folder, name="", version="", flush_logs_every_n_steps=10),
+        *tensorboard(folder),
+    ]
+    resume = checkpoints.last if checkpoints.last.is_file() else None
+    if trainer.is_global_zero:
+        if config:
+            (folder / "config.yaml").write_text(config)
+        print(f"{'continuing' if resume else 'starting'} {folder}: {describe(model, data, trainer)}", flush=True)
+    start = time.monotonic()
+    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not trainer.is_global_zero:
+        return 0
+    plot_run(folder)
+    if bad := data.bad.report():
+        print(bad)
+    if checkpoints.terminated:
+        print(f"stopped by SIGTERM at step {trainer.global_step}; the same command continues", file=sys.stderr)
+        return 143
+    finish(model, data, trainer, folder, time.monotonic() - start)
+    return 0
+
+
+def finish(model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, seconds: float) -> None:
+    """Write the product and say where it is."""
+    facts = {
+        **data.describe(),
+        "optimiser steps": trainer.global_step,
+        "precision": str(trainer.precision),
+        "torch": torch.__version__,
+        "seconds of this session": round(seconds),
+        **({"failures named": [str(d) for d in model.diagnoses]} if model.diagnoses else {}),
+        "recipe": model.recipe.to_dict(),
+    }
+    save_product(model.backbone, folder / "backbone", facts)
+    (folder / "facts.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
+    print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
+
+
+def tensorboard(folder: Path) -> list[TensorBoardLogger]:
+    """A TensorBoard logger, where tensorboard is installed."""
+    try:
+        return [TensorBoardLogger(folder, name="", version="tensorboard")]
+    except ModuleNotFoundError:
+        return []
+
+
+def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:
+    """One line about the run."""
+    spec = model.student.backbone.spec
+    return (
+        f"{spec.name}, patch {spec.patch}, width {spec.dim}, depth {spec.depth}; {len(data.dataset)} pictures of {data.root}; "
+        f"batch {data.batch_size} x {trainer.world_size} x {trainer.accumulate_grad_batches}, {trainer.precision}"
+    )

@@ -1,0 +1,81 @@
+"""Pictures to batches of views: a batch is a pure function of (seed, optimiser step, rank, world)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from dense.data.pictures import open_pictures
+from dense.data.workers import init_worker
+from pretrain.pictures import BadPictures, Batch, ViewsOf, collate
+from pretrain.sampler import IndexSampler
+from pretrain.views import MultiCrop
+
+
+class PretrainData(pl.LightningDataModule):
+    """Unlabelled pictures and their views.
+
+    Args:
+        root: a folder of pictures (flat or nested), a text list, .tar shards, or scenes:train for the embedded scenes.
+        views: the augmentation, with every published number.
+        batch_size: pictures a process and micro-batch.
+        workers: processes that load; 0 loads in the main process.
+        seed: of the order of pictures and of their augmentation.
+        scenes: how many embedded scenes there are.
+        scene_size: their side in pixels.
+        at_least: decode JPEG pictures at a part of their size that leaves their shorter side so many pixels; null for
+            whole pictures.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        views: MultiCrop = MultiCrop(),  # noqa: B008 (its defaults are shown by --print_config)
+        batch_size: int = 64,
+        workers: int = 2,
+        seed: int = 0,
+        scenes: int = 20_000,
+        scene_size: int = 96,
+        at_least: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
+        self.pictures = open_pictures(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
+        self.dataset = ViewsOf(self.pictures, views, seed)
+        self.bad = BadPictures(self.pictures)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless batches from the trainer's current step on."""
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        sampler = IndexSampler(
+            len(self.dataset),
+            self.batch_size,
+            self.seed,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            start_step=trainer.global_step,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+        return DataLoader(
+            self.dataset,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=collate,
+            worker_init_fn=init_worker,
+            persistent_workers=self.workers > 0,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
+
+    def describe(self) -> dict[str, object]:
+        """Facts for the model card."""
+        return {
+            "pictures": str(Path(self.root)),
+            "number of pictures": len(self.dataset),
+            "batch size": self.batch_size,
+        }

@@ -78,8 +78,11 @@ class MultiCrop:
             if not 0 < low <= high <= most:
                 raise ValueError(f"{name}={(low, high)}: expected 0 < low <= high{' <= 1' if most == 1 else ''}")
 
+        if not 0 <= solarise_threshold <= 255:
+            raise ValueError(f"solarise_threshold={solarise_threshold}: expected 0 to 255")
+
         def pipeline(size: int, scale: tuple[float, float], blurred: float, solarised: float) -> list[A.BasicTransform]:
-            below = (solarise_threshold - 0.5) / 255  # albumentations compares shares of 255; halfway is always safe
+            below = max(0.0, solarise_threshold - 0.5) / 255  # albumentations compares shares of 255; halfway is safe
             return [
                 RandomResizedCrop(size, scale, ratio),
                 A.HorizontalFlip(p=flip),
@@ -114,8 +117,11 @@ class MultiCrop:
 
     def _view(self, image: NDArray[np.uint8], number: int, seed: tuple[int, ...]) -> Tensor:
         self._random.seed(int.from_bytes(struct.pack(f"<{len(seed) + 1}q", *seed, number), "little"))
-        for transform in self._pipelines[number]:
-            image = transform(image=image)["image"]
+        crop, *others = self._pipelines[number]
+        image = crop.apply(image, crop.box(*image.shape[:2]))
+        for transform in others:  # what calling it would do, less the bookkeeping for masks and boxes
+            if transform.should_apply():
+                image = transform.apply(image, **transform.get_params())
         view = np.empty((3, *image.shape[:2]), np.uint8)
         cv2.split(image, list(view))
         return torch.from_numpy(view)

@@ -20,12 +20,12 @@ def with_suggestion(message: str, valid: Iterable[str]) -> str:
         r"[Kk]ey ['\"]?([\w.\-]+)['\"]? is not expected",
         r"No action for key ['\"]?([\w.\-]+)['\"]? to",
         r"Unexpected keyword arguments?:? ['\"]?([\w.\-]+)",
-        r"does not accept (?:nested )?keys?:? ['\"]?([\w.\-]+)",
+        r"Group '([\w.\-]+)' does not accept option '([\w.\-]+)'",
     )
     for pattern in patterns:
         found = re.search(pattern, message, re.IGNORECASE)
         if found:
-            wrong = found.group(1).split("=")[0].lstrip("-")
+            wrong = ".".join(found.groups()).split("=")[0].lstrip("-")
             prefix = "--" if found.group(1).startswith("--") else ""
             hint = did_you_mean(wrong, [name.lstrip("-") for name in valid], prefix=prefix)
             return message.rstrip(".") + "." + hint if hint else message

@@ -32,7 +32,7 @@ class PretrainData(pl.LightningDataModule):
     def __init__(
         self,
         root: str,
-        views: MultiCrop = MultiCrop(),  # noqa: B008 (its defaults are shown by --print_config)
+        views: MultiCrop = MultiCrop(),
         batch_size: int = 64,
         workers: int = 2,
         seed: int = 0,

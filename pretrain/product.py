@@ -11,11 +11,11 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
-from dense._version import __version__  # noqa: E402
-from dense.backbone import Backbone  # noqa: E402
-from dense.backbone.official import EXPORTS  # noqa: E402
+from dense._version import __version__
+from dense.backbone import Backbone
+from dense.backbone.official import EXPORTS
 
 
 def save_product(backbone: Backbone, folder: Path, facts: Mapping[str, Any]) -> None:

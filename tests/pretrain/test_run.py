@@ -1,0 +1,249 @@
+"""Whole runs, in processes of their own: the product, resume after kills, bad input, full disks."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dense
+from tests.pretrain.runs import command, environment, optimizer_state, run, weights, write_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of 12 steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = run(write_config(folder), folder / "run")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Equal weights (student, teacher, centre) and optimiser state, bit for bit."""
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
+    assert all(torch.equal(x, y) for x, y in zip(optimizer_state(a), optimizer_state(b), strict=True))
+
+
+def test_the_product(finished: Path) -> None:
+    """A backbone that opens, with a card that tells the recipe; logs and curves; plain checkpoints."""
+    backbone = dense.load_backbone(finished / "backbone")
+    features = backbone(torch.randn(1, 3, 40, 56))
+    assert features.maps[-1].shape == (1, 16, 5, 7)
+    teacher = {
+        k.removeprefix("teacher.network.backbone."): v
+        for k, v in weights(finished).items()
+        if k.startswith("teacher.network.backbone.")
+    }
+    assert all(torch.equal(v, teacher[k]) for k, v in backbone.state_dict().items())
+    card = (finished / "backbone/README.md").read_text()
+    assert "scenes:train" in card
+    assert '"lr": 0.01' in card
+    for name in ("loss.png", "health.png", "metrics.csv", "config.yaml", "facts.json"):
+        assert (finished / name).stat().st_size > 0, name
+    assert list((finished / "tensorboard").glob("events*"))
+    metrics = (finished / "metrics.csv").read_text()
+    for name in ("teacher_entropy", "kl", "center_norm", "feature_std", "effective_rank", "prototype_usage", "lr"):
+        assert name in metrics
+    assert json.loads((finished / "facts.json").read_text())["optimiser steps"] == 12
+    torch.load(finished / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_continued(finished: Path, tmp_path: Path, workers: int) -> None:
+    """SIGKILL in mid-epoch, the same command again, and the weights are those of the run that was never stopped."""
+    config = write_config(tmp_path, **{"data.workers": workers})
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    last = output / "checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert 0 < step < 12
+    done = run(config, output)
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stdout
+    assert_same(output, finished)
+    steps = [line.split(",")[0] for line in (output / "metrics.csv").read_text().splitlines()]
+    assert "0" in "".join(steps), "the log of the first part is kept"
+
+
+def test_sigterm_saves_first(finished: Path, tmp_path: Path) -> None:
+    """SIGTERM: a checkpoint, status 143, and the same end afterwards."""
+    config = write_config(tmp_path, **{"checkpoint.every_steps": 0})
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    while not (output / "metrics.csv").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 143, errors
+    assert "the same command continues" in errors
+    assert run(config, output).returncode == 0
+    assert_same(output, finished)
+
+
+def test_accumulation_keeps_the_meaning_of_a_batch(tmp_path: Path) -> None:
+    """Two micro-batches of 2 train as one batch of 4: the loss, the centre and the schedules move alike."""
+    plain = {"model.backbone.drop_path": 0.0, "model.steps": 4}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(write_config(one, **plain), one / "run").returncode == 0
+    accumulated = write_config(two, **plain, **{"data.batch_size": 2, "trainer.accumulate_grad_batches": 2})
+    done = run(accumulated, two / "run")
+    assert done.returncode == 0, done.stderr
+    a, b = weights(one / "run"), weights(two / "run")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
+    torch.testing.assert_close(a["center.center"], b["center.center"], rtol=1e-4, atol=1e-6)
+
+
+def test_another_recipe_is_refused(finished: Path, tmp_path: Path) -> None:
+    """The folder of a run does not continue with other numbers; the error names them."""
+    done = run(write_config(tmp_path, **{"model.optim.lr": 0.5}), finished)
+    assert done.returncode == 1
+    assert "optim.lr: 0.5 now, 0.01 then" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """Writing fails after the first checkpoints: a clear error, status 1, and the old one opens."""
+    config, output = write_config(tmp_path, **{"model.steps": 6, "trainer.max_steps": 3}), tmp_path / "run"
+    assert run(config, output).returncode == 0
+    before = (output / "checkpoints/last.ckpt").read_bytes()
+    limit = len(before) // 2
+    config = write_config(tmp_path, **{"model.steps": 6})
+    done = subprocess.run(
+        command(config, output), capture_output=True, text=True, check=False, env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "cannot write a checkpoint" in done.stderr
+    assert (output / "checkpoints/last.ckpt").read_bytes() == before
+    assert not list((output / "checkpoints").glob(".*partial"))
+
+
+def test_pictures_of_every_kind(tmp_path: Path) -> None:
+    """A folder with damaged and odd pictures trains to the end and lists what it could not read."""
+    pictures = tmp_path / "pictures" / "class"
+    pictures.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(pictures / f"{i}.jpg")
+    Image.fromarray(random.integers(0, 255, (40, 50, 4), dtype=np.uint8), "CMYK").save(pictures / "cmyk.jpg")
+    Image.fromarray(random.integers(0, 65535, (40, 50), dtype=np.uint16)).save(pictures / "deep.png")
+    (pictures / "empty.jpg").write_bytes(b"")
+    whole = (pictures / "0.jpg").read_bytes()
+    (pictures / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    config = write_config(tmp_path, **{"data.root": str(tmp_path / "pictures"), "model.steps": 6, "data.workers": 1})
+    done = run(config, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 10 pictures could not be read" in done.stdout
+    assert "empty.jpg" in done.stdout
+    assert "truncated.jpg" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.root": "/nowhere/at/all"}, "does not exist"),
+        ({"data.batch_size": 64}, "fewer than one total batch of 64"),
+        ({"model.optim.lrr": 1}, "Did you mean"),
+        ({"model.teacher.mode": "emaa"}, "ema"),
+        ({"trainer.precision": "bf17"}, "precision"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path, changes: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One clear error, no traceback, nothing left running."""
+    from dense.cli import main
+
+    arguments = ["pretrain", "--config", str(write_config(tmp_path, **changes)), "--output", str(tmp_path / "run")]
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    assert status in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_pretraining_continues_from_weights(finished: Path, tmp_path: Path) -> None:
+    """init_from starts at given weights, and the backbone stands still while the head warms up."""
+    changes = {
+        "model.backbone.init_from": str(finished / "backbone"),
+        "model.backbone.head_warmup_steps": 3,
+        "model.steps": 3,
+    }
+    done = run(write_config(tmp_path, **changes), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    old = dense.load_backbone(finished / "backbone").state_dict()
+    new = {k: v for k, v in weights(tmp_path / "run").items() if k.startswith("student.backbone.")}
+    assert all(torch.equal(new[f"student.backbone.{k}"], v) for k, v in old.items())
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """DDP over gloo with 2 x 2 pictures follows the same losses as one process with 4."""
+    plain = {"model.backbone.drop_path": 0.0, "model.health.every": 1, "model.steps": 4}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(write_config(one, **plain), one / "run").returncode == 0
+    changes = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
+    done = run(write_config(two, **changes), two / "run")
+    assert done.returncode == 0, done.stderr
+    a, b = weights(one / "run"), weights(two / "run")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_resnet_trains(tmp_path: Path) -> None:
+    """A convolutional student with SGD; its batch norm keeps statistics of the teacher's own."""
+    changes = {
+        "model.backbone": {"name": "resnet18", "drop_path": 0.0},
+        "model.optim": {"name": "sgd", "lr": 0.03, "warmup_epochs": 0},
+        "model.steps": 2,
+    }
+    done = run(write_config(tmp_path, **changes), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    state = weights(tmp_path / "run")
+    name = "backbone.model.bn1.running_mean"
+    assert not torch.equal(state[f"teacher.network.{name}"], state[f"student.{name}"])
+    assert float(state[f"teacher.network.{name}"].abs().sum()) > 0
+    assert dense.load_backbone(tmp_path / "run/backbone").spec.kind == "pyramid"
+
+
+def test_python_call(tmp_path: Path) -> None:
+    """The same from Python, without the command line."""
+    code = f"""
+import lightning.pytorch as pl
+from pretrain import DINO, PretrainData, MultiCrop
+from pretrain.recipe import BackboneOptions, HeadOptions
+from pretrain.cli import run
+from pathlib import Path
+model = DINO(BackboneOptions("vit_tiny_patch16_224", dict(patch_size=8, img_size=32, depth=1, embed_dim=16, num_heads=2)), HeadOptions(16, 16, 8), steps=2)
+data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)
+trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+raise SystemExit(run(model, data, trainer, Path({str(tmp_path)!r}), dict(every_minutes=0)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "backbone/model.safetensors").is_file()

@@ -1,0 +1,201 @@
+"""How good are a backbone's patches and pictures? Quick linear probes and k-NN on the embedded scenes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dense.backbone import Backbone
+from dense.backbone.spec import Layers
+from dense.data.scenes import CLASSES, Scenes
+from dense.evaluate.features import evaluating, final_norm
+from dense.evaluate.knn import TEMPERATURE, knn_accuracy
+from dense.evaluate.patches import (
+    LinearClassifier,
+    RidgeRegression,
+    absolute_relative,
+    log_depths,
+    mean_iou,
+    shares,
+)
+
+K = 20
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Rendered scenes of a split."""
+
+    images: Tensor  # N, 3, H, W uint8
+    semantic: Tensor  # N, H, W uint8
+    depth: Tensor  # N, H, W, infinite at the sky
+
+    @classmethod
+    def render(cls, split: str, length: int, size: int, seed: int) -> Answers:
+        """`length` scenes, kept in memory."""
+        scenes = Scenes(split, length, size, seed)
+        images, semantic = np.empty((length, size, size, 3), np.uint8), np.empty((length, size, size), np.uint8)
+        depth = np.empty((length, size, size), np.float32)
+        for item in range(length):
+            scene = scenes[item]
+            images[item], semantic[item], depth[item] = scene.image, scene.semantic, scene.depth
+        return cls(
+            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(semantic),
+            torch.from_numpy(depth),
+        )
+
+
+@dataclass(frozen=True)
+class Described:
+    """A split as some way of describing pictures sees it."""
+
+    patches: Tensor  # N, h*w, D
+    pictures: dict[str, Tensor]  # name -> (N, D)
+
+
+class SceneProbe:
+    """Scenes rendered once, for any number of backbones.
+
+    - `segmentation_miou`: a linear classifier on each patch; the label of a patch is the class of most of its pixels;
+    - `depth_abs_rel`: ridge regression of a patch's mean log depth, over patches that mostly have one;
+    - `knn_class`, `knn_average`, `knn_object`: k-NN (k 20, T .07) of the class that covers most pixels among the solids,
+      by the class token, by the average of all patches, and by the average of the patches that show it, each weighted
+      with the share of its pixels that do.
+    """
+
+    def __init__(self, train: int = 500, val: int = 250, size: int = 96, seed: int = 0) -> None:
+        if train < 2 or val < 1:
+            raise ValueError(f"train={train} and val={val} scenes; expected at least 2 and 1")
+        self.size, self.seed = size, seed
+        self.splits = {
+            "train": Answers.render("train", train, size, seed),
+            "val": Answers.render("val", val, size, seed),
+        }
+
+    def __call__(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
+        """The numbers of a backbone, on its own device; its modes and the random state are left as they were."""
+        patch = cell(backbone)
+        self._check(patch)
+        return self._measure({name: self._describe(backbone, split, layers) for name, split in self.splits.items()})
+
+    def baselines(self, backbone: Backbone) -> dict[str, float]:
+        """The same by means that learn nothing: `random/...`, its own random initialisation; `pixels/...`, raw pixels of
+        patches of its size, and of the picture shrunk to 16x16; `histogram/knn_average`, colours of the picture."""
+        patch = cell(backbone)
+        self._check(patch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            fresh = Backbone.from_spec(backbone.spec)
+        numbers = {f"random/{k}": v for k, v in self(fresh.to(next(backbone.parameters()).device)).items()}
+        pixels = {name: self._pixels(split, patch) for name, split in self.splits.items()}
+        numbers |= {f"pixels/{k}": v for k, v in self._measure(pixels).items()}
+        colours = {name: histogram(split.images) for name, split in self.splits.items()}
+        return numbers | {"histogram/knn_average": self._knn(colours["train"], colours["val"])}
+
+    # ---- descriptions
+
+    def _describe(self, backbone: Backbone, answers: Answers, layers: Layers) -> Described:
+        device = next(backbone.parameters()).device
+        patches: list[Tensor] = []
+        tokens: list[Tensor] = []
+        with evaluating(backbone), torch.inference_mode():
+            for images in answers.images.split(BATCH):
+                features = backbone(backbone.normalise(images.to(device)), layers=layers, norm=final_norm(backbone))
+                if len({m.shape[-2:] for m in features.maps}) > 1:
+                    raise ValueError(f"layers {layers!r} of {backbone.spec.name} have different grids; probe one")
+                patches.append(torch.cat([m.float().flatten(2) for m in features.maps], dim=1).transpose(1, 2))
+                if features.has_class_token:
+                    tokens.append(features.class_token.float())
+        joined = torch.cat(patches)  # N, h*w, D
+        pictures = {"class": torch.cat(tokens)} if tokens else {}
+        return Described(joined, pictures | self._pooled(joined, answers, cell(backbone)))
+
+    def _pixels(self, answers: Answers, patch: int) -> Described:
+        images = answers.images.float() / 255
+        patches = torch.nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)  # N, h*w, 3*p*p
+        small = torch.nn.functional.interpolate(images, size=(16, 16), mode="area").flatten(1)
+        pooled = self._pooled(patches, answers, patch)
+        return Described(patches, {"average": small - small.mean(1, keepdim=True), "object": pooled["object"]})
+
+    def _pooled(self, patches: Tensor, answers: Answers, patch: int) -> dict[str, Tensor]:
+        """Averages over the picture and over its dominant object."""
+        share = torch.cat([shares(s, patch, len(CLASSES)) for s in answers.semantic.split(BATCH)]).flatten(1, 2)
+        dominant = dominant_classes(answers)
+        weights = share.gather(2, dominant.view(-1, 1, 1).expand(-1, share.shape[1], 1)).to(patches.device)  # N, h*w, 1
+        return {"average": patches.mean(1), "object": (patches * weights).sum(1) / weights.sum(1)}
+
+    # ---- numbers
+
+    def _measure(self, described: dict[str, Described]) -> dict[str, float]:
+        train, val = described["train"], described["val"]
+        numbers = dict(self._dense(train.patches, val.patches))
+        for name in val.pictures:
+            numbers[f"knn_{name}"] = self._knn(train.pictures[name], val.pictures[name])
+        return numbers
+
+    def _dense(self, train: Tensor, val: Tensor) -> Iterator[tuple[str, float]]:
+        patch = round(self.size / val.shape[1] ** 0.5)
+        labels, depths, valid = {}, {}, {}
+        for name, answers in self.splits.items():
+            parts = [shares(s, patch, len(CLASSES)).argmax(-1) for s in answers.semantic.split(BATCH)]
+            labels[name] = torch.cat(parts).flatten().to(train.device)
+            depths[name], valid[name] = (t.flatten().to(train.device) for t in log_depths(answers.depth, patch))
+        train, val = train.flatten(0, 1), val.flatten(0, 1)
+        classify = LinearClassifier(train, labels["train"], len(CLASSES))
+        yield "segmentation_miou", mean_iou(classify(val), labels["val"], len(CLASSES))
+        regress = RidgeRegression(train[valid["train"]], depths["train"][valid["train"]])
+        yield "depth_abs_rel", absolute_relative(regress(val[valid["val"]]), depths["val"][valid["val"]])
+
+    def _knn(self, train: Tensor, val: Tensor) -> float:
+        labels = {name: dominant_classes(answers).to(train.device) for name, answers in self.splits.items()}
+        return knn_accuracy(train, labels["train"], val, labels["val"], (K,), TEMPERATURE)[K]
+
+    def _check(self, patch: int) -> None:
+        if self.size % patch:
+            near = max(patch, round(self.size / patch) * patch)
+            raise ValueError(f"scenes of {self.size} px are no multiple of the patch, {patch}; use {near}")
+
+
+def cell(backbone: Backbone) -> int:
+    """Pixels per cell of the deepest map."""
+    return backbone.spec.patch
+
+
+def dominant_classes(answers: Answers) -> Tensor:
+    """The solid that covers most pixels of each scene, (N,), the lower index on a tie."""
+    flat = answers.semantic.flatten(1).long()
+    counts = torch.zeros(len(flat), len(CLASSES), dtype=torch.int64).scatter_add_(1, flat, torch.ones_like(flat))
+    counts[:, :2] = -1  # sky and ground
+    return counts.argmax(1)
+
+
+def histogram(images: Tensor, bins: int = 8) -> Tensor:
+    """Square roots of the shares of `bins`**3 colours in pictures (N, 3, H, W) uint8."""
+    red, green, blue = (images.flatten(2).long() * bins // 256).unbind(1)  # N, H*W
+    colours = (red * bins + green) * bins + blue
+    counts = torch.zeros(len(images), bins**3).scatter_add_(1, colours, torch.ones(colours.shape))
+    return (counts / colours.shape[1]).sqrt()
+
+
+def probe_scenes(
+    backbone: Backbone,
+    *,
+    train: int = 500,
+    val: int = 250,
+    size: int = 96,
+    seed: int = 0,
+    layers: Layers = "last",
+    baselines: bool = False,
+) -> dict[str, float]:
+    """Probe a backbone on embedded scenes of `size` px; see `SceneProbe`, which keeps the scenes for a second time."""
+    start = time.perf_counter()
+    probe = SceneProbe(train, val, size, seed)
+    numbers = probe(backbone, layers) | (probe.baselines(backbone) if baselines else {})
+    return numbers | {"seconds": time.perf_counter() - start}

@@ -13,9 +13,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from dense.lightning import TrainingCLI
+from dense.lightning import MetricsFile, TrainingCLI
 from pretrain.checkpoints import Checkpoints, check_writable
 from pretrain.data import PretrainData
 from pretrain.module import DINO
@@ -78,7 +78,7 @@ def run(
     checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
     trainer.callbacks += [checkpoints, ProgressLine()]  # type: ignore[attr-defined]
     trainer.loggers = [
-        CSVLogger(folder, name="", version="", flush_logs_every_n_steps=10),
+        MetricsFile(folder),
         *tensorboard(folder),
     ]
     resume = checkpoints.last if checkpoints.last.is_file() else None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
+from dense.lightning import MetricsFile
 from pretrain.centering import Center
 from pretrain.head import ProjectionHead
 from pretrain.health import Diagnosis, HealthMonitor, TargetStatistics, measure
@@ -127,6 +128,12 @@ class DINO(pl.LightningModule):
         loop = self.trainer.fit_loop.epoch_loop
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps
+
+    def on_train_start(self) -> None:
+        """Continue the metrics where the run continues."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MetricsFile) and self.trainer.is_global_zero:
+                logger.start(self.trainer.global_step)
 
     @property
     def _plan(self) -> Schedules:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
-from heads.features import Features
 
 
 class MultiCropNetwork(nn.Module):
@@ -29,9 +28,4 @@ class MultiCropNetwork(nn.Module):
         images = torch.cat(crops)  # v*B, 3, S, S
         if images.dtype == torch.uint8:
             images = self.backbone.normalise(images)
-        return picture_feature(self.backbone(images, layers="last"))
-
-
-def picture_feature(features: Features) -> Tensor:
-    """One vector a picture (B, D): the class token, or the mean of the deepest map where there is none."""
-    return features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
+        return self.backbone.picture_feature(images)

@@ -61,3 +61,26 @@ def attention_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, 
         query = rotate(attention, project(attention, x, "query"), rope, prefix)[:, :, rows]
     logits = (query * attention.scale) @ key.transpose(-2, -1)  # B, heads, rows, N
     return logits.float().softmax(dim=-1)
+
+
+def attend_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, prefix: int) -> Tensor:
+    """The attention's output for the tokens `rows` alone: (B, N, C) -> (B, rows, C). Keys and values come from all tokens.
+
+    `rows` must lie within the prefix, so that no position is needed.
+    """
+    query = project(attention, x[:, rows], "query")
+    key = rotate(attention, project(attention, x, "key"), rope, prefix)
+    value = project(attention, x, "value")
+    dropout = attention.attn_drop.p if attention.training else 0.0
+    y = F.scaled_dot_product_attention(query, key.type_as(value), value, dropout_p=dropout)
+    y = attention.norm(y.transpose(1, 2).flatten(2))  # B, rows, C
+    return attention.proj_drop(attention.proj(y))
+
+
+def can_attend_rows(attention: Any) -> bool:
+    """Whether `attend_rows` computes all that this attention does."""
+    return (
+        type(attention).__name__ in ("Attention", "EvaAttention", "AttentionRope")
+        and getattr(attention, "gate", None) is None
+        and getattr(attention, "num_kv_groups", 1) == 1
+    )

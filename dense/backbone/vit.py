@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dense.backbone.attention import attention_rows, project, rotate
+from dense.backbone.attention import attend_rows, attention_rows, can_attend_rows, project, rotate
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
 from dense.backbone.positions import PERIODS, PositionCache, set_periods
 from dense.backbone.spec import BackboneSpec
@@ -115,6 +115,26 @@ class ViT(Backbone):
             maps.append(to_map(y[:, self.spec.prefix :], grid))
         return tuple(maps), tuple(prefix)
 
+    def picture_feature(self, images: Tensor) -> Tensor:
+        """The class token after the final norm (B, C), or the mean of the patches where there is none.
+
+        The last block computes nothing but the class token's row: the same numbers as `forward` for less work.
+        """
+        last = self.model.blocks[-1]
+        if (
+            not self.spec.class_token
+            or type(last).__name__ not in ("Block", "EvaBlock")
+            or not can_attend_rows(last.attn)
+        ):
+            return super().picture_feature(images)
+        x, rope, _ = self.embed(self.fit(images)[0])
+        x = self.run(x, rope, 0, self.spec.depth - 1)
+        rows, own = slice(0, 1), self._rope_of_layer(rope, self.spec.depth - 1)
+        y = attend_rows(last.attn, last.norm1(x), rows, own, self.spec.prefix)  # B, 1, C
+        y = x[:, rows] + last.drop_path1(_scale(last, 1, y))
+        y = y + last.drop_path2(_scale(last, 2, last.mlp(last.norm2(y))))
+        return self.model.norm(y)[:, 0]
+
     def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         return (self.spec.patch,) * len(layers)
 
@@ -207,6 +227,14 @@ class Eva(ViT):
     def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
         block, own = self.model.blocks[index], self._rope_of_layer(rope, index)
         return lambda x: block(x, rope=own)
+
+
+def _scale(block: Any, which: int, y: Tensor) -> Tensor:
+    """LayerScale of a block's branch, under the names of VisionTransformer's and Eva's blocks."""
+    if hasattr(block, f"ls{which}"):
+        return getattr(block, f"ls{which}")(y)
+    gamma = getattr(block, f"gamma_{which}")
+    return y if gamma is None else gamma * y
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from heads.features import Features, Norm
 
 Readout = Literal["class", "average", "class_average", "last4", "last4_average"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
-Batches = Tensor | Iterable[Tensor | Sequence[Tensor]]
+Batches = Tensor | Iterable[Any]  # what a DataLoader gives
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ class Pooled:
         tokens = self.tokens if kind.startswith("last4") else self.tokens[:, -1:]
         parts = [tokens.flatten(1)] + ([self.average] if kind.endswith("average") else [])
         return torch.cat(parts, dim=1)
+
+    def to(self, device: str | torch.device | None) -> Pooled:
+        """On another device; None leaves features and labels where they are."""
+        if device is None:
+            return self
+        labels = None if self.labels is None else self.labels.to(device)
+        return Pooled(self.tokens.to(device), self.average.to(device), labels)
 
     @classmethod
     def cat(cls, parts: Sequence[Pooled]) -> Pooled:
@@ -113,30 +120,31 @@ def extract(
 
     batches: pictures (N, 3, H, W), or an iterable (a DataLoader, say) of such batches or of (pictures, labels, ...);
     uint8, or float and normalised. blocks: from how many of the last blocks class tokens are kept. device: where the
-    result is collected; None for the backbone's own.
+    result is collected; None for where it arises.
 
     The backbone is in evaluation mode meanwhile, so batch norm uses its running statistics, and every module returns to
     its mode afterwards.
     """
     if isinstance(batches, Tensor):
         batches = batches.split(batch_size)
-    own = next(backbone.parameters()).device
-    depth = backbone.spec.depth
-    layers = tuple(range(max(depth - blocks, 0), depth)) if backbone.spec.class_token else (depth - 1,)
     parts: list[Pooled] = []
-    with evaluating(backbone), torch.inference_mode():
+    with evaluating(backbone):
         for batch in batches:
             images, labels = (batch, None) if isinstance(batch, Tensor) else (batch[0], batch[1])
-            if not len(images):
-                continue
-            images = to_input(backbone, images.to(own, non_blocking=True))
-            part = pool(backbone(images, layers=layers, norm=final_norm(backbone)), labels)
-            where = own if device is None else torch.device(device)
-            kept = None if labels is None else labels.to(where)
-            parts.append(Pooled(part.tokens.to(where), part.average.to(where), kept))
+            if len(images):
+                parts.append(describe(backbone, images, labels, blocks=blocks).to(device))
     if not parts:
         raise ValueError("there are no pictures to extract features from")
     return Pooled.cat(parts)  # outside inference mode: plain tensors, which may take part in training
+
+
+@torch.inference_mode()
+def describe(backbone: Backbone, images: Tensor, labels: Tensor | None = None, *, blocks: int = 1) -> Pooled:
+    """Features of one batch, on the backbone's device, in whatever mode the backbone is."""
+    depth = backbone.spec.depth
+    layers = tuple(range(max(depth - blocks, 0), depth)) if backbone.spec.class_token else (depth - 1,)
+    images = to_input(backbone, images.to(next(backbone.parameters()).device, non_blocking=True))
+    return pool(backbone(images, layers=layers, norm=final_norm(backbone)), labels)
 
 
 def to_input(backbone: Backbone, images: Tensor) -> Tensor:

@@ -111,3 +111,23 @@ def test_drop_path_is_a_matter_of_training() -> None:
         assert torch.equal(backbone(images).maps[-1], backbone(images).maps[-1])
         backbone.train()
         assert len({float(backbone(images).maps[-1].sum()) for _ in range(8)}) > 1
+
+
+@pytest.mark.parametrize(
+    "name", ["dino_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "vit_base_patch16_siglip_224"]
+)
+def test_the_picture_feature_is_that_of_the_whole_forward(name: str) -> None:
+    """Computing the last block for the class token alone changes neither the value nor any gradient."""
+    backbone = tiny(name).train()
+    other = copy.deepcopy(backbone)
+    images = torch.randn(2, 3, 64, 80)
+    short = backbone.picture_feature(images)
+    features = other(images, layers="last", norm=True)
+    whole = features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
+    torch.testing.assert_close(short, whole, rtol=1e-5, atol=1e-5)
+    short.square().sum().backward()
+    whole.square().sum().backward()
+    for (parameter, a), b in zip(backbone.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(
+            a.grad, b.grad, rtol=1e-4, atol=1e-4 * float(b.grad.abs().max() + 1e-6), msg=parameter
+        )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
+
+from dense.cli import main
 
 CONFIG: dict[str, Any] = {
     "model": {
@@ -65,16 +69,28 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **extra}
 
 
-def run(config: Path, output: Path, *extra: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end."""
-    return subprocess.run(
-        command(config, output, *extra),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(**env),
-        timeout=240,
-    )
+class Done(NamedTuple):
+    """How a run in this process ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(config: Path, output: Path, *extra: str) -> Done:
+    """Run to the end in this process, on one thread as `command` does."""
+    out, err = io.StringIO(), io.StringIO()
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            status = main(command(config, output, *extra)[3:])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:

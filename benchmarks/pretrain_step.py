@@ -1,0 +1,235 @@
+"""One training step of DINO ViT-S/16 against the textbook implementation of the same step.
+
+The textbook step is written below from the paper's formulas on PyTorch's defaults, in fp32: timm's ViT on concatenated
+crops of equal size, weight_norm, a log-softmax for every pair of views, per-tensor clipping, AdamW and an EMA in loops.
+Both start from the same weights and see the same pictures; their losses are printed side by side. Figures are medians of
+paired steps, alternating; peak memory is resident memory of a process of its own, beyond what it held before the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from pretrain.module import DINO
+from pretrain.optim import build_optimizer, clip_gradients_, parameter_groups, set_hyperparameters
+from pretrain.recipe import BackboneOptions, HeadOptions
+
+LR, WEIGHT_DECAY, MOMENTUM, TEMPERATURE, CLIP = 5e-4, 0.04, 0.996, 0.04, 3.0
+
+
+class TextbookHead(nn.Module):
+    """The projection head with PyTorch's weight_norm."""
+
+    def __init__(self, dim: int, prototypes: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 256)
+        )
+        self.last_layer = weight_norm(nn.Linear(256, prototypes, bias=False))
+        self.last_layer.parametrizations.weight.original0.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+
+
+class Textbook:
+    """Student, teacher and the published step."""
+
+    def __init__(self, ours: DINO, prototypes: int) -> None:
+        backbone = timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True)
+        backbone.load_state_dict(ours.student.backbone.model.state_dict())
+        head = TextbookHead(384, prototypes)
+        mine = ours.student.head.state_dict()
+        head.mlp.load_state_dict({k.removeprefix("mlp."): v for k, v in mine.items() if k.startswith("mlp.")})
+        weight = head.last_layer.parametrizations.weight
+        weight.original0.data.copy_(mine["last_layer.weight_g"])
+        weight.original1.data.copy_(mine["last_layer.weight_v"])
+        self.student = nn.ModuleDict({"backbone": backbone, "head": head})
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        decay = [
+            p for n, p in self.student.named_parameters() if p.requires_grad and p.ndim > 1 and not n.endswith("bias")
+        ]
+        rest = [
+            p
+            for n, p in self.student.named_parameters()
+            if p.requires_grad and not (p.ndim > 1 and not n.endswith("bias"))
+        ]
+        groups = [{"params": decay, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=LR)
+        self.center = torch.zeros(1, prototypes)
+        self.mean, self.std = (
+            torch.tensor(v).view(1, 3, 1, 1) for v in (ours.backbone.spec.mean, ours.backbone.spec.std)
+        )
+
+    def logits(self, network: nn.ModuleDict, crops: list[Tensor]) -> Tensor:
+        """Crops of equal size together, the head once."""
+        sizes = sorted({c.shape[-1] for c in crops}, reverse=True)
+        features = []
+        for size in sizes:
+            images = torch.cat([c for c in crops if c.shape[-1] == size]).float() / 255
+            features.append(network["backbone"].forward_features((images - self.mean) / self.std)[:, 0])
+        return network["head"](torch.cat(features))
+
+    def step(self, crops: list[Tensor]) -> float:
+        """One step; returns the loss."""
+        with torch.no_grad():
+            teacher = self.logits(self.teacher, crops[:2])
+        student = (self.logits(self.student, crops) / 0.1).chunk(len(crops))
+        targets = ((teacher - self.center) / TEMPERATURE).softmax(-1).chunk(2)
+        total, pairs = torch.zeros(()), 0
+        for i, target in enumerate(targets):
+            for v, logits in enumerate(student):
+                if v != i:
+                    total = total + (-target * logits.log_softmax(-1)).sum(-1).mean()
+                    pairs += 1
+        loss = total / pairs
+        self.optimizer.zero_grad()
+        loss.backward()
+        for p in self.student.parameters():
+            if p.grad is not None:
+                coefficient = CLIP / (p.grad.norm() + 1e-6)
+                if coefficient < 1:
+                    p.grad.mul_(coefficient)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.center = self.center * 0.9 + teacher.mean(0, keepdim=True) * 0.1
+            for mine, theirs in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                mine.mul_(MOMENTUM).add_(theirs.detach(), alpha=1 - MOMENTUM)
+        return float(loss.detach())
+
+
+class Ours:
+    """The parts of `pretrain`, in the order of its module."""
+
+    def __init__(self, module: DINO, dtype: torch.dtype) -> None:
+        self.module, self.dtype = module, dtype
+        self.optimizer = build_optimizer("adamw", parameter_groups(module.student, WEIGHT_DECAY))
+        set_hyperparameters(self.optimizer, LR, WEIGHT_DECAY)
+        self.parts: dict[str, list[float]] = {}
+
+    def step(self, crops: list[Tensor]) -> float:
+        """One step; returns the loss and notes the time of each part."""
+        m = self.module
+        clock = time.perf_counter()
+
+        def note(part: str) -> None:
+            nonlocal clock
+            now = time.perf_counter()
+            self.parts.setdefault(part, []).append(now - clock)
+            clock = now
+
+        with torch.autocast("cpu", dtype=self.dtype) if self.dtype != torch.float32 else nullcontext():
+            teacher, _ = m.teacher(crops[:2])
+            targets = m.center(teacher, TEMPERATURE)
+            m.center.accumulate(teacher)
+            note("teacher")
+            globals_, locals_ = (m.student._group(list(g)) for g in (crops[:2], crops[2:]))
+            note("student")
+            logits = m.student.head(torch.cat((globals_, locals_)))
+            note("head")
+            loss = m.loss(logits, targets)
+            note("loss")
+        loss.backward()
+        note("backward")
+        clip_gradients_(m.student.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        note("optimiser")
+        m.center.step()
+        m.teacher.after_step(m.student, MOMENTUM)
+        note("EMA")
+        return float(loss.detach())
+
+
+def build(way: str, prototypes: int) -> Callable[[list[Tensor]], float]:
+    """A step function: "textbook", "float32" or "bfloat16"."""
+    module = DINO(
+        BackboneOptions("vit_small_patch16_224", {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, 0.0),
+        HeadOptions(prototypes),
+    )
+    module.teacher.train()
+    return Textbook(module, prototypes).step if way == "textbook" else Ours(module, getattr(torch, way)).step
+
+
+def views(batch: int, crops: int) -> list[Tensor]:
+    """2 global views of 224 and local ones of 96, uint8."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [224] * 2 + [96] * crops
+    return [torch.randint(0, 256, (batch, 3, s, s), dtype=torch.uint8, generator=generator) for s in sizes]
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--local-crops", type=int, default=8)
+    parser.add_argument("--prototypes", type=int, default=65536)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    crops = views(options.batch, options.local_crops)
+    if options.memory:
+        step = build(options.memory, options.prototypes)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step(crops)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+    has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    print(
+        f"ViT-S/16, batch {options.batch}, 2x224 + {options.local_crops}x96, K {options.prototypes}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, timm {timm.__version__}; this processor {'computes' if has_bf16 else 'does NOT compute'} in bf16"
+    )
+    ways = ("textbook", "float32", "bfloat16")
+    steps = {way: build(way, options.prototypes) for way in ways}
+    losses: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(options.repeats + 1):  # the first warms up
+        for way in ways:
+            start = time.perf_counter()
+            losses[way].append(steps[way](crops))
+            if repeat:
+                times[way].append(time.perf_counter() - start)
+    command = [
+        sys.executable,
+        __file__,
+        "--batch",
+        str(options.batch),
+        "--local-crops",
+        str(options.local_crops),
+        "--prototypes",
+        str(options.prototypes),
+        "--memory",
+    ]
+    memory = {
+        way: float(subprocess.run([*command, way], capture_output=True, text=True, check=True).stdout.split()[-1])
+        for way in ways
+    }
+    print(f"{'way':<10} {'median s':>9} {'textbook/ours':>14} {'peak MB':>9} {'ours/textbook':>14}   losses")
+    for way in ways:
+        ratio = statistics.median(a / b for a, b in zip(times["textbook"], times[way], strict=True))
+        print(
+            f"{way:<10} {statistics.median(times[way]):>9.2f} {ratio:>14.2f} {memory[way]:>9.0f} {memory[way] / memory['textbook']:>14.2f}   "
+            + " ".join(f"{v:.5f}" for v in losses[way])
+        )
+    parts = steps["float32"].__self__.parts  # type: ignore[attr-defined]
+    print(
+        "parts of our fp32 step, s: " + ", ".join(f"{name} {statistics.median(v[1:]):.3f}" for name, v in parts.items())
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Options that the verbs of `dense evaluate` share, and what becomes of them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from dense.arguments import Parser, key_value
+from dense.backbone import Backbone, load_backbone
+from dense.evaluate.examples import Examples, open_examples
+from dense.evaluate.features import final_norm, statistics
+from dense.evaluate.protocol import Protocol
+from dense.evaluate.views import AsItIs, CenterCrop, RandomCrop, Resample, View
+
+
+def add_backbone(parser: Parser) -> None:
+    """Which backbone, where and how reported."""
+    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
+    parser.add_argument(
+        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
+    )
+    parser.add_argument(
+        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE",
+        help="override of the backbone, such as padding=resize",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes, of fresh weights and of all training here")
+    parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
+
+
+def add_pictures(parser: Parser) -> None:
+    """Which pictures and how they are shown."""
+    where = "folder with one folder a class, list file, shards, or scenes:train, scenes:val, scenes:test"
+    parser.add_argument("--train", required=True, help=where)
+    parser.add_argument("--val", required=True, help=where)
+    parser.add_argument("--resize", type=int, default=256, help="shorter side before the crop; not for scenes")
+    parser.add_argument(
+        "--crop", type=int, default=None, help="side of the centre crop, or of scenes (224, or 96 for scenes)"
+    )
+    parser.add_argument("--resample", choices=get_args(Resample), default="bicubic", help="of validation pictures")
+    parser.add_argument("--train-scenes", type=int, default=2000, help="how many embedded scenes to learn from")
+    parser.add_argument("--val-scenes", type=int, default=500, help="how many embedded scenes to judge by")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load pictures")
+
+
+def open_pair(options: Namespace) -> tuple[Examples, Examples, View]:
+    """Both sets, compared before any work, and the view of validation pictures."""
+    scenes = {root.startswith("scenes:") for root in (options.train, options.val)}
+    if len(scenes) == 2:
+        raise ValueError(f"train is {options.train} and val is {options.val}: only one of them is embedded scenes")
+    if options.crop is None:
+        options.crop = 96 if scenes == {True} else 224
+    view: View = AsItIs() if scenes == {True} else CenterCrop(options.resize, options.crop, options.resample)
+    train, val = open_examples(
+        options.train,
+        options.val,
+        scenes=(options.train_scenes, options.val_scenes),
+        size=options.crop,
+        seed=options.seed,
+    )
+    return train, val, view
+
+
+def open_backbone(options: Namespace, **overrides: Any) -> Backbone:
+    """On its device; fresh weights, if it comes to that, by the seed."""
+    torch.manual_seed(options.seed)
+    return load_backbone(options.backbone, options.weights, **(overrides | dict(options.set))).to(options.device)
+
+
+def source_of_weights(options: Namespace) -> str:
+    """Where the weights came from, in words."""
+    if options.weights is not None:
+        return "weights of timm" if options.weights == "timm" else str(options.weights)
+    return str(options.backbone) if Path(options.backbone).is_dir() else f"random weights (seed {options.seed})"
+
+
+def describe_protocol(
+    name: str, options: Namespace, backbone: Backbone, train: Examples, val: Examples, view: View, features: str
+) -> Protocol:
+    """What the verbs on pictures have in common."""
+    words = "as rendered"
+    if isinstance(view, CenterCrop):
+        words = f"shorter side {view.resize} {view.resample} (PIL, antialiased), centre crop {view.crop}"
+    return Protocol(
+        name=name,
+        train=f"{train.source} ({len(train)} pictures)",
+        val=f"{val.source} ({len(val)} pictures)",
+        view=words,
+        resolution=options.crop,
+        features=features,
+        norm=final_norm(backbone),
+        statistics=statistics(backbone),
+        classes=len(train.classes),
+    )
+
+
+def random_crop(options: Namespace, resample: Resample) -> View:
+    """The view of training pictures."""
+    return RandomCrop(options.crop, resample=resample)

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from dense.lightning import MetricsFile, TrainingCLI
 from pretrain.checkpoints import Checkpoints, check_writable
 from pretrain.data import PretrainData
+from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
 from pretrain.precision import resolve_precision
 from pretrain.product import plot_run, save_product
@@ -37,6 +38,16 @@ class PretrainCLI(TrainingCLI):
             "--checkpoint.every_steps", type=int, default=0, help="steps between checkpoints; 0 for none"
         )
         parser.add_argument("--checkpoint.keep_every", type=int, default=0, help="steps between copies kept for good")
+        parser.add_argument(
+            "--knn.train", type=str | None, default=None, help="labelled pictures for k-NN; none without"
+        )
+        parser.add_argument("--knn.val", type=str | None, default=None, help="labelled pictures that k-NN classifies")
+        parser.add_argument("--knn.every_steps", type=int, default=0, help="steps between k-NN; 0 for the end alone")
+        parser.add_argument(
+            "--knn.resize", type=int | None, default=256, help="shorter side; null for scenes as they are"
+        )
+        parser.add_argument("--knn.crop", type=int | None, default=224, help="side of the central crop")
+        parser.add_argument("--knn.k", type=int, default=20, help="neighbours")
         parser.set_defaults(
             {
                 "trainer.max_epochs": -1,
@@ -62,6 +73,11 @@ def main(argv: Sequence[str]) -> int:
     cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION)
     config: Any = cli.config
     folder = Path(config.output)
+    knn = config.knn.as_dict()
+    if (knn["train"] is None) != (knn["val"] is None):
+        raise ValueError("k-NN needs both --knn.train and --knn.val")
+    if knn["train"] is not None:
+        cli.trainer.callbacks.append(KNNEvaluation(**knn))  # type: ignore[attr-defined]
     return run(cli.model, cli.datamodule, cli.trainer, folder, config.checkpoint.as_dict(), cli.parser.dump(config))
 
 
@@ -107,6 +123,7 @@ def finish(model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, s
     facts = {
         **data.describe(),
         "optimiser steps": trainer.global_step,
+        **knn_facts(trainer),
         "precision": str(trainer.precision),
         "torch": torch.__version__,
         "seconds of this session": round(seconds),
@@ -116,6 +133,15 @@ def finish(model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, s
     save_product(model.backbone, folder / "backbone", facts)
     (folder / "facts.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
     print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
+
+
+def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:
+    """The last k-NN accuracy, where there is one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, KNNEvaluation) and callback.accuracies:
+            step, accuracy = list(callback.accuracies.items())[-1]
+            return {f"{callback.k}-NN accuracy": f"{accuracy:.4f} at step {step}"}
+    return {}
 
 
 def tensorboard(folder: Path) -> list[TensorBoardLogger]:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from dense.data.pictures import open_pictures
 from dense.data.workers import init_worker
-from pretrain.pictures import BadPictures, Batch, ViewsOf, collate
+from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
 from pretrain.sampler import IndexSampler
 from pretrain.views import MultiCrop
 
@@ -48,7 +48,7 @@ class PretrainData(pl.LightningDataModule):
         self.dataset = ViewsOf(self.pictures, views, seed)
         self.bad = BadPictures(self.pictures)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Sample]:
         """Endless batches from the trainer's current step on."""
         trainer = self.trainer
         if trainer is None:

@@ -93,7 +93,7 @@ class DINO(pl.LightningModule):
     @property
     def backbone(self) -> Backbone:
         """The product: the teacher's backbone."""
-        return self.teacher.network.backbone  # type: ignore[return-value, union-attr]
+        return self.teacher.network.backbone  # type: ignore[return-value]
 
     # ---- length and schedules
 
@@ -187,7 +187,7 @@ class DINO(pl.LightningModule):
         """Hold still what must stand still, then clip as the recipe says."""
         step, optim = self.trainer.global_step, self.recipe.optim
         if step < optim.freeze_last_layer_epochs * self._plan.steps_per_epoch:
-            drop_gradients_(self.student.head.prototypes)  # type: ignore[arg-type, union-attr]
+            drop_gradients_(self.student.head.prototypes)  # type: ignore[arg-type]
         if step < self.recipe.backbone.head_warmup_steps:
             drop_gradients_(self.student.backbone.parameters())
         clip_gradients_(self.student.parameters(), optim.clip, optim.clip_mode)

@@ -16,4 +16,4 @@ def resolve_precision(precision: str | int | None) -> str | int:
     """A Lightning precision; None or "auto" becomes "bf16-mixed" where `has_bf16`, else "32-true"."""
     if precision in (None, "auto"):
         return "bf16-mixed" if has_bf16() else "32-true"
-    return precision  # type: ignore[return-value]
+    return precision

@@ -98,7 +98,8 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
                 f"expected float pictures normalised by spec.mean and spec.std, got {images.dtype}; "
                 "divide by 255 and normalise first"
             )
-        return fit(images, self.spec.patch, self.spec.padding)
+        smallest = 1 if self.spec.kind == "pyramid" else self.spec.patch
+        return fit(images, self.spec.patch, self.spec.padding, smallest)
 
     @abc.abstractmethod
     def _features(

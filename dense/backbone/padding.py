@@ -10,16 +10,17 @@ from dense.backbone.spec import Padding
 Borders = tuple[int, int, int, int]  # top, bottom, left, right
 
 
-def fit(images: Tensor, multiple: int, policy: Padding) -> tuple[Tensor, Borders, bool]:
+def fit(images: Tensor, multiple: int, policy: Padding, smallest: int | None = None) -> tuple[Tensor, Borders, bool]:
     """Bring (B, 3, H, W) to a multiple of `multiple`; returns the images, the borders added, and whether they were resized.
 
     `pad` adds zeros (the mean colour) around the centre, `crop` cuts around the centre, `resize` stretches to the nearest
-    multiple.
+    multiple. A side below `smallest` (one patch, if not said) is refused.
     """
     height, width = images.shape[-2:]
-    if min(height, width) < multiple:
+    smallest = multiple if smallest is None or policy == "crop" else smallest
+    if min(height, width) < smallest:
         raise ValueError(
-            f"a picture of {height}x{width} is smaller than one patch of {multiple}x{multiple}; enlarge it first"
+            f"a picture of {height}x{width} is smaller than one patch of {smallest}x{smallest}; enlarge it first"
         )
     if policy == "resize":
         size = tuple(max(multiple, round(n / multiple) * multiple) for n in (height, width))

@@ -238,7 +238,7 @@ def student_backbone(recipe: Recipe) -> Backbone:
     backbone = load_backbone(options.name, options.init_from, **arguments)
     if options.drop_path and backbone.spec.kind != "pyramid":
         set_drop_path(backbone, options.drop_path)
-    return backbone.unfreeze()
+    return backbone.unfreeze().train()  # the Trainer leaves modes as they are
 
 
 def set_drop_path(backbone: Backbone, rate: float) -> None:

@@ -1,0 +1,73 @@
+"""The module by itself: modes, schedules, and the multi-crop forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pretrain.module import DINO
+from pretrain.recipe import BackboneOptions, HeadOptions, OptimOptions, TeacherOptions, differences
+
+TINY = BackboneOptions(
+    "vit_tiny_patch16_224",
+    {"patch_size": 8, "img_size": 32, "depth": 3, "embed_dim": 16, "num_heads": 2},
+    drop_path=0.5,
+)
+
+
+def make(**options: object) -> DINO:
+    """A tiny module."""
+    return DINO(TINY, HeadOptions(32, 32, 8), **options)  # type: ignore[arg-type]
+
+
+def crops() -> list[torch.Tensor]:
+    """Two global and three local views of 4 pictures."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [32, 32, 16, 16, 16]
+    return [torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8, generator=generator) for s in sizes]
+
+
+def test_modes() -> None:
+    """The student trains, drop path included, from the start; the teacher never drops and never learns."""
+    module = make()
+    assert all(m.training for m in module.student.modules())
+    assert not any(m.training for m in module.teacher.network.modules())
+    assert not any(p.requires_grad for p in module.teacher.parameters())
+    assert len({float(module.student(crops())[0].sum()) for _ in range(4)}) > 1
+    assert len({float(module.teacher(crops()[:2])[0].sum()) for _ in range(4)}) == 1
+
+
+def test_crops_run_together_as_they_would_alone() -> None:
+    """Grouping by size changes nothing; logits and features are crop-major."""
+    module = make()
+    module.eval()
+    with torch.no_grad():
+        logits, features = module.student(crops())
+        alone = [module.student([crop]) for crop in crops()]
+    torch.testing.assert_close(logits, torch.cat([a for a, _ in alone]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features, torch.cat([b for _, b in alone]), rtol=1e-4, atol=1e-5)
+
+
+def test_plan() -> None:
+    """Schedules of a run: scaled lr, warm-up in epochs, and the published ends."""
+    module = make(epochs=10, optim=OptimOptions(lr=5e-4, warmup_epochs=2), teacher=TeacherOptions(momentum=0.996))
+    plan = module.plan(pictures=1024, total_batch=128)
+    assert (plan.steps, plan.steps_per_epoch) == (80, 8)
+    assert plan.lr(15) == pytest.approx(2.5e-4)
+    assert plan.lr(0) == 0
+    assert plan.weight_decay(0) == pytest.approx(0.04)
+    assert plan.momentum(80) == 1.0
+    with pytest.raises(ValueError, match="fewer than one total batch of 2048"):
+        module.plan(pictures=1024, total_batch=2048)
+
+
+def test_a_warm_up_longer_than_the_run_is_no_crash() -> None:
+    """Ten epochs of warm-up in a run of one step."""
+    plan = make(steps=1).plan(pictures=64, total_batch=64)
+    assert plan.steps == 1
+    assert plan.lr(0) == 0
+
+
+def test_differences_name_leaves() -> None:
+    """Nested settings are compared leaf by leaf."""
+    assert differences({"optim": {"lr": 1, "clip": 3}}, {"optim": {"lr": 2, "clip": 3}}) == ["optim.lr: 1 now, 2 then"]

@@ -7,7 +7,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
     if outcome.skipped:
         some = "\n  ".join(sorted(outcome.skipped)[:10])
-        print(f"{len(outcome.skipped)} pictures could not be read and were skipped:\n  {some}")
+        print(f"skipped, because they could not be read: {len(outcome.skipped)} of the pictures\n  {some}")
     if options.output is not None:
         target = write_results(
             options.output,
@@ -221,7 +220,7 @@ def probe(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     layers = options.layers if options.layers.isidentifier() else tuple(int(i) for i in options.layers.split(","))
     backbone = open_backbone(options, frozen=True)
     scenes = SceneProbe(options.train_scenes, options.val_scenes, options.size, options.seed)
-    numbers: Numbers = scenes(backbone, layers) | (scenes.baselines(backbone) if options.baselines else {})
+    numbers: Numbers = scenes(backbone, layers) | (scenes.baselines(backbone, layers) if options.baselines else {})
     protocol = Protocol(
         name="probe",
         train=f"scenes:train ({options.train_scenes} pictures)",

@@ -110,7 +110,7 @@ class HeadGrid:
         for part, wanted in zip(features.split(1024), labels.split(1024), strict=True):
             best = self(part.to(device)).topk(top, dim=1).indices  # R, top, B
             right += (best == wanted.to(device)).any(1).sum(1)
-        return (right.double() / len(labels)).tolist()
+        return [number / len(labels) for number in right.tolist()]
 
 
 @dataclass(frozen=True)

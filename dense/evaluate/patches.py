@@ -79,26 +79,28 @@ class RidgeRegression:
     def __init__(self, features: Tensor, targets: Tensor, penalty: float = 1e-3) -> None:
         self.standardise = Standardise(features)
         x = self.standardise(features)
-        gram, moment = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64), x.new_zeros(x.shape[1]).double()
-        self.offset = targets.double().mean()
-        self.low, self.high = targets.min(), targets.max()
-        for rows, wanted in zip(x.split(16384), targets.split(16384), strict=True):  # fp64 copies of a chunk alone
-            rows = rows.double()
+        exact = "cpu" if x.device.type == "mps" else x.device  # which has no fp64
+        gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=exact)
+        moment = torch.zeros(x.shape[1], dtype=torch.float64, device=exact)
+        self.offset, self.low, self.high = targets.mean(), targets.min(), targets.max()
+        centred = targets - self.offset
+        for rows, wanted in zip(x.split(16384), centred.split(16384), strict=True):  # fp64 copies of a chunk alone
+            rows = rows.to(exact).double()
             gram += rows.T @ rows
-            moment += rows.T @ (wanted.double() - self.offset)
+            moment += rows.T @ wanted.to(exact).double()
         gram.diagonal().add_(penalty * len(x))
-        self.weight = torch.linalg.solve(gram, moment).float()
+        self.weight = torch.linalg.solve(gram, moment).to(x.device, torch.float32)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Predictions (N,), kept within the range of the training targets."""
-        values = self.standardise(features) @ self.weight + self.offset.float()
+        values = self.standardise(features) @ self.weight + self.offset
         return values.clamp(self.low, self.high)
 
 
 def mean_iou(predictions: Tensor, labels: Tensor, classes: int) -> float:
     """Intersection over union, averaged over the classes that occur in either."""
     pairs = torch.bincount(labels.long() * classes + predictions.long(), minlength=classes**2)
-    confusion = pairs.reshape(classes, classes).double()
+    confusion = pairs.reshape(classes, classes).cpu().double()
     inside = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - inside
     return float((inside / union)[union > 0].mean())

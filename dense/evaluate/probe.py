@@ -85,15 +85,15 @@ class SceneProbe:
         self._check(patch)
         return self._measure({name: self._describe(backbone, split, layers) for name, split in self.splits.items()})
 
-    def baselines(self, backbone: Backbone) -> dict[str, float]:
+    def baselines(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
         """The same by means that learn nothing: `random/...`, its own random initialisation; `pixels/...`, raw pixels of
         patches of its size, and of the picture shrunk to 16x16; `histogram/knn_average`, colours of the picture."""
         patch = cell(backbone)
         self._check(patch)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            fresh = Backbone.from_spec(backbone.spec)
-        numbers = {f"random/{k}": v for k, v in self(fresh.to(next(backbone.parameters()).device)).items()}
+            torch.default_generator.manual_seed(self.seed)  # fresh weights are made on the CPU
+            fresh = Backbone.from_spec(backbone.spec).to(next(backbone.parameters()).device)
+        numbers = {f"random/{k}": v for k, v in self(fresh, layers).items()}
         pixels = {name: self._pixels(split, patch) for name, split in self.splits.items()}
         numbers |= {f"pixels/{k}": v for k, v in self._measure(pixels).items()}
         colours = {name: histogram(split.images) for name, split in self.splits.items()}
@@ -197,5 +197,5 @@ def probe_scenes(
     """Probe a backbone on embedded scenes of `size` px; see `SceneProbe`, which keeps the scenes for a second time."""
     start = time.perf_counter()
     probe = SceneProbe(train, val, size, seed)
-    numbers = probe(backbone, layers) | (probe.baselines(backbone) if baselines else {})
+    numbers = probe(backbone, layers) | (probe.baselines(backbone, layers) if baselines else {})
     return numbers | {"seconds": time.perf_counter() - start}

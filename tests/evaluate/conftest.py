@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from dense.backbone import Backbone
 from tests.backbone.conftest import tiny
@@ -20,3 +23,12 @@ def resnet() -> Backbone:
     from dense.backbone import load_backbone
 
     return load_backbone("resnet10t")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors are slower on several threads, much slower on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from contextlib import nullcontext
 import timm
 import torch
 import torch.nn.functional as F
+from _measure import peak_memory
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -184,9 +184,7 @@ def main() -> None:
     crops = views(options.batch, options.local_crops)
     if options.memory:
         step = build(options.memory, options.prototypes)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step(crops)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(peak_memory(lambda: step(crops)))
         return
     has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     print(

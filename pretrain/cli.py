@@ -47,6 +47,10 @@ class PretrainCLI(TrainingCLI):
             "--knn.resize", type=int | None, default=256, help="shorter side; null for scenes as they are"
         )
         parser.add_argument("--knn.crop", type=int | None, default=224, help="side of the central crop")
+        parser.add_argument(
+            "--knn.scenes", type=tuple[int, int], default=(2000, 500), help="embedded scenes, if they serve"
+        )
+        parser.add_argument("--knn.scene_size", type=int, default=96, help="their side")
         parser.add_argument("--knn.k", type=int, default=20, help="neighbours")
         parser.set_defaults(
             {

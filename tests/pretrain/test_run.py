@@ -212,6 +212,31 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
+def test_knn_during_a_run(tmp_path: Path) -> None:
+    """k-NN is measured on time, logged, put on the card, and changes nothing in training."""
+    knn = {
+        "train": "scenes:train",
+        "val": "scenes:val",
+        "every_steps": 2,
+        "resize": None,
+        "scenes": [24, 12],
+        "scene_size": 32,
+        "k": 5,
+    }
+    with_knn, without = tmp_path / "with", tmp_path / "without"
+    done = run(write_config(with_knn, **{"model.steps": 4, "knn": knn}), with_knn / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("5-NN 0.") == 2
+    assert "knn" in (with_knn / "run/metrics.csv").read_text().splitlines()[0]
+    assert "5-NN accuracy" in (with_knn / "run/backbone/README.md").read_text()
+    assert run(write_config(without, **{"model.steps": 4}), without / "run").returncode == 0
+    a, b = weights(with_knn / "run"), weights(without / "run")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    half = run(write_config(tmp_path, **{"knn": {"train": "scenes:train"}}), tmp_path / "run")
+    assert half.returncode == 1
+    assert "both --knn.train and --knn.val" in half.stderr
+
+
 def test_resnet_trains(tmp_path: Path) -> None:
     """A convolutional student with SGD; its batch norm keeps statistics of the teacher's own."""
     changes = {

@@ -128,6 +128,9 @@ def test_the_picture_feature_is_that_of_the_whole_forward(name: str) -> None:
     short.square().sum().backward()
     whole.square().sum().backward()
     for (parameter, a), b in zip(backbone.named_parameters(), other.parameters(), strict=True):
+        if b.grad is None:  # a pooling layer that neither way uses
+            assert a.grad is None
+            continue
         torch.testing.assert_close(
             a.grad, b.grad, rtol=1e-4, atol=1e-4 * float(b.grad.abs().max() + 1e-6), msg=parameter
         )

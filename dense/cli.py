@@ -61,7 +61,7 @@ def run(verb: str, rest: Sequence[str]) -> int:
         if os.environ.get("DENSE_TRACEBACK"):
             raise
         print(f"dense {verb}: error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, TypeError) else 1  # an unknown option of a backbone is wrong usage
 
 
 if __name__ == "__main__":

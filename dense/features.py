@@ -32,7 +32,20 @@ def extract(
             continue
         with torch.inference_mode():
             pixels = torch.from_numpy(image).unsqueeze(0).to(device)
-            yield path, backbone(backbone.normalise(pixels), layers=layers, norm=norm)
+            try:
+                yield path, backbone(backbone.normalise(pixels), layers=layers, norm=norm)
+            except ValueError as error:  # smaller than one patch
+                yield path, ImageError(f"{path}: {error}")
+
+
+def layers_option(parser: Parser, text: str) -> Layers:
+    """A name, or indices with commas."""
+    if text.isidentifier():
+        return text
+    try:
+        return tuple(int(i) for i in text.split(","))
+    except ValueError:
+        parser.error(f"--layers {text!r}: expected last, last4, even4, default, or indices such as 2,5,8,11")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,12 +75,13 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     paths = list_images(options.pictures)
     backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
-    layers = options.layers if options.layers.isidentifier() else tuple(int(i) for i in options.layers.split(","))
+    layers = layers_option(parser, options.layers)
     norm: Any = {"true": True, "false": False, None: None}.get(options.norm, options.norm)
     options.output.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
     last: Features | None = None
     names: set[str] = set()
+    written: dict[str, str] = {}
     for path, result in track(
         extract(backbone, paths, layers, norm),
         total=len(paths),
@@ -78,8 +92,12 @@ def main(argv: Sequence[str]) -> int:
             skipped.append(str(result))
             continue
         last = result
-        name = path.stem if path.stem not in names else f"{path.parent.name}_{path.name}"
+        name, twin = path.stem, 1
+        while name in names:  # another picture of this name, from another folder or with another ending
+            twin += 1
+            name = f"{path.stem}_{twin}"
         names.add(name)
+        written[f"{name}.npz"] = str(path)
         arrays: dict[str, Any] = {
             f"map_{n}": m[0].cpu().numpy() for n, m in zip(result.layers, result.maps, strict=True)
         }
@@ -87,7 +105,13 @@ def main(argv: Sequence[str]) -> int:
         np.savez(options.output / f"{name}.npz", **arrays)
     if last is None:
         raise ValueError(f"none of {len(paths)} pictures could be read:\n  " + "\n  ".join(skipped[:10]))
-    facts = {"backbone": backbone.spec.to_dict(), "layers": last.layers, "norm": last.norm, "skipped": skipped}
+    facts = {
+        "pictures": written,
+        "backbone": backbone.spec.to_dict(),
+        "layers": last.layers,
+        "norm": last.norm,
+        "skipped": skipped,
+    }
     (options.output / "features.json").write_text(json.dumps(facts, indent=2) + "\n")
     shapes = ", ".join(f"layer {n}: {tuple(m.shape[1:])}" for n, m in zip(last.layers, last.maps, strict=True))
     print(f"{len(paths) - len(skipped)} pictures written to {options.output} (the last one: {shapes})")

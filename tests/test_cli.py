@@ -108,6 +108,27 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no pictures in" in capsys.readouterr().err
 
 
+def test_features_of_twins_and_specks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of one name keep their own files; one that is too small is skipped."""
+    folders = [tmp_path / name / "a" for name in "pqr"]
+    for i, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((32, 32, 3), 50 * i, np.uint8)).save(folder / "x.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "speck.png")
+    out = tmp_path / "out"
+    sources = [str(f / "x.png") for f in folders] + [str(tmp_path / "speck.png")]
+    assert main(["features", *sources, "--backbone", "dino_vits16", "--output", str(out), *TINY]) == 0
+    assert sorted(p.name for p in out.glob("*.npz")) == ["x.npz", "x_2.npz", "x_3.npz"]
+    facts = json.loads((out / "features.json").read_text())
+    assert facts["pictures"]["x_3.npz"] == sources[2]
+    assert "smaller than one patch" in capsys.readouterr().out
+    command = ["features", *sources, "--backbone", "dino_vits16", "--output", str(out)]
+    assert status([*command, "--layers", "1x"]) == 2
+    assert status([*command, "--set", "paddin=resize"]) == 2
+    assert "Did you mean padding" in capsys.readouterr().err
+    assert status([*command, "--set", "num_heads=5"]) == 1
+
+
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An official file becomes a directory and returns unchanged; errors are one line."""
     import torch

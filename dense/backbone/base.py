@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dense.backbone.hub import SavedModel
 from dense.backbone.padding import Borders, fit
 from dense.backbone.report import LoadReport, load_strictly
-from dense.backbone.spec import BackboneSpec, Layers, resolve_layers
+from dense.backbone.spec import BackboneSpec, Layers, check_norm, resolve_layers
 from heads.features import Features, Norm
 
 Query = Literal["class", "registers"] | tuple[int, int]
@@ -52,8 +52,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         """
         resolved = resolve_layers(layers, self.spec)
         norm = self.spec.norm if norm is None else norm
-        if norm not in (True, False, "last"):
-            raise ValueError(f"norm must be True, False or 'last', got {norm!r}")
+        check_norm(norm)
         padded, borders, resized = self.fit(images)
         maps, prefix = self._features(padded, resolved, norm, masks)
         height, width = padded.shape[-2:]
@@ -180,7 +179,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         """Counterpart of `tensors`, strict."""
         self.carry({k.removeprefix("carried."): v for k, v in tensors.items() if k.startswith("carried.")})
         own = {k: v for k, v in tensors.items() if not k.startswith("carried.")}
-        load_strictly(self, own, source="model.safetensors", layout="own")
+        self.report = load_strictly(self, own, source="model.safetensors", layout="own")
 
     def extra_repr(self) -> str:
         """One line of facts under the class name."""

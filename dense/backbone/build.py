@@ -34,10 +34,12 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
         raise ValueError(f"unknown backbone {name!r}.{did_you_mean(name, known)}")
     settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in SETTABLE}
     arguments = {k: v for k, v in overrides.items() if k not in SETTABLE}
-    with torch.device("meta"):
-        model = _create(timm_name, arguments)
+    model = _skeleton(timm_name, arguments)
     cfg = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
-    spec = _describe_model(timm_name, settings.pop("family", family), model, arguments)
+    family = settings.pop("family", family)
+    spec = _describe_model(timm_name, family, model, arguments)
+    if spec.kind == "pyramid" and "norm_eps" in settings:
+        raise ValueError(f"{timm_name} is convolutional; norm_eps cannot be set")
     mean, std = (
         (cfg.mean, cfg.std) if cfg is not None and family in ("timm", "dinov3") else (IMAGENET_MEAN, IMAGENET_STD)
     )
@@ -61,12 +63,30 @@ def build(spec: BackboneSpec) -> Backbone:
     return adapter(spec, model)
 
 
+def _skeleton(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
+    """A model without memory, where it can be built so: some, above all of older timm, compute with numbers at birth."""
+    try:
+        with torch.device("meta"):
+            return _create(timm_name, arguments)
+    except (NotImplementedError, RuntimeError):
+        return _create(timm_name, arguments)
+
+
 def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
     entry = timm.model_entrypoint(timm_name)
-    token_based = timm_name.startswith(("vit_", "deit", "eva", "flexivit", "beit3", "naflex"))
-    options = {"num_classes": 0} | ({"dynamic_img_size": True} if token_based else {}) | arguments
+    unread = [k for k in ("pos_drop_rate", "patch_drop_rate", "dynamic_img_size", "num_classes") if k in arguments]
+    if unread:
+        raise ValueError(f"{unread[0]} has no effect here; leave it out")
     try:
-        model = entry(pretrained=False, **options)
+        try:
+            model = entry(pretrained=False, num_classes=0, dynamic_img_size=True, **arguments)
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            model = entry(pretrained=False, num_classes=0, **arguments)
+    except (AssertionError, IndexError, ZeroDivisionError) as error:
+        given = ", ".join(f"{k}={v}" for k, v in arguments.items())
+        raise ValueError(f"{timm_name} cannot be built with {given}: {error}") from None
     except TypeError as error:
         known = [p for cls in (TimmViT, TimmEva) for p in inspect.signature(cls.__init__).parameters] + list(SETTABLE)
         wrong = [k for k in arguments if k not in known and repr(k) in str(error)]
@@ -97,6 +117,8 @@ def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str
     if patch[0] != patch[1]:
         raise ValueError(f"{timm_name} has patches of {patch[0]}x{patch[1]}; only square patches are supported")
     depth = len(model.blocks)
+    if not depth:
+        raise ValueError(f"{timm_name} has no blocks; depth must be at least 1")
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     eva = isinstance(model, TimmEva)
     dino_rope = eva and isinstance(model.rope, RotaryEmbeddingDinoV3)

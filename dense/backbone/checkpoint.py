@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dense.backbone.report import WeightsError
+from dense.suggest import did_you_mean
 
 Branch = Literal["teacher", "student"]
 StateDict = dict[str, Tensor]
@@ -35,7 +36,7 @@ SAFE_CLASSES: list[Any] = [
 
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 _HEADS = re.compile(
-    r"^(head|dino_head|ibot_head|fc|classifier|pooler|fc_norm|lm_head|local_head|projectors)\.|^(vit|dinov2)\.pooler\."
+    r"^(head|dino_head|ibot_head|fc|classifier|pooler|lm_head|local_head|projectors)\.|^(vit|dinov2)\.pooler\."
 )
 
 
@@ -104,34 +105,36 @@ def backbone_state(
     Returns (tensors without wrappers' prefixes, names of what was left out, where they were found). Of a checkpoint with
     a teacher and a student, the `branch` is taken.
     """
-    where = []
-    while not (tensors := {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}):
+    if branch not in get_args(Branch):
+        raise ValueError(f"branch={branch!r}: expected teacher or student.{did_you_mean(branch, get_args(Branch))}")
+    other = "student" if branch == "teacher" else "teacher"
+    missing = f"{source} holds a {other} and no {branch}; use branch={other!r}"
+    where: list[str] = []
+    while True:
         nested = {k: v for k, v in checkpoint.items() if isinstance(v, Mapping) and v}
-        order = [
-            branch,
-            "teacher",
-            "model_ema",
-            "state_dict_ema",
-            "state_dict",
-            "model",
-            "module",
-            "student",
-            "encoder",
-        ]
+        order = [branch, "model_ema", "state_dict_ema", "state_dict", "model", "module", "encoder"]
         key = next((k for k in order if k in nested), None)
         if key is None:
-            found = ", ".join(str(k) for k in list(checkpoint)[:8]) or "nothing"
-            raise WeightsError(
-                f"{source} holds no weights: found {found}; expected a state dict or one under 'teacher', 'model' or 'state_dict'"
-            )
+            break
         where.append(key)
         checkpoint = nested[key]
-    for prefix in (f"{branch}.", "teacher.", "model.teacher.", "student."):  # Lightning keeps both in one state dict
+    tensors = {k: v for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        if other in nested:
+            raise WeightsError(missing)
+        found = ", ".join(str(k) for k in list(checkpoint)[:8]) or "nothing"
+        raise WeightsError(
+            f"{source} holds no weights: found {found}; expected a state dict or one under 'teacher', 'model' or 'state_dict'"
+        )
+    for prefix in (f"{branch}.network.", f"{branch}.", f"model.{branch}."):  # Lightning keeps both in one state dict
         inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if inside:
-            where.append(prefix.rstrip("."))
+            where.append(branch)
             tensors = inside
             break
+    else:
+        if any(k.startswith((f"{other}.", f"model.{other}.")) for k in tensors):
+            raise WeightsError(missing)
     tensors = {_unwrapped(k): v for k, v in tensors.items()}
     inside = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
     ignored = []

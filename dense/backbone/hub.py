@@ -42,8 +42,15 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write config.json, model.safetensors and a README.md; files are replaced whole or not at all."""
-        self._hub_mixin_config = None  # config.json is ours
-        return super().save_pretrained(save_directory, **options)
+        repo_id, push = options.pop("repo_id", None), options.pop("push_to_hub", False)
+        card = options.pop("model_card_kwargs", None) or {}
+        options.pop("config", None)  # config.json is ours
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_pretrained(folder)
+        if not (folder / "README.md").exists():
+            self.generate_model_card(**card).save(folder / "README.md")
+        return self.push_to_hub(repo_id=repo_id or folder.name, model_card_kwargs=card, **options) if push else None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {"format": f"dino-dense/{type(self).__name__.lower()}", "version": __version__} | self.config()
@@ -57,6 +64,11 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Open a saved directory, or download one from the Hugging Face hub by its `owner/name`."""
+        hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        if wrong := [k for k in options if k not in hub]:
+            raise TypeError(
+                f"from_pretrained has no option {wrong[0]!r}; change a backbone with load_backbone(DIR, {wrong[0]}=...)"
+            )
         source = str(pretrained_model_name_or_path)
         folder = Path(source)
         if not folder.is_dir():
@@ -68,13 +80,8 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
                 raise FileNotFoundError(
                     f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name"
                 )
-            allowed = {
-                k: v
-                for k, v in options.items()
-                if k in ("revision", "token", "cache_dir", "force_download", "local_files_only")
-            }
-            folder = Path(hf_hub_download(source, CONFIG, **allowed)).parent
-            hf_hub_download(source, WEIGHTS, **allowed)
+            folder = Path(hf_hub_download(source, CONFIG, **options)).parent
+            hf_hub_download(source, WEIGHTS, **options)
         return cls.open(folder)
 
     @classmethod

@@ -13,14 +13,14 @@ import torch
 
 from dense.backbone import official
 from dense.backbone.base import Backbone
-from dense.backbone.build import build, describe
+from dense.backbone.build import SETTABLE, build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
 from dense.backbone.hub import CONFIG
 from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
 from dense.backbone.names import ALIASES
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.report import LoadReport, WeightsError, compare
-from dense.backbone.spec import BackboneSpec
+from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
 
 Weights = str | Path | Mapping[str, Any]
 
@@ -79,7 +79,11 @@ def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[s
     if isinstance(weights, str | Path) and (Path(weights) / CONFIG).is_file():
         backbone = _open(Path(weights), overrides)
         wanted, found = describe(name, **overrides), backbone.spec
-        if (wanted.dim, wanted.depth, wanted.patch) != (found.dim, found.depth, found.patch):
+        same = all(
+            getattr(wanted, f) == getattr(found, f)
+            for f in ("dim", "depth", "patch", "kind", "registers", "class_token")
+        )
+        if not same or ("timm" not in (wanted.family, found.family) and wanted.family != found.family):
             raise WeightsError(f"{weights} holds {_words(found)}, not {name} ({_words(wanted)})")
         return backbone
     spec = describe(name, **overrides)
@@ -100,10 +104,19 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         raise WeightsError(f"{folder / CONFIG} is not valid JSON: {error}") from None
     if "model_type" in config:
         name, arguments = describe_config(config)
+        preprocessor = folder / "preprocessor_config.json"
+        if preprocessor.is_file():
+            facts = json.loads(preprocessor.read_text())
+            arguments |= {k: tuple(facts[f"image_{k}"]) for k in ("mean", "std") if f"image_{k}" in facts}
+        arguments |= overrides
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            state = {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}
+            return _load(describe(name, **arguments), state, "teacher", str(folder), arguments)
         files = [f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
         if not files:
             raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
-        arguments |= overrides
         return _load(
             describe(name, **arguments),
             read_checkpoint(folder / files[0]),
@@ -117,10 +130,8 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         )
     if overrides:
         spec = BackboneSpec.from_dict(config["backbone"])
-        fields = {k: v for k, v in overrides.items() if hasattr(spec, k)}
-        arguments = {k: v for k, v in overrides.items() if k not in fields}
-        fields["arguments"] = {**spec.arguments, **arguments}
-        config["backbone"] = replace(spec, **fields).to_dict()
+        kept = {name: getattr(spec, name) for name in SETTABLE if not (spec.kind == "pyramid" and name == "norm_eps")}
+        config["backbone"] = describe(spec.name, **{**kept, **spec.arguments, **overrides}).to_dict()
         backbone = Backbone.from_config(config)
         backbone.load_tensors(read_checkpoint(folder / "model.safetensors"))
         return backbone
@@ -202,30 +213,35 @@ def _follow_weights(
 ) -> BackboneSpec:
     """Rules that travel with the weights: positions, RoPE periods and norm eps, unless the caller said otherwise."""
     changes: dict[str, Any] = {}
-    if layout == "ibot" or (layout == "dino" and where != "bare" and spec.family == "timm"):
-        changes |= {"positions": "official", "family": layout}
+    trained_by_dino = layout == "dino" and spec.family == "timm" and {"teacher", "student"} & set(where.split("."))
+    if layout == "ibot" or trained_by_dino:
+        changes |= {"positions": "official", "family": layout, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if layout == "hf_vit":
         changes |= {"norm_eps": 1e-12}
         if spec.family == "timm":
             changes["positions"] = "size"
     if spec.rope_periods is not None:
-        changes["rope_periods"] = _periods_rule(layout, state)
+        temperature = spec.arguments.get("rope_temperature", 100.0)
+        changes["rope_periods"] = _periods_rule(layout, state, temperature)
     return replace(spec, **{k: v for k, v in changes.items() if k not in overrides})
 
 
-def _periods_rule(layout: str, state: StateDict) -> str:
-    if layout != "dinov3":
-        return "float32"
-    if PERIODS not in state:
-        return "bfloat16"
-    periods = state[PERIODS].float()
-    return "bfloat16" if torch.equal(periods, periods.bfloat16().float()) else "checkpoint"
+def _periods_rule(layout: str, state: StateDict, temperature: float) -> str:
+    """Which rule gives the file's periods; without any in it, published weights had rounded ones."""
+    held = state.get(PERIODS, state.get(f"carried.{PERIODS}"))
+    if held is None:
+        return "bfloat16" if layout in ("dinov3", "timm") else "float32"
+    computed = float(temperature) ** (torch.arange(len(held), dtype=torch.float32) / len(held))
+    rules = {"float32": computed, "bfloat16": computed.bfloat16().float()}
+    close = (rule for rule, periods in rules.items() if torch.allclose(held.float(), periods, rtol=1e-6, atol=0))
+    return next(close, "checkpoint")
 
 
 def _convert(layout: str, state: StateDict, backbone: Backbone, source: str) -> tuple[StateDict, StateDict]:
     state = dict(state)
     if layout == "own":
-        return {k: v for k, v in state.items() if not k.startswith("carried.")}, {}
+        carried = {k.removeprefix("carried."): v for k, v in state.items() if k.startswith("carried.")}
+        return {k: v for k, v in state.items() if not k.startswith("carried.")}, carried
     if layout.startswith("hf_"):
         return from_huggingface(state), {}
     if layout in ("dino", "ibot", "timm") and backbone.spec.family != "dinov2":
@@ -256,6 +272,8 @@ def _finish(
             )
         report.ignored.append(bias)
         own = {k: v for k, v in own.items() if k != bias}
+    report.ignored += [k for k in own if k.startswith("model.fc_norm.") and k not in mine]
+    own = {k: v for k, v in own.items() if k not in report.ignored}
     own = own | {k: mine[k] for k in NEUTRAL if k in mine and k not in own}
     report.defaults = sorted(k for k in NEUTRAL if own.get(k) is mine.get(k) and k in mine)
     compared = compare(mine, own, report.source, report.layout)

@@ -28,8 +28,6 @@ ALIASES: dict[str, str] = {  # official hub names -> timm names
     **{f"dinov3_convnext_{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
 }
 
-FAMILIES = ("dino", "ibot", "dinov2", "dinov2_registers", "dinov3", "resnet", "convnext", "timm")
-
 
 def resolve(name: str) -> tuple[str, str, str]:
     """A name given by a person -> (timm name, timm tag or "", family)."""

@@ -42,11 +42,17 @@ def interpolate_positions(table: Tensor, old: Grid, new: Grid, rule: Positions) 
 
 
 class PositionCache:
-    """The last interpolated table, kept while its parameter neither trains nor changes."""
+    """Interpolated tables by grid and dtype, kept while their parameter neither trains nor changes.
+
+    A change is seen by the parameter's version, which writing through `.data` does not move: change weights under
+    `torch.no_grad()` instead.
+    """
+
+    SIZE = 16
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
-        self._table: Tensor | None = None
+        self._source: tuple[object, ...] = ()
+        self._tables: dict[tuple[object, ...], Tensor] = {}
 
     def get(self, table: Tensor, old: Grid, new: Grid, rule: Positions, dtype: torch.dtype) -> Tensor:
         """The table on grid `new` in `dtype`; computed afresh when it trains or is being traced."""
@@ -54,11 +60,14 @@ class PositionCache:
             return table.to(dtype)
         if table.requires_grad or torch.compiler.is_compiling():
             return interpolate_positions(table, old, new, rule).to(dtype)
-        key = (new, rule, dtype, table.device, table.data_ptr(), 0 if table.is_inference() else table._version)
-        if key != self._key or self._table is None:
+        source = (table.device, table.data_ptr(), 0 if table.is_inference() else table._version)
+        if source != self._source or len(self._tables) >= self.SIZE:
+            self._source, self._tables = source, {}
+        key = (new, rule, dtype)
+        if key not in self._tables:
             with torch.no_grad():
-                self._key, self._table = key, interpolate_positions(table, old, new, rule).to(dtype)
-        return self._table
+                self._tables[key] = interpolate_positions(table, old, new, rule).to(dtype)
+        return self._tables[key]
 
     def __deepcopy__(self, memo: dict[int, object]) -> PositionCache:
         return PositionCache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dense.suggest import did_you_mean
 from heads.features import Norm
@@ -14,6 +14,7 @@ Periods = Literal["float32", "bfloat16", "checkpoint"]
 Padding = Literal["pad", "resize", "crop"]
 Layers = int | str | tuple[int, ...]
 
+FAMILIES = ("dino", "ibot", "dinov2", "dinov2_registers", "dinov3", "resnet", "convnext", "timm")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,6 +52,23 @@ class BackboneSpec:
     strides: tuple[int, ...] = ()  # strides of every stage of a pyramid
     arguments: Mapping[str, Any] = field(default_factory=dict)  # timm.create_model's, beyond the name
 
+    def __post_init__(self) -> None:
+        choices: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+            ("positions", self.positions, get_args(Positions)),
+            ("padding", self.padding, get_args(Padding)),
+            ("rope_periods", self.rope_periods, (None, *get_args(Periods))),
+            ("family", self.family, FAMILIES),
+        )
+        for name, value, valid in choices:
+            if value not in valid:
+                words = [str(v) for v in valid]
+                raise ValueError(
+                    f"{name}={value!r}: expected one of {', '.join(words)}.{did_you_mean(str(value), words)}"
+                )
+        check_norm(self.norm)
+        if (self.rope_periods is not None) and self.kind != "eva":
+            raise ValueError(f"{self.name} has no rotary positions; leave rope_periods out")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for config.json."""
         return asdict(self)
@@ -75,6 +93,12 @@ class BackboneSpec:
             for f in fields(self)
             if getattr(self, f.name) != getattr(other, f.name)
         ]
+
+
+def check_norm(norm: object) -> None:
+    """A norm is True, False or "last", and nothing that merely equals one of these."""
+    if not (isinstance(norm, bool) or norm == "last"):
+        raise ValueError(f"norm must be True, False or 'last', got {norm!r}")
 
 
 def resolve_layers(layers: Layers | list[int] | None, spec: BackboneSpec) -> tuple[int, ...]:

@@ -214,7 +214,7 @@ class Eva(ViT):
     def carry(self, tensors: dict[str, Tensor]) -> None:
         """As every backbone's; RoPE periods among them are put to use."""
         super().carry(tensors)
-        if PERIODS in tensors:
+        if PERIODS in tensors and self.spec.rope_periods == "checkpoint":
             set_periods(self.model, tensors[PERIODS].float())
 
     def _rope(self, grid: tuple[int, int]) -> Tensor | None:

@@ -170,3 +170,92 @@ def test_wrong_names() -> None:
         _ = dense.load_backbon
     with pytest.raises(ValueError, match="no official layout"):
         load_backbone("vit_tiny_patch16_224", depth=1).export_official()
+
+
+def test_overrides_of_a_saved_directory(tmp_path: Path) -> None:
+    """They are resolved and checked as for a name; what the weights contradict is refused."""
+    tiny("dino_vits16").save_pretrained(tmp_path)
+    assert load_backbone(tmp_path, layers="last").spec.layers == (3,)
+    assert load_backbone(tmp_path, layers=(-2, -1)).spec.layers == (2, 3)
+    with pytest.raises(ValueError, match="does not exist"):
+        load_backbone(tmp_path, depth=1)
+    with pytest.raises(WeightsError, match="unexpected"):
+        load_backbone(tmp_path, depth=1, layers="last")
+    with pytest.raises(ValueError, match=r"positions='offical'.*Did you mean official"):
+        load_backbone(tmp_path, positions="offical")
+    with pytest.raises(TypeError, match="no option 'bogus'"):
+        Backbone.from_pretrained(tmp_path, bogus=1)
+
+
+def test_a_directory_under_a_wrong_name(tmp_path: Path) -> None:
+    """Equal sizes are not enough: the family, registers and kind must agree with the name."""
+    tiny("dinov3_vits16").save_pretrained(tmp_path / "three")
+    tiny("vit_small_patch14_reg4_dinov2").save_pretrained(tmp_path / "registers")
+    with pytest.raises(WeightsError, match="not dino_vits16"):
+        load_backbone("dino_vits16", tmp_path / "three", **TINY)
+    with pytest.raises(WeightsError, match="4 registers"):
+        load_backbone("dinov2_vits14", tmp_path / "registers", **TINY)
+
+
+def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving over a directory replaces its files whole or not at all."""
+    backbone = tiny("dino_vits16")
+    backbone.save_pretrained(tmp_path)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("dense.backbone.hub.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        backbone.save_pretrained(tmp_path)
+    assert load_backbone(tmp_path).spec == backbone.spec
+
+
+def test_branches() -> None:
+    """A branch that is not there is an error, not the other one."""
+    bare = files.dino(32, 2, 16)
+    for checkpoint in ({"teacher": bare}, {"state_dict": {f"model.teacher.backbone.{k}": v for k, v in bare.items()}}):
+        load_backbone("dino_vits16", checkpoint, **SMALL)
+        with pytest.raises(WeightsError, match=r"holds a teacher and no student"):
+            load_backbone("dino_vits16", checkpoint, branch="student", **SMALL)
+    with pytest.raises(ValueError, match="Did you mean student"):
+        load_backbone("dino_vits16", {"teacher": bare}, branch="studnt", **SMALL)
+    assert load_backbone("dino_vits16", {"teacher": bare, "loss": torch.zeros(1)}, **SMALL).report.complete
+
+
+def test_a_wrapped_state_dict_is_not_dino() -> None:
+    """{"model": ...} is how everybody wraps weights; only a teacher or student says DINO."""
+    bare = files.dino(32, 2, 16)
+    plain = load_backbone("vit_small_patch16_224", {"model": bare}, **SMALL).spec
+    dino = load_backbone("vit_small_patch16_224", {"teacher": bare}, **SMALL).spec
+    assert (plain.family, plain.positions, plain.mean[0]) == ("timm", "timm", 0.5)
+    assert (dino.family, dino.positions, dino.mean[0]) == ("dino", "official", 0.485)
+
+
+def test_models_that_pool_before_the_norm_load(tmp_path: Path) -> None:
+    """timm's fc_norm belongs to some models and finds its place there."""
+    import timm
+
+    small = {"embed_dim": 32, "depth": 2, "num_heads": 4}
+    state = timm.create_model("eva02_tiny_patch14_224", num_classes=0, **small).state_dict()
+    assert any(k.startswith("fc_norm") for k in state)
+    assert load_backbone("eva02_tiny_patch14_224", state, **small).report.complete
+
+
+def test_sharded_hugging_face_directory(tmp_path: Path) -> None:
+    """Large models are published in several files and an index."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28)
+    transformers.Dinov2Model(config).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    assert load_backbone(tmp_path).report.complete
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_heads": 5}, {"depth": 0}, {"patch_size": 0}, {"patch_drop_rate": 0.5}, {"norm": 1}, {"family": "dinno"}],
+)
+def test_absurd_options(wrong: dict[str, Any]) -> None:
+    """One ValueError each."""
+    with pytest.raises(ValueError, match=r".+"):
+        load_backbone("dino_vits16", **(SMALL | wrong))

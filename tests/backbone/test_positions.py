@@ -89,10 +89,11 @@ def test_a_frozen_table_is_computed_once_and_a_changed_one_again() -> None:
     backbone = tiny("dinov2_vits14", img_size=98).freeze()
     images = torch.randn(1, 3, 70, 126)
     first = backbone(images).maps[-1]
-    cached = backbone._positions._table
+    (cached,) = backbone._positions._tables.values()
     backbone(images)
-    assert cached is not None
-    assert backbone._positions._table is cached
+    backbone(torch.randn(1, 3, 126, 70))
+    assert len(backbone._positions._tables) == 2, "one table a grid"
+    assert next(iter(backbone._positions._tables.values())) is cached
     with torch.no_grad():
         backbone.model.pos_embed.mul_(2)
     assert not torch.allclose(backbone(images).maps[-1], first)
@@ -108,7 +109,7 @@ def test_the_cache_is_not_shared_by_copies() -> None:
 
     cache = PositionCache()
     cache.get(torch.randn(1, 16, 4), (4, 4), (5, 5), "official", torch.float32)
-    assert copy.deepcopy(cache)._table is None
+    assert copy.deepcopy(cache)._tables == {}
 
 
 def test_rope_golden() -> None:

@@ -205,14 +205,23 @@ def test_periods_follow_the_file() -> None:
     """Rounded periods say bfloat16; odd ones are used as the file holds them, survive casts, copies and saving."""
     import copy
 
-    small = {"embed_dim": 32, "depth": 2, "num_heads": 4}
-    state = files.dinov3(32, 2, 4)
+    small = {"embed_dim": 64, "depth": 2, "num_heads": 4}
+    state = files.dinov3(64, 2, 4)
     assert load_backbone("dinov3_vits16", state, **small).spec.rope_periods == "bfloat16"
-    state["rope_embed.periods"] = torch.tensor([1.0, 3.3333333])
+    state["rope_embed.periods"] = torch.tensor([1.0, 3.3333333, 10.0, 31.0])
     odd = load_backbone("dinov3_vits16", state, **small)
     assert odd.spec.rope_periods == "checkpoint"
     for version in (odd, copy.deepcopy(odd), copy.deepcopy(odd).bfloat16().float()):
         assert torch.equal(version.model.rope.periods, state["rope_embed.periods"])
+
+    # the rule is told from the values, and a caller's own wish wins over the file
+    fresh = load_backbone("dinov3_vits16", **small)
+    assert load_backbone("dinov3_vits16", fresh.export_official(), **small).spec.rope_periods == "float32"
+    wish = load_backbone("dinov3_vits16", files.dinov3(64, 2, 4), rope_periods="float32", **small)
+    assert wish.spec.rope_periods == "float32"
+    assert torch.equal(wish.model.rope.periods, fresh.model.rope.periods)
+    again = load_backbone("dinov3_vits16", odd.tensors(), **small)
+    assert torch.equal(again.model.rope.periods, odd.model.rope.periods)
 
 
 def test_biases_are_not_dropped_in_silence() -> None:

@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--local-crops", type=int, default=8)
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", default=["textbook", "float32", "bfloat16"], help="textbook first")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     crops = views(options.batch, options.local_crops)
@@ -191,7 +192,7 @@ def main() -> None:
         f"ViT-S/16, batch {options.batch}, 2x224 + {options.local_crops}x96, K {options.prototypes}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, timm {timm.__version__}; this processor {'computes' if has_bf16 else 'does NOT compute'} in bf16"
     )
-    ways = ("textbook", "float32", "bfloat16")
+    ways = options.ways
     steps = {way: build(way, options.prototypes) for way in ways}
     losses: dict[str, list[float]] = {way: [] for way in ways}
     times: dict[str, list[float]] = {way: [] for way in ways}

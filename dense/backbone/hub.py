@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dense._version import __version__
+from dense.backbone.checkpoint import read_checkpoint
+from dense.backbone.report import WeightsError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -85,21 +86,19 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a local directory."""
+    def open(cls, folder: Path, config: dict[str, Any] | None = None) -> Self:
+        """Open a local directory, built by `config` where its own is to be changed."""
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}; a saved model is {CONFIG} + {WEIGHTS}")
-        try:
-            config = json.loads((folder / CONFIG).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{folder / CONFIG} is not valid JSON: {error}") from None
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{folder / WEIGHTS} is not a whole safetensors file ({error}); it may be truncated"
-            ) from None
-        module = cls.from_config(config)
-        module.load_tensors(tensors)
+        module = cls.from_config(read_json(folder / CONFIG) if config is None else config)
+        module.load_tensors(read_checkpoint(folder / WEIGHTS))
         return module.eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file, or one clear error."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from None

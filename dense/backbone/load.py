@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from dense.backbone import official
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
-from dense.backbone.hub import CONFIG
+from dense.backbone.hub import CONFIG, read_json
 from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
 from dense.backbone.names import ALIASES
 from dense.backbone.positions import PERIODS, periods_of
@@ -98,20 +97,17 @@ def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[s
 
 def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
     """A directory of ours or of Hugging Face."""
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{folder / CONFIG} is not valid JSON: {error}") from None
+    config = read_json(folder / CONFIG)
     if "model_type" in config:
         name, arguments = describe_config(config)
         preprocessor = folder / "preprocessor_config.json"
         if preprocessor.is_file():
-            facts = json.loads(preprocessor.read_text())
+            facts = read_json(preprocessor)
             arguments |= {k: tuple(facts[f"image_{k}"]) for k in ("mean", "std") if f"image_{k}" in facts}
         arguments |= overrides
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = sorted(set(read_json(index)["weight_map"].values()))
             state = {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}
             return _load(describe(name, **arguments), state, "teacher", str(folder), arguments)
         files = [f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
@@ -132,10 +128,7 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         spec = BackboneSpec.from_dict(config["backbone"])
         kept = {name: getattr(spec, name) for name in SETTABLE if not (spec.kind == "pyramid" and name == "norm_eps")}
         config["backbone"] = describe(spec.name, **{**kept, **spec.arguments, **overrides}).to_dict()
-        backbone = Backbone.from_config(config)
-        backbone.load_tensors(read_checkpoint(folder / "model.safetensors"))
-        return backbone
-    return Backbone.open(folder)
+    return Backbone.open(folder, config)
 
 
 def _from_timm(name: str, spec: BackboneSpec) -> Backbone:

@@ -15,14 +15,15 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from dense.lightning import MetricsFile, TrainingCLI
-from pretrain.checkpoints import Checkpoints, check_writable
+from dense.training.checkpoints import Checkpoints, check_writable
+from dense.training.cli import TrainingCLI
+from dense.training.metrics_file import MetricsFile
+from dense.training.precision import resolve_precision
+from dense.training.progress import ProgressLine
 from pretrain.data import PretrainData
 from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
-from pretrain.precision import resolve_precision
 from pretrain.product import plot_run, save_product
-from pretrain.progress import ProgressLine
 
 DESCRIPTION = "Pretrain a backbone with DINO. The same command again continues a run that was stopped."
 

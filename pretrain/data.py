@@ -8,9 +8,9 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from dense.data.pictures import open_pictures
+from dense.data.sampler import IndexSampler
 from dense.data.workers import init_worker
 from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
-from pretrain.sampler import IndexSampler
 from pretrain.views import MultiCrop
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
-from dense.lightning import MetricsFile
+from dense.training.metrics_file import MetricsFile
 from pretrain.centering import Center
 from pretrain.head import ProjectionHead
 from pretrain.health import Diagnosis, HealthMonitor, TargetStatistics, measure

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from dense.data.images import ImageError
 from dense.data.pictures import Pictures
-from pretrain.sampler import permute
+from dense.data.sampler import permute
 
 Views = Callable[[NDArray[np.uint8], tuple[int, int, int]], list[Tensor]]
 ATTEMPTS = 100

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from dense.data.images import ImageError
 from dense.data.pictures import FolderPictures
+from dense.data.sampler import IndexSampler
 from dense.data.workers import init_worker
 from pretrain.pictures import BadPictures, Batch, ViewsOf, collate
-from pretrain.sampler import IndexSampler
 from pretrain.views import MultiCrop
 
 VIEWS = MultiCrop(16, 8, 2)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dense.data.sampler import Draw, IndexSampler, permute
 from dense.data.workers import init_worker
-from pretrain.sampler import Draw, IndexSampler, permute
 
 
 def first(sampler: IndexSampler, batches: int) -> list[list[Draw]]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from dense.arguments import with_suggestion
 from dense.recipes import find_config
@@ -72,61 +68,3 @@ def shipped_configs(argv: Sequence[str]) -> list[str]:
         elif argument in ("-c", "--config") and i + 1 < len(resolved):
             resolved[i + 1] = str(find_config(resolved[i + 1]))
     return resolved
-
-
-class MetricsFile(Logger):
-    """FOLDER/metrics.csv, one row a step: appended to at once, and continued when a run continues.
-
-    Lightning's own CSV logger deletes the rows of the first part of a continued run.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__()
-        self.path = Path(folder) / "metrics.csv"
-        self._columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        """None is needed."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """None is needed."""
-        return ""
-
-    def start(self, step: int) -> None:
-        """Begin at `step`: keep the rows before it, drop those that the run will write again."""
-        rows = []
-        if step and self.path.is_file():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if float(row["step"]) < step]
-        self._rewrite(rows)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; a new name widens the table."""
-        row = {"step": step if step is not None else 0, **metrics}
-        if new := [name for name in row if name not in self._columns]:
-            rows = []
-            if self.path.is_file():
-                with self.path.open(newline="") as file:
-                    rows = list(csv.DictReader(file))
-            self._columns += new
-            self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
-
-    @rank_zero_only
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The config is saved elsewhere."""
-
-    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        scratch = self.path.with_suffix(".partial")
-        with scratch.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        scratch.replace(self.path)

@@ -27,7 +27,7 @@ class ProgressLine(pl.Callback):
         if trainer.is_global_zero and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, transient=False)
-            self._task = self._bar.add_task("pretrain", total=self._total, completed=self._first)
+            self._task = self._bar.add_task("train", total=self._total, completed=self._first)
             self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:

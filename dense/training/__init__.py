@@ -1,0 +1,1 @@
+"""What every training shares: its command line, checkpoints, progress and precision."""

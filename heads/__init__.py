@@ -1,5 +1,10 @@
 """Decoders: they eat `Features` and return dense maps."""
 
+from heads.build import build
+from heads.dpt import DPT
 from heads.features import Features
+from heads.head import DenseHead
+from heads.linear import LinearHead
+from heads.outputs import Bins, Classes, DepthKind, Regression
 
-__all__ = ["Features"]
+__all__ = ["DPT", "Bins", "Classes", "DenseHead", "DepthKind", "Features", "LinearHead", "Regression", "build"]

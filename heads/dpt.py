@@ -1,0 +1,226 @@
+"""DPT: maps of four layers, reassembled as a pyramid and fused from deep to shallow.
+
+Ranftl, Bochkovskiy and Koltun, Vision Transformers for Dense Prediction, ICCV 2021. One module covers the published
+variants: DPT and MiDaS, Depth Anything, DINOv2, DINOv3, VGGT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heads.checks import boolean, channels, one_of, positive_integer
+from heads.features import Features, Size
+from heads.head import Neck
+from heads.resize import resize
+
+Readout = Literal["ignore", "add", "project"]
+Residual = Literal["input", "activated"]
+LEVELS = 4
+
+
+class Reassemble(nn.Module):
+    """A map of one layer, with its class token, to (B, width, h * factor, w * factor)."""
+
+    def __init__(
+        self, in_channels: int, middle: int | None, width: int, factor: float, readout: Readout, input_norm: bool
+    ) -> None:
+        super().__init__()
+        self.mode = readout
+        self.norm = nn.BatchNorm2d(in_channels) if input_norm else None
+        self.readout = nn.Linear(2 * in_channels, in_channels) if readout == "project" else None
+        self.project = nn.Conv2d(in_channels, middle, 1) if middle else None
+        middle = middle or in_channels
+        self.resize: nn.Module | None = None
+        if factor > 1:
+            self.resize = nn.ConvTranspose2d(middle, middle, int(factor), stride=int(factor))
+        elif factor < 1:
+            self.resize = nn.Conv2d(middle, middle, 3, stride=round(1 / factor), padding=1)
+        self.adapt = nn.Conv2d(middle, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, class_token: Tensor | None) -> Tensor:
+        """x: (B, C, h, w); class_token: (B, C), read by `add` and `project`."""
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.mode == "add" and class_token is not None:
+            x = x + class_token[:, :, None, None]
+        elif self.readout is not None and class_token is not None:
+            # the product with [patch, class] is the sum of two: that of the class token is needed once a picture
+            patch, token = self.readout.weight.chunk(2, 1)
+            shift = F.linear(class_token, token, self.readout.bias)  # B, C
+            x = F.linear(x.permute(0, 2, 3, 1), patch) + shift[:, None, None]  # B, h, w, C
+            x = F.gelu(x).permute(0, 3, 1, 2)
+        if self.project is not None:
+            x = self.project(x)
+        if self.resize is not None:
+            x = self.resize(x)
+        return self.adapt(x)
+
+
+class ResidualUnit(nn.Module):
+    """Two convolutions, each behind a ReLU, added to the input, or to its ReLU when `residual` is "activated"."""
+
+    def __init__(self, width: int, batch_norm: bool, bias: bool, residual: Residual) -> None:
+        super().__init__()
+        self.residual = residual
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.norm1 = nn.BatchNorm2d(width) if batch_norm else None
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.norm2 = nn.BatchNorm2d(width) if batch_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
+        y = F.relu(x)
+        if self.residual == "activated":
+            x = y
+        y = self.conv1(y)
+        if self.norm1 is not None:
+            y = self.norm1(y)
+        y = self.conv2(F.relu(y, inplace=True))
+        if self.norm2 is not None:
+            y = self.norm2(y)
+        return y.add_(x)
+
+
+class Fusion(nn.Module):
+    """What came from deeper levels, plus this level's map, resized to the next level."""
+
+    def __init__(self, width: int, first: bool, batch_norm: bool, bias: bool, residual: Residual, align: bool) -> None:
+        super().__init__()
+        self.align_corners = align
+        self.unit1 = ResidualUnit(width, batch_norm, bias, residual) if first else None
+        self.unit2 = ResidualUnit(width, batch_norm, bias, residual)
+        self.project = nn.Conv2d(width, width, 1)
+
+    def forward(self, level: Tensor, deeper: Tensor | None, size: Size) -> Tensor:
+        """level: (B, width, h, w); deeper: the same shape, or None at the deepest level; out: (B, width, *size)."""
+        x = level if self.unit1 is None else self.unit1(level)
+        x = x if deeper is None else x + deeper
+        # a 1x1 convolution commutes with a bilinear resize, and there are four times fewer cells before it
+        return resize(self.project(self.unit2(x)), size, self.align_corners)
+
+
+class DPT(Neck):
+    """Features of four layers to one map (B, width, h, w), at eight times the token grid.
+
+    in_channels: of each map. width: channels of the fused map. reassemble: channels of each level between projection
+    and resize; by default 1/8, 1/4, 1/2 and all of the map's (DINOv2), and for pyramids no projection (None).
+    strides: of the maps of a pyramid; None for maps of one stride, which are resized by 4, 2, 1 and 1/2.
+
+    readout: what becomes of the class token (registers are never read). batch_norm, bias, residual: of the residual
+    units; `residual="activated"` adds to relu(x), as implementations whose first ReLU works in place do (VGGT).
+    input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2, DINOv3).
+    deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch). align_corners: of the
+    resizes.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        width: int = 256,
+        reassemble: Sequence[int | None] | None = None,
+        strides: Sequence[int] | None = None,
+        readout: Readout = "ignore",
+        batch_norm: bool = False,
+        bias: bool = True,
+        residual: Residual = "input",
+        input_norm: bool = False,
+        project: bool = False,
+        deepest_unit: bool = False,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = channels("in_channels", in_channels)
+        self.strides = None if strides is None else channels("strides", strides)
+        if reassemble is None:
+            reassemble = (
+                (None,) * LEVELS if strides else tuple(max(c >> (3 - i), 1) for i, c in enumerate(self.in_channels))
+            )
+        self.reassemble_channels = tuple(reassemble)
+        for name, values in (
+            ("in_channels", self.in_channels),
+            ("reassemble", self.reassemble_channels),
+            ("strides", self.strides),
+        ):
+            if values is not None and len(values) != LEVELS:
+                raise ValueError(f"{name}={values}: expected {LEVELS} numbers, one a map; DPT reads {LEVELS} layers")
+        for i, count in enumerate(self.reassemble_channels):
+            if count is not None:
+                positive_integer(f"reassemble[{i}]", count)
+        positive_integer("width", width)
+        one_of("readout", readout, get_args(Readout))
+        one_of("residual", residual, get_args(Residual))
+        flags = {"batch_norm": batch_norm, "bias": bias, "input_norm": input_norm, "project": project}
+        flags |= {"deepest_unit": deepest_unit, "align_corners": align_corners}
+        for name, flag in flags.items():
+            boolean(name, flag)
+        self.width = self.auxiliary_width = width
+        self.readout, self.residual, self.flags, self.align_corners = readout, residual, flags, align_corners
+        self.reassemble = nn.ModuleList(
+            Reassemble(c, middle, width, factor, readout, input_norm)
+            for c, middle, factor in zip(self.in_channels, self.reassemble_channels, self._factors(), strict=True)
+        )
+        self.fusion = nn.ModuleList(
+            Fusion(width, deepest_unit or i < LEVELS - 1, batch_norm, bias, residual, align_corners)
+            for i in range(LEVELS)
+        )
+        self.project = nn.Conv2d(width, width, 3, padding=1) if project else None
+
+    def paths(self, features: Features, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The fused map, and the one before it, at half its size."""
+        self._check(features)
+        tokens = [p[:, 0] if self.readout != "ignore" else None for p in features.prefix]
+        levels = [r(m, t) for r, m, t in zip(self.reassemble, features.maps, tokens, strict=True)]
+        x: Tensor | None = None
+        fused: list[Tensor] = []
+        for i in reversed(range(LEVELS)):
+            height, width = levels[i - 1].shape[-2:] if i else (2 * n for n in levels[0].shape[-2:])
+            x = self.fusion[i](levels[i], x, (height, width))
+            fused.append(x)
+        last = fused[-1] if self.project is None else F.relu(self.project(fused[-1]), inplace=True)
+        return last, fused[-2]
+
+    def options(self) -> dict[str, Any]:
+        """The arguments as plain data, and the decoder's name."""
+        return {
+            "name": "dpt",
+            "in_channels": list(self.in_channels),
+            "width": self.width,
+            "reassemble": list(self.reassemble_channels),
+            "strides": None if self.strides is None else list(self.strides),
+            "readout": self.readout,
+            "residual": self.residual,
+            **self.flags,
+        }
+
+    def _factors(self) -> tuple[float, ...]:
+        """By how much each map is enlarged, so that the strides of the levels are as 1, 2, 4 and 8."""
+        if self.strides is None:
+            return (4, 2, 1, 0.5)
+        factors = tuple(s / (self.strides[0] * 2**i) for i, s in enumerate(self.strides))
+        for factor, stride in zip(factors, self.strides, strict=True):
+            if not (factor.is_integer() or (1 / factor).is_integer()):
+                raise ValueError(
+                    f"strides={self.strides}: {stride} is no whole multiple or part of its level's stride, which "
+                    "doubles from map to map; choose other layers, such as those of strides (4, 8, 16, 32)"
+                )
+        return factors
+
+    def _check(self, features: Features) -> None:
+        found = tuple(m.shape[1] for m in features.maps)
+        if found != self.in_channels:
+            raise ValueError(
+                f"expected {LEVELS} maps of {self.in_channels} channels, got {found} of layers {features.layers}; "
+                "build the neck with in_channels of the chosen layers, or choose other layers"
+            )
+        if self.strides is None and len(set(features.strides)) > 1:
+            raise ValueError(f"the maps have strides {features.strides}; build DPT with strides={features.strides}")
+        if self.strides is not None and self.strides != tuple(features.strides):
+            raise ValueError(f"expected maps of strides {self.strides}, got {features.strides}; choose those layers")
+        if self.readout != "ignore" and not features.has_class_token:
+            raise ValueError(
+                f"readout={self.readout!r} reads the class token, and these features have none; use readout='ignore'"
+            )

@@ -1,0 +1,265 @@
+"""What a head predicts: plain descriptions that can be saved, and the layers they need on a decoder.
+
+An output is `channels` numbers a cell (logits) and a rule that turns them into values (`decode`). On a decoder's fused
+map the logits come from a small stack of convolutions (`branch`); on a linear head from one product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heads.checks import boolean, number, one_of, positive_integer
+from heads.features import Size
+from heads.resize import resize
+
+DepthKind = Literal["metric", "inverse_relative", "log"]
+Activation = Literal["relu", "sigmoid", "exp", "softplus", "identity"]
+Upsample = Literal["double", "picture", "none"]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "exp": torch.exp}
+
+
+class Output:
+    """Base of the outputs; each is a frozen dataclass.
+
+    `align_corners` is that of the last resize, to the picture; None follows the other resizes of the head.
+    """
+
+    name: ClassVar[str]  # in saved descriptions
+    align_corners: bool | None
+
+    @property
+    def channels(self) -> int:
+        """Logits a cell."""
+        raise NotImplementedError
+
+    def branch(self, width: int, align_corners: bool) -> nn.Module:
+        """Layers from a fused map (B, width, h, w) and the padded size to logits (B, channels, h', w')."""
+        raise NotImplementedError
+
+    def decode(self, logits: Tensor, training: bool = False) -> Tensor:
+        """Logits (B, channels, h, w) to values."""
+        raise NotImplementedError
+
+    def initialise(self, last: nn.Conv2d) -> None:
+        """Give the layer that makes the logits a start from which the output can learn."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with the name of the output."""
+        return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+
+class DepthBranch(nn.Module):
+    """Depth layers of DPT: convolution, resize, convolution, ReLU, 1x1 convolution."""
+
+    def __init__(self, width: int, hidden: int, channels: int, upsample: Upsample, align_corners: bool) -> None:
+        super().__init__()
+        half = max(width // 2, 1)
+        self.upsample, self.align_corners = upsample, align_corners
+        self.conv1 = nn.Conv2d(width, half, 3, padding=1)
+        self.conv2 = nn.Conv2d(half, hidden, 3, padding=1)
+        self.conv3 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor, padded_size: Size) -> Tensor:
+        """(B, width, h, w) to (B, channels, h', w')."""
+        x = self.conv1(x)
+        if self.upsample == "picture":
+            x = resize(x, padded_size, self.align_corners)
+        elif self.upsample == "double":
+            x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), self.align_corners)
+        return self.conv3(F.relu(self.conv2(x), inplace=True))
+
+
+class ClassBranch(nn.Module):
+    """Segmentation layers of DPT. The 1x1 convolution stays in front of the resize, with which it commutes."""
+
+    def __init__(self, width: int, count: int, dropout: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Conv2d(width, count, 1)
+
+    def forward(self, x: Tensor, padded_size: Size) -> Tensor:
+        """(B, width, h, w) to logits (B, count, h, w)."""
+        return self.classifier(self.dropout(F.relu(self.norm(self.conv(x)), inplace=True)))
+
+
+@dataclass(frozen=True)
+class Regression(Output):
+    """One number a pixel, most often depth.
+
+    activation: `relu`, `exp` and `softplus` are added to `min_depth`; `sigmoid` spans [min_depth, max_depth].
+    max_depth: in evaluation no value is larger. kind: what the number means; with `log` it is the logarithm of depth.
+    upsample: where the two last convolutions run: at twice the fused map (DPT, DINOv2), at the `picture`'s padded size
+    (Depth Anything), or at the fused map itself (`none`).
+    """
+
+    activation: Activation = "relu"
+    max_depth: float | None = None
+    min_depth: float = 0.0
+    kind: DepthKind = "metric"
+    hidden: int = 32
+    upsample: Upsample = "double"
+    align_corners: bool | None = None
+    name: ClassVar[str] = "regression"
+
+    def __post_init__(self) -> None:
+        one_of("activation", self.activation, get_args(Activation))
+        one_of("kind", self.kind, get_args(DepthKind))
+        one_of("upsample", self.upsample, get_args(Upsample))
+        positive_integer("hidden", self.hidden)
+        boolean("align_corners", self.align_corners, optional=True)
+        number("min_depth", self.min_depth, 0)
+        if self.max_depth is not None:
+            number("max_depth", self.max_depth, self.min_depth, open_low=True)
+        elif self.activation == "sigmoid":
+            raise ValueError(
+                "activation='sigmoid' needs max_depth, the value it tends to; give it, such as max_depth=10.0"
+            )
+        if self.activation == "identity" and self.min_depth:
+            raise ValueError(f"min_depth={self.min_depth}: activation='identity' has no lower bound; use 'softplus'")
+        if self.kind == "log" and (self.activation != "identity" or self.max_depth is not None):
+            raise ValueError(
+                f"kind='log' is the logarithm of depth, which is negative below 1; expected activation='identity' and no "
+                f"max_depth, got {self.activation!r} and {self.max_depth}; use them, or kind='metric'"
+            )
+
+    @property
+    def channels(self) -> int:
+        """One."""
+        return 1
+
+    def branch(self, width: int, align_corners: bool) -> nn.Module:
+        """The depth layers of DPT."""
+        branch = DepthBranch(width, self.hidden, self.channels, self.upsample, align_corners)
+        self.initialise(branch.conv3)
+        return branch
+
+    def initialise(self, last: nn.Conv2d) -> None:
+        """A ReLU that starts below zero everywhere would never learn."""
+        if self.activation == "relu" and last.bias is not None:
+            nn.init.ones_(last.bias)
+
+    def decode(self, logits: Tensor, training: bool = False) -> Tensor:
+        """(B, 1, h, w) to values in fp32: one channel costs little, and half precision shows as steps."""
+        x = logits.float()
+        if self.activation == "sigmoid" and self.max_depth is not None:
+            return self.min_depth + (self.max_depth - self.min_depth) * x.sigmoid()
+        if self.activation != "identity":
+            x = ACTIVATIONS[self.activation](x) + self.min_depth
+        return x if training or self.max_depth is None else x.clamp(max=self.max_depth)
+
+
+@dataclass(frozen=True)
+class Bins(Output):
+    """Metric depth as the expectation over `count` fixed depths.
+
+    spacing: `linear`, or `log` (equal steps of log depth). normalisation of the logits: `linear` is relu + 0.1 over its
+    sum, `sigmoid` is the sigmoid over its sum. logits: in training also hand them out, for a loss on the bins.
+    """
+
+    count: int = 256
+    min_depth: float = 0.001
+    max_depth: float = 10.0
+    spacing: Literal["linear", "log"] = "linear"
+    normalisation: Literal["linear", "softmax", "sigmoid"] = "linear"
+    hidden: int = 32
+    upsample: Upsample = "double"
+    logits: bool = False
+    align_corners: bool | None = None
+    name: ClassVar[str] = "bins"
+
+    def __post_init__(self) -> None:
+        positive_integer("count", self.count)
+        if self.count < 2:
+            raise ValueError(f"count={self.count}: expected at least 2 bins; use Regression for a single number")
+        one_of("spacing", self.spacing, ("linear", "log"))
+        one_of("normalisation", self.normalisation, ("linear", "softmax", "sigmoid"))
+        one_of("upsample", self.upsample, get_args(Upsample))
+        positive_integer("hidden", self.hidden)
+        number("min_depth", self.min_depth, 0, open_low=self.spacing == "log")
+        number("max_depth", self.max_depth, self.min_depth, open_low=True)
+        boolean("logits", self.logits)
+        boolean("align_corners", self.align_corners, optional=True)
+
+    @property
+    def kind(self) -> DepthKind:
+        """Metric."""
+        return "metric"
+
+    @property
+    def channels(self) -> int:
+        """One a bin."""
+        return self.count
+
+    def depths(self, device: torch.device | None = None) -> Tensor:
+        """The depth of every bin, (count,), in fp32."""
+        if self.spacing == "linear":
+            return torch.linspace(self.min_depth, self.max_depth, self.count, device=device)
+        return torch.linspace(math.log(self.min_depth), math.log(self.max_depth), self.count, device=device).exp()
+
+    def branch(self, width: int, align_corners: bool) -> nn.Module:
+        """The depth layers of DPT with a channel for each bin."""
+        return DepthBranch(width, self.hidden, self.count, self.upsample, align_corners)
+
+    def decode(self, logits: Tensor, training: bool = False) -> Tensor:
+        """Logits (B, count, h, w) to depth (B, 1, h, w), in fp32."""
+        depths = self.depths(logits.device)
+        x, offset = logits.float(), 0.0
+        if self.normalisation == "softmax":
+            x = x.softmax(1)
+        elif self.normalisation == "sigmoid":
+            x = x.sigmoid()
+        else:
+            x, offset = x.relu(), 0.1
+        # sum of weight * depth and sum of weights in one pass over the largest tensor of the head
+        rows = torch.stack([depths, torch.ones_like(depths)])
+        with torch.autocast(logits.device.type, enabled=False):
+            weighted, total = F.conv2d(x, rows[:, :, None, None], offset * rows.sum(1)).split(1, 1)
+        return weighted / total
+
+
+@dataclass(frozen=True)
+class Classes(Output):
+    """Logits of `count` classes a pixel.
+
+    dropout: in front of the classifier on a decoder (a linear head has its own). auxiliary: in training, also logits
+    from a shallower stage of the decoder.
+    """
+
+    count: int
+    dropout: float = 0.1
+    auxiliary: bool = False
+    names: tuple[str, ...] | None = None
+    align_corners: bool | None = None
+    name: ClassVar[str] = "classes"
+
+    def __post_init__(self) -> None:
+        positive_integer("count", self.count)
+        number("dropout", self.dropout, 0, 1)
+        boolean("auxiliary", self.auxiliary)
+        boolean("align_corners", self.align_corners, optional=True)
+        if self.names is not None:
+            object.__setattr__(self, "names", tuple(self.names))
+            if len(self.names) != self.count:
+                raise ValueError(f"names: expected {self.count} names, one a class, got {len(self.names)}")
+
+    @property
+    def channels(self) -> int:
+        """One a class."""
+        return self.count
+
+    def branch(self, width: int, align_corners: bool) -> nn.Module:
+        """The segmentation layers of DPT."""
+        return ClassBranch(width, self.count, self.dropout)
+
+    def decode(self, logits: Tensor, training: bool = False) -> Tensor:
+        """As they are."""
+        return logits

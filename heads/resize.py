@@ -1,0 +1,52 @@
+"""From the grid of a decoder back to the picture."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heads.features import Features, Size
+
+
+def resize(x: Tensor, size: Size, align_corners: bool) -> Tensor:
+    """Bilinear resize of (B, C, h, w) to `size`; the very same tensor when it has that size already."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def to_picture(x: Tensor, features: Features, size: Size | None, align_corners: bool) -> Tensor:
+    """A map of the padded frame at any resolution, (B, K, h, w), to the picture at `size`, or at its own size for None.
+
+    At the picture's own size the map is decoded at the padded size and cropped. At another size, cell i of n stands for
+    the pixels [i H / n, (i + 1) H / n) of the picture, whatever the padding, so that it meets a target reduced to `size`.
+    """
+    size = features.image_size if size is None else (int(size[0]), int(size[1]))
+    if min(size) < 1:
+        raise ValueError(
+            f"size={size}: expected (height, width) of at least 1; leave it out for the picture's own size"
+        )
+    if size == features.image_size:
+        return features.to_image(resize(x, features.padded_size, align_corners))
+    unpadded = features.resized or not any(features.padding)
+    if unpadded and not align_corners:
+        return resize(x, size, align_corners=False)
+    picture, (top, _, left, _) = features.image_size, features.padding
+    if features.resized:
+        picture, top, left = features.padded_size, 0, 0
+    rows = _positions(x, size[0], picture[0], features.padded_size[0], top, align_corners)
+    columns = _positions(x, size[1], picture[1], features.padded_size[1], left, align_corners)
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # h, w, 2: x before y
+    grid = grid.to(x.dtype).expand(x.shape[0], -1, -1, -1)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=align_corners)
+
+
+def _positions(x: Tensor, cells: int, pixels: int, padded: int, offset: int, align_corners: bool) -> Tensor:
+    """Where the centres of `cells` lie along one side of the padded frame, in grid_sample's [-1, 1]."""
+    centres = (torch.arange(cells, device=x.device) + 0.5) * (
+        pixels / cells
+    ) + offset  # in pixels, from the frame's edge
+    if align_corners:
+        return (centres - 0.5) * (2 / max(padded - 1, 1)) - 1
+    return centres * (2 / padded) - 1

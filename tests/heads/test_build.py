@@ -1,0 +1,65 @@
+"""Heads from plain data and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+import heads
+from heads import DPT, Bins, Classes, DenseHead, LinearHead, Regression
+
+CHANNELS = (16, 16, 16, 16)
+HEADS: dict[str, DenseHead] = {
+    "dpt": DPT(CHANNELS, 8, (2, 4, 8, 16), readout="project", batch_norm=True, project=True).with_outputs(
+        depth=Regression("sigmoid", max_depth=10.0), labels=Classes(3, auxiliary=True, names=("a", "b", "c"))
+    ),
+    "dpt pyramid": DPT((8, 12, 16, 24), 8, strides=(4, 8, 16, 32)).with_outputs(depth=Bins(8, spacing="log")),
+    "linear": LinearHead(CHANNELS, {"depth": Bins(8), "labels": Classes(3)}, True, True, 0.1, 4),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_round_trip(name: str) -> None:
+    """Through JSON, the same outputs and the same parameters."""
+    head = HEADS[name]
+    again = heads.build(json.loads(json.dumps(head.spec())))
+    assert again.outputs == head.outputs
+    assert again.spec() == head.spec()
+    shapes = {k: v.shape for k, v in head.state_dict().items()}
+    assert {k: v.shape for k, v in again.state_dict().items()} == shapes
+    again.load_state_dict(head.state_dict())
+
+
+def test_short_spec() -> None:
+    """Options that are left out have their defaults."""
+    head = heads.build(
+        {"name": "dpt", "in_channels": [16] * 4, "width": 8, "outputs": {"depth": {"name": "regression"}}}
+    )
+    assert head.outputs == {"depth": Regression()}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "dtp"}, "head: unknown name 'dtp'; expected one of dpt, linear"),
+        ({"name": "dpt", "widht": 8}, "head 'dpt': unknown option 'widht'; expected some of in_channels, width"),
+        ({"name": "dpt"}, "option 'in_channels' is missing"),
+        ({"name": "dpt", "outputs": {}}, "outputs={}: expected one or several"),
+        (
+            {"name": "dpt", "in_channels": CHANNELS, "outputs": {"depth": {"name": "bin"}}},
+            "output 'depth': unknown name",
+        ),
+        (
+            {"name": "dpt", "in_channels": CHANNELS, "outputs": {"depth": {"name": "bins", "counts": 3}}},
+            "unknown option 'counts'; expected some of count, min_depth",
+        ),
+        ({"name": "dpt", "in_channels": CHANNELS, "outputs": {"labels": {"name": "classes"}}}, "'count' is missing"),
+        ({"name": "dpt", "in_channels": CHANNELS, "outputs": {"depth": "bins"}}, "expected its name and options"),
+    ],
+)
+def test_mistakes(spec: dict[str, Any], message: str) -> None:
+    """What does not exist is named, with what does."""
+    with pytest.raises(ValueError, match=message):
+        heads.build({"outputs": {"depth": {"name": "regression"}}} | spec)

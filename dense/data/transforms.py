@@ -1,0 +1,231 @@
+"""From labelled pictures to tensors: the same geometry for the picture and its answers, colour for the picture alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dense.data.labelled import IGNORE, DepthKind, Labelled
+from dense.data.samples import Batch, Sample, collate, to_tensors
+from dense.suggest import did_you_mean
+
+FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, around pictures that are padded
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training pictures vary. The default varies nothing.
+
+    scale: range of a factor by which the picture is resized before it is cropped
+    flip: probability of a mirror image; rotate: degrees, either way, with probability `rotate_probability`
+    brightness, contrast, saturation: factors within 1 +- so much; hue: share of the circle; gamma: range of the
+        exponent; colour: each channel's own factor within 1 +- so much. Each with probability `photometric`
+    focal_corrected: divide metric depth by `scale`'s factor. An object twice as large in the picture is either twice as
+        near or seen through twice the focal length; a camera that does not zoom means the first.
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    rotate: float = 0.0
+    rotate_probability: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    gamma: tuple[float, float] = (1.0, 1.0)
+    colour: float = 0.0
+    photometric: float = 0.5
+    focal_corrected: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "gamma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name}={(low, high)}: expected 0 < low <= high")
+        for name, most in {
+            "flip": 1, "rotate": 180, "rotate_probability": 1, "brightness": 1, "contrast": 1, "saturation": 1,
+            "hue": 0.5, "colour": 1, "photometric": 1,
+        }.items():  # fmt: skip
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 to {most}")
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the apparent size of things changes."""
+        return self.scale != (1.0, 1.0)
+
+    @classmethod
+    def preset(cls, name: str) -> Augment:
+        """One of `PRESETS`."""
+        if name not in PRESETS:
+            raise ValueError(f"augment={name!r}: expected one of {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
+        return PRESETS[name]
+
+
+PRESETS: dict[str, Augment] = {
+    "none": Augment(),
+    "segmentation": Augment(
+        scale=(0.5, 2.0), flip=0.5, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05, photometric=0.5
+    ),
+    "depth": Augment(flip=0.5, rotate=2.5, brightness=0.25, gamma=(0.9, 1.1), colour=0.1, photometric=0.5),
+}
+
+
+class TrainTransform:
+    """``transform(sample, seed)``: a varied crop of a labelled picture as tensors, a pure function of its arguments.
+
+    Answers are never mixed: they are resized and rotated to the nearest pixel. What lies outside the picture is
+    `IGNORE` or NaN.
+
+    crop_size: side, or height and width, of the result; None keeps the picture's size
+    depth_kind: of the source. Resizing changes what metric depth should be, so with `augment.scale` it must be known,
+        and be inverse and relative or `augment.focal_corrected`
+    """
+
+    def __init__(
+        self, augment: Augment, crop_size: int | tuple[int, int] | None, depth_kind: DepthKind | None = None
+    ) -> None:
+        self.augment, self.depth_kind = augment, depth_kind
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        if self.crop_size is not None and min(self.crop_size) < 1:
+            raise ValueError(f"crop_size={crop_size}: expected at least 1 pixel")
+        if depth_kind == "metric":
+            self._refuse_zoom()
+        self._compose = A.Compose(
+            [*_geometry(augment, self.crop_size), *_photometry(augment)],
+            additional_targets={"depth": "mask", "inside": "mask"},
+            save_applied_params=augment.rescales,
+        )
+
+    def _refuse_zoom(self) -> None:
+        if self.augment.rescales and not self.augment.focal_corrected:
+            raise ValueError(
+                f"scale={self.augment.scale} with metric depth: a resized picture shows things nearer or farther than "
+                "its depth says; set focal_corrected=True to divide depth by the factor, or scale=(1, 1)"
+            )
+
+    def __call__(self, sample: Labelled, seed: int | tuple[int, ...]) -> Sample:
+        """`seed` is one or several whole numbers, such as (seed, epoch, index)."""
+        if sample.depth is not None and self.augment.rescales and self.depth_kind is None:
+            raise ValueError(
+                f"{sample.name} has depth and scale={self.augment.scale}: give TrainTransform the depth_kind of the "
+                "source, 'metric' or 'inverse_relative'"
+            )
+        numbers = (seed,) if isinstance(seed, int) else seed
+        key = int.from_bytes(struct.pack(f"<{len(numbers)}q", *numbers), "little")
+        # one generator for all steps: by a seed, albumentations would give each the same numbers
+        self._compose.set_random_state(np.random.default_rng(key), random.Random(key))
+        targets: dict[str, NDArray[Any]] = {"inside": np.ones(sample.image.shape[:2], np.uint8)}
+        if sample.labels is not None:
+            targets["mask"] = sample.labels
+        if sample.depth is not None:
+            targets["depth"] = sample.depth
+        result = self._compose(image=sample.image, **targets)
+        outside = result["inside"] == 0
+        labels, depth = result.get("mask"), result.get("depth")
+        if labels is not None:
+            labels = np.where(outside, np.uint8(IGNORE), labels)
+        if depth is not None:
+            if self.augment.rescales and self.depth_kind == "metric":
+                depth = depth / np.float32(_factor(result["applied_transforms"]))
+            depth = np.where(outside, np.float32(np.nan), depth)
+        return to_tensors(Labelled(result["image"], labels, depth, sample.name))
+
+
+def _geometry(augment: Augment, crop_size: tuple[int, int] | None) -> list[A.BasicTransform]:
+    steps: list[A.BasicTransform] = []
+    if augment.rescales:
+        low, high = augment.scale
+        steps.append(
+            A.RandomScale(
+                (low - 1, high - 1), mask_interpolation=cv2.INTER_NEAREST_EXACT, area_for_downscale="image", p=1.0
+            )  # plain INTER_NEAREST would move answers by up to half a pixel
+        )
+    if augment.rotate:
+        steps.append(A.Rotate(augment.rotate, fill=FILL, fill_mask=0, p=augment.rotate_probability))
+    if crop_size is not None:
+        steps.append(A.RandomCrop(*crop_size, pad_if_needed=True, fill=FILL, fill_mask=0))
+    steps.append(A.HorizontalFlip(p=augment.flip))
+    return steps
+
+
+def _photometry(augment: Augment) -> list[A.BasicTransform]:
+    around = {
+        name: (1 - getattr(augment, name), 1 + getattr(augment, name))
+        for name in ("brightness", "contrast", "saturation", "colour")
+    }
+    steps: list[A.BasicTransform] = []
+    if augment.brightness or augment.contrast or augment.saturation or augment.hue:
+        steps.append(
+            A.ColorJitter(
+                around["brightness"], around["contrast"], around["saturation"], (-augment.hue, augment.hue),
+                p=augment.photometric,
+            )
+        )  # fmt: skip
+    if augment.gamma != (1.0, 1.0):
+        low, high = augment.gamma
+        steps.append(A.RandomGamma((100 * low, 100 * high), p=augment.photometric))
+    if augment.colour:
+        steps.append(A.MultiplicativeNoise(around["colour"], per_channel=True, p=augment.photometric))
+    return steps
+
+
+def _factor(applied: Sequence[tuple[str, dict[str, Any]]]) -> float:
+    """By how much `RandomScale` resized."""
+    return next(float(params["scale"]) for name, params in applied if name == "RandomScale")
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """A labelled picture as tensors, with nothing left to chance.
+
+    size: None keeps it; a number is the new shorter side, the shape is kept; or height and width
+    answers: "keep" them at the size they were made at, where they are to be compared, or "resize" them with the picture
+    """
+
+    size: int | tuple[int, int] | None = None
+    answers: Literal["keep", "resize"] = "keep"
+
+    def __post_init__(self) -> None:
+        if self.answers not in ("keep", "resize"):
+            raise ValueError(f"answers={self.answers!r}: expected 'keep' or 'resize'")
+        if self.size is not None and (min(self.size) if isinstance(self.size, tuple) else self.size) < 1:
+            raise ValueError(f"size={self.size}: expected at least 1 pixel")
+
+    def __call__(self, sample: Labelled) -> Sample:
+        height, width = _target(self.size, *sample.image.shape[:2])
+        if (height, width) == sample.image.shape[:2]:
+            return to_tensors(sample)
+        shrinks = height * width < sample.image.shape[0] * sample.image.shape[1]
+        image = _resize(sample.image, (height, width), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        labels, depth = sample.labels, sample.depth
+        if self.answers == "resize":
+            labels, depth = (_resize(a, (height, width), cv2.INTER_NEAREST_EXACT) for a in (labels, depth))
+        return to_tensors(Labelled(image, labels, depth, sample.name))
+
+
+def _resize(array: Any, size: tuple[int, int], how: int) -> Any:
+    return None if array is None else cv2.resize(array, (size[1], size[0]), interpolation=how)
+
+
+def _target(size: int | tuple[int, int] | None, height: int, width: int) -> tuple[int, int]:
+    if size is None:
+        return height, width
+    if isinstance(size, tuple):
+        return size
+    factor = size / min(height, width)
+    return max(size, round(height * factor)), max(size, round(width * factor))
+
+
+__all__ = ["PRESETS", "Augment", "Batch", "EvalTransform", "Sample", "TrainTransform", "collate", "to_tensors"]

@@ -1,0 +1,114 @@
+"""How much each task of a joint training counts: fixed, or learnt from its noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dense.suggest import did_you_mean
+
+Likelihood = Literal["regression", "classification"]
+
+
+class _Joint(nn.Module):
+    """A total of task losses, in which a task without labels in this batch has no say."""
+
+    tasks: tuple[str, ...]
+
+    def forward(self, losses: Mapping[str, Tensor], labelled: Mapping[str, Tensor | bool] | None = None) -> Tensor:
+        """Scalar total in fp32.
+
+        ``losses`` are scalars, each the mean over those samples that have its label. ``labelled`` says by task whether
+        any sample has it, as a bool or a boolean tensor of any shape, such as (B,); a task not named there has it. A
+        task left out of ``losses`` counts as unlabelled.
+        """
+        labelled = labelled or {}
+        for name in (*losses, *labelled):
+            if name not in self.tasks:
+                known = ", ".join(self.tasks)
+                raise ValueError(f"unknown task {name!r}: known are {known}.{did_you_mean(name, self.tasks)}")
+        if not losses:
+            raise ValueError(f"no losses: expected some of {', '.join(self.tasks)}")
+        total = torch.zeros((), device=next(iter(losses.values())).device)
+        for name in self.tasks:
+            if name in losses:
+                present = torch.as_tensor(labelled.get(name, True), device=total.device).any()
+                total = total + torch.where(present, self.term(name, losses[name].float()), 0.0)
+            else:
+                total = total + self.idle(name)
+        return total
+
+    def term(self, name: str, loss: Tensor) -> Tensor:
+        """What a task adds to the total."""
+        raise NotImplementedError
+
+    def idle(self, name: str) -> Tensor | float:
+        """Zero, for a task without a loss; with a path to the task's parameters, so that every step has them all."""
+        return 0.0
+
+
+class FixedWeights(_Joint):
+    """``sum of weight * loss`` over the tasks that have labels.
+
+    >>> total = FixedWeights({"depth": 1.0, "labels": 0.5})({"depth": torch.tensor(2.0), "labels": torch.tensor(4.0)})
+    >>> total.item()
+    4.0
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"weight {weight} of task {name!r}: expected zero or a positive number")
+        self.tasks, self.weights = tuple(weights), dict(weights)
+
+    def term(self, name: str, loss: Tensor) -> Tensor:
+        """Weighted loss."""
+        return self.weights[name] * loss
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
+
+
+class UncertaintyWeights(_Joint):
+    """Each task weighted by the noise it is found to have, which is learnt with the rest.
+
+    With s = log sigma^2 a parameter for each task, the total is the sum of::
+
+        exp(-s) / 2 * loss + s / 2    for regression
+        exp(-s) * loss + s / 2        for classification
+
+    Kendall et al., "Multi-task learning using uncertainty to weigh losses for scene geometry and semantics", 2018,
+    equations 7 and 10. The term s / 2 belongs to the task: without labels in a batch neither part counts, else s would
+    sink whenever a label is absent. The total may be negative.
+
+    >>> joint = UncertaintyWeights({"depth": "regression", "labels": "classification"})
+    >>> joint({"depth": torch.tensor(2.0), "labels": torch.tensor(4.0)}).item()
+    5.0
+    """
+
+    def __init__(self, tasks: Mapping[str, Likelihood]) -> None:
+        super().__init__()
+        for name, likelihood in tasks.items():
+            if likelihood not in get_args(Likelihood):
+                hint = did_you_mean(str(likelihood), get_args(Likelihood))
+                raise ValueError(f"task {name!r}: {likelihood!r}, expected regression or classification.{hint}")
+        self.tasks, self.likelihoods = tuple(tasks), dict(tasks)
+        self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in tasks})
+
+    def term(self, name: str, loss: Tensor) -> Tensor:
+        """Negative log-likelihood, up to a constant."""
+        log_variance = self.log_variances[name].float()
+        share = 0.5 if self.likelihoods[name] == "regression" else 1.0
+        return share * torch.exp(-log_variance) * loss + log_variance / 2
+
+    def idle(self, name: str) -> Tensor:
+        """Zero."""
+        return 0 * self.log_variances[name].float()
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}: {likelihood}" for name, likelihood in self.likelihoods.items())

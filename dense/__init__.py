@@ -12,6 +12,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would o
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
+    from dense.predict import Depth, Predictor, Segmentation, load
     from heads.features import Features
 
 _PUBLIC = {
@@ -20,9 +21,24 @@ _PUBLIC = {
     "BackboneSpec": "dense.backbone",
     "WeightsError": "dense.backbone",
     "Features": "heads.features",
+    "load": "dense.predict",
+    "Predictor": "dense.predict",
+    "Depth": "dense.predict",
+    "Segmentation": "dense.predict",
 }
 
-__all__ = ["Backbone", "BackboneSpec", "Features", "WeightsError", "__version__", "load_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneSpec",
+    "Depth",
+    "Features",
+    "Predictor",
+    "Segmentation",
+    "WeightsError",
+    "__version__",
+    "load",
+    "load_backbone",
+]
 
 
 def __getattr__(name: str) -> Any:

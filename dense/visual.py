@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import matplotlib
@@ -55,3 +56,46 @@ def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4) -> Picture:
             top, left = gap + i * (height + gap), gap + j * (width + gap)
             canvas[top : top + height, left : left + width] = picture
     return canvas
+
+
+def palette(count: int) -> Picture:
+    """`count` colours that neighbours in the list tell apart, (count, 3); the first ones of any list are the same."""
+    hue = (np.arange(count) * 0.61803398875 + 0.35) % 1  # the golden ratio never comes near itself
+    value, saturation = 0.95 - 0.35 * (np.arange(count) // 3 % 2), 0.85 - 0.35 * (np.arange(count) // 7 % 2)
+    hsv = np.stack([hue * 180, saturation * 255, value * 255], axis=1).astype(np.uint8)[None]
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], np.uint8)
+
+
+def label_picture(labels: NDArray[np.integer], count: int) -> Picture:
+    """Class indices (H, W) as colours; 255 is black."""
+    table = np.zeros((max(256, count), 3), np.uint8)
+    table[:count] = palette(count)
+    if count <= 255:
+        table[255] = 0
+    return table[labels]
+
+
+def overlay(image: Picture, colours: Picture, strength: float = 0.55) -> Picture:
+    """Colours laid over a picture of the same size."""
+    return cv2.addWeighted(colours, strength, image, 1 - strength, 0)  # type: ignore[return-value]
+
+
+def depth_picture(
+    depth: NDArray[np.floating], bounds: tuple[float, float] | None = None, inverse: bool = False
+) -> Picture:
+    """Depth (H, W) as colours, near bright; what is not finite is black. bounds: values at the ends of the scale."""
+    values = np.asarray(depth, np.float64)
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros((*values.shape, 3), np.uint8)
+    low, high = bounds or tuple(np.quantile(values[known], (0.01, 0.99)))
+    scaled = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-9), 0, 1)
+    colours = (matplotlib.colormaps["magma"](scaled if inverse else 1 - scaled)[..., :3] * 255 + 0.5).astype(np.uint8)
+    return np.where(known[..., None], colours, np.uint8(0))
+
+
+def write_picture(path: str | Path, picture: Picture) -> None:
+    """A picture as a file, RGB."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {path}")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from dense.training.checkpoints import Checkpoints, check_writable
-from dense.training.cli import TrainingCLI
+from dense.training.cli import TrainingCLI, quiet, tensorboard
 from dense.training.metrics_file import MetricsFile
 from dense.training.precision import resolve_precision
 from dense.training.progress import ProgressLine
@@ -86,12 +83,6 @@ def main(argv: Sequence[str]) -> int:
     return run(cli.model, cli.datamodule, cli.trainer, folder, config.checkpoint.as_dict(), cli.parser.dump(config))
 
 
-def quiet() -> None:
-    """Keep Lightning's notices about choices we made on purpose off the screen."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.*")
-
-
 def run(
     model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, checkpoint: dict[str, Any], config: str = ""
 ) -> int:
@@ -147,14 +138,6 @@ def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:
             step, accuracy = list(callback.accuracies.items())[-1]
             return {f"{callback.k}-NN accuracy": f"{accuracy:.4f} at step {step}"}
     return {}
-
-
-def tensorboard(folder: Path) -> list[TensorBoardLogger]:
-    """A TensorBoard logger, where tensorboard is installed."""
-    try:
-        return [TensorBoardLogger(folder, name="", version="tensorboard")]
-    except ModuleNotFoundError:
-        return []
 
 
 def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 from dense._version import __version__
 from dense.backbone import Backbone
 from dense.backbone.official import EXPORTS
+from dense.training.curves import plot_curves, read_metrics
 
 
 def save_product(backbone: Backbone, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -53,40 +48,6 @@ backbone = dense.load_backbone("PATH/TO/THIS/FOLDER", frozen=True)
 {recipe}
 ```
 """
-
-
-def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Curves of a metrics.csv: name -> (steps, values), later rows of the same step winning."""
-    curves: dict[str, dict[float, float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name != "step" and value not in ("", None):
-                    curves.setdefault(name, {})[float(row["step"])] = float(value)
-    return {name: (list(points), list(points.values())) for name, points in curves.items()}
-
-
-def plot_curves(
-    curves: Mapping[str, tuple[list[float], list[float]]], names: list[str], path: Path, title: str
-) -> None:
-    """One small panel a curve, those of `names` that exist."""
-    present = [name for name in names if name in curves]
-    if not present:
-        return
-    columns = min(len(present), 3)
-    rows = -(-len(present) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(present) :]:
-        axis.set_visible(False)
-    for name, axis in zip(present, axes.flat, strict=False):
-        axis.plot(*curves[name], linewidth=1)
-        axis.set_title(name.removeprefix("health/").replace("_", " "), fontsize=10)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def plot_run(folder: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
 from dense.evaluate.examples import Examples
 from dense.evaluate.features import Readout, blocks_of, default_readout, final_norm, pool, to_input
 from dense.evaluate.views import View
+from dense.tasks.tuning import parameter_groups
 
 
 @dataclass(frozen=True)
@@ -68,43 +68,6 @@ class Classifier(nn.Module):
         layers = tuple(range(depth - self.blocks, depth))
         features = self.backbone(to_input(self.backbone, images), layers=layers, norm=final_norm(self.backbone))
         return self.head(pool(features).readout(self.readout))
-
-
-def layer_numbers(backbone: Backbone) -> dict[str, int]:
-    """Layer of each parameter as timm counts: 0 for everything before the first block, 1 for the first block, ..., the
-    final norm with the last block."""
-    model: Any = backbone.model
-    inside = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    return {
-        name: inside[name.removeprefix("model.")] if "model." in name else 0 for name, _ in backbone.named_parameters()
-    }
-
-
-def parameter_groups(
-    classifier: Classifier, lr: float, layer_decay: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Groups of equal learning rate and weight decay: lr * layer_decay^(L + 1 - layer), the head being layer L + 1.
-
-    Biases, norms, tokens and positions do not decay.
-    """
-    numbers = layer_numbers(classifier.backbone)
-    top = max(numbers.values()) + 1
-    model: Any = classifier.backbone.model
-    spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    spared.add("class_position")
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in classifier.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        own = name.removeprefix("backbone.")
-        layer = numbers[own] if name.startswith("backbone.") else top
-        decays = parameter.ndim > 1 and own.removeprefix("model.") not in spared
-        group = groups.setdefault(
-            (layer, decays),
-            {"params": [], "lr": lr * layer_decay ** (top - layer), "weight_decay": weight_decay if decays else 0.0},
-        )
-        group["params"].append(parameter)
-    return list(groups.values())
 
 
 def fine_tune(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from dense.arguments import with_suggestion
 from dense.recipes import find_config
@@ -68,3 +72,17 @@ def shipped_configs(argv: Sequence[str]) -> list[str]:
         elif argument in ("-c", "--config") and i + 1 < len(resolved):
             resolved[i + 1] = str(find_config(resolved[i + 1]))
     return resolved
+
+
+def quiet() -> None:
+    """Keep Lightning's notices about choices we made on purpose off the screen."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+
+
+def tensorboard(folder: Path) -> list[TensorBoardLogger]:
+    """A TensorBoard logger, where tensorboard is installed."""
+    try:
+        return [TensorBoardLogger(folder, name="", version="tensorboard")]
+    except ModuleNotFoundError:
+        return []

@@ -17,10 +17,9 @@ from dense.evaluate.finetune import (
     FineTuneRecipe,
     classification_accuracy,
     fine_tune,
-    layer_numbers,
-    parameter_groups,
 )
 from dense.evaluate.views import CenterCrop, RandomCrop
+from dense.tasks.tuning import layer_numbers, parameter_groups
 from tests.backbone.conftest import TINY, tiny
 from tests.evaluate.pictures import folder
 

@@ -1,0 +1,209 @@
+"""From a picture of any size to a typed answer of the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dense.data.images import read_image, to_rgb
+from dense.predict.answers import Answer, Depth, Joint, Segmentation
+from dense.tasks.inference import Maps, augmented, slide
+from dense.tasks.model import DenseModel, Inference
+
+Picture = NDArray[np.uint8]
+WHOLE = 2_000_000  # pixels above which a picture is seen through windows even if the model says nothing of them
+WINDOW = 1024  # their side, brought to a multiple of the patch
+ROWS = 256  # rows of a picture for which all classes are kept at once
+
+torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Predictor:
+    """``predictor("photo.jpg")``: a `Depth`, a `Segmentation` or both (`Joint`), of the picture's own size.
+
+    `model` is the network alone. inference: how pictures meet it, by default as it was saved. flip, scales: average
+    over the mirror image and over sizes of each view. precision: fp32, bf16 or fp16.
+    """
+
+    def __init__(
+        self,
+        model: DenseModel,
+        *,
+        inference: Inference | None = None,
+        flip: bool = False,
+        scales: Sequence[float] = (1.0,),
+        precision: str = "fp32",
+        batch: int = 1,
+    ) -> None:
+        if precision not in torch_precision:
+            raise ValueError(f"precision={precision!r}: expected one of {', '.join(torch_precision)}")
+        self.model, self.precision, self.batch = model.eval(), precision, batch
+        self.inference = inference or model.inference
+        self._network = augmented(self._maps, scales, flip)
+
+    @classmethod
+    def open(cls, folder: str | Path, device: str | torch.device = "cpu", **options: Any) -> Predictor:
+        """From a directory that `dense train` wrote; options replace what was saved: resize, window, stride."""
+        model = DenseModel.from_pretrained(folder).to(device)
+        changed = {k: options.pop(k) for k in ("resize", "window", "stride") if options.get(k) is not None}
+        return cls(model, inference=replace(model.inference, **changed), **options)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes."""
+        return self.model.classes
+
+    # ---- use
+
+    def __call__(self, picture: str | Path | Picture | Image.Image) -> Answer:
+        """The answer for a file, an array (H, W, 3) uint8 RGB or a PIL picture."""
+        image = as_array(picture)
+        return self._answer(self.reduced(image), image.shape[:2])
+
+    def many(self, pictures: Iterable[str | Path | Picture | Image.Image]) -> Iterator[tuple[Picture, Answer]]:
+        """Pictures with their answers; the next file is read while this one is computed."""
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for picture in pictures:
+                coming = reader.submit(as_array, picture)
+                if waiting is not None:
+                    image = waiting.result()
+                    yield image, self(image)
+                waiting = coming
+            if waiting is not None:
+                image = waiting.result()
+                yield image, self(image)
+
+    # ---- how
+
+    @torch.inference_mode()
+    def reduced(self, image: Picture) -> dict[str, Tensor]:
+        """Name -> finished values (H, W): "depth", or "labels" and "scores". Logits are kept for a band of rows alone."""
+        height, width = image.shape[:2]
+        device = next(self.model.parameters()).device
+        seen = _resized(image, self.inference.resize)
+        pixels = torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1).to(device)  # 3, h, w
+        sink = _Sink((height, width))
+        window, stride = self._window(seen.shape[:2])
+        if window is None:
+            for name, values in self._network(pixels[None]).items():
+                _bands(values[0], (height, width), lambda rows, top, name=name: sink(name, rows, top, 0))
+        elif seen.shape == image.shape:
+            slide(self._network, pixels, window, stride, sink, batch=self.batch)
+        else:
+            small = _Sink((seen.shape[0], seen.shape[1]))
+            slide(self._network, pixels, window, stride, small, batch=self.batch)
+            return small.resized((height, width))
+        return sink.values
+
+    def _window(self, size: tuple[int, ...]) -> tuple[int | None, int]:
+        window, stride = self.inference.window, self.inference.stride
+        if window is None:
+            if size[0] * size[1] <= WHOLE:
+                return None, 0
+            patch = self.model.backbone.spec.patch
+            window = max(patch, WINDOW // patch * patch)
+        return window, stride or max(1, window * 2 // 3)
+
+    def _maps(self, images: Tensor) -> Maps:
+        """uint8 pictures to maps in fp32."""
+        dtype = torch_precision[self.precision]
+        context = torch.autocast(images.device.type, dtype) if dtype else nullcontext()
+        images = images if images.is_floating_point() else self.model.backbone.normalise(images)
+        with context:
+            maps = self.model.decode(self.model.features(images))
+        return {name: values.float() for name, values in maps.items()}
+
+    def _answer(self, values: dict[str, Tensor], size: tuple[int, ...]) -> Answer:
+        found: dict[str, Any] = {}
+        if "depth" in values:
+            found["depth"] = Depth.of(values["depth"].cpu().numpy(), self.model.depth_kind)  # type: ignore[arg-type]
+        if "labels" in values:
+            classes = self.model.classes or tuple(map(str, range(self.model.outputs["labels"].count)))
+            labels, scores = values["labels"].cpu().numpy(), values["scores"].cpu().numpy()
+            found["segmentation"] = Segmentation(labels, scores, classes)
+        return Joint(**found) if len(found) == 2 else next(iter(found.values()))
+
+
+class _Sink:
+    """Takes finished logits block by block and keeps what answers need: one number a pixel, or two."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self.values: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, block: Tensor, top: int, left: int) -> None:
+        if name == "labels":
+            score, label = block.max(0)  # h, w
+            self._put("labels", label.to(torch.uint8), top, left)
+            self._put("scores", (score - block.logsumexp(0)).exp_(), top, left)
+        else:
+            self._put(name, block[0], top, left)
+
+    def _put(self, name: str, block: Tensor, top: int, left: int) -> None:
+        if name not in self.values:
+            self.values[name] = torch.empty(self.size, dtype=block.dtype, device="cpu")
+        self.values[name][top : top + block.shape[0], left : left + block.shape[1]] = block.cpu()
+
+    def resized(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        """At another size: labels to the nearest, the rest bilinearly."""
+        result = {}
+        for name, values in self.values.items():
+            nearest = name == "labels"
+            mode: dict[str, Any] = (
+                {"mode": "nearest-exact"} if nearest else {"mode": "bilinear", "align_corners": False}
+            )
+            result[name] = F.interpolate(values[None, None].float(), size=size, **mode)[0, 0].to(values.dtype)
+        return result
+
+
+def _bands(values: Tensor, size: tuple[int, int], finish: Any) -> None:
+    """A map (K, h, w) resized to `size` bilinearly and handed out in bands of rows, so that it never exists as a whole."""
+    if tuple(values.shape[-2:]) == size:
+        for top in range(0, size[0], ROWS):
+            finish(values[:, top : top + ROWS], top)
+        return
+    rows = ((torch.arange(size[0], device=values.device) + 0.5) * (values.shape[1] / size[0]) - 0.5).clamp(min=0)
+    above = rows.long().clamp(max=values.shape[1] - 1)
+    below, share = (above + 1).clamp(max=values.shape[1] - 1), (rows - above)[:, None]
+    for top in range(0, size[0], ROWS):
+        part = slice(top, min(top + ROWS, size[0]))
+        band = torch.lerp(values[:, above[part]], values[:, below[part]], share[part])  # K, rows, w
+        band = F.interpolate(band[None], size=(band.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
+        finish(band, top)
+
+
+def _resized(image: Picture, shorter: int | None) -> Picture:
+    """A picture whose shorter side has so many pixels."""
+    height, width = image.shape[:2]
+    if shorter is None or min(height, width) == shorter:
+        return image
+    factor = shorter / min(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)  # type: ignore[return-value]
+
+
+def as_array(picture: str | Path | Picture | Image.Image) -> Picture:
+    """(H, W, 3) uint8 RGB of a file, an array or a PIL picture."""
+    if isinstance(picture, str | Path):
+        return read_image(picture)
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise ValueError(f"expected a path, a PIL picture or a uint8 array (H, W, 3) in RGB, got {what}")
+    if 0 in picture.shape:
+        raise ValueError(f"the picture is empty: {picture.shape}")
+    return picture

@@ -1,0 +1,43 @@
+"""Predictions beside the truth, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dense.data.transforms import Sample
+from dense.predict.answers import parts
+from dense.predict.predictor import Predictor
+from dense.tasks.model import DenseModel
+from dense.visual import Picture, depth_picture, enlarge, label_picture, sheet
+
+SIDE = 224  # pixels of a cell
+
+
+def predictions_sheet(model: DenseModel, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Picture:
+    """A row a sample: the picture, then for each output the prediction and the truth, in the same colours."""
+    predictor = Predictor(model)
+    rows = []
+    for sample in samples:
+        image = sample.image.permute(1, 2, 0).numpy()
+        depth, segmentation = parts(predictor(image))
+        row: list[Picture] = [image]
+        if segmentation is not None:
+            row.append(segmentation.picture())
+            if sample.labels is not None:
+                row.append(label_picture(sample.labels.numpy(), len(classes or ())))
+        if depth is not None:
+            metric = depth.kind == "metric" and sample.depth is not None
+            truth = None if sample.depth is None else sample.depth[0].numpy()
+            known = truth[np.isfinite(truth)] if truth is not None else np.zeros(0)
+            bounds = tuple(np.quantile(known, (0.01, 0.99))) if metric and known.size else None
+            row.append(depth_picture(depth.values, bounds) if bounds else depth.picture())
+            if truth is not None:
+                row.append(depth_picture(truth, bounds))
+        height, width = image.shape[:2]
+        factor = SIDE / max(height, width)
+        size = (round(height * factor), round(width * factor))
+        cells = [enlarge(cell, size) for cell in row]
+        rows.append([np.pad(c, ((0, SIDE - size[0]), (0, SIDE - size[1]), (0, 0)), constant_values=255) for c in cells])
+    return sheet(rows)

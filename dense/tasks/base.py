@@ -1,0 +1,208 @@
+"""What all dense tasks share: a backbone that mostly stays frozen, a head that learns, and three hooks."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+import heads
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.spec import resolve_layers
+from dense.tasks.batch import Batch
+from dense.tasks.model import DenseModel, Inference, Task, normalised
+from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
+from dense.tasks.tuning import TuneOptions, parameter_groups, prepare
+from dense.training.metrics_file import MetricsFile
+from heads.features import Features, Size
+
+Maps = dict[str, Tensor]
+LOG_EVERY = 10  # optimiser steps
+
+
+class DenseTask(pl.LightningModule, abc.ABC):
+    """A head in training.
+
+    A task says three things: which outputs its head must have (`complete_outputs`), how wrong they are (`losses`), and
+    how good (`build_metrics`, `update_metrics`). Everything random in a step is seeded by (seed, step, micro-batch), so
+    a resumed run repeats an uninterrupted one.
+    """
+
+    task: Task
+    monitor: str  # the validation number by which the best model is chosen
+    mode: str  # min or max
+
+    def __init__(
+        self,
+        backbone: BackboneOptions,
+        head: dict[str, Any],
+        optim: OptimOptions,
+        tune: TuneOptions,
+        target: TargetOptions,
+        inference: Inference,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps={steps}: expected at least 1")
+        self.options, self.head_options = backbone, head
+        self.optim, self.tune, self.target = optim, tune, target
+        self.inference, self.steps, self.seed = inference, steps, seed
+        self.network: DenseModel
+        self.micro_batch = 0
+        self.seen: dict[str, float] = {}  # the last losses
+
+    # ---- hooks
+
+    @abc.abstractmethod
+    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
+        """The head's outputs with what the data decide (how many classes), or ValueError where one is missing."""
+
+    @abc.abstractmethod
+    def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts, of maps at the size that `target` asks for and a batch at that size."""
+
+    @abc.abstractmethod
+    def build_metrics(self) -> nn.Module:
+        """Fresh metrics of a validation set, with `compute() -> dict`, `reset()`."""
+
+    @abc.abstractmethod
+    def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
+        """Add a batch at full size."""
+
+    def extra_parameters(self) -> list[nn.Parameter]:
+        """What learns besides the network."""
+        return []
+
+    # ---- network
+
+    def build(self, data: Any) -> DenseModel:
+        """Backbone and head for a data module, from the seed."""
+        torch.manual_seed(self.seed)
+        options = self.options
+        backbone = load_backbone(options.name, options.weights, **options.arguments)
+        layers = resolve_layers(options.layers, backbone.spec)
+        spec = dict(self.head_options)
+        given = spec.get("outputs") or {}
+        spec["outputs"] = self.complete_outputs({k: dict(v) for k, v in given.items()}, data)
+        spec.setdefault("in_channels", channels(backbone, layers))
+        head = heads.build(spec)
+        prepare(backbone, self.tune)
+        return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, self.inference)
+
+    def setup(self, stage: str) -> None:
+        """Build the network when the data are known."""
+        if not hasattr(self, "network"):
+            self.network = self.build(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.metrics = self.build_metrics()
+
+    def features(self, batch: Batch) -> Features:
+        """Of the batch's pictures, or what the cache holds."""
+        if batch.features is not None:
+            return batch.features
+        assert batch.images is not None
+        images = normalised(self.network.backbone, batch.images)
+        if self.tune.frozen:
+            with torch.no_grad():
+                return self.network.features(images)
+        return self.network.features(images)
+
+    # ---- a step
+
+    def on_train_start(self) -> None:
+        """Continue the metrics where the run continues."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MetricsFile) and self.trainer.is_global_zero:
+                logger.start(self.trainer.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one micro-batch."""
+        step = self.trainer.global_step
+        torch.manual_seed(hash((self.seed, step, self.micro_batch, self.trainer.global_rank)) & (2**63 - 1))
+        self.micro_batch += 1
+        features = self.features(batch)
+        size = target_size(features, self.target.size)
+        maps = self.network.decode(features, size)
+        loss, parts = self.losses(maps, batch if size is None else batch.resized(size))
+        if not torch.isfinite(loss.detach()):
+            raise RuntimeError(
+                f"the loss is {float(loss.detach())} at step {step}; lower model.optim.lr, set model.optim.clip to 1, or "
+                "train in fp32. The last checkpoint is whole"
+            )
+        if step % LOG_EVERY == 0 and self.micro_batch == 1:
+            values = {"loss": loss.detach()} | {f"loss/{k}": v.detach() for k, v in parts.items()}
+            lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
+            self.record({k: float(v) for k, v in values.items()} | {"lr": lr}, step)
+        return loss
+
+    def record(self, numbers: dict[str, float], step: int) -> None:
+        """Write numbers to every log."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(numbers, step=step)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Write this step's learning rates, then step."""
+        factor = self.optim.factor(self.trainer.global_step, self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.micro_batch = 0
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """The norm of all gradients, where the recipe says so."""
+        if self.optim.clip:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.optim.clip)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; the head learns with lr, layers of an unfrozen backbone with less."""
+        o, t = self.optim, self.tune
+        groups = parameter_groups(self.network, o.lr, t.layer_decay, o.weight_decay, t.lr_scale)
+        if extra := self.extra_parameters():
+            groups.append({"params": extra, "lr": o.lr, "weight_decay": 0.0})
+        for group in groups:
+            group["initial_lr"] = group["lr"]
+        return torch.optim.AdamW(groups, betas=o.betas)
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last round."""
+        self.metrics.reset()  # type: ignore[operator]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch."""
+        answer = next(a for a in (batch.labels, batch.depth) if a is not None)
+        size = (answer.shape[-2], answer.shape[-1])  # answers are compared at the size they were made at
+        self.update_metrics(self.metrics, self.network.decode(self.features(batch), size), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Numbers of the set, logged and shown to callbacks."""
+        numbers = {f"val/{k}": float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}  # type: ignore[operator]
+        for name, value in numbers.items():
+            self.log(name, value, sync_dist=False, logger=False)
+        if not self.trainer.sanity_checking:
+            self.record(numbers, self.trainer.global_step)
+            self.seen = numbers
+
+
+def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:
+    """Channels of the chosen maps."""
+    spec = backbone.spec
+    return [spec.channels[layer] for layer in layers] if spec.channels else [spec.dim] * len(layers)
+
+
+def target_size(features: Features, choice: str) -> Size | None:
+    """Where the loss is computed: four times the grid of the finest map, never more than the picture."""
+    if choice == "picture":
+        return None
+    stride = min(features.strides)
+    height, width = (max(1, round(4 * side / stride)) for side in features.image_size)
+    return (min(height, features.image_size[0]), min(width, features.image_size[1]))

@@ -1,0 +1,185 @@
+"""Labelled pictures to batches: a batch is a pure function of (seed, optimiser step, rank, world)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader, Dataset
+
+from dense.data.labelled import DataError, DepthKind, LabelledSource, open_labelled
+from dense.data.sampler import Draw, IndexSampler
+from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
+from dense.data.workers import init_worker
+from dense.tasks.batch import Batch
+
+
+class Drawn(Dataset[Sample]):
+    """``dataset[epoch, index]``: an augmented sample, a pure function of (seed, epoch, index)."""
+
+    def __init__(self, source: LabelledSource, transform: TrainTransform, seed: int, copies: int = 0) -> None:
+        self.source, self.transform, self.seed, self.copies = source, transform, seed, copies
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, draw: tuple[int, int]) -> Sample:
+        epoch, index = draw
+        copy = epoch % self.copies if self.copies else epoch
+        return self.transform(self.source.read(index), (self.seed, copy, index))
+
+
+class Fixed(Dataset[Sample]):
+    """``dataset[index]``: a sample as it is evaluated."""
+
+    def __init__(self, source: LabelledSource, transform: EvalTransform) -> None:
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.transform(self.source.read(index))
+
+
+class DenseData(pl.LightningDataModule):
+    """Pictures with masks, depth or both, to train on and to validate on.
+
+    Args:
+        root: a folder of images/ with masks/ or depth/, a published data set, or scenes for the embedded ones.
+        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen.
+        batch_size: pictures a process and micro-batch.
+        workers: processes that load; 0 loads in the main process.
+        seed: of the order of pictures and of their augmentation.
+        crop_size: side, or height and width, of training crops; null for whole pictures of one size.
+        augment: how training pictures vary.
+        val_size: shorter side at which pictures are validated; null for their own. Answers keep their size.
+        partial: samples may lack the mask or the depth.
+        classes: names and values of classes, or a YAML file, instead of classes.yaml.
+        depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
+        val_ratio: share that is validated on, of a folder that is not split.
+        check: look for everything that is wrong before training; a number looks into so many samples of a split.
+        scenes: embedded scenes to train and to validate on.
+        scene_size: their side.
+        scene_seed: of the series they belong to.
+        camera_heights: range in metres for training and for validation; null for the default.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        layout: str = "folder",
+        batch_size: int = 16,
+        workers: int = 2,
+        seed: int = 0,
+        crop_size: int | tuple[int, int] | None = None,
+        augment: Augment = Augment(),
+        val_size: int | None = None,
+        partial: bool = False,
+        classes: str | list[str] | dict[Any, Any] | None = None,
+        depth: str | dict[str, Any] | None = None,
+        val_ratio: float = 0.1,
+        check: bool | int = True,
+        scenes: tuple[int, int] = (300, 100),
+        scene_size: int = 96,
+        scene_seed: int = 0,
+        camera_heights: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
+        self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
+        self.embedded = root == "scenes"
+        options: dict[str, Any] = {
+            "layout": layout, "partial": partial, "classes": classes, "depth": depth, "val_ratio": val_ratio,
+            "size": scene_size, "seed": scene_seed,
+        }  # fmt: skip
+        heights = camera_heights or (None, None)
+        self.train, self.val = (
+            open_labelled(root, split, length=length, camera_height=height, **options)
+            for split, length, height in zip(("train", "val"), scenes, heights, strict=True)
+        )
+        if check:
+            find_problems({"train": self.train, "val": self.val}, None if check is True else int(check))
+        self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
+        self.val_set = Fixed(self.val, EvalTransform(val_size))
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, where there are masks."""
+        return self.train.classes
+
+    @property
+    def depth_kind(self) -> DepthKind | None:
+        """What depth means, where there is any."""
+        return self.train.depth_kind
+
+    @property
+    def dataset(self) -> Drawn:
+        """What a pass goes through."""
+        return self.train_set
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Endless batches from the trainer's current step on."""
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError("the data module is not attached to a trainer")
+        sampler = IndexSampler(
+            len(self.train_set),
+            self.batch_size,
+            self.seed,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+            start_step=trainer.global_step,
+            accumulate=trainer.accumulate_grad_batches,
+        )
+        return DataLoader(
+            self.train_set,
+            batch_sampler=sampler,
+            collate_fn=self.collate,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+            **self.workers_options(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """One picture at a time, for sizes differ; scenes in batches."""
+        size = self.batch_size if self.embedded else 1
+        return DataLoader(self.val_set, batch_size=size, collate_fn=self.collate, **self.workers_options())
+
+    def workers_options(self) -> dict[str, Any]:
+        """Of a loader."""
+        return {
+            "num_workers": self.workers,
+            "worker_init_fn": init_worker,
+            "persistent_workers": self.workers > 0,
+        }
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Answers that the whole set lacks stay away; those that one sample lacks are unknown everywhere."""
+        batch = collate(samples, labels=self.classes is not None, depth=self.depth_kind is not None)
+        return Batch(batch.images, batch.labels, batch.depth)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the model card."""
+        return {
+            "pictures": self.root,
+            "layout": self.layout,
+            "trained on": len(self.train),
+            "validated on": len(self.val),
+            "batch size": self.batch_size,
+        }
+
+
+def find_problems(sources: dict[str, LabelledSource], limit: int | None) -> None:
+    """Raise with everything that is wrong with any of the splits."""
+    problems = [f"{split}: {line}" for split, source in sources.items() for line in source.check(limit=limit)]
+    names = {split: {s.name(i) for i in range(len(s))} for split, s in sources.items()}
+    if shared := names["train"] & names["val"]:
+        some = ", ".join(sorted(shared)[:3])
+        problems.append(f"train and val share {len(shared)} pictures ({some}); split them")
+    if problems:
+        raise DataError(*problems)
+
+
+__all__ = ["DenseData", "Draw", "Drawn", "Fixed", "find_problems"]

@@ -1,0 +1,120 @@
+"""Depth, metric or relative."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from dense import losses
+from dense.losses.kinds import DepthKind
+from dense.metrics import DepthMetrics
+from dense.tasks.base import DenseTask, Maps
+from dense.tasks.batch import Batch
+from dense.tasks.model import Inference
+from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
+from dense.tasks.targets import check_kinds, depth_target
+from dense.tasks.tuning import TuneOptions
+
+
+@dataclass(frozen=True)
+class DepthEvaluation:
+    """How validation depth is measured: see `dense.metrics.DepthMetrics`."""
+
+    cap: tuple[float, float] = (1e-3, 80.0)
+    crop: Literal["none", "nyu_eigen", "garg", "eigen_kitti"] = "none"
+    alignment: Literal["none", "median", "lsq"] = "none"
+
+
+class DepthTask(DenseTask):
+    """A depth for every pixel, on frozen features unless `tune` says otherwise.
+
+    The head needs an output "depth" of {name: regression} or {name: bins}; its kind must suit the loss and the data.
+    """
+
+    task = "depth"
+    monitor, mode = "val/abs_rel", "min"
+
+    def __init__(
+        self,
+        backbone: BackboneOptions = BackboneOptions(),
+        head: dict[str, Any] = {"name": "linear", "outputs": {"depth": {"name": "bins"}}},
+        loss: dict[str, Any] = {"silog": 1.0},
+        optim: OptimOptions = OptimOptions(),
+        tune: TuneOptions = TuneOptions(),
+        target: TargetOptions = TargetOptions(),
+        evaluation: DepthEvaluation = DepthEvaluation(),
+        inference: Inference = Inference(),
+        steps: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        """A head in training.
+
+        Args:
+            backbone: which features the head sees.
+            head: what heads.build takes; in_channels is filled in.
+            loss: silog, l1, berhu, ssi, robust_ssi, midas, gradient_log, bins, each with its weight or its options.
+            optim: optimiser and schedule.
+            tune: how much of the backbone learns.
+            target: where the loss is computed and which depths count.
+            evaluation: how validation depth is measured.
+            inference: how pictures meet the network later; saved with the model.
+            steps: optimiser steps.
+            seed: of the head's weights, dropout and the order of pictures.
+        """
+        super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
+        self.loss_options, self.evaluation = loss, evaluation
+
+    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
+        """Check that there is a depth and that the data can teach it."""
+        self.given = depth_of(data)
+        return outputs | {"depth": outputs.get("depth", {"name": "regression"})}
+
+    def setup(self, stage: str) -> None:
+        """Build the loss when the head's kind of depth is known."""
+        super().setup(stage)
+        self.loss, self.kind = depth_loss(self.loss_options, self.network.outputs["depth"], self.given)
+
+    def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the depth."""
+        assert batch.depth is not None
+        target, mask = depth_target(batch.depth, self.given, self.kind, self.target)
+        return self.loss(maps["depth"], target, mask, logits=maps.get("depth.bins"))
+
+    def build_metrics(self) -> nn.Module:
+        """abs_rel and company, in metres."""
+        return depth_metrics(self.evaluation, self.network.outputs["depth"].kind, self.given)
+
+    def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
+        """Against all that is known."""
+        assert batch.depth is not None
+        metrics.update(maps["depth"], batch.depth, batch.depth.isfinite())  # type: ignore[operator]
+
+
+def depth_of(data: Any) -> DepthKind:
+    """The kind of depth that the data hold."""
+    if data.depth_kind is None:
+        raise ValueError("the data have no depth; a depth task needs it (root/depth, or another layout)")
+    return data.depth_kind
+
+
+def depth_loss(spec: dict[str, Any], output: Any, given: DepthKind) -> tuple[losses.WeightedSum, DepthKind]:
+    """The loss for a head's output, checked against its kind of depth and the data's."""
+    bins = output if hasattr(output, "depths") else None
+    loss = losses.build(spec, bins)
+    loss.check_kind(output.kind)
+    check_kinds(given, output.kind)
+    if "bins" in spec and not getattr(output, "logits", False):
+        raise ValueError("the loss 'bins' reads the logits of the bins; say logits: true in the head's output")
+    return loss, output.kind
+
+
+def depth_metrics(evaluation: DepthEvaluation, kind: DepthKind, given: DepthKind) -> nn.Module:
+    """Metrics for predictions of a kind; relative ones are aligned first, in any case."""
+    if given != "metric":
+        raise ValueError("validation against inverse relative depth is not defined; validate on metric depth")
+    options = asdict(evaluation)
+    if kind == "inverse_relative" and evaluation.alignment == "none":
+        options["alignment"] = "lsq"
+    return DepthMetrics(kind=kind, **options)

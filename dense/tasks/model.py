@@ -1,0 +1,153 @@
+"""A backbone and a head as one network, and as one saved directory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import heads
+from dense.backbone import Backbone, BackboneSpec
+from dense.backbone.hub import SavedModel
+from dense.backbone.report import load_strictly
+from heads.features import Features, Norm, Size
+
+Task = Literal["segmentation", "depth", "joint"]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How pictures of any size meet the network.
+
+    resize: bring the shorter side to so many pixels first; None leaves pictures as they are. window, stride: see the
+    picture through overlapping windows of that side, in pixels; None sees it whole.
+    """
+
+    resize: int | None = None
+    window: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and value < 1:
+                raise ValueError(f"inference.{name}={value}: expected at least 1 pixel, or null")
+        if self.stride is not None and (self.window is None or self.stride > self.window):
+            raise ValueError(f"inference.stride={self.stride} needs a window of at least as many pixels")
+
+
+class DenseModel(nn.Module, SavedModel):
+    """Normalised pictures (B, 3, H, W) in, maps of their size out.
+
+    backbone: frozen or not. head: what `heads.build` builds. layers, norm: what the head sees. classes: names, of a head
+    with labels. facts: how and on what it was trained, for the model card.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        layers: tuple[int, ...],
+        norm: Norm,
+        task: Task,
+        classes: tuple[str, ...] | None = None,
+        inference: Inference = Inference(),
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.layers, self.norm, self.task = tuple(layers), norm, task
+        self.classes = tuple(classes) if classes else None
+        self.inference, self.facts = inference, facts or {}
+
+    # ---- use
+
+    def features(self, images: Tensor) -> Features:
+        """What the head sees of normalised pictures."""
+        return self.backbone(images, layers=self.layers, norm=self.norm)
+
+    def decode(self, features: Features, size: Size | None = None) -> dict[str, Tensor]:
+        """Maps by name, of the pictures' size or of `size`; in training also auxiliary ones."""
+        return self.head(features, size=size)
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        """The map of a head with one output, else maps by name."""
+        maps = self.decode(self.features(images))
+        return next(iter(maps.values())) if len(maps) == 1 else maps
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The head's outputs by name: "depth", "labels"."""
+        return dict(self.head.outputs)  # type: ignore[arg-type]
+
+    @property
+    def depth_kind(self) -> str | None:
+        """What its depth is: metric, inverse_relative or log."""
+        output = self.outputs.get("depth")
+        return None if output is None else getattr(output, "kind", "metric")
+
+    # ---- saved
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {
+            "task": self.task,
+            "backbone": self.backbone.spec.to_dict(),
+            "layers": list(self.layers),
+            "norm": self.norm,
+            "head": self.head.spec(),  # type: ignore[operator]
+            "classes": list(self.classes) if self.classes else None,
+            "inference": asdict(self.inference),
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DenseModel:
+        """A model with fresh weights."""
+        missing = [k for k in ("task", "backbone", "layers", "norm", "head") if k not in config]
+        if missing:
+            raise ValueError(f"config.json holds no {missing[0]!r}; this directory was not saved by dense train")
+        return cls(
+            Backbone.from_spec(BackboneSpec.from_dict(config["backbone"])),
+            heads.build(config["head"]),
+            tuple(config["layers"]),
+            config["norm"],
+            config["task"],
+            config.get("classes"),
+            Inference(**config.get("inference", {})),
+            config.get("facts"),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Head and backbone, each under its name."""
+        backbone = {f"backbone.{k}": v for k, v in self.backbone.tensors().items()}
+        return backbone | {f"head.{k}": v for k, v in self.head.state_dict().items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Counterpart of `tensors`, strict."""
+        parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part not in parts:
+                raise ValueError(f"model.safetensors holds {name!r}, which belongs to neither backbone nor head")
+            parts[part][rest] = tensor
+        self.backbone.load_tensors(parts["backbone"])
+        load_strictly(self.head, parts["head"], source="model.safetensors", layout="own")
+
+    def with_backbone(self, backbone: Backbone) -> DenseModel:
+        """The same head on another copy of the backbone it was trained on; a backbone that differs raises."""
+        ours, theirs = self.backbone.spec.to_dict(), backbone.spec.to_dict()
+        different = [
+            f"{k}: {ours[k]!r} in the head's, {theirs.get(k)!r} in this one" for k in ours if ours[k] != theirs.get(k)
+        ]
+        if different:
+            raise ValueError(f"this head was trained on another backbone ({'; '.join(different)}); train a new head")
+        return DenseModel(
+            backbone, self.head, self.layers, self.norm, self.task, self.classes, self.inference, self.facts
+        )
+
+
+def normalised(backbone: Backbone, images: Tensor) -> Tensor:
+    """uint8 pictures normalised where they are; others as they come."""
+    return backbone.normalise(images) if images.dtype == torch.uint8 else images

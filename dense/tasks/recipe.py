@@ -1,0 +1,68 @@
+"""Every number of a head's training, with the defaults of the published linear probes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Which features the head sees.
+
+    name: a timm name, an official name or a saved directory. weights: "timm", a file or a directory; None with a name
+    is a random network, which is said. layers: block indices, last, last4, even4 or default. norm: the final norm on
+    every layer (true), on none (false) or on the last block alone ("last"). arguments: overrides, such as img_size.
+    """
+
+    name: str = "vit_small_patch14_dinov2"
+    weights: str | None = None
+    layers: str | list[int] = "last"
+    norm: bool | Literal["last"] = True
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimOptions:
+    """AdamW and its schedule, over optimiser steps. lr is taken as it is, whatever the batch.
+
+    schedule: "poly" (1 - t)^power, "cosine" to zero, or "constant", each after a linear warm-up. clip: largest norm of
+    all gradients, 0 for none.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = 0.9
+    warmup_steps: int = 0
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr={self.lr}: expected a positive number")
+        if self.schedule not in ("poly", "cosine", "constant"):
+            raise ValueError(f"optim.schedule={self.schedule!r}: expected poly, cosine or constant")
+
+    def factor(self, step: int, steps: int) -> float:
+        """What every learning rate is multiplied with at `step` of `steps`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        t = min((step - self.warmup_steps) / max(steps - self.warmup_steps, 1), 1.0)
+        return {"poly": (1 - t) ** self.power, "cosine": 0.5 * (1 + math.cos(math.pi * t)), "constant": 1.0}[
+            self.schedule
+        ]
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """Where the loss is computed.
+
+    size: "picture", or "grid4": at four times the grid of tokens, which is several times cheaper. min_depth, max_depth:
+    the range of depths that count, in training; None for no bound.
+    """
+
+    size: Literal["picture", "grid4"] = "picture"
+    min_depth: float | None = None
+    max_depth: float | None = None

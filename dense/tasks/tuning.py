@@ -1,0 +1,98 @@
+"""How much of a backbone learns with its head: nothing, its last blocks, all of it, or low-rank additions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from timm.models import group_parameters
+from torch import nn
+
+from dense.backbone import Backbone
+from dense.tasks.lora import add_lora
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """unfreeze: "none", "all", or how many of the last blocks learn (the final norm with them). layer_decay: factor of
+    the learning rate from a block to the one before it. lora_rank: 0 for none; lora_targets: names of linear layers.
+    lr_scale: learning rate of the backbone as a share of the head's."""
+
+    unfreeze: Literal["none", "all"] | int = "none"
+    layer_decay: float = 1.0
+    lr_scale: float = 1.0
+    lora_rank: int = 0
+    lora_alpha: float = 8.0
+    lora_targets: tuple[str, ...] = ("qkv", "proj")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.unfreeze, int) and self.unfreeze < 1:
+            raise ValueError(f"unfreeze={self.unfreeze}: expected none, all or a number of blocks of at least 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay={self.layer_decay}: expected more than 0 and at most 1")
+        if self.lora_rank and self.unfreeze != "none":
+            raise ValueError("lora_rank and unfreeze exclude one another; choose one")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stays exactly as it is."""
+        return self.unfreeze == "none" and not self.lora_rank
+
+
+def prepare(backbone: Backbone, options: TuneOptions) -> Backbone:
+    """Freeze what shall not learn; the mask token never does, for nothing is masked here."""
+    backbone.freeze()
+    if options.frozen:
+        return backbone
+    if options.lora_rank:
+        add_lora(backbone.model, options.lora_rank, options.lora_alpha, options.lora_targets)  # type: ignore[arg-type]
+        backbone.frozen = False
+        return backbone
+    numbers = layer_numbers(backbone)
+    top = max(numbers.values())
+    count = options.unfreeze if isinstance(options.unfreeze, int) else top + 1
+    if isinstance(options.unfreeze, int) and count > backbone.spec.depth:
+        raise ValueError(f"unfreeze={count}: {backbone.spec.name} has {backbone.spec.depth} blocks; use all for all")
+    backbone.frozen = False
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(numbers[name] > top - count and name != "mask_token")
+    return backbone
+
+
+def layer_numbers(backbone: Backbone) -> dict[str, int]:
+    """Layer of each parameter as timm counts: 0 for everything before the first block, 1 for the first block, ..., the
+    final norm with the last block."""
+    model: Any = backbone.model
+    inside = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    return {
+        name: inside[name.removeprefix("model.")] if "model." in name else 0 for name, _ in backbone.named_parameters()
+    }
+
+
+def parameter_groups(
+    network: nn.Module, lr: float, layer_decay: float, weight_decay: float, lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups of equal learning rate and weight decay of a network with a `backbone`.
+
+    A layer of the backbone learns with lr * lr_scale * layer_decay^(L + 1 - layer), everything else with lr. Biases,
+    norms, tokens and positions do not decay.
+    """
+    backbone: Any = network.backbone
+    learns = any(p.requires_grad for p in backbone.parameters())
+    numbers = layer_numbers(backbone) if learns else {}
+    top = max(numbers.values(), default=0) + 1
+    spared = set(backbone.model.no_weight_decay()) if hasattr(backbone.model, "no_weight_decay") else set()
+    spared.add("class_position")
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        own, inside = name.removeprefix("backbone."), name.startswith("backbone.")
+        layer = numbers[own] if inside else top
+        decays = parameter.ndim > 1 and own.removeprefix("model.") not in spared
+        rate = lr * (lr_scale * layer_decay ** (top - layer) if inside else 1.0)
+        group = groups.setdefault(
+            (layer, decays), {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
+        )
+        group["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,182 @@
+"""`dense train`: a head for depth, segmentation or both, on anybody's pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from dense.evaluate.protocol import versions
+from dense.predict.sheet import predictions_sheet
+from dense.tasks.base import DenseTask
+from dense.tasks.best import BestModel, save
+from dense.tasks.data import DenseData
+from dense.tasks.model import DenseModel
+from dense.training.checkpoints import Checkpoints, check_writable
+from dense.training.cli import TrainingCLI, quiet, tensorboard
+from dense.training.curves import plot_curves, read_metrics
+from dense.training.metrics_file import MetricsFile
+from dense.training.precision import resolve_precision
+from dense.training.progress import ProgressLine
+from dense.visual import write_picture
+
+DESCRIPTION = "Train a head on labelled pictures. The same command again continues a run that was stopped."
+
+
+class TrainCLI(TrainingCLI):
+    """Options of a run beyond model, data and trainer."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Where the run goes, what is kept and how often it is validated."""
+        parser.add_argument("--output", type=str, default="runs/train", help="folder of the run")
+        parser.add_argument("--val_every", type=int, default=0, help="steps between validations; 0 for ten in a run")
+        parser.add_argument("--patience", type=int, default=0, help="validations without progress that end it; 0: none")
+        parser.add_argument("--checkpoint.every_minutes", type=float, default=5.0, help="minutes between checkpoints")
+        parser.add_argument("--checkpoint.every_steps", type=int, default=0, help="steps between them; 0 for none")
+        parser.set_defaults(
+            {
+                "trainer.max_epochs": -1,
+                "trainer.precision": None,
+                "trainer.logger": False,
+                "trainer.enable_checkpointing": False,
+                "trainer.enable_progress_bar": False,
+                "trainer.enable_model_summary": False,
+                "trainer.use_distributed_sampler": False,
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.check_val_every_n_epoch": None,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Settle precision and validation, and find an unwritable folder before anything large is built."""
+        config: Any = self.config
+        config.trainer.precision = resolve_precision(config.trainer.precision)
+        steps = config.model.init_args.steps
+        config.trainer.max_steps = steps
+        config.trainer.val_check_interval = (config.val_every or max(1, steps // 10)) * (
+            config.trainer.accumulate_grad_batches or 1
+        )
+        check_writable(Path(config.output))
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb."""
+    quiet()
+    cli = TrainCLI(DenseTask, DenseData, argv, prog="dense train", description=DESCRIPTION, subclass_mode_model=True)
+    config: Any = cli.config
+    return run(
+        cli.model, cli.datamodule, cli.trainer, Path(config.output),
+        checkpoint=config.checkpoint.as_dict(), patience=config.patience, config=cli.parser.dump(config),
+    )  # fmt: skip
+
+
+def run(
+    task: DenseTask,
+    data: DenseData,
+    trainer: pl.Trainer,
+    folder: Path,
+    *,
+    checkpoint: dict[str, Any],
+    patience: int = 0,
+    config: str = "",
+) -> int:
+    """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and pictures."""
+    checkpoints, best = Checkpoints(folder / "checkpoints", **checkpoint), BestModel(folder / "model", patience)
+    trainer.callbacks += [checkpoints, ProgressLine(), best]  # type: ignore[attr-defined]
+    trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
+    resume = checkpoints.last if checkpoints.last.is_file() else None
+    if trainer.is_global_zero:
+        if config:
+            (folder / "config.yaml").write_text(config)
+        print(f"{'continuing' if resume else 'starting'} {folder}: {describe(task, data, trainer)}", flush=True)
+    start = time.monotonic()
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not trainer.is_global_zero:
+        return 0
+    if (folder / "metrics.csv").is_file():
+        curves = read_metrics(folder / "metrics.csv")
+        plot_curves(curves, list(curves), folder / "curves.png", folder.name)
+    if checkpoints.terminated:
+        print(f"stopped by SIGTERM at step {trainer.global_step}; the same command continues", file=sys.stderr)
+        return 143
+    finish(task, data, trainer, folder, best, time.monotonic() - start)
+    return 0
+
+
+def finish(
+    task: DenseTask, data: DenseData, trainer: pl.Trainer, folder: Path, best: BestModel, seconds: float
+) -> None:
+    """Write the model's facts, results.json and some predictions, and say where they are."""
+    if not best.best:  # too short for a validation
+        save(task.network, best.folder)
+    model = DenseModel.from_pretrained(best.folder)
+    model.facts = {
+        **data.describe(),
+        "task": type(task).__name__,
+        "backbone": task.options.name,
+        "weights": task.options.weights or task.options.name,
+        "steps": trainer.global_step,
+        "best step": best.best.get("step", trainer.global_step),
+        "seed": task.seed,
+        "precision": str(trainer.precision),
+        "numbers": {k: v for k, v in best.best.items() if k != "step"},
+        "versions": versions(),
+    }
+    model.save_pretrained(best.folder)
+    (best.folder / "README.md").write_text(card(model))
+    results = {"numbers": model.facts["numbers"], "facts": model.facts, "seconds of this session": round(seconds, 1)}
+    (folder / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
+    write_picture(folder / "predictions.png", predictions_sheet(model, *examples(data)))
+    for name, value in model.facts["numbers"].items():
+        print(f"{name}: {value:.4f}")
+    print(
+        f"wrote {best.folder} (best at step {model.facts['best step']}); open it with dense.load({str(best.folder)!r})"
+    )
+
+
+def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None]:
+    """Some validation samples, spread over the set, and the names of classes."""
+    count = min(most, len(data.val_set))
+    return [data.val_set[i * len(data.val_set) // count] for i in range(count)], data.classes
+
+
+def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:
+    """One line about the run."""
+    return (
+        f"{type(task).__name__}, {task.head_options.get('name')} head on {task.options.name}"
+        f"{'' if task.options.weights or Path(task.options.name).exists() else ' with RANDOM weights'}; "
+        f"{len(data.train)} pictures of {data.root}, {len(data.val)} to validate on; batch {data.batch_size} x "
+        f"{trainer.world_size} x {trainer.accumulate_grad_batches}, {task.steps} steps, {trainer.precision}"
+    )
+
+
+def card(model: DenseModel) -> str:
+    """What it is, how it was made, how to open it."""
+    facts = {k: v for k, v in model.facts.items() if not isinstance(v, dict)}
+    lines = "\n".join(f"- {k}: {v}" for k, v in facts.items())
+    numbers = "\n".join(f"| {k} | {v:.4f} |" for k, v in model.facts["numbers"].items())
+    return f"""---
+library_name: dino-dense
+tags: [dino-dense, {model.task}]
+---
+# {model.task.capitalize()} on {model.backbone.spec.name}
+
+```python
+import dense
+predictor = dense.load("PATH/TO/THIS/FOLDER")
+answer = predictor("photo.jpg")
+```
+
+{lines}
+
+| validation | |
+|---|---|
+{numbers}
+"""

@@ -1,0 +1,46 @@
+"""Curves of a run, from its metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Curves of a metrics.csv: name -> (steps, values), later rows of the same step winning."""
+    curves: dict[str, dict[float, float]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name != "step" and value not in ("", None):
+                    curves.setdefault(name, {})[float(row["step"])] = float(value)
+    return {name: (list(points), list(points.values())) for name, points in curves.items()}
+
+
+def plot_curves(
+    curves: Mapping[str, tuple[list[float], list[float]]], names: list[str], path: Path, title: str
+) -> None:
+    """One small panel a curve, those of `names` that exist."""
+    present = [name for name in names if name in curves]
+    if not present:
+        return
+    columns = min(len(present), 3)
+    rows = -(-len(present) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(present) :]:
+        axis.set_visible(False)
+    for name, axis in zip(present, axes.flat, strict=False):
+        axis.plot(*curves[name], linewidth=1)
+        axis.set_title(name.removeprefix("health/").replace("_", " "), fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,6 +44,9 @@ class Reassemble(nn.Module):
 
     def forward(self, x: Tensor, class_token: Tensor | None) -> Tensor:
         """x: (B, C, h, w); class_token: (B, C), read by `add` and `project`."""
+        # channels last makes the convolutions of the whole decoder faster; a copy, for `contiguous` would keep the odd
+        # strides that a batch of one can have, from which convolutions fall back to channels first
+        x = x.clone(memory_format=torch.channels_last)
         if self.norm is not None:
             x = self.norm(x)
         if self.mode == "add" and class_token is not None:

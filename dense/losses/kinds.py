@@ -1,8 +1,11 @@
-"""What the numbers of a depth map mean."""
+"""What the numbers of a depth map mean: metres; 1 / depth up to scale and shift; or the logarithm of metres."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
-DepthKind = Literal["metric", "inverse_relative", "log"]  # metres; 1 / depth up to scale and shift; log of metres
+from heads.outputs import DepthKind
+
 KINDS: tuple[str, ...] = get_args(DepthKind)
+
+__all__ = ["KINDS", "DepthKind"]

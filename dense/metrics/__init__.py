@@ -1,0 +1,8 @@
+"""What a dense prediction is worth, summed over a set on the device and computed once."""
+
+from dense.metrics.boundary import BoundaryIoU
+from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window
+from dense.metrics.depth import DepthMetrics
+from dense.metrics.segmentation import SegmentationMetrics
+
+__all__ = ["CROPS", "BoundaryIoU", "DepthMetrics", "SegmentationMetrics", "crop_mask", "kitti_benchmark_window"]

@@ -75,8 +75,8 @@ class BoundaryIoU(Metric):
 def band(labels: Tensor, valid: Tensor, steps: int) -> Tensor:
     """True where a class ends, or the picture does, within ``steps`` pixels, in rows and columns alike; (B, H, W).
 
-    A pixel is inside its class if the largest and the smallest label of the square around it are the same: two poolings
-    for any number of classes.
+    A pixel is inside its class if the largest and the smallest label of the square around it are the same: the
+    work does not grow with the number of classes.
     """
     values = labels.float().unsqueeze(1)  # B, 1, H, W
     unknown = ~valid.unsqueeze(1)
@@ -88,5 +88,11 @@ def band(labels: Tensor, valid: Tensor, steps: int) -> Tensor:
 def _largest(values: Tensor, steps: int) -> Tensor:
     """Largest value of the square of 2 * steps + 1 around each pixel, infinite next to the border, (B, 1, H, W)."""
     values = F.pad(values, (steps, steps, steps, steps), value=torch.inf)
-    values = F.max_pool2d(values, (2 * steps + 1, 1), stride=1)
-    return F.max_pool2d(values, (1, 2 * steps + 1), stride=1)
+    for dim in (-2, -1):
+        reach = 1  # pixels that each value is the largest of; doubled until it is the side of the square
+        while reach < 2 * steps + 1:
+            shift = min(reach, 2 * steps + 1 - reach)
+            size = values.shape[dim] - shift
+            values = torch.maximum(values.narrow(dim, 0, size), values.narrow(dim, shift, size))
+            reach += shift
+    return values

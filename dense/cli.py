@@ -14,6 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
     "pretrain": ("pretrain.cli", "learn a backbone from unlabelled pictures (DINO)"),
     "train": ("dense.train", "train a head for depth, segmentation or both on labelled pictures"),
     "evaluate": ("dense.evaluate.cli", "k-NN, linear and fine-tuned classification, and dense probes"),
+    "predict": ("dense.predict.cli", "depth and classes of pictures, folders and films, by a trained model"),
     "features": ("dense.features", "write a backbone's feature maps for pictures"),
     "convert": ("dense.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "demo": ("dense.demo", "see it work on embedded scenes, without downloads"),

@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from dense.arguments import Parser
 from dense.backbone import Backbone
 from dense.data.scenes import CLASSES
+from dense.evaluate import dense
 from dense.evaluate.features import READOUTS, blocks_of, default_readout, extract, final_norm, statistics
 from dense.evaluate.finetune import FineTuneRecipe, classification_accuracy, fine_tune
 from dense.evaluate.knn import NEIGHBOURS, TEMPERATURE, accuracy, knn_classify
@@ -46,7 +48,7 @@ class Outcome:
 
 def usage() -> str:
     """The help of `dense evaluate`."""
-    lines = "\n".join(f"  {name:<9} {line}" for name, (_, line) in VERBS.items())
+    lines = "\n".join(f"  {name:<12} {line}" for name, (_, line) in VERBS.items())
     return (
         "usage: dense evaluate VERB [options]      dense evaluate VERB --help\n\n"
         f"Measure a backbone by a named protocol, saved with the numbers.\n\nverbs:\n{lines}"
@@ -246,4 +248,6 @@ VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], tuple[Outcome, Namespac
     "linear": (linear, "linear classification of frozen features, by DINO's or DINOv2's protocol"),
     "finetune": (finetune, "classification with the whole backbone trained, layer-wise learning rates"),
     "probe": (probe, "segmentation, depth and k-NN probes on the embedded scenes"),
+    "depth": (partial(dense.run, what="depth"), "depth of a trained model, by a named protocol"),
+    "segmentation": (partial(dense.run, what="segmentation"), "segmentation of a trained model, by a named protocol"),
 }

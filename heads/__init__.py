@@ -6,5 +6,17 @@ from heads.features import Features
 from heads.head import DenseHead
 from heads.linear import LinearHead
 from heads.outputs import Bins, Classes, DepthKind, Regression
+from heads.pyramid import PyramidHead
 
-__all__ = ["DPT", "Bins", "Classes", "DenseHead", "DepthKind", "Features", "LinearHead", "Regression", "build"]
+__all__ = [
+    "DPT",
+    "Bins",
+    "Classes",
+    "DenseHead",
+    "DepthKind",
+    "Features",
+    "LinearHead",
+    "PyramidHead",
+    "Regression",
+    "build",
+]

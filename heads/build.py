@@ -10,6 +10,7 @@ from heads.dpt import DPT
 from heads.head import DenseHead
 from heads.linear import LinearHead
 from heads.outputs import Bins, Classes, Output, Regression
+from heads.pyramid import Pyramid, PyramidHead
 
 OUTPUTS: dict[str, type[Output]] = {c.name: c for c in (Regression, Bins, Classes)}
 
@@ -21,6 +22,7 @@ def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
 HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # how to build it, whose arguments it takes
     "dpt": (_dpt, DPT),
     "linear": (LinearHead, LinearHead),
+    "pyramid": (PyramidHead, Pyramid),
 }
 
 

@@ -71,7 +71,7 @@ class DepthBranch(nn.Module):
         x = self.conv1(x)
         if self.upsample == "picture":
             x = resize(x, padded_size, self.align_corners)
-        elif self.upsample == "double":
+        elif self.upsample == "double" and x.shape[-2] < padded_size[0]:
             x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), self.align_corners)
         return self.conv3(F.relu(self.conv2(x), inplace=True))
 
@@ -97,8 +97,8 @@ class Regression(Output):
 
     activation: `relu`, `exp` and `softplus` are added to `min_depth`; `sigmoid` spans [min_depth, max_depth].
     max_depth: in evaluation no value is larger. kind: what the number means; with `log` it is the logarithm of depth.
-    upsample: where the two last convolutions run: at twice the fused map (DPT, DINOv2), at the `picture`'s padded size
-    (Depth Anything), or at the fused map itself (`none`).
+    upsample: where the two last convolutions run: at `double` the fused map, unless that has the picture's size already
+    (DPT, DINOv2), at the `picture`'s padded size (Depth Anything), or at the fused map itself (`none`).
     """
 
     activation: Activation = "relu"

@@ -42,6 +42,19 @@ def to_picture(x: Tensor, features: Features, size: Size | None, align_corners: 
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=align_corners)
 
 
+def to_frame(images: Tensor, features: Features) -> Tensor:
+    """Pictures (B, C, H, W) in the frame that the backbone saw, (B, C, *padded_size): padded by zeros, cropped or resized."""
+    if tuple(images.shape[-2:]) != tuple(features.image_size):
+        raise ValueError(
+            f"expected the pictures of these features, {features.image_size}, got {tuple(images.shape[-2:])}; "
+            "give those that the backbone was given"
+        )
+    if features.resized:
+        return resize(images, features.padded_size, align_corners=False)
+    top, bottom, left, right = features.padding
+    return F.pad(images, (left, right, top, bottom))
+
+
 def _positions(x: Tensor, cells: int, pixels: int, padded: int, offset: int, align_corners: bool) -> Tensor:
     """Where the centres of `cells` lie along one side of the padded frame, in grid_sample's [-1, 1]."""
     centres = (torch.arange(cells, device=x.device) + 0.5) * (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import heads
-from heads import DPT, Bins, Classes, DenseHead, LinearHead, Regression
+from heads import DPT, Bins, Classes, DenseHead, LinearHead, PyramidHead, Regression
 
 CHANNELS = (16, 16, 16, 16)
 HEADS: dict[str, DenseHead] = {
@@ -16,6 +16,9 @@ HEADS: dict[str, DenseHead] = {
         depth=Regression("sigmoid", max_depth=10.0), labels=Classes(3, auxiliary=True, names=("a", "b", "c"))
     ),
     "dpt pyramid": DPT((8, 12, 16, 24), 8, strides=(4, 8, 16, 32)).with_outputs(depth=Bins(8, spacing="log")),
+    "pyramid": PyramidHead(
+        16, {"labels": Classes(3)}, decoder="deeplabv3plus", width=8, decoder_options={"atrous_rates": (1, 2, 3)}
+    ),
     "linear": LinearHead(CHANNELS, {"depth": Bins(8), "labels": Classes(3)}, True, True, 0.1, 4),
 }
 
@@ -43,7 +46,7 @@ def test_short_spec() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "dtp"}, "head: unknown name 'dtp'; expected one of dpt, linear"),
+        ({"name": "dtp"}, "head: unknown name 'dtp'; expected one of dpt, linear, pyramid"),
         ({"name": "dpt", "widht": 8}, "head 'dpt': unknown option 'widht'; expected some of in_channels, width"),
         ({"name": "dpt"}, "option 'in_channels' is missing"),
         ({"name": "dpt", "outputs": {}}, "outputs={}: expected one or several"),

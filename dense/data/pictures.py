@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dense.data.images import EXTENSIONS, ImageError, read_image
 from dense.data.names import Names
 from dense.data.remember import Remember
+from dense.data.walk import walk
 
 
 class Pictures(Protocol):
@@ -44,7 +44,7 @@ class FolderPictures:
         if not self.root.is_dir():
             problem = "is a file" if self.root.exists() else "does not exist"
             raise FileNotFoundError(f"{self.root} {problem}; expected a folder of pictures")
-        self.paths = Names(_walk(self.root))
+        self.paths = Names(walk(self.root))
         if not self.paths:
             raise FileNotFoundError(
                 f"no pictures in {self.root.resolve()}; looked there and in the folders within for names that end in "
@@ -167,23 +167,6 @@ def open_pictures(
     if path.suffix.lower() in EXTENSIONS and path.is_file():
         raise ValueError(f"{path} is one picture; expected a folder of pictures or a text file that lists them")
     return ListPictures(path, at_least) if path.is_file() else FolderPictures(path, at_least)
-
-
-def _walk(root: Path, within: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Paths, relative to the root, of all pictures within a folder, sorted; a link to a folder above is not followed."""
-    folder = root / within
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        found = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
-    for name, is_folder in found:
-        path = f"{within}/{name}" if within else name
-        if is_folder:
-            yield from _walk(root, path, above | {here})
-        elif os.path.splitext(name)[1].lower() in EXTENSIONS:  # noqa: PTH122 (a million Paths are slow)
-            yield path
 
 
 def _classes(paths: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:

@@ -1,0 +1,486 @@
+"""Sources of labelled pictures: miniature copies of published layouts, anybody's folders, and what is wrong with them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dense.data.check import check_all, check_files, check_overlap
+from dense.data.class_names import ADE20K
+from dense.data.files import FileSource
+from dense.data.images import ImageError
+from dense.data.labelled import DataError, LabelledSource, open_labelled
+from dense.data.layouts import LAYOUTS, Layout
+from dense.data.masks import LabelFormat
+from tests.data.labelled_files import HEIGHT, WIDTH, depth16, folder, mask, palette, picture, text
+
+VOC_COLOURS = [(i, 255 - i, i // 2) for i in range(256)]
+
+
+def problems(source: LabelledSource) -> str:
+    return "\n".join(source.check())
+
+
+# ---- published layouts
+
+
+def ade20k(root: Path) -> None:
+    for split, name in (("training", "ADE_train_1"), ("training", "ADE_train_2"), ("validation", "ADE_val_1")):
+        picture(root / f"images/{split}/{name}.jpg")
+        mask(root / f"annotations/{split}/{name}.png", np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 4)
+
+
+def voc2012(root: Path) -> None:
+    values = np.full((HEIGHT, WIDTH), 20, np.uint8)
+    values[0], values[1] = 255, 0
+    for name in ("2007_1", "2007_2", "2007_3"):
+        picture(root / f"JPEGImages/{name}.jpg")
+        palette(root / f"SegmentationClass/{name}.png", values, VOC_COLOURS)
+    text(root / "ImageSets/Segmentation/train.txt", "2007_1\n2007_3\n")
+    text(root / "ImageSets/Segmentation/val.txt", "2007_2\n")
+
+
+def cityscapes(root: Path) -> None:
+    for split, town in (("train", "aachen"), ("val", "lindau")):
+        stem = f"{split}/{town}/{town}_000000_000019"
+        picture(root / f"leftImg8bit/{stem}_leftImg8bit.png")
+        values = np.full((HEIGHT, WIDTH), 7, np.uint8)
+        values[0], values[1], values[2] = 33, 3, 0
+        mask(root / f"gtFine/{stem}_gtFine_labelIds.png", values)
+        mask(root / f"gtFine/{stem}_gtFine_instanceIds.png", 26001, kind=np.uint16)
+
+
+def nyuv2(root: Path) -> None:
+    picture(root / "sync/bathroom/rgb_00045.jpg")
+    depth16(root / "sync/bathroom/sync_depth_00045.png", 2500)
+    picture(root / "official_splits/test/kitchen/rgb_1.jpg")
+    depth16(root / "official_splits/test/kitchen/sync_depth_1.png", 0)
+    text(
+        root / "nyudepthv2_train_files_with_gt.txt", "/bathroom/rgb_00045.jpg /bathroom/sync_depth_00045.png 518.8579\n"
+    )
+    text(root / "nyudepthv2_test_files_with_gt.txt", "kitchen/rgb_1.jpg kitchen/sync_depth_1.png 518.8579\n")
+
+
+def kitti_eigen(root: Path) -> None:
+    size = (360, 1220)
+    values = np.zeros(size, np.uint16)
+    values[-1, 2 + 1], values[8, 2] = 256, 512
+    for drive, split in (("0001", "train"), ("0002", "val")):
+        picture(root / f"raw/2011/{drive}_sync/image_02/data/5.png", size=size)
+        depth16(root / f"data_depth_annotated/{split}/{drive}_sync/proj_depth/groundtruth/image_02/5.png", values, size)
+    line = "2011/{0}_sync/image_02/data/5.png {0}_sync/proj_depth/groundtruth/image_02/5.png 721.5\n"
+    text(root / "eigen_train_files_with_gt.txt", line.format("0001"))
+    text(root / "eigen_test_files_with_gt.txt", "2011/0009_sync/image_02/data/5.png None 721.5\n" + line.format("0002"))
+
+
+def test_ade20k(tmp_path: Path) -> None:
+    """The zero label is unknown, 1 is the first of 150 classes."""
+    ade20k(tmp_path)
+    train, val = (open_labelled(tmp_path, split, layout="ade20k") for split in ("train", "val"))
+    assert (len(train), len(val), train.depth_kind) == (2, 1, None)
+    assert train.classes == ADE20K
+    assert (len(ADE20K), ADE20K[0], ADE20K[149]) == (150, "wall", "flag")
+    sample = train.read(0)
+    assert sample.labels is not None
+    assert sample.labels[0, :5].tolist() == [255, 0, 1, 2, 255]
+    assert sample.depth is None
+    assert sample.name.endswith("images/training/ADE_train_1.jpg")
+    assert train.check() == val.check() == []
+
+
+def test_voc2012_wherever_it_was_unpacked(tmp_path: Path) -> None:
+    """Palettes, lists, void; also below VOCdevkit."""
+    voc2012(tmp_path / "VOCdevkit/VOC2012")
+    for root in (tmp_path, tmp_path / "VOCdevkit/VOC2012"):
+        source = open_labelled(root, "train", layout="voc2012")
+        assert [Path(source.name(i)).stem for i in range(len(source))] == ["2007_1", "2007_3"]
+        labels = source.read(0).labels
+        assert labels is not None
+        assert labels[:3, 0].tolist() == [255, 0, 20]
+        assert source.classes is not None
+        assert source.classes[20] == "tvmonitor"
+        assert source.check() == []
+
+
+def test_cityscapes(tmp_path: Path) -> None:
+    """Ids within folders; 19 of the 34 values are classes."""
+    cityscapes(tmp_path)
+    source = open_labelled(tmp_path, "val", layout="cityscapes")
+    assert len(source) == 1
+    labels = source.read(0).labels
+    assert labels is not None
+    assert labels[:4, 0].tolist() == [18, 255, 255, 0]
+    assert source.classes is not None
+    assert (len(source.classes), source.classes[13]) == (19, "car")
+    assert source.check() == []
+
+
+def test_nyuv2(tmp_path: Path) -> None:
+    """Millimetres, pairs from lists, and the facts of the protocol."""
+    nyuv2(tmp_path)
+    source = open_labelled(tmp_path, "train", layout="nyuv2")
+    depth = source.read(0).depth
+    assert depth is not None
+    assert (depth == 2.5).all()
+    assert (source.depth_kind, source.classes, source.check()) == ("metric", None, [])
+    assert "knows no depth anywhere" in problems(open_labelled(tmp_path, "test", layout="nyuv2"))
+    layout = LAYOUTS["nyuv2"]
+    assert (layout.evaluation_crop, layout.depth_range, layout.image_size) == ("nyu_eigen", (1e-3, 10), (480, 640))
+
+
+def test_kitti_eigen(tmp_path: Path) -> None:
+    """Lines without a ground truth are dropped; the crop is at the bottom centre, of picture and depth alike."""
+    kitti_eigen(tmp_path)
+    source = open_labelled(tmp_path, "test", layout="kitti_eigen", kb_crop=True)
+    assert len(source) == 1
+    sample = source.read(0)
+    assert sample.depth is not None
+    assert sample.image.shape == (352, 1216, 3)
+    assert sample.depth.shape == (352, 1216)
+    assert (sample.depth[-1, 1], sample.depth[0, 0], np.isfinite(sample.depth).sum()) == (1, 2, 2)
+    assert open_labelled(tmp_path, "train", layout="kitti_eigen").read(0).image.shape == (360, 1220, 3)
+    assert source.check() == []
+    assert LAYOUTS["kitti_eigen"].evaluation_crop == "garg"
+
+
+def test_a_layout_of_ones_own(tmp_path: Path) -> None:
+    """Another suffix, another list."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"scans/{name}/rgb.png")
+        mask(tmp_path / f"scans/{name}/mask_final.png", 1)
+    layout = Layout(
+        "mine", "scans/{id}/rgb.png", "scans/{id}/mask_final.png", label_format=LabelFormat.numbered(("x", "y"))
+    )
+    assert len(open_labelled(tmp_path, "train", layout=layout)) == 2
+    some = open_labelled(tmp_path, "train", layout=layout, ids=text(tmp_path / "some.txt", "b\n"))
+    assert [some.name(i) for i in range(len(some))] == [str(tmp_path / "scans/b/rgb.png")]
+    assert some.check() == []
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Layout("x", "images/{name}.jpg"), "names {name}: expected {id}, {split}"),
+        (lambda: Layout("x", "images/{split}.jpg"), "expected {id} somewhere"),
+        (lambda: Layout("x", "{id}/{id}.jpg"), "expected {id} once"),
+        (lambda: Layout("x", "{rgb}", columns=("rgb", "depth")), "expected ids, the file that has them"),
+        (lambda: Layout("x", "a/{id}", labels="b/{id}"), "label_format is missing"),
+    ],
+)
+def test_layouts_that_are_wrong(make: Callable[[], Layout], words: str) -> None:
+    """Found when they are made."""
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+# ---- folders
+
+
+def test_masks_and_depth_together(tmp_path: Path) -> None:
+    """Both answers of a picture, with its own extension."""
+    folder(tmp_path, ["a", "deep/er/b"], depth=True)
+    source = open_labelled(tmp_path, "all")
+    assert (source.classes, source.depth_kind, len(source)) == (("sky", "ground"), "metric", 2)
+    sample = source.read(1)
+    assert sample.labels is not None
+    assert sample.depth is not None
+    assert sample.name.endswith("deep/er/b.jpg")
+    assert (sample.labels[0, :3].tolist(), sample.depth[0, 0]) == ([0, 1, 0], 2.0)
+    assert source.check() == []
+
+
+@pytest.mark.parametrize("pattern", ["{0}/train/{1}", "{0}/{1}/train"])
+@pytest.mark.parametrize("train", ["train", "training"])
+def test_splits_by_folder(tmp_path: Path, pattern: str, train: str) -> None:
+    """train/images and images/train."""
+    for split, name in ((train, "a"), ("val", "b")):
+        root = pattern.replace("train", split)
+        picture(Path(root.format(tmp_path, "images")) / f"{name}.png")
+        mask(Path(root.format(tmp_path, "masks")) / f"{name}.png")
+    text(tmp_path / "classes.yaml", "[sky]")
+    for split, name in (("train", "a"), ("val", "b")):
+        source = open_labelled(tmp_path, split)
+        assert [Path(source.name(i)).stem for i in range(len(source))] == [name]
+        assert source.check() == []
+    with pytest.raises(FileNotFoundError, match=r"no pictures of split test: expected one of images/, test/images/"):
+        open_labelled(tmp_path, "test")
+
+
+def test_splits_by_list(tmp_path: Path) -> None:
+    """Names with or without extension; a list that is not there."""
+    folder(tmp_path, ["a", "b", "c"])
+    text(tmp_path / "train.txt", "a.jpg\nc\n")
+    assert len(open_labelled(tmp_path, "train")) == 2
+    with pytest.raises(FileNotFoundError, match=r"val\.txt is not there, and .*train\.txt is"):
+        open_labelled(tmp_path, "val")
+    text(tmp_path / "val.txt", "b\nb\nnobody\n")
+    assert "line 2: b was listed before, in line 1" in problems(open_labelled(tmp_path, "val"))
+    assert "line 3: no picture" in problems(open_labelled(tmp_path, "val"))
+
+
+def names(root: Path, split: str, **options: float) -> set[str]:
+    source = open_labelled(root, split, **options)  # type: ignore[arg-type]
+    return {source.name(i) for i in range(len(source))}
+
+
+def test_splits_by_name(tmp_path: Path) -> None:
+    """Without folders and lists: the parts are disjoint, complete, and stable when pictures are added."""
+    folder(tmp_path, [f"{i:03}" for i in range(60)])
+    train, val = names(tmp_path, "train", val_ratio=0.3), names(tmp_path, "val", val_ratio=0.3)
+    assert not train & val
+    assert len(train | val) == 60
+    assert 8 <= len(val) <= 28
+    folder(tmp_path, [f"{i:03}" for i in range(90)])
+    assert names(tmp_path, "train", val_ratio=0.3) >= train
+    assert names(tmp_path, "val", val_ratio=0.3) >= val
+    assert names(tmp_path, "val", val_ratio=0.1) < names(tmp_path, "val", val_ratio=0.3)
+
+
+def test_a_share_of_too_few(tmp_path: Path) -> None:
+    """Said, not trained on."""
+    folder(tmp_path, ["a"])
+    with pytest.raises(DataError, match=r"none of the 1 samples .*val\.txt"):
+        open_labelled(tmp_path, "val", val_ratio=0.01)
+
+
+def test_partial_answers(tmp_path: Path) -> None:
+    """Joint training on pictures of which some have masks and some depth; one with neither is of no use."""
+    folder(tmp_path, ["a", "b", "c"], depth=True)
+    (tmp_path / "masks/a.png").unlink()
+    (tmp_path / "depth/b.png").unlink()
+    strict, joint = open_labelled(tmp_path, "all"), open_labelled(tmp_path, "all", partial=True)
+    assert problems(strict).count("has no ") == 2
+    with pytest.raises(DataError, match=r"a\.jpg has no mask; add it, or open the data with partial=True"):
+        strict.read(0)
+    assert joint.check() == []
+    assert [(joint.read(i).labels is None, joint.read(i).depth is None) for i in range(3)] == [
+        (True, False), (False, True), (False, False),
+    ]  # fmt: skip
+    (tmp_path / "masks/b.png").unlink()
+    assert "b.jpg has neither of its answers" in problems(open_labelled(tmp_path, "all", partial=True))
+
+
+def test_no_declaration(tmp_path: Path) -> None:
+    """What to write, and which values the masks hold."""
+    folder(tmp_path, ["a"], depth=True)
+    (tmp_path / "classes.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"classes\.yaml, for instance {0: sky.*The first 1 masks hold 0, 1"):
+        open_labelled(tmp_path, "all")
+    source = open_labelled(tmp_path, "all", classes=["x", "y"])
+    assert source.classes == ("x", "y")
+    (tmp_path / "depth.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"depth\.yaml, for instance {kind: metric, scale: 1000}"):
+        open_labelled(tmp_path, "all", classes=["x", "y"])
+    source = open_labelled(tmp_path, "all", classes=["x", "y"], depth={"kind": "metric", "scale": 500})
+    depth = source.read(0).depth
+    assert depth is not None
+    assert depth[0, 0] == 2
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    """A wrong path, an empty folder, no answers, a wrong name: what was looked for and what is there."""
+    text(tmp_path / "data/readme.txt", "")
+    for options, words in (
+        (
+            {"root": tmp_path / "dta", "layout": "ade20k"},
+            r"expected a folder with images/{split}.* but .*dta does not exist",
+        ),
+        ({"root": tmp_path / "dta"}, r"expected one of images/, train/images/, images/train/ but .*dta does not exist"),
+        ({"root": tmp_path / "data"}, r"expected one of images/.* data holds readme\.txt|data holds readme"),
+        ({"root": tmp_path / "data", "layout": "ade20k"}, r"no pictures such as images/training/{id}\.jpg .*"),
+        ({"root": tmp_path / "data", "layout": "voc2012"}, r"train\.txt is not there; it lists the samples of train"),
+    ):
+        with pytest.raises(FileNotFoundError, match=words):
+            open_labelled(split="train", **options)  # type: ignore[arg-type]
+    picture(tmp_path / "data/images/a.jpg")
+    with pytest.raises(
+        FileNotFoundError, match=r"has no answers: expected masks/ or depth/.*holds images/, readme\.txt"
+    ):
+        open_labelled(tmp_path / "data", "train")
+    with pytest.raises(ValueError, match=r"layout='ade20': expected one of .*Did you mean ade20k\?"):
+        open_labelled(tmp_path, "train", layout="ade20")
+    with pytest.raises(ValueError, match=r"split='tests': expected one of .*Did you mean test\?"):
+        open_labelled(tmp_path, "tests")
+    with pytest.raises(ValueError, match="ade20k has train, val"):
+        open_labelled(tmp_path, "trian", layout="ade20k")
+    with pytest.raises(ValueError, match="it is a crop of KITTI"):
+        open_labelled(tmp_path, "train", layout="ade20k", kb_crop=True)
+    text(tmp_path / "voc/ImageSets/Segmentation/train.txt", "\n")
+    with pytest.raises(DataError, match="voc2012 train: no samples in"):
+        open_labelled(tmp_path / "voc", "train", layout="voc2012")
+
+
+# ---- checks
+
+
+def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
+    """Each fault with its file, in plain words; good samples are not mentioned."""
+    folder(tmp_path, [f"{i}" for i in range(12)], depth=True)
+    (tmp_path / "masks/0.png").unlink()
+    (tmp_path / "images/1.jpg").unlink()
+    mask(tmp_path / "masks/2.png", 0, (HEIGHT, WIDTH + 1))
+    data = (tmp_path / "images/3.jpg").read_bytes()
+    (tmp_path / "images/3.jpg").write_bytes(data[: len(data) - 90])
+    mask(tmp_path / "masks/4.png", 9)
+    mask(tmp_path / "masks/5.png", 255)
+    depth16(tmp_path / "depth/6.png", 0)
+    picture(tmp_path / "images/7.png")
+    mask(tmp_path / "depth/8.png", 30)
+    (tmp_path / "masks/9.png").write_bytes(b"")
+    depth16(tmp_path / "depth/10.png", 7, (2, 2))
+    source = open_labelled(tmp_path, "all")
+    lines = source.check(workers=3)
+    said = "\n".join(lines)
+    for words in (
+        "images/0.jpg has no mask masks/0.*",
+        "masks/1.png is a mask without a picture images/1.*",
+        "masks/2.png has 6x9 pixels (height x width), ",
+        "images/3.jpg is damaged or truncated",
+        "masks/4.png holds the value 9 at 48 pixels",
+        "the mask of " + str(tmp_path / "images/5.jpg") + " is ignored everywhere",
+        "the depth map of " + str(tmp_path / "images/6.jpg") + " knows no depth anywhere",
+        "are two pictures of one sample, 7; keep one",
+        "masks/9.png is not a picture of a known format",
+        "depth/10.png has 2x2 pixels",
+    ):
+        assert words in said, words
+    assert "/11." not in said
+    assert len(lines) == 10, said  # the 8-bit depth has an explicit scale
+    with pytest.raises(DataError) as caught:
+        check_all({"train": source})
+    assert str(caught.value).startswith("10 problems:\n- train: ")
+
+
+def test_many_problems_are_counted(tmp_path: Path) -> None:
+    """The first 20 and a count; all of them for programs, also after a trip through a worker."""
+    error = DataError(*(f"line {i}" for i in range(33)))
+    assert str(error).splitlines()[0] == "33 problems:"
+    assert str(error).splitlines()[-1] == "... and 13 more"
+    assert len(pickle.loads(pickle.dumps(error)).problems) == 33
+    assert str(DataError("alone")) == "alone"
+
+
+def test_turned_pictures(tmp_path: Path) -> None:
+    """EXIF turns a picture; its answers must be turned too, and the error says so if they are not."""
+    folder(tmp_path, [])
+    text(tmp_path / "classes.yaml", "[sky, ground]")
+    for name, size in (("good", (WIDTH, HEIGHT)), ("bad", (HEIGHT, WIDTH))):
+        picture(tmp_path / f"images/{name}.jpg", size=(HEIGHT, WIDTH), orientation=6)
+        mask(tmp_path / f"masks/{name}.png", 0, size)
+    source = open_labelled(tmp_path, "all")
+    assert source.read(1).image.shape == (WIDTH, HEIGHT, 3)
+    assert len(source.check()) == 1
+    assert "bad.jpg has 8x6; the picture is turned by its EXIF data and the mask is not" in problems(source)
+    with pytest.raises(DataError, match="turned by its EXIF"):
+        source.read(0)
+
+
+def test_a_limit_and_progress(tmp_path: Path) -> None:
+    """Few samples of many, spread evenly, the last among them."""
+    folder(tmp_path, [f"{i:03}" for i in range(40)])
+    for i in (0, 20, 39):
+        mask(tmp_path / f"masks/{i:03}.png", 9)
+    source = open_labelled(tmp_path, "all")
+    assert isinstance(source, FileSource)
+    told: list[tuple[int, int]] = []
+    assert len(check_files(source, limit=2, workers=1, progress=lambda *n: told.append(n))) == 2
+    assert told == [(2, 2)]
+    told.clear()
+    assert len(check_files(source, workers=1, progress=lambda *n: told.append(n))) == 3
+    assert told == [(32, 40), (40, 40)]
+    with pytest.raises(ValueError, match="limit=0"):
+        check_files(source, limit=0)
+
+
+def test_splits_that_overlap(tmp_path: Path) -> None:
+    """By name, by a link, and by content under another name."""
+    folder(tmp_path, ["a", "b", "c", "d"])
+    (tmp_path / "images/copy.jpg").write_bytes((tmp_path / "images/a.jpg").read_bytes())
+    (tmp_path / "images/link.jpg").symlink_to(tmp_path / "images/d.jpg")
+    for name in ("copy", "link"):
+        mask(tmp_path / f"masks/{name}.png")
+    text(tmp_path / "train.txt", "a\nb\nd\n")
+    text(tmp_path / "val.txt", "b\nc\ncopy\nlink\n")
+    train, val = (open_labelled(tmp_path, split) for split in ("train", "val"))
+    said = "\n".join(check_overlap(train, val))
+    assert "train and val share 2 pictures: " in said
+    assert "images/b.jpg, " in said
+    assert "val has copies of train's pictures: 1 picture: " in said
+    assert "copy.jpg (as " in said
+    with pytest.raises(DataError, match="share 2 pictures"):
+        check_all({"train": train, "val": val})
+    text(tmp_path / "val.txt", "c\n")
+    check_all({"train": train, "val": open_labelled(tmp_path, "val")})
+
+
+def test_strays_are_told_once(tmp_path: Path) -> None:
+    """A mask without a picture belongs to no split."""
+    folder(tmp_path, [f"{i}" for i in range(30)])
+    mask(tmp_path / "masks/stray.png")
+    sources = {split: open_labelled(tmp_path, split, val_ratio=0.3) for split in ("train", "val")}
+    with pytest.raises(DataError) as caught:
+        check_all(sources)
+    assert len([line for line in caught.value.problems if "without a picture" in line]) == 1
+
+
+def test_reading_what_is_broken(tmp_path: Path) -> None:
+    """Without a check, the sample itself says what is wrong."""
+    folder(tmp_path, ["a", "b"])
+    mask(tmp_path / "masks/a.png", 0, (2, 2))
+    (tmp_path / "images/b.jpg").write_bytes(b"no")
+    source = open_labelled(tmp_path, "all")
+    with pytest.raises(DataError, match=r"masks/a\.png has 2x2 pixels .*every mask must have its picture's size"):
+        source.read(0)
+    with pytest.raises(ImageError, match="not a picture"):
+        source.read(1)
+
+
+def test_a_large_source_is_small(tmp_path: Path) -> None:
+    """Workers get arrays, not a list of objects a sample."""
+    folder(tmp_path, [f"{i:04}" for i in range(300)])
+    source = open_labelled(tmp_path, "all")
+    data = pickle.dumps(source)
+    assert len(data) < 300 * 2 * (len(str(tmp_path)) + 40) + 3000
+    copy: LabelledSource = pickle.loads(data)
+    assert copy.name(299) == source.name(299)
+
+
+# ---- embedded scenes
+
+
+def test_scenes() -> None:
+    """The same with and without memory; the sky is infinitely far; other heights are other scenes."""
+    remembering = open_labelled("scenes", "val", length=3, size=(32, 40))
+    plain = open_labelled("scenes", "val", length=3, size=(32, 40), remember=False)
+    assert remembering.classes is not None
+    assert (remembering.classes[:2], remembering.depth_kind, remembering.check()) == (("sky", "ground"), "metric", [])
+    for index in (0, 2, 0):
+        first, second = remembering.read(index), plain.read(index)
+        assert first.labels is not None
+        assert first.depth is not None
+        assert first.image.shape == (32, 40, 3)
+        for field in ("image", "labels", "depth"):
+            assert np.array_equal(getattr(first, field), getattr(second, field))
+        assert (np.isinf(first.depth) == (first.labels == 0)).all()
+        first.image[:] = 0  # a sample is the caller's own
+        first.depth[:] = 0
+    high = open_labelled("scenes", "val", length=3, size=(32, 40), camera_height=(3.0, 4.5))
+    assert not np.array_equal(high.read(0).image, plain.read(0).image)
+    identities = {s.identity(i) for s in (plain, high) for i in range(3)}
+    assert len(identities) == 6
+    assert plain.identity(1) == remembering.identity(1)
+    assert plain.name(0) != open_labelled("scenes", "train", length=1).name(0)
+    with pytest.raises(ValueError, match="length=0"):
+        open_labelled("scenes", "val", length=0)
+
+
+def test_camera_heights() -> None:
+    """Scenes are seen from where was asked."""
+    from dense.data.scene_source import SceneSource
+
+    source = SceneSource("val", 4, 24, camera_height=(3.0, 4.5))
+    assert all(3.0 <= source.scenes[i].camera.height <= 4.5 for i in range(4))

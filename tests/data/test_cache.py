@@ -1,0 +1,339 @@
+"""The cache of features: right, up to date, whole after a kill, and the same for everyone who uses it at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dense.data.cache import FeatureCache, key_digest, prune, weights_digest
+from dense.data.files import file_identity
+from dense.data.labelled import Identity
+from dense.data.records import DamagedRecord, read_record, sweep, write_record
+from tests.data.labelled_files import picture
+
+FORK = multiprocessing.get_context("fork")
+
+
+class Counting:
+    """Features that tell their picture's mean: a map and a prefix; counts pictures."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+        self.batches: list[tuple[int, ...]] = []
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        self.pictures += len(images)
+        self.batches.append(tuple(images.shape))
+        mean = images.float().mean((1, 2, 3))
+        height, width = images.shape[2] // 4, images.shape[3] // 4
+        return [mean[:, None, None, None].expand(-1, 5, height, width), mean[:, None, None].expand(-1, 2, 5)]
+
+
+def image(number: int, size: tuple[int, int] = (8, 12)) -> Tensor:
+    return torch.full((3, *size), number, dtype=torch.uint8)
+
+
+def identities(count: int, version: str = "1") -> list[Identity]:
+    return [Identity(f"picture {i}", version) for i in range(count)]
+
+
+def cache(folder: Path, weights: str = "w", **options: Any) -> FeatureCache:
+    return FeatureCache(folder, {"weights": weights, "layers": [2, 5]}, Counting(), **options)
+
+
+def computed(cache: FeatureCache) -> int:
+    assert isinstance(cache.compute, Counting)
+    return cache.compute.pictures
+
+
+# ---- what is read is what was computed
+
+
+def test_computed_once(tmp_path: Path) -> None:
+    """The second time from disk, also by another process's cache; in bf16, with every shape."""
+    first = cache(tmp_path)
+    before = first.fetch(identities(5), image)
+    second = cache(tmp_path)
+    after = second.fetch(identities(5), image)
+    assert (computed(first), computed(second)) == (5, 0)
+    for number, (a, b) in enumerate(zip(before, after, strict=True)):
+        assert [tuple(t.shape) for t in b] == [(5, 2, 3), (2, 5)]
+        for x, y in zip(a, b, strict=True):
+            assert x.dtype == y.dtype == torch.bfloat16
+            assert torch.equal(x, y)
+            assert (y == number).all()
+
+
+def test_sizes_may_differ(tmp_path: Path) -> None:
+    """Batches hold one size each, results keep their order."""
+    sizes = [(8, 8), (8, 12), (8, 8), (16, 8), (8, 12), (8, 8)]
+    subject = cache(tmp_path)
+    result = subject.fetch(identities(6), lambda i: image(i, sizes[i]), batch_size=2)
+    assert [tuple(r[0].shape[1:]) for r in result] == [(h // 4, w // 4) for h, w in sizes]
+    assert [int(r[1][0, 0]) for r in result] == list(range(6))
+    assert isinstance(subject.compute, Counting)
+    assert max(shape[0] for shape in subject.compute.batches) == 2
+    again = cache(tmp_path).fetch(identities(6), lambda i: image(i, sizes[i]))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(result, again, strict=True))
+
+
+def test_fill_and_copies(tmp_path: Path) -> None:
+    """A fixed number of varied copies; what is known is not computed again; progress ends at the end."""
+    subject, told = cache(tmp_path, copies=2), []
+    subject.put(identities(9)[4], [torch.zeros(1)], copy=0)
+    count = subject.fill(identities(9), lambda i, copy: image(i + 100 * copy), progress=lambda *n: told.append(n))
+    assert count == computed(subject) == 17
+    assert told[-1] == (18, 18)
+    assert told == sorted(told)
+    for copy in range(2):
+        result = subject.get(identities(9)[3], copy)
+        assert result is not None
+        assert (result[0] == 3 + 100 * copy).all()
+    assert subject.fill(identities(9), lambda i, copy: image(0)) == 0
+    with pytest.raises(ValueError, match="copy=2: expected 0 to 1"):
+        subject.get(identities(1)[0], 2)
+
+
+def test_features_may_be_written_to(tmp_path: Path) -> None:
+    """In memory: the file stays."""
+    subject = cache(tmp_path)
+    subject.fetch(identities(1), image)
+    for _ in range(2):
+        result = subject.get(identities(1)[0])
+        assert result is not None
+        assert (result[0] == 0).all()
+        result[0] += 1
+
+
+def test_other_precisions(tmp_path: Path) -> None:
+    """Named in the key, so they do not mix."""
+    for dtype in (torch.float32, torch.float16):
+        assert cache(tmp_path, dtype=dtype).fetch(identities(1), image)[0][0].dtype == dtype
+    assert len(list(tmp_path.glob("*/key.json"))) == 2
+    with pytest.raises(ValueError, match=r"dtype=torch.int8: expected one of torch.bfloat16"):
+        cache(tmp_path, dtype=torch.int8)
+
+
+def test_workers_read(tmp_path: Path) -> None:
+    """A pickled cache reads, and says what it cannot do."""
+    subject = cache(tmp_path)
+    subject.fetch(identities(2), image)
+    worker: FeatureCache = pickle.loads(pickle.dumps(subject))
+    result = worker.get(identities(2)[1])
+    assert result is not None
+    assert (result[0] == 1).all()
+    with pytest.raises(RuntimeError, match=r"1 pictures have no features in .* and compute is None"):
+        worker.fetch(identities(3), image)
+
+
+# ---- what is stale or damaged is computed again
+
+
+def test_other_weights_are_another_cache(tmp_path: Path) -> None:
+    """Any byte, name or shape of a state dict counts, and any fact of the key."""
+    module = nn.Linear(3, 3)
+    digests = [weights_digest(module.state_dict())]
+    with torch.no_grad():
+        module.weight[0, 0] = torch.nextafter(module.weight[0, 0], torch.tensor(2.0))
+    digests.append(weights_digest(module.state_dict()))
+    digests.append(weights_digest({f"x.{k}": v for k, v in module.state_dict().items()}))
+    digests.append(weights_digest({k: v.half() for k, v in module.state_dict().items()}))
+    digests.append(weights_digest({k: v[None] for k, v in module.state_dict().items()}))
+    assert len(set(digests)) == 5
+    assert digests[1] == weights_digest(dict(reversed(module.state_dict().items())))
+    for number, digest in enumerate(digests):
+        subject = cache(tmp_path, digest)
+        subject.fetch(identities(1), image)
+        assert computed(subject) == 1, number
+    assert key_digest({"a": 1, "b": (2, 3)}) == key_digest({"b": [2, 3], "a": 1}) != key_digest({"a": 1, "b": [2]})
+    with pytest.raises(ValueError, match="key must be plain data"):
+        FeatureCache(tmp_path, {"model": module})
+
+
+def test_a_changed_picture_replaces_its_record(tmp_path: Path) -> None:
+    """Known by size and time; no rubbish is left behind."""
+    path = picture(tmp_path / "a.png")
+    subject = cache(tmp_path / "cache")
+    subject.fetch([file_identity(path)], image)
+    picture(path, size=(30, 30))
+    assert subject.get(file_identity(path)) is None
+    subject.fetch([file_identity(path)], lambda _: image(9))
+    assert (subject.fetch([file_identity(path)], image)[0][0] == 9).all()
+    os.utime(path, ns=(1, 1))
+    assert subject.get(file_identity(path)) is None
+    assert len(list((tmp_path / "cache").rglob("*.features"))) == 1
+
+
+def damage(path: Path, how: str) -> None:
+    """Spoil a record."""
+    data = bytearray(path.read_bytes())
+    if how == "flipped":
+        data[-100] ^= 1
+    elif how == "description":
+        data[45] ^= 0x20
+    elif how == "length":
+        data[18] ^= 1
+    elif how == "truncated":
+        data = data[: len(data) // 2]
+    elif how == "header":
+        data = data[:7]
+    elif how == "empty":
+        data = bytearray()
+    elif how == "longer":
+        data += b"x"
+    else:
+        data = bytearray(b"something else entirely, and long enough to be looked at" * 4)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "how", ["flipped", "description", "length", "truncated", "header", "empty", "longer", "foreign"]
+)
+def test_damaged_records(tmp_path: Path, how: str) -> None:
+    """Seen, computed again and replaced."""
+    subject = cache(tmp_path)
+    subject.fetch(identities(3), image)
+    path = subject.path(identities(3)[1])
+    damage(path, how)
+    with pytest.raises(DamagedRecord):
+        read_record(path)
+    assert subject.get(identities(3)[1]) is None
+    result = subject.fetch(identities(3), image)
+    assert computed(subject) == 4
+    assert [int(r[0][0, 0, 0]) for r in result] == [0, 1, 2]
+    assert subject.get(identities(3)[1]) is not None
+    damage(path, how)
+    assert subject.fill(identities(3), lambda i, copy: image(i)) == 1
+
+
+def test_every_byte_counts(tmp_path: Path) -> None:
+    """Whichever byte is changed, the record is refused."""
+    write_record(tmp_path / "r", [torch.arange(6.0).view(2, 3), torch.zeros(0, 4)], {"name": "x"})
+    data = (tmp_path / "r").read_bytes()
+    assert torch.equal(read_record(tmp_path / "r")[0][0], torch.arange(6.0).view(2, 3))
+    for place in range(len(data)):
+        (tmp_path / "s").write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        with pytest.raises(DamagedRecord):
+            read_record(tmp_path / "s")
+
+
+# ---- kills and company
+
+
+def write_forever(folder: Path, seed: int) -> None:
+    generator, subject = torch.Generator().manual_seed(seed), cache(folder)
+    while True:
+        number = int(torch.randint(4, (1,), generator=generator))
+        subject.put(identities(4)[number], [torch.full((1_000_000,), float(number))])
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """Two processes write the same records, and are killed; every record that is there is whole."""
+    subject, seen = cache(tmp_path), 0
+    for attempt in range(4):
+        writers = [FORK.Process(target=write_forever, args=(tmp_path, attempt + 10 * i)) for i in range(2)]
+        for writer in writers:
+            writer.start()
+        deadline = time.monotonic() + 0.15 + 0.037 * attempt
+        while time.monotonic() < deadline:
+            for number, identity in enumerate(identities(4)):
+                if subject.path(identity).exists():
+                    tensors, _ = read_record(subject.path(identity))
+                    assert (tensors[0] == number).all()
+                    seen += 1
+        for writer in writers:
+            writer.kill()
+            writer.join()
+    assert seen > 10
+    for path in subject.folder.rglob("*.features"):
+        read_record(path)
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_and_die(folder: Path, monkey: Any) -> None:
+    replace, done = Path.replace, []
+
+    def third_time(path: Path, target: Path) -> Path:
+        done.append(path)
+        return die() if len(done) == 3 else replace(path, target)  # type: ignore[return-value]
+
+    monkey.setattr(Path, "replace", third_time)
+    cache(folder).fill(identities(5), lambda i, copy: image(i))
+
+
+def test_killed_before_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third record is complete but not yet in its place: it is computed again, and the rest is later swept away."""
+    process = FORK.Process(target=fill_and_die, args=(tmp_path, monkeypatch))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    subject = cache(tmp_path)
+    left = list(tmp_path.rglob("*.partial"))
+    assert len(left) == 1
+    assert sweep(tmp_path) == 0  # its writer might be alive
+    os.utime(left[0], (0, 0))
+    assert subject.fill(identities(5), lambda i, copy: image(i)) == 3
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No partial file."""
+
+    def fails(path: Path, target: Path) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="disk full"):
+        write_record(tmp_path / "r", [torch.zeros(3)], {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said at the first record of many, with both numbers."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=900)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match=r"features of 100 pictures take up to 0.0 GB and .* free; use fewer layers"):
+        cache(tmp_path).fill(identities(100), lambda i, copy: image(i))
+    with pytest.raises(OSError, match="no room for features in"):
+        cache(tmp_path).put(identities(1)[0], [torch.zeros(1000)])
+
+
+def test_prune(tmp_path: Path) -> None:
+    """Old keys go, with their names on a label; foreign files stay."""
+    old, new = cache(tmp_path, "old"), cache(tmp_path, "new")
+    for subject in (old, new):
+        subject.fetch(identities(2), image)
+    (tmp_path / "mine").mkdir()
+    assert json.loads((old.folder / "key.json").read_text())["weights"] == "old"
+    assert prune(tmp_path, keep=[new]) > 100
+    assert not old.folder.exists()
+    assert (tmp_path / "mine").exists()
+    assert new.get(identities(2)[0]) is not None
+
+
+def test_features_need_not_be_maps(tmp_path: Path) -> None:
+    """Vectors and numbers are stored too."""
+
+    def compute(images: Tensor) -> Sequence[Tensor]:
+        return [torch.ones(len(images), 7), torch.arange(len(images)).float()]
+
+    subject = FeatureCache(tmp_path, {}, compute)
+    subject.fetch(identities(2), image)
+    result = subject.get(identities(2)[1])
+    assert result is not None
+    assert (result[0].shape, float(result[1])) == ((7,), 1.0)

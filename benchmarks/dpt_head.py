@@ -1,0 +1,232 @@
+"""The DPT head of Depth Anything Small against its peers: time, memory, and that the answers are the same.
+
+Peers, in the same run and with the same random weights, one picture of 518 x 518 px (512 for patch 16):
+- head: neck and head of transformers' DepthAnythingForDepthEstimation (ViT-S/14: width 64, reassemble 48, 96, 192, 384);
+- smp: decoder and segmentation head of segmentation_models_pytorch's DPT on a 32 x 32 grid of patch 16 (width 64,
+  readout with the class token), the geometry where it runs;
+- pipeline: the whole of DepthAnythingForDepthEstimation, from the picture, against our backbone and head, both in fp32;
+- bf16: the same, ours under bf16 autocast and theirs in fp32 (a gain only where the hardware computes in bf16).
+
+Each figure is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
+in a process of its own, beyond what was resident before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+warnings.filterwarnings("ignore")
+
+import torch  # noqa: E402
+from _measure import peak_memory  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from dense.backbone import load_backbone  # noqa: E402
+from heads import DPT, Classes, DenseHead, Features, Regression  # noqa: E402
+
+WIDTHS, WIDTH, DIM = (48, 96, 192, 384), 64, 384
+PEERS = {
+    "head": "transformers",
+    "smp": "segmentation-models-pytorch",
+    "pipeline": "transformers",
+    "bf16": "transformers",
+}
+Call = Callable[[], Tensor]
+
+
+def features_of(grid: tuple[int, int], patch: int, tokens: list[Tensor]) -> Features:
+    """Tokens (B, 1 + h * w, C) as a backbone would hand them out: maps are views."""
+    size = (grid[0] * patch, grid[1] * patch)
+    return Features(
+        maps=tuple(t[:, 1:].transpose(1, 2).unflatten(2, grid) for t in tokens),
+        prefix=tuple(t[:, :1] for t in tokens),
+        image_size=size,
+        padded_size=size,
+        padding=(0, 0, 0, 0),
+        strides=(patch,) * len(tokens),
+        layers=(2, 5, 8, 11),
+        norm=True,
+        has_class_token=True,
+    )
+
+
+def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Peer's names to ours; `~` marks fusion levels counted from the deepest. The unit that nothing reads is left out."""
+    result = {}
+    for name, tensor in state.items():
+        for old, new in names.items():
+            name = re.sub(old, new, name)
+        result[re.sub(r"~(\d)", lambda m: str(3 - int(m[1])), name)] = tensor
+    return result
+
+
+def hugging_face() -> Any:
+    """transformers' Depth Anything Small, random but alive at its ReLU."""
+    import transformers
+
+    torch.manual_seed(0)
+    backbone = transformers.Dinov2Config(
+        hidden_size=DIM,
+        num_attention_heads=6,
+        image_size=518,
+        patch_size=14,
+        out_indices=[3, 6, 9, 12],
+        apply_layernorm=True,
+        reshape_hidden_states=False,
+    )
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=DIM,
+        patch_size=14,
+        neck_hidden_sizes=list(WIDTHS),
+        fusion_hidden_size=WIDTH,
+        head_hidden_size=32,
+    )
+    model = transformers.DepthAnythingForDepthEstimation(config).eval()
+    redraw(model.neck, model.head)
+    nn.init.constant_(model.head.conv3.bias, 10)
+    return model
+
+
+def redraw(*modules: nn.Module) -> None:
+    """PyTorch's own initialisation, which keeps values near one through the head."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                part.reset_parameters()
+
+
+def depth_head(model: Any) -> DenseHead:
+    """Our head with the weights of transformers'."""
+    names = {
+        r"neck\.reassemble_stage\.layers\.(\d)\.projection": r"neck.reassemble.\1.project",
+        r"neck\.reassemble_stage\.layers\.(\d)\.resize": r"neck.reassemble.\1.resize",
+        r"neck\.convs\.(\d)": r"neck.reassemble.\1.adapt",
+        r"neck\.fusion_stage\.layers\.(\d)\.projection": r"neck.fusion.~\1.project",
+        r"neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)": r"neck.fusion.~\1.unit\2.conv\3",
+        r"^head\.": "branches.depth.",
+    }
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
+    output = Regression("relu", kind="inverse_relative", upsample="picture")
+    head = DPT((DIM,) * 4, WIDTH, WIDTHS).with_outputs(depth=output)
+    head.load_state_dict({k: v for k, v in renamed(state, names).items() if "fusion.3.unit1" not in k})
+    return head.eval()
+
+
+def head_ways() -> tuple[Call, Call]:
+    """Neck and head alone."""
+    model = hugging_face()
+    head, tokens = depth_head(model), [torch.randn(1, 1 + 37 * 37, DIM) for _ in range(4)]
+    features = features_of((37, 37), 14, tokens)
+    return lambda: head(features)["depth"][:, 0], lambda: model.head(model.neck(tokens, 37, 37), 37, 37)
+
+
+def smp_ways() -> tuple[Call, Call]:
+    """smp's decoder and segmentation head."""
+    from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
+
+    torch.manual_seed(0)
+    decoder = DPTDecoder((DIM,) * 4, (16,) * 4, True, "cat", WIDTHS, WIDTH).eval()
+    labels = DPTSegmentationHead(WIDTH, 21).eval()
+    names = {
+        r"^projection_blocks\.(\d)\.project\.0": r"neck.reassemble.\1.readout",
+        r"^reassemble_blocks\.(\d)\.project_to_out_channel": r"neck.reassemble.\1.project",
+        r"^reassemble_blocks\.(\d)\.upsample": r"neck.reassemble.\1.resize",
+        r"^reassemble_blocks\.(\d)\.project_to_feature_dim": r"neck.reassemble.\1.adapt",
+        r"^fusion_blocks\.(\d)\.residual_conv_block(\d)\.conv_(\d)": r"neck.fusion.~\1.unit\2.conv\3",
+        r"^fusion_blocks\.(\d)\.residual_conv_block(\d)\.batch_norm_(\d)": r"neck.fusion.~\1.unit\2.norm\3",
+        r"^fusion_blocks\.(\d)\.project": r"neck.fusion.~\1.project",
+        r"^head\.0": "branches.labels.conv",
+        r"^head\.1": "branches.labels.norm",
+        r"^head\.4": "branches.labels.classifier",
+    }
+    neck = DPT((DIM,) * 4, WIDTH, WIDTHS, readout="project", batch_norm=True, bias=False, deepest_unit=True)
+    head = neck.with_outputs(labels=Classes(21)).eval()
+    head.load_state_dict(renamed(decoder.state_dict() | labels.state_dict(), names))
+    tokens = [torch.randn(1, 1 + 32 * 32, DIM) for _ in range(4)]
+    features = features_of((32, 32), 16, tokens)
+    maps, prefix = list(features.maps), list(features.prefix)
+    return lambda: head(features)["labels"], lambda: labels(decoder(maps, prefix))
+
+
+def pipeline_ways(bf16: bool) -> tuple[Call, Call]:
+    """From the picture to depth."""
+    model = hugging_face()
+    head = depth_head(model)
+    state = {k.removeprefix("backbone."): v for k, v in model.state_dict().items() if k.startswith("backbone.")}
+    backbone = load_backbone("dinov2_vits14", state, frozen=True, positions="size")
+    images = torch.randn(1, 3, 518, 518)
+
+    def ours() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return head(backbone(images, layers=(2, 5, 8, 11), norm=True))["depth"][:, 0]
+
+    return ours, lambda: model(images).predicted_depth
+
+
+WAYS: dict[str, Callable[[], tuple[Call, Call]]] = {
+    "head": head_ways,
+    "smp": smp_ways,
+    "pipeline": lambda: pipeline_ways(bf16=False),
+    "bf16": lambda: pipeline_ways(bf16=True),
+}
+
+
+def memory_of(way: str, side: int) -> float:
+    """MB that one call takes beyond the models, in a process of its own."""
+    command = [sys.executable, __file__, "--memory", way, str(side)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["head", "smp", "pipeline"])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--memory", nargs=2, metavar=("WAY", "SIDE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        print(peak_memory(WAYS[options.memory[0]]()[int(options.memory[1])]))
+        return
+    versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "transformers", "segmentation-models-pytorch"))
+    print(f"DPT head of ViT-S, batch 1, fp32 unless said, {torch.get_num_threads()} threads; {versions}")
+    print(
+        f"{'way':<10} {'peer':<28} {'ours s':>8} {'theirs s':>9} {'theirs/ours':>12} {'ours MB':>8} {'theirs MB':>10} "
+        f"{'difference':>11}"
+    )
+    for way in options.ways:
+        ours, theirs = WAYS[way]()
+        expected = theirs()
+        difference = float((ours() - expected).abs().max() / expected.abs().max())
+        pairs = []
+        for _ in range(options.repeats):
+            times = []
+            for function in (ours, theirs):
+                start = time.perf_counter()
+                function()
+                times.append(time.perf_counter() - start)
+            pairs.append(times)
+        mine, other = (statistics.median(p[i] for p in pairs) for i in range(2))
+        ratio = statistics.median(b / a for a, b in pairs)
+        memory = [memory_of(way, side) for side in range(2)]
+        print(
+            f"{way:<10} {PEERS[way]:<28} {mine:>8.3f} {other:>9.3f} {ratio:>12.2f} {memory[0]:>8.0f} {memory[1]:>10.0f} "
+            f"{difference:>11.1e}",
+            flush=True,
+        )
+        if difference > (0.1 if way == "bf16" else 1e-5):
+            raise SystemExit(f"{way}: the answers differ by {difference:.1e} of the largest value")
+
+
+if __name__ == "__main__":
+    main()

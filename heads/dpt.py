@@ -44,9 +44,6 @@ class Reassemble(nn.Module):
 
     def forward(self, x: Tensor, class_token: Tensor | None) -> Tensor:
         """x: (B, C, h, w); class_token: (B, C), read by `add` and `project`."""
-        # channels last makes the convolutions of the whole decoder faster; a copy, for `contiguous` would keep the odd
-        # strides that a batch of one can have, from which convolutions fall back to channels first
-        x = x.clone(memory_format=torch.channels_last)
         if self.norm is not None:
             x = self.norm(x)
         if self.mode == "add" and class_token is not None:
@@ -57,11 +54,23 @@ class Reassemble(nn.Module):
             shift = F.linear(class_token, token, self.readout.bias)  # B, C
             x = F.linear(x.permute(0, 2, 3, 1), patch) + shift[:, None, None]  # B, h, w, C
             x = F.gelu(x).permute(0, 3, 1, 2)
+        x = _fast_layout(x)
         if self.project is not None:
             x = self.project(x)
         if self.resize is not None:
             x = self.resize(x)
         return self.adapt(x)
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    """A copy in the layout in which the convolutions of the whole decoder are fastest.
+
+    That is channels last, but for training on a CPU, where the backward pass is slower so. A copy, because `contiguous`
+    keeps the odd strides that a batch of one can have, from which convolutions fall back to channels first.
+    """
+    if x.device.type == "cpu" and torch.is_grad_enabled():
+        return x.contiguous()
+    return x.clone(memory_format=torch.channels_last)
 
 
 class ResidualUnit(nn.Module):

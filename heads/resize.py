@@ -37,9 +37,10 @@ def to_picture(x: Tensor, features: Features, size: Size | None, align_corners: 
         picture, top, left = features.padded_size, 0, 0
     rows = _positions(x, size[0], picture[0], features.padded_size[0], top, align_corners)
     columns = _positions(x, size[1], picture[1], features.padded_size[1], left, align_corners)
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # h, w, 2: x before y
-    grid = grid.to(x.dtype).expand(x.shape[0], -1, -1, -1)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=align_corners)
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).expand(x.shape[0], -1, -1, -1)  # x before y
+    # in fp32: half precision cannot name the cells of a large frame
+    y = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=align_corners)
+    return y.to(x.dtype)
 
 
 def to_frame(images: Tensor, features: Features) -> Tensor:

@@ -168,13 +168,29 @@ def test_wrong_features(features: Features, options: dict[str, Any], message: st
         DPT(CHANNELS, width=8, **options)(features)
 
 
+def test_names_of_parameters() -> None:
+    """Loaders of published heads rename to these."""
+    neck = neck_of(readout="project", batch_norm=True, bias=False, input_norm=True, project=True)
+    head = neck.with_outputs(depth=Regression(), labels=Classes(3, auxiliary=True))
+    names = {n.rpartition(".")[0] for n, _ in head.named_parameters()}
+    units = [f"unit{u}.{layer}{i}" for u in (1, 2) for layer in ("conv", "norm") for i in (1, 2)]
+    expected = {f"neck.reassemble.{i}.{part}" for i in range(4) for part in ("norm", "readout", "project", "adapt")}
+    expected |= {f"neck.reassemble.{i}.resize" for i in (0, 1, 3)} | {"neck.project"}
+    expected |= {f"neck.fusion.{i}.{part}" for i in range(4) for part in [*units, "project"]}
+    expected -= {f"neck.fusion.3.{part}" for part in units if part.startswith("unit1")}
+    expected |= {f"branches.depth.conv{i}" for i in (1, 2, 3)}
+    expected |= {f"{k}.labels.{part}" for k in ("branches", "auxiliary") for part in ("conv", "norm", "classifier")}
+    assert names == expected
+
+
 def test_export() -> None:
     """A head of one picture size exports."""
 
     class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.head = neck_of(readout="project").with_outputs(depth=Regression(), labels=Classes(3)).eval()
+            neck = neck_of(readout="project")
+            self.head = neck.with_outputs(depth=Regression(), bins=Bins(4), labels=Classes(3)).eval()
 
         def forward(self, a: torch.Tensor, b: torch.Tensor, token: torch.Tensor) -> dict[str, torch.Tensor]:
             features = features_of((3, 4), batch=1, maps=(a, b, a, b), prefix=(token,) * 4, image=(40, 50))

@@ -64,6 +64,16 @@ def test_a_coarser_size_covers_the_picture(align_corners: bool, image: tuple[int
     torch.testing.assert_close(to_picture(plane, features, size, align_corners)[0, 0], expected, rtol=1e-4, atol=1e-3)
 
 
+def test_half_precision_does_not_shift() -> None:
+    """Cells of a large padded frame are found in bf16 too."""
+    features = features_of((40, 40), (1,), image=(555, 551), batch=1)
+    ramp = (torch.arange(40) % 2).float().expand(1, 1, 40, 40)
+    exact = to_picture(ramp, features, (160, 160), False)
+    torch.testing.assert_close(
+        to_picture(ramp.bfloat16(), features, (160, 160), False).float(), exact, rtol=0, atol=4e-3
+    )
+
+
 def test_a_coarser_size() -> None:
     """A loss can be taken at four times the grid; the answer is a thinner one of the same."""
     head, features = joint().eval(), features_of((4, 5))

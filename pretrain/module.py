@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
 from dense.training.metrics_file import MetricsFile
-from pretrain.centering import Center
+from pretrain.centering import Center, Centering, SinkhornKnopp
 from pretrain.head import ProjectionHead
 from pretrain.health import Diagnosis, HealthMonitor, TargetStatistics, measure
 from pretrain.losses import DINOLoss
@@ -82,7 +82,11 @@ class DINO(pl.LightningModule):
         network = student_backbone(self.recipe)
         self.student = MultiCropNetwork(network, ProjectionHead(network.spec.dim, **asdict(head)))
         self.teacher = Teacher(self.student, self.recipe.teacher.mode)
-        self.center = Center(head.out_dim, self.recipe.teacher.center_momentum)
+        self.center: Centering = (
+            SinkhornKnopp()
+            if self.recipe.teacher.centering == "sinkhorn"
+            else Center(head.out_dim, self.recipe.teacher.center_momentum)
+        )
         self.loss = DINOLoss(self.recipe.teacher.student_temperature)
         self.statistics = TargetStatistics(head.out_dim)
         self.monitor = HealthMonitor(head.out_dim, health.warmup_steps, health.patience)
@@ -164,7 +168,7 @@ class DINO(pl.LightningModule):
         return loss
 
     def _examine(self, step: int, loss: Tensor, targets: Tensor, features: Tensor) -> None:
-        values = measure(self.statistics, loss, targets, features.detach(), self.center.center)
+        values = measure(self.statistics, loss, targets, features.detach(), getattr(self.center, "center", None))
         diagnosis = self.monitor.update(step, values)
         seen = {f"health/{k}" if k != "loss" else "loss": v for k, v in self.monitor.history[-1].items() if k != "step"}
         plan = self._plan

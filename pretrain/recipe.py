@@ -39,9 +39,13 @@ class HeadOptions:
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """How the teacher follows and how its outputs become targets; temperatures warm up over whole epochs."""
+    """How the teacher follows and how its outputs become targets; temperatures warm up over whole epochs.
+
+    centering: "center" subtracts a moving mean (DINO), "sinkhorn" makes a batch use all prototypes equally (DINOv2).
+    """
 
     mode: Mode = "ema"
+    centering: Literal["center", "sinkhorn"] = "center"
     momentum: float = 0.996
     final_momentum: float = 1.0
     warmup_temperature: float = 0.04

@@ -1,19 +1,13 @@
-"""Tiny runs for tests: a ViT of width 16 on embedded scenes of 32 pixels."""
+"""Tiny pretraining runs for tests: a ViT of width 16 on embedded scenes of 32 pixels."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import sys
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-import yaml
-
-from dense.cli import main
+from tests import runs
+from tests.runs import Done
 
 CONFIG: dict[str, Any] = {
     "model": {
@@ -46,17 +40,7 @@ CONFIG: dict[str, Any] = {
 
 def write_config(folder: Path, **changes: Any) -> Path:
     """CONFIG with changes ({"data.workers": 2}) as a YAML file in `folder`."""
-    config = yaml.safe_load(yaml.safe_dump(CONFIG))
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        place = config
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config-of-test.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return runs.write_config(CONFIG, folder, **changes)
 
 
 def command(config: Path, output: Path, *extra: str) -> list[str]:
@@ -64,42 +48,6 @@ def command(config: Path, output: Path, *extra: str) -> list[str]:
     return [sys.executable, "-m", "dense", "pretrain", "--config", str(config), "--output", str(output), *extra]
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """One thread a process, whatever else runs."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", **extra}
-
-
-class Done(NamedTuple):
-    """How a run in this process ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def run(config: Path, output: Path, *extra: str) -> Done:
     """Run to the end in this process, on one thread as `command` does."""
-    out, err = io.StringIO(), io.StringIO()
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    torch.set_num_threads(1)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            status = main(command(config, output, *extra)[3:])
-    except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(state)
-    return Done(status, out.getvalue(), err.getvalue())
-
-
-def weights(output: Path) -> dict[str, torch.Tensor]:
-    """Everything in the last checkpoint that is a tensor of the model."""
-    checkpoint = torch.load(output / "checkpoints/last.ckpt", weights_only=True)
-    return checkpoint["state_dict"]
-
-
-def optimizer_state(output: Path) -> list[torch.Tensor]:
-    """The optimiser's tensors."""
-    state = torch.load(output / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
-    return [t for index in sorted(state) for t in state[index].values() if isinstance(t, torch.Tensor)]
+    return runs.call(command(config, output, *extra)[3:])

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import dense
-from tests.pretrain.runs import command, environment, optimizer_state, run, weights, write_config
+from tests.pretrain.runs import command, run, write_config
+from tests.runs import assert_same, environment, weights
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(write_config(folder), folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run"
-
-
-def assert_same(a: Path, b: Path) -> None:
-    """Equal weights (student, teacher, centre) and optimiser state, bit for bit."""
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
-    assert all(torch.equal(x, y) for x, y in zip(optimizer_state(a), optimizer_state(b), strict=True))
 
 
 def test_the_product(finished: Path) -> None:

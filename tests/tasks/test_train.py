@@ -1,0 +1,280 @@
+"""Whole runs of `dense train`: what they leave, resume after kills, joint labels, tuning, bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import dense
+from dense.data.scenes import CLASSES, render
+from dense.predict import Depth, Joint, Segmentation
+from dense.tasks.model import DenseModel
+from tests import runs
+from tests.runs import Done, assert_same, call, environment
+
+BACKBONE = {
+    "name": "vit_tiny_patch16_224",
+    "arguments": {"patch_size": 8, "img_size": 32, "depth": 4, "embed_dim": 16, "num_heads": 2},
+}
+DPT = {"name": "dpt", "width": 8, "reassemble": [8, 8, 8, 8], "readout": "project"}
+CONFIG: dict[str, Any] = {
+    "model": {
+        "class_path": "dense.tasks.SegmentationTask",
+        "init_args": {
+            "backbone": BACKBONE,
+            "head": {"name": "linear", "batch_norm": True, "dropout": 0.1, "outputs": {"labels": {"name": "classes"}}},
+            "optim": {"lr": 0.01, "warmup_steps": 2},
+            "target": {"size": "grid4"},
+            "steps": 12,
+        },
+    },
+    "data": {
+        "root": "scenes",
+        "scenes": [16, 6],
+        "scene_size": 32,
+        "batch_size": 4,
+        "workers": 0,
+        "crop_size": 24,
+        "augment": {"flip": 0.5, "brightness": 0.2},
+    },
+    "trainer": {"accelerator": "cpu", "precision": "32-true"},
+    "checkpoint": {"every_minutes": 0, "every_steps": 3},
+    "val_every": 4,
+}
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "DepthTask": {"depth": {"name": "regression", "activation": "softplus"}},
+    "JointTask": {"depth": {"name": "regression", "activation": "softplus"}, "labels": {"name": "classes"}},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    return runs.write_config(CONFIG, folder, **changes)
+
+
+def argv(config: Path, output: Path, *extra: str) -> list[str]:
+    return ["train", "--config", str(config), "--output", str(output), *extra]
+
+
+def task(name: str, head: dict[str, Any] = DPT, **changes: Any) -> dict[str, Any]:
+    """Changes that make CONFIG another task."""
+    inner = {"backbone": BACKBONE | {"layers": "even4"}, "head": head | {"outputs": OUTPUTS[name]}, "steps": 4}
+    model = {"class_path": f"dense.tasks.{name}", "init_args": inner | {"optim": {"lr": 0.01}} | changes}
+    return {"model": model, "val_every": 2, "data.augment": {"flip": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of 12 steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = call(argv(write(folder), folder / "run"))
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_what_a_run_leaves(finished: Path) -> None:
+    for name in ("metrics.csv", "curves.png", "predictions.png", "config.yaml", "results.json", "model/README.md"):
+        assert (finished / name).stat().st_size > 0, name
+    results = json.loads((finished / "results.json").read_text())
+    rows = [line.split(",") for line in (finished / "metrics.csv").read_text().splitlines()]
+    column = rows[0].index("val/miou")
+    best = max(float(row[column]) for row in rows[1:] if row[column])
+    assert results["numbers"]["val/miou"] == pytest.approx(best)
+    predictor = dense.load(finished / "model")
+    answer = predictor(render(0, 3, (45, 61)).image)
+    assert isinstance(answer, Segmentation)
+    assert answer.labels.shape == (45, 61)
+    assert answer.classes == CLASSES
+    assert answer.labels.max() < len(CLASSES)
+    assert ((answer.scores > 0) & (answer.scores <= 1)).all()
+    assert sum(answer.shares().values()) == pytest.approx(1)
+
+
+def test_the_backbone_stayed_as_it_was(finished: Path) -> None:
+    """Frozen is frozen: the saved backbone is the one that the seed made."""
+    torch.manual_seed(0)
+    fresh = dense.load_backbone(BACKBONE["name"], **BACKBONE["arguments"])
+    saved = DenseModel.from_pretrained(finished / "model").backbone.state_dict()
+    assert all(torch.equal(v, saved[k]) for k, v in fresh.state_dict().items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_continued(finished: Path, tmp_path: Path, workers: int) -> None:
+    """SIGKILL between validations, the same command again: bit for bit the run that was never stopped."""
+    config, output = write(tmp_path, **{"data.workers": workers}), tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dense", *argv(config, output)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    last = output / "checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert 0 < torch.load(last, weights_only=True)["global_step"] < 12
+    done = call(argv(config, output))
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stdout
+    assert_same(output, finished)
+    ours, theirs = ((run / "metrics.csv").read_text() for run in (output, finished))
+    assert ours == theirs
+    ours, theirs = ((run / "results.json").read_text().split("seconds of")[0] for run in (output, finished))
+    assert ours == theirs
+
+
+def test_depth(tmp_path: Path) -> None:
+    done = call(argv(write(tmp_path, **task("DepthTask")), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "val/abs_rel" in done.stdout
+    answer = dense.load(tmp_path / "run/model")(render(0, 3, (45, 61)).image)
+    assert isinstance(answer, Depth)
+    assert (answer.kind, answer.unit) == ("metric", "m")
+    assert answer.values.shape == (45, 61)
+    assert (answer.values > 0).all()
+
+
+def test_relative_depth_is_aligned_when_validated(tmp_path: Path) -> None:
+    outputs = {"depth": {"name": "regression", "activation": "identity", "kind": "inverse_relative"}}
+    config = task("DepthTask", loss={"midas": 1.0})
+    config["model"]["init_args"]["head"] = DPT | {"outputs": outputs}
+    done = call(argv(write(tmp_path, **config), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    answer = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
+    assert isinstance(answer, Depth)
+    assert answer.kind == "inverse_relative"
+    with pytest.raises(ValueError, match="reference"):
+        answer.to_metric()
+    truth = render(0, 3, 40).depth
+    assert answer.to_metric(truth).kind == "metric"
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
+def test_joint_on_samples_that_lack_an_answer(tmp_path: Path, weighting: str) -> None:
+    """Half of the pictures have masks, half have depth."""
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        for i in range(6):
+            scene = render(0, i + (100 if split == "val" else 0), 32)
+            save(root / split / "images" / f"{i}.png", scene.image[..., ::-1])
+            if i % 2 or split == "val":
+                save(root / split / "masks" / f"{i}.png", scene.semantic)
+            if not i % 2 or split == "val":
+                millimetres = np.where(scene.valid, np.minimum(scene.depth * 1000, 65535), 0).astype(np.uint16)
+                save(root / split / "depth" / f"{i}.png", millimetres)
+    changes = task("JointTask", weighting=weighting) | {
+        "data": {
+            "root": str(root), "partial": True, "classes": list(CLASSES), "depth": {"kind": "metric", "scale": 1000, "invalid": [0]},
+            "batch_size": 2, "workers": 0, "crop_size": 24,
+        }
+    }  # fmt: skip
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "val/score" in done.stdout
+    answer = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
+    assert isinstance(answer, Joint)
+    paths = answer.save(tmp_path / "answer", render(0, 3, 40).image)
+    assert all(path.stat().st_size for path in paths)
+    index = cv2.imread(str(tmp_path / "answer_labels.png"), cv2.IMREAD_UNCHANGED)
+    assert index.shape[:2] == (40, 40)
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+
+
+@pytest.mark.parametrize("tune", [{"unfreeze": 1}, {"unfreeze": "all", "layer_decay": 0.7}, {"lora_rank": 2}])
+def test_tuning_changes_what_it_says(tmp_path: Path, tune: dict[str, Any]) -> None:
+    changes = {"model.init_args.tune": tune, "model.init_args.steps": 3, "val_every": 3}
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    fresh = dense.load_backbone(BACKBONE["name"], **BACKBONE["arguments"]).state_dict()
+    saved = DenseModel.from_pretrained(tmp_path / "run/model").backbone.state_dict()
+    changed = {k for k in fresh if not torch.equal(fresh[k], saved[k])}
+    blocks = {int(k.split(".")[2]) for k in changed if k.startswith("model.blocks.")}
+    if "lora_rank" in tune:
+        assert {k.split(".")[-2] for k in changed} <= {"qkv", "proj"}
+        assert blocks == {0, 1, 2, 3}
+        assert not any("lora" in k or k.endswith((".a", ".b")) for k in saved)
+    elif tune["unfreeze"] == 1:
+        assert blocks == {3}
+        assert "model.patch_embed.proj.weight" not in changed
+    else:
+        assert blocks == {0, 1, 2, 3}
+        assert "model.patch_embed.proj.weight" in changed
+
+
+def test_patience_ends_a_run(tmp_path: Path) -> None:
+    changes = {"model.init_args.optim.lr": 1e-12, "val_every": 1, "patience": 2}
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run", "--model.init_args.optim.warmup_steps=0"))
+    assert done.returncode == 0, done.stderr
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] < 12
+
+
+def test_a_head_overfits_sixteen_scenes(tmp_path: Path) -> None:
+    """What a head trained on scenes says of these very scenes."""
+    head = {"name": "dpt", "width": 32, "reassemble": [16, 16, 16, 16], "readout": "ignore"}
+    inner = {
+        "backbone": {"name": BACKBONE["name"], "layers": "even4",
+                     "arguments": BACKBONE["arguments"] | {"embed_dim": 32}},
+        "head": head | {"outputs": {"labels": {"name": "classes", "dropout": 0.0}}},
+        "optim": {"lr": 5e-3, "schedule": "cosine"}, "steps": 150,
+    }  # fmt: skip
+    changes = {
+        "model.init_args": inner, "data.augment": {}, "data.batch_size": 16, "data.crop_size": None, "val_every": 150
+    }  # fmt: skip
+    assert call(argv(write(tmp_path, **changes), tmp_path / "run")).returncode == 0
+    predictor = dense.load(tmp_path / "run/model")
+    right = []
+    for i in range(16):
+        scene = render(0, i, 32)
+        answer = predictor(scene.image)
+        assert isinstance(answer, Segmentation)
+        right.append((answer.labels == scene.semantic).mean())
+    assert np.mean(right) > 0.9
+
+
+def failure(tmp_path: Path, *extra: str, **changes: Any) -> Done:
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run", *extra))
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
+    assert "does not exist" in failure(tmp_path, **{"data": {"root": str(tmp_path / "nowhere")}}).stderr
+    assert "batch_size" in failure(tmp_path, **{"data.batch_size": 0}).stderr
+    assert "cross_entropy" in failure(tmp_path, **{"model.init_args.loss": {"cross_entropi": 1}}).stderr
+    assert "steps" in failure(tmp_path, **{"model.init_args.steps": 0}).stderr
+    assert "even4" in failure(tmp_path, **{"model.init_args.backbone.layers": "even5"}).stderr
+    wrong = {"name": "liner", "outputs": {"labels": {"name": "classes"}}}
+    assert "linear" in failure(tmp_path, **{"model.init_args.head": wrong}).stderr
+    assert "unknown loss" in failure(tmp_path, **task("DepthTask", loss={"silo": 1.0})).stderr
+    assert "SSI" in failure(tmp_path, **task("DepthTask", loss={"ssi": 1.0})).stderr
+
+
+def test_problems_of_a_folder_are_listed_before_training(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        for i in range(3):
+            scene = render(0, i + (100 if split == "val" else 0), 32)
+            save(root / split / "images" / f"{i}.png", scene.image[..., ::-1])
+            save(root / split / "masks" / f"{i}.png", scene.semantic if i else scene.semantic[:16])
+    (root / "train/masks/2.png").unlink()
+    done = failure(tmp_path, **{"data": {"root": str(root), "classes": list(CLASSES[:5]), "workers": 0}})
+    assert "problems" in done.stderr
+    assert not (tmp_path / "run/checkpoints/last.ckpt").exists()

@@ -144,7 +144,7 @@ def finish(
 def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None]:
     """Some validation samples, spread over the set, and the names of classes."""
     count = min(most, len(data.val_set))
-    return [data.val_set[i * len(data.val_set) // count] for i in range(count)], data.classes
+    return [data.val_set.sample(i * len(data.val_set) // count) for i in range(count)], data.classes
 
 
 def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:

@@ -101,10 +101,15 @@ class DenseTask(pl.LightningModule, abc.ABC):
             self.network = self.build(self.trainer.datamodule)  # type: ignore[attr-defined]
             self.metrics = self.build_metrics()
 
+    def on_fit_start(self) -> None:
+        """Compute what the cache lacks, now that the network is where it will run."""
+        self.trainer.datamodule.remember(self)  # type: ignore[attr-defined]
+
     def features(self, batch: Batch) -> Features:
         """Of the batch's pictures, or what the cache holds."""
-        if batch.features is not None:
-            return batch.features
+        if batch.cached is not None:
+            assert batch.size is not None
+            return self.network.restored(batch.cached, batch.size)
         assert batch.images is not None
         images = normalised(self.network.backbone, batch.images)
         if self.tune.frozen:

@@ -1,4 +1,4 @@
-"""What a task is given: pictures or their features, and the answers at full size."""
+"""What a task is given: pictures or what a cache holds of them, and the answers at full size."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from heads.features import Features, Size
+from heads.features import Size
 
 
 class Batch(NamedTuple):
-    """Pictures are left out where features are given."""
+    """Pictures are left out where a cache holds their features: the maps of each layer, then their prefix tokens."""
 
     images: Tensor | None = None  # B, 3, H, W uint8
     labels: Tensor | None = None  # B, H, W int64, 255 where unknown
     depth: Tensor | None = None  # B, 1, H, W, NaN where unknown
-    features: Features | None = None
+    cached: tuple[Tensor, ...] | None = None
+    size: Size | None = None  # H, W of the pictures, where they are left out
 
     def to(self, device: Any, **options: Any) -> Batch:
         """On another device."""
         images, labels, depth = (
             None if t is None else t.to(device, **options) for t in (self.images, self.labels, self.depth)
         )
-        features = None if self.features is None else self.features.map(lambda t: t.to(device, **options))
-        return Batch(images, labels, depth, features)
+        cached = None if self.cached is None else tuple(t.to(device, **options) for t in self.cached)
+        return Batch(images, labels, depth, cached, self.size)
 
     def resized(self, size: Size) -> Batch:
         """Answers at another size, by nearest neighbour, so that none is invented."""

@@ -3,44 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dense.data.labelled import DataError, DepthKind, LabelledSource, open_labelled
-from dense.data.sampler import Draw, IndexSampler
+from dense.data.cache import FeatureCache, weights_digest
+from dense.data.check import check_all
+from dense.data.labelled import DepthKind, LabelledSource, open_labelled
+from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
 from dense.data.workers import init_worker
 from dense.tasks.batch import Batch
 
+if TYPE_CHECKING:
+    from dense.tasks.base import DenseTask
 
-class Drawn(Dataset[Sample]):
-    """``dataset[epoch, index]``: an augmented sample, a pure function of (seed, epoch, index)."""
 
-    def __init__(self, source: LabelledSource, transform: TrainTransform, seed: int, copies: int = 0) -> None:
-        self.source, self.transform, self.seed, self.copies = source, transform, seed, copies
+class Item(NamedTuple):
+    """A sample, and its features where a cache holds them."""
+
+    sample: Sample
+    tensors: list[Tensor] | None = None
+
+
+class Drawn(Dataset[Item]):
+    """``dataset[epoch, index]``: an augmented sample, a pure function of (seed, epoch, index).
+
+    With a cache there are so many versions of each picture as it has copies, which come in turn.
+    """
+
+    def __init__(self, source: LabelledSource, transform: TrainTransform, seed: int) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+        self.cache: FeatureCache | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, draw: tuple[int, int]) -> Sample:
+    def __getitem__(self, draw: tuple[int, int]) -> Item:
         epoch, index = draw
-        copy = epoch % self.copies if self.copies else epoch
+        copy = epoch % self.cache.copies if self.cache else epoch
+        return Item(self.sample(index, copy), recall(self.cache, self.source, index, copy))
+
+    def sample(self, index: int, copy: int = 0) -> Sample:
+        """One version of a sample."""
         return self.transform(self.source.read(index), (self.seed, copy, index))
 
 
-class Fixed(Dataset[Sample]):
+class Fixed(Dataset[Item]):
     """``dataset[index]``: a sample as it is evaluated."""
 
     def __init__(self, source: LabelledSource, transform: EvalTransform) -> None:
         self.source, self.transform = source, transform
+        self.cache: FeatureCache | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Item:
+        return Item(self.sample(index), recall(self.cache, self.source, index, 0))
+
+    def sample(self, index: int, copy: int = 0) -> Sample:
+        """A sample; there is one version."""
         return self.transform(self.source.read(index))
+
+
+def recall(cache: FeatureCache | None, source: LabelledSource, index: int, copy: int) -> list[Tensor] | None:
+    """What the cache holds, which was filled before."""
+    if cache is None:
+        return None
+    tensors = cache.get(source.identity(index), copy)
+    if tensors is None:
+        raise RuntimeError(
+            f"the features of {source.name(index)} in {cache.folder} were damaged, or the picture changed, while "
+            "training; run the same command again"
+        )
+    return tensors
 
 
 class DenseData(pl.LightningDataModule):
@@ -58,6 +98,8 @@ class DenseData(pl.LightningDataModule):
         partial: samples may lack the mask or the depth.
         classes: names and values of classes, or a YAML file, instead of classes.yaml.
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
+        cache: folder in which features of a frozen backbone are kept; null computes them in every step.
+        copies: with a cache, how many augmented versions of each picture there are; 1 without augmentation.
         val_ratio: share that is validated on, of a folder that is not split.
         check: look for everything that is wrong before training; a number looks into so many samples of a split.
         scenes: embedded scenes to train and to validate on.
@@ -79,6 +121,8 @@ class DenseData(pl.LightningDataModule):
         partial: bool = False,
         classes: str | list[str] | dict[Any, Any] | None = None,
         depth: str | dict[str, Any] | None = None,
+        cache: str | None = None,
+        copies: int = 1,
         val_ratio: float = 0.1,
         check: bool | int = True,
         scenes: tuple[int, int] = (300, 100),
@@ -101,9 +145,14 @@ class DenseData(pl.LightningDataModule):
             for split, length, height in zip(("train", "val"), scenes, heights, strict=True)
         )
         if check:
-            find_problems({"train": self.train, "val": self.val}, None if check is True else int(check))
+            check_all({"train": self.train, "val": self.val}, limit=None if check is True else int(check))
         self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
         self.val_set = Fixed(self.val, EvalTransform(val_size))
+        self.cache, self.copies = cache, copies
+        self.views = {
+            "train": f"{augment}, crop {crop_size}, seed {seed}, copies {copies}",
+            "val": f"shorter side {val_size}",
+        }
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -120,7 +169,7 @@ class DenseData(pl.LightningDataModule):
         """What a pass goes through."""
         return self.train_set
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[Item]:
         """Endless batches from the trainer's current step on."""
         trainer = self.trainer
         if trainer is None:
@@ -142,7 +191,7 @@ class DenseData(pl.LightningDataModule):
             **self.workers_options(),
         )
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> DataLoader[Item]:
         """One picture at a time, for sizes differ; scenes in batches."""
         size = self.batch_size if self.embedded else 1
         return DataLoader(self.val_set, batch_size=size, collate_fn=self.collate, **self.workers_options())
@@ -155,10 +204,46 @@ class DenseData(pl.LightningDataModule):
             "persistent_workers": self.workers > 0,
         }
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
+    def collate(self, items: Sequence[Item]) -> Batch:
         """Answers that the whole set lacks stay away; those that one sample lacks are unknown everywhere."""
-        batch = collate(samples, labels=self.classes is not None, depth=self.depth_kind is not None)
-        return Batch(batch.images, batch.labels, batch.depth)
+        batch = collate([i.sample for i in items], labels=self.classes is not None, depth=self.depth_kind is not None)
+        if items[0].tensors is None:
+            return Batch(batch.images, batch.labels, batch.depth)
+        cached = tuple(torch.stack(same) for same in zip(*(i.tensors or () for i in items), strict=True))
+        return Batch(None, batch.labels, batch.depth, cached, (batch.images.shape[-2], batch.images.shape[-1]))
+
+    def remember(self, task: DenseTask) -> None:
+        """Compute what the cache lacks of a task's frozen features; nothing without a cache."""
+        if self.cache is None:
+            return
+        if not task.tune.frozen:
+            raise ValueError("data.cache keeps features of a frozen backbone, and model.tune lets it learn; drop one")
+        network, trainer = task.network, task.trainer
+        key = {
+            "weights": weights_digest(network.backbone.state_dict()),
+            "spec": network.backbone.spec.to_dict(),
+            "layers": list(network.layers),
+            "norm": network.norm,
+            "precision": str(trainer.precision),
+        }
+
+        def compute(images: Tensor) -> list[Tensor]:
+            with trainer.precision_plugin.forward_context():
+                features = network.features(network.backbone.normalise(images.to(task.device)))
+            return [*features.maps, *features.prefix]
+
+        sets: dict[str, Drawn | Fixed] = {"train": self.train_set, "val": self.val_set}
+        for split, dataset in sets.items():
+            copies = self.copies if split == "train" else 1
+            dataset.cache = FeatureCache(self.cache, {**key, "view": self.views[split]}, compute, copies=copies)
+            if trainer.is_global_zero:
+                identities = [dataset.source.identity(i) for i in range(len(dataset))]
+                count = dataset.cache.fill(identities, lambda i, copy, d=dataset: d.sample(i, copy).image)  # type: ignore[misc]
+                print(
+                    f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache",
+                    flush=True,
+                )
+        trainer.strategy.barrier()
 
     def describe(self) -> dict[str, Any]:
         """Facts for the model card."""
@@ -169,17 +254,3 @@ class DenseData(pl.LightningDataModule):
             "validated on": len(self.val),
             "batch size": self.batch_size,
         }
-
-
-def find_problems(sources: dict[str, LabelledSource], limit: int | None) -> None:
-    """Raise with everything that is wrong with any of the splits."""
-    problems = [f"{split}: {line}" for split, source in sources.items() for line in source.check(limit=limit)]
-    names = {split: {s.name(i) for i in range(len(s))} for split, s in sources.items()}
-    if shared := names["train"] & names["val"]:
-        some = ", ".join(sorted(shared)[:3])
-        problems.append(f"train and val share {len(shared)} pictures ({some}); split them")
-    if problems:
-        raise DataError(*problems)
-
-
-__all__ = ["DenseData", "Draw", "Drawn", "Fixed", "find_problems"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -66,6 +67,23 @@ class DenseModel(nn.Module, SavedModel):
     def features(self, images: Tensor) -> Features:
         """What the head sees of normalised pictures."""
         return self.backbone(images, layers=self.layers, norm=self.norm)
+
+    def restored(self, tensors: Sequence[Tensor], size: Size) -> Features:
+        """Features from their tensors, the maps and then the prefixes of each layer, of pictures of `size`."""
+        count = len(self.layers)
+        padded, borders, resized = self.backbone.fit(torch.empty(1, 3, *size, device="cpu"))
+        return Features(
+            maps=tuple(t.float() for t in tensors[:count]),
+            prefix=tuple(t.float() for t in tensors[count:]),
+            image_size=size,
+            padded_size=(padded.shape[-2], padded.shape[-1]),
+            padding=borders,
+            strides=self.backbone._strides(self.layers),
+            layers=self.layers,
+            norm=self.norm,
+            has_class_token=self.backbone.spec.class_token,
+            resized=resized,
+        )
 
     def decode(self, features: Features, size: Size | None = None) -> dict[str, Tensor]:
         """Maps by name, of the pictures' size or of `size`; in training also auxiliary ones."""
@@ -137,12 +155,11 @@ class DenseModel(nn.Module, SavedModel):
 
     def with_backbone(self, backbone: Backbone) -> DenseModel:
         """The same head on another copy of the backbone it was trained on; a backbone that differs raises."""
-        ours, theirs = self.backbone.spec.to_dict(), backbone.spec.to_dict()
-        different = [
-            f"{k}: {ours[k]!r} in the head's, {theirs.get(k)!r} in this one" for k in ours if ours[k] != theirs.get(k)
-        ]
-        if different:
-            raise ValueError(f"this head was trained on another backbone ({'; '.join(different)}); train a new head")
+        if different := self.backbone.spec.difference(backbone.spec):
+            raise ValueError(
+                f"this head was trained on another backbone ({'; '.join(different)}, where here is the head's); train a "
+                "new head"
+            )
         return DenseModel(
             backbone, self.head, self.layers, self.norm, self.task, self.classes, self.inference, self.facts
         )

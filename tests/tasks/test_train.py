@@ -278,3 +278,33 @@ def test_problems_of_a_folder_are_listed_before_training(tmp_path: Path) -> None
     done = failure(tmp_path, **{"data": {"root": str(root), "classes": list(CLASSES[:5]), "workers": 0}})
     assert "problems" in done.stderr
     assert not (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+def test_a_cache_changes_nothing_but_the_time(finished: Path, tmp_path: Path) -> None:
+    """Features in the cache are rounded to bf16; whatever else decides the numbers stays. A second run computes none."""
+    changes = {"data.cache": str(tmp_path / "cache"), "data.copies": 2}
+    first = call(argv(write(tmp_path, **changes), tmp_path / "first"))
+    assert first.returncode == 0, first.stderr
+    assert "features of train: 32 computed, 0 in the cache" in first.stdout
+    second = call(argv(write(tmp_path, **changes), tmp_path / "second"))
+    assert "features of train: 0 computed, 32 in the cache" in second.stdout
+    assert_same(tmp_path / "first", tmp_path / "second")
+    plain, cached = (json.loads((run / "results.json").read_text()) for run in (finished, tmp_path / "first"))
+    assert cached["numbers"]["val/aacc"] == pytest.approx(plain["numbers"]["val/aacc"], abs=0.1)
+
+
+def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
+    changes = {"data.cache": str(tmp_path / "cache")}
+    assert call(argv(write(tmp_path, **changes), tmp_path / "first")).returncode == 0
+    record = next((tmp_path / "cache").rglob("*.features"))
+    damaged = bytearray(record.read_bytes())
+    damaged[-3] ^= 1
+    record.write_bytes(damaged)
+    again = call(argv(write(tmp_path, **changes), tmp_path / "again"))
+    assert "1 computed" in again.stdout
+    assert_same(tmp_path / "first", tmp_path / "again")
+
+
+def test_a_cache_needs_a_frozen_backbone(tmp_path: Path) -> None:
+    changes = {"data.cache": str(tmp_path / "cache"), "model.init_args.tune": {"unfreeze": 1}}
+    assert "frozen" in failure(tmp_path, **changes).stderr

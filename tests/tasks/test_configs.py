@@ -1,0 +1,47 @@
+"""Every shipped recipe of a head parses, and builds the task and the head that it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import heads
+from dense.backbone import describe
+from dense.backbone.spec import resolve_layers
+from dense.recipes import config_folder
+from dense.tasks import DepthTask, JointTask, SegmentationTask
+
+CONFIGS = sorted(p for room in ("segmentation", "depth", "joint") for p in (config_folder() / room).glob("*.yaml"))
+
+
+class Data:
+    """As much of a data module as a task asks."""
+
+    classes = tuple(f"class {i}" for i in range(150))
+    depth_kind = "metric"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_recipe_builds(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert path.read_text().startswith("# ")
+    inner: dict[str, Any] = config["model"]["init_args"]
+    task = {c.__name__: c for c in (SegmentationTask, DepthTask, JointTask)}[
+        config["model"]["class_path"].rsplit(".", 1)[1]
+    ]
+    backbone = inner["backbone"]
+    spec = describe(backbone["name"], **backbone.get("arguments", {}))
+    layers = resolve_layers(backbone["layers"], spec)
+    built = task(head=inner["head"])
+    outputs = built.complete_outputs({k: dict(v) for k, v in inner["head"]["outputs"].items()}, Data())
+    head = heads.build(inner["head"] | {"in_channels": [spec.dim] * len(layers), "outputs": outputs})
+    assert set(head.outputs) == set(outputs)
+    losses = {k: inner[k] for k in ("loss", "depth_loss", "label_loss") if k in inner}
+    assert losses
+    if "depth" in outputs:
+        from dense.tasks.depth import depth_loss
+
+        depth_loss(inner.get("loss") or inner["depth_loss"], head.outputs["depth"], "metric")

@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
     "predict": ("dense.predict.cli", "depth and classes of pictures, folders and films, by a trained model"),
     "features": ("dense.features", "write a backbone's feature maps for pictures"),
     "convert": ("dense.convert", "convert weights between official, timm, Hugging Face and own layouts"),
+    "export": ("dense.export.cli", "write a trained model or a backbone as one ONNX or torch.export file"),
     "demo": ("dense.demo", "see it work on embedded scenes, without downloads"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import RotaryEmbeddingDinoV3, resample_abs_pos_embed
 from torch import Tensor
 
 from dense.backbone.spec import Positions
@@ -74,6 +74,20 @@ class PositionCache:
 
     def __reduce__(self) -> tuple[type[PositionCache], tuple[()]]:
         return PositionCache, ()
+
+
+def rotary_positions(rope: Any, grid: Grid) -> Tensor:
+    """Rotary positions of a grid, by timm's module; of a grid left open by torch.export, by the same formula.
+
+    timm's arange(0.5, n) would fix n; for DINOv3's coordinates, the whole numbers plus 0.5 are the same values.
+    """
+    known = all(isinstance(n, int) for n in grid)
+    dino = isinstance(rope, RotaryEmbeddingDinoV3)
+    if known or not dino or (rope.normalize_coords, rope.grid_indexing) != ("separate", "ij"):
+        return rope.get_embed(shape=list(grid))
+    rows, columns = ((torch.arange(n) + (0.5 + rope.grid_offset)) / n for n in grid)
+    coordinates = 2 * torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1) - 1  # h, w, 2
+    return torch.cat(tuple(rope._get_pos_embed_from_coords(coordinates.flatten(0, 1))), -1)
 
 
 def periods_of(model: Any) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dense.backbone.attention import attend_rows, attention_rows, can_attend_rows, project, rotate
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
-from dense.backbone.positions import PERIODS, PositionCache, set_periods
+from dense.backbone.positions import PERIODS, PositionCache, rotary_positions, set_periods
 from dense.backbone.spec import BackboneSpec
 from heads.features import Norm
 
@@ -219,7 +219,7 @@ class Eva(ViT):
 
     def _rope(self, grid: tuple[int, int]) -> Tensor | None:
         rope = self.model.rope
-        return None if rope is None else rope.get_embed(shape=list(grid))
+        return None if rope is None else rotary_positions(rope, grid)
 
     def _rope_of_layer(self, rope: Tensor | None, layer: int) -> Tensor | None:
         return rope[layer] if rope is not None and getattr(self.model, "rope_mixed", False) else rope

@@ -1,0 +1,90 @@
+"""The two kinds of file: how each is written, and how it runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from dense.export.network import Maps
+
+AXES = {0: "batch", 2: "height", 3: "width"}
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def require_packages() -> None:
+    """One clear error where ONNX cannot be written or checked."""
+    missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
+    if missing:
+        raise RuntimeError(f"ONNX needs {', '.join(missing)}: pip install 'dino-dense[export]', or write a .pt2 file")
+
+
+def write_onnx(
+    program: ExportedProgram, path: Path, names: list[str], axes: list[int], facts: dict[str, Any], opset: int | None
+) -> None:
+    """One file, or beyond 2 GB the weights beside it; every fact becomes an entry of its metadata."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    shapes = ({n: AXES[n] for n in axes},)
+    with quiet():
+        written = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["images"], output_names=names, dynamic_shapes=shapes,
+            opset_version=opset,
+        )  # fmt: skip
+        assert written is not None
+        if opset is not None and (kept := written.model.opset_imports[""]) != opset:
+            raise ValueError(f"opset={opset}: the operators of this model need {kept}; ask for {kept} or newer")
+        ClearMetadataAndDocStringPass()(written.model)  # stack traces of this machine
+        written.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+        written.save(path)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the converter's remarks about its own work."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def onnx_runner(path: Path) -> Callable[[Tensor], Maps]:
+    """The file in onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+
+    def run(images: Tensor) -> Maps:
+        values = session.run(names, {"images": images.numpy()})
+        return {n: torch.from_numpy(v) for n, v in zip(names, values, strict=True)}
+
+    return run
+
+
+def write_pt2(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> None:
+    """The program, and the facts as metadata.json in it."""
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(facts, indent=2)})
+
+
+def pt2_runner(path: Path) -> Callable[[Tensor], Maps]:
+    """The file in torch."""
+    return torch.export.load(path).module()

@@ -1,0 +1,120 @@
+"""What an exported file computes, and for which sizes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dense.backbone import Backbone
+from dense.backbone.positions import interpolate_positions
+from dense.backbone.spec import Layers, resolve_layers
+from dense.tasks.model import DenseModel
+from heads.features import Norm, Size
+
+Maps = dict[str, Tensor]
+
+
+class Network(nn.Module):
+    """Pictures (B, 3, H, W) to named maps.
+
+    model: a trained one, whose outputs are the maps; or a backbone, which gives `map_N` (B, C, h, w) and, where it has
+    such tokens, `prefix_N` (B, P, C) of each layer. raw: the pictures are 0 to 255 and normalised here; else they come
+    normalised.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, model: DenseModel | Backbone, raw: bool = False, layers: Layers | None = None, norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.raw = model, raw
+        if isinstance(model, DenseModel):
+            if layers is not None or norm is not None:
+                raise ValueError("layers and norm are saved with a trained model; leave them out")
+            self.layers, self.norm = model.layers, model.norm
+        else:
+            self.layers, self.norm = resolve_layers(layers, model.spec), model.spec.norm if norm is None else norm
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.backbone.spec.mean, self.backbone.spec.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model's, or the model itself."""
+        return self.model.backbone if isinstance(self.model, DenseModel) else self.model
+
+    def forward(self, images: Tensor) -> Maps:
+        """Maps by name."""
+        if self.raw:
+            images = images * self.scale + self.shift
+        if isinstance(self.model, DenseModel):
+            maps = self.model(images)
+            return maps if isinstance(maps, dict) else {next(iter(self.model.outputs)): maps}
+        features = self.model(images, layers=self.layers, norm=self.norm)
+        maps = {f"map_{n}": m for n, m in zip(features.layers, features.maps, strict=True)}
+        prefix = {f"prefix_{n}": p for n, p in zip(features.layers, features.prefix, strict=True)}
+        return maps | {n: p for n, p in prefix.items() if p.shape[1] > 0}
+
+    def at(self, size: Size) -> Network:
+        """The same network with its position table read for pictures of `size`, once and for all; weights are shared."""
+        if not has_table(self.backbone):
+            return self
+        baked = copy.deepcopy(self, {id(p): p for p in self.parameters()})
+        backbone: Any = baked.backbone
+        padded, old = padded_size(backbone, size), backbone.table_grid
+        new = (padded[0] // backbone.spec.patch, padded[1] // backbone.spec.patch)
+        table, cells = backbone.model.pos_embed, old[0] * old[1]
+        prefix, patches = table.split((table.shape[1] - cells, cells), 1)  # 1, P, C and 1, h*w, C
+        patches = interpolate_positions(patches, old, new, backbone.spec.positions)
+        backbone.model.pos_embed = nn.Parameter(torch.cat((prefix, patches), 1), requires_grad=False)
+        backbone.spec = replace(backbone.spec, image_size=padded)
+        return baked
+
+
+def pictures(network: Network, batch: int, size: Size) -> Tensor:
+    """Random ones, of the range that the network takes."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(batch, 3, *size, generator=generator) * 255
+    return noise if network.raw else noise * network.scale + network.shift
+
+
+def has_table(backbone: Backbone) -> bool:
+    """Whether positions are a table learned on one grid."""
+    return backbone.spec.positions not in ("rope", "none")
+
+
+def padded_size(backbone: Backbone, size: Size) -> Size:
+    """What the backbone sees of pictures of `size`."""
+    height, width = backbone.fit(torch.empty(1, 3, *size, device="meta"))[0].shape[-2:]
+    return height, width
+
+
+def check_size(backbone: Backbone, size: Size, dynamic: bool) -> None:
+    """Refuse what no file can do, and say what to do instead."""
+    spec = backbone.spec
+    fits = all(n % spec.patch == 0 for n in size)
+    near = tuple(max(spec.patch, round(n / spec.patch) * spec.patch) for n in size)
+    if min(size) < 1:
+        raise ValueError(f"size={size}: expected a height and a width in pixels")
+    if dynamic and has_table(backbone):
+        raise ValueError(
+            f"dynamic sizes need positions without a table, and {spec.name} learned one for {spec.image_size[0]}x"
+            f"{spec.image_size[1]} (positions={spec.positions!r}), which a file holds for one size alone; export one file "
+            "a size, or use a backbone with rotary positions (DINOv3) or a convolutional one"
+        )
+    if dynamic and (not fits or min(size) < 2 * spec.patch):
+        raise ValueError(
+            f"size={size}: with dynamic sizes every side is a multiple of {spec.patch}, at least {2 * spec.patch}; "
+            f"use {tuple(max(n, 2 * spec.patch) for n in near)}"
+        )
+    if not fits and spec.padding == "resize":
+        raise ValueError(
+            f"size={size}: {spec.name} has padding='resize', an antialiased bicubic resize that ONNX does not know; use a "
+            f"size of whole patches of {spec.patch}, such as {near}"
+        )

@@ -1,0 +1,123 @@
+"""From a model to a file that was compared with it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import Dim
+
+from dense._version import __version__
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.hub import CONFIG, read_json
+from dense.backbone.spec import Layers
+from dense.export.check import compare
+from dense.export.files import onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
+from dense.export.network import Network, check_size, pictures
+from dense.predict.answers import Depth
+from dense.tasks.model import DenseModel
+from heads.features import Norm, Size
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was checked. difference: the largest of each output, relative to its largest absolute value."""
+
+    path: Path
+    metadata: dict[str, Any]
+    difference: dict[str, float]
+
+
+def export(
+    model: DenseModel | Backbone | str | Path,
+    output: str | Path,
+    size: Size,
+    *,
+    dynamic: bool = False,
+    raw: bool = False,
+    opset: int | None = None,
+    layers: Layers | None = None,
+    norm: Norm | None = None,
+) -> Exported:
+    """Write a .onnx or .pt2 file for pictures of `size` (height, width) and any batch, and compare it with the model.
+
+    Args:
+        model: what `dense train` wrote (its directory, or the model), or a backbone (directory, name, or the backbone).
+        dynamic: also any other height and width of whole patches, at least two; impossible with a position table.
+        raw: the file takes pictures of 0 to 255 and normalises them itself.
+        opset: of ONNX; torch's default if left out.
+        layers, norm: of a bare backbone, by default its own.
+    """
+    output = Path(output)
+    if output.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"output={str(output)!r}: expected a name that ends in .onnx (ONNX) or .pt2 (torch.export)")
+    if output.suffix == ".onnx":
+        require_packages()
+    elif opset is not None:
+        raise ValueError(f"opset={opset} is of ONNX; leave it out for a .pt2 file")
+    if isinstance(model, str | Path):
+        model = open_model(model)
+    network = Network(copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm)
+    size, patch = (int(size[0]), int(size[1])), network.backbone.spec.patch
+    check_size(network.backbone, size, dynamic)
+    axes: dict[int, Any] = {0: Dim("batch")}
+    sizes = [(1, size), (3, size)]
+    if dynamic:
+        axes |= {2: patch * Dim("rows", min=2), 3: patch * Dim("columns", min=2)}
+        sizes.append((2, (size[0] + patch, size[1] + 3 * patch)))
+    with torch.no_grad():
+        names = list(network(pictures(network, 1, size)))
+        program = torch.export.export(network.at(size), (pictures(network, 2, size),), dynamic_shapes=(axes,))
+    facts = metadata(network, size, dynamic, names)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".onnx":
+        write_onnx(program, output, names, list(axes), facts, opset)
+        run = onnx_runner(output)
+    else:
+        write_pt2(program, output, facts)
+        run = pt2_runner(output)
+    return Exported(output, facts, compare(network, run, sizes, output))
+
+
+def open_model(source: str | Path, weights: str | None = None, **overrides: Any) -> DenseModel | Backbone:
+    """What `dense train` wrote, or any backbone that `load_backbone` knows."""
+    folder = Path(source)
+    if (folder / CONFIG).is_file() and "head" in read_json(folder / CONFIG):
+        if weights or overrides:
+            raise ValueError(f"{folder} is a trained model and brings all its choices; leave weights and settings out")
+        return DenseModel.from_pretrained(folder)
+    if (folder / "model" / CONFIG).is_file():
+        raise ValueError(f"{folder} is the folder of a run; its model is {folder / 'model'}")
+    return load_backbone(source, weights, **overrides)
+
+
+def metadata(network: Network, size: Size, dynamic: bool, names: list[str]) -> dict[str, Any]:
+    """What a reader of the file must know."""
+    model, spec = network.model, network.backbone.spec
+    facts: dict[str, Any] = {
+        "format": "dino-dense/export",
+        "version": __version__,
+        "task": "features",
+        "outputs": names,
+        "input": "RGB, 0 to 255" if network.raw else "RGB, 0 to 1, minus mean, divided by std",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "size": list(size),
+        "multiple": spec.patch if dynamic else None,  # of which other sizes may be; None: no other sizes
+        "backbone": spec.name,
+        "layers": list(network.layers),
+        "norm": network.norm,
+    }
+    if isinstance(model, DenseModel):
+        facts["task"] = model.task
+        if "labels" in names:
+            facts["labels"] = "logits, one channel a class"
+            facts["classes"] = list(model.classes or map(str, range(model.outputs["labels"].count)))
+        if (kind := model.depth_kind) is not None:
+            unit = Depth.of(np.empty((0, 0), np.float32), kind).unit  # type: ignore[arg-type]
+            facts |= {"depth_kind": kind, "depth_unit": unit}
+    return facts

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any],
     "rotary, labels, dynamic": ("dinov3_vits16", {}, "linear", LABELS, {"dynamic": True}, [(64, 32), (48, 96), (80, 32)]),
     "pyramid, depth": ("test_resnet", {}, "linear", DEPTH, {}, [(50, 66)]),
 }  # fmt: skip
+SCRATCH = tempfile.TemporaryDirectory()  # goes when the process does
 TINY = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
@@ -67,8 +68,8 @@ def written(case: str, suffix: str) -> tuple[DenseModel, Exported]:
     """A case and its file, made once."""
     name, options, head, outputs, how, sizes = CASES[case]
     model = trained(name, options, head, outputs)
-    folder = Path(tempfile.mkdtemp(prefix="export"))
-    return model, export(model, folder / f"model{suffix}", sizes[0], **how)
+    file = Path(SCRATCH.name) / f"{list(CASES).index(case)}{suffix}"
+    return model, export(model, file, sizes[0], **how)
 
 
 FILES = [(case, ".onnx") for case in CASES] + [("class token, depth", ".pt2")]

@@ -11,10 +11,12 @@ from dense._version import __version__
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 
 if TYPE_CHECKING:
+    from dense import discover
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
     from dense.predict import Depth, Predictor, Segmentation, load
     from heads.features import Features
 
+_ROOMS = {"discover"}  # packages that are public as a whole
 _PUBLIC = {
     "load_backbone": "dense.backbone",
     "Backbone": "dense.backbone",
@@ -36,6 +38,7 @@ __all__ = [
     "Segmentation",
     "WeightsError",
     "__version__",
+    "discover",
     "load",
     "load_backbone",
 ]
@@ -46,6 +49,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
         globals()[name] = value
         return value
+    if name in _ROOMS:
+        return importlib.import_module(f"dense.{name}")
     if not name.startswith("_"):
         from dense.suggest import did_you_mean
 

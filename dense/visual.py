@@ -28,11 +28,13 @@ def pca_rgb(maps: Tensor) -> Tensor:
     return colours.reshape(maps.shape[0], *maps.shape[-2:], 3).permute(0, 3, 1, 2)
 
 
-def heat(values: Tensor | NDArray[np.floating], colours: str = "inferno") -> Picture:
-    """A map (h, w) as colours, its own minimum to its own maximum."""
+def heat(
+    values: Tensor | NDArray[np.floating], colours: str = "inferno", bounds: tuple[float, float] | None = None
+) -> Picture:
+    """A map (h, w) as colours, its own minimum to its own maximum if no bounds are given."""
     array = np.asarray(values, dtype=np.float64)
-    low, high = float(np.nanmin(array)), float(np.nanmax(array))
-    scaled = (array - low) / (high - low) if high > low else np.zeros_like(array)
+    low, high = bounds or (float(np.nanmin(array)), float(np.nanmax(array)))
+    scaled = np.clip((array - low) / (high - low), 0, 1) if high > low else np.zeros_like(array)
     return (matplotlib.colormaps[colours](scaled)[..., :3] * 255 + 0.5).astype(np.uint8)
 
 
@@ -44,6 +46,25 @@ def to_picture(colours: Tensor) -> Picture:
 def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
     """Nearest-neighbour resize to (H, W): cells stay visible."""
     return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def contain(picture: Picture, side: int) -> Picture:
+    """A picture made smaller or larger to fit a white square of `side` pixels, at its upper left."""
+    height, width = picture.shape[:2]
+    factor = side / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
+    square = np.full((side, side, 3), 255, np.uint8)
+    square[: size[1], : size[0]] = small
+    return square
+
+
+def outline(image: Picture, mask: NDArray[np.bool_], colour: NDArray[np.integer], width: int = 2) -> Picture:
+    """A copy of a picture (H, W, 3) with the contour of a mask (H, W) drawn on it."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    drawn = image.copy()
+    cv2.drawContours(drawn, contours, -1, [int(c) for c in colour], width)
+    return drawn
 
 
 def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4) -> Picture:

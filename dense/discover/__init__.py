@@ -1,0 +1,124 @@
+"""Objects and regions without labels, from attention and features, for every backbone.
+
+Each method is a small frozen dataclass that maps features (B, C, h, w) to an answer on their grid; `discover` reads the
+features of pictures, runs a method and brings its answer to the pictures' size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dense.backbone import Backbone
+from dense.discover.answers import Answer, Objects, Regions, boxes
+from dense.discover.attention import Attention
+from dense.discover.coclusters import CoClusters
+from dense.discover.kmeans import KMeans
+from dense.discover.lost import LOST
+from dense.discover.maskcut import MaskCut
+from dense.discover.pca import PCA
+from dense.discover.refine import Refinement, guided_filter, refine_objects, refine_regions
+from dense.discover.similarity import feature_at, similarity
+from dense.discover.source import Source, default_source
+from dense.discover.spectral import Spectral
+from dense.discover.tokencut import TokenCut
+
+__all__ = [
+    "LOST",
+    "PCA",
+    "Answer",
+    "Attention",
+    "CoClusters",
+    "KMeans",
+    "MaskCut",
+    "Method",
+    "Objects",
+    "Refinement",
+    "Regions",
+    "Source",
+    "Spectral",
+    "TokenCut",
+    "attention",
+    "boxes",
+    "default_source",
+    "discover",
+    "feature_at",
+    "guided_filter",
+    "kmeans",
+    "lost",
+    "maskcut",
+    "on_grid",
+    "refine",
+    "similarity",
+    "spectral",
+    "tokencut",
+]
+
+Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | CoClusters
+
+
+@torch.inference_mode()
+def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Answer:
+    """What `method` finds in normalised pictures (B, 3, H, W), on the grid of patches."""
+    if isinstance(method, Attention):
+        return method(method.rows(backbone, images))
+    return method((source or default_source(backbone.spec))(backbone, images))
+
+
+def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Answer:
+    """What `method` finds in normalised pictures (B, 3, H, W), at their size.
+
+    source: which features it looks at; those that suit the backbone's family, if left out.
+    """
+    return on_grid(backbone, images, method, source).resized((images.shape[-2], images.shape[-1]))
+
+
+def attention(backbone: Backbone, images: Tensor, **options: Any) -> Objects:
+    """Masks of attention; options are `Attention`'s: share, mode, layer."""
+    return _objects(backbone, images, Attention(**options), None)
+
+
+def lost(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
+    """One object a picture by LOST; options are `LOST`'s: k_patches."""
+    return _objects(backbone, images, LOST(**options), source)
+
+
+def tokencut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
+    """One object a picture by TokenCut; options are `TokenCut`'s: tau, eps."""
+    return _objects(backbone, images, TokenCut(**options), source)
+
+
+def maskcut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
+    """Several objects a picture by MaskCut; options are `MaskCut`'s: count, tau, eps, least, most_iou."""
+    return _objects(backbone, images, MaskCut(**options), source)
+
+
+def spectral(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Regions:
+    """K regions a picture by spectral clustering; options are `Spectral`'s: count, tau, seed."""
+    return _regions(backbone, images, Spectral(**options), source)
+
+
+def kmeans(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Regions:
+    """K regions a picture by k-means; options are `KMeans`': count, steps, tries, seed."""
+    return _regions(backbone, images, KMeans(**options), source)
+
+
+def refine(answer: Answer, pictures: Tensor, how: Refinement = "guided") -> Answer:
+    """An answer on the grid, as `on_grid` gives it, along the edges of pictures (B, 3, H, W) uint8, at their size."""
+    return (
+        refine_objects(answer, pictures, how) if isinstance(answer, Objects) else refine_regions(answer, pictures, how)
+    )
+
+
+def _objects(backbone: Backbone, images: Tensor, method: Method, source: Source | None) -> Objects:
+    found = discover(backbone, images, method, source)
+    assert isinstance(found, Objects)
+    return found
+
+
+def _regions(backbone: Backbone, images: Tensor, method: Method, source: Source | None) -> Regions:
+    found = discover(backbone, images, method, source)
+    assert isinstance(found, Regions)
+    return found

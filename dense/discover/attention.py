@@ -1,0 +1,64 @@
+"""Masks of the class token's attention, as in the DINO paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dense.backbone import Backbone
+from dense.discover.answers import Objects
+from dense.discover.source import whole
+
+Mode = Literal["heads", "mean", "best"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The smallest set of patches that holds `share` of a head's attention: one mask a head (`heads`), one of the mean over
+    heads (`mean`), or that of the head with the highest score (`best`).
+
+    Scores say how concentrated attention is: with a the share of patches in the mask, 1 - a / share. Attention spread
+    evenly scores 0, and there is no mask.
+    """
+
+    share: float = 0.6
+    mode: Mode = "heads"
+    layer: int = -1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share={self.share}: expected a share of the attention between 0 and 1, such as 0.6")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode={self.mode!r}: expected one of {', '.join(get_args(Mode))}")
+
+    def rows(self, backbone: Backbone, images: Tensor) -> Tensor:
+        """Normalised pictures -> attention of the class token to patches (B, heads, h, w), a sum of 1 a head."""
+        rows = backbone.attention(whole(images, backbone.spec), self.layer)
+        return rows / rows.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+    def __call__(self, rows: Tensor) -> Objects:
+        """Attention (B, heads, h, w) -> masks on the grid."""
+        if rows.ndim != 4 or 0 in rows.shape or bool((rows < 0).any()) or not bool(torch.isfinite(rows).all()):
+            raise ValueError(f"expected attention (B, heads, h, w), finite and not negative, got {tuple(rows.shape)}")
+        if self.mode == "mean":
+            rows = rows.mean(1, keepdim=True)
+        masks = smallest_set(rows, self.share)
+        scores = (1 - masks.float().mean((-2, -1)) / self.share).clamp_min(0)  # B, heads
+        if self.mode == "best":
+            best = scores.argmax(1)[:, None]  # B, 1
+            rows, masks, scores = (
+                torch.take_along_dim(x, best.view(-1, 1, *[1] * (x.ndim - 2)), 1) for x in (rows, masks, scores)
+            )
+        return Objects(masks & (scores > 0)[..., None, None], scores, rows)
+
+
+def smallest_set(values: Tensor, share: float) -> Tensor:
+    """The fewest cells of each map (..., h, w) that hold more than `share` of its sum, as (..., h, w) bool."""
+    flat = values.flatten(-2).double() if values.device.type != "mps" else values.flatten(-2)
+    ordered, order = flat.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered  # what louder cells hold already
+    kept = before <= share * flat.sum(-1, keepdim=True)
+    return torch.zeros_like(kept).scatter(-1, order, kept).view(values.shape)

@@ -1,0 +1,61 @@
+"""The largest eigenvalues of many large symmetric matrices at once, by block Krylov subspaces with restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]  # (B, N, p) -> (B, N, p), symmetric
+
+
+class Pairs(NamedTuple):
+    """Eigenvalues, largest first, with unit vectors and the norm of S v - value v."""
+
+    values: Tensor  # B, k
+    vectors: Tensor  # B, N, k
+    residuals: Tensor  # B, k
+
+
+def largest(
+    operator: Operator, start: Tensor, count: int, accuracy: float = 1e-4, blocks: int = 10, cycles: int = 40
+) -> Pairs:
+    """`count` pairs, and as many more as `start` (B, N, p) is wide, whose last ones are rough.
+
+    Within a cycle a basis of `blocks` blocks of p vectors is built; a cycle ends with the best of its span and starts the
+    next one with it (Krylov-Schur; Stewart 2001). It is over when the residuals of the first `count` are below
+    `accuracy` times the gap behind them, which bounds the angle to the true vectors, or as small as the type allows.
+    """
+    block, width = start.shape[-1], min(blocks * start.shape[-1], start.shape[-2])
+    floor = 4 * torch.finfo(start.dtype).eps * start.shape[-2] ** 0.25
+    basis = torch.linalg.qr(start).Q
+    images = operator(basis)
+    for _ in range(cycles):
+        while basis.shape[-1] + block <= width:
+            basis, images = _extend(operator, basis, images, block)
+        projected = basis.mT @ images
+        values, mix = torch.linalg.eigh((projected + projected.mT) / 2)  # B, m ascending
+        values, mix = values.flip(-1), mix.flip(-1)[..., : 2 * block]
+        vectors, moved = basis @ mix, images @ mix
+        residuals = (moved - vectors * values[:, None, : 2 * block]).norm(dim=1)  # B, 2p
+        gap = values[:, count - 1] - values[:, min(count, values.shape[-1] - 1)]
+        worst = residuals[:, :count].amax(-1)
+        if bool(((worst <= accuracy * gap) | (worst <= floor)).all()) or basis.shape[-1] + block > basis.shape[-2]:
+            break
+        following = _next(basis, images[..., -block:])
+        basis, images = torch.cat([vectors, following], -1), torch.cat([moved, operator(following)], -1)
+    return Pairs(values[:, :block], vectors[..., :block], residuals[:, :block])
+
+
+def _extend(operator: Operator, basis: Tensor, images: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    following = _next(basis, images[..., -block:])
+    return torch.cat([basis, following], -1), torch.cat([images, operator(following)], -1)
+
+
+def _next(basis: Tensor, block: Tensor) -> Tensor:
+    """A block made orthonormal, and orthogonal to the basis; twice, for once is not enough when little is left."""
+    for _ in range(2):
+        block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q
+    return block

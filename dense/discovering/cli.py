@@ -1,0 +1,185 @@
+"""The verb."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from dense.arguments import Parser, key_value
+from dense.backbone import Backbone, load_backbone
+from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, feature_at, on_grid, similarity
+from dense.discovering.methods import add_method, describe, method_of, source_of
+from dense.discovering.reading import Seen, batches, pixels, read, show
+from dense.discovering.writing import Album, drawn, full_size, similarity_picture
+from dense.predict.cli import sort_inputs
+from dense.predict.video import Film, FilmWriter
+from dense.training.checkpoints import check_writable
+from dense.visual import Picture, contain, sheet, write_picture
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb."""
+    parser = Parser(
+        prog="dense discover", description="Masks of objects and regions in pictures and films, without labels."
+    )
+    parser.add_argument("pictures", nargs="+", help="pictures, folders of pictures, films")
+    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
+    parser.add_argument(
+        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
+    )
+    parser.add_argument(
+        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone"
+    )
+    parser.add_argument("--out", "--output", type=Path, default=Path("discovered"), help="folder for the answers")
+    add_method(parser)
+    parser.add_argument("--refine", default="guided", choices=["none", "guided", "grabcut"], help="edges of masks")
+    parser.add_argument("--size", type=int, default=480, help="shorter side that the backbone sees; 0: as it is")
+    parser.add_argument("--batch", type=int, default=4, help="pictures at once, where their sizes agree")
+    parser.add_argument("--maps", action="store_true", help="also write what masks were cut from, as NAME_maps.png")
+    parser.add_argument("--no-overlay", action="store_true", help="masks alone, no colours over pictures")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of fresh weights")
+    options = parser.parse_args(argv)
+    method, given = method_of(parser, options)
+    if options.method == "similarity" and options.point is None:
+        parser.error("similarity needs --point X,Y, in pixels of the first picture")
+    if options.size < 0 or options.batch < 1:
+        parser.error(f"--size {options.size} --batch {options.batch}: expected 0 or more pixels and 1 or more pictures")
+    pictures, films = sort_inputs(options.pictures)
+    check_writable(options.out)
+    torch.manual_seed(options.seed)
+    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    run = Run(backbone, source_of(backbone.spec, options), options, pictures, films)
+    if options.method == "similarity":
+        run.similarities(point_of(parser, options.point))
+    else:
+        run.discover(method or run.classes(given))
+    if options.weights is None and not Path(options.backbone).is_dir():
+        print("these weights are random: bring published ones with --weights FILE or a directory as --backbone")
+    if run.failed:
+        some = "\n  ".join(run.failed[:20])
+        print(f"could not be read: {len(run.failed)}\n  {some}", file=sys.stderr)
+    return 1 if run.failed and not films and len(run.failed) == len(pictures) else 0
+
+
+def point_of(parser: Parser, text: str) -> tuple[float, float]:
+    """Numbers from 'X,Y'."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        parser.error(f"--point {text!r}: expected X,Y, two numbers of pixels such as 120,80")
+    return x, y
+
+
+@dataclass
+class Run:
+    """One call of the verb."""
+
+    backbone: Backbone
+    source: Source
+    options: Namespace
+    pictures: Sequence[tuple[Path, Path]]
+    films: Sequence[Path]
+
+    def __post_init__(self) -> None:
+        self.failed: list[str] = []
+
+    def discover(self, method: Any) -> None:
+        """Answers of all pictures, then of all films."""
+        options = self.options
+        regions = method.count if isinstance(method, Spectral | KMeans | CoClusters) else None
+        info = describe(options, method, self.source, self.backbone.spec)
+        album = Album(options.out, info, regions, not options.no_overlay, options.maps)
+        for one, answer in self.answers(self.seen("pictures"), method):
+            album.add(one, answer)
+        if isinstance(method, CoClusters):
+            options.out.mkdir(parents=True, exist_ok=True)
+            method.save(options.out / "classes.safetensors")
+        if album.images:
+            written = ", ".join(str(path) for path in album.close())
+            print(f"{len(album.images)} pictures, {len(album.annotations)} masks: {written}")
+        for film in self.films:
+            self.film(film, method)
+
+    def answers(self, seen: Iterable[Seen], method: Any) -> Iterator[tuple[Seen, Answer]]:
+        """Each picture with its answer, refined and at its own size."""
+        for batch in batches(seen, self.options.batch):
+            answer = on_grid(self.backbone, pixels(batch, self.backbone), method, self.source)
+            for i, one in enumerate(batch):
+                yield one, full_size(answer, i, one, self.options.refine)
+
+    def film(self, path: Path, method: Any) -> None:
+        """OUT/NAME_discovered.mp4, the film with its masks drawn."""
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        target = self.options.out / f"{path.stem}_discovered.mp4"
+        writer = FilmWriter(target, Film(path).rate)
+        try:
+            for one, answer in self.answers(self.frames(path), method):
+                writer.add(drawn(one.image, answer))
+        finally:
+            writer.close()
+        print(f"wrote {target}")
+
+    def classes(self, given: dict[str, Any]) -> CoClusters:
+        """Classes that hold for all pictures and films, learnt from them or read from a file."""
+        if "classes" in given:
+            if len(given) > 1:
+                raise ValueError("--classes brings its own number of classes; leave --count and --passes out")
+            return CoClusters.load(given["classes"], self.options.device)
+
+        def stream() -> Iterator[Tensor]:
+            self.failed.clear()
+            for batch in batches(self.everything(), self.options.batch):
+                with torch.inference_mode():
+                    yield self.source(self.backbone, pixels(batch, self.backbone))
+
+        found = CoClusters.fit(stream, **given)
+        self.failed.clear()
+        return found
+
+    def similarities(self, point: tuple[float, float]) -> None:
+        """NAME_similarity.png for every picture, and a sheet."""
+        query, cells = None, list[Picture]()
+        for batch in batches(self.seen("pictures"), 1):
+            one = batch[0]
+            with torch.inference_mode():
+                features = self.source(self.backbone, pixels(batch, self.backbone))
+                if query is None:
+                    query = feature_at(features[0], point, (one.image.shape[0], one.image.shape[1]))
+                picture = similarity_picture(one.image, similarity(features, query)[0])
+            write_picture(self.options.out / f"{one.stem}_similarity.png", picture)
+            cells += [contain(one.image, 160), contain(picture, 160)] if len(cells) < 96 else []
+        if cells:
+            write_picture(self.options.out / "sheet.png", sheet([cells[i : i + 8] for i in range(0, len(cells), 8)]))
+            print(f"{len(self.pictures) - len(self.failed)} pictures: {self.options.out / 'sheet.png'}")
+
+    # ---- what is looked at
+
+    def seen(self, description: str) -> Iterator[Seen]:
+        """The pictures, with a progress bar on a terminal."""
+        some = read(self.pictures, self.options.size, self.backbone.spec.patch, self.failed)
+        return iter(_track(some, description, len(self.pictures)))
+
+    def frames(self, path: Path) -> Iterator[Seen]:
+        """The frames of a film."""
+        film = Film(path)
+        for frame in _track(film, path.name, film.length or None):
+            yield show(frame, Path(path.stem), self.options.size, self.backbone.spec.patch)
+
+    def everything(self) -> Iterator[Seen]:
+        """Pictures, then frames."""
+        yield from self.seen("learning classes")
+        for film in self.films:
+            yield from self.frames(film)
+
+
+def _track(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
+    return track(items, description, total=total, disable=not sys.stderr.isatty())

@@ -1,0 +1,63 @@
+"""Pictures and frames as they are, and in batches as a backbone sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dense.backbone import Backbone
+from dense.data.images import ImageError, read_image
+from dense.visual import Picture
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One picture: where its answers go, its own pixels, and those that the backbone is shown."""
+
+    stem: Path
+    image: Picture  # H, W, 3
+    shown: Picture  # h, w, 3
+
+
+def show(image: Picture, stem: Path, shorter: int, patch: int) -> Seen:
+    """A picture with its shorter side at about `shorter` pixels (0: as it is), both sides whole patches."""
+    height, width = image.shape[:2]
+    factor = shorter / min(height, width) if shorter else 1.0
+    rows, columns = (max(patch, round(n * factor / patch) * patch) for n in (height, width))
+    if (rows, columns) == (height, width):
+        return Seen(stem, image, image)
+    how = cv2.INTER_AREA if rows * columns < height * width else cv2.INTER_CUBIC
+    return Seen(stem, image, np.asarray(cv2.resize(image, (columns, rows), interpolation=how), np.uint8))
+
+
+def read(pictures: Sequence[tuple[Path, Path]], shorter: int, patch: int, failed: list[str]) -> Iterator[Seen]:
+    """Pictures by path and stem; what cannot be read is told to `failed`, in words."""
+    for path, stem in pictures:
+        try:
+            yield show(read_image(path), stem, shorter, patch)
+        except ImageError as error:
+            failed.append(str(error))
+
+
+def batches(seen: Iterable[Seen], size: int) -> Iterator[list[Seen]]:
+    """Up to `size` pictures that follow each other and are shown at one size."""
+    batch: list[Seen] = []
+    for one in seen:
+        if batch and (len(batch) == size or one.shown.shape != batch[0].shown.shape):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def pixels(batch: Sequence[Seen], backbone: Backbone) -> Tensor:
+    """What is shown, normalised: (B, 3, h, w)."""
+    device = next(backbone.parameters()).device
+    return backbone.normalise(torch.from_numpy(np.stack([one.shown for one in batch])).to(device))

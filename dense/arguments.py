@@ -19,6 +19,7 @@ def with_suggestion(message: str, valid: Iterable[str]) -> str:
         r"invalid choice: '([^']+)'",
         r"[Kk]ey ['\"]?([\w.\-]+)['\"]? is not expected",
         r"No action for key ['\"]?([\w.\-]+)['\"]? to",
+        r"Option ['\"]?([\w.\-]+)['\"]? is not accepted",
         r"Unexpected keyword arguments?:? ['\"]?([\w.\-]+)",
         r"Group '([\w.\-]+)' does not accept option '([\w.\-]+)'",
     )

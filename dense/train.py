@@ -58,9 +58,10 @@ class TrainCLI(TrainingCLI):
         config.trainer.precision = resolve_precision(config.trainer.precision)
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps
-        config.trainer.val_check_interval = (config.val_every or max(1, steps // 10)) * (
-            config.trainer.accumulate_grad_batches or 1
-        )
+        if config.val_every < 0:
+            raise ValueError(f"val_every={config.val_every}: expected a number of steps, or 0 for ten in a run")
+        every = min(config.val_every or steps // 10, steps)  # at least one validation
+        config.trainer.val_check_interval = max(1, every) * (config.trainer.accumulate_grad_batches or 1)
         check_writable(Path(config.output))
 
 
@@ -87,7 +88,7 @@ def run(
 ) -> int:
     """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and pictures."""
     checkpoints, best = Checkpoints(folder / "checkpoints", **checkpoint), BestModel(folder / "model", patience)
-    trainer.callbacks += [checkpoints, ProgressLine(), best]  # type: ignore[attr-defined]
+    trainer.callbacks += [best, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
     resume = checkpoints.last if checkpoints.last.is_file() else None
     if trainer.is_global_zero:

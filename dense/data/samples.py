@@ -51,7 +51,9 @@ def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool |
             "EvalTransform(size=(H, W), answers='resize'), or take them one by one"
         )
     images = torch.stack([sample.image for sample in samples])
-    height, width = images.shape[-2:]
+    # what a sample lacks is as large as what it has: alone, its answer may have kept another size than its picture
+    known = next((a for s in samples for a in (s.labels, s.depth) if a is not None), images)
+    height, width = known.shape[-2:]
     some_labels = any(s.labels is not None for s in samples) if labels is None else labels
     some_depth = any(s.depth is not None for s in samples) if depth is None else depth
     no_labels, no_depth = torch.full((height, width), IGNORE), torch.full((1, height, width), torch.nan)

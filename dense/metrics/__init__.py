@@ -3,6 +3,15 @@
 from dense.metrics.boundary import BoundaryIoU
 from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window
 from dense.metrics.depth import DepthMetrics
+from dense.metrics.relative import RelativeDepthMetrics
 from dense.metrics.segmentation import SegmentationMetrics
 
-__all__ = ["CROPS", "BoundaryIoU", "DepthMetrics", "SegmentationMetrics", "crop_mask", "kitti_benchmark_window"]
+__all__ = [
+    "CROPS",
+    "BoundaryIoU",
+    "DepthMetrics",
+    "RelativeDepthMetrics",
+    "SegmentationMetrics",
+    "crop_mask",
+    "kitti_benchmark_window",
+]

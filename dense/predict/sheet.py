@@ -37,7 +37,7 @@ def predictions_sheet(model: DenseModel, samples: Sequence[Sample], classes: tup
                 row.append(depth_picture(truth, bounds))
         height, width = image.shape[:2]
         factor = SIDE / max(height, width)
-        size = (round(height * factor), round(width * factor))
+        size = (max(1, round(height * factor)), max(1, round(width * factor)))
         cells = [enlarge(cell, size) for cell in row]
         rows.append([np.pad(c, ((0, SIDE - size[0]), (0, SIDE - size[1]), (0, 0)), constant_values=255) for c in cells])
     return sheet(rows)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 import heads
 from dense.backbone import Backbone, load_backbone
@@ -33,6 +36,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
     """
 
     task: Task
+    outputs: ClassVar[dict[str, tuple[str, ...]]]  # of the head: what it trains, and which kinds of output can be that
     monitor: str  # the validation number by which the best model is chosen
     mode: str  # min or max
 
@@ -75,6 +79,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
     def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
         """Add a batch at full size."""
 
+    @abc.abstractmethod
+    def loss_recipe(self) -> dict[str, Any]:
+        """The losses as plain data."""
+
     def extra_parameters(self) -> list[nn.Parameter]:
         """What learns besides the network."""
         return []
@@ -88,18 +96,37 @@ class DenseTask(pl.LightningModule, abc.ABC):
         backbone = load_backbone(options.name, options.weights, **options.arguments)
         layers = resolve_layers(options.layers, backbone.spec)
         spec = dict(self.head_options)
-        given = spec.get("outputs") or {}
-        spec["outputs"] = self.complete_outputs({k: dict(v) for k, v in given.items()}, data)
+        spec["outputs"] = self.complete_outputs(self.given_outputs(), data)
         spec.setdefault("in_channels", channels(backbone, layers))
         head = heads.build(spec)
-        prepare(backbone, self.tune)
+        prepare(backbone, self.tune, layers, options.norm)
         return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, self.inference)
+
+    def given_outputs(self) -> dict[str, dict[str, Any]]:
+        """The head's outputs as the recipe says them; one that this task would not train raises."""
+        given = self.head_options.get("outputs") or {}
+        for name, output in given.items():
+            if name not in self.outputs:
+                raise ValueError(
+                    f"the head has an output {name!r}, which {type(self).__name__} does not train; it trains "
+                    f"{' and '.join(self.outputs)}, so rename it or leave it out"
+                )
+            known = self.outputs[name]
+            kind = output.get("name") if isinstance(output, Mapping) else output
+            if kind not in known:
+                raise ValueError(
+                    f"output {name!r} is {kind!r}: expected its name and options, {name}: {{name: {known[0]}}}"
+                )
+        return {name: dict(output) for name, output in given.items()}
 
     def setup(self, stage: str) -> None:
         """Build the network when the data are known."""
         if not hasattr(self, "network"):
             self.network = self.build(self.trainer.datamodule)  # type: ignore[attr-defined]
             self.metrics = self.build_metrics()
+            for metric in self.metrics.modules():
+                if isinstance(metric, Metric):
+                    metric.sync_on_compute = False  # every process validates on the whole set
 
     def on_fit_start(self) -> None:
         """Compute what the cache lacks, now that the network is where it will run."""
@@ -175,6 +202,29 @@ class DenseTask(pl.LightningModule, abc.ABC):
         for group in groups:
             group["initial_lr"] = group["lr"]
         return torch.optim.AdamW(groups, betas=o.betas)
+
+    # ---- continuing
+
+    def recipe(self) -> dict[str, Any]:
+        """All that decides what is learnt from the same data, as plain data."""
+        parts = {"backbone": self.options, "optim": self.optim, "tune": self.tune, "target": self.target}
+        plain = {name: asdict(part) for name, part in parts.items()}
+        own = {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
+        return json.loads(json.dumps(plain | own | self.loss_recipe()))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the recipe with the weights."""
+        checkpoint["recipe"] = self.recipe()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint of another recipe is refused, naming what differs."""
+        saved, own = checkpoint.get("recipe", {}), self.recipe()
+        different = [f"{k}: {saved[k]!r} there, {own[k]!r} here" for k in own if k in saved and saved[k] != own[k]]
+        if different:
+            raise ValueError(
+                "the checkpoint belongs to another recipe; use the same settings, or another --output\n  "
+                + "\n  ".join(different)
+            )
 
     # ---- validation
 

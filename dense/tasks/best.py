@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from dense.tasks.base import DenseTask
-from dense.tasks.lora import merge_lora
+from dense.tasks.lora import LoRALinear, merge_lora
 from dense.tasks.model import DenseModel
 
 
@@ -23,6 +23,11 @@ class BestModel(pl.Callback):
         self.folder, self.patience = Path(folder), patience
         self.best: dict[str, float] = {}  # all numbers of the best validation, and its step
         self.waited = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that patience has ended stays ended."""
+        if self.patience and self.waited >= self.patience:
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare."""
@@ -52,6 +57,7 @@ class BestModel(pl.Callback):
 
 def save(network: DenseModel, folder: Path) -> None:
     """Write a model; low-rank additions become part of the weights they were added to."""
-    plain = copy.deepcopy(network)
-    merge_lora(plain)
-    plain.save_pretrained(folder)
+    if any(isinstance(module, LoRALinear) for module in network.modules()):
+        network = copy.deepcopy(network)
+        merge_lora(network)
+    network.save_pretrained(folder)

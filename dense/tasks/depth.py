@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from dense import losses
 from dense.losses.kinds import DepthKind
-from dense.metrics import DepthMetrics
+from dense.metrics import DepthMetrics, RelativeDepthMetrics
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
 from dense.tasks.model import Inference
@@ -34,6 +34,7 @@ class DepthTask(DenseTask):
     """
 
     task = "depth"
+    outputs: ClassVar = {"depth": ("regression", "bins")}
     monitor, mode = "val/abs_rel", "min"
 
     def __init__(
@@ -66,6 +67,10 @@ class DepthTask(DenseTask):
         super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
         self.loss_options, self.evaluation = loss, evaluation
 
+    def loss_recipe(self) -> dict[str, Any]:
+        """Losses by name."""
+        return {"loss": self.loss_options}
+
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Check that there is a depth and that the data can teach it."""
         self.given = depth_of(data)
@@ -83,8 +88,10 @@ class DepthTask(DenseTask):
         return self.loss(maps["depth"], target, mask, logits=maps.get("depth.bins"))
 
     def build_metrics(self) -> nn.Module:
-        """abs_rel and company, in metres."""
-        return depth_metrics(self.evaluation, self.network.outputs["depth"].kind, self.given)
+        """abs_rel and company, in metres; of relative truth, ssi_mae."""
+        metrics = depth_metrics(self.evaluation, self.network.outputs["depth"].kind, self.given)
+        self.monitor = f"val/{depth_error(metrics)}"
+        return metrics
 
     def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
         """Against all that is known."""
@@ -111,10 +118,16 @@ def depth_loss(spec: dict[str, Any], output: Any, given: DepthKind) -> tuple[los
 
 
 def depth_metrics(evaluation: DepthEvaluation, kind: DepthKind, given: DepthKind) -> nn.Module:
-    """Metrics for predictions of a kind; relative ones are aligned first, in any case."""
-    if given != "metric":
-        raise ValueError("validation against inverse relative depth is not defined; validate on metric depth")
+    """Metrics for predictions of a kind against a truth of another; relative ones are aligned first, in any case."""
+    if given == "inverse_relative":
+        check_kinds(given, kind)
+        return RelativeDepthMetrics()
     options = asdict(evaluation)
     if kind == "inverse_relative" and evaluation.alignment == "none":
         options["alignment"] = "lsq"
     return DepthMetrics(kind=kind, **options)
+
+
+def depth_error(metrics: nn.Module) -> str:
+    """The number that tells how wrong a depth is."""
+    return "ssi_mae" if isinstance(metrics, RelativeDepthMetrics) else "abs_rel"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from dense.losses import FixedWeights, UncertaintyWeights
 from dense.metrics import SegmentationMetrics
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
-from dense.tasks.depth import DepthEvaluation, depth_loss, depth_metrics, depth_of
+from dense.tasks.depth import DepthEvaluation, depth_error, depth_loss, depth_metrics, depth_of
 from dense.tasks.model import Inference
 from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.segmentation import classes_output, label_losses
@@ -27,10 +27,10 @@ class JointMetrics(nn.Module):
         self.depth, self.labels = depth, labels
 
     def compute(self) -> dict[str, Any]:
-        """Both, and `score`, mIoU less abs_rel, by which the best model is chosen."""
+        """Both, and `score`, mIoU less the error of depth, by which the best model is chosen."""
         depth, labels = self.depth.compute(), self.labels.compute()  # type: ignore[operator]
         both = {f"depth_{k}": v for k, v in depth.items()} | {f"labels_{k}": v for k, v in labels.items()}
-        return both | {"score": labels["miou"] - depth["abs_rel"]}
+        return both | {"score": labels["miou"] - depth[depth_error(self.depth)]}
 
     def reset(self) -> None:
         """Forget."""
@@ -45,6 +45,7 @@ class JointTask(DenseTask):
     """
 
     task = "joint"
+    outputs: ClassVar = {"depth": ("regression", "bins"), "labels": ("classes",)}
     monitor, mode = "val/score", "max"
 
     def __init__(
@@ -84,13 +85,20 @@ class JointTask(DenseTask):
             seed: of the head's weights, dropout and the order of pictures.
         """
         super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
-        self.depth_options, self.evaluation = depth_loss, evaluation
+        if set(weights) != {"depth", "labels"}:
+            raise ValueError(f"weights={weights}: expected one for depth and one for labels")
+        self.depth_options, self.label_options, self.evaluation = depth_loss, label_loss, evaluation
+        self.weighting_options = weights if weighting == "fixed" else {}
         self.label_loss = losses.build(label_loss)
         self.weighting: nn.Module = (
             UncertaintyWeights({"depth": "regression", "labels": "classification"})
             if weighting == "uncertainty"
             else FixedWeights(weights)
         )
+
+    def loss_recipe(self) -> dict[str, Any]:
+        """Both losses, and their weights where they are fixed."""
+        return {"depth_loss": self.depth_options, "label_loss": self.label_options, "weights": self.weighting_options}
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Both must be there."""

@@ -70,7 +70,7 @@ class DenseModel(nn.Module, SavedModel):
 
     def restored(self, tensors: Sequence[Tensor], size: Size) -> Features:
         """Features from their tensors, the maps and then the prefixes of each layer, of pictures of `size`."""
-        count = len(self.layers)
+        count, size = len(self.layers), (int(size[0]), int(size[1]))  # pinned memory makes lists of tuples
         padded, borders, resized = self.backbone.fit(torch.empty(1, 3, *size, device="cpu"))
         return Features(
             maps=tuple(t.float() for t in tensors[:count]),

@@ -42,6 +42,8 @@ class OptimOptions:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr}: expected a positive number")
+        if self.warmup_steps < 0 or self.clip < 0:
+            raise ValueError(f"optim.warmup_steps={self.warmup_steps}, clip={self.clip}: expected 0 or more")
         if self.schedule not in ("poly", "cosine", "constant"):
             raise ValueError(f"optim.schedule={self.schedule!r}: expected poly, cosine or constant")
 
@@ -66,3 +68,11 @@ class TargetOptions:
     size: Literal["picture", "grid4"] = "picture"
     min_depth: float | None = None
     max_depth: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size not in ("picture", "grid4"):
+            raise ValueError(f"target.size={self.size!r}: expected picture or grid4")
+        if None not in (self.min_depth, self.max_depth) and not self.min_depth < self.max_depth:  # type: ignore[operator]
+            raise ValueError(
+                f"target.min_depth={self.min_depth} and max_depth={self.max_depth}: no depth lies between them"
+            )

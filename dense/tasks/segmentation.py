@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ class SegmentationTask(DenseTask):
     """
 
     task = "segmentation"
+    outputs: ClassVar = {"labels": ("classes",)}
     monitor, mode = "val/miou", "max"
 
     def __init__(
@@ -52,7 +53,11 @@ class SegmentationTask(DenseTask):
             seed: of the head's weights, dropout and the order of pictures.
         """
         super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
-        self.loss = losses.build(loss)
+        self.loss_options, self.loss = loss, losses.build(loss)
+
+    def loss_recipe(self) -> dict[str, Any]:
+        """Losses by name."""
+        return {"loss": self.loss_options}
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Fill in the classes of the data."""

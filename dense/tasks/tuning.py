@@ -26,8 +26,9 @@ class TuneOptions:
     lora_targets: tuple[str, ...] = ("qkv", "proj")
 
     def __post_init__(self) -> None:
-        if isinstance(self.unfreeze, int) and self.unfreeze < 1:
-            raise ValueError(f"unfreeze={self.unfreeze}: expected none, all or a number of blocks of at least 1")
+        counted = isinstance(self.unfreeze, int) and not isinstance(self.unfreeze, bool)
+        if self.unfreeze not in ("none", "all") and not (counted and self.unfreeze >= 1):  # type: ignore[operator]
+            raise ValueError(f"unfreeze={self.unfreeze!r}: expected none, all or a number of blocks of at least 1")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay}: expected more than 0 and at most 1")
         if self.lora_rank and self.unfreeze != "none":
@@ -39,24 +40,48 @@ class TuneOptions:
         return self.unfreeze == "none" and not self.lora_rank
 
 
-def prepare(backbone: Backbone, options: TuneOptions) -> Backbone:
-    """Freeze what shall not learn; the mask token never does, for nothing is masked here."""
+def prepare(
+    backbone: Backbone, options: TuneOptions, layers: tuple[int, ...] | None = None, norm: bool | str = True
+) -> Backbone:
+    """Freeze what shall not learn, and what a head that reads `layers` with `norm` never sees (by default it sees all).
+
+    The last blocks are the last that it sees. Parameters without a part in the loss would stall distributed training;
+    the mask token is one, for nothing is masked here.
+    """
     backbone.freeze()
     if options.frozen:
         return backbone
     if options.lora_rank:
         add_lora(backbone.model, options.lora_rank, options.lora_alpha, options.lora_targets)  # type: ignore[arg-type]
         backbone.frozen = False
+        for name in unseen(backbone, layers, norm):
+            backbone.get_parameter(name).requires_grad_(False)
         return backbone
-    numbers = layer_numbers(backbone)
-    top = max(numbers.values())
+    numbers, hidden = layer_numbers(backbone), unseen(backbone, layers, norm)
+    top = max(number for name, number in numbers.items() if name not in hidden)
     count = options.unfreeze if isinstance(options.unfreeze, int) else top + 1
     if isinstance(options.unfreeze, int) and count > backbone.spec.depth:
         raise ValueError(f"unfreeze={count}: {backbone.spec.name} has {backbone.spec.depth} blocks; use all for all")
     backbone.frozen = False
     for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(numbers[name] > top - count and name != "mask_token")
+        parameter.requires_grad_(numbers[name] > top - count and name not in hidden)
     return backbone
+
+
+def unseen(backbone: Backbone, layers: tuple[int, ...] | None, norm: bool | str) -> set[str]:
+    """Names of parameters that take no part in what a head sees."""
+    hidden, spec = {"mask_token"}, backbone.spec
+    if layers is None or spec.kind == "pyramid":
+        return hidden
+    deepest = max(layers)
+    normed = norm is True or (norm == "last" and deepest == spec.depth - 1)
+    for name, _ in backbone.named_parameters():
+        parts = name.split(".")
+        if parts[:2] == ["model", "blocks"] and int(parts[2]) > deepest:
+            hidden.add(name)
+        if parts[:2] == ["model", "norm"] and not normed:
+            hidden.add(name)
+    return hidden
 
 
 def layer_numbers(backbone: Backbone) -> dict[str, int]:
@@ -82,7 +107,7 @@ def parameter_groups(
     numbers = layer_numbers(backbone) if learns else {}
     top = max(numbers.values(), default=0) + 1
     spared = set(backbone.model.no_weight_decay()) if hasattr(backbone.model, "no_weight_decay") else set()
-    spared.add("class_position")
+    spared |= {"class_position", "reg_token"}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:

@@ -23,6 +23,9 @@ class Checkpoints(pl.Callback):
     old or the new one whole. SIGTERM saves first and then stops. A folder that cannot be written, or a disk without
     room, is found before training; a disk that fills up later stops the run and leaves the old checkpoint.
 
+    Where a validation follows a step, its checkpoint waits for it: what a validation found out is in it, so no run that
+    continues misses one. Callbacks that learn from a validation belong before this one.
+
     Args:
         folder: where checkpoints go.
         every_minutes: how often `last.ckpt` is written, by the clock; 0 for never.
@@ -36,6 +39,7 @@ class Checkpoints(pl.Callback):
         self._saved_at = 0.0
         self._saved_step = -1
         self._terminated = False
+        self._waiting = False  # for the validation that follows
         self._previous_handler: Any = None
 
     @property
@@ -69,7 +73,21 @@ class Checkpoints(pl.Callback):
         late = bool(self.every_minutes) and time.monotonic() - self._saved_at > 60 * self.every_minutes
         if trainer.world_size > 1:
             late = trainer.strategy.reduce_boolean_decision(late, all=False)
-        if due or late or self._terminated:
+        self._waiting = due or late or self._terminated
+        if not validates(trainer):
+            self._save_what_waits(trainer)
+            if self._terminated:
+                trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what waited."""
+        if not trainer.sanity_checking:
+            self._save_what_waits(trainer)
+
+    def _save_what_waits(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if self._waiting:
+            self._waiting = False
             self.save(trainer, self.last)
         if self.keep_every and step % self.keep_every == 0:
             self.save(trainer, self.folder / f"step_{step:08d}.ckpt")
@@ -105,6 +123,12 @@ class Checkpoints(pl.Callback):
                 f"cannot write a checkpoint to {path}: {error}{kept}. Free some room and run the same command again"
             ) from error
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+
+def validates(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch that just ended."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:

@@ -51,6 +51,7 @@ class TrainingCLI(LightningCLI):
             run=False,
             save_config_callback=None,
             seed_everything_default=False,
+            auto_configure_optimizers=False,  # ours belong to the recipe
             parser_kwargs={"prog": prog, "description": description, "default_env": False},
             **options,
         )

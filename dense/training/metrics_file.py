@@ -33,13 +33,19 @@ class MetricsFile(Logger):
         return ""
 
     def start(self, step: int) -> None:
-        """Begin at `step`: keep the rows before it, drop those that the run will write again."""
+        """Begin at `step`: keep the rows before it, and the validation (val/...) that its checkpoint waited for; drop
+        those that the run will write again."""
+
+        def kept(row: Mapping[str, str]) -> bool:
+            validated = any(value and name.startswith("val/") for name, value in row.items())
+            return float(row["step"]) < step or (validated and float(row["step"]) == step)
+
         rows = []
         if step and self.path.is_file():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 self._columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if float(row["step"]) < step]
+                rows = [row for row in reader if kept(row)]
         self._rewrite(rows)
 
     @rank_zero_only

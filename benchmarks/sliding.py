@@ -1,0 +1,84 @@
+"""Memory of sliding windows over large pictures with 150 classes: ours against sums and counts of the whole picture.
+
+The peer is the usual way (mmsegmentation's slide inference): a tensor of all classes for the whole picture, summed over
+windows and divided by counts. Both use the same windows, 512 pixels every 341, and a network that costs next to nothing,
+so that what is measured is the accumulation alone. Target: 40 megapixels stay under 2 GB.
+
+    python benchmarks/sliding.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from _measure import peak_memory
+from torch import Tensor
+
+from dense.tasks.inference import slide, starts
+
+CLASSES, WINDOW, STRIDE = 150, 512, 341
+WEIGHT = torch.randn(CLASSES, 3, 1, 1)
+
+
+def network(images: Tensor) -> dict[str, Tensor]:
+    """Logits of every pixel."""
+    return {"labels": torch.nn.functional.conv2d(images.float(), WEIGHT)}
+
+
+def ours(image: Tensor) -> Tensor:
+    """Labels, reduced block by block."""
+    labels = torch.empty(image.shape[-2:], dtype=torch.uint8)
+
+    def finish(name: str, block: Tensor, top: int, left: int) -> None:
+        labels[top : top + block.shape[1], left : left + block.shape[2]] = block.argmax(0).to(torch.uint8)
+
+    with torch.inference_mode():
+        slide(network, image, WINDOW, STRIDE, finish, edges="inward")
+    return labels
+
+
+def whole(image: Tensor) -> Tensor:
+    """Labels of the averaged logits of the whole picture."""
+    height, width = image.shape[-2:]
+    with torch.inference_mode():
+        total, count = torch.zeros(CLASSES, height, width), torch.zeros(height, width)
+        for y in starts(height, WINDOW, STRIDE, "inward"):
+            for x in starts(width, WINDOW, STRIDE, "inward"):
+                total[:, y : y + WINDOW, x : x + WINDOW] += network(image[None, :, y : y + WINDOW, x : x + WINDOW])[
+                    "labels"
+                ][0]
+                count[y : y + WINDOW, x : x + WINDOW] += 1
+        return total.div_(count).argmax(0).to(torch.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--both", type=int, nargs=2, default=(2048, 3072), help="height and width for the comparison")
+    parser.add_argument("--large", type=int, nargs=2, default=(5120, 7824), help="height and width for ours alone")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {CLASSES} classes, fp32")
+    image = torch.randint(0, 256, (3, *options.both), dtype=torch.uint8)
+    results = {}
+    for name, run in (("ours", ours), ("whole", whole)):
+        start = time.perf_counter()
+        memory = peak_memory(lambda run=run, name=name: results.__setitem__(name, run(image)))  # type: ignore[misc]
+        print(
+            f"{name:<6} {image.shape[1]}x{image.shape[2]}: {memory:7.0f} MB, {time.perf_counter() - start:5.1f} s",
+            flush=True,
+        )
+    same = (results["ours"] == results["whole"]).float().mean()
+    print(f"labels equal at {100 * float(same):.4f} % of the pixels")
+    image = torch.randint(0, 256, (3, *options.large), dtype=torch.uint8)
+    start = time.perf_counter()
+    memory = peak_memory(lambda: ours(image))
+    pixels = image.shape[1] * image.shape[2] / 1e6
+    met = "met" if memory < 2000 else "NOT MET"
+    print(
+        f"ours   {image.shape[1]}x{image.shape[2]} ({pixels:.0f} megapixels): {memory:7.0f} MB, {time.perf_counter() - start:5.1f} s; target 2000 MB {met}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -17,15 +17,15 @@ Mode = Literal["heads", "mean", "best"]
 
 @dataclass(frozen=True)
 class Attention:
-    """The smallest set of patches that holds `share` of a head's attention: one mask a head (`heads`), one of the mean over
-    heads (`mean`), or that of the head with the highest score (`best`).
+    """The smallest set of patches that holds `share` of a head's attention: one of the mean over heads (`mean`), one mask a
+    head (`heads`), or that of the head with the highest score (`best`).
 
     Scores say how concentrated attention is: with a the share of patches in the mask, 1 - a / share. Attention spread
     evenly scores 0, and there is no mask.
     """
 
     share: float = 0.6
-    mode: Mode = "heads"
+    mode: Mode = "mean"
     layer: int = -1
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dense.arguments import Parser, key_value
 from dense.backbone import Backbone, load_backbone
 from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, feature_at, on_grid, similarity
-from dense.discovering.methods import add_method, describe, method_of, source_of
+from dense.discover.options import METHODS, add_method, describe, given_settings, source_of
 from dense.discovering.reading import Seen, batches, pixels, read, show
 from dense.discovering.writing import Album, drawn, full_size, similarity_picture
 from dense.predict.cli import sort_inputs
@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights")
     options = parser.parse_args(argv)
-    method, given = method_of(parser, options)
+    given = given_settings(parser, options, [options.method])[options.method]
+    method = METHODS[options.method](**given) if options.method in METHODS else None
     if options.method == "similarity" and options.point is None:
         parser.error("similarity needs --point X,Y, in pixels of the first picture")
     if options.size < 0 or options.batch < 1:

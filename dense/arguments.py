@@ -68,3 +68,15 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
         raise argparse.ArgumentTypeError(f"{value!r} is not a YAML value") from None
+
+
+def device(text: str) -> str:
+    """A device that this machine has: cpu, cuda, cuda:1, mps, ..."""
+    import torch
+
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"this machine has no device {text!r} ({reason}); use cpu") from None
+    return text

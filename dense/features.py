@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
+from safetensors.torch import save_file
 
-from dense.arguments import Parser, key_value
+from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import Layers
 from dense.data.images import ImageError, list_images, read_image
+from dense.discovering.colours import SHARED, add_pca, coloured, settle
+from dense.visual import write_picture
 from heads.features import Features, Norm
 
 
@@ -38,6 +41,18 @@ def extract(
                 yield path, ImageError(f"{path}: {error}")
 
 
+def save(stem: Path, form: str, features: Features) -> None:
+    """STEM.npz or STEM.safetensors with map_N (C, h, w) and prefix_N (P, C) of each layer N; "none" writes nothing."""
+    maps, prefix = features.maps, features.prefix
+    tensors = {f"map_{n}": m[0].cpu().contiguous() for n, m in zip(features.layers, maps, strict=True)}
+    tensors |= {f"prefix_{n}": p[0].cpu().contiguous() for n, p in zip(features.layers, prefix, strict=True)}
+    if form == "safetensors":
+        save_file(tensors, f"{stem}.safetensors")
+    elif form == "npz":
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        np.savez(f"{stem}.npz", **arrays)
+
+
 def layers_option(parser: Parser, text: str) -> Layers:
     """A name, or indices with commas."""
     if text.isidentifier():
@@ -51,7 +66,8 @@ def layers_option(parser: Parser, text: str) -> Layers:
 def main(argv: Sequence[str]) -> int:
     """The verb."""
     parser = Parser(
-        prog="dense features", description="Write feature maps, one .npz a picture, and features.json beside them."
+        prog="dense features",
+        description="Write feature maps, one file a picture, and features.json beside them; with --pca pictures of them too.",
     )
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures or folders of pictures")
     parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
@@ -63,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--norm", default=None, choices=["true", "false", "last"], help="final norm; the backbone's default if left out"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "none"], help="of the maps")
+    add_pca(parser)
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
     parser.add_argument(
         "--set",
         type=key_value,
@@ -78,6 +96,11 @@ def main(argv: Sequence[str]) -> int:
     layers = layers_option(parser, options.layers)
     norm: Any = {"true": True, "false": False, None: None}.get(options.norm, options.norm)
     options.output.mkdir(parents=True, exist_ok=True)
+    shared = None
+    if options.pca_shared:
+        some = extract(backbone, paths[:: -(-len(paths) // SHARED)], layers, norm)
+        found = [result for _, result in some if isinstance(result, Features)]
+        shared = settle(found, options) if found else None
     skipped: list[str] = []
     last: Features | None = None
     names: set[str] = set()
@@ -97,12 +120,10 @@ def main(argv: Sequence[str]) -> int:
             twin += 1
             name = f"{path.stem}_{twin}"
         names.add(name)
-        written[f"{name}.npz"] = str(path)
-        arrays: dict[str, Any] = {
-            f"map_{n}": m[0].cpu().numpy() for n, m in zip(result.layers, result.maps, strict=True)
-        }
-        arrays |= {f"prefix_{n}": p[0].cpu().numpy() for n, p in zip(result.layers, result.prefix, strict=True)}
-        np.savez(options.output / f"{name}.npz", **arrays)
+        if options.pca or options.pca_shared:
+            write_picture(options.output / f"{name}_pca.png", coloured(result, options, shared))
+        written[name if options.format == "none" else f"{name}.{options.format}"] = str(path)
+        save(options.output / name, options.format, result)
     if last is None:
         raise ValueError(f"none of {len(paths)} pictures could be read:\n  " + "\n  ".join(skipped[:10]))
     facts = {

@@ -20,15 +20,15 @@ def project(attention: Any, x: Tensor, part: Part) -> Tensor:
     if getattr(attention, "num_kv_groups", 1) > 1:
         raise ValueError("grouped-query attention is not supported by attention rows")
     index = PARTS.index(part)
-    fused = getattr(attention, "qkv", None)
+    fused: Any = getattr(attention, "qkv", None)
     if isinstance(fused, nn.Module):  # linear, or linear with an adapter, which has a weight too
         weight = fused.weight.chunk(3)[index]
         # Eva keeps its biases apart; the key's is zero
         apart = getattr(attention, f"{part[0]}_bias", None)
         bias = apart if fused.bias is None else fused.bias.chunk(3)[index]
         y = F.linear(x, weight, bias)
-    elif isinstance(linear := getattr(attention, f"{part[0]}_proj", None), nn.Module):
-        y = linear(x)
+    elif hasattr(attention, f"{part[0]}_proj"):
+        y = getattr(attention, f"{part[0]}_proj")(x)
     else:
         raise ValueError(f"attention of type {type(attention).__name__} is not supported: it has no qkv projection")
     y = y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # B, heads, N, d

@@ -14,15 +14,17 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from dense.arguments import Parser
+from dense.arguments import Parser, device
+from dense.data.check import check_all
 from dense.data.labelled import LabelledSource, open_labelled
 from dense.data.transforms import EvalTransform
 from dense.evaluate.protocol import Protocol
-from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, SegmentationMetrics
+from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.suggest import did_you_mean
 from dense.tasks.inference import Edges, Maps, Network, augmented, slid
-from dense.tasks.model import DenseModel
-from dense.tasks.targets import check_kinds
+from dense.tasks.model import DenseModel, Inference
+
+CHECKED = 100  # labelled pictures that are looked into before the first is measured
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class DenseProtocol:
     average: Literal["image", "pixel"] = "image"
     ignore: int = 255
     boundary: bool = False
+
+    def __post_init__(self) -> None:
+        Inference(self.resize, self.window, self.stride)  # checks them
 
     def around(self, network: Network) -> Network:
         """The network as this protocol uses it."""
@@ -84,7 +89,7 @@ def evaluate_dense(
     model: DenseModel, source: LabelledSource, protocol: DenseProtocol, progress: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Numbers of a model on labelled pictures: "depth", "segmentation" or both, as far as model and pictures go."""
-    device = next(model.parameters()).device
+    device = next(model.eval().parameters()).device
     measured = metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
@@ -109,28 +114,45 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
     """What can be measured; an error if nothing can."""
     found: dict[str, Any] = {}
     if "depth" in model.outputs and source.depth_kind is not None:
-        check_kinds(source.depth_kind, "metric")
         kind = model.depth_kind
+        if source.depth_kind == "inverse_relative" and kind != "inverse_relative":
+            raise ValueError(
+                f"the data hold inverse relative depth, against which a model of {kind} depth cannot be measured; "
+                "measure it on metric depth"
+            )
+        if source.depth_kind == "inverse_relative":
+            return {"depth": RelativeDepthMetrics()} | label_metrics(model, source, protocol)
         if kind == "inverse_relative" and protocol.alignment == "none":
             raise ValueError(
                 "this model predicts inverse relative depth, which has no metres; choose a protocol with an alignment, "
                 "such as --protocol relative, or --alignment lsq"
             )
         found["depth"] = DepthMetrics(kind, protocol.alignment, protocol.cap, protocol.crop, protocol.average)  # type: ignore[arg-type]
-    if "labels" in model.outputs and source.classes is not None:
-        ours, theirs = model.classes or (), source.classes
-        if len(ours) != len(theirs):
-            raise ValueError(
-                f"the model knows {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}"
-            )
-        found["segmentation"] = SegmentationMetrics(len(theirs), protocol.ignore, theirs)
-        if protocol.boundary:
-            found["boundary"] = BoundaryIoU(len(theirs), ignore=protocol.ignore)
+    found |= label_metrics(model, source, protocol)
     if not found:
         raise ValueError(
             f"the model predicts {' and '.join(model.outputs)}, the data have "
             f"{'depth' if source.depth_kind else 'classes' if source.classes else 'no answers'}: nothing to compare"
         )
+    return found
+
+
+def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, Any]:
+    """Of classes, where model and data have them and mean the same ones."""
+    if "labels" not in model.outputs or source.classes is None:
+        return {}
+    ours, theirs = model.classes or (), source.classes
+    if len(ours) != len(theirs):
+        raise ValueError(f"the model knows {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
+    for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+        if own != other:
+            raise ValueError(
+                f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data as the "
+                "model does, and in its order"
+            )
+    found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(theirs), protocol.ignore, theirs)}
+    if protocol.boundary:
+        found["boundary"] = BoundaryIoU(len(theirs), ignore=protocol.ignore)
     return found
 
 
@@ -160,6 +182,8 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
         camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True,
     )  # fmt: skip
     model = DenseModel.from_pretrained(options.model).to(options.device)
+    metrics(model, source, protocol)  # raises before the pictures are looked at
+    check_all({options.split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol, progress=sys.stderr.isatty())
     if what not in found:
         raise ValueError(
@@ -208,7 +232,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--size", type=int, default=96, help="their side")
     parser.add_argument("--camera-height", type=float, nargs=2, help="range of their camera's height in metres")
     parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
     parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import torch
 
-from dense.arguments import Parser, key_value
+from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
 from dense.evaluate.examples import Examples, open_examples
 from dense.evaluate.features import final_norm, statistics
@@ -26,7 +26,7 @@ def add_backbone(parser: Parser) -> None:
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE",
         help="override of the backbone, such as padding=resize",
     )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, of fresh weights and of all training here")
     parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
 

@@ -70,7 +70,7 @@ class Depth:
         return self.picture()
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
-        """STEM.npy (fp32), STEM.png (colours) and STEM.json (kind, unit); the paths."""
+        """STEM_depth.npy (fp32), STEM_depth.png (colours) and STEM_depth.json (kind, unit); the paths."""
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [Path(f"{stem}_depth{end}") for end in (".npy", ".png", ".json")]

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import track
 
-from dense.arguments import Parser
+from dense.arguments import Parser, device
 from dense.data.images import ImageError, list_images, read_image
-from dense.predict.predictor import Predictor
-from dense.predict.video import EXTENSIONS, Film, FilmWriter
+from dense.predict.predictor import Predictor, torch_precision
+from dense.predict.video import EXTENSIONS, Film, FilmError, FilmWriter
 from dense.training.checkpoints import check_writable
 
 
@@ -27,12 +28,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over sizes of the picture")
-    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16")
+    parser.add_argument("--precision", choices=tuple(torch_precision), default="fp32", help="of the network")
     parser.add_argument("--batch", type=int, default=1, help="windows at once")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--no-overlay", action="store_true", help="numbers alone, no colours over pictures")
     options = parser.parse_args(argv)
-    pictures, films = sort_inputs(options.inputs)
+    pictures, films = sort_inputs(options.inputs, without=options.output)
     check_writable(options.output)
     predictor = Predictor.open(
         options.model, options.device, resize=options.resize, window=options.window, stride=options.stride,
@@ -40,34 +41,49 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     failed = predict_pictures(predictor, pictures, options.output, overlays=not options.no_overlay)
     for film in films:
-        predict_film(predictor, film, options.output)
-    print(
-        f"wrote answers for {len(pictures) + len(films) - len(failed)} of {len(pictures) + len(films)} to {options.output}"
-    )
+        try:
+            predict_film(predictor, film, options.output)
+        except FilmError as error:
+            failed.append(str(error))
+    count = len(pictures) + len(films)
+    print(f"wrote answers for {count - len(failed)} of {count} to {options.output}")
     if failed:
         some = "\n  ".join(failed[:20])
         print(f"could not be read: {len(failed)}\n  {some}", file=sys.stderr)
-    return 1 if failed and len(failed) == len(pictures) and not films else 0
+    return 1 if len(failed) == count else 0
 
 
-def sort_inputs(inputs: Iterable[str]) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Pictures with the names of their answers, and films."""
-    pictures: list[tuple[Path, Path]] = []
-    films = []
+def sort_inputs(inputs: Iterable[str], without: Path | None = None) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Pictures with the names of their answers, and films, each once; nothing that lies in the folder `without`."""
+    pictures: dict[Path, Path] = {}
+    films: dict[Path, Path] = {}
     for item in map(Path, inputs):
-        if item.suffix.lower() in EXTENSIONS:
+        if item.suffix.lower() in EXTENSIONS and not item.is_dir():
             if not item.is_file():
                 raise FileNotFoundError(f"no such film: {item}")
-            films.append(item)
-        else:
-            root = item if item.is_dir() else item.parent
-            pictures += [(p, p.relative_to(root).with_suffix("")) for p in list_images(item)]
-    seen: dict[Path, Path] = {}
-    for path, stem in pictures:
-        if stem in seen and seen[stem] != path:
-            raise ValueError(f"{seen[stem]} and {path} would write the same answer, {stem}; predict them apart")
-        seen[stem] = path
-    return pictures, films
+            films[item] = Path(item.stem)
+            continue
+        inside = [p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()] if item.is_dir() else []
+        films |= {p: Path(p.stem) for p in sorted(inside) if not _within(p, without)}
+        root = item if item.is_dir() else item.parent
+        try:
+            found = list_images(item)
+        except FileNotFoundError:
+            if not inside:
+                raise
+            continue
+        pictures |= {p: p.relative_to(root).with_suffix("") for p in found if not _within(p, without)}
+    for answers in (pictures, films):
+        seen: dict[Path, Path] = {}
+        for path, stem in answers.items():
+            if stem in seen:
+                raise ValueError(f"{seen[stem]} and {path} would write the same answer, {stem}; predict them apart")
+            seen[stem] = path
+    return list(pictures.items()), list(films)
+
+
+def _within(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
 
 def predict_pictures(
@@ -101,4 +117,4 @@ def predict_film(predictor: Predictor, path: Path, output: Path) -> Path:
 def _track(items: Any, description: str, total: int | None = None) -> Iterable[Any]:
     """With a progress bar on a terminal."""
     length = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
-    return track(items, description, total=length, disable=not sys.stderr.isatty())
+    return track(items, description, total=length, console=Console(stderr=True), disable=not sys.stderr.isatty())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -9,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,17 @@ from PIL import Image
 from torch import Tensor
 
 from dense.data.images import read_image, to_rgb
+from dense.data.labelled import Labelled
+from dense.data.transforms import EvalTransform
 from dense.predict.answers import Answer, Depth, Joint, Segmentation
-from dense.tasks.inference import Maps, augmented, slide
+from dense.tasks.inference import Maps, augmented, slid, slide
 from dense.tasks.model import DenseModel, Inference
 
 Picture = NDArray[np.uint8]
-WHOLE = 2_000_000  # pixels above which a picture is seen through windows even if the model says nothing of them
-WINDOW = 1024  # their side, brought to a multiple of the patch
+WHOLE = 1_000_000  # pixels above which a picture is not seen as it is, even if the model says nothing of that
+WINDOW = 512  # side of the windows through which it is seen then, brought to a multiple of the patch
 ROWS = 256  # rows of a picture for which all classes are kept at once
+KEPT = 512_000_000  # bytes up to which the maps of a resized picture are kept whole
 
 torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,7 +37,10 @@ class Predictor:
     """``predictor("photo.jpg")``: a `Depth`, a `Segmentation` or both (`Joint`), of the picture's own size.
 
     `model` is the network alone. inference: how pictures meet it, by default as it was saved. flip, scales: average
-    over the mirror image and over sizes of each view. precision: fp32, bf16 or fp16.
+    over the mirror image and over sizes of each view. precision: fp32, bf16 or fp16. batch: windows at once.
+
+    If nobody says how, a large picture is seen through windows for its classes; for its depth it is made smaller, since
+    depth is told from the whole scene and windows would disagree.
     """
 
     def __init__(
@@ -49,15 +55,21 @@ class Predictor:
     ) -> None:
         if precision not in torch_precision:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(torch_precision)}")
+        if batch < 1:
+            raise ValueError(f"batch={batch}: expected at least 1 window at once")
+        labels = model.outputs.get("labels")
+        if labels is not None and labels.count > 255:
+            raise ValueError(f"the model knows {labels.count} classes; answers hold 255 at most, for labels are bytes")
         self.model, self.precision, self.batch = model.eval(), precision, batch
         self.inference = inference or model.inference
-        self._network = augmented(self._maps, scales, flip)
+        self._augmented = augmented(self._maps, scales, flip)
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu", **options: Any) -> Predictor:
         """From a directory that `dense train` wrote; options replace what was saved: resize, window, stride."""
         model = DenseModel.from_pretrained(folder).to(device)
-        changed = {k: options.pop(k) for k in ("resize", "window", "stride") if options.get(k) is not None}
+        given = {k: options.pop(k, None) for k in ("resize", "window", "stride")}
+        changed = {k: v for k, v in given.items() if v is not None}
         return cls(model, inference=replace(model.inference, **changed), **options)
 
     @property
@@ -68,7 +80,8 @@ class Predictor:
     # ---- use
 
     def __call__(self, picture: str | Path | Picture | Image.Image) -> Answer:
-        """The answer for a file, an array (H, W, 3) uint8 RGB or a PIL picture."""
+        """The answer for a file, which is turned as its EXIF data say, an array (H, W, 3) uint8 RGB or a PIL picture, both
+        of which are taken as they lie."""
         image = as_array(picture)
         return self._answer(self.reduced(image), image.shape[:2])
 
@@ -92,21 +105,34 @@ class Predictor:
     def reduced(self, image: Picture) -> dict[str, Tensor]:
         """Name -> finished values (H, W): "depth", or "labels" and "scores". Logits are kept for a band of rows alone."""
         height, width = image.shape[:2]
-        device = next(self.model.parameters()).device
-        seen = _resized(image, self.inference.resize)
-        pixels = torch.from_numpy(np.ascontiguousarray(seen)).permute(2, 0, 1).to(device)  # 3, h, w
+        pixels = self._seen(image).to(next(self.model.parameters()).device)  # 3, h, w
+        size = (pixels.shape[1], pixels.shape[2])
         sink = _Sink((height, width))
-        window, stride = self._window(seen.shape[:2])
+        window, stride = self._window(size)
         if window is None:
-            for name, values in self._network(pixels[None]).items():
-                _bands(values[0], (height, width), lambda rows, top, name=name: sink(name, rows, top, 0))
-        elif seen.shape == image.shape:
+            maps = {name: values[0] for name, values in self._network(pixels[None]).items()}
+        elif size == (height, width):
             slide(self._network, pixels, window, stride, sink, batch=self.batch)
-        else:
-            small = _Sink((seen.shape[0], seen.shape[1]))
+            return sink.values
+        elif 4 * size[0] * size[1] * sum(output.channels for output in self.model.outputs.values()) <= KEPT:
+            whole = slid(self._network, window, stride, "even", self.batch)(pixels[None])
+            maps = {name: values[0] for name, values in whole.items()}
+        else:  # too many classes to keep until they are resized
+            small = _Sink(size)
             slide(self._network, pixels, window, stride, small, batch=self.batch)
             return small.resized((height, width))
+        for name, values in maps.items():
+            _bands(values, (height, width), lambda rows, top, name=name: sink(name, rows, top, 0))
         return sink.values
+
+    def _seen(self, image: Picture) -> Tensor:
+        """The picture at the size at which it is seen, (3, h, w) uint8, resized as for validation."""
+        size: int | tuple[int, int] | None = self.inference.resize
+        pixels = image.shape[0] * image.shape[1]
+        if size is None and self.inference.window is None and pixels > WHOLE and "depth" in self.model.outputs:
+            factor = math.sqrt(WHOLE / pixels)
+            size = (max(1, int(image.shape[0] * factor)), max(1, int(image.shape[1] * factor)))
+        return EvalTransform(size)(Labelled(image, None, None, "")).image
 
     def _window(self, size: tuple[int, ...]) -> tuple[int | None, int]:
         window, stride = self.inference.window, self.inference.stride
@@ -117,14 +143,20 @@ class Predictor:
             window = max(patch, WINDOW // patch * patch)
         return window, stride or max(1, window * 2 // 3)
 
-    def _maps(self, images: Tensor) -> Maps:
+    def _network(self, images: Tensor) -> Maps:
         """uint8 pictures to maps in fp32."""
+        return self._augmented(self.model.backbone.normalise(images))
+
+    def _maps(self, images: Tensor) -> Maps:
+        """Normalised pictures to maps in fp32; those smaller than a patch are stretched to one."""
         dtype = torch_precision[self.precision]
         context = torch.autocast(images.device.type, dtype) if dtype else nullcontext()
-        images = images if images.is_floating_point() else self.model.backbone.normalise(images)
+        patch, (height, width) = self.model.backbone.spec.patch, images.shape[-2:]
+        if min(height, width) < patch:
+            images = _interpolated(images, (max(height, patch), max(width, patch)))
         with context:
             maps = self.model.decode(self.model.features(images))
-        return {name: values.float() for name, values in maps.items()}
+        return {name: _interpolated(values.float(), (height, width)) for name, values in maps.items()}
 
     def _answer(self, values: dict[str, Tensor], size: tuple[int, ...]) -> Answer:
         found: dict[str, Any] = {}
@@ -185,14 +217,10 @@ def _bands(values: Tensor, size: tuple[int, int], finish: Any) -> None:
         finish(band, top)
 
 
-def _resized(image: Picture, shorter: int | None) -> Picture:
-    """A picture whose shorter side has so many pixels."""
-    height, width = image.shape[:2]
-    if shorter is None or min(height, width) == shorter:
-        return image
-    factor = shorter / min(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)  # type: ignore[return-value]
+def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def as_array(picture: str | Path | Picture | Image.Image) -> Picture:

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
 
+class FilmError(ValueError):
+    """A film that cannot be read."""
+
+
 class Film:
     """Frames (H, W, 3) RGB of a film, its rate and about how many there are."""
 
@@ -21,21 +25,24 @@ class Film:
             raise FileNotFoundError(f"no such film: {self.path}")
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
-            raise ValueError(f"{self.path} is not a film that OpenCV can read; convert it to .mp4")
+            raise FilmError(f"{self.path} is not a film that OpenCV can read; convert it to .mp4")
         self.rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         capture.release()
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        capture = cv2.VideoCapture(str(self.path))
+        capture, count = cv2.VideoCapture(str(self.path)), 0
         try:
             while True:
                 there, frame = capture.read()
                 if not there:
-                    return
+                    break
                 yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+                count += 1
         finally:
             capture.release()
+        if not count:
+            raise FilmError(f"{self.path} holds no frame that can be read")
 
 
 class FilmWriter:
@@ -46,8 +53,10 @@ class FilmWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: NDArray[np.uint8]) -> None:
-        """One more frame, (H, W, 3) RGB."""
+        """One more frame, (H, W, 3) RGB; the codec needs even sides, so the last row or column of odd ones is doubled."""
+        frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
         if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             size = (frame.shape[1], frame.shape[0])
             self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, size)
             if not self._writer.isOpened():

@@ -207,7 +207,12 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def recipe(self) -> dict[str, Any]:
         """All that decides what is learnt from the same data, as plain data."""
-        parts = {"backbone": self.options, "optim": self.optim, "tune": self.tune, "target": self.target}
+        parts: dict[str, Any] = {
+            "backbone": self.options,
+            "optim": self.optim,
+            "tune": self.tune,
+            "target": self.target,
+        }
         plain = {name: asdict(part) for name, part in parts.items()}
         own = {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
         return json.loads(json.dumps(plain | own | self.loss_recipe()))

@@ -63,9 +63,19 @@ def slide(
     """See a picture (3, H, W) through overlapping windows and average what they say, with little memory.
 
     Windows go row by row. As soon as the last window over some pixels is done, their mean goes to `finish`, in blocks
-    that tile the picture, and is forgotten; only the rows that the next row of windows shares are kept.
+    that tile the picture, and is forgotten; only the rows that the next row of windows shares are kept. Rows of windows
+    lie along the shorter side, for they are what memory holds.
     """
     height, width = image.shape[-2:]
+    if width > height:
+
+        def turned(images: Tensor) -> Maps:
+            return {name: values.mT for name, values in network(images.mT.contiguous()).items()}
+
+        def turned_back(name: str, values: Tensor, top: int, left: int) -> None:
+            finish(name, values.mT, left, top)
+
+        return slide(turned, image.mT, window, stride, turned_back, edges, batch)
     tall, wide = min(window, height), min(window, width)
     ys, xs = starts(height, tall, stride, edges), starts(width, wide, stride, edges)
     count_y, count_x = _counts(ys, tall, height, image.device), _counts(xs, wide, width, image.device)
@@ -94,6 +104,7 @@ def slide(
                         kept[name] = values.new_zeros(values.shape[0], rows, width)
                     kept[name][:, : tall - done_rows, left : left + done] = block[:, done_rows:]
         shared = tall - done_rows
+    return None
 
 
 def _predictions(

@@ -1,0 +1,80 @@
+"""Typed answers: units, alignment, and files that hold what was predicted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense.predict import Depth, Joint, Segmentation
+
+
+def depth(kind: str = "metric") -> Depth:
+    return Depth.of(np.linspace(1, 4, 24, dtype=np.float32).reshape(4, 6), kind)  # type: ignore[arg-type]
+
+
+def segmentation() -> Segmentation:
+    labels = (np.arange(24, dtype=np.uint8) % 3).reshape(4, 6)
+    return Segmentation(labels, np.full((4, 6), 0.5, np.float32), ("sky", "ground", "tree"))
+
+
+def test_kinds_have_units() -> None:
+    assert [depth(k).unit for k in ("metric", "log")] == ["m", "log m"]
+    assert "unknown scale" in depth("inverse_relative").unit
+
+
+def test_to_metric() -> None:
+    assert depth().to_metric() is not None
+    np.testing.assert_allclose(depth("log").to_metric().values, np.exp(depth().values), rtol=1e-6)
+    relative = depth("inverse_relative")
+    truth = 1 / (0.5 * relative.values + 0.1)
+    truth[0] = np.nan
+    metric = relative.to_metric(truth)
+    np.testing.assert_allclose(metric.values, 1 / (0.5 * relative.values + 0.1), rtol=1e-4)
+    assert metric.unit == "m"
+    assert relative.align_lsq(truth) == pytest.approx((0.5, 0.1), rel=1e-4)
+    assert relative.to_metric(truth, farthest=0.5).values.max() == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="reference"):
+        relative.to_metric()
+    with pytest.raises(ValueError, match=r"\(3, 6\)"):
+        relative.align_lsq(truth[:3])
+    with pytest.raises(ValueError, match="at least 2"):
+        relative.align_lsq(np.full_like(truth, np.nan))
+
+
+def test_depth_files_hold_the_depth(tmp_path: Path) -> None:
+    answer = depth()
+    paths = answer.save(tmp_path / "deep/a")
+    assert [p.name for p in paths] == ["a_depth.npy", "a_depth.png", "a_depth.json"]
+    np.testing.assert_array_equal(np.load(paths[0]), answer.values)
+    assert cv2.imread(str(paths[1])).shape == (4, 6, 3)
+    assert json.loads(paths[2].read_text()) == {"kind": "metric", "unit": "m"}
+
+
+def test_segmentation_files_hold_the_classes(tmp_path: Path) -> None:
+    answer = segmentation()
+    paths = answer.save(tmp_path / "a.b", np.zeros((4, 6, 3), np.uint8))
+    assert [p.name for p in paths] == ["a.b_labels.png", "a.b_scores.png", "a.b_overlay.png"]
+    with Image.open(paths[0]) as index:
+        assert index.mode == "P"
+        np.testing.assert_array_equal(np.asarray(index), answer.labels)
+    assert (cv2.imread(str(paths[1]), cv2.IMREAD_UNCHANGED) == 128).all()
+    assert len(answer.save(tmp_path / "c")) == 2
+
+
+def test_masks_and_shares() -> None:
+    answer = segmentation()
+    assert answer.mask("ground").sum() == 8
+    assert sum(answer.shares().values()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="sky, ground, tree"):
+        answer.mask("sea")
+
+
+def test_joint_saves_both(tmp_path: Path) -> None:
+    paths = Joint(depth(), segmentation()).save(tmp_path / "a", np.zeros((4, 6, 3), np.uint8))
+    assert len(paths) == 6
+    assert all(path.stat().st_size for path in paths)

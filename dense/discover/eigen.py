@@ -32,9 +32,9 @@ def largest(
     floor = 4 * torch.finfo(start.dtype).eps * start.shape[-2] ** 0.25
     basis = torch.linalg.qr(start).Q
     images = operator(basis)
-    for _ in range(cycles):
+    for cycle in range(cycles):
         while basis.shape[-1] + block <= width:
-            basis, images = _extend(operator, basis, images, block)
+            basis, images = _extend(operator, basis, images, block, seed=basis.shape[-1] + cycle * width)
         projected = basis.mT @ images
         values, mix = torch.linalg.eigh((projected + projected.mT) / 2)  # B, m ascending
         values, mix = values.flip(-1), mix.flip(-1)[..., : 2 * block]
@@ -44,18 +44,27 @@ def largest(
         worst = residuals[:, :count].amax(-1)
         if bool(((worst <= accuracy * gap) | (worst <= floor)).all()) or basis.shape[-1] + block > basis.shape[-2]:
             break
-        following = _next(basis, images[..., -block:])
+        following = _next(basis, images[..., -block:], seed=cycle * width)
         basis, images = torch.cat([vectors, following], -1), torch.cat([moved, operator(following)], -1)
     return Pairs(values[:, :block], vectors[..., :block], residuals[:, :block])
 
 
-def _extend(operator: Operator, basis: Tensor, images: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    following = _next(basis, images[..., -block:])
+def _extend(operator: Operator, basis: Tensor, images: Tensor, block: int, seed: int) -> tuple[Tensor, Tensor]:
+    following = _next(basis, images[..., -block:], seed)
     return torch.cat([basis, following], -1), torch.cat([images, operator(following)], -1)
 
 
-def _next(basis: Tensor, block: Tensor) -> Tensor:
-    """A block made orthonormal, and orthogonal to the basis; twice, for once is not enough when little is left."""
-    for _ in range(2):
+def _next(basis: Tensor, block: Tensor, seed: int) -> Tensor:
+    """A block made orthonormal, and orthogonal to the basis.
+
+    A graph of few distinct patches is exhausted after some steps: what is left of a vector then is rounding noise, which
+    lies in the basis itself. Random vectors take its place and open new directions.
+    """
+    fresh = torch.randn(block.shape[1:], generator=torch.Generator().manual_seed(seed)).to(block)
+    loud = block.norm(dim=1)  # B, p
+    block, rest = torch.linalg.qr(block - basis @ (basis.mT @ block))
+    spent = rest.diagonal(dim1=-2, dim2=-1).abs() <= 8 * torch.finfo(block.dtype).eps * loud
+    block = torch.where(spent[:, None], fresh / len(fresh) ** 0.5, block)
+    for _ in range(2):  # once is not enough when little is left
         block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q
     return block

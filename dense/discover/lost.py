@@ -47,6 +47,8 @@ class LOST:
         lowest = torch.zeros_like(of_seed).scatter(-1, order, True)
         kin = (of_seed & lowest).to(tokens.dtype)  # B, N
         votes = (products @ kin[..., None])[..., 0].unflatten(1, grid)  # B, h, w
-        score = 1 - degrees.amin(-1) / degrees.amax(-1).clamp_min(1)
+        least, most = degrees.amin(-1), degrees.amax(-1)
+        score = 1 - least / torch.where(most > 0, most, 1)
+        score = torch.where(least < most, score, 0.0)
         masks = component_of(votes > 0, seed) & (score > 0)[:, None, None]
         return masks[:, None], score[:, None], votes[:, None]

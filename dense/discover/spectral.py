@@ -12,7 +12,7 @@ from dense.discover.answers import Regions
 from dense.discover.eigen import largest
 from dense.discover.graph import DENSE, tokens_of
 from dense.discover.kmeans import by_size, check_count, cosine_kmeans
-from dense.discover.source import check_features
+from dense.discover.source import SILENT, check_features
 from dense.discover.tokencut import chunks
 
 
@@ -37,7 +37,10 @@ class Spectral:
     def _some(self, tokens: Tensor) -> Tensor:
         rows = F.normalize(leading(tokens, self.count, self.tau), dim=-1)  # B, N, K
         labels, _ = cosine_kmeans(rows, self.count, seed=self.seed)
-        return by_size(labels, self.count)
+        alike = (tokens - tokens[:, :1]).abs().amax(
+            (-2, -1)
+        ) <= SILENT  # eigenvectors of one and the same are arbitrary
+        return by_size(labels.masked_fill(alike[:, None], 0), self.count)
 
 
 def leading(tokens: Tensor, count: int, tau: float = 0.0) -> Tensor:

@@ -13,6 +13,7 @@ from dense.discover.answers import Objects
 from dense.discover.source import whole
 
 Mode = Literal["heads", "mean", "best"]
+EVEN = 1e-5  # scores up to here are rounding
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Attention:
     """The smallest set of patches that holds `share` of a head's attention: one of the mean over heads (`mean`), one mask a
     head (`heads`), or that of the head with the highest score (`best`).
 
-    Scores say how concentrated attention is: with a the share of patches in the mask, 1 - a / share. Attention spread
-    evenly scores 0, and there is no mask.
+    Scores say how concentrated attention is: the share of it in the mask less the share of patches in the mask. Attention
+    spread evenly scores 0, and there is no mask.
     """
 
     share: float = 0.6
@@ -46,7 +47,9 @@ class Attention:
         if self.mode == "mean":
             rows = rows.mean(1, keepdim=True)
         masks = smallest_set(rows, self.share)
-        scores = (1 - masks.float().mean((-2, -1)) / self.share).clamp_min(0)  # B, heads
+        total = rows.sum((-2, -1)).clamp_min(torch.finfo(rows.dtype).tiny)
+        scores = (rows * masks).sum((-2, -1)) / total - masks.float().mean((-2, -1))  # B, heads
+        scores = torch.where(scores > EVEN, scores, 0.0)
         if self.mode == "best":
             best = scores.argmax(1)[:, None]  # B, 1
             rows, masks, scores = (

@@ -29,7 +29,7 @@ def largest(
     `accuracy` times the gap behind them, which bounds the angle to the true vectors, or as small as the type allows.
     """
     block, width = start.shape[-1], min(blocks * start.shape[-1], start.shape[-2])
-    floor = 4 * torch.finfo(start.dtype).eps * start.shape[-2] ** 0.25
+    floor = 2 * torch.finfo(start.dtype).eps * start.shape[-2] ** 0.25
     basis = torch.linalg.qr(start).Q
     images = operator(basis)
     for cycle in range(cycles):

@@ -51,7 +51,7 @@ def uncuttable(alike: Tensor, kept: Tensor) -> Tensor:
     return (pairs >= n * n) | (pairs <= n)
 
 
-def normalised_cut(alike: Tensor, eps: float = 1e-5, kept: Tensor | None = None, accuracy: float = 1e-4) -> Cut:
+def normalised_cut(alike: Tensor, eps: float = 1e-5, kept: Tensor | None = None, accuracy: float = 1e-3) -> Cut:
     """Cut graphs of edges (B, N, N), 0 or 1, whose weights are 1 on edges and `eps` elsewhere.
 
     kept: (B, N), 1 for patches that take part, 0 for those that do not. Solved in fp32, and again in fp64 for pictures
@@ -61,19 +61,19 @@ def normalised_cut(alike: Tensor, eps: float = 1e-5, kept: Tensor | None = None,
     if alike.shape[-1] <= DENSE:
         return _dense(alike, eps, kept)
     start = torch.randn(alike.shape[-1], START, generator=torch.Generator().manual_seed(0)).to(alike)
-    cut = _solve(alike, eps, kept, start.expand(len(alike), -1, -1), accuracy)
+    cut, block = _solve(alike, eps, kept, start.expand(len(alike), -1, -1), accuracy)
     rough = cut.residuals > accuracy * cut.gaps
     if alike.device.type != "mps" and bool(rough.any()):  # which has no fp64
-        start = torch.cat([cut.vectors[rough, :, None], start[None, :, 1:].expand(int(rough.sum()), -1, -1)], -1)
-        better = _solve(alike[rough].double(), eps, kept[rough].double(), start.double(), accuracy)
+        better, _ = _solve(alike[rough].double(), eps, kept[rough].double(), block[rough].double(), accuracy)
         cut = Cut(*(a.index_put((rough,), b.to(a)) for a, b in zip(cut, better, strict=True)))
     return cut
 
 
-def _solve(alike: Tensor, eps: float, kept: Tensor, start: Tensor, accuracy: float) -> Cut:
+def _solve(alike: Tensor, eps: float, kept: Tensor, start: Tensor, accuracy: float) -> tuple[Cut, Tensor]:
+    """The cut, and the block of vectors (B, N, p) from which more exact numbers can start."""
     operator, scale = laplacian(alike, eps, kept)
     values, vectors, residuals = largest(operator, start * kept[..., None], 1, accuracy)
-    return Cut(values[:, 0], scale * vectors[..., 0], residuals[:, 0], values[:, 0] - values[:, 1])
+    return Cut(values[:, 0], scale * vectors[..., 0], residuals[:, 0], values[:, 0] - values[:, 1]), vectors
 
 
 def laplacian(alike: Tensor, eps: float, kept: Tensor) -> tuple[Operator, Tensor]:

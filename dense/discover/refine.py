@@ -23,10 +23,13 @@ def box_mean(values: Tensor, radius: int) -> Tensor:
     """The mean of (..., H, W) over squares of side 2 * radius + 1, cut at the borders; the cost does not grow with radius."""
     for axis in (-2, -1):
         n = values.shape[axis]
-        sums = F.pad(values.transpose(axis, -1).cumsum(-1), (1, 0))  # ..., n + 1
+        reach = min(radius, n - 1)
+        sums = values.cumsum(axis)
+        upper = [sums.narrow(axis, reach, n - reach), *[sums.narrow(axis, n - 1, 1)] * reach]
+        lower = [torch.zeros_like(sums.narrow(axis, 0, reach + 1)), sums.narrow(axis, 0, n - reach - 1)]
         at = torch.arange(n, device=values.device)
-        low, high = (at - radius).clamp_min(0), (at + radius + 1).clamp_max(n)
-        values = ((sums[..., high] - sums[..., low]) / (high - low)).transpose(axis, -1)
+        count = (at + reach + 1).clamp_max(n) - (at - reach).clamp_min(0)
+        values = (torch.cat(upper, axis) - torch.cat(lower, axis)) / (count if axis == -1 else count[:, None])
     return values
 
 

@@ -131,7 +131,7 @@ def test_attention_modes() -> None:
     assert best.masks[0, 0].sum() == 3  # of 4 equal patches, 3 hold more than 0.6
     assert torch.equal(best.masks[0, 0], heads.masks[0, 1])
     assert mean.masks.shape[1] == best.masks.shape[1] == 1
-    assert best.scores[0, 0] == pytest.approx(1 - 3 / 16 / 0.6)
+    assert best.scores[0, 0] == pytest.approx(3 / 4 - 3 / 16)
 
 
 def test_coclusters_hold_for_all_pictures(tmp_path: Any) -> None:

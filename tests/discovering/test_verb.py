@@ -1,0 +1,127 @@
+"""`dense discover`: files, folders and films to masks, annotations and sheets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense.cli import main
+from dense.discovering.reading import Seen, batches, show
+from dense.discovering.writing import annotation
+from dense.predict.video import Film, FilmWriter
+from tests.evaluate.test_cli import BACKBONE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures of other sizes in a tree, and a damaged one."""
+    root = tmp_path / "pictures"
+    (root / "deep").mkdir(parents=True)
+    for path, size in ((root / "a.png", (40, 50)), (root / "deep" / "b.png", (61, 33))):
+        image = np.full((*size, 3), 30, np.uint8)
+        image[8:24, 10:28] = (220, 60, 30)
+        Image.fromarray(image).save(path)
+    (root / "c.jpg").write_bytes(b"")
+    return root
+
+
+def run(folder: Path, out: Path, *options: str) -> int:
+    """The verb on small pictures."""
+    return main(["discover", str(folder), *BACKBONE, "--size", "32", "--out", str(out), *options])
+
+
+@pytest.mark.parametrize("method", ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster"])
+def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masks of the pictures' own sizes, annotations that agree with them, one sheet; the damaged picture is named."""
+    out = tmp_path / "out"
+    assert run(folder, out, "--method", method, "--maps", *(["--count", "3"] if method == "cocluster" else [])) == 0
+    assert "c.jpg is empty" in capsys.readouterr().err
+    saved = json.loads((out / "annotations.json").read_text())
+    assert [i["file_name"] for i in saved["images"]] == ["a", "deep/b"]
+    assert saved["info"]["method"] == method
+    assert (out / "sheet.png").is_file()
+    for image in saved["images"]:
+        index = np.array(Image.open(out / f"{image['file_name']}_mask.png"))
+        assert index.shape == (image["height"], image["width"])
+        covered = sum(a["area"] for a in saved["annotations"] if a["image_id"] == image["id"])
+        assert covered == (index.size if method in ("spectral", "kmeans", "cocluster") else (index > 0).sum())
+        assert (out / f"{image['file_name']}_overlay.png").is_file()
+
+
+def test_classes_are_kept_for_other_pictures(folder: Path, tmp_path: Path) -> None:
+    """What one run learnt another uses, and names the same."""
+    assert run(folder, tmp_path / "a", "--method", "cocluster", "--count", "3") == 0
+    file = tmp_path / "a" / "classes.safetensors"
+    assert run(folder / "a.png", tmp_path / "b", "--method", "cocluster", "--classes", str(file)) == 0
+    first, second = (np.array(Image.open(tmp_path / name / "a_mask.png")) for name in "ab")
+    assert np.array_equal(first, second)
+    assert run(folder, tmp_path / "c", "--method", "cocluster", "--classes", str(file), "--count", "3") == 1
+
+
+def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A point of the first picture, seen in all; points outside are refused."""
+    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 0
+    assert Image.open(tmp_path / "out" / "deep" / "b_similarity.png").size == (33, 61)
+    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "60,10") == 1
+    assert "outside the picture, which is 50 wide and 40 high" in capsys.readouterr().err
+
+
+def test_films(tmp_path: Path) -> None:
+    """Come back as films of the same length."""
+    path = tmp_path / "film.mp4"
+    writer = FilmWriter(path, 10.0)
+    for i in range(5):
+        frame = np.full((48, 64, 3), 40, np.uint8)
+        frame[10:30, 5 + 4 * i : 25 + 4 * i] = (200, 80, 40)
+        writer.add(frame)
+    writer.close()
+    assert run(path, tmp_path / "out", "--refine", "none", "--batch", "2") == 0
+    frames = list(Film(tmp_path / "out" / "film_discovered.mp4"))
+    assert len(frames) == 5
+    assert frames[0].shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "tokencu"], "Did you mean tokencut"),
+        (["--method", "lost", "--tau", "0.3"], "--tau is for tokencut"),
+        (["--method", "similarity"], "needs --point X,Y"),
+        (["--method", "similarity", "--point", "3;4"], "expected X,Y"),
+        (["--method", "attention", "--what", "key"], "attention has none"),
+        (["--batch", "0"], "1 or more pictures"),
+    ],
+)
+def test_wrong_usage(
+    folder: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exits with 2 and says what was expected."""
+    with pytest.raises(SystemExit) as stopped:
+        run(folder, tmp_path / "out", *options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_run_lengths() -> None:
+    """COCO's order is down the columns, and starts with what is not in the mask."""
+    mask = np.zeros((3, 4), bool)
+    mask[1:, 1] = mask[0, 2] = True
+    found: dict[str, Any] = annotation(mask)
+    assert found["segmentation"] == {"size": [3, 4], "counts": [4, 3, 5]}
+    assert found["bbox"] == [1, 0, 2, 3]
+    assert annotation(np.ones((2, 2), bool))["segmentation"]["counts"] == [0, 4]
+
+
+def test_pictures_meet_the_backbone_in_whole_patches() -> None:
+    """Batches hold what follows each other at one size."""
+    sizes = [(40, 50), (80, 100), (40, 41), (40, 50)]
+    seen = [show(np.zeros((*size, 3), np.uint8), Path(str(i)), 32, 8) for i, size in enumerate(sizes)]
+    assert [one.shown.shape[:2] for one in seen] == [(32, 40), (32, 40), (32, 32), (32, 40)]
+    assert [len(batch) for batch in batches(seen, 4)] == [2, 1, 1]
+    assert show(np.zeros((5, 5, 3), np.uint8), Path("x"), 0, 8).shown.shape[:2] == (8, 8)
+    assert isinstance(seen[0], Seen)

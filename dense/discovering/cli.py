@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from dense.arguments import Parser, key_value
+from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
 from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, feature_at, on_grid, similarity
 from dense.discover.options import METHODS, add_method, describe, given_settings, source_of
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=4, help="pictures at once, where their sizes agree")
     parser.add_argument("--maps", action="store_true", help="also write what masks were cut from, as NAME_maps.png")
     parser.add_argument("--no-overlay", action="store_true", help="masks alone, no colours over pictures")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
     parser.add_argument("--seed", type=int, default=0, help="of fresh weights")
     options = parser.parse_args(argv)
     given = given_settings(parser, options, [options.method])[options.method]

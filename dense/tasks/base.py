@@ -112,10 +112,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
                     f"{' and '.join(self.outputs)}, so rename it or leave it out"
                 )
             known = self.outputs[name]
-            kind = output.get("name") if isinstance(output, Mapping) else output
+            kind = output.get("name") if isinstance(output, Mapping) else None
             if kind not in known:
                 raise ValueError(
-                    f"output {name!r} is {kind!r}: expected its name and options, {name}: {{name: {known[0]}}}"
+                    f"output {name!r} is {output!r}: expected its name and options, {name}: {{name: {known[0]}}}"
                 )
         return {name: dict(output) for name, output in given.items()}
 

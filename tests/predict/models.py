@@ -19,9 +19,9 @@ TASKS: dict[tuple[str, ...], Task] = {("depth",): "depth", ("labels",): "segment
 
 
 def model(*names: str, inference: Inference = Inference(), **changes: Any) -> DenseModel:
-    """A linear head with these outputs ("depth", "labels") on a ViT of width 16; `changes` are to an only output."""
+    """A linear head with these outputs ("depth", "labels") on a ViT of width 16; `changes` are to the last output."""
     torch.manual_seed(0)
-    outputs = {name: OUTPUTS[name] | changes for name in names}
+    outputs = {name: OUTPUTS[name] | (changes if name == names[-1] else {}) for name in names}
     backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE).freeze()
     spec = {"name": "linear", "in_channels": [16], "outputs": outputs, "upsample": 2}
     head = heads.build(spec)

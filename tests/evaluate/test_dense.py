@@ -1,0 +1,185 @@
+"""`dense evaluate depth` and `segmentation`: numbers by hand, protocols, and models and data that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dense.data.labelled import Identity, Labelled
+from dense.data.scenes import CLASSES
+from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
+from tests.predict.models import model
+from tests.runs import call
+
+
+class Fake(nn.Module):
+    """A network that reads its answers from the picture: depth is red, class 1 is where green is bright."""
+
+    def __init__(self, kind: str = "metric", classes: tuple[str, ...] = ("sky", "ground")) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+        self.classes, self.depth_kind = classes, kind
+        self.outputs = {"depth": None, "labels": None}
+        self.layers, self.norm, self.facts = (0,), True, {}
+
+    @property
+    def backbone(self) -> Fake:
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return images.float()
+
+    def features(self, images: Tensor) -> Tensor:
+        return images
+
+    def decode(self, images: Tensor) -> dict[str, Tensor]:
+        assert not self.training
+        return {"depth": images[:, :1], "labels": torch.stack([127.5 - images[:, 1], images[:, 1] - 127.5], 1)}
+
+
+class Source:
+    """Samples in memory."""
+
+    def __init__(self, *samples: Labelled, kind: Any = "metric", classes: Any = ("sky", "ground")) -> None:
+        self.samples, self.depth_kind, self.classes = samples, kind, classes
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int) -> Labelled:
+        return self.samples[index]
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def identity(self, index: int) -> Identity:
+        return Identity(str(index), "")
+
+    def check(self, **_: Any) -> list[str]:
+        return []
+
+
+def sample(red: Any, green: Any, labels: Any = None, depth: Any = None) -> Labelled:
+    image = np.stack([np.array(red), np.array(green), np.zeros_like(np.array(red))], -1).astype(np.uint8)
+    labels, depth = (None if v is None else np.array(v, t) for v, t in ((labels, np.uint8), (depth, np.float32)))
+    return Labelled(image, labels, depth, "")
+
+
+NAN, INF = float("nan"), float("inf")
+TWO = (
+    sample([[10, 20], [30, 40]], [[0, 0], [255, 255]], [[0, 1], [1, 255]], [[8.0, 20.0], [NAN, INF]]),
+    sample([[10, 10], [10, 10]], [[0, 0], [0, 0]], [[0, 0], [0, 1]], None),
+)
+
+
+def test_numbers_by_hand() -> None:
+    found = evaluate_dense(Fake(), Source(*TWO), DenseProtocol("plain"))  # type: ignore[arg-type]
+    assert found["depth"]["abs_rel"] == pytest.approx((2 / 8 + 0) / 2)
+    assert found["depth"]["images"] == 1
+    # class 0: true 4, predicted 6, both 4; class 1: true 3, predicted 1, both 1
+    assert found["segmentation"]["miou"] == pytest.approx((4 / 6 + 1 / 3) / 2)
+    assert found["segmentation"]["aacc"] == pytest.approx(5 / 7)
+    assert found["segmentation"]["per_class"]["sky"]["iou"] == pytest.approx(4 / 6)
+
+
+def test_a_model_in_training_mode_is_measured_in_evaluation_mode() -> None:
+    evaluate_dense(Fake().train(), Source(*TWO), DenseProtocol("plain"))  # type: ignore[arg-type]
+
+
+def test_predictions_meet_answers_at_the_size_of_the_answers() -> None:
+    big = np.repeat(np.repeat(np.array([[0, 255], [255, 0]]), 8, 0), 8, 1)
+    one = sample(big, big, (big > 0).astype(np.uint8))
+    for protocol in (
+        DenseProtocol("x", resize=4),
+        DenseProtocol("x", window=8, stride=8),
+        DenseProtocol("x", flip=True),
+    ):
+        found = evaluate_dense(Fake(), Source(one, kind=None), protocol)  # type: ignore[arg-type]
+        assert found["segmentation"]["aacc"] > 0.9
+
+
+def test_relative_depth_needs_an_alignment() -> None:
+    truth = 1 / (np.array([[0.5, 1.0], [2.0, 4.0]]) + 3)
+    source = Source(sample([[1, 2], [4, 8]], np.zeros((2, 2)), None, truth), classes=None)
+    relative = Fake("inverse_relative")
+    with pytest.raises(ValueError, match="--alignment"):
+        evaluate_dense(relative, source, DenseProtocol("plain"))  # type: ignore[arg-type]
+    found = evaluate_dense(relative, source, find_protocol("relative"))  # type: ignore[arg-type]
+    assert found["depth"]["abs_rel"] < 1e-4
+
+
+def test_relative_truth() -> None:
+    source = Source(sample([[1, 2], [4, 8]], np.zeros((2, 2)), None, [[5, 7], [11, 19]]), kind="inverse_relative")
+    found = evaluate_dense(Fake("inverse_relative"), source, DenseProtocol("plain"))  # type: ignore[arg-type]
+    assert found["depth"]["ssi_mae"] < 1e-4
+    with pytest.raises(ValueError, match="metric"):
+        evaluate_dense(Fake(), source, DenseProtocol("plain"))  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_raises() -> None:
+    for classes in (("sky",), ("ground", "sky")):
+        with pytest.raises(ValueError, match="class"):
+            evaluate_dense(Fake(), Source(*TWO, classes=classes), DenseProtocol("plain"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nothing to compare"):
+        evaluate_dense(Fake(), Source(*TWO, classes=None, kind=None), DenseProtocol("plain"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="480x640"):
+        evaluate_dense(Fake(), Source(*TWO), find_protocol("nyuv2"))  # type: ignore[arg-type]
+
+
+def test_protocols_are_named_and_checked() -> None:
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+    assert (find_protocol("nyuv2").cap, find_protocol("kitti_eigen").crop) == ((1e-3, 10.0), "garg")
+    with pytest.raises(ValueError, match="Did you mean nyuv2"):
+        find_protocol("nyu2")
+    with pytest.raises(ValueError, match="stride"):
+        DenseProtocol("x", stride=3)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    network = model("depth", "labels", count=len(CLASSES))
+    network.classes = CLASSES
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", ["depth", "segmentation"])
+def test_the_command_writes_what_it_prints(saved: Path, tmp_path: Path, what: str) -> None:
+    scenes = ["--data", "scenes", "--scenes", "3", "--size", "32"]
+    done = call(["evaluate", what, str(saved), *scenes, "--flip", "--output", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["protocol"]["name"] == f"{what}, plain, changed"
+    assert results["protocol"]["settings"]["flip"] is True
+    name = {"depth": "abs_rel", "segmentation": "miou"}[what]
+    assert f"{name}: {results['numbers'][name]:.4f}" in done.stdout
+    assert results["weights"] == str(saved)
+
+
+def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "data/masks").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/images/a.png")
+    Image.new("L", (8, 9)).save(tmp_path / "data/masks/a.png")
+    (tmp_path / "data/classes.yaml").write_text(f"[{', '.join(CLASSES)}]")
+    cases = {
+        "Did you mean plain": ["--data", "scenes", "--protocol", "plan"],
+        "no directory": ["--data", "scenes"],
+        "expected one of": ["--data", str(tmp_path)],
+        "8x9": ["--data", str(tmp_path / "data"), "--split", "all"],
+        "--boundary": ["--data", "scenes", "--boundry"],
+    }
+    for words, options in cases.items():
+        folder = tmp_path / "no/model" if words == "no directory" else saved
+        done = call(["evaluate", "segmentation", str(folder), *options])
+        assert done.returncode in (1, 2), words
+        assert words in done.stderr.replace("9x8", "8x9"), done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,168 @@
+"""Runs that stop in awkward places, in several processes, or with recipes that do not fit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dense.data.scenes import render
+from tests.runs import Done, assert_same, call, environment, weights
+from tests.tasks.test_train import DPT, argv, task, write
+
+
+def run(folder: Path, name: str, *extra: str, **changes: Any) -> Done:
+    return call(argv(write(folder, **changes), folder / name, *extra))
+
+
+def numbers(folder: Path) -> Any:
+    return json.loads((folder / "results.json").read_text())["numbers"]
+
+
+def test_a_checkpoint_waits_for_the_validation_that_follows(tmp_path: Path) -> None:
+    """Also that of the last step: the same command again then tells the same."""
+    changes = {"checkpoint": {"every_minutes": 0, "every_steps": 2}, "val_every": 2, "model.init_args.steps": 6}
+    assert run(tmp_path, "run", **changes).returncode == 0
+    first, rows = numbers(tmp_path / "run"), (tmp_path / "run/metrics.csv").read_text()
+    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    best = state["callbacks"]["BestModel"]["best"]
+    assert {k: v for k, v in best.items() if k != "step"} == first
+    again = run(tmp_path, "run", **changes)
+    assert again.returncode == 0, again.stderr
+    assert numbers(tmp_path / "run") == first
+    assert (tmp_path / "run/metrics.csv").read_text() == rows
+
+
+def test_continued_from_a_validation_step(tmp_path: Path) -> None:
+    """As a run that was never stopped: the numbers of that validation stay, and what is best."""
+    changes = {"checkpoint": {"every_minutes": 0, "every_steps": 3}, "val_every": 3}
+    assert run(tmp_path, "whole", **changes).returncode == 0
+    config = write(tmp_path, **changes)
+    stop = "import sys; from lightning.pytorch import Callback\n"
+    stop += "from dense.training.checkpoints import Checkpoints\n"
+    stop += "save = Checkpoints.save\n"
+    stop += "def once(self, trainer, path):\n    save(self, trainer, path)\n"
+    stop += "    if trainer.global_step == 6: import os; os._exit(9)\n"
+    stop += "Checkpoints.save = once\nfrom dense.cli import main\nmain(sys.argv[1:])\n"
+    command = [sys.executable, "-c", stop, *argv(config, tmp_path / "run")]
+    assert subprocess.run(command, check=False, capture_output=True, env=environment()).returncode == 9
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+    done = call(argv(config, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
+
+
+def test_a_run_that_patience_ended_stays_ended(tmp_path: Path) -> None:
+    changes = {"model.init_args.optim": {"lr": 1e-12}, "val_every": 1, "patience": 2}
+    ends = []
+    for _ in range(2):
+        done = run(tmp_path, "run", **changes)
+        assert done.returncode == 0, done.stderr
+        ends.append(torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"])
+    assert ends[0] == ends[1] < 12
+
+
+def test_another_recipe_is_refused(tmp_path: Path) -> None:
+    changes = {"model.init_args.steps": 2}
+    assert run(tmp_path, "run", **changes).returncode == 0
+    done = run(tmp_path, "run", **changes, **{"model.init_args.optim.lr": 0.5})
+    assert done.returncode == 1
+    assert "0.01" in done.stderr
+    assert "0.5" in done.stderr
+    assert "another --output" in done.stderr
+
+
+def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
+    plain = {"model.init_args.head": {"name": "linear", "outputs": {"labels": {"name": "classes"}}}, "data.augment": {},
+             "data.crop_size": None, "model.init_args.steps": 3, "val_every": 3}  # fmt: skip
+    assert run(tmp_path / "a", "run", **plain).returncode == 0
+    parts = plain | {"data.batch_size": 2, "trainer.accumulate_grad_batches": 2}
+    assert run(tmp_path / "b", "run", **parts).returncode == 0
+    a, b = weights(tmp_path / "a/run"), weights(tmp_path / "b/run")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
+    assert numbers(tmp_path / "a/run") == pytest.approx(numbers(tmp_path / "b/run"), abs=1e-3)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """DDP over gloo with 2 x 2 pictures ends as one process with 4, though not all of the backbone is read."""
+    head = {"name": "linear", "outputs": {"labels": {"name": "classes"}}}
+    plain = {"model.init_args.head": head, "model.init_args.tune": {"unfreeze": 1}, "model.init_args.backbone.norm": False,
+             "model.init_args.steps": 3, "val_every": 3}  # fmt: skip
+    assert run(tmp_path / "a", "run", **plain).returncode == 0
+    changes = plain | {"data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
+    command = [sys.executable, "-m", "dense", *argv(write(tmp_path / "b", **changes), tmp_path / "b/run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    a, b = weights(tmp_path / "a/run"), weights(tmp_path / "b/run")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
+    assert numbers(tmp_path / "a/run") == pytest.approx(numbers(tmp_path / "b/run"), abs=2e-3)
+
+
+def test_relative_depth_files_train_relative_depth(tmp_path: Path) -> None:
+    for index in range(6):
+        scene = render(0, index, 32)
+        for kind in ("images", "depth"):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(tmp_path / f"data/images/{index}.png")
+        inverse = np.where(scene.valid, 1 / np.maximum(scene.depth, 0.1), np.nan).astype(np.float32)
+        np.save(tmp_path / f"data/depth/{index}.npy", inverse)
+    (tmp_path / "data/depth.yaml").write_text("{kind: inverse_relative}")
+    output = {"name": "regression", "activation": "identity", "kind": "inverse_relative"}
+    changes = task("DepthTask", DPT, loss={"midas": 1.0}, steps=2)
+    changes["model"]["init_args"]["head"] = DPT | {"outputs": {"depth": output}}
+    data = {"root": str(tmp_path / "data"), "workers": 0, "batch_size": 2, "val_ratio": 0.4}
+    done = run(tmp_path, "run", **changes | {"data": data, "val_every": 1})
+    assert done.returncode == 0, done.stderr
+    assert "val/ssi_mae" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.init_args.head.outputs": {"labels": {"name": "regression"}}}, "{name: classes}"),
+        ({"model.init_args.head.outputs": {"seg": {"name": "classes"}}}, "'seg'"),
+        ({"model.init_args.head.outputs": {"labels": "classes"}}, "{name: classes}"),
+        (task("DepthTask", DPT) | {"data.root": "scenes"}, ""),
+        ({"model.init_args.tune": {"unfreeze": 9}}, "4 blocks"),
+        ({"val_every": -1}, "val_every=-1"),
+        ({"data.augment": {"flipp": 1}}, "flip"),
+    ],
+)
+def test_recipes_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    if not words:
+        changes["model"]["init_args"]["head"] = DPT | {"outputs": {"depth": {"name": "classes", "count": 3}}}
+        words = "{name: regression}"
+    done = run(tmp_path, "run", **changes)
+    assert done.returncode in (1, 2), done.stdout
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_misspelt_options(tmp_path: Path) -> None:
+    assert "--data.batch_size" in call(["train", "--help"]).stdout
+    printed = call(["train", "--config", "segmentation/scenes_linear", "--print_config"])
+    assert yaml.safe_load(printed.stdout)["model"]["init_args"]["optim"]["lr"] == 0.01
+    shipped = ["train", "--config", "segmentation/scenes_linear", "--output", str(tmp_path / "run")]
+    for option, words in {
+        "--data.bach_size=3": "--data.batch_size",
+        "--model.init_args.stps=3": "steps",
+        "--model.init_args.optim.lrr=3": "optim.lr",
+        "--patiense=3": "--patience",
+        "--optimizer=SGD": "--optimizer",
+    }.items():
+        done = call([*shipped, option])
+        assert done.returncode == 2, option
+        assert words in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr

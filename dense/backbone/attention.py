@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
-from torch import Tensor, nn
+from torch import Tensor
 
 Part = Literal["query", "key", "value"]
 PARTS: tuple[Part, ...] = ("query", "key", "value")
@@ -21,7 +21,7 @@ def project(attention: Any, x: Tensor, part: Part) -> Tensor:
         raise ValueError("grouped-query attention is not supported by attention rows")
     index = PARTS.index(part)
     fused: Any = getattr(attention, "qkv", None)
-    if isinstance(fused, nn.Module):  # linear, or linear with an adapter, which has a weight too
+    if fused is not None:  # linear, or linear with an adapter, which has a weight too
         weight = fused.weight.chunk(3)[index]
         # Eva keeps its biases apart; the key's is zero
         apart = getattr(attention, f"{part[0]}_bias", None)

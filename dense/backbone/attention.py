@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor
@@ -84,3 +85,12 @@ def can_attend_rows(attention: Any) -> bool:
         and getattr(attention, "gate", None) is None
         and getattr(attention, "num_kv_groups", 1) == 1
     )
+
+
+def fused_backward_is_slow(x: Tensor) -> bool:
+    """Whether tokens x are about to meet the one case in which PyTorch's fused attention loses to three plain steps: its
+    backward pass in bf16 on processors with bf16 matrix units, where it takes about 8 times as long as in fp32."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()

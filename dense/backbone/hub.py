@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import save_file
 from torch import Tensor
@@ -41,24 +42,35 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         """Load `tensors`, strictly."""
         raise TypeError(f"{type(self).__name__} must define load_tensors()")
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write config.json, model.safetensors and a README.md; files are replaced whole or not at all."""
+    def save_pretrained(
+        self, save_directory: str | Path, dtype: torch.dtype | None = None, **options: Any
+    ) -> str | None:
+        """Write config.json, model.safetensors and a README.md; files are replaced whole or not at all.
+
+        dtype: store floats in it, such as torch.float16 for half the size; they are opened in fp32 again.
+        """
         repo_id, push = options.pop("repo_id", None), options.pop("push_to_hub", False)
         card = options.pop("model_card_kwargs", None) or {}
         options.pop("config", None)  # config.json is ours
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self._save_pretrained(folder)
+        self._save_pretrained(folder, dtype)
         if not (folder / "README.md").exists():
             self.generate_model_card(**card).save(folder / "README.md")
         return self.push_to_hub(repo_id=repo_id or folder.name, model_card_kwargs=card, **options) if push else None
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def _save_pretrained(self, save_directory: Path, dtype: torch.dtype | None = None) -> None:
         config = {"format": f"dino-dense/{type(self).__name__.lower()}", "version": __version__} | self.config()
-        tensors = {k: v.detach().contiguous().cpu() for k, v in self.tensors().items()}
+        tensors = {
+            k: v.detach().to(dtype if v.is_floating_point() else None).contiguous().cpu()
+            for k, v in self.tensors().items()
+        }
         with tempfile.TemporaryDirectory(dir=save_directory) as scratch:
             (Path(scratch) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             save_file(tensors, Path(scratch) / WEIGHTS, metadata={"format": "pt"})
+            (Path(scratch) / WEIGHTS).chmod(
+                (Path(scratch) / CONFIG).stat().st_mode
+            )  # safetensors keeps it to its owner
             for name in (WEIGHTS, CONFIG):
                 (Path(scratch) / name).replace(save_directory / name)
 

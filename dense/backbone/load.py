@@ -16,7 +16,7 @@ from dense.backbone.build import SETTABLE, build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
 from dense.backbone.hub import CONFIG, read_json
 from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
-from dense.backbone.names import ALIASES
+from dense.backbone.names import ALIASES, shipped
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.report import LoadReport, WeightsError, compare
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
@@ -38,8 +38,8 @@ def load_backbone(
     """A backbone by name, with weights from timm, from a file, or fresh.
 
     Args:
-        name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), or a directory
-            written by `save_pretrained` or by Hugging Face's transformers.
+        name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), a backbone that comes
+            with the package ("scenes_tiny"), or a directory written by `save_pretrained` or by Hugging Face's transformers.
         weights: None for fresh weights; "timm" for timm's published ones (downloads); a .pth, .pt, .ckpt or .safetensors
             file; a directory; or a state dict. Official, training, Hugging Face, timm and own layouts are recognised by
             their names, and a partial match is refused.
@@ -50,7 +50,7 @@ def load_backbone(
 
     The result is in evaluation mode and on the CPU; `backbone.spec` tells every choice, `backbone.report` what matched.
     """
-    folder = Path(name)
+    folder = shipped().get(str(name), Path(name))
     if (folder / CONFIG).is_file():
         if weights is not None:
             raise ValueError(

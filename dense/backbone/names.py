@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+SHIPPED = Path(__file__).parents[1] / "shipped"  # directories of backbones that come with the package
 
 ALIASES: dict[str, str] = {  # official hub names -> timm names
     "dino_vits16": "vit_small_patch16_224.dino",
@@ -27,6 +30,11 @@ ALIASES: dict[str, str] = {  # official hub names -> timm names
     "dinov3_vit7b16": "vit_7b_patch16_dinov3.lvd1689m",
     **{f"dinov3_convnext_{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
 }
+
+
+def shipped() -> dict[str, Path]:
+    """Backbones that come with the package, by name."""
+    return {folder.name: folder for folder in sorted(SHIPPED.glob("*")) if (folder / "config.json").is_file()}
 
 
 def resolve(name: str) -> tuple[str, str, str]:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dense.backbone.attention import attend_rows, attention_rows, can_attend_rows, project, rotate
+from dense.backbone.attention import (
+    attend_rows,
+    attention_rows,
+    can_attend_rows,
+    fused_backward_is_slow,
+    project,
+    rotate,
+)
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
 from dense.backbone.positions import PERIODS, PositionCache, rotary_positions, set_periods
 from dense.backbone.spec import BackboneSpec
@@ -29,6 +36,7 @@ class ViT(Backbone):
         own_class_position = spec.family == "dinov2_registers"
         self.class_position = nn.Parameter(torch.zeros(1, 1, spec.dim)) if own_class_position else None
         self.grad_checkpointing = False
+        self._explicit = False
         self._positions = PositionCache()
 
     # ---- tokens
@@ -93,6 +101,8 @@ class ViT(Backbone):
 
     def run(self, x: Tensor, rope: Tensor | None, start: int, stop: int) -> Tensor:
         """Tokens through blocks `start` to `stop` - 1."""
+        if not torch.compiler.is_compiling():
+            self._choose_attention(x)
         for index in range(start, stop):
             block = self._block(index, rope)
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -100,6 +110,17 @@ class ViT(Backbone):
             else:
                 x = block(x)
         return x
+
+    def _choose_attention(self, x: Tensor) -> None:
+        """Explicit attention where the fused one is slower, by device, dtype and whether gradients flow."""
+        if (explicit := fused_backward_is_slow(x)) == self._explicit:
+            return
+        self._explicit = explicit
+        for block in self.model.blocks:
+            if explicit and getattr(block.attn, "fused_attn", False):
+                block.attn.fused_attn, block.attn.was_fused = False, True
+            elif not explicit and getattr(block.attn, "was_fused", False):
+                block.attn.fused_attn = True
 
     def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
         return self.model.blocks[index]

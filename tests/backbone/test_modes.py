@@ -134,3 +134,21 @@ def test_the_picture_feature_is_that_of_the_whole_forward(name: str) -> None:
         torch.testing.assert_close(
             a.grad, b.grad, rtol=1e-4, atol=1e-4 * float(b.grad.abs().max() + 1e-6), msg=parameter
         )
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_attention_is_explicit_where_the_fused_backward_is_slow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 with gradients on a processor with bf16 matrix units; the same numbers, and fused again in fp32."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    vit, images = tiny(name), torch.randn(1, 3, 32, 32)
+    fused = [block.attn.fused_attn for block in vit.model.blocks]
+    assert all(fused)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected = vit(images).maps[-1]
+    assert all(block.attn.fused_attn for block in vit.model.blocks)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = vit(images).maps[-1]
+    assert not any(block.attn.fused_attn for block in vit.model.blocks)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    vit(images)
+    assert [block.attn.fused_attn for block in vit.model.blocks] == fused

@@ -1,0 +1,228 @@
+"""What pretraining is worth to a head: linear and DPT, depth and segmentation, on embedded scenes held out.
+
+Four kinds of features, all frozen: a pretrained backbone, the same network with fresh weights, positions alone (what a
+head learns that sees nothing), and none (the mean depth, the commonest class). Heads train on scenes seen from 0.6 to
+2.6 m and are judged on other scenes from the same heights and from 3.0 to 4.5 m. Three seeds of heads and of fresh
+weights; the table tells means and the range.
+
+    python benchmarks/scene_heads.py --backbone DIRECTORY --markdown docs/scene_heads.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import heads
+from dense import losses
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.spec import resolve_layers
+from dense.data.scene_source import SceneSource
+from dense.data.scenes import CLASSES
+from dense.metrics import DepthMetrics, SegmentationMetrics
+from dense.tasks.base import target_size
+from dense.tasks.batch import Batch
+from dense.tasks.recipe import OptimOptions, TargetOptions
+from dense.tasks.targets import depth_target
+from heads import Features
+
+UNSEEN = (3.0, 4.5)
+CAP = (0.1, 60.0)
+SIZE = 96
+HEADS: dict[str, dict[str, Any]] = {
+    "linear": {"name": "linear", "batch_norm": True, "upsample": 4},
+    "dpt": {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "readout": "ignore", "batch_norm": True},
+}
+OUTPUTS: dict[str, dict[str, dict[str, Any]]] = {
+    "depth": {"depth": {"name": "bins", "count": 64, "min_depth": CAP[0], "max_depth": CAP[1], "spacing": "log",
+                        "normalisation": "softmax"}},
+    "segmentation": {"labels": {"name": "classes", "count": len(CLASSES)}},
+}  # fmt: skip
+LOSSES: dict[str, dict[str, Any]] = {"depth": {"silog": 1.0}, "segmentation": {"cross_entropy": 1.0}}
+OPTIM = {
+    "linear": OptimOptions(lr=1e-2, weight_decay=1e-4, schedule="cosine", warmup_steps=20),
+    "dpt": OptimOptions(lr=2e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=20),
+}
+TARGET = TargetOptions(size="grid4", min_depth=CAP[0], max_depth=CAP[1])
+Numbers = dict[str, float]
+
+
+class Scenes:
+    """Scenes in memory: pictures and answers."""
+
+    def __init__(self, split: str, length: int, height: tuple[float, float] | None = None) -> None:
+        source = SceneSource(split, length, SIZE, camera_height=height, remember=False)
+        samples = [source.read(i) for i in range(length)]
+        self.images = torch.stack([torch.from_numpy(s.image).permute(2, 0, 1) for s in samples])
+        self.labels = torch.stack([torch.from_numpy(s.labels).long() for s in samples])  # type: ignore[arg-type]
+        self.depth = torch.stack([torch.from_numpy(s.depth)[None] for s in samples])  # type: ignore[arg-type]
+
+
+def seen_by(backbone: Backbone, images: Tensor) -> Features:
+    """Features of all pictures, of four layers."""
+    layers = resolve_layers("even4", backbone.spec)
+    with torch.inference_mode():
+        parts = [backbone(backbone.normalise(some), layers=layers, norm=True) for some in images.split(50)]
+    maps = tuple(torch.cat([p.maps[i] for p in parts]) for i in range(len(layers)))
+    prefix = tuple(torch.cat([p.prefix[i] for p in parts]) for i in range(len(layers)))
+    return replace(parts[0], maps=maps, prefix=prefix)
+
+
+def positions(like: Features) -> Features:
+    """Sines and cosines of where a patch is, in place of what it shows."""
+    batch, _, height, width = like.maps[0].shape
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    waves = [f(math.pi * k * c) for k in (0.5, 1, 2, 4) for c in (x, y) for f in (torch.sin, torch.cos)]
+    grid = torch.stack(waves).expand(batch, -1, -1, -1)  # B, 16, h, w
+    return replace(like, maps=(grid,) * len(like.maps), prefix=tuple(t[..., :16] for t in like.prefix))
+
+
+def rows(features: Features, index: Tensor) -> Features:
+    """Some pictures of many."""
+    return features.map(lambda t: t[index])
+
+
+def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: int, seed: int) -> heads.DenseHead:
+    """A head on features in memory."""
+    torch.manual_seed(seed)
+    spec = HEADS[head_name] | {"in_channels": [m.shape[1] for m in features.maps], "outputs": OUTPUTS[task]}
+    head, loss, optim = heads.build(spec).train(), losses.build(LOSSES[task]), OPTIM[head_name]
+    optimizer = torch.optim.AdamW(head.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
+    size = target_size(features, TARGET.size)
+    assert size is not None
+    answers = Batch(labels=scenes.labels, depth=scenes.depth).resized(size)
+    for step in range(steps):
+        index = torch.randint(len(scenes.images), (16,))
+        maps = head(rows(features, index), size=size)
+        assert answers.depth is not None and answers.labels is not None
+        if task == "depth":
+            target, mask = depth_target(answers.depth[index], "metric", "metric", TARGET)
+            value, _ = loss(maps["depth"], target, mask)
+        else:
+            value, _ = loss(maps["labels"], answers.labels[index])
+        for group in optimizer.param_groups:
+            group["lr"] = optim.lr * optim.factor(step, steps)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
+        optimizer.step()
+    return head.eval()
+
+
+@torch.inference_mode()
+def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Numbers:
+    """Numbers of predictions for picture indices."""
+    metric: Any = DepthMetrics(cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
+    for index in torch.arange(len(scenes.images)).split(50):
+        if task == "depth":
+            truth = scenes.depth[index]
+            metric.update(predict(index), truth, truth.isfinite())
+        else:
+            metric.update(predict(index), scenes.labels[index])
+    found = metric.compute()
+    return {k: found[k] for k in (("abs_rel", "delta1") if task == "depth" else ("miou",))}
+
+
+def constant(task: str, scenes: Scenes, target: Scenes) -> Callable[[Tensor], Tensor]:
+    """The mean of log depth, or the commonest class, whatever is shown."""
+    if task == "depth":
+        known = scenes.depth[(scenes.depth > CAP[0]) & (scenes.depth < CAP[1])]
+        return lambda index: torch.full_like(target.depth[index], float(known.log().mean().exp()))
+    label = int(scenes.labels.flatten().bincount().argmax())
+    return lambda index: torch.full_like(target.labels[index], label)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", required=True, help="directory of a pretrained backbone, or a name")
+    parser.add_argument("--weights", default=None, help="its weights, for a name")
+    parser.add_argument("--train", type=int, default=400, help="scenes to train on")
+    parser.add_argument("--val", type=int, default=200, help="scenes of each kind to judge by")
+    parser.add_argument("--steps", type=int, default=400, help="of every head, 16 scenes each")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--markdown", type=Path, default=None, help="file for the table")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    pretrained = load_backbone(options.backbone, options.weights, frozen=True)
+    sets = {
+        "train": Scenes("train", options.train),
+        "seen heights": Scenes("val", options.val),
+        "unseen heights": Scenes("val", options.val, UNSEEN),
+    }
+
+    def described(backbone: Backbone) -> dict[str, Features]:
+        return {name: seen_by(backbone, scenes.images) for name, scenes in sets.items()}
+
+    known = described(pretrained)
+    blind = {name: positions(features) for name, features in known.items()}
+    found: dict[tuple[str, str, str], list[Numbers]] = {}
+    for seed in range(options.seeds):
+        torch.manual_seed(1000 + seed)
+        fresh = described(Backbone.from_spec(pretrained.spec).freeze())
+        for kind, features in (("pretrained", known), ("random", fresh), ("positions", blind)):
+            for head_name in HEADS:
+                for task in OUTPUTS:
+                    head = train(head_name, task, features["train"], sets["train"], options.steps, seed)
+                    for where in ("seen heights", "unseen heights"):
+                        name = "depth" if task == "depth" else "labels"
+                        predict = lambda i, f=features[where], h=head, n=name: h(rows(f, i))[n]  # noqa: E731
+                        found.setdefault((kind, head_name, where), []).append(judge(predict, task, sets[where]))
+                    print(
+                        f"seed {seed} {kind} {head_name} {task}: {found[(kind, head_name, 'seen heights')][-1]}",
+                        flush=True,
+                    )
+    for where in ("seen heights", "unseen heights"):
+        for task in OUTPUTS:
+            numbers = judge(constant(task, sets["train"], sets[where]), task, sets[where])
+            found.setdefault(("mean", "none", where), []).append(numbers)
+    text = table(found, options, time.perf_counter() - start)
+    print(text)
+    if options.markdown is not None:
+        options.markdown.write_text(text)
+
+
+def table(found: dict[tuple[str, str, str], list[Numbers]], options: argparse.Namespace, seconds: float) -> str:
+    """Means and ranges over seeds, as Markdown."""
+    command = " ".join(["python", "benchmarks/scene_heads.py", *sys.argv[1:]])
+    lines = [
+        "# Heads on embedded scenes",
+        "",
+        f"Made by `{command}` in {seconds:.0f} s with torch {torch.__version__} on {torch.get_num_threads()} threads: "
+        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to judge by, {options.steps} steps of 16, "
+        f"{options.seeds} seeds. Mean over seeds, and in brackets least and most.",
+        "",
+    ]
+    for where in ("seen heights", "unseen heights"):
+        lines += [
+            f"## Cameras at {where}",
+            "",
+            "| features | head | abs_rel | delta1 | mIoU |",
+            "|---|---|---|---|---|",
+        ]
+        for (kind, head, place), numbers in found.items():
+            if place == where:
+                cells = [spread([n[k] for n in numbers if k in n]) for k in ("abs_rel", "delta1", "miou")]
+                lines.append(f"| {kind} | {head} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """0.123 (0.120 to 0.126)."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The backbone that comes with the package: it opens, it is small, and it knows more than the network it began as."""
+
+from __future__ import annotations
+
+import dense
+from dense.backbone.names import SHIPPED, shipped
+from dense.evaluate.probe import SceneProbe
+
+
+def test_it_opens_by_name() -> None:
+    backbone = dense.load_backbone("scenes_tiny", frozen=True)
+    assert backbone.spec.class_token
+    assert (backbone.spec.patch, backbone.spec.dim, backbone.spec.depth) == (8, 128, 6)
+    assert "scenes_tiny" in shipped()
+
+
+def test_it_is_small_and_told_about() -> None:
+    folder = SHIPPED / "scenes_tiny"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
+    card = (folder / "README.md").read_text()
+    for fact in ("dense pretrain --config pretrain/scenes_tiny", "seed 0", "random"):
+        assert fact in card
+
+
+def test_its_patches_know_more_than_random_ones() -> None:
+    """On scenes that pretraining never saw; the table in its card has larger sets and the spread over seeds."""
+    probe = SceneProbe(train=150, val=100, size=96)
+    backbone = dense.load_backbone("scenes_tiny", frozen=True)
+    known, fresh = probe(backbone), probe.baselines(backbone)
+    assert known["segmentation_miou"] > fresh["random/segmentation_miou"] + 0.005
+    assert known["segmentation_miou"] > fresh["pixels/segmentation_miou"]
+    assert known["depth_abs_rel"] < fresh["random/depth_abs_rel"] - 0.02
+    assert known["depth_abs_rel"] < fresh["pixels/depth_abs_rel"]

@@ -44,11 +44,10 @@ HEADS: dict[str, dict[str, Any]] = {
     "dpt": {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "readout": "ignore", "batch_norm": True},
 }
 OUTPUTS: dict[str, dict[str, dict[str, Any]]] = {
-    "depth": {"depth": {"name": "bins", "count": 64, "min_depth": CAP[0], "max_depth": CAP[1], "spacing": "log",
-                        "normalisation": "softmax"}},
+    "depth": {"depth": {"name": "regression", "activation": "identity", "kind": "log"}},
     "segmentation": {"labels": {"name": "classes", "count": len(CLASSES)}},
 }  # fmt: skip
-LOSSES: dict[str, dict[str, Any]] = {"depth": {"silog": 1.0}, "segmentation": {"cross_entropy": 1.0}}
+LOSSES: dict[str, dict[str, Any]] = {"depth": {"l1": 1.0}, "segmentation": {"cross_entropy": 1.0}}
 OPTIM = {
     "linear": OptimOptions(lr=1e-2, weight_decay=1e-4, schedule="cosine", warmup_steps=20),
     "dpt": OptimOptions(lr=2e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=20),
@@ -106,7 +105,7 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
         maps = head(rows(features, index), size=size)
         assert answers.depth is not None and answers.labels is not None
         if task == "depth":
-            target, mask = depth_target(answers.depth[index], "metric", "metric", TARGET)
+            target, mask = depth_target(answers.depth[index], "metric", "log", TARGET)
             value, _ = loss(maps["depth"], target, mask)
         else:
             value, _ = loss(maps["labels"], answers.labels[index])
@@ -122,7 +121,7 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
 @torch.inference_mode()
 def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Numbers:
     """Numbers of predictions for picture indices."""
-    metric: Any = DepthMetrics(cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
+    metric: Any = DepthMetrics("log", cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
     for index in torch.arange(len(scenes.images)).split(50):
         if task == "depth":
             truth = scenes.depth[index]
@@ -137,7 +136,7 @@ def constant(task: str, scenes: Scenes, target: Scenes) -> Callable[[Tensor], Te
     """The mean of log depth, or the commonest class, whatever is shown."""
     if task == "depth":
         known = scenes.depth[(scenes.depth > CAP[0]) & (scenes.depth < CAP[1])]
-        return lambda index: torch.full_like(target.depth[index], float(known.log().mean().exp()))
+        return lambda index: torch.full_like(target.depth[index], float(known.log().mean()))
     label = int(scenes.labels.flatten().bincount().argmax())
     return lambda index: torch.full_like(target.labels[index], label)
 

@@ -1,6 +1,6 @@
 """What pretraining is worth to a head: linear and DPT, depth and segmentation, on embedded scenes held out.
 
-Four kinds of features, all frozen: a pretrained backbone, the same network with fresh weights, positions alone (what a
+Heads, losses and optimisers are those of the recipes scenes_linear and scenes_dpt, on frozen features of four kinds: a pretrained backbone, the same network with fresh weights, positions alone (what a
 head learns that sees nothing), and none (the mean depth, the commonest class). Heads train on scenes seen from 0.6 to
 2.6 m and are judged on other scenes from the same heights and from 3.0 to 4.5 m. Three seeds of heads and of fresh
 weights; the table tells means and the range.
@@ -17,10 +17,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 import heads
@@ -30,6 +32,7 @@ from dense.backbone.spec import resolve_layers
 from dense.data.scene_source import SceneSource
 from dense.data.scenes import CLASSES
 from dense.metrics import DepthMetrics, SegmentationMetrics
+from dense.recipes import find_config
 from dense.tasks.base import target_size
 from dense.tasks.batch import Batch
 from dense.tasks.recipe import OptimOptions, TargetOptions
@@ -39,21 +42,14 @@ from heads import Features
 UNSEEN = (3.0, 4.5)
 CAP = (0.1, 60.0)
 SIZE = 96
-HEADS: dict[str, dict[str, Any]] = {
-    "linear": {"name": "linear", "batch_norm": True, "upsample": 4},
-    "dpt": {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "readout": "ignore", "batch_norm": True},
-}
-OUTPUTS: dict[str, dict[str, dict[str, Any]]] = {
-    "depth": {"depth": {"name": "regression", "activation": "identity", "kind": "log"}},
-    "segmentation": {"labels": {"name": "classes", "count": len(CLASSES)}},
-}  # fmt: skip
-LOSSES: dict[str, dict[str, Any]] = {"depth": {"l1": 1.0}, "segmentation": {"cross_entropy": 1.0}}
-OPTIM = {
-    "linear": OptimOptions(lr=1e-2, weight_decay=1e-4, schedule="cosine", warmup_steps=20),
-    "dpt": OptimOptions(lr=2e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=20),
-}
+HEADS, TASKS = ("linear", "dpt"), ("depth", "segmentation")
 TARGET = TargetOptions(size="grid4", min_depth=CAP[0], max_depth=CAP[1])
 Numbers = dict[str, float]
+
+
+def recipe(task: str, head_name: str) -> dict[str, Any]:
+    """Head, loss and optimiser of the shipped recipe."""
+    return yaml.safe_load(find_config(f"{task}/scenes_{head_name}").read_text())["model"]["init_args"]
 
 
 class Scenes:
@@ -94,8 +90,12 @@ def rows(features: Features, index: Tensor) -> Features:
 def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: int, seed: int) -> heads.DenseHead:
     """A head on features in memory."""
     torch.manual_seed(seed)
-    spec = HEADS[head_name] | {"in_channels": [m.shape[1] for m in features.maps], "outputs": OUTPUTS[task]}
-    head, loss, optim = heads.build(spec).train(), losses.build(LOSSES[task]), OPTIM[head_name]
+    told = recipe(task, head_name)
+    spec = told["head"] | {"in_channels": [m.shape[1] for m in features.maps]}
+    if task == "segmentation":
+        spec["outputs"] = {"labels": spec["outputs"]["labels"] | {"count": len(CLASSES)}}
+    head, loss, optim = heads.build(spec).train(), losses.build(told["loss"]), OptimOptions(**told["optim"])
+    kind = getattr(head.outputs.get("depth"), "kind", "metric")
     optimizer = torch.optim.AdamW(head.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
     size = target_size(features, TARGET.size)
     assert size is not None
@@ -105,7 +105,7 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
         maps = head(rows(features, index), size=size)
         assert answers.depth is not None and answers.labels is not None
         if task == "depth":
-            target, mask = depth_target(answers.depth[index], "metric", "log", TARGET)
+            target, mask = depth_target(answers.depth[index], "metric", kind, TARGET)
             value, _ = loss(maps["depth"], target, mask)
         else:
             value, _ = loss(maps["labels"], answers.labels[index])
@@ -113,7 +113,7 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
             group["lr"] = optim.lr * optim.factor(step, steps)
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(head.parameters(), optim.clip or math.inf)
         optimizer.step()
     return head.eval()
 
@@ -121,7 +121,7 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
 @torch.inference_mode()
 def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Numbers:
     """Numbers of predictions for picture indices."""
-    metric: Any = DepthMetrics("log", cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
+    metric: Any = DepthMetrics(cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
     for index in torch.arange(len(scenes.images)).split(50):
         if task == "depth":
             truth = scenes.depth[index]
@@ -132,11 +132,17 @@ def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Num
     return {k: found[k] for k in (("abs_rel", "delta1") if task == "depth" else ("miou",))}
 
 
+def answer(head: heads.DenseHead, features: Features, name: str, index: Tensor) -> Tensor:
+    """What a head says of some pictures: logits, or depth in metres."""
+    values = head(rows(features, index))[name]
+    return values.exp() if getattr(head.outputs[name], "kind", "") == "log" else values
+
+
 def constant(task: str, scenes: Scenes, target: Scenes) -> Callable[[Tensor], Tensor]:
     """The mean of log depth, or the commonest class, whatever is shown."""
     if task == "depth":
         known = scenes.depth[(scenes.depth > CAP[0]) & (scenes.depth < CAP[1])]
-        return lambda index: torch.full_like(target.depth[index], float(known.log().mean()))
+        return lambda index: torch.full_like(target.depth[index], float(known.log().mean().exp()))
     label = int(scenes.labels.flatten().bincount().argmax())
     return lambda index: torch.full_like(target.labels[index], label)
 
@@ -170,18 +176,18 @@ def main() -> None:
         fresh = described(Backbone.from_spec(pretrained.spec).freeze())
         for kind, features in (("pretrained", known), ("random", fresh), ("positions", blind)):
             for head_name in HEADS:
-                for task in OUTPUTS:
+                for task in TASKS:
                     head = train(head_name, task, features["train"], sets["train"], options.steps, seed)
                     for where in ("seen heights", "unseen heights"):
                         name = "depth" if task == "depth" else "labels"
-                        predict = lambda i, f=features[where], h=head, n=name: h(rows(f, i))[n]  # noqa: E731
+                        predict = partial(answer, head, features[where], name)
                         found.setdefault((kind, head_name, where), []).append(judge(predict, task, sets[where]))
                     print(
                         f"seed {seed} {kind} {head_name} {task}: {found[(kind, head_name, 'seen heights')][-1]}",
                         flush=True,
                     )
     for where in ("seen heights", "unseen heights"):
-        for task in OUTPUTS:
+        for task in TASKS:
             numbers = judge(constant(task, sets["train"], sets[where]), task, sets[where])
             found.setdefault(("mean", "none", where), []).append(numbers)
     text = table(found, options, time.perf_counter() - start)

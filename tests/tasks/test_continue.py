@@ -94,6 +94,7 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
     assert numbers(tmp_path / "a/run") == pytest.approx(numbers(tmp_path / "b/run"), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP over gloo with 2 x 2 pictures ends as one process with 4, though not all of the backbone is read."""
     head = {"name": "linear", "outputs": {"labels": {"name": "classes"}}}

@@ -233,6 +233,7 @@ def test_every_byte_counts(tmp_path: Path) -> None:
 
 
 def write_forever(folder: Path, seed: int) -> None:
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads to wait for
     generator, subject = torch.Generator().manual_seed(seed), cache(folder)
     while True:
         number = int(torch.randint(4, (1,), generator=generator))
@@ -246,8 +247,10 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         writers = [FORK.Process(target=write_forever, args=(tmp_path, attempt + 10 * i)) for i in range(2)]
         for writer in writers:
             writer.start()
-        deadline = time.monotonic() + 0.15 + 0.037 * attempt
-        while time.monotonic() < deadline:
+        begin, before = time.monotonic(), seen
+        while time.monotonic() < begin + 0.15 + 0.037 * attempt or (
+            seen < before + 5 and time.monotonic() < begin + 20
+        ):
             for number, identity in enumerate(identities(4)):
                 if subject.path(identity).exists():
                     tensors, _ = read_record(subject.path(identity))

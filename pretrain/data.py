@@ -7,9 +7,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
+from dense.data.loader import endless_loader
 from dense.data.pictures import open_pictures
-from dense.data.sampler import IndexSampler
-from dense.data.workers import init_worker
 from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
 from pretrain.views import MultiCrop
 
@@ -50,26 +49,14 @@ class PretrainData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Endless batches from the trainer's current step on."""
-        trainer = self.trainer
-        if trainer is None:
-            raise RuntimeError("the data module is not attached to a trainer")
-        sampler = IndexSampler(
-            len(self.dataset),
-            self.batch_size,
-            self.seed,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            start_step=trainer.global_step,
-            accumulate=trainer.accumulate_grad_batches,
-        )
-        return DataLoader(
+        return endless_loader(
             self.dataset,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=collate,
-            worker_init_fn=init_worker,
-            persistent_workers=self.workers > 0,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
+            len(self.dataset),
+            self.trainer,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            workers=self.workers,
+            collate=collate,
         )
 
     def describe(self) -> dict[str, object]:

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from dense.data.cache import FeatureCache, weights_digest
 from dense.data.check import check_all
 from dense.data.labelled import DepthKind, LabelledSource, open_labelled
-from dense.data.sampler import IndexSampler
+from dense.data.loader import endless_loader, workers_options
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
-from dense.data.workers import init_worker
 from dense.tasks.batch import Batch
 
 if TYPE_CHECKING:
@@ -171,38 +170,20 @@ class DenseData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Endless batches from the trainer's current step on."""
-        trainer = self.trainer
-        if trainer is None:
-            raise RuntimeError("the data module is not attached to a trainer")
-        sampler = IndexSampler(
-            len(self.train_set),
-            self.batch_size,
-            self.seed,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            start_step=trainer.global_step,
-            accumulate=trainer.accumulate_grad_batches,
-        )
-        return DataLoader(
+        return endless_loader(
             self.train_set,
-            batch_sampler=sampler,
-            collate_fn=self.collate,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
-            **self.workers_options(),
+            len(self.train_set),
+            self.trainer,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            workers=self.workers,
+            collate=self.collate,
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
         """One picture at a time, for sizes differ; scenes in batches."""
         size = self.batch_size if self.embedded else 1
-        return DataLoader(self.val_set, batch_size=size, collate_fn=self.collate, **self.workers_options())
-
-    def workers_options(self) -> dict[str, Any]:
-        """Of a loader."""
-        return {
-            "num_workers": self.workers,
-            "worker_init_fn": init_worker,
-            "persistent_workers": self.workers > 0,
-        }
+        return DataLoader(self.val_set, batch_size=size, collate_fn=self.collate, **workers_options(self.workers))
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Answers that the whole set lacks stay away; those that one sample lacks are unknown everywhere."""

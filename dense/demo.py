@@ -15,7 +15,7 @@ import torch
 from dense import train
 from dense.arguments import Parser
 from dense.backbone import load_backbone
-from dense.backbone.names import shipped
+from dense.backbone.names import directory
 from dense.data.scenes import Scenes
 from dense.visual import enlarge, heat, pca_rgb, sheet, to_picture, write_picture
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     if options.steps:
         show_heads(options)
     print(f"the demo took {time.perf_counter() - start:.0f} s; everything is in {options.output}")
-    if options.weights is None and options.backbone not in shipped() and not Path(options.backbone).is_dir():
+    if options.weights is None and directory(options.backbone) is None:
         print("these weights are random; bring published ones with --backbone NAME --weights PATH")
     return 0
 

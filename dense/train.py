@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from dense.backbone.names import directory
 from dense.evaluate.protocol import versions
 from dense.predict.sheet import predictions_sheet
 from dense.tasks.base import DenseTask
@@ -152,7 +153,7 @@ def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:
     """One line about the run."""
     return (
         f"{type(task).__name__}, {task.head_options.get('name')} head on {task.options.name}"
-        f"{'' if task.options.weights or Path(task.options.name).exists() else ' with RANDOM weights'}; "
+        f"{'' if task.options.weights or directory(task.options.name) else ' with RANDOM weights'}; "
         f"{len(data.train)} pictures of {data.root}, {len(data.val)} to validate on; batch {data.batch_size} x "
         f"{trainer.world_size} x {trainer.accumulate_grad_batches}, {task.steps} steps, {trainer.precision}"
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import dense
 from dense.backbone.names import SHIPPED, shipped
+from dense.evaluate.options import source_of_weights
 from dense.evaluate.probe import SceneProbe
 
 
@@ -31,3 +34,10 @@ def test_its_patches_know_more_than_random_ones() -> None:
     assert known["segmentation_miou"] > fresh["pixels/segmentation_miou"]
     assert known["depth_abs_rel"] < fresh["random/depth_abs_rel"] - 0.02
     assert known["depth_abs_rel"] < fresh["pixels/depth_abs_rel"]
+
+
+def test_results_do_not_call_it_random() -> None:
+    """Saved results say where the weights came from."""
+    assert source_of_weights(Namespace(weights=None, backbone="scenes_tiny", seed=0)) == "scenes_tiny"
+    unknown = Namespace(weights=None, backbone="vit_tiny_patch16_224", seed=0)
+    assert source_of_weights(unknown) == "random weights (seed 0)"

@@ -16,7 +16,7 @@ from dense.backbone.build import SETTABLE, build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
 from dense.backbone.hub import CONFIG, read_json
 from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
-from dense.backbone.names import ALIASES, shipped
+from dense.backbone.names import ALIASES, directory
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.report import LoadReport, WeightsError, compare
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
@@ -50,14 +50,14 @@ def load_backbone(
 
     The result is in evaluation mode and on the CPU; `backbone.spec` tells every choice, `backbone.report` what matched.
     """
-    folder = shipped().get(str(name), Path(name))
-    if (folder / CONFIG).is_file():
+    if (folder := directory(name)) is not None:
         if weights is not None:
             raise ValueError(
                 f"{folder} brings its own weights; leave weights out, or name the architecture instead of the directory"
             )
         backbone = _open(folder, overrides)
     else:
+        folder = Path(name)
         if isinstance(name, Path) or (folder.suffix and folder.is_file()) or "/" in str(name):
             _explain_path(folder)
         backbone = _named(str(name), weights, branch, overrides)

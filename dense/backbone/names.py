@@ -37,6 +37,12 @@ def shipped() -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(SHIPPED.glob("*")) if (folder / "config.json").is_file()}
 
 
+def directory(name: str | Path) -> Path | None:
+    """The saved directory that a name means, one that comes with the package or a path; None for an architecture."""
+    folder = shipped().get(str(name), Path(name))
+    return folder if (folder / "config.json").is_file() else None
+
+
 def resolve(name: str) -> tuple[str, str, str]:
     """A name given by a person -> (timm name, timm tag or "", family)."""
     timm_name, _, tag = ALIASES.get(name, name).partition(".")

@@ -10,6 +10,7 @@ import torch
 
 from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
+from dense.backbone.names import directory
 from dense.evaluate.examples import Examples, open_examples
 from dense.evaluate.features import final_norm, statistics
 from dense.evaluate.protocol import Protocol
@@ -74,7 +75,7 @@ def source_of_weights(options: Namespace) -> str:
     """Where the weights came from, in words."""
     if options.weights is not None:
         return "weights of timm" if options.weights == "timm" else str(options.weights)
-    return str(options.backbone) if Path(options.backbone).is_dir() else f"random weights (seed {options.seed})"
+    return str(options.backbone) if directory(options.backbone) else f"random weights (seed {options.seed})"
 
 
 def describe_protocol(

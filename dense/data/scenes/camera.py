@@ -1,4 +1,4 @@
-"""A pinhole camera above the ground plane y = 0, at x = z = 0, looking along +z."""
+"""A pinhole camera above the ground plane y = 0, looking along +z."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Camera:
-    """`height` above the ground in metres; `pitch` is positive looking down and `roll` positive clockwise, in radians;
-    `focal` is in units of the shorter side of the picture, so that one camera serves every size."""
+    """`height` above the ground in metres, above the point (`x`, `z`), which is the origin but for cameras that move;
+    `pitch` is positive looking down and `roll` positive clockwise, in radians; `focal` is in units of the shorter side of
+    the picture, so that one camera serves every size."""
 
     height: float
     pitch: float
     roll: float
     focal: float
+    x: float = 0.0
+    z: float = 0.0
 
     @property
     def position(self) -> tuple[float, float, float]:
-        return 0.0, self.height, 0.0
+        return self.x, self.height, self.z
 
     @cached_property
     def rotation(self) -> NDArray[np.float64]:

@@ -126,7 +126,8 @@ def _matter(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8],
     """Ground and things, lit, shadowed and hazy; meaningless at the sky: 3, N."""
     light, sky = world.light, world.sky
     point = rays * distance
-    point[1] += np.float32(world.camera.height)
+    for axis, place in zip(point, world.camera.position, strict=True):
+        axis += np.float32(place)
     albedo, normal = np.zeros_like(point), np.zeros_like(point)
     normal[1] = seen != SKY
     shine: list[tuple[NDArray[np.int64], float]] = []

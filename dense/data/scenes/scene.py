@@ -60,12 +60,17 @@ def sample(
 
 
 def _worthwhile(world: World) -> bool:
-    place = np.array(world.camera.position)
-    if any(np.linalg.norm(thing.position - place) < thing.solid.radius + CLEARANCE for thing in world.things):
+    if not clear(world):
         return False
     seen = cast(world, PROOF, PROOF)[1]
     largest = np.bincount(seen.reshape(-1), minlength=3)[2:].max() / seen.size
     return bool(VISIBLE <= largest <= FILLING)
+
+
+def clear(world: World) -> bool:
+    """Whether nothing stands too close to the camera."""
+    place = np.array(world.camera.position)
+    return not any(np.linalg.norm(thing.position - place) < thing.solid.radius + CLEARANCE for thing in world.things)
 
 
 def answers(world: World, seen: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
@@ -92,7 +97,11 @@ def render(
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width, supersample) < 1:
         raise ValueError(f"size is {size} and supersample {supersample}, expected positive numbers")
-    world = sample(seed, index, camera_height=camera_height, objects=objects)
+    return picture(sample(seed, index, camera_height=camera_height, objects=objects), height, width, supersample)
+
+
+def picture(world: World, height: int, width: int, supersample: int = 1) -> Scene:
+    """A world as its camera sees it."""
     depth, seen = cast(world, height, width)
     if supersample == 1:
         image = shade(world, depth, seen)

@@ -20,6 +20,7 @@ from heads.resize import resize
 
 Readout = Literal["ignore", "add", "project"]
 Residual = Literal["input", "activated"]
+FusionSize = Literal["level", "double"]
 LEVELS = 4
 
 
@@ -109,7 +110,9 @@ class Fusion(nn.Module):
         self.project = nn.Conv2d(width, width, 1)
 
     def forward(self, level: Tensor, deeper: Tensor | None, size: Size) -> Tensor:
-        """level: (B, width, h, w); deeper: the same shape, or None at the deepest level; out: (B, width, *size)."""
+        """level: (B, width, h, w); deeper: to whose size it is brought, None at the deepest level; out: (B, width, *size)."""
+        if deeper is not None:
+            level = resize(level, (deeper.shape[-2], deeper.shape[-1]), align_corners=False)
         x = level if self.unit1 is None else self.unit1(level)
         x = x if deeper is None else x + deeper
         # a 1x1 convolution commutes with a bilinear resize, and there are four times fewer cells before it
@@ -123,11 +126,12 @@ class DPT(Neck):
     and resize; by default 1/8, 1/4, 1/2 and all of the map's (DINOv2), and for pyramids no projection (None).
     strides: of the maps of a pyramid; None for maps of one stride, which are resized by 4, 2, 1 and 1/2.
 
-    readout: what becomes of the class token (registers are never read). batch_norm, bias, residual: of the residual
-    units; `residual="activated"` adds to relu(x), as implementations whose first ReLU works in place do (VGGT).
+    readout: what becomes of the class token (registers are never read), of all levels or one a level. batch_norm, bias,
+    residual: of the residual units; `residual="activated"` adds to relu(x), as implementations whose first ReLU works in place do (VGGT).
     input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2, DINOv3).
     deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch). align_corners: of the
-    resizes.
+    resizes. fusion_size: where the grid is odd, a fusion ends at the size of the next level, or at `double` its own, and
+    the next level's map is brought to that (DINOv2, DINOv3, DPT of transformers).
     """
 
     def __init__(
@@ -136,7 +140,7 @@ class DPT(Neck):
         width: int = 256,
         reassemble: Sequence[int | None] | None = None,
         strides: Sequence[int] | None = None,
-        readout: Readout = "ignore",
+        readout: Readout | Sequence[Readout] = "ignore",
         batch_norm: bool = False,
         bias: bool = True,
         residual: Residual = "input",
@@ -144,6 +148,7 @@ class DPT(Neck):
         project: bool = False,
         deepest_unit: bool = False,
         align_corners: bool = True,
+        fusion_size: FusionSize = "level",
     ) -> None:
         super().__init__()
         self.in_channels = channels("in_channels", in_channels)
@@ -153,6 +158,7 @@ class DPT(Neck):
                 (None,) * LEVELS if strides else tuple(max(c >> (3 - i), 1) for i, c in enumerate(self.in_channels))
             )
         self.reassemble_channels = tuple(reassemble)
+        self.readouts = (readout,) * LEVELS if isinstance(readout, str) else tuple(readout)
         for name, values in (
             ("in_channels", self.in_channels),
             ("reassemble", self.reassemble_channels),
@@ -164,17 +170,23 @@ class DPT(Neck):
             if count is not None:
                 positive_integer(f"reassemble[{i}]", count)
         positive_integer("width", width)
-        one_of("readout", readout, get_args(Readout))
+        if len(self.readouts) != LEVELS:
+            raise ValueError(f"readout={self.readouts}: expected one of them, or {LEVELS}, one a map")
+        for choice in self.readouts:
+            one_of("readout", choice, get_args(Readout))
         one_of("residual", residual, get_args(Residual))
+        one_of("fusion_size", fusion_size, get_args(FusionSize))
         flags = {"batch_norm": batch_norm, "bias": bias, "input_norm": input_norm, "project": project}
         flags |= {"deepest_unit": deepest_unit, "align_corners": align_corners}
         for name, flag in flags.items():
             boolean(name, flag)
         self.width = self.auxiliary_width = width
-        self.readout, self.residual, self.flags, self.align_corners = readout, residual, flags, align_corners
+        self.residual, self.flags, self.align_corners, self.fusion_size = residual, flags, align_corners, fusion_size
         self.reassemble = nn.ModuleList(
-            Reassemble(c, middle, width, factor, readout, input_norm)
-            for c, middle, factor in zip(self.in_channels, self.reassemble_channels, self._factors(), strict=True)
+            Reassemble(c, middle, width, factor, choice, input_norm)
+            for c, middle, factor, choice in zip(
+                self.in_channels, self.reassemble_channels, self._factors(), self.readouts, strict=True
+            )
         )
         self.fusion = nn.ModuleList(
             Fusion(width, deepest_unit or i < LEVELS - 1, batch_norm, bias, residual, align_corners)
@@ -185,12 +197,14 @@ class DPT(Neck):
     def paths(self, features: Features, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The fused map, and the one before it, at half its size."""
         self._check(features)
-        tokens = [p[:, 0] if self.readout != "ignore" else None for p in features.prefix]
+        tokens = [p[:, 0] if r != "ignore" else None for p, r in zip(features.prefix, self.readouts, strict=True)]
         levels = [r(m, t) for r, m, t in zip(self.reassemble, features.maps, tokens, strict=True)]
         x: Tensor | None = None
         fused: list[Tensor] = []
         for i in reversed(range(LEVELS)):
-            height, width = levels[i - 1].shape[-2:] if i else (2 * n for n in levels[0].shape[-2:])
+            height, width = (2 * n for n in (levels[i] if x is None else x).shape[-2:])
+            if i and self.fusion_size == "level":
+                height, width = levels[i - 1].shape[-2:]
             x = self.fusion[i](levels[i], x, (height, width))
             fused.append(x)
         last = fused[-1] if self.project is None else F.relu(self.project(fused[-1]), inplace=True)
@@ -204,9 +218,10 @@ class DPT(Neck):
             "width": self.width,
             "reassemble": list(self.reassemble_channels),
             "strides": None if self.strides is None else list(self.strides),
-            "readout": self.readout,
+            "readout": self.readouts[0] if len(set(self.readouts)) == 1 else list(self.readouts),
             "residual": self.residual,
             **self.flags,
+            "fusion_size": self.fusion_size,
         }
 
     def _factors(self) -> tuple[float, ...]:
@@ -233,7 +248,7 @@ class DPT(Neck):
             raise ValueError(f"the maps have strides {features.strides}; build DPT with strides={features.strides}")
         if self.strides is not None and self.strides != tuple(features.strides):
             raise ValueError(f"expected maps of strides {self.strides}, got {features.strides}; choose those layers")
-        if self.readout != "ignore" and not features.has_class_token:
+        if set(self.readouts) != {"ignore"} and not features.has_class_token:
             raise ValueError(
-                f"readout={self.readout!r} reads the class token, and these features have none; use readout='ignore'"
+                f"readout={self.options()['readout']!r} reads the class token, and these features have none; use readout='ignore'"
             )

@@ -23,6 +23,7 @@ DepthKind = Literal["metric", "inverse_relative", "log"]
 Activation = Literal["relu", "sigmoid", "exp", "softplus", "identity"]
 Upsample = Literal["double", "picture", "none"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "exp": torch.exp}
+FARTHEST_INVERSE = 1e-8  # no depth is beyond 1 / this
 
 
 class Output:
@@ -99,6 +100,8 @@ class Regression(Output):
     max_depth: in evaluation no value is larger. kind: what the number means; with `log` it is the logarithm of depth.
     upsample: where the two last convolutions run: at `double` the fused map, unless that has the picture's size already
     (DPT, DINOv2), at the `picture`'s padded size (Depth Anything), or at the fused map itself (`none`).
+    inverse: scale and shift of an inverse depth x that was learned so; the value is 1 / (scale x + shift) (DPT on NYUv2
+    and KITTI).
     """
 
     activation: Activation = "relu"
@@ -108,6 +111,7 @@ class Regression(Output):
     hidden: int = 32
     upsample: Upsample = "double"
     align_corners: bool | None = None
+    inverse: tuple[float, float] | None = None
     name: ClassVar[str] = "regression"
 
     def __post_init__(self) -> None:
@@ -125,6 +129,14 @@ class Regression(Output):
             )
         if self.activation == "identity" and self.min_depth:
             raise ValueError(f"min_depth={self.min_depth}: activation='identity' has no lower bound; use 'softplus'")
+        if self.inverse is not None:
+            object.__setattr__(self, "inverse", tuple(self.inverse))
+            if len(self.inverse) != 2 or self.kind != "metric":
+                raise ValueError(
+                    f"inverse={self.inverse}: expected (scale, shift), for kind='metric', got {self.kind!r}"
+                )
+            number("inverse scale", self.inverse[0], 0, open_low=True)
+            number("inverse shift", self.inverse[1], 0)
         if self.kind == "log" and (self.activation != "identity" or self.max_depth is not None):
             raise ValueError(
                 f"kind='log' is the logarithm of depth, which is negative below 1; expected activation='identity' and no "
@@ -154,6 +166,9 @@ class Regression(Output):
             return self.min_depth + (self.max_depth - self.min_depth) * x.sigmoid()
         if self.activation != "identity":
             x = ACTIVATIONS[self.activation](x) + self.min_depth
+        if self.inverse is not None:
+            scale, shift = self.inverse
+            x = 1 / (scale * x + shift).clamp(min=FARTHEST_INVERSE)
         return x if training or self.max_depth is None else x.clamp(max=self.max_depth)
 
 

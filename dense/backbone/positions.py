@@ -21,6 +21,7 @@ def interpolate_positions(table: Tensor, old: Grid, new: Grid, rule: Positions) 
 
     `official`: bicubic with scale factor (n + 0.1) / M and no antialias. The 0.1 shifts every sampling position, so it
     changes values, not only the shape. `official_registers`: exact size with antialias. `size`: exact size without.
+    `bilinear`: exact size, bilinear (DPT).
     """
     if old == new or rule == "none":
         return table
@@ -32,8 +33,8 @@ def interpolate_positions(table: Tensor, old: Grid, new: Grid, rule: Positions) 
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=False)
     elif rule == "official_registers":
         grid = F.interpolate(grid, size=new, mode="bicubic", antialias=True)
-    elif rule == "size":
-        grid = F.interpolate(grid, size=new, mode="bicubic", antialias=False)
+    elif rule in ("size", "bilinear"):
+        grid = F.interpolate(grid, size=new, mode="bicubic" if rule == "size" else "bilinear", antialias=False)
     else:
         raise ValueError(f"positions rule {rule!r} does not interpolate a table")
     if tuple(grid.shape[-2:]) != new:

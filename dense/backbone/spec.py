@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from dense.suggest import did_you_mean
 from heads.features import Norm
 
-Positions = Literal["official", "official_registers", "timm", "size", "rope", "none"]
+Positions = Literal["official", "official_registers", "timm", "size", "bilinear", "rope", "none"]
 Periods = Literal["float32", "bfloat16", "checkpoint"]
 Padding = Literal["pad", "resize", "crop"]
 Layers = int | str | tuple[int, ...]
@@ -24,7 +24,8 @@ class BackboneSpec:
     """The facts of one backbone. Two backbones with equal specs and weights give equal features.
 
     positions: `official` (bicubic, scale (n + 0.1) / M, no antialias: DINO, iBOT, DINOv2), `official_registers` (exact
-    size, antialiased: DINOv2 with registers), `size` (exact size, no antialias), `timm` (timm's own rule), `rope`, `none`.
+    size, antialiased: DINOv2 with registers), `size` (exact size, no antialias), `bilinear` (exact size: DPT), `timm`
+    (timm's own rule), `rope`, `none`.
     rope_periods: fp32 as computed, rounded through bfloat16 as the published DINOv3 files hold them, or whatever else
     the checkpoint held.
     """

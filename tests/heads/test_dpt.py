@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,28 @@ def test_pyramid_with_a_repeated_stride() -> None:
     assert neck(features).shape[-2:] == (32, 48)
 
 
+def test_readout_of_each_level() -> None:
+    """Only levels that read the class token have a layer for it; maps of others may come without one (DPT-Hybrid)."""
+    channels, readout = (8, 12, 16, 16), ("ignore", "ignore", "project", "project")
+    features = pyramid_of(channels, (4, 8, 16, 16))
+    prefix = (*features.prefix[:2], torch.randn(2, 1, 16), torch.randn(2, 1, 16))
+    features = replace(features, prefix=prefix, has_class_token=True)
+    neck = DPT(channels, width=8, strides=(4, 8, 16, 16), reassemble=(None, None, 8, 8), readout=readout)
+    assert [block.readout is not None for block in neck.reassemble] == [False, False, True, True]
+    assert neck.options()["readout"] == list(readout)
+    changed = replace(features, prefix=(*prefix[:3], prefix[3] + 1))
+    assert not torch.equal(neck(features), neck(changed))
+
+
+def test_doubled_fusion() -> None:
+    """A fusion that doubles ends beyond eight times an odd grid; on even ones both ways agree."""
+    level, double = (neck_of(fusion_size=size) for size in ("level", "double"))
+    double.load_state_dict(level.state_dict())
+    assert level(features_of((5, 7))).shape[-2:] == (40, 56)
+    assert double(features_of((5, 7))).shape[-2:] == (48, 64)
+    assert torch.equal(level(features_of((4, 6))), double(features_of((4, 6))))
+
+
 def test_channels_default_to_dinov2() -> None:
     """1/8, 1/4, 1/2 and all of the width."""
     assert DPT((384,) * 4).options()["reassemble"] == [48, 96, 192, 384]
@@ -141,6 +164,8 @@ def test_channels_default_to_dinov2() -> None:
         ({"in_channels": (8, 8)}, "expected 4 numbers"),
         ({"width": 0}, "width=0: expected an integer of at least 1"),
         ({"readout": "cls"}, "readout='cls': expected one of 'ignore', 'add', 'project'"),
+        ({"readout": ("add", "add")}, "readout=.*one a map"),
+        ({"fusion_size": "half"}, "fusion_size='half': expected one of 'level', 'double'"),
         ({"residual": "relu"}, "residual='relu': expected one of"),
         ({"bias": 1}, "bias=1: expected true or false"),
         ({"reassemble": (1, 2, 3)}, "reassemble=.*expected 4 numbers"),

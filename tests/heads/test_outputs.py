@@ -51,6 +51,9 @@ def test_bins_at_the_ends() -> None:
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
+        (Regression("relu", inverse=(0.5, 0.25)), [4.0, 4.0, 0.8]),
+        (Regression("relu", inverse=(0.5, 0.0)), [1e8, 1e8, 1.0]),
+        (Regression("relu", inverse=(0.5, 0.25), max_depth=3.0), [3.0, 3.0, 0.8]),
         (Regression("relu"), [0.0, 0.0, 2.0]),
         (Regression("relu", min_depth=0.5), [0.5, 0.5, 2.5]),
         (Regression("relu", max_depth=1.5), [0.0, 0.0, 1.5]),
@@ -82,6 +85,8 @@ def test_a_relu_output_starts_alive() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
+        (Regression, {"inverse": (0.0, 1.0)}, "inverse scale=0.0: expected a number above 0"),
+        (Regression, {"inverse": (1.0, 1.0), "kind": "inverse_relative"}, "for kind='metric'"),
         (Regression, {"activation": "tanh"}, "activation='tanh': expected one of 'relu', 'sigmoid'"),
         (Regression, {"kind": "relative"}, "kind='relative': expected one of 'metric', 'inverse_relative', 'log'"),
         (Regression, {"activation": "sigmoid"}, "needs max_depth"),

@@ -126,8 +126,8 @@ def _matter(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8],
     """Ground and things, lit, shadowed and hazy; meaningless at the sky: 3, N."""
     light, sky = world.light, world.sky
     point = rays * distance
-    for axis, place in zip(point, world.camera.position, strict=True):
-        axis += np.float32(place)
+    for axis, shift in zip(point, world.camera.position, strict=True):
+        axis += np.float32(shift)
     albedo, normal = np.zeros_like(point), np.zeros_like(point)
     normal[1] = seen != SKY
     shine: list[tuple[NDArray[np.int64], float]] = []

@@ -1,5 +1,8 @@
 """Objectives of self-supervised pretraining, one a file."""
 
 from pretrain.losses.dino import DINOLoss
+from pretrain.losses.gram import GramLoss
+from pretrain.losses.ibot import IBOTLoss, token_weights
+from pretrain.losses.koleo import KoLeoLoss
 
-__all__ = ["DINOLoss"]
+__all__ = ["DINOLoss", "GramLoss", "IBOTLoss", "KoLeoLoss", "token_weights"]

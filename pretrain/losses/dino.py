@@ -31,14 +31,17 @@ class DINOLoss(nn.Module):
             raise ValueError(f"student_temperature={student_temperature}: expected a positive number (published: 0.1)")
         self.student_temperature = student_temperature
 
-    def forward(self, student_logits: Tensor, targets: Tensor, teacher_views: int = 2) -> Tensor:
+    def forward(
+        self, student_logits: Tensor, targets: Tensor, teacher_views: int = 2, local_weight: float = 1.0
+    ) -> Tensor:
         """Scalar loss in fp32.
 
         ``student_logits`` (V*B, K) and ``targets`` (teacher_views*B, K) are crop-major: all images of crop 0, then all
-        of crop 1, and so on. Each row of ``targets`` sums to 1 and gets no gradient.
+        of crop 1, and so on. Each row of ``targets`` sums to 1 and gets no gradient. Pairs of a crop that no teacher
+        sees count ``local_weight`` times; the number of pairs to divide by stays the same.
         """
         _check(student_logits, targets, teacher_views)
-        return _CrossEntropy.apply(student_logits, targets, self.student_temperature, teacher_views)
+        return _CrossEntropy.apply(student_logits, targets, self.student_temperature, teacher_views, local_weight)
 
     def extra_repr(self) -> str:
         return f"student_temperature={self.student_temperature}"
@@ -54,34 +57,44 @@ class _CrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float, views: int) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, temperature: float, views: int, local_weight: float
+    ) -> Tensor:
         crops = logits.chunk(len(logits) * views // len(targets))
         terms, normalisers = [], []
-        for crop, (count, target) in zip(crops, _targets_of_crops(targets, views, len(crops)), strict=True):
+        weights = _weights(views, len(crops), local_weight)
+        for crop, weight, (count, target) in zip(
+            crops, weights, _targets_of_crops(targets, views, len(crops)), strict=True
+        ):
             scaled = _scaled(crop, temperature)  # B, K
             normaliser = scaled.logsumexp(dim=1, keepdim=True)  # B, 1
-            terms.append(count * normaliser.sum() - scaled.mul_(target).sum())
+            terms.append(weight * (count * normaliser.sum() - scaled.mul_(target).sum()))
             normalisers.append(normaliser)
         ctx.save_for_backward(logits, targets, *normalisers)
-        ctx.temperature, ctx.views = temperature, views
+        ctx.temperature, ctx.views, ctx.weights = temperature, views, weights
         return torch.stack(terms).sum() / _terms(targets, views, len(crops))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, targets, *normalisers = ctx.saved_tensors
         crops = len(normalisers)
         scale = grad / (ctx.temperature * _terms(targets, ctx.views, crops))
         result = torch.empty_like(logits)
-        pieces = zip(logits.chunk(crops), result.chunk(crops), normalisers, strict=True)
-        for (crop, out, normaliser), (count, target) in zip(
+        pieces = zip(logits.chunk(crops), result.chunk(crops), normalisers, ctx.weights, strict=True)
+        for (crop, out, normaliser, weight), (count, target) in zip(
             pieces, _targets_of_crops(targets, ctx.views, crops), strict=True
         ):
             softmax = _scaled(crop, ctx.temperature).sub_(normaliser).exp_()  # B, K
             if count != 1:
                 softmax.mul_(count)
-            out.copy_(softmax.sub_(target).mul_(scale))
-        return result, None, None, None
+            out.copy_(softmax.sub_(target).mul_(weight * scale))
+        return result, None, None, None, None
+
+
+def _weights(views: int, crops: int, local_weight: float) -> list[float]:
+    """Weight of each crop's pairs."""
+    return [1.0 if crop < views else local_weight for crop in range(crops)]
 
 
 def _targets_of_crops(targets: Tensor, views: int, crops: int) -> Iterator[tuple[int, Tensor]]:

@@ -165,3 +165,17 @@ def test_wrong_shapes_are_named() -> None:
         loss(torch.zeros(3, 50), torch.zeros(3, 50), teacher_views=1)
     with pytest.raises(ValueError, match="student_temperature=0"):
         DINOLoss(0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_local_crops_may_count_less(weight: float) -> None:
+    """Pairs of local crops are weighted, and divided by as many pairs as ever."""
+    logits, targets = example(5)
+    value = DINOLoss(0.1)(logits, targets, local_weight=weight)
+    own = DINOLoss(0.1)(logits[: len(targets)], targets) * 2 / 8  # 2 of 8 pairs are of global crops
+    everything = DINOLoss(0.1)(logits, targets)
+    expected = own + weight * (everything - own)
+    torch.testing.assert_close(value, expected)
+    (gradient,) = torch.autograd.grad(value, logits, retain_graph=True)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(gradient, expected_gradient)

@@ -8,12 +8,13 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import RotaryEmbeddingDinoV3
+from timm.layers import HybridEmbed, RotaryEmbeddingDinoV3
 from timm.models.eva import Eva as TimmEva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
 from dense.backbone.base import Backbone
+from dense.backbone.hybrid import STAGES, Hybrid
 from dense.backbone.names import ALIASES, default_layers, resolve
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.pyramid import Pyramid
@@ -59,7 +60,7 @@ def build(spec: BackboneSpec) -> Backbone:
                 module.eps = spec.norm_eps
     if spec.rope_periods == "bfloat16":
         set_periods(model, periods_of(model).to(torch.bfloat16).float())
-    adapter = {"vit": ViT, "eva": Eva, "pyramid": Pyramid}[spec.kind]
+    adapter = {"vit": ViT, "eva": Eva, "hybrid": Hybrid, "pyramid": Pyramid}[spec.kind]
     return adapter(spec, model)
 
 
@@ -113,7 +114,8 @@ def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str
             layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, channels=channels, strides=strides,
             arguments=arguments,
         )  # fmt: skip
-    patch = model.patch_embed.patch_size
+    hybrid = isinstance(model.patch_embed, HybridEmbed)
+    patch: Any = model.patch_embed.feat_ratio(as_scalar=False) if hybrid else model.patch_embed.patch_size
     if patch[0] != patch[1]:
         raise ValueError(f"{timm_name} has patches of {patch[0]}x{patch[1]}; only square patches are supported")
     depth = len(model.blocks)
@@ -132,11 +134,24 @@ def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str
         rule: Positions = positions.get(family, "timm")
     else:
         rule = "rope" if eva and model.rope is not None else "none"
+    channels, strides = _stages(model, depth, patch[0]) if hybrid else ((), ())
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     return BackboneSpec(
-        name=timm_name, family=family, kind="eva" if eva else "vit", patch=patch[0], dim=model.embed_dim, depth=depth,
+        name=timm_name, family=family, kind="hybrid" if hybrid else "eva" if eva else "vit", patch=patch[0], dim=model.embed_dim, depth=depth,
         heads=getattr(getattr(model.blocks[0], "attn", None), "num_heads", 0),
         prefix=model.num_prefix_tokens, class_token=model.cls_token is not None, registers=registers,
         positions=rule, rope_periods="float32" if dino_rope else None, image_size=tuple(model.patch_embed.img_size),
         norm_eps=norms[0].eps if norms else None, layers=default_layers(family, depth), arguments=arguments,
+        channels=channels, strides=strides,
     )  # fmt: skip
+
+
+def _stages(model: Any, depth: int, patch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels and strides of the layers of a hybrid."""
+    info = [i for i in model.patch_embed.backbone.feature_info if i["module"].startswith("stages.")]
+    if len(info) != STAGES + 1 or depth <= STAGES:
+        raise ValueError(
+            f"a hybrid of {len(info)} stages and {depth} blocks is not supported; expected 3 and more than 2"
+        )
+    channels = tuple(i["num_chs"] for i in info[:STAGES]) + (model.embed_dim,) * (depth - STAGES)
+    return channels, tuple(i["reduction"] for i in info[:STAGES]) + (patch,) * (depth - STAGES)

@@ -32,7 +32,7 @@ class BackboneSpec:
 
     name: str  # timm's name, without tag
     family: str  # dino, ibot, dinov2, dinov2_registers, dinov3, timm, resnet, convnext
-    kind: Literal["vit", "eva", "pyramid"]
+    kind: Literal["vit", "eva", "hybrid", "pyramid"]
     patch: int  # pixels per token; of a pyramid, its deepest stride
     dim: int  # channels of the deepest map
     depth: int  # blocks, or stages of a pyramid
@@ -49,8 +49,8 @@ class BackboneSpec:
     padding: Padding = "pad"
     layers: tuple[int, ...] = ()  # the default choice of layers, shallow to deep
     norm: Norm = True  # the default use of the final norm
-    channels: tuple[int, ...] = ()  # channels of every stage of a pyramid
-    strides: tuple[int, ...] = ()  # strides of every stage of a pyramid
+    channels: tuple[int, ...] = ()  # channels of every stage of a pyramid, of every layer of a hybrid
+    strides: tuple[int, ...] = ()  # and their strides
     arguments: Mapping[str, Any] = field(default_factory=dict)  # timm.create_model's, beyond the name
 
     def __post_init__(self) -> None:

@@ -48,8 +48,19 @@ class ViT(Backbone):
 
     def embed(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Pictures whose size fits -> tokens (B, P + h*w, C), rotary positions, (h, w)."""
-        grid = (images.shape[-2] // self.spec.patch, images.shape[-1] // self.spec.patch)
-        x = self.model.patch_embed(images).flatten(1, -2)  # B, h*w, C
+        return self._tokens(self._patches(images), self._grid(images), masks)
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        return (images.shape[-2] // self.spec.patch, images.shape[-1] // self.spec.patch)
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """The projected patches, (B, h*w, C)."""
+        return self.model.patch_embed(images).flatten(1, -2)
+
+    def _tokens(
+        self, x: Tensor, grid: tuple[int, int], masks: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
+        """Patches with masks, positions and prefix tokens, as `embed` gives them."""
         x = self._mask(x, masks, grid)
         prefix, patches = self._position_tables(grid, x.dtype)
         if patches is not None:
@@ -126,7 +137,12 @@ class ViT(Backbone):
         return self.model.blocks[index]
 
     def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
-        x, rope, grid = self.embed(images, masks)
+        return self._layers(*self.embed(images, masks), layers, norm)
+
+    def _layers(
+        self, x: Tensor, rope: Tensor | None, grid: tuple[int, int], layers: tuple[int, ...], norm: Norm
+    ) -> tuple[Maps, Maps]:
+        """Maps and prefix tokens of these blocks, from embedded tokens."""
         maps, prefix, done = [], [], 0
         for layer in layers:
             x, done = self.run(x, rope, done, layer + 1), layer + 1
@@ -136,8 +152,8 @@ class ViT(Backbone):
             maps.append(to_map(y[:, self.spec.prefix :], grid))
         return tuple(maps), tuple(prefix)
 
-    def picture_feature(self, images: Tensor) -> Tensor:
-        """The class token after the final norm (B, C), or the mean of the patches where there is none.
+    def picture_feature(self, images: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """The class token after the final norm, or after `norm` (B, C), or the mean of the patches where there is none.
 
         The last block computes nothing but the class token's row: the same numbers as `forward` for less work.
         """
@@ -147,14 +163,14 @@ class ViT(Backbone):
             or type(last).__name__ not in ("Block", "EvaBlock")
             or not can_attend_rows(last.attn)
         ):
-            return super().picture_feature(images)
+            return super().picture_feature(images, norm)
         x, rope, _ = self.embed(self.fit(images)[0])
         x = self.run(x, rope, 0, self.spec.depth - 1)
         rows, own = slice(0, 1), self._rope_of_layer(rope, self.spec.depth - 1)
         y = attend_rows(last.attn, last.norm1(x), rows, own, self.spec.prefix)  # B, 1, C
         y = x[:, rows] + last.drop_path1(_scale(last, 1, y))
         y = y + last.drop_path2(_scale(last, 2, last.mlp(last.norm2(y))))
-        return self.model.norm(y)[:, 0]
+        return (self.model.norm if norm is None else norm)(y)[:, 0]
 
     def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         return (self.spec.patch,) * len(layers)

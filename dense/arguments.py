@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from dense.examples import COMMON, epilogue
 from dense.suggest import did_you_mean
 
 
@@ -34,7 +35,7 @@ def with_suggestion(message: str, valid: Iterable[str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with suggestions, defaults in the help, and no abbreviated options."""
+    """argparse with suggestions, defaults and examples in the help, and no abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
@@ -49,10 +50,14 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unrecognized arguments: {argument}")
         return super().parse_args(given, namespace)
 
+    def format_help(self) -> str:
+        """With examples."""
+        return super().format_help() + epilogue(self.prog)
+
     def error(self, message: str) -> NoReturn:
         """Print usage and the error with a suggestion, and exit with status 2."""
         valid = [option for action in self._actions for option in action.option_strings]
-        valid += [str(c) for action in self._actions for c in action.choices or ()]
+        valid += [*COMMON, *(str(c) for action in self._actions for c in action.choices or ())]
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: error: {with_suggestion(message, valid)}\n")
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from dense._version import __version__
+from dense.console import voice
+from dense.examples import COMMON
 from dense.suggest import did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
@@ -19,7 +21,8 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
     "features": ("dense.features", "write a backbone's feature maps for pictures"),
     "convert": ("dense.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "export": ("dense.export.cli", "write a trained model or a backbone as one ONNX or torch.export file"),
-    "demo": ("dense.demo", "see it work on embedded scenes, without downloads"),
+    "demo": ("dense.demo", "see it work: a report of embedded scenes, without downloads, or of your own pictures"),
+    "completion": ("dense.completion", "completion of verbs and options, for bash, zsh or fish"),
 }
 
 
@@ -31,7 +34,7 @@ def usage() -> str:
         f"dense {__version__}: DINO backbones and dense heads\n\n"
         f"usage: dense VERB [options]      dense VERB --help\n\nverbs:\n{verbs}\n\n"
         "options:\n  --version  print the version\n  -h, --help  print this help\n\n"
-        "DENSE_TRACEBACK=1 shows where an error came from."
+        "options of every verb:\n" + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
     )
 
 
@@ -44,28 +47,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("--version", "-V"):
         print(f"dense {__version__}")
         return 0
-    verb, *rest = arguments
+    given = {option for option in COMMON if option in arguments}
+    verb, *rest = [argument for argument in arguments if argument not in given] or [""]
     if verb not in VERBS:
         print(f"dense: error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)} See dense --help.", file=sys.stderr)
         return 2
-    return run(verb, rest)
+    with voice(quiet="--quiet" in given):
+        return run(verb, rest, debug="--debug" in given)
 
 
-def run(verb: str, rest: Sequence[str]) -> int:
-    """Call a verb and turn expected errors into one line."""
+def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
+    """Call a verb and turn errors into one line, or with `debug` leave them as they are."""
     try:
         return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
-    except KeyboardInterrupt:
-        print(f"\ndense {verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\ndense {verb}: interrupted; {str(stop) or 'the same command starts it again'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        if os.environ.get("DENSE_TRACEBACK"):
+    except Exception as error:
+        if debug:
             raise
-        print(f"dense {verb}: error: {error}", file=sys.stderr)
+        print(f"dense {verb}: error: {in_words(error)}", file=sys.stderr)
         return 2 if isinstance(error, TypeError) else 1  # an unknown option of a backbone is wrong usage
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, if it was meant for people; else its kind, its first line and how to learn more."""
+    text = str(error)
+    if isinstance(error, ValueError | TypeError | OSError | ImportError) and text:
+        return text
+    if isinstance(error, RuntimeError) and text and "\n" not in text:
+        return text
+    first = text.strip().partition("\n")[0]
+    return f"{type(error).__name__}{': ' if first else ''}{first} (--debug shows where it came from)"
 
 
 if __name__ == "__main__":

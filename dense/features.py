@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from safetensors.torch import save_file
 
 from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import Layers
+from dense.console import progress
 from dense.data.images import ImageError, list_images, read_image
 from dense.discovering.colours import SHARED, add_pca, coloured, settle
 from dense.visual import write_picture
@@ -105,12 +104,7 @@ def main(argv: Sequence[str]) -> int:
     last: Features | None = None
     names: set[str] = set()
     written: dict[str, str] = {}
-    for path, result in track(
-        extract(backbone, paths, layers, norm),
-        total=len(paths),
-        description="features",
-        disable=not sys.stderr.isatty(),
-    ):
+    for path, result in progress(extract(backbone, paths, layers, norm), "features", len(paths)):
         if isinstance(result, ImageError):
             skipped.append(str(result))
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from dense.backbone.names import directory
+from dense.console import say
 from dense.evaluate.protocol import versions
 from dense.predict.sheet import predictions_sheet
 from dense.tasks.base import DenseTask
@@ -21,6 +21,7 @@ from dense.tasks.model import DenseModel
 from dense.training.checkpoints import Checkpoints, check_writable
 from dense.training.cli import TrainingCLI, quiet, tensorboard
 from dense.training.curves import plot_curves, read_metrics
+from dense.training.fit import fit, stopped
 from dense.training.metrics_file import MetricsFile
 from dense.training.precision import resolve_precision
 from dense.training.progress import ProgressLine
@@ -91,23 +92,20 @@ def run(
     checkpoints, best = Checkpoints(folder / "checkpoints", **checkpoint), BestModel(folder / "model", patience)
     trainer.callbacks += [best, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
-    resume = checkpoints.last if checkpoints.last.is_file() else None
     if trainer.is_global_zero:
         if config:
             (folder / "config.yaml").write_text(config)
-        print(f"{'continuing' if resume else 'starting'} {folder}: {describe(task, data, trainer)}", flush=True)
+        word = "continuing" if checkpoints.last.is_file() else "starting"
+        say(f"{word} {folder}: {describe(task, data, trainer)}")
     start = time.monotonic()
-    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    fit(trainer, task, data, checkpoints)
     if not trainer.is_global_zero:
-        return 0
+        return stopped(trainer, checkpoints)
     if (folder / "metrics.csv").is_file():
         curves = read_metrics(folder / "metrics.csv")
         plot_curves(curves, list(curves), folder / "curves.png", folder.name)
-    if checkpoints.terminated:
-        print(f"stopped by SIGTERM at step {trainer.global_step}; the same command continues", file=sys.stderr)
-        return 143
+    if status := stopped(trainer, checkpoints):
+        return status
     finish(task, data, trainer, folder, best, time.monotonic() - start)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from dense.console import say
 from dense.training.checkpoints import Checkpoints, check_writable
 from dense.training.cli import TrainingCLI, quiet, tensorboard
+from dense.training.fit import fit, stopped
 from dense.training.metrics_file import MetricsFile
 from dense.training.precision import resolve_precision
 from dense.training.progress import ProgressLine
@@ -93,23 +94,20 @@ def run(
         MetricsFile(folder),
         *tensorboard(folder),
     ]
-    resume = checkpoints.last if checkpoints.last.is_file() else None
     if trainer.is_global_zero:
         if config:
             (folder / "config.yaml").write_text(config)
-        print(f"{'continuing' if resume else 'starting'} {folder}: {describe(model, data, trainer)}", flush=True)
+        word = "continuing" if checkpoints.last.is_file() else "starting"
+        say(f"{word} {folder}: {describe(model, data, trainer)}")
     start = time.monotonic()
-    trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    fit(trainer, model, data, checkpoints)
     if not trainer.is_global_zero:
-        return 0
+        return stopped(trainer, checkpoints)
     plot_run(folder)
     if bad := data.bad.report():
         print(bad)
-    if checkpoints.terminated:
-        print(f"stopped by SIGTERM at step {trainer.global_step}; the same command continues", file=sys.stderr)
-        return 143
+    if status := stopped(trainer, checkpoints):
+        return status
     finish(model, data, trainer, folder, time.monotonic() - start)
     return 0
 

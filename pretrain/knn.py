@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from dense.console import say
 from dense.evaluate.examples import open_examples
 from dense.evaluate.features import extract
 from dense.evaluate.knn import knn_accuracy
@@ -73,6 +74,6 @@ class KNNEvaluation(pl.Callback):
         assert labels[1] is not None
         accuracy = knn_accuracy(bank, labels[0], queries, labels[1], k=[self.k])[self.k]
         self.accuracies[step] = accuracy
-        print(f"step {step}  {self.k}-NN {accuracy:.4f}", flush=True)
+        say(f"step {step}  {self.k}-NN {accuracy:.4f}")
         for logger in trainer.loggers:
             logger.log_metrics({"knn": accuracy}, step=step)

@@ -14,6 +14,7 @@ import torch
 
 from dense.arguments import Parser
 from dense.backbone import Backbone
+from dense.console import progress
 from dense.data.scenes import CLASSES
 from dense.evaluate import dense, discovery
 from dense.evaluate.features import READOUTS, blocks_of, default_readout, extract, final_norm, statistics
@@ -31,6 +32,7 @@ from dense.evaluate.options import (
 )
 from dense.evaluate.probe import K, SceneProbe
 from dense.evaluate.protocol import Protocol, write_results
+from dense.examples import epilogue
 from dense.suggest import did_you_mean
 
 Numbers = dict[str, Any]
@@ -51,7 +53,8 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<12} {line}" for name, (_, line) in VERBS.items())
     return (
         "usage: dense evaluate VERB [options]      dense evaluate VERB --help\n\n"
-        f"Measure a backbone by a named protocol, saved with the numbers.\n\nverbs:\n{lines}"
+        f"Measure a backbone or a model by a named protocol, saved with the numbers.\n\nverbs:\n{lines}\n"
+        f"{epilogue('dense evaluate')}"
     )
 
 
@@ -108,7 +111,14 @@ def knn(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     backbone = open_backbone(options, frozen=True)
     kind = options.readout or default_readout(backbone.spec.class_token)
     load = {"batch_size": options.batch_size, "workers": options.workers}
-    bank, queries = (extract(backbone, s.batches(view, **load), blocks=blocks_of([kind])) for s in (train, val))
+    bank, queries = (
+        extract(
+            backbone,
+            progress(s.batches(view, **load), name, -(-len(s) // options.batch_size)),
+            blocks=blocks_of([kind]),
+        )
+        for name, s in (("features of train", train), ("features of val", val))
+    )
     assert bank.labels is not None
     assert queries.labels is not None
     device = torch.device(options.device)

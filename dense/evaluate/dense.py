@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from dense.arguments import Parser, device
+from dense.console import progress
 from dense.data.check import check_all
 from dense.data.labelled import LabelledSource, open_labelled
 from dense.data.transforms import EvalTransform
@@ -85,9 +84,7 @@ def find_protocol(name: str) -> DenseProtocol:
 
 
 @torch.inference_mode()
-def evaluate_dense(
-    model: DenseModel, source: LabelledSource, protocol: DenseProtocol, progress: bool = False
-) -> dict[str, dict[str, Any]]:
+def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, dict[str, Any]]:
     """Numbers of a model on labelled pictures: "depth", "segmentation" or both, as far as model and pictures go."""
     device = next(model.eval().parameters()).device
     measured = metrics(model, source, protocol)
@@ -95,7 +92,7 @@ def evaluate_dense(
         metric.to(device)
     network = protocol.around(lambda images: model.decode(model.features(images)))
     transform = EvalTransform(protocol.resize)
-    for index in track(range(len(source)), "pictures", disable=not progress):
+    for index in progress(range(len(source)), "pictures"):
         sample = transform(source.read(index))
         maps = network(model.backbone.normalise(sample.image[None].to(device)))
         if sample.depth is not None and "depth" in measured:
@@ -184,7 +181,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     model = DenseModel.from_pretrained(options.model).to(options.device)
     metrics(model, source, protocol)  # raises before the pictures are looked at
     check_all({options.split: source}, limit=CHECKED)
-    found = evaluate_dense(model, source, protocol, progress=sys.stderr.isatty())
+    found = evaluate_dense(model, source, protocol)
     if what not in found:
         raise ValueError(
             f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(found)}"

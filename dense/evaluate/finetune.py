@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
+from dense.console import progress
 from dense.evaluate.examples import Examples
 from dense.evaluate.features import Readout, blocks_of, default_readout, final_norm, pool, to_input
 from dense.evaluate.views import View
@@ -99,7 +100,8 @@ def fine_tune(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, per_epoch))
         classifier.train()
         epochs = range(recipe.epochs)
-        for batch in train.batches(view, recipe.batch_size, workers=workers, seed=seed, epochs=epochs):
+        batches = train.batches(view, recipe.batch_size, workers=workers, seed=seed, epochs=epochs)
+        for batch in progress(batches, "training", recipe.epochs * per_epoch):
             if not len(batch.images):
                 continue
             images, labels = batch.images.to(device), batch.labels.to(device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.backbone.spec import BackboneSpec
+from dense.console import progress
 from dense.evaluate.examples import Examples
 from dense.evaluate.features import Pooled, Readout, blocks_of, describe, evaluating, extract
 from dense.evaluate.views import Resample, View
@@ -145,7 +146,8 @@ def linear_evaluation(
             describe(backbone, b.images, b.labels, blocks=blocks) for b in batches if len(b.images)
         )
     else:
-        kept = extract(backbone, train.batches(val_view, 64, workers=workers, seed=seed), blocks=blocks)
+        shown = train.batches(val_view, 64, workers=workers, seed=seed)
+        kept = extract(backbone, progress(shown, "features", -(-len(train) // 64)), blocks=blocks)
         steps, per_epoch = recipe.length(len(kept))
         features = repeat(kept, recipe.batch_size, seed)
     device = next(backbone.parameters()).device
@@ -177,7 +179,7 @@ def fit_heads(
     """Train one `HeadGrid` a readout for `steps` batches, or as many as there are."""
     rates = [rate * recipe.batch_size / 256 for rate in recipe.learning_rates]
     grids: dict[Readout, HeadGrid] = {}
-    for step, batch in zip(range(steps), batches, strict=False):
+    for step, batch in zip(progress(range(steps), "training"), batches, strict=False):
         assert batch.labels is not None
         labels = batch.labels.to(device)
         for number, kind in enumerate(recipe.readouts):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.backbone.spec import Layers
+from dense.console import progress
 from dense.data.scenes import CLASSES, Scenes
 from dense.evaluate.features import evaluating, final_norm
 from dense.evaluate.knn import TEMPERATURE, knn_accuracy
@@ -42,7 +43,7 @@ class Answers:
         scenes = Scenes(split, length, size, seed)
         images, semantic = np.empty((length, size, size, 3), np.uint8), np.empty((length, size, size), np.uint8)
         depth = np.empty((length, size, size), np.float32)
-        for item in range(length):
+        for item in progress(range(length), f"scenes of {split}"):
             scene = scenes[item]
             images[item], semantic[item], depth[item] = scene.image, scene.semantic, scene.depth
         return cls(

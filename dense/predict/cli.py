@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import track
 
 from dense.arguments import Parser, device
+from dense.console import progress
 from dense.data.images import ImageError, list_images, read_image
 from dense.predict.predictor import Predictor, torch_precision
 from dense.predict.video import EXTENSIONS, Film, FilmError, FilmWriter
@@ -91,7 +88,7 @@ def predict_pictures(
 ) -> list[str]:
     """Save the answer of every picture that can be read; those that cannot, in words."""
     failed = []
-    for path, stem in _track(pictures, "pictures"):
+    for path, stem in progress(pictures, "pictures"):
         try:
             image = read_image(path)
         except ImageError as error:
@@ -107,14 +104,8 @@ def predict_film(predictor: Predictor, path: Path, output: Path) -> Path:
     target = output / f"{path.stem}_predicted.mp4"
     writer = FilmWriter(target, film.rate)
     try:
-        for frame in _track(film, path.name, film.length or None):
+        for frame in progress(film, path.name, film.length or None):
             writer.add(predictor(frame).overlay(frame))
     finally:
         writer.close()
     return target
-
-
-def _track(items: Any, description: str, total: int | None = None) -> Iterable[Any]:
-    """With a progress bar on a terminal."""
-    length = total if total is not None else (len(items) if hasattr(items, "__len__") else None)
-    return track(items, description, total=length, console=Console(stderr=True), disable=not sys.stderr.isatty())

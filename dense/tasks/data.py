@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dense.console import counting, say
 from dense.data.cache import FeatureCache, weights_digest
 from dense.data.check import check_all
 from dense.data.labelled import DepthKind, LabelledSource, open_labelled
@@ -144,7 +145,12 @@ class DenseData(pl.LightningDataModule):
             for split, length, height in zip(("train", "val"), scenes, heights, strict=True)
         )
         if check:
-            check_all({"train": self.train, "val": self.val}, limit=None if check is True else int(check))
+            with counting("checking pictures") as told:
+                check_all(
+                    {"train": self.train, "val": self.val},
+                    limit=None if check is True else int(check),
+                    progress=lambda split, done, total: told(done, total),
+                )
         self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
         self.val_set = Fixed(self.val, EvalTransform(val_size))
         self.cache, self.copies = cache, copies
@@ -219,11 +225,10 @@ class DenseData(pl.LightningDataModule):
             dataset.cache = FeatureCache(self.cache, {**key, "view": self.views[split]}, compute, copies=copies)
             if trainer.is_global_zero:
                 identities = [dataset.source.identity(i) for i in range(len(dataset))]
-                count = dataset.cache.fill(identities, lambda i, copy, d=dataset: d.sample(i, copy).image)  # type: ignore[misc]
-                print(
-                    f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache",
-                    flush=True,
-                )
+                with counting(f"features of {split}") as told:
+                    load = lambda i, copy, d=dataset: d.sample(i, copy).image  # noqa: E731
+                    count = dataset.cache.fill(identities, load, progress=told)
+                say(f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache")
         trainer.strategy.barrier()
 
     def describe(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ class Checkpoints(pl.Callback):
     """Keeps FOLDER/last.ckpt fresh, and a numbered copy every `keep_every` steps.
 
     A checkpoint is written beside its place, flushed to the disk and moved there, so a kill at any moment leaves the
-    old or the new one whole. SIGTERM saves first and then stops. A folder that cannot be written, or a disk without
+    old or the new one whole. SIGTERM and Ctrl-C save first and then stop; a second Ctrl-C stops at once. A folder that cannot be written, or a disk without
     room, is found before training; a disk that fills up later stops the run and leaves the old checkpoint.
 
     Where a validation follows a step, its checkpoint waits for it: what a validation found out is in it, so no run that
@@ -38,9 +39,9 @@ class Checkpoints(pl.Callback):
         self.every_minutes, self.every_steps, self.keep_every = every_minutes, every_steps, keep_every
         self._saved_at = 0.0
         self._saved_step = -1
-        self._terminated = False
+        self._stop = 0  # number of the signal that asked for an end
         self._waiting = False  # for the validation that follows
-        self._previous_handler: Any = None
+        self._previous_handlers: dict[int, Any] = {}
 
     @property
     def last(self) -> Path:
@@ -54,13 +55,18 @@ class Checkpoints(pl.Callback):
             check_writable(self.folder, needed=3 * size)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen for SIGTERM."""
+        """Listen for signals."""
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
-    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
-        self._terminated = True
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._stop == signal.SIGINT:
+                raise KeyboardInterrupt
+            print("\nstopping after this step, and saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        self._stop = number
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save when it is time; every process decides alike."""
@@ -68,15 +74,17 @@ class Checkpoints(pl.Callback):
         if step == self._saved_step or trainer.fit_loop.epoch_loop._should_accumulate():
             return  # in the middle of an optimiser step
         if trainer.world_size > 1:
-            self._terminated = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if trainer.strategy.reduce_boolean_decision(self._stop == number, all=False):
+                    self._stop = number
         due = bool(self.every_steps) and step % self.every_steps == 0
         late = bool(self.every_minutes) and time.monotonic() - self._saved_at > 60 * self.every_minutes
         if trainer.world_size > 1:
             late = trainer.strategy.reduce_boolean_decision(late, all=False)
-        self._waiting = due or late or self._terminated
+        self._waiting = due or late or bool(self._stop)
         if not validates(trainer):
             self._save_what_waits(trainer)
-            if self._terminated:
+            if self._stop:
                 trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,21 +99,28 @@ class Checkpoints(pl.Callback):
             self.save(trainer, self.last)
         if self.keep_every and step % self.keep_every == 0:
             self.save(trainer, self.folder / f"step_{step:08d}.ckpt")
-        if self._terminated:
+        if self._stop:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end, and stop listening."""
         if trainer.global_step != self._saved_step and not trainer.fit_loop.epoch_loop._should_accumulate():
             self.save(trainer, self.last)
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGTERM, self._previous_handler)
-            self._previous_handler = None
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._close()
+
+    def _close(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers.clear()
 
     @property
-    def terminated(self) -> bool:
-        """Whether SIGTERM ended the run."""
-        return self._terminated
+    def stopped_by(self) -> int | None:
+        """The signal that ended the run."""
+        return self._stop or None
 
     def save(self, trainer: pl.Trainer, path: Path) -> None:
         """Write a checkpoint to `path`, whole or not at all."""

@@ -13,11 +13,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dense.arguments import with_suggestion
+from dense.examples import COMMON, epilogue
 from dense.recipes import find_config
 
 
 class TrainingParser(LightningArgumentParser):
-    """jsonargparse with suggestions for wrong options and config keys; exits with status 2 and no traceback."""
+    """jsonargparse with suggestions for wrong options and config keys, and examples; exits with status 2, no traceback."""
+
+    def format_help(self, formatter: Any = None) -> str:
+        """With examples."""
+        return super().format_help(formatter) + epilogue(self.prog)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line with the nearest valid name and exit."""
@@ -32,7 +37,7 @@ class TrainingParser(LightningArgumentParser):
 
     def known_keys(self) -> list[str]:
         """Dotted names of all options, and their last parts."""
-        names = [a.dest for a in self._actions if a.dest and a.dest != "help"]
+        names = [a.dest for a in self._actions if a.dest and a.dest != "help"] + [c.lstrip("-") for c in COMMON]
         for action in self._actions:
             inner = getattr(action, "_parser", None) or getattr(getattr(action, "_typehint", None), "_parser", None)
             if inner is not None:

@@ -7,13 +7,16 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dense.console import EVERY, clock, is_quiet, say
 
 
 class ProgressLine(pl.Callback):
     """Loss, pictures a second and time left; `every` is the number of seconds between lines when there is no terminal."""
 
-    def __init__(self, every: float = 30) -> None:
+    def __init__(self, every: float = EVERY) -> None:
         self.every = every
         self._bar: Progress | None = None
 
@@ -24,9 +27,9 @@ class ProgressLine(pl.Callback):
         self._total = trainer.fit_loop.epoch_loop.max_steps
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        if trainer.is_global_zero and sys.stderr.isatty():
+        if trainer.is_global_zero and sys.stderr.isatty() and not is_quiet():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, transient=False)
+            self._bar = Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("train", total=self._total, completed=self._first)
             self._bar.start()
 
@@ -44,7 +47,7 @@ class ProgressLine(pl.Callback):
             self._bar.update(self._task, completed=step, description=f"loss {loss:.3f}  {speed:.0f} img/s")
         else:
             left = (self._total - step) * self._batch / max(speed, 1e-9)
-            print(f"step {step}/{self._total}  loss {loss:.4f}  {speed:.1f} img/s  {_clock(left)} left", flush=True)
+            say(f"step {step}/{self._total}  loss {loss:.4f}  {speed:.1f} img/s  {clock(left)} left")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the bar away."""
@@ -58,9 +61,3 @@ class ProgressLine(pl.Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

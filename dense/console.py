@@ -1,0 +1,92 @@
+"""What is said while something works: progress and notices. Results are printed, errors are raised."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
+Count = Callable[[int, int | None], None]
+
+EVERY = 30.0  # seconds between lines where there is no terminal
+
+_verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "quiet" while a verb runs
+
+
+@contextmanager
+def voice(quiet: bool) -> Iterator[None]:
+    """Progress and notices are shown within, or with `quiet` not."""
+    token = _verb.set("quiet" if quiet else "loud")
+    try:
+        yield
+    finally:
+        _verb.reset(token)
+
+
+def is_quiet() -> bool:
+    """Whether --quiet was given."""
+    return _verb.get() == "quiet"
+
+
+def say(text: str) -> None:
+    """A line that nobody needs who asked for quiet."""
+    if not is_quiet():
+        print(text, flush=True)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Count]:
+    """A function of how much is done and of how much there is; see `progress`."""
+    if _verb.get() != "loud":
+        yield lambda done, total: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield _lines(what)
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The items; while a verb runs with a bar and the time left on a terminal, with a line now and then in a log.
+
+    Where a library is called from Python, nothing is shown.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    done = 0
+    with counting(what) as count:
+        for item in items:
+            count(done, total)
+            yield item
+            done += 1
+        count(done, total)
+
+
+def _lines(what: str) -> Count:
+    start = said = time.monotonic()
+
+    def count(done: int, total: int | None) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= EVERY and done:
+            said = now
+            left = f" of {total}, {clock((total - done) * (now - start) / done)} left" if total else ""
+            print(f"{what}: {done}{left}", file=sys.stderr, flush=True)
+
+    return count
+
+
+def clock(seconds: float) -> str:
+    """1:02:03."""
+    minutes, whole = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole:02d}"

@@ -1,0 +1,45 @@
+"""Fitting that a signal may stop: Ctrl-C and SIGTERM save first, and what was stopped says how it continues."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import lightning.pytorch as pl
+
+from dense.training.checkpoints import Checkpoints
+
+
+def fit(
+    trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule, checkpoints: Checkpoints
+) -> None:
+    """Fit, from the last checkpoint if there is one.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came a second time, or before there was a step to finish.
+    """
+    resume = checkpoints.last if checkpoints.last.is_file() else None
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt(how_to_continue(checkpoints)) from None
+        raise
+
+
+def how_to_continue(checkpoints: Checkpoints) -> str:
+    """In words."""
+    if checkpoints.last.is_file():
+        return f"the same command continues from {checkpoints.last}"
+    return "there is no checkpoint yet: the same command starts again"
+
+
+def stopped(trainer: pl.Trainer, checkpoints: Checkpoints) -> int:
+    """0, or the exit status of a run that a signal stopped, which is said."""
+    if checkpoints.stopped_by is None:
+        return 0
+    if trainer.is_global_zero:
+        name = "Ctrl-C" if checkpoints.stopped_by == signal.SIGINT else "SIGTERM"
+        where = how_to_continue(checkpoints)
+        print(f"stopped by {name} at step {trainer.global_step}; {where}", file=sys.stderr)
+    return 128 + checkpoints.stopped_by

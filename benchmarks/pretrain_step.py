@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import timm
 import torch
@@ -117,6 +118,7 @@ class Ours:
 
     def __init__(self, module: DINO, dtype: torch.dtype) -> None:
         self.module, self.dtype = module, dtype
+        self.term: Any = module.terms["dino"]
         self.optimizer = build_optimizer("adamw", parameter_groups(module.student, WEIGHT_DECAY))
         set_hyperparameters(self.optimizer, LR, WEIGHT_DECAY)
         self.parts: dict[str, list[float]] = {}
@@ -133,15 +135,16 @@ class Ours:
             clock = now
 
         with torch.autocast("cpu", dtype=self.dtype) if self.dtype != torch.float32 else nullcontext():
-            teacher, _ = m.teacher(crops[:2])
-            targets = m.center(teacher, TEMPERATURE)
-            m.center.accumulate(teacher)
+            teacher = m.teacher(crops[:2]).logits
+            targets = self.term.targets(teacher, 0, 1)
             note("teacher")
-            globals_, locals_ = (m.student._group(list(g)) for g in (crops[:2], crops[2:]))
+            globals_, locals_ = (
+                m.student.backbone.picture_feature(m.student._images(g)) for g in (crops[:2], crops[2:])
+            )
             note("student")
             logits = m.student.head(torch.cat((globals_, locals_)))
             note("head")
-            loss = m.loss(logits, targets)
+            loss = self.term.loss(logits, targets)
             note("loss")
         loss.backward()
         note("backward")
@@ -149,7 +152,7 @@ class Ours:
         self.optimizer.step()
         self.optimizer.zero_grad()
         note("optimiser")
-        m.center.step()
+        self.term.after_step()
         m.teacher.after_step(m.student, MOMENTUM)
         note("EMA")
         return float(loss.detach())

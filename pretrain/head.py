@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+LastLayer = Literal["weight_norm", "linear"]
+
 
 class ProjectionHead(nn.Module):
     """Maps features to one logit per prototype: MLP -> L2 normalisation -> weight-normalised linear layer.
 
     With ``norm_last_layer`` the prototypes have unit length, so every logit is a cosine; without it the length of each
-    prototype is learned. The keys of the state dict are those of the published DINO checkpoints.
+    prototype is learned. ``last_layer="linear"`` is DINOv3's: prototypes as they are, without any norm. The keys of the
+    state dict are those of the published checkpoints.
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, appendix C.
     """
 
@@ -27,10 +30,17 @@ class ProjectionHead(nn.Module):
         layers: int = 3,
         batch_norm: bool = False,
         norm_last_layer: bool = True,
+        last_layer: LastLayer = "weight_norm",
     ) -> None:
         super().__init__()
+        if last_layer not in get_args(LastLayer):
+            raise ValueError(f"last_layer={last_layer!r}: expected one of {', '.join(get_args(LastLayer))}")
         self.mlp = _mlp(in_dim, hidden_dim, bottleneck_dim, layers, batch_norm)
-        self.last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+        self.last_layer: nn.Module = (
+            nn.Linear(bottleneck_dim, out_dim, bias=False)
+            if last_layer == "linear"
+            else Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
+        )
         self.apply(_init_weights)
 
     @property
@@ -54,6 +64,11 @@ class Prototypes(nn.Module):
         # Only the direction of v counts, but its length sets how fast the direction turns: PyTorch's default for a
         # linear layer, as in the published head.
         nn.init.uniform_(self.weight_v, -(in_dim**-0.5), in_dim**-0.5)
+
+    @property
+    def out_features(self) -> int:
+        """K."""
+        return len(self.weight_v)
 
     @property
     def weight(self) -> Tensor:
@@ -118,11 +133,21 @@ def _mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int, batch_norm: bo
     blocks: list[nn.Module] = []
     for width in [in_dim] + [hidden_dim] * (layers - 2):
         # A bias in front of batch norm does nothing, but the published layout has it.
-        blocks += [nn.Linear(width, hidden_dim), *([nn.BatchNorm1d(hidden_dim)] if batch_norm else []), nn.GELU()]
+        blocks += [nn.Linear(width, hidden_dim), *([BatchNorm(hidden_dim)] if batch_norm else []), nn.GELU()]
     return nn.Sequential(*blocks, nn.Linear(hidden_dim, out_dim))
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm that falls back on its running statistics where there are fewer than two rows: masks may leave none."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input) > 1:
+            return super().forward(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
 def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -8,13 +8,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+
+
+def entropies(targets: Tensor) -> Tensor:
+    """Entropies (...), in nats, of distributions (..., K)."""
+    return torch.special.entr(targets.float()).sum(-1)
 
 
 def entropy(targets: Tensor) -> Tensor:
     """Mean entropy, in nats, of distributions (..., K)."""
-    return torch.special.entr(targets.float()).sum(-1).mean()
+    return entropies(targets).mean()
+
+
+def marginal_error(targets: Tensor) -> Tensor:
+    """How far Sinkhorn-Knopp is from convergence: total variation between the mean target and equal use of prototypes.
+
+    0 when it has converged, towards 1 when few prototypes get all. targets (N, K), over all processes; N may be 0.
+    """
+    count = torch.full((1,), len(targets), device=targets.device)
+    both = torch.cat((targets.sum(0, dtype=torch.float32), count))
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(both)
+    return (both[:-1] / both[-1].clamp(min=1) - 1 / targets.shape[1]).abs().sum() / 2
 
 
 def kl_divergence(cross_entropy: Tensor, teacher_entropy: Tensor) -> Tensor:
@@ -118,6 +135,7 @@ class _Symptom:
     present: Callable[[Mapping[str, float], float], bool]  # of the measurements and log K
     message: str
     advice: str
+    of_patches: bool = False  # K is that of the patch head
 
 
 # The first symptom that lasts names the illness; those after it are often its consequences.
@@ -147,6 +165,30 @@ _COLLAPSES = (
         advice="Lower the learning rate or lengthen its warm-up, check that the pictures differ and reach the network "
         "normalised, and resume from a checkpoint of before.",
     ),
+    _Symptom(
+        kind="patch_collapse_to_point",
+        present=lambda seen, most: (
+            max(seen.get("patch_teacher_entropy", most), seen.get("patch_marginal_entropy", most)) < 0.05 * most
+        ),
+        message="Collapse of the patch head to one point: the teacher gives every patch the same prototype "
+        "(target entropy {patch_teacher_entropy:.3g}, of the mean target {patch_marginal_entropy:.3g}, both near 0).",
+        advice="Use Sinkhorn-Knopp for patches (ibot.centering: sinkhorn) or raise ibot.temperature a little.",
+        of_patches=True,
+    ),
+    _Symptom(
+        kind="patch_collapse_to_uniform",
+        present=lambda seen, most: seen.get("patch_teacher_entropy", 0.0) > 0.99 * most,
+        message="Collapse of the patch head to uniform: the teacher has no preference among prototypes for any patch "
+        "(target entropy {patch_teacher_entropy:.3g}, its maximum log K is {most:.3g}).",
+        advice="Lower ibot.temperature, use fewer prototypes in ibot.head, or ibot.centering: sinkhorn.",
+        of_patches=True,
+    ),
+    _Symptom(
+        kind="gram_drift",
+        present=lambda seen, most: seen.get("gram_drift", 0.0) > 0.5,
+        message="The patches' similarities have left the Gram teacher's: they differ by {gram_drift:.3g} (root mean square).",
+        advice="Raise gram.weight, lower the learning rate, or check that gram.teacher is of the same backbone and run.",
+    ),
 )
 
 
@@ -158,11 +200,19 @@ class HealthMonitor:
     The two collapses of targets: Caron et al., 2021, section 5.3 and figure 7.
     """
 
-    def __init__(self, prototypes: int, warmup_steps: int = 1000, patience: int = 20, window: int = 100) -> None:
-        if prototypes < 2:
-            raise ValueError(f"prototypes={prototypes}: expected at least 2")
+    def __init__(
+        self,
+        prototypes: int,
+        warmup_steps: int = 1000,
+        patience: int = 20,
+        window: int = 100,
+        patch_prototypes: int = 2,
+    ) -> None:
+        for name, number in (("prototypes", prototypes), ("patch_prototypes", patch_prototypes)):
+            if number < 2:
+                raise ValueError(f"{name}={number}: expected at least 2")
         self.warmup_steps, self.patience = warmup_steps, patience
-        self.most = math.log(prototypes)
+        self.most, self.most_of_patches = math.log(prototypes), math.log(patch_prototypes)
         self.history: deque[dict[str, float]] = deque(maxlen=window)
         self._streaks = {symptom.kind: 0 for symptom in _COLLAPSES} | {"not_finite": 0}
 
@@ -178,9 +228,10 @@ class HealthMonitor:
             return _not_finite(step, broken)
         found = None
         for symptom in _COLLAPSES:
-            present = not broken and step >= self.warmup_steps and symptom.present(seen, self.most)
+            most = self.most_of_patches if symptom.of_patches else self.most
+            present = not broken and step >= self.warmup_steps and symptom.present(seen, most)
             if self._lasts(symptom.kind, present, self.patience) and found is None:
-                message = f"Step {step}: " + symptom.message.format(most=self.most, **seen)
+                message = f"Step {step}: " + symptom.message.format(most=most, **seen)
                 found = Diagnosis(symptom.kind, message, symptom.advice)
         return found
 

@@ -1,56 +1,65 @@
-"""DINO as a LightningModule: what happens in a step, and what moves after it."""
+"""Pretraining as a LightningModule: what happens in a step, and what moves after it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
-from dense.backbone import Backbone, load_backbone
+from dense.backbone import Backbone
 from dense.training.metrics_file import MetricsFile
-from pretrain.centering import Center, Centering, SinkhornKnopp
-from pretrain.head import ProjectionHead
-from pretrain.health import Diagnosis, HealthMonitor, TargetStatistics, measure
-from pretrain.losses import DINOLoss
+from pretrain.build import build_distilled, build_network, build_terms
+from pretrain.checks import check_distilled, check_network, check_recipe, check_views
+from pretrain.health import Diagnosis, HealthMonitor
+from pretrain.losses import token_weights
+from pretrain.masking import VIEWS, BlockMasks
 from pretrain.network import MultiCropNetwork
 from pretrain.optim import build_optimizer, clip_gradients_, drop_gradients_, parameter_groups, set_hyperparameters
 from pretrain.pictures import Batch
 from pretrain.recipe import (
     BackboneOptions,
+    DINOOptions,
+    GramOptions,
     HeadOptions,
     HealthOptions,
+    IBOTOptions,
+    KoLeoOptions,
     OptimOptions,
     Recipe,
+    Stage,
     TeacherOptions,
     differences,
 )
-from pretrain.schedules import Cosine, Linear, linear_lr, teacher_temperature
+from pretrain.schedules import Cosine, linear_lr, sqrt_lr
+from pretrain.stages import check_start, load_start, open_run
 from pretrain.teacher import Teacher
+from pretrain.terms import Masked, Seen, Term
 
 
 class Schedules(NamedTuple):
-    """Functions of the optimiser step (the temperature: of the epoch), and the length of the run."""
+    """Functions of the optimiser step, and the length of the run. Terms have schedules of their own."""
 
     lr: Cosine
     weight_decay: Cosine
     momentum: Cosine
-    temperature: Linear
     steps: int
     steps_per_epoch: int
 
 
 class DINO(pl.LightningModule):
-    """Self-distillation with no labels.
+    """Self-distillation with no labels: one pass of student and teacher, and an objective that is a list of terms.
 
-    Schedules, the teacher and the centre move once per optimiser step, whatever the number of micro-batches. Each
-    micro-batch seeds its own random numbers (drop path) from the run's seed, so a resumed run repeats an uninterrupted
-    one bit for bit.
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021.
+    The class-token term alone is DINO; with masked patches it is iBOT, with KoLeo DINOv2's objective, with the Gram anchor
+    DINOv3's. Schedules, the teacher and the centres move once per optimiser step, whatever the number of micro-batches.
+    Each micro-batch seeds its own random numbers (drop path, RoPE) from the run's seed, and masks are a function of the
+    data's seed and a picture's place in its step, so a resumed run repeats an uninterrupted one bit for bit.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021; Zhou et al., "iBOT", 2022; Oquab et
+    al., "DINOv2", 2023; Simeoni et al., "DINOv3", 2025.
     """
 
     def __init__(
@@ -63,33 +72,59 @@ class DINO(pl.LightningModule):
         epochs: float = 100,
         steps: int | None = None,
         seed: int = 0,
+        dino: DINOOptions = DINOOptions(),
+        ibot: IBOTOptions = IBOTOptions(),
+        koleo: KoLeoOptions = KoLeoOptions(),
+        gram: GramOptions = GramOptions(),
+        steps_per_epoch: int | None = None,
+        stage: Stage = "pretrain",
+        start_from: str | None = None,
+        distill: str | None = None,
     ) -> None:
-        """Build student and teacher.
+        """Build student, teacher and the terms.
 
         Args:
             backbone: which network learns.
-            head: the projection head.
+            head: the projection head of class tokens.
             teacher: how the teacher follows and makes targets.
             optim: optimiser and schedules.
             health: when health is measured and what a failure does.
-            epochs: length of the run in passes over the pictures.
+            epochs: length of the run in passes over the pictures, or of steps_per_epoch steps each.
             steps: length of the run in optimiser steps, instead of epochs.
             seed: of the weights and of drop path.
+            dino: the class-token term.
+            ibot: the masked-patch term.
+            koleo: the term that spreads class tokens.
+            gram: the Gram anchor.
+            steps_per_epoch: optimiser steps that epochs, warm-ups and the like are counted in; null for a pass.
+            stage: pretrain, gram or high_res; the latter two start from a run of the stage before.
+            start_from: that run's directory, or one of its checkpoints.
+            distill: directory of a run whose frozen teacher makes the targets; the product is still a moving average.
         """
         super().__init__()
-        self.recipe = Recipe(backbone, head, teacher, optim, health, epochs, steps, seed)
+        self.recipe = Recipe(
+            backbone, head, teacher, optim, health, epochs, steps, seed,
+            dino, ibot, koleo, gram, steps_per_epoch, stage, start_from, distill,
+        )  # fmt: skip
+        check_recipe(self.recipe)
         torch.manual_seed(self.recipe.seed)
-        network = student_backbone(self.recipe)
-        self.student = MultiCropNetwork(network, ProjectionHead(network.spec.dim, **asdict(head)))
+        self.student = build_network(self.recipe)
+        check_network(self.recipe, self.student)
         self.teacher = Teacher(self.student, self.recipe.teacher.mode)
-        self.center: Centering = (
-            SinkhornKnopp()
-            if self.recipe.teacher.centering == "sinkhorn"
-            else Center(head.out_dim, self.recipe.teacher.center_momentum)
+        self.terms = build_terms(self.recipe, self.backbone)
+        self.distilled: MultiCropNetwork | None = None
+        if distill is not None:
+            self.distilled = build_distilled(open_run(distill, "distill"))
+            check_distilled(self.recipe, self.student, self.distilled)
+        if start_from is not None:
+            run = open_run(start_from, "start_from")
+            check_start(self.recipe, run)
+            load_start(self, run)
+        self.masks = BlockMasks(ibot.mask_probability, ibot.mask_ratio, ibot.complete)
+        patch_prototypes = self.recipe.patch_prototypes
+        self.monitor = HealthMonitor(
+            head.out_dim, health.warmup_steps, health.patience, patch_prototypes=patch_prototypes
         )
-        self.loss = DINOLoss(self.recipe.teacher.student_temperature)
-        self.statistics = TargetStatistics(head.out_dim)
-        self.monitor = HealthMonitor(head.out_dim, health.warmup_steps, health.patience)
         self.diagnoses: list[Diagnosis] = []
         self.schedules: Schedules | None = None
         self.micro_batch = 0
@@ -108,18 +143,18 @@ class DINO(pl.LightningModule):
                 f"{pictures} pictures are fewer than one total batch of {total_batch}; lower data.batch_size"
             )
         recipe, optim, teacher = self.recipe, self.recipe.optim, self.recipe.teacher
-        per_epoch = pictures // total_batch
+        per_epoch = recipe.steps_per_epoch or pictures // total_batch
         steps = recipe.steps or round(recipe.epochs * per_epoch)
         if steps < 1:
             raise ValueError(f"epochs={recipe.epochs} of {per_epoch} steps is no training; raise epochs or steps")
         warmup = min(round(optim.warmup_epochs * per_epoch), steps)
+        scaled = {"linear": linear_lr, "sqrt": sqrt_lr, "none": lambda lr, _: lr}[optim.lr_scaling](
+            optim.lr, total_batch
+        )
         return Schedules(
-            lr=Cosine(linear_lr(optim.lr, total_batch), optim.min_lr, steps, warmup),
+            lr=Cosine(scaled, scaled if optim.lr_schedule == "constant" else optim.min_lr, steps, warmup),
             weight_decay=Cosine(optim.weight_decay, optim.final_weight_decay, steps),
             momentum=Cosine(teacher.momentum, teacher.final_momentum, steps),
-            temperature=teacher_temperature(
-                teacher.warmup_temperature, teacher.temperature, teacher.warmup_temperature_epochs
-            ),
             steps=steps,
             steps_per_epoch=per_epoch,
         )
@@ -129,6 +164,12 @@ class DINO(pl.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         total = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
         self.schedules = self.plan(len(data.dataset), total)
+        for term in self._terms:
+            term.plan(self.schedules.steps)
+        self.masks.seed, self._total_batch = data.seed, total
+        sizes = getattr(data.views, "sizes", None)
+        if sizes is not None:
+            check_views(self.recipe, self.student, sizes[0], len(sizes) - VIEWS, data.views.gram_crops)
         loop = self.trainer.fit_loop.epoch_loop
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps
@@ -140,45 +181,86 @@ class DINO(pl.LightningModule):
                 logger.start(self.trainer.global_step)
 
     @property
+    def _terms(self) -> list[Term]:
+        return list(self.terms.values())  # type: ignore[arg-type]
+
+    @property
     def _plan(self) -> Schedules:
         if self.schedules is None:
             raise RuntimeError("the run is not planned yet; fit it with a Trainer, or call plan()")
         return self.schedules
 
-    @property
-    def epoch(self) -> int:
-        """Passes over the pictures that are complete."""
-        return self.trainer.global_step // self._plan.steps_per_epoch
-
     # ---- a step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch."""
-        step = self.trainer.global_step
+        step, micro = self.trainer.global_step, self.micro_batch
         self.trainer.datamodule.bad.add(batch.bad)  # type: ignore[attr-defined]
-        torch.manual_seed(hash((self.recipe.seed, step, self.micro_batch, self.trainer.global_rank)) & (2**63 - 1))
+        torch.manual_seed(hash((self.recipe.seed, step, micro, self.trainer.global_rank)) & (2**63 - 1))
         self.micro_batch += 1
-        teacher_logits, _ = self.teacher(batch.views[:2])  # 2*B, K
-        targets = self.center(teacher_logits, self._plan.temperature(self.epoch))  # 2*B, K
-        self.center.accumulate(teacher_logits)
-        student_logits, features = self.student(batch.views)  # V*B, K and V*B, D
-        loss = self.loss(student_logits, targets)
-        if step % self.recipe.health.every == 0 and self.micro_batch == 1:
-            self._examine(step, loss, targets, features[: len(targets)])
+        if micro == 0:
+            for term in self._terms:
+                term.before_step(step, self.backbone)
+        seen = self.look(batch, step, micro)
+        values = {name: term(seen) for name, term in self.terms.items()}
+        weighted = [term.weight(step) * value for term, value in zip(self._terms, values.values(), strict=True)]
+        loss = torch.stack(weighted).sum()
+        if seen.examine:
+            self._examine(step, loss, values)
         return loss
 
-    def _examine(self, step: int, loss: Tensor, targets: Tensor, features: Tensor) -> None:
-        values = measure(self.statistics, loss, targets, features.detach(), getattr(self.center, "center", None))
-        diagnosis = self.monitor.update(step, values)
-        seen = {f"health/{k}" if k != "loss" else "loss": v for k, v in self.monitor.history[-1].items() if k != "step"}
-        plan = self._plan
+    def look(self, batch: Batch, step: int, micro: int) -> Seen:
+        """One pass of teacher and student over a micro-batch."""
+        globals_ = batch.views[:VIEWS]
+        masked = self._masked(batch, step, micro)
+        chosen = None if masked is None else masked.chosen
+        teacher = self.teacher(globals_, chosen=chosen) if self.distilled is None else self._distil(globals_, chosen)
+        hidden = None if masked is None else masked.masks
+        student = self.student(batch.views, hidden, chosen, patches="gram" in self.terms)
+        return Seen(
+            student=student,
+            teacher=teacher,
+            masked=masked,
+            gram_crops=batch.gram or globals_,
+            grid=self.student.grid(globals_[0]),
+            step=step,
+            steps_per_epoch=self._plan.steps_per_epoch,
+            examine=step % self.recipe.health.every == 0 and micro == 0,
+        )
+
+    @torch.no_grad()
+    def _distil(self, crops: list[Tensor], chosen: Tensor | None) -> Any:
+        assert self.distilled is not None
+        return self.distilled(crops, chosen=chosen)
+
+    def _masked(self, batch: Batch, step: int, micro: int) -> Masked | None:
+        """Which patches iBOT compares; none without it."""
+        if not self.recipe.ibot.weight:
+            return None
+        crop = batch.views[0]
+        grid, size = self.student.grid(crop), len(crop)
+        if self.recipe.ibot.masking == "none":
+            everything = torch.ones(VIEWS * size, grid[0] * grid[1], dtype=torch.bool)
+            return _masked(None, everything, crop.device)
+        first = (micro * self.trainer.world_size + self.trainer.global_rank) * size
+        masks = self.masks(step, np.arange(first, first + size), self._total_batch, grid)
+        return _masked(masks, masks, crop.device)
+
+    def _examine(self, step: int, loss: Tensor, values: dict[str, Tensor]) -> None:
+        found = {"loss": loss.detach().float()}
+        if len(values) > 1:
+            found |= {f"{name}_loss": value.detach().float() for name, value in values.items()}
         schedule = {
-            "lr": plan.lr(step),
-            "weight_decay": plan.weight_decay(step),
-            "teacher_momentum": plan.momentum(step),
-            "teacher_temperature": plan.temperature(self.epoch),
-            "epoch": step / plan.steps_per_epoch,
+            "lr": self._plan.lr(step),
+            "weight_decay": self._plan.weight_decay(step),
+            "teacher_momentum": self._plan.momentum(step),
+            "epoch": step / self._plan.steps_per_epoch,
         }
+        for term in self._terms:
+            found |= term.measurements
+            schedule |= term.schedule(step, self._plan.steps_per_epoch)
+        diagnosis = self.monitor.update(step, found)
+        seen = {f"health/{k}" if k != "loss" else "loss": v for k, v in self.monitor.history[-1].items() if k != "step"}
         for logger in self.trainer.loggers:
             logger.log_metrics(seen | schedule, step=step)
         if diagnosis is not None:
@@ -191,7 +273,7 @@ class DINO(pl.LightningModule):
         """Hold still what must stand still, then clip as the recipe says."""
         step, optim = self.trainer.global_step, self.recipe.optim
         if step < optim.freeze_last_layer_epochs * self._plan.steps_per_epoch:
-            drop_gradients_(self.student.head.prototypes)  # type: ignore[arg-type]
+            drop_gradients_(self.student.prototypes)
         if step < self.recipe.backbone.head_warmup_steps:
             drop_gradients_(self.student.backbone.parameters())
         clip_gradients_(self.student.parameters(), optim.clip, optim.clip_mode)
@@ -203,26 +285,31 @@ class DINO(pl.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Write this step's learning rate and weight decay, step, and let the centre and the teacher follow."""
+        """Write this step's learning rate and weight decay, step, and let the centres and the teacher follow."""
         step = self.trainer.global_step
         set_hyperparameters(optimizer, self._plan.lr(step), self._plan.weight_decay(step))
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.center.step()
+        for term in self._terms:
+            term.after_step()
         self.teacher.after_step(self.student, self._plan.momentum(step))
         if (step + 1) % self._plan.steps_per_epoch == 0:
             self.teacher.after_epoch(self.student)
         self.micro_batch = 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Two groups, with and without weight decay."""
+        """Groups with and without weight decay, for each factor of the learning rate."""
         optim = self.recipe.optim
-        return build_optimizer(optim.name, parameter_groups(self.student, optim.weight_decay), **optim.arguments)
+        groups = parameter_groups(self.student, optim.weight_decay, optim.layer_decay, optim.patch_embed_lr)
+        return build_optimizer(optim.name, groups, **optim.arguments)
 
     # ---- saved
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The recipe travels with the checkpoint."""
+        """The recipe travels with the checkpoint; a frozen teacher, which has a directory of its own, does not."""
         checkpoint["recipe"] = self.recipe.to_dict()
+        checkpoint["run_steps"] = self._plan.steps
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("distilled.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint of another recipe is refused, naming what differs."""
@@ -233,24 +320,11 @@ class DINO(pl.LightningModule):
                 "the checkpoint belongs to another recipe; use the same settings, or another --output\n  "
                 + "\n  ".join(changed)
             )
+        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("distilled.")}
 
 
-def student_backbone(recipe: Recipe) -> Backbone:
-    """The student's backbone, fresh or continued."""
-    options = recipe.backbone
-    arguments = dict(options.arguments)
-    backbone = load_backbone(options.name, options.init_from, **arguments)
-    if options.drop_path and backbone.spec.kind != "pyramid":
-        set_drop_path(backbone, options.drop_path)
-    return backbone.unfreeze().train()  # the Trainer leaves modes as they are
-
-
-def set_drop_path(backbone: Backbone, rate: float) -> None:
-    """Stochastic depth rising linearly with depth to `rate`, active in training mode alone."""
-    from timm.layers import DropPath
-
-    blocks = backbone.model.blocks  # type: ignore[union-attr]
-    for index, block in enumerate(blocks):  # type: ignore[arg-type]
-        own = rate * index / max(len(blocks) - 1, 1)  # type: ignore[arg-type]
-        for name in ("drop_path1", "drop_path2"):
-            setattr(block, name, DropPath(own) if own else torch.nn.Identity())
+def _masked(masks: Tensor | None, compared: Tensor, device: torch.device) -> Masked:
+    """What is compared, where the crops are."""
+    chosen = compared.flatten().nonzero().squeeze(1)
+    hidden = None if masks is None else masks.to(device, non_blocking=True)
+    return Masked(hidden, chosen.to(device, non_blocking=True), token_weights(compared).to(device, non_blocking=True))

@@ -1,31 +1,96 @@
-"""Backbone and projection head over crops of several sizes."""
+"""Backbone and projection heads over crops of several sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
+from pretrain.masking import VIEWS, Grid
+
+
+class Output(NamedTuple):
+    """What the terms of an objective see; None for what was not asked for."""
+
+    logits: Tensor  # V*B, K, crop-major
+    features: Tensor  # V*B, D: of the pictures, before the head
+    patch_logits: Tensor | None = None  # M, K' of the chosen patches
+    patches: Tensor | None = None  # 2*B, h*w, D of the global crops, before the head
 
 
 class MultiCropNetwork(nn.Module):
-    """A backbone and a head: crops of equal size run together, the head runs once on all."""
+    """A backbone and its heads: crops of equal size run together, each head runs once on all.
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    patch_head: for chosen patches; without one they share `head`. local_norm: takes the place of the backbone's final norm
+    for the class tokens of local crops (DINOv3).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        patch_head: nn.Module | None = None,
+        local_norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.patch_head = patch_head
+        self.local_norm = local_norm
 
-    def forward(self, crops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (V*B, K) and picture features (V*B, D), crop-major, of V crops (B, 3, S, S), uint8 or normalised."""
-        features = torch.cat([self._group(list(group)) for _, group in groupby(crops, key=lambda c: c.shape[-2:])])
-        return self.head(features), features
+    @property
+    def prototypes(self) -> list[nn.Parameter]:
+        """Parameters of the heads' last layers."""
+        heads = [head for head in (self.head, self.patch_head) if head is not None]
+        return [parameter for head in heads for parameter in head.prototypes]  # type: ignore[union-attr]
 
-    def _group(self, crops: list[Tensor]) -> Tensor:
-        images = torch.cat(crops)  # v*B, 3, S, S
-        if images.dtype == torch.uint8:
-            images = self.backbone.normalise(images)
-        return self.backbone.picture_feature(images)
+    def forward(
+        self,
+        crops: Sequence[Tensor],
+        masks: Tensor | None = None,
+        chosen: Tensor | None = None,
+        patches: bool = False,
+    ) -> Output:
+        """See `Output`, of V crops (B, 3, S, S), uint8 or normalised, the two global ones first.
+
+        masks: (2*B, h*w), true where the global crops' patches are hidden. chosen: (M,) indices among the 2*B*h*w patches
+        of the global crops whose logits are wanted. patches: whether their features are.
+        """
+        apart = VIEWS if chosen is not None or patches or self.local_norm is not None else 0
+        features, tokens = [], None
+        if apart:
+            found = self.backbone(self._images(crops[:apart]), layers="last", norm=True, masks=masks)
+            features.append(found.class_token if found.has_class_token else found.maps[-1].mean((-2, -1)))
+            tokens = found.maps[-1].flatten(2).mT  # 2*B, h*w, D
+        norm = self.local_norm if apart else None
+        for _, group in groupby(crops[apart:], key=lambda c: c.shape[-2:]):
+            features.append(self.backbone.picture_feature(self._images(list(group)), norm))
+        pictures = torch.cat(features)
+        logits, patch_logits = self._project(pictures, None if chosen is None else tokens.flatten(0, 1)[chosen])  # type: ignore[union-attr]
+        return Output(logits, pictures, patch_logits, tokens if patches else None)
+
+    def _project(self, pictures: Tensor, patches: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if patches is None:
+            return self.head(pictures), None
+        if self.patch_head is not None:
+            return self.head(pictures), self.patch_head(patches)
+        both = self.head(torch.cat((pictures, patches)))
+        return both[: len(pictures)], both[len(pictures) :]
+
+    def grid(self, crop: Tensor) -> Grid:
+        """Rows and columns of patches that a crop (B, 3, H, W) has."""
+        return grid_of(self.backbone, (crop.shape[-2], crop.shape[-1]))
+
+    def _images(self, crops: Sequence[Tensor]) -> Tensor:
+        images = torch.cat(list(crops))  # v*B, 3, S, S
+        return self.backbone.normalise(images) if images.dtype == torch.uint8 else images
+
+
+def grid_of(backbone: Backbone, size: tuple[int, int]) -> Grid:
+    """Rows and columns of patches of a picture of a size (H, W)."""
+    fitted = backbone.fit(torch.empty(1, 3, *size, device="meta"))[0]
+    return fitted.shape[-2] // backbone.spec.patch, fitted.shape[-1] // backbone.spec.patch

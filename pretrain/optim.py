@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -11,17 +12,47 @@ from torch import Tensor, nn
 DECAY, NO_DECAY = "decay", "no_decay"
 
 
-def parameter_groups(module: nn.Module, weight_decay: float = 0.04) -> list[dict[str, Any]]:
-    """The trainable parameters of ``module`` in two named groups: matrices decay, biases and 1-d parameters do not."""
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
+def parameter_groups(
+    module: nn.Module, weight_decay: float = 0.04, layer_decay: float = 1.0, patch_embed_lr: float = 1.0
+) -> list[dict[str, Any]]:
+    """The trainable parameters of ``module`` in named groups: matrices decay, biases and 1-d parameters do not.
+
+    With `layer_decay` or `patch_embed_lr` there is a pair of groups for each learning rate; see `lr_scale`. Groups without
+    parameters are left out, but for the first pair.
+    """
+    depth = 1 + max(
+        (int(found[1]) for name, _ in module.named_parameters() if (found := _BLOCK.search(name))), default=-1
+    )
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            (no_decay if parameter.ndim <= 1 or name.endswith(".bias") else decay).append(parameter)
+            decays = parameter.ndim > 1 and not name.endswith(".bias")
+            groups.setdefault((lr_scale(name, depth, layer_decay, patch_embed_lr), decays), []).append(parameter)
     return [
-        {"name": DECAY, "params": decay, "weight_decay": weight_decay},
-        {"name": NO_DECAY, "params": no_decay, "weight_decay": 0.0},
+        {
+            "name": DECAY if decays else NO_DECAY,
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            **({"lr_scale": scale} if scale != 1 else {}),
+        }
+        for (scale, decays), parameters in groups.items()
     ]
+
+
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_EMBEDDING = re.compile(r"(?:^|\.)(patch_embed|pos_embed|cls_token|reg_token|mask_token|class_position)(?:\.|$)")
+
+
+def lr_scale(name: str, depth: int, layer_decay: float, patch_embed_lr: float) -> float:
+    """A parameter's factor of the learning rate: ``layer_decay ** (depth + 1 - layer)``, the embedding being layer 0.
+
+    Block i is layer i + 1; the final norm and the heads are layer depth + 1. The patch embedding has `patch_embed_lr` beside.
+    """
+    if found := _EMBEDDING.search(name):
+        return layer_decay ** (depth + 1) * (patch_embed_lr if found[1] == "patch_embed" else 1.0)
+    if found := _BLOCK.search(name):
+        return layer_decay ** (depth - int(found[1]))
+    return 1.0
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

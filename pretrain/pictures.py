@@ -25,6 +25,7 @@ class Sample(NamedTuple):
     views: list[Tensor]  # each (3, S, S) uint8
     picture: int  # index of the one that was read
     bad: list[int]
+    gram: list[Tensor]  # each (3, S', S') uint8: what a Gram teacher sees, if anything
 
 
 class Batch(NamedTuple):
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     views: list[Tensor]  # each (B, 3, S, S) uint8
     pictures: Tensor  # B, indices
     bad: Tensor  # any number of indices
+    gram: list[Tensor]  # each (B, 3, S', S') uint8
 
 
 class ViewsOf(Dataset[Sample]):
@@ -57,7 +59,9 @@ class ViewsOf(Dataset[Sample]):
                 bad.append(chosen)
                 reason = str(error)
             else:
-                return Sample(self.views(image, (self.seed, epoch, index)), chosen, bad)
+                views = self.views(image, (self.seed, epoch, index))
+                split = len(views) - getattr(self.views, "gram_crops", 0)
+                return Sample(views[:split], chosen, bad, views[split:])
         raise ImageError(f"none of {len(bad)} pictures, tried one after the other, could be read; the last: {reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -71,11 +75,12 @@ class ViewsOf(Dataset[Sample]):
 
 def collate(samples: list[Sample]) -> Batch:
     """Stack views by their place: crop-major lists, as the losses want them."""
-    views, pictures, bad = zip(*samples, strict=True)
+    views, pictures, bad, gram = zip(*samples, strict=True)
     return Batch(
         views=[torch.stack(crops) for crops in zip(*views, strict=True)],
         pictures=torch.tensor(pictures),
         bad=torch.tensor([i for some in bad for i in some], dtype=torch.int64),
+        gram=[torch.stack(crops) for crops in zip(*gram, strict=True)],
     )
 
 

@@ -40,6 +40,8 @@ class MultiCrop:
     blur: "paper" blurs the first global view always, the second with probability 0.1 and local ones with 0.5. "released"
         is what the published code of DINOv2 and DINOv3 does: 0, 0.9 and 0.5, with a kernel of 9 pixels
     blur_sigma: range of the standard deviation, in pixels of the view
+    gram_size: side of two more views, given last: the global ones again, cropped and flipped alike, at this size and
+        without changes of colour, for a Gram teacher; null for none
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class MultiCrop:
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         solarise: float = 0.2,
         solarise_threshold: int = 128,
+        gram_size: int | None = None,
     ) -> None:
         if blur not in get_args(Blur):
             raise ValueError(f"blur={blur!r}: expected one of {', '.join(get_args(Blur))}")
@@ -81,6 +84,9 @@ class MultiCrop:
         if not 0 <= solarise_threshold <= 255:
             raise ValueError(f"solarise_threshold={solarise_threshold}: expected 0 to 255")
 
+        if gram_size is not None and gram_size < global_size:
+            raise ValueError(f"gram_size={gram_size}: expected at least global_size={global_size}, or null")
+
         def pipeline(size: int, scale: tuple[float, float], blurred: float, solarised: float) -> list[A.BasicTransform]:
             below = max(0.0, solarise_threshold - 0.5) / 255  # albumentations compares shares of 255; halfway is safe
             return [
@@ -99,14 +105,17 @@ class MultiCrop:
         ]
         locals_ = pipeline(local_size, local_scale, local, 0.0)
         self.sizes = (global_size,) * 2 + (local_size,) * local_crops
-        self._pipelines = [*pipelines, *[locals_] * local_crops]
+        # of equal boxes and flips, because each draws them first and from the same seed
+        gram = [RandomResizedCrop(gram_size, global_scale, ratio), A.HorizontalFlip(p=flip)] if gram_size else []
+        self.gram_crops = 2 if gram_size else 0
+        self._pipelines = [*pipelines, *[locals_] * local_crops, *[gram] * self.gram_crops]
         # One generator for all transforms, so that a view reseeds one thing: seeding theirs, two each, costs far more.
         self._random = random.Random()
-        for transform in (t for steps in (*pipelines, locals_) for t in steps):
+        for transform in (t for steps in (*pipelines, locals_, gram) for t in steps):
             transform.set_random_state(np.random.default_rng(0), self._random)
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self._pipelines)
 
     def __call__(self, image: NDArray[np.uint8], seed: int | tuple[int, ...]) -> list[Tensor]:
         """All views of a picture (H, W, 3); `seed` is one or several whole numbers, such as (seed, epoch, index)."""
@@ -116,7 +125,8 @@ class MultiCrop:
         return [self._view(image, number, numbers) for number in range(len(self))]
 
     def _view(self, image: NDArray[np.uint8], number: int, seed: tuple[int, ...]) -> Tensor:
-        self._random.seed(int.from_bytes(struct.pack(f"<{len(seed) + 1}q", *seed, number), "little"))
+        draws = number if number < len(self.sizes) else number - len(self.sizes)  # a Gram view draws as its global one
+        self._random.seed(int.from_bytes(struct.pack(f"<{len(seed) + 1}q", *seed, draws), "little"))
         crop, *others = self._pipelines[number]
         image = crop.apply(image, crop.box(*image.shape[:2]))
         for transform in others:  # what calling it would do, less the bookkeeping for masks and boxes

@@ -69,10 +69,14 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
             resized=resized,
         )
 
-    def picture_feature(self, images: Tensor) -> Tensor:
-        """One vector a picture (B, C): the class token after the final norm, or the mean of the deepest map."""
-        features = self(images, layers="last")
-        return features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
+    def picture_feature(self, images: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """One vector a picture (B, C): the class token after the final norm, or the mean of the deepest map.
+
+        norm: takes the place of the final norm.
+        """
+        features = self(images, layers="last", norm=None if norm is None else False)
+        vector = features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
+        return vector if norm is None else norm(vector)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pictures (B, 3, H, W) or (B, H, W, 3) -> float (B, 3, H, W), by `spec.mean` and `spec.std`, where they are."""

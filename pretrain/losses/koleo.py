@@ -75,7 +75,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         distributed.all_reduce(grad)
         return grad.chunk(distributed.get_world_size())[distributed.get_rank()]

@@ -1,0 +1,81 @@
+"""Combinations that cannot train, found before training starts."""
+
+from __future__ import annotations
+
+from pretrain.masking import check_grid
+from pretrain.network import MultiCropNetwork, grid_of
+from pretrain.recipe import Recipe
+from pretrain.stages import check_stage
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """What can be seen from the numbers alone."""
+    check_stage(recipe)
+    for name, weight in (
+        ("dino.weight", recipe.dino.weight),
+        ("dino.local_weight", recipe.dino.local_weight),
+        ("ibot.weight", recipe.ibot.weight),
+        ("koleo.weight", recipe.koleo.weight),
+        ("gram.weight", recipe.gram.weight),
+    ):
+        if weight < 0:
+            raise ValueError(f"{name}={weight}: expected 0 or more")
+    for name, factor in (("layer_decay", recipe.optim.layer_decay), ("patch_embed_lr", recipe.optim.patch_embed_lr)):
+        if not 0 < factor <= 1:
+            raise ValueError(f"optim.{name}={factor}: expected more than 0, at most 1")
+    if recipe.steps_per_epoch is not None and recipe.steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch={recipe.steps_per_epoch}: expected at least 1")
+    gram = recipe.gram
+    if gram.weight and gram.teacher is None and gram.start == 0 and recipe.start_from is None:
+        raise ValueError(
+            "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a step, or "
+            "start_from a run"
+        )
+    if gram.weight and gram.tokens != "all" and not (recipe.ibot.weight and recipe.ibot.masking == "blocks"):
+        raise ValueError(
+            f"gram.tokens={gram.tokens} without masks; set ibot.weight and ibot.masking: blocks, or tokens: all"
+        )
+    if min(gram.start, gram.refresh_every, gram.refreshes, gram.warmup_steps) < 0:
+        raise ValueError("gram.start, gram.refresh_every, gram.refreshes and gram.warmup_steps are 0 or more")
+
+
+def check_network(recipe: Recipe, network: MultiCropNetwork) -> None:
+    """What depends on the kind of backbone."""
+    spec = network.backbone.spec
+    if spec.kind != "pyramid":
+        return
+    for option, set_ in (
+        ("ibot.weight: masked patches", recipe.ibot.weight > 0),
+        ("gram.weight: the Gram anchor", recipe.gram.weight > 0),
+        ("optim.layer_decay", recipe.optim.layer_decay != 1),
+        ("optim.patch_embed_lr", recipe.optim.patch_embed_lr != 1),
+    ):
+        if set_:
+            raise ValueError(f"{option} needs a ViT, and {spec.name} is convolutional; leave it out or choose a ViT")
+
+
+def check_views(recipe: Recipe, network: MultiCropNetwork, global_size: int, local_crops: int, gram_crops: int) -> None:
+    """What depends on the crops."""
+    grid = grid_of(network.backbone, (global_size, global_size))
+    if recipe.ibot.weight and recipe.ibot.masking == "blocks":
+        check_grid(grid)
+    if recipe.backbone.local_norm and local_crops == 0:
+        raise ValueError("backbone.local_norm without local crops; set data.views.local_crops or leave it out")
+    if gram_crops and not recipe.gram.weight:
+        raise ValueError("data.views.gram_size without a Gram term; set gram.weight or leave gram_size out")
+
+
+def check_distilled(recipe: Recipe, network: MultiCropNetwork, distilled: MultiCropNetwork) -> None:
+    """Whether a frozen teacher makes targets for this student."""
+    ours, theirs = network.backbone.spec, distilled.backbone.spec
+    pairs = [("head.out_dim", network.head, distilled.head)]
+    if recipe.ibot.weight:
+        pairs.append(("ibot.head.out_dim", network.patch_head or network.head, distilled.patch_head or distilled.head))
+        if ours.patch != theirs.patch:
+            raise ValueError(
+                f"distill: the teacher's patches have {theirs.patch} pixels, the student's {ours.patch}; iBOT compares patch by patch"
+            )
+    for name, student, teacher in pairs:
+        mine, other = (head.last_layer.out_features for head in (student, teacher))  # type: ignore[union-attr]
+        if mine != other:
+            raise ValueError(f"distill: {name}={mine}, but the teacher has {other} prototypes; make them equal")

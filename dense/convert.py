@@ -1,25 +1,45 @@
-"""`dense convert`: weights of any known layout to a saved directory, or back to their release's own layout."""
+"""`dense convert`: backbones and published heads to a saved directory, or back to their release's own layout."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from dense.arguments import Parser, key_value
-from dense.backbone import load_backbone
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.hub import CONFIG, read_json
+from dense.published import is_ours, is_published, load_published, refuse_unknown
+from dense.published.options import add_options, said
+from dense.tasks.model import DenseModel
 
 
 def main(argv: Sequence[str]) -> int:
     """The verb."""
-    parser = Parser(prog="dense convert", description="Convert a backbone's weights; every tensor must find its place.")
+    parser = Parser(
+        prog="dense convert",
+        description="Convert a backbone's weights, or a published head; every tensor must find its place.",
+    )
     parser.add_argument("source", type=Path, help="weight file or directory")
     parser.add_argument(
         "target",
         type=Path,
         help="directory to write (config.json + model.safetensors), or a .pth or .safetensors file with --official",
     )
-    parser.add_argument("--backbone", help="timm or official name; not needed for a directory that holds config.json")
-    parser.add_argument("--official", action="store_true", help="write the release's own layout to a file")
+    parser.add_argument(
+        "--backbone", help="what a backbone's file holds, a timm or official name, or what a published head stands on"
+    )
+    parser.add_argument(
+        "--official", action="store_true", help="write a backbone in its release's own layout to a file"
+    )
+    parser.add_argument(
+        "--huggingface", action="store_true", help="write a DPT model as a directory that transformers opens"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare with transformers, timm or segmentation_models_pytorch; save parity.json",
+    )
     parser.add_argument("--branch", choices=["teacher", "student"], default="teacher", help="of a training checkpoint")
     parser.add_argument(
         "--set",
@@ -27,25 +47,77 @@ def main(argv: Sequence[str]) -> int:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override of the backbone, such as positions=timm",
+        help="override of the backbone, such as positions=timm, or what a published file cannot say",
     )
+    add_options(parser, without=("backbone", "set"))
     options = parser.parse_args(argv)
+    if options.official and options.huggingface:
+        parser.error("--official and --huggingface write different layouts; choose one")
+    if not options.official and options.target.suffix in (".pth", ".pt", ".safetensors"):
+        raise ValueError(f"{options.target.name} looks like a file; add --official to write one, or name a directory")
+    loaded = read(options)
+    report = loaded.report
+    if isinstance(loaded, DenseModel):
+        print(loaded.backbone.report or f"{options.source}: its backbone")
+    print(report or f"{options.source}: a directory of this project")
+    if options.verify and is_ours(options.source):
+        raise ValueError(
+            f"{options.source} is a directory of this project; --verify is for files that others published"
+        )
+    write(loaded, options)
+    return verify(loaded, options) if options.verify else 0
+
+
+def read(options: argparse.Namespace) -> Backbone | DenseModel:
+    """What the source holds: a trained model, a published head with its backbone, or a backbone."""
+    source, config = options.source, options.source / CONFIG
+    if is_ours(source):
+        return DenseModel.from_pretrained(source) if "head" in read_json(config) else backbone_of(options)
+    about = said(options)
+    alone = {k: v for k, v in about.items() if k in ("family", "kind", "max_depth", "weights")}
+    if alone or is_published(source):
+        return load_published(source, **about)
+    return backbone_of(options)
+
+
+def backbone_of(options: argparse.Namespace) -> Backbone:
+    """A backbone, named by a person or by its own config.json."""
     overrides = dict(options.set)
-    if options.backbone is None:
-        if not (options.source / "config.json").is_file():
-            raise ValueError(f"say which architecture {options.source} holds: --backbone dinov2_vits14, for example")
-        backbone = load_backbone(options.source, **overrides)
-    else:
-        backbone = load_backbone(options.backbone, options.source, branch=options.branch, **overrides)
-    print(backbone.report or f"{options.source}: a directory of this project")
+    if options.backbone is not None:
+        return load_backbone(options.backbone, options.source, branch=options.branch, **overrides)
+    if not (options.source / CONFIG).is_file():
+        refuse_unknown(options.source)
+        raise ValueError(f"say which architecture {options.source} holds: --backbone dinov2_vits14, for example")
+    return load_backbone(options.source, **overrides)
+
+
+def write(loaded: Backbone | DenseModel, options: argparse.Namespace) -> None:
+    """In the layout that was asked for."""
+    target = options.target
     if options.official:
-        state = backbone.export_official(options.target)
-        print(f"wrote {len(state)} tensors, {sum(t.numel() for t in state.values()):,} parameters, to {options.target}")
+        if not isinstance(loaded, Backbone):
+            raise ValueError(f"{options.source} holds a head too; --official writes backbones alone")
+        state = loaded.export_official(target)
+        print(f"wrote {len(state)} tensors, {sum(t.numel() for t in state.values()):,} parameters, to {target}")
+    elif options.huggingface:
+        from dense.published.export import export_huggingface
+
+        if not isinstance(loaded, DenseModel):
+            raise ValueError(f"{options.source} is a backbone without a head; --huggingface writes DPT models")
+        name = export_huggingface(loaded, target)
+        print(f"wrote {target}; open it with transformers.{name}.from_pretrained({str(target)!r})")
     else:
-        if options.target.suffix in (".pth", ".pt", ".safetensors"):
-            raise ValueError(
-                f"{options.target.name} looks like a file; add --official to write one, or name a directory"
-            )
-        backbone.save_pretrained(options.target)
-        print(f"wrote {options.target}; open it with dense.load_backbone({str(options.target)!r})")
-    return 0
+        loaded.save_pretrained(target)
+        opener = "load" if isinstance(loaded, DenseModel) else "load_backbone"
+        print(f"wrote {target}; open it with dense.{opener}({str(target)!r})")
+
+
+def verify(loaded: Backbone | DenseModel, options: argparse.Namespace) -> int:
+    """Print and save the certificate; 1 if the outputs differ."""
+    from dense.published.parity import certify
+
+    target = options.target
+    certificate = certify(options.source, loaded)
+    path = certificate.save(target.with_suffix(".parity.json") if options.official else target / "parity.json")
+    print(f"{certificate}\nwrote {path}")
+    return 0 if certificate.equal else 1

@@ -164,13 +164,13 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     }
     if kind == "vit":
         arguments |= {
-            "mlp_ratio": _ratio(config["intermediate_size"], dim),
+            "mlp_ratio": mlp_ratio(config["intermediate_size"], dim),
             "qkv_bias": config.get("qkv_bias", True),
             "positions": "size",
         }
     elif kind == "dinov3_vit":
         arguments |= {
-            "mlp_ratio": _ratio(config["intermediate_size"], dim),
+            "mlp_ratio": mlp_ratio(config["intermediate_size"], dim),
             "num_reg_tokens": config["num_register_tokens"],
             "qkv_bias": config["query_bias"],
             "swiglu_mlp": config["use_gated_mlp"],
@@ -184,12 +184,55 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             arguments["reg_tokens"] = config["num_register_tokens"]
         if config.get("use_swiglu_ffn"):  # the giant models are the ones with a packed SwiGLU
             hidden = (int(dim * config["mlp_ratio"] * 2 / 3) + 7) // 8 * 8
-            arguments["mlp_ratio"] = _ratio(2 * hidden, dim)
+            arguments["mlp_ratio"] = mlp_ratio(2 * hidden, dim)
             return names[kind].replace("base", "giant"), arguments
     return names[kind], arguments
 
 
-def _ratio(hidden: int, dim: int) -> float:
+def mlp_ratio(hidden: int, dim: int) -> float:
     """An MLP ratio whose product with `dim` truncates to `hidden`."""
     ratio = hidden / dim
     return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
+
+
+# ---- out: adapter -> published names of Dinov2 and of the ViT in DPT
+
+_TOP_OUT = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+_BLOCK_OUT = {"attn.proj": "attention.output.dense"}
+_DINOV2_OUT = {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+_SWIGLU_OUT = {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}
+_VIT_OUT = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+def to_huggingface(state: State) -> State:
+    """Tensors of the adapter of a DINOv2 without registers, or of a plain ViT, under the published names of transformers."""
+    dinov2 = "model.blocks.0.ls1.gamma" in state
+    first, second = (state[f"model.blocks.0.mlp.{n}.weight"] for n in ("fc1", "fc2"))
+    names = _BLOCK_OUT | (_DINOV2_OUT if dinov2 else _VIT_OUT)
+    names |= _SWIGLU_OUT if dinov2 and first.shape[0] == 2 * second.shape[1] else {}
+    result: State = {"embeddings.mask_token": state["mask_token"]} if dinov2 else {}
+    for name, tensor in state.items():
+        block = re.match(r"^model\.blocks\.(\d+)\.(.+)$", name)
+        if not block:
+            if name.removeprefix("model.") in _TOP_OUT:
+                result[_TOP_OUT[name.removeprefix("model.")]] = tensor
+            continue
+        layer, rest = f"encoder.layer.{block.group(1)}.", block.group(2)
+        if rest.startswith("attn.qkv."):
+            for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                result[f"{layer}attention.attention.{part}.{rest.rpartition('.')[2]}"] = piece.clone()
+        else:
+            result[layer + _renamed(rest, names)] = tensor
+    return result

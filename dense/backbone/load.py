@@ -105,21 +105,8 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
             facts = read_json(preprocessor)
             arguments |= {k: tuple(facts[f"image_{k}"]) for k in ("mean", "std") if f"image_{k}" in facts}
         arguments |= overrides
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            state = {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}
-            return _load(describe(name, **arguments), state, "teacher", str(folder), arguments)
-        files = [f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
-        if not files:
-            raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
-        return _load(
-            describe(name, **arguments),
-            read_checkpoint(folder / files[0]),
-            "teacher",
-            str(folder / files[0]),
-            arguments,
-        )
+        state, source = read_directory(folder)
+        return _load(describe(name, **arguments), state, "teacher", str(source), arguments)
     if "backbone" not in config:
         raise WeightsError(
             f"{folder / CONFIG} describes no backbone; expected one written by save_pretrained or transformers"
@@ -129,6 +116,18 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         kept = {name: getattr(spec, name) for name in SETTABLE if not (spec.kind == "pyramid" and name == "norm_eps")}
         config["backbone"] = describe(spec.name, **{**kept, **spec.arguments, **overrides}).to_dict()
     return Backbone.open(folder, config)
+
+
+def read_directory(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The tensors of a directory of transformers, in one file or in shards, and where they are."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(read_json(index)["weight_map"].values()))
+        return {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}, folder
+    files = [folder / f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
+    if not files:
+        raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
+    return read_checkpoint(files[0]), files[0]
 
 
 def _from_timm(name: str, spec: BackboneSpec) -> Backbone:

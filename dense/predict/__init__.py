@@ -7,9 +7,26 @@ from dense.predict.answers import Answer, Depth, Joint, Segmentation
 from dense.predict.predictor import Predictor
 
 
-def load(source: str | Path, **options: Any) -> Predictor:
-    """Open a directory that `dense train` wrote; options are `Predictor.open`'s: device, flip, scales, precision, ..."""
-    return Predictor.open(source, **options)
+def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
+    """Open a directory that `dense train` wrote, or a head that others published.
+
+    Options are `Predictor.of`'s: flip, scales, precision, batch, resize, window, stride; and, of a published file or
+    directory, what it cannot say itself: family, kind, max_depth, backbone, weights, ... (docs/published.md). What is
+    missing raises, with the choices.
+    """
+    from dense.published import is_ours, load_published
+
+    path = Path(source)
+    said = {k: options.pop(k) for k in list(options) if k not in Predictor.OPTIONS}
+    if path.is_file() or (path.is_dir() and (path / "config.json").is_file() and not is_ours(path)):
+        return Predictor.of(load_published(path, **said), device, **options)
+    if said:
+        from dense.suggest import did_you_mean
+
+        name = next(iter(said))
+        hint = did_you_mean(name, Predictor.OPTIONS)
+        raise TypeError(f"{source} is no published file, and a model takes no {name!r}; leave it out.{hint}")
+    return Predictor.open(source, device, **options)
 
 
 __all__ = ["Answer", "Depth", "Joint", "Predictor", "Segmentation", "load"]

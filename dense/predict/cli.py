@@ -9,16 +9,24 @@ from pathlib import Path
 from dense.arguments import Parser, device
 from dense.console import progress
 from dense.data.images import ImageError, list_images, read_image
+from dense.predict import load
 from dense.predict.predictor import Predictor, torch_precision
 from dense.predict.video import EXTENSIONS, Film, FilmError, FilmWriter
+from dense.published.options import add_options, said
 from dense.training.checkpoints import check_writable
 
 
 def main(argv: Sequence[str]) -> int:
     """The verb."""
-    parser = Parser(prog="dense predict", description="Depth and classes of pictures and films, by a trained model.")
-    parser.add_argument("model", help="directory that dense train wrote")
-    parser.add_argument("inputs", nargs="+", help="pictures, folders of pictures, films")
+    parser = Parser(
+        prog="dense predict", description="Depth and classes of pictures and films, by a trained or a published model.",
+        usage="dense predict MODEL PICTURES ... [options]",
+    )  # fmt: skip
+    parser.add_argument(
+        "inputs", nargs="+", metavar="MODEL PICTURES",
+        help="a model: a directory that dense train wrote, a published file or directory; then pictures, folders, films",
+    )  # fmt: skip
+    parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the answers")
     parser.add_argument("--resize", type=int, help="bring the shorter side to so many pixels first")
     parser.add_argument("--window", type=int, help="see pictures through windows of this side")
@@ -29,11 +37,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=1, help="windows at once")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--no-overlay", action="store_true", help="numbers alone, no colours over pictures")
+    add_options(parser)
     options = parser.parse_args(argv)
+    if options.model is None:
+        options.model = options.inputs.pop(0)
+    if not options.inputs:
+        parser.error("the following arguments are required: PICTURES (a picture, a folder or a film)")
     pictures, films = sort_inputs(options.inputs, without=options.output)
     check_writable(options.output)
-    predictor = Predictor.open(
-        options.model, options.device, resize=options.resize, window=options.window, stride=options.stride,
+    predictor = load(
+        options.model, options.device, **said(options), resize=options.resize, window=options.window, stride=options.stride,
         flip=options.flip, scales=options.scales, precision=options.precision, batch=options.batch,
     )  # fmt: skip
     failed = predict_pictures(predictor, pictures, options.output, overlays=not options.no_overlay)

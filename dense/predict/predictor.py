@@ -43,6 +43,8 @@ class Predictor:
     depth is told from the whole scene and windows would disagree.
     """
 
+    OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
+
     def __init__(
         self,
         model: DenseModel,
@@ -66,8 +68,13 @@ class Predictor:
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu", **options: Any) -> Predictor:
-        """From a directory that `dense train` wrote; options replace what was saved: resize, window, stride."""
-        model = DenseModel.from_pretrained(folder).to(device)
+        """From a directory that `dense train` wrote; see `of`."""
+        return cls.of(DenseModel.from_pretrained(folder), device, **options)
+
+    @classmethod
+    def of(cls, model: DenseModel, device: str | torch.device = "cpu", **options: Any) -> Predictor:
+        """Of a model, on a device; options replace what was saved with it: resize, window, stride."""
+        model = model.to(device)
         given = {k: options.pop(k, None) for k in ("resize", "window", "stride")}
         changed = {k: v for k, v in given.items() if v is not None}
         return cls(model, inference=replace(model.inference, **changed), **options)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import heads
 from dense.backbone import Backbone, BackboneSpec
 from dense.backbone.hub import SavedModel
-from dense.backbone.report import load_strictly
+from dense.backbone.report import LoadReport, load_strictly
 from heads.features import Features, Norm, Size
 
 Task = Literal["segmentation", "depth", "joint"]
@@ -61,6 +61,7 @@ class DenseModel(nn.Module, SavedModel):
         self.layers, self.norm, self.task = tuple(layers), norm, task
         self.classes = tuple(classes) if classes else None
         self.inference, self.facts = inference, facts or {}
+        self.report: LoadReport | None = None  # what matched when the head's weights were loaded
 
     # ---- use
 
@@ -151,7 +152,7 @@ class DenseModel(nn.Module, SavedModel):
                 raise ValueError(f"model.safetensors holds {name!r}, which belongs to neither backbone nor head")
             parts[part][rest] = tensor
         self.backbone.load_tensors(parts["backbone"])
-        load_strictly(self.head, parts["head"], source="model.safetensors", layout="own")
+        self.report = load_strictly(self.head, parts["head"], source="model.safetensors", layout="own")
 
     def with_backbone(self, backbone: Backbone) -> DenseModel:
         """The same head on another copy of the backbone it was trained on; a backbone that differs raises."""

@@ -1,0 +1,62 @@
+"""Depth Anything V1 and V2: DINOv2 and DPT in one file, whose keys do not tell the two, nor metres from relative depth."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from dense.backbone.spec import resolve_layers
+from dense.published.family import Family, choose, positive
+from dense.published.file import Published
+from dense.published.keys import assemble, dpt_spec, hidden, renamed
+from dense.published.vit import DINOV2, inside
+from dense.tasks.model import DenseModel, Inference
+
+TABLE = {
+    r"^projects\.(\d)\.": r"neck.reassemble.\1.project.",
+    r"^resize_layers\.(\d)\.": r"neck.reassemble.\1.resize.",
+    r"^readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
+    r"^scratch\.layer(\d)_rn\.": r"neck.reassemble.@\1.adapt.",
+    r"^scratch\.refinenet(\d)\.out_conv\.": r"neck.fusion.@\1.project.",
+    r"^scratch\.refinenet(\d)\.resConfUnit(\d)\.conv(\d)\.": r"neck.fusion.@\1.unit\2.conv\3.",
+    r"^scratch\.refinenet(\d)\.resConfUnit(\d)\.bn(\d)\.": r"neck.fusion.@\1.unit\2.norm\3.",
+    r"^scratch\.output_conv1\.": "branches.depth.conv1.",
+    r"^scratch\.output_conv2\.0\.": "branches.depth.conv2.",
+    r"^scratch\.output_conv2\.2\.": "branches.depth.conv3.",
+}
+KINDS = {
+    "relative": "for depth without scale (inverse)",
+    "metric": "for metres, with max_depth=20 (indoors) or 80 (outdoors)",
+}
+
+
+def build(version: int, file: Published, kind: str | None = None, max_depth: float | None = None) -> DenseModel:
+    """V1 looks at the last four layers, V2 at four in even steps; both after the final norm."""
+    kinds = KINDS if version == 2 else {"relative": "(the metric models of V1 are ZoeDepth, which is not read here)"}
+    kind = choose(file, "kind", kind, kinds)
+    output: dict[str, Any] = {"name": "regression", "activation": "relu", "kind": "inverse_relative"}
+    if kind == "metric":
+        farthest = positive(file, "max_depth", max_depth, "max_depth=20 for models trained indoors, 80 outdoors")
+        output = {"name": "regression", "activation": "sigmoid", "max_depth": farthest}
+    backbone = inside(file, file.under("pretrained."), DINOV2, padding="resize")
+    state = renamed(file.under("depth_head."), TABLE)
+    output |= {"hidden": hidden(state), "upsample": "picture"}
+    layers = resolve_layers("last4" if version == 1 else "default", backbone.spec)
+    spec = dpt_spec(state, outputs={"depth": output})
+    family = f"depth_anything_v{version}"
+    return assemble(file, family, backbone, spec, state, layers, True, inference=Inference(resize=518))
+
+
+FAMILIES = tuple(
+    Family(
+        f"depth_anything_v{version}",
+        f"Depth Anything V{version}",
+        (
+            r"^pretrained\.blocks\.",
+            r"^depth_head\.scratch\.output_conv2\.2\.weight$",
+            r"^depth_head\.projects\.0\.weight$",
+        ),
+        partial(build, version),
+    )
+    for version in (1, 2)
+)

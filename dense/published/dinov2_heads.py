@@ -1,0 +1,99 @@
+"""Heads of the DINOv2 hub: depth (linear on one or four layers, DPT) and segmentation (linear, multi-scale), without backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dense.backbone.spec import resolve_layers
+from dense.published.family import Family, positive
+from dense.published.file import Published
+from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
+from dense.published.vit import Given, given
+from dense.tasks.model import DenseModel, Inference
+
+TABLE = {
+    r"^reassemble_blocks\.projects\.(\d)\.conv\.": r"neck.reassemble.\1.project.",
+    r"^reassemble_blocks\.readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
+    r"^reassemble_blocks\.resize_layers\.(\d)\.": r"neck.reassemble.\1.resize.",
+    r"^convs\.(\d)\.conv\.": r"neck.reassemble.\1.adapt.",
+    r"^fusion_blocks\.(\d)\.project\.conv\.": r"neck.fusion.~\1.project.",
+    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.conv\.": r"neck.fusion.~\1.unit\2.conv\3.",
+    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.bn\.": r"neck.fusion.~\1.unit\2.norm\3.",
+    r"^project\.conv\.": "neck.project.",
+    r"^conv_depth\.head\.0\.": "branches.depth.conv1.",
+    r"^conv_depth\.head\.2\.": "branches.depth.conv2.",
+    r"^conv_depth\.head\.4\.": "branches.depth.conv3.",
+}
+LINEAR = {r"^conv_depth\.": "branches.depth.", r"^conv_seg\.": "branches.labels.", r"^bn\.": "norm."}
+RANGES = "max_depth=10 for heads of NYUv2, 80 for those of KITTI (the hub gives 80 to its linear heads of NYUv2 too)"
+NAMES = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
+
+
+def build_dpt(
+    file: Published,
+    backbone: Given = None,
+    weights: str | None = None,
+    max_depth: float | None = None,
+    min_depth: float = 0.001,
+) -> DenseModel:
+    """DPT: raw features, ReLU above the least depth."""
+    state = renamed(file.under("decode_head."), TABLE)
+    spec = dpt_spec(state, fusion_size="double")
+    farthest = positive(file, "max_depth", max_depth, RANGES)
+    found = given(file, backbone, weights, (spec["in_channels"][0],), NAMES)
+    output = {"name": "regression", "activation": "relu", "min_depth": min_depth, "max_depth": farthest}
+    spec["outputs"] = {"depth": output | {"hidden": hidden(state), "align_corners": False}}
+    return assemble(file, "dinov2_depth_dpt", found, spec, state, resolve_layers("default", found.spec), False)
+
+
+def build_linear(
+    file: Published,
+    backbone: Given = None,
+    weights: str | None = None,
+    max_depth: float | None = None,
+    min_depth: float = 0.001,
+) -> DenseModel:
+    """One product of raw patches and class token on the last layer, or on four, to 256 depths in even steps."""
+    state = renamed(file.under("decode_head."), LINEAR)
+    count, total = state["branches.depth.weight"].shape[:2]
+    farthest = positive(file, "max_depth", max_depth, RANGES)
+    found = given(file, backbone, weights, (total // 2, total // 8), NAMES)
+    layers = resolve_layers("last" if total == 2 * found.spec.dim else "default", found.spec)
+    output = {"name": "bins", "count": count, "min_depth": min_depth, "max_depth": farthest}
+    spec: dict[str, Any] = {"name": "linear", "in_channels": [found.spec.dim] * len(layers)}
+    spec |= {"class_token": True, "upsample": 4}
+    return assemble(file, "dinov2_depth_linear", found, spec | {"outputs": {"depth": output}}, state, layers, False)
+
+
+def build_segmentation(
+    file: Published, backbone: Given = None, weights: str | None = None, classes: list[str] | None = None
+) -> DenseModel:
+    """BatchNorm and one product of normed patches, of the last layer (linear) or of the last four (ms)."""
+    state = renamed(file.under("decode_head."), LINEAR)
+    count, total = state["branches.labels.weight"].shape[:2]
+    found = given(file, backbone, weights, (total, total // 4), NAMES)
+    layers = resolve_layers("last" if total == found.spec.dim else "last4", found.spec)
+    spec: dict[str, Any] = {"name": "linear", "in_channels": [found.spec.dim] * len(layers), "batch_norm": True}
+    spec["outputs"] = {"labels": {"name": "classes", "count": count}}
+    how = Inference(512, 512, 341) if len(layers) == 1 else Inference(640, 640, 320)
+    names = class_names(file, count, classes)
+    return assemble(file, "dinov2_segmentation", found, spec, state, layers, True, names, how)
+
+
+FAMILIES = (
+    Family(
+        "dinov2_depth_dpt",
+        "DPT depth of the DINOv2 hub",
+        (r"^decode_head\.reassemble_blocks\.projects\.0\.", r"^decode_head\.conv_depth\.head\.4\.weight$"),
+        build_dpt,
+    ),
+    Family(
+        "dinov2_depth_linear", "linear depth of the DINOv2 hub", (r"^decode_head\.conv_depth\.weight$",), build_linear
+    ),
+    Family(
+        "dinov2_segmentation",
+        "segmentation of the DINOv2 hub, linear and ms",
+        (r"^decode_head\.conv_seg\.weight$", r"^decode_head\.bn\.running_mean$"),
+        build_segmentation,
+    ),
+)

@@ -1,0 +1,136 @@
+"""Heads of DINOv3, without backbone: depth by DPT through bins, depth and segmentation by one linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dense.backbone import Backbone, WeightsError
+from dense.backbone.spec import Layers, resolve_layers
+from dense.published.family import Family, choose, positive
+from dense.published.file import Published, State
+from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
+from dense.published.vit import Given, given
+from dense.tasks.model import DenseModel, Inference
+
+NAMES = {
+    384: "dinov3_vits16",
+    768: "dinov3_vitb16",
+    1024: "dinov3_vitl16",
+    1280: "dinov3_vith16plus",
+    4096: "dinov3_vit7b16",
+}
+TABLE = {
+    r"^(?:reassemble_blocks\.)?batchnorm_layers\.(\d)\.": r"neck.reassemble.\1.norm.",
+    r"^reassemble_blocks\.projects\.(\d)\.(?:conv\.)?": r"neck.reassemble.\1.project.",
+    r"^reassemble_blocks\.readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
+    r"^reassemble_blocks\.resize_layers\.(\d)\.": r"neck.reassemble.\1.resize.",
+    r"^convs\.(\d)\.(?:conv\.)?": r"neck.reassemble.\1.adapt.",
+    r"^fusion_blocks\.(\d)\.project\.(?:conv\.)?": r"neck.fusion.~\1.project.",
+    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.(?:conv\.)?(?=weight|bias)": r"neck.fusion.~\1.unit\2.conv\3.",
+    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.(?:bn|norm)\.": r"neck.fusion.~\1.unit\2.norm\3.",
+    r"^project\.(?:conv\.)?": "neck.project.",
+    r"^conv_depth\.head\.0\.": "branches.depth.conv1.",
+    r"^conv_depth\.head\.2\.": "branches.depth.conv2.",
+    r"^conv_depth\.head\.4\.": "branches.depth.conv3.",
+}
+LINEAR = {
+    r"^(?:batchnorm_layers?|bn)\.": "norm.",
+    r"^conv_depth\.": "branches.depth.",
+    r"^(?:conv|conv_seg)\.": "branches.labels.",
+}
+RANGES = "max_depth=100 for the synthetic mixture (SYNTHMIX), 10 for NYUv2"
+NORMS = {True: "if the head was trained on normed features (the hub's)", False: "if on raw ones"}
+
+
+def build_dpt(
+    file: Published,
+    backbone: Given = None,
+    weights: str | None = None,
+    max_depth: float | None = None,
+    min_depth: float = 0.001,
+    norm: bool | None = None,
+    bins: str = "linear",
+    normalisation: str = "linear",
+) -> DenseModel:
+    """DPT: BatchNorm of every map where the file has it, bins or, with one channel, ReLU above the least depth."""
+    state = renamed(file.tensors, TABLE)
+    spec = dpt_spec(state, fusion_size="double")
+    farthest, norm = positive(file, "max_depth", max_depth, RANGES), choose(file, "norm", norm, NORMS)
+    found = given(file, backbone, weights, (spec["in_channels"][0],), NAMES)
+    output = depth_output(state["branches.depth.conv3.weight"].shape[0], min_depth, farthest, bins, normalisation)
+    spec["outputs"] = {"depth": output | {"hidden": hidden(state)}}
+    return assemble(file, "dinov3_depth_dpt", found, spec, state, resolve_layers("default", found.spec), norm)
+
+
+def build_linear(
+    file: Published,
+    backbone: Given = None,
+    weights: str | None = None,
+    max_depth: float | None = None,
+    min_depth: float = 0.001,
+    norm: bool | None = None,
+    bins: str = "linear",
+    normalisation: str = "linear",
+    layers: Layers | None = None,
+) -> DenseModel:
+    """One product of patches, with or without class token, to depths; `layers` where four were used that are not even."""
+    state = renamed(file.tensors, LINEAR)
+    count, total = state["branches.depth.weight"].shape[:2]
+    farthest, norm = positive(file, "max_depth", max_depth, RANGES), choose(file, "norm", norm, NORMS)
+    found, spec, chosen = linear(file, state, total, backbone, weights, layers)
+    spec["outputs"] = {"depth": depth_output(count, min_depth, farthest, bins, normalisation)}
+    return assemble(file, "dinov3_depth_linear", found, spec, state, chosen, norm)
+
+
+def build_segmentation(
+    file: Published,
+    backbone: Given = None,
+    weights: str | None = None,
+    classes: list[str] | None = None,
+    norm: bool = True,
+    layers: Layers | None = None,
+) -> DenseModel:
+    """Dropout, BatchNorm where the file has it, and one product of normed patches of the last layer."""
+    state = renamed(file.tensors, LINEAR)
+    count, total = state["branches.labels.weight"].shape[:2]
+    found, spec, chosen = linear(file, state, total, backbone, weights, layers)
+    spec["outputs"] = {"labels": {"name": "classes", "count": count}}
+    names, how = class_names(file, count, classes), Inference(512, 512, 341)
+    return assemble(file, "dinov3_segmentation", found, spec, state, chosen, norm, names, how)
+
+
+def linear(
+    file: Published, state: State, total: int, backbone: Given, weights: str | None, layers: Layers | None
+) -> tuple[Backbone, dict[str, Any], tuple[int, ...]]:
+    """The backbone, the head's spec and its layers: by how many times the backbone's width goes into `total`."""
+    found = given(file, backbone, weights, tuple(total // n for n in (1, 2, 4, 8) if total % n == 0), NAMES)
+    times = total // found.spec.dim
+    chosen = resolve_layers(("last" if times < 4 else "default") if layers is None else layers, found.spec)
+    if times not in (len(chosen), 2 * len(chosen)):
+        raise WeightsError(
+            f"{file.path} reads {times} times {found.spec.dim} channels and layers={chosen} give {len(chosen)}"
+        )
+    spec: dict[str, Any] = {"name": "linear", "in_channels": [found.spec.dim] * len(chosen)}
+    return found, spec | {"class_token": times == 2 * len(chosen), "batch_norm": "norm.weight" in state}, chosen
+
+
+def depth_output(count: int, low: float, high: float, bins: str, normalisation: str) -> dict[str, Any]:
+    """Bins of `count` channels; of one, a number above `low`."""
+    if count == 1:
+        return {"name": "regression", "activation": "relu", "min_depth": low, "max_depth": high}
+    return {
+        "name": "bins", "count": count, "min_depth": low, "max_depth": high, "spacing": bins,
+        "normalisation": normalisation,
+    }  # fmt: skip
+
+
+FAMILIES = (
+    Family(
+        "dinov3_depth_dpt",
+        "DPT depth of DINOv3",
+        (r"^reassemble_blocks\.projects\.0\.", r"^conv_depth\.head\.4\.weight$", r"^convs\.0\."),
+        build_dpt,
+    ),
+    Family("dinov3_depth_linear", "linear depth of DINOv3", (r"^conv_depth\.weight$",), build_linear),
+    Family("dinov3_segmentation", "linear segmentation of DINOv3", (r"^(conv|conv_seg)\.weight$",), build_segmentation),
+)

@@ -1,0 +1,101 @@
+"""DPT of isl-org, and MiDaS v3, which is the same: raw blocks of a plain ViT or a hybrid, bilinear positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dense.backbone.hybrid import STAGES
+from dense.backbone.spec import resolve_layers
+from dense.published.family import Family, choose
+from dense.published.file import Published
+from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
+from dense.published.vit import PLAIN, inside
+from dense.tasks.model import DenseModel, Inference
+
+HALF = (0.5, 0.5, 0.5)  # mean and std
+STRIDES = (4, 8, 16, 16)  # of a hybrid's layers
+TABLE = {
+    r"^pretrained\.act_postprocess(\d)\.0\.project\.0\.": r"neck.reassemble.@\1.readout.",
+    r"^pretrained\.act_postprocess(\d)\.3\.": r"neck.reassemble.@\1.project.",
+    r"^pretrained\.act_postprocess(\d)\.4\.": r"neck.reassemble.@\1.resize.",
+    r"^scratch\.layer(\d)_rn\.": r"neck.reassemble.@\1.adapt.",
+    r"^scratch\.refinenet(\d)\.out_conv\.": r"neck.fusion.@\1.project.",
+    r"^scratch\.refinenet(\d)\.resConfUnit(\d)\.conv(\d)\.": r"neck.fusion.@\1.unit\2.conv\3.",
+    r"^scratch\.refinenet(\d)\.resConfUnit(\d)\.bn(\d)\.": r"neck.fusion.@\1.unit\2.norm\3.",
+    r"^scratch\.output_conv\.": "output.",
+}
+DEPTH = {
+    r"^output\.0\.": "branches.depth.conv1.",
+    r"^output\.2\.": "branches.depth.conv2.",
+    r"^output\.4\.": "branches.depth.conv3.",
+}
+LABELS = {
+    rf"^{layer}\.{number}\.": f"{branch}.labels.{name}."
+    for layer, branch in (("output", "branches"), ("auxlayer", "auxiliary"))
+    for number, name in ((0, "conv"), (1, "norm"), (4, "classifier"))
+}
+KINDS = {
+    "relative": "for depth without scale, inverse (dpt_large-midas, dpt_hybrid-midas)",
+    "nyu": "for metres (dpt_hybrid_nyu)",
+    "kitti": "for metres (dpt_hybrid_kitti)",
+}
+INVERSE = {"nyu": (0.000305, 0.1378), "kitti": (0.00006016, 0.00579)}  # metres are 1 / (scale x + shift)
+SIDES = {"relative": 384, "nyu": 480, "kitti": 352}
+
+
+def even(backbone: Any) -> tuple[int, ...]:
+    """Layers: of a hybrid two stages of the ResNet, otherwise four blocks in even steps; 5, 11, 17, 23 for ViT-L."""
+    layers = resolve_layers("even4", backbone.spec)
+    return (*range(STAGES), *layers[STAGES:]) if backbone.spec.kind == "hybrid" else layers
+
+
+def of_hybrid(backbone: Any) -> dict[str, Any]:
+    """Options of a head on a hybrid, whose first levels are the stages as they are."""
+    return {"strides": list(STRIDES)} if backbone.spec.kind == "hybrid" else {}
+
+
+def read(file: Published) -> tuple[Any, dict[str, Any]]:
+    """The backbone, and the tensors of the head under our names."""
+    state = {k: v for k, v in file.tensors.items() if not k.startswith("pretrained.model.")}
+    backbone = inside(
+        file, file.under("pretrained.model."), PLAIN, positions="bilinear", mean=HALF, std=HALF, padding="resize"
+    )
+    return backbone, renamed(state, TABLE)
+
+
+def build_depth(file: Published, kind: str | None = None) -> DenseModel:
+    """Inverse depth without scale, or the metres of the hybrids tuned on NYUv2 and KITTI."""
+    kind = choose(file, "kind", kind, KINDS)
+    backbone, state = read(file)
+    state = renamed(state, DEPTH)
+    output = {"name": "regression", "activation": "relu", "hidden": hidden(state)}
+    output |= {"inverse": INVERSE[kind]} if kind in INVERSE else {"kind": "inverse_relative"}
+    spec = dpt_spec(state, outputs={"depth": output}, **of_hybrid(backbone))
+    return assemble(
+        file, "dpt_depth", backbone, spec, state, even(backbone), False, inference=Inference(resize=SIDES[kind])
+    )
+
+
+def build_segmentation(file: Published, classes: list[str] | None = None) -> DenseModel:
+    """Classes of ADE20K, with the auxiliary head."""
+    backbone, state = read(file)
+    state = renamed(state, LABELS)
+    count = state["branches.labels.classifier.weight"].shape[0]
+    output = {"name": "classes", "count": count, "auxiliary": "auxiliary.labels.classifier.weight" in state}
+    spec = dpt_spec(state, outputs={"labels": output}, **of_hybrid(backbone))
+    names = class_names(file, count, classes)
+    return assemble(
+        file, "dpt_segmentation", backbone, spec, state, even(backbone), False, names, Inference(resize=480)
+    )
+
+
+SIGNS = (r"^pretrained\.model\.blocks\.", r"^pretrained\.act_postprocess4\.3\.weight$", r"^scratch\.refinenet4\.")
+FAMILIES = (
+    Family("dpt_depth", "depth of DPT and MiDaS v3", (*SIGNS, r"^scratch\.output_conv\.2\.weight$"), build_depth),
+    Family(
+        "dpt_segmentation",
+        "segmentation of DPT",
+        (*SIGNS, r"^scratch\.output_conv\.1\.running_mean$"),
+        build_segmentation,
+    ),
+)

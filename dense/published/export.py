@@ -1,0 +1,260 @@
+"""The way back: a DPT as a directory of transformers, DepthAnything where its head is of that kind, DPT otherwise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from dense.backbone import Backbone, WeightsError
+from dense.backbone.huggingface import to_huggingface
+from dense.published.file import State
+from dense.published.huggingface import BIT, DEPTH, DEPTH_ANYTHING, FACTORS, LABELS
+from dense.published.keys import Table, rename
+from dense.tasks.model import DenseModel
+
+COMMON = {"residual": "input", "input_norm": False, "deepest_unit": False, "align_corners": True}
+OF_DEPTH_ANYTHING = COMMON | {
+    "strides": None, "readout": "ignore", "batch_norm": False, "bias": True, "project": False, "fusion_size": "level",
+}  # fmt: skip
+PLAIN_DEPTH = {"name": "regression", "min_depth": 0.0, "inverse": None}
+
+
+def export_huggingface(model: DenseModel, folder: str | Path) -> str:
+    """Write config.json, model.safetensors and preprocessor_config.json; the name of the class that opens them.
+
+    A model that transformers would compute otherwise raises, and the error says by which option.
+    """
+    spec = model.head.spec()  # type: ignore[operator]
+    output = spec["outputs"].get("depth", {})
+    write = _depth_anything if output.get("upsample") == "picture" else _dpt
+    config, state = write(model, spec, output)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, content in (("config.json", config), ("preprocessor_config.json", _preprocessor(model))):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return str(config["architectures"][0])
+
+
+def _depth_anything(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tuple[dict[str, Any], State]:
+    metric = output["activation"] == "sigmoid"
+    expected = PLAIN_DEPTH | {"activation": "sigmoid", "kind": "metric"}
+    if not metric:
+        expected = PLAIN_DEPTH | {"activation": "relu", "kind": "inverse_relative", "max_depth": None}
+    _refuse("DepthAnything", spec, OF_DEPTH_ANYTHING, output, expected)
+    if set(spec["outputs"]) != {"depth"} or model.norm is not True:
+        raise WeightsError(
+            f"DepthAnything has depth alone, on normed features; this model has {', '.join(spec['outputs'])} and norm={model.norm}"
+        )
+    farthest = output["max_depth"]
+    config = {
+        "architectures": ["DepthAnythingForDepthEstimation"],
+        "model_type": "depth_anything",
+        "backbone_config": _dinov2(model),
+        "patch_size": model.backbone.spec.patch,
+        "reassemble_hidden_size": model.backbone.spec.dim,
+        **_neck(spec),
+        "head_hidden_size": output["hidden"],
+        "depth_estimation_type": "metric" if metric else "relative",
+        "max_depth": 1 if not metric else int(farthest) if farthest == int(farthest) else farthest,
+    }
+    backbone = {f"backbone.{k}": v for k, v in to_huggingface(model.backbone.state_dict()).items()}
+    names = [*_neck_names(spec), *(f"head.conv{i}.{k}" for i in (1, 2, 3) for k in ("weight", "bias"))]
+    return config, backbone | _fetched(model, names, DEPTH_ANYTHING)
+
+
+def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tuple[dict[str, Any], State]:
+    labels = spec["outputs"].get("labels")
+    if set(spec["outputs"]) not in ({"depth"}, {"labels"}):
+        raise WeightsError(f"transformers' DPT has one output; this model has {', '.join(spec['outputs'])}")
+    expected = PLAIN_DEPTH | {"activation": "relu", "hidden": 32, "upsample": "double", "max_depth": None}
+    _refuse("DPT", spec, COMMON, output, {} if labels else expected)
+    own = model.backbone.spec.kind == "hybrid" or model.backbone.spec.family == "timm"
+    if spec["project"] and (spec["width"] != 256 or labels):
+        raise WeightsError(f"transformers' DPT has a last projection for depth at width 256 alone, not {spec['width']}")
+    config = {
+        "architectures": [f"DPTFor{'SemanticSegmentation' if labels else 'DepthEstimation'}"],
+        "model_type": "dpt",
+        **_neck(spec),
+        "readout_type": "project" if isinstance(spec["readout"], list) else spec["readout"],
+        "use_batch_norm_in_fusion_residual": spec["batch_norm"],
+        "use_bias_in_fusion_residual": spec["bias"],
+        "add_projection": spec["project"],
+        **(_own_vit(model) if own else {"backbone_config": _dinov2(model) | {"apply_layernorm": model.norm}}),
+    }
+    if (labels and not own) or (own and model.norm is not False):
+        raise WeightsError("transformers' DPT reads raw features of its own ViT, and labels from nothing else")
+    table: Table = DEPTH
+    names = [f"head.head.{i}.{k}" for i in (0, 2, 4) for k in ("weight", "bias")]
+    if labels:
+        table, statistics = LABELS, ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        config["use_auxiliary_head"] = labels["auxiliary"]
+        config["id2label"] = {str(i): n for i, n in enumerate(model.classes or map(str, range(labels["count"])))}
+        config["label2id"] = {n: int(i) for i, n in config["id2label"].items()}
+        branch = ["0.weight", *(f"1.{k}" for k in statistics), "4.weight", "4.bias"]
+        names = [f"head.head.{n}" for n in branch]
+        names += [f"auxiliary_head.head.{n}" for n in branch] if labels["auxiliary"] else []
+    elif spec["project"]:
+        names += ["head.projection.weight", "head.projection.bias"]
+    return config, _vit_tensors(model.backbone, own) | _fetched(model, [*_neck_names(spec), *names], table)
+
+
+def _refuse(
+    target: str, spec: dict[str, Any], of_neck: dict[str, Any], output: dict[str, Any], of_output: dict[str, Any]
+) -> None:
+    """Raise for the first option that transformers does not have."""
+    if spec["name"] != "dpt":
+        raise WeightsError(f"only a DPT can be written for transformers; this head is {spec['name']!r}")
+    for found, wanted, what in ((spec, of_neck, "head"), (output, of_output, "depth output")):
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise WeightsError(
+                    f"transformers' {target} has {name}={value!r} and this model's {what} has {found[name]!r}; such a model "
+                    "can be written as this project's directory or with dense export alone"
+                )
+
+
+def _neck(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"neck_hidden_sizes": _sizes(spec), "fusion_hidden_size": spec["width"], "reassemble_factors": FACTORS}
+
+
+def _sizes(spec: dict[str, Any]) -> list[int]:
+    return [c if r is None else r for c, r in zip(spec["in_channels"], spec["reassemble"], strict=True)]
+
+
+def _neck_names(spec: dict[str, Any]) -> list[str]:
+    """Published names of a neck's tensors, the unused unit of the deepest fusion among them."""
+    both = ("weight", "bias")
+    readouts = spec["readout"] if isinstance(spec["readout"], list) else [spec["readout"]] * 4
+    names = [f"neck.convs.{i}.weight" for i in range(4)]
+    for i, (middle, readout) in enumerate(zip(spec["reassemble"], readouts, strict=True)):
+        stage = "neck.reassemble_stage"
+        if middle is not None:
+            names += [f"{stage}.layers.{i}.projection.{k}" for k in both]
+            names += [f"{stage}.layers.{i}.resize.{k}" for k in both] if i != 2 else []
+        names += [f"{stage}.readout_projects.{i}.0.{k}" for k in both] if readout == "project" else []
+        fusion = f"neck.fusion_stage.layers.{i}"
+        names += [f"{fusion}.projection.{k}" for k in both]
+        for unit in (1, 2):
+            for part in (1, 2):
+                at = f"{fusion}.residual_layer{unit}"
+                names += [f"{at}.convolution{part}.{k}" for k in (both if spec["bias"] else ("weight",))]
+                statistics = (*both, "running_mean", "running_var", "num_batches_tracked")
+                names += [f"{at}.batch_norm{part}.{k}" for k in statistics] if spec["batch_norm"] else []
+    return names
+
+
+def _fetched(model: DenseModel, names: list[str], table: Table) -> State:
+    """The head's tensors under published names; zeros in the unit that nothing reads."""
+    own = model.head.state_dict()
+    state = {}
+    for name in names:
+        mine = rename(name, table)
+        unused = mine.startswith("neck.fusion.3.unit1.")
+        state[name] = torch.zeros_like(own[mine.replace("unit1", "unit2")]) if unused else own[mine]
+    return state
+
+
+def _dinov2(model: DenseModel) -> dict[str, Any]:
+    """backbone_config of a DINOv2."""
+    backbone = model.backbone
+    spec = backbone.spec
+    if spec.family != "dinov2" or spec.kind != "vit":
+        raise WeightsError(
+            f"transformers' directory needs a DINOv2 backbone without registers; this is {spec.name} ({spec.family})"
+        )
+    state = backbone.state_dict()
+    first, second = (state[f"model.blocks.0.mlp.{n}.weight"] for n in ("fc1", "fc2"))
+    swiglu = first.shape[0] == 2 * second.shape[1]
+    return {
+        "model_type": "dinov2",
+        "hidden_size": spec.dim,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.heads,
+        "patch_size": spec.patch,
+        "image_size": spec.image_size[0],
+        "layer_norm_eps": spec.norm_eps,
+        "mlp_ratio": 4 if swiglu else first.shape[0] // spec.dim,
+        "qkv_bias": "model.blocks.0.attn.qkv.bias" in state,
+        "use_swiglu_ffn": swiglu,
+        "out_indices": [layer + 1 for layer in model.layers],
+        "out_features": [f"stage{layer + 1}" for layer in model.layers],
+        "apply_layernorm": True,
+        "reshape_hidden_states": False,
+    }
+
+
+def _own_vit(model: DenseModel) -> dict[str, Any]:
+    """Numbers of a DPT's own ViT, plain or hybrid."""
+    backbone = model.backbone
+    spec, state = backbone.spec, backbone.state_dict()
+    facts: dict[str, Any] = {
+        "hidden_size": spec.dim,
+        "num_hidden_layers": spec.depth,
+        "num_attention_heads": spec.heads,
+        "intermediate_size": state["model.blocks.0.mlp.fc1.weight"].shape[0],
+        "image_size": spec.image_size[0],
+        "patch_size": spec.patch,
+        "layer_norm_eps": spec.norm_eps,
+        "qkv_bias": "model.blocks.0.attn.qkv.bias" in state,
+        "backbone_out_indices": list(model.layers),
+        "is_hybrid": spec.kind == "hybrid",
+    }
+    if spec.kind == "hybrid":
+        side = spec.image_size[0] // spec.patch
+        facts |= {"backbone_featmap_shape": [1, 1024, side, side], "neck_ignore_stages": [0, 1]}
+        facts["backbone_config"] = {
+            "model_type": "bit", "global_padding": "same", "layer_type": "bottleneck", "depths": [3, 4, 9],
+            "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True,
+        }  # fmt: skip
+    return facts
+
+
+def _vit_tensors(backbone: Backbone, own: bool) -> State:
+    """The backbone's tensors under published names."""
+    state = backbone.state_dict()
+    tensors = to_huggingface(state)
+    if not own:
+        return {f"backbone.{k}": v for k, v in tensors.items()}
+    if backbone.spec.kind == "hybrid":
+        at = "embeddings.patch_embeddings.projection."
+        tensors = {k.replace(at, "embeddings.projection."): v for k, v in tensors.items()}
+        for name, tensor in state.items():
+            if name.startswith("model.patch_embed.backbone."):
+                tensors[_to_bit(name.removeprefix("model.patch_embed.backbone."))] = tensor
+    return {f"dpt.{k}": v for k, v in tensors.items()}
+
+
+def _to_bit(name: str) -> str:
+    """A name of timm's ResNetV2 in transformers' BiT: the inverse of `BIT`."""
+    for old, new in (("stem.conv.", "embedder.convolution."), ("stem.", "embedder."), ("stages.", "encoder.stages.")):
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+            break
+    name = f"embeddings.backbone.bit.{name.replace('.blocks.', '.layers.')}"
+    assert rename(name, BIT).startswith("patch_embed.backbone.")
+    return name
+
+
+def _preprocessor(model: DenseModel) -> dict[str, Any]:
+    """How transformers is to bring pictures to the network."""
+    spec, side = model.backbone.spec, model.inference.resize or model.backbone.spec.image_size[0]
+    return {
+        "image_processor_type": "DPTImageProcessor",
+        "do_resize": True,
+        "size": {"height": side, "width": side},
+        "keep_aspect_ratio": True,
+        "ensure_multiple_of": spec.patch if spec.patch == 14 else 2 * spec.patch,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+        "do_pad": False,
+    }

@@ -1,0 +1,233 @@
+"""Depth Anything and DPT of transformers: directories whose config.json says nearly everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dense.backbone import Backbone, WeightsError, load_backbone
+from dense.backbone.huggingface import describe_config, from_huggingface, mlp_ratio
+from dense.backbone.spec import Positions
+from dense.published.dpt import HALF, of_hybrid
+from dense.published.family import Family, choose, positive
+from dense.published.file import Published, State
+from dense.published.keys import assemble, dpt_spec, hidden, renamed
+from dense.tasks.model import DenseModel, Inference
+
+NECK = {
+    r"^neck\.reassemble_stage\.layers\.(\d)\.projection\.": r"neck.reassemble.\1.project.",
+    r"^neck\.reassemble_stage\.layers\.(\d)\.resize\.": r"neck.reassemble.\1.resize.",
+    r"^neck\.reassemble_stage\.readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
+    r"^neck\.convs\.(\d)\.": r"neck.reassemble.\1.adapt.",
+    r"^neck\.fusion_stage\.layers\.(\d)\.projection\.": r"neck.fusion.~\1.project.",
+    r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)\.": r"neck.fusion.~\1.unit\2.conv\3.",
+    r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)\.": r"neck.fusion.~\1.unit\2.norm\3.",
+}
+DEPTH_ANYTHING = NECK | {r"^head\.conv(\d)\.": r"branches.depth.conv\1."}
+DEPTH = NECK | {
+    r"^head\.projection\.": "neck.project.",
+    r"^head\.head\.0\.": "branches.depth.conv1.",
+    r"^head\.head\.2\.": "branches.depth.conv2.",
+    r"^head\.head\.4\.": "branches.depth.conv3.",
+}
+LABELS = NECK | {
+    rf"^{layer}\.head\.{number}\.": f"{branch}.labels.{name}."
+    for layer, branch in (("head", "branches"), ("auxiliary_head", "auxiliary"))
+    for number, name in ((0, "conv"), (1, "norm"), (4, "classifier"))
+}
+BIT = {
+    r"^embeddings\.backbone\.bit\.embedder\.convolution\.": "patch_embed.backbone.stem.conv.",
+    r"^embeddings\.backbone\.bit\.embedder\.norm\.": "patch_embed.backbone.stem.norm.",
+    r"^embeddings\.backbone\.bit\.encoder\.stages\.(\d+)\.layers\.(\d+)\.": r"patch_embed.backbone.stages.\1.blocks.\2.",
+    r"^embeddings\.projection\.": "embeddings.patch_embeddings.projection.",
+}
+FACTORS = [4, 2, 1, 0.5]
+KINDS = {
+    "relative": "for inverse depth without scale (Intel/dpt-large, Intel/dpt-hybrid-midas)",
+    "metric": "for metres (facebook/dpt-dinov2-*-nyu, -kitti)",
+}
+
+
+def build_depth_anything(file: Published, positions: Positions = "size") -> DenseModel:
+    """positions: transformers' own rule; "official" is that of the training, and differs away from the native size."""
+    config = checked(file)
+    backbone, layers, norm = on_backbone(file, config, positions=positions)
+    state = renamed(head_of(file), DEPTH_ANYTHING)
+    output: dict[str, Any] = {"name": "regression", "hidden": hidden(state), "upsample": "picture"}
+    if config.get("depth_estimation_type", "relative") == "metric":
+        farthest = positive(file, "max_depth in config.json", config.get("max_depth"), "20 indoors or 80 outdoors")
+        output |= {"activation": "sigmoid", "max_depth": farthest}
+    else:
+        output |= {"activation": "relu", "kind": "inverse_relative"}
+    spec = dpt_spec(state, outputs={"depth": output})
+    return assemble(file, "hf_depth_anything", backbone, spec, state, layers, norm, inference=resize(file))
+
+
+def build_dpt_depth(
+    file: Published, kind: str | None = None, max_depth: float | None = None, positions: Positions | None = None
+) -> DenseModel:
+    """On its own ViT, on a hybrid or on a backbone that config.json describes. kind: what the numbers mean."""
+    kind = choose(file, "kind", kind, KINDS)
+    backbone, spec, state, layers, norm = dpt(file, DEPTH, positions)
+    meaning = "metric" if kind == "metric" else "inverse_relative"
+    output = {
+        "name": "regression",
+        "activation": "relu",
+        "kind": meaning,
+        "max_depth": max_depth,
+        "hidden": hidden(state),
+    }
+    spec["outputs"] = {"depth": output}
+    return assemble(file, "hf_dpt_depth", backbone, spec, state, layers, norm, inference=resize(file))
+
+
+def build_dpt_segmentation(file: Published, positions: Positions | None = None) -> DenseModel:
+    """Classes by the names in config.json, with the auxiliary head where there is one."""
+    backbone, spec, state, layers, norm = dpt(file, LABELS, positions)
+    count = state["branches.labels.classifier.weight"].shape[0]
+    auxiliary = "auxiliary.labels.classifier.weight" in state
+    dropout = file.config.get("semantic_classifier_dropout", 0.1)
+    spec["outputs"] = {"labels": {"name": "classes", "count": count, "auxiliary": auxiliary, "dropout": dropout}}
+    words = file.config.get("id2label") or {}
+    names = tuple(words.get(str(i), str(i)) for i in range(count))
+    return assemble(file, "hf_dpt_segmentation", backbone, spec, state, layers, norm, names, resize(file))
+
+
+def dpt(
+    file: Published, table: Mapping[str, str], positions: Positions | None
+) -> tuple[Backbone, dict[str, Any], State, tuple[int, ...], bool]:
+    """Backbone, spec of the neck, tensors of the head under our names, layers and norm of a DPT."""
+    config = checked(file)
+    hybrid = bool(config.get("is_hybrid"))
+    if config.get("backbone_config") and not hybrid:
+        backbone, layers, norm = on_backbone(file, config, positions=positions or "size")
+    else:
+        backbone, norm = own_vit(file, config, hybrid, positions or "bilinear"), False
+        layers = tuple(sorted(config.get("backbone_out_indices") or (2, 5, 8, 11)))
+        layers = (0, 1, *layers[2:]) if hybrid else layers
+    state = renamed(head_of(file), table)
+    spec = dpt_spec(state, fusion_size="double", **of_hybrid(backbone))
+    if config.get("readout_type", "project") == "add":
+        spec["readout"] = "add"
+    return backbone, spec, state, layers, norm
+
+
+def own_vit(file: Published, config: Mapping[str, Any], hybrid: bool, positions: Positions) -> Backbone:
+    """The ViT of a DPT, plain or on a ResNet; numbers that config.json leaves out are those of DPTConfig."""
+    dim = config.get("hidden_size", 768)
+    measures = {
+        "embed_dim": dim,
+        "depth": config.get("num_hidden_layers", 12),
+        "num_heads": config.get("num_attention_heads", 12),
+        "img_size": config.get("image_size", 384),
+        "mlp_ratio": mlp_ratio(config.get("intermediate_size", 3072), dim),
+        "qkv_bias": config.get("qkv_bias", True),
+        "norm_eps": config.get("layer_norm_eps", 1e-12),
+    } | ({} if hybrid else {"patch_size": config.get("patch_size", 16)})
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise WeightsError(
+            f"{file.path}: hidden_act {config['hidden_act']!r}; expected 'gelu', which timm's model computes"
+        )
+    state = renamed({k: v for k, v in file.under("dpt.").items() if not k.startswith("pooler.")}, BIT)
+    resnet = {k: state.pop(k) for k in list(state) if k.startswith("patch_embed.backbone.")}
+    blocks = {k.removeprefix("model."): v for k, v in from_huggingface(state).items()}
+    name = "vit_base_r50_s16_384" if hybrid else "vit_base_patch16_384"
+    facts = {"positions": positions, "padding": "resize"} | statistics(file, HALF)
+    return loaded(file, name, blocks | resnet, measures | facts)
+
+
+def on_backbone(
+    file: Published, config: Mapping[str, Any], positions: Positions
+) -> tuple[Backbone, tuple[int, ...], bool]:
+    """The backbone that config.json describes, the layers it hands out, and whether they are normed."""
+    inner = dict(config.get("backbone_config") or {})
+    if inner.get("model_type") not in ("dinov2", "dinov2_with_registers"):
+        raise WeightsError(
+            f"{file.path} stands on a backbone of type {inner.get('model_type')!r}; read are dinov2 and dinov2_with_registers"
+        )
+    inner = DINOV2_DEFAULTS | {k: v for k, v in inner.items() if v is not None}
+    name, arguments = describe_config(inner)
+    facts = {"padding": "resize"} | statistics(file, None)
+    if inner["model_type"] == "dinov2":
+        facts["positions"] = positions
+    backbone = loaded(file, name, file.under("backbone."), arguments | facts)
+    indices = inner.get("out_indices") or [
+        int(stage.removeprefix("stage")) for stage in inner.get("out_features") or []
+    ]
+    if len(indices) != 4:
+        raise WeightsError(f"{file.path}: config.json names {len(indices)} layers (out_indices); DPT reads 4")
+    return backbone, tuple(i % (backbone.spec.depth + 1) - 1 for i in indices), inner.get("apply_layernorm", True)
+
+
+DINOV2_DEFAULTS = {  # of Dinov2Config; config.json may leave them out
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "image_size": 224,
+    "layer_norm_eps": 1e-6, "mlp_ratio": 4, "qkv_bias": True, "use_swiglu_ffn": False, "num_register_tokens": 4,
+}  # fmt: skip
+
+
+def loaded(file: Published, name: str, state: State, overrides: Mapping[str, Any]) -> Backbone:
+    """A backbone with these tensors; errors and its report name the file."""
+    try:
+        backbone = load_backbone(name, state, **overrides)
+    except WeightsError as error:
+        raise WeightsError(f"{file.path}: {error}") from None
+    if backbone.report is not None:
+        backbone.report.source = str(file.path)
+    return backbone
+
+
+def checked(file: Published) -> Mapping[str, Any]:
+    """config.json, if it asks for nothing that is not here."""
+    config = file.config
+    if list(config.get("reassemble_factors") or FACTORS) != FACTORS or config.get("head_in_index", -1) != -1:
+        raise WeightsError(
+            f"{file.path}: config.json has reassemble_factors {config.get('reassemble_factors')} and head_in_index "
+            f"{config.get('head_in_index', -1)}; expected {FACTORS} and -1"
+        )
+    return config
+
+
+def head_of(file: Published) -> State:
+    """All but the backbone."""
+    return {k: v for k, v in file.tensors.items() if not k.startswith(("backbone.", "dpt."))}
+
+
+def statistics(file: Published, otherwise: tuple[float, ...] | None) -> dict[str, Any]:
+    """mean and std from preprocessor_config.json, brought to pictures of 0 to 1."""
+    facts = file.preprocessor
+    scale = 1 if facts.get("do_rescale", True) else 255
+    found = {k: tuple(x / scale for x in facts[f"image_{k}"]) for k in ("mean", "std") if facts.get(f"image_{k}")}
+    return ({} if otherwise is None else {"mean": otherwise, "std": otherwise}) | found
+
+
+def resize(file: Published) -> Inference:
+    """The shorter side that preprocessor_config.json asks for."""
+    size = file.preprocessor.get("size") or {}
+    sides = [size] if isinstance(size, int) else [v for v in size.values() if isinstance(v, int)]
+    return Inference(resize=min(sides)) if sides and file.preprocessor.get("do_resize", True) else Inference()
+
+
+SIGNS = (r"^neck\.reassemble_stage\.layers\.3\.projection\.weight$", r"^neck\.fusion_stage\.layers\.0\.")
+FAMILIES = (
+    Family(
+        "hf_depth_anything",
+        "DepthAnythingForDepthEstimation of transformers",
+        (*SIGNS, r"^head\.conv3\.weight$"),
+        build_depth_anything,
+        "depth_anything",
+    ),
+    Family(
+        "hf_dpt_depth",
+        "DPTForDepthEstimation of transformers",
+        (*SIGNS, r"^head\.head\.2\.weight$"),
+        build_dpt_depth,
+        "dpt",
+    ),
+    Family(
+        "hf_dpt_segmentation",
+        "DPTForSemanticSegmentation of transformers",
+        (*SIGNS, r"^head\.head\.1\.running_mean$"),
+        build_dpt_segmentation,
+        "dpt",
+    ),
+)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import lightly  # type: ignore[import-untyped]
 import torch
+from _claims import record
 from lightly.loss import DINOLoss as LightlyLoss  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
@@ -90,6 +91,13 @@ def main() -> None:
         memory = peak_megabytes(loss, logits, targets)
         value = loss(logits, targets).item()
         print(f"{name:16} loss {value:9.5f}  {median:8.1f} ms ({ratio:.2f}x)  {memory:8.1f} MB ({memory / first:.2f}x)")
+        if index:
+            size = f"DINO loss and its gradient, {args.crops} crops of {args.images}, K {args.prototypes}, {args.dtype}"
+            mine = statistics.median(row[0] for row in times)
+            record(size, peer=name, ours=f"{mine:.1f} ms", theirs=f"{median:.1f} ms", ratio=ratio)
+            record(
+                f"{size}, memory", peer=name, ours=f"{first:.0f} MB", theirs=f"{memory:.0f} MB", ratio=memory / first
+            )
 
 
 if __name__ == "__main__":

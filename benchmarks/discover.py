@@ -22,6 +22,7 @@ import numpy as np
 import scipy.linalg
 import torch
 import torch.nn.functional as F
+from _claims import record, versioned
 from _measure import peak_memory
 
 from dense.backbone import load_backbone
@@ -59,6 +60,10 @@ def cut(side: int, rounds: int) -> None:
     for name, values in (("eigenvector", ours), ("edges and eigenvector", whole)):
         ratio = statistics.median(t / o for t, o in zip(theirs, values, strict=True))
         print(f"  {name}: {statistics.median(values):.3f} s, scipy {statistics.median(theirs):.2f} s: {ratio:.1f}x")
+        record(
+            f"TokenCut, {side} x {side} grid, {name}", peer=versioned("scipy"), ours=f"{statistics.median(values):.3f} s",
+            theirs=f"{statistics.median(theirs):.2f} s", ratio=ratio, least=10,
+        )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -84,7 +89,14 @@ def attention(size: int, rounds: int) -> None:
     one, all_rows = statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
     print(f"attention masks at {size} px, {grid} x {grid} patches, 6 heads: {100 * same:.2f} % of patches the same")
     print(f"  one row {1e3 * one:.1f} ms, all rows {1e3 * all_rows:.0f} ms: {ratio:.1f}x")
-    print(f"  memory: one row {peak_memory(ours):.0f} MB, all rows {peak_memory(full):.0f} MB")
+    memory, memory_of_all = peak_memory(ours), peak_memory(full)
+    print(f"  memory: one row {memory:.0f} MB, all rows {memory_of_all:.0f} MB")
+    what, peer = f"attention masks, {size} px", f"all rows, {versioned('torch')}"
+    record(what, peer=peer, ours=f"{1e3 * one:.1f} ms", theirs=f"{1e3 * all_rows:.0f} ms", ratio=ratio)
+    record(
+        f"{what}, memory", peer=peer, ours=f"{memory:.0f} MB", theirs=f"{memory_of_all:.0f} MB",
+        ratio=memory_of_all / max(memory, 1e-9),
+    )  # fmt: skip
 
 
 def pictures(count: int, size: int, batch: int) -> None:
@@ -98,6 +110,7 @@ def pictures(count: int, size: int, batch: int) -> None:
             refine(on_grid(backbone, backbone.normalise(part), TokenCut()), part, how)  # type: ignore[arg-type]
         taken = time.perf_counter() - start
         print(f"{count} pictures of {size} px, TokenCut with ViT-S/16, refine {how}: {count / taken:.1f} pictures/s")
+        record(f"TokenCut from end to end, {size} px, refine {how}", ours=f"{count / taken:.1f} pictures/s")
 
 
 def main() -> None:

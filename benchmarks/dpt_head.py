@@ -27,6 +27,7 @@ from typing import Any
 warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
+from _claims import record, versioned  # noqa: E402
 from _measure import peak_memory  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -224,6 +225,19 @@ def main() -> None:
             f"{difference:>11.1e}",
             flush=True,
         )
+        peer = versioned(PEERS[way])
+        record(
+            f"DPT, {way}, 518 px", peer=peer, ours=f"{mine:.3f} s", theirs=f"{other:.3f} s", ratio=ratio,
+            least={"head": 1.5, "bf16": 2.0}.get(way),
+        )  # fmt: skip
+        record(
+            f"DPT, {way}, 518 px, memory", peer=peer, ours=f"{memory[0]:.0f} MB", theirs=f"{memory[1]:.0f} MB",
+            ratio=memory[1] / memory[0],
+        )  # fmt: skip
+        record(
+            f"DPT, {way}, answers differ by", peer=peer, ours=f"{difference:.0e} of the largest", value=difference,
+            most=2e-2 if way == "bf16" else 1e-5,
+        )  # fmt: skip
         if difference > (0.1 if way == "bf16" else 1e-5):
             raise SystemExit(f"{way}: the answers differ by {difference:.1e} of the largest value")
 

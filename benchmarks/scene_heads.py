@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import yaml
+from _claims import record
 from torch import Tensor
 
 import heads
@@ -149,7 +150,7 @@ def constant(task: str, scenes: Scenes, target: Scenes) -> Callable[[Tensor], Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", required=True, help="directory of a pretrained backbone, or a name")
+    parser.add_argument("--backbone", default="scenes_tiny", help="directory of a pretrained backbone, or a name")
     parser.add_argument("--weights", default=None, help="its weights, for a name")
     parser.add_argument("--train", type=int, default=400, help="scenes to train on")
     parser.add_argument("--val", type=int, default=200, help="scenes of each kind to judge by")
@@ -190,6 +191,17 @@ def main() -> None:
         for task in TASKS:
             numbers = judge(constant(task, sets["train"], sets[where]), task, sets[where])
             found.setdefault(("mean", "none", where), []).append(numbers)
+    for head_name in HEADS:
+        for number, sign in (("abs_rel", -1), ("miou", 1)):
+            ours, theirs = (
+                [n[number] for n in found[(kind, head_name, "seen heights")] if number in n]
+                for kind in ("pretrained", "random")
+            )
+            gain = sign * (statistics.mean(ours) - statistics.mean(theirs))
+            record(
+                f"{head_name} head on scenes, {number}", peer="the same network with random weights", ours=spread(ours),
+                theirs=spread(theirs), value=gain, least=0,
+            )  # fmt: skip
     text = table(found, options, time.perf_counter() - start)
     print(text)
     if options.markdown is not None:

@@ -13,6 +13,7 @@ import argparse
 import time
 
 import torch
+from _claims import record
 from _measure import peak_memory
 from torch import Tensor
 
@@ -60,10 +61,10 @@ def main() -> None:
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {CLASSES} classes, fp32")
     image = torch.randint(0, 256, (3, *options.both), dtype=torch.uint8)
-    results = {}
+    results, memories = {}, {}
     for name, run in (("ours", ours), ("whole", whole)):
         start = time.perf_counter()
-        memory = peak_memory(lambda run=run, name=name: results.__setitem__(name, run(image)))  # type: ignore[misc]
+        memory = memories[name] = peak_memory(lambda run=run, name=name: results.__setitem__(name, run(image)))  # type: ignore[misc]
         print(
             f"{name:<6} {image.shape[1]}x{image.shape[2]}: {memory:7.0f} MB, {time.perf_counter() - start:5.1f} s",
             flush=True,
@@ -78,6 +79,11 @@ def main() -> None:
     print(
         f"ours   {image.shape[1]}x{image.shape[2]} ({pixels:.0f} megapixels): {memory:7.0f} MB, {time.perf_counter() - start:5.1f} s; target 2000 MB {met}"
     )
+    record(
+        f"windows, {options.both[1]}x{options.both[0]}, {CLASSES} classes, memory", peer="sums of the whole picture",
+        ours=f"{memories['ours']:.0f} MB", theirs=f"{memories['whole']:.0f} MB", ratio=memories["whole"] / memories["ours"],
+    )  # fmt: skip
+    record(f"windows, {pixels:.0f} megapixels, MB", ours=f"{memory:.0f} MB", value=memory, most=2000)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""`make bench`: claims of every benchmark in one table, whatever becomes of each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+FAST = """
+from _claims import record, versioned
+record("views", peer=versioned("numpy"), ours="2 ms", theirs="9 ms", ratio=4.5, least=4)
+record("memory", ours="2100 MB", value=2100, most=2000)
+record("speed", ours="7 a second")
+"""
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The runner in a process of its own."""
+    command = [sys.executable, str(FOLDER / "_all.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_one_table_of_all_claims(tmp_path: Path) -> None:
+    """Met, missed and without a target; one that fails is named and stops no other."""
+    import numpy
+
+    (tmp_path / "fast.py").write_text(FAST)
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    (tmp_path / "_helper.py").write_text("raise SystemExit(4)")
+    done = bench("--folder", tmp_path, "--output", tmp_path / "results.md")
+    assert done.returncode == 1
+    assert "failed: broken" in done.stderr
+    text = (tmp_path / "results.md").read_text()
+    assert f"| fast | views | numpy {numpy.__version__} | 2 ms | 9 ms | 4.50 | at least 4 | yes |" in text
+    assert "| fast | memory |  | 2100 MB |  |  | at most 2000 | NO |" in text
+    assert "| fast | speed |  | 7 a second |  |  |  |  |" in text
+    assert "| broken | FAILED with status 3 |" in text
+    for fact in ("processor", "threads", "torch", "load before"):
+        assert f"- {fact}: " in text
+    shown = done.stdout.splitlines()
+    assert any(line.split()[:2] == ["views", "numpy"] and line.endswith("yes") for line in shown)
+    assert "_helper" not in text
+
+
+def test_some_by_name(tmp_path: Path) -> None:
+    """And a name that there is not."""
+    (tmp_path / "fast.py").write_text(FAST)
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    assert bench("fast", "--folder", tmp_path, "--output", tmp_path / "results.md").returncode == 0
+    done = bench("slow", "--folder", tmp_path, "--output", tmp_path / "results.md")
+    assert done.returncode == 2
+    assert "no benchmark slow; there are broken, fast" in done.stderr
+
+
+def test_a_target_needs_something_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that can neither be met nor missed is refused."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from _claims import record
+
+    with pytest.raises(ValueError, match="needs a ratio or a value"):
+        record("views", ours="2 ms", least=4)
+    assert record("views", ours="2 ms", ratio=3.9, least=4).met is False
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_tells_its_claims(path: Path) -> None:
+    """Or the table would lack it."""
+    assert "record(" in path.read_text()

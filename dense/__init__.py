@@ -13,6 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would o
 if TYPE_CHECKING:
     from dense import discover
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
+    from dense.discover import track
     from dense.predict import Depth, Predictor, Segmentation, load
     from heads.features import Features
 
@@ -27,6 +28,7 @@ _PUBLIC = {
     "Predictor": "dense.predict",
     "Depth": "dense.predict",
     "Segmentation": "dense.predict",
+    "track": "dense.discover",
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "discover",
     "load",
     "load_backbone",
+    "track",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -65,6 +65,20 @@ def outline(image: Picture, mask: NDArray[np.bool_], colour: NDArray[np.integer]
     drawn = image.copy()
     cv2.drawContours(drawn, contours, -1, [int(c) for c in colour], width)
     return drawn
+
+
+def objects_picture(
+    image: Picture, labels: NDArray[np.integer], masks: Iterable[tuple[int, NDArray[np.bool_]]]
+) -> Picture:
+    """Objects over a picture: those of `labels` (H, W), which count from 1, in colour, the rest darker, and contours of
+    numbered masks (H, W)."""
+    table = np.concatenate([np.zeros((1, 3), np.uint8), palette(255)])
+    inside = (labels > 0)[..., None]
+    picture = np.where(inside, overlay(image, table[labels], 0.45), (image * 0.6).astype(np.uint8))
+    for number, mask in masks:
+        if mask.any():
+            picture = outline(picture, mask, table[number])
+    return picture
 
 
 def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4) -> Picture:

@@ -19,11 +19,13 @@ from dense.discover.kmeans import KMeans
 from dense.discover.lost import LOST
 from dense.discover.maskcut import MaskCut
 from dense.discover.pca import PCA
+from dense.discover.propagate import Propagation, Tracker, propagate
 from dense.discover.refine import Refinement, guided_filter, refine_objects, refine_regions
 from dense.discover.similarity import feature_at, similarity
 from dense.discover.source import Source, default_source
 from dense.discover.spectral import Spectral
 from dense.discover.tokencut import TokenCut
+from dense.discover.track import Tracking, track, tracking, tracking_source
 
 __all__ = [
     "LOST",
@@ -35,11 +37,14 @@ __all__ = [
     "MaskCut",
     "Method",
     "Objects",
+    "Propagation",
     "Refinement",
     "Regions",
     "Source",
     "Spectral",
     "TokenCut",
+    "Tracker",
+    "Tracking",
     "attention",
     "boxes",
     "default_source",
@@ -50,10 +55,14 @@ __all__ = [
     "lost",
     "maskcut",
     "on_grid",
+    "propagate",
     "refine",
     "similarity",
     "spectral",
     "tokencut",
+    "track",
+    "tracking",
+    "tracking_source",
 ]
 
 Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | CoClusters

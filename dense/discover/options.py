@@ -14,9 +14,11 @@ from dense.discover.coclusters import CoClusters
 from dense.discover.kmeans import KMeans
 from dense.discover.lost import LOST
 from dense.discover.maskcut import MaskCut
-from dense.discover.source import Source, What, choose
+from dense.discover.propagate import Shape
+from dense.discover.source import Source, What, changed, choose
 from dense.discover.spectral import Spectral
 from dense.discover.tokencut import TokenCut
+from dense.discover.track import PROTOCOLS, Decide, Tracking, tracking_source
 
 METHODS: dict[str, Any] = {
     "attention": Attention,
@@ -27,6 +29,7 @@ METHODS: dict[str, Any] = {
     "kmeans": KMeans,
 }
 OTHERS = {"cocluster": ("count", "passes", "classes"), "similarity": ("point",)}  # these see several pictures at once
+SETTINGS_OF_TRACKING = tuple(field.name for field in fields(Tracking))
 SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes", "classes", "point")
 
 
@@ -48,10 +51,41 @@ def add_settings(parser: Parser) -> None:
     )
     parser.add_argument("--k-patches", type=int, help="lost: patches of lowest degree that may expand the seed")
     parser.add_argument("--passes", type=int, help="cocluster: times that all pictures are looked at to learn classes")
+    add_features(parser)
+
+
+def add_features(parser: Parser) -> None:
+    """Which features; what is left out has the default of the verb."""
     parser.add_argument("--what", choices=get_args(What), help="features; by the backbone's family if left out")
     parser.add_argument("--layer", type=int, help="block of features or attention; the last if left out")
     parser.add_argument("--centre", action="store_true", default=None, help="subtract each picture's mean feature")
     parser.add_argument("--no-centre", action="store_false", default=None, dest="centre", help="do not")
+
+
+def add_tracking(parser: Parser) -> None:
+    """How objects are followed; what is left out is the protocol's."""
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="v1", help="settings of DINO (v1) or DINOv3 (v3)")
+    parser.add_argument("--size", type=int, help="shorter side that the backbone sees; 0: as it is")
+    parser.add_argument(
+        "--multiple", type=int, help="cut the longer side down to a multiple of so many pixels; 0: do not"
+    )
+    parser.add_argument("--context", type=int, help="frames before that are looked at, besides the first")
+    parser.add_argument("--neighbourhood", type=int, help="patches in each direction that are looked at; 0: all")
+    parser.add_argument("--shape", choices=get_args(Shape), help="of the neighbourhood")
+    parser.add_argument("--topk", type=int, help="patches that count")
+    parser.add_argument("--temperature", type=float, help="of their weights, exp(cosine / T)")
+    parser.add_argument(
+        "--decide", choices=get_args(Decide), help="size at which pixels choose: as shown, or the video's"
+    )
+    parser.add_argument(
+        "--normalise", action="store_true", default=None, help="bring each object's labels to 0..1 first"
+    )
+    parser.add_argument("--no-normalise", action="store_false", default=None, dest="normalise", help="do not")
+
+
+def tracking_source_of(spec: BackboneSpec, options: Namespace) -> Source:
+    """The features that were asked for, or those of the protocols."""
+    return changed(tracking_source(spec), what=options.what, layer=options.layer, centre=options.centre)
 
 
 def given_settings(

@@ -71,14 +71,22 @@ def default_source(spec: BackboneSpec) -> Source:
     """
     if spec.family in ("dino", "ibot"):
         return Source()
-    has_norm = spec.kind != "pyramid" or spec.norm is not False
-    return Source("token", norm=has_norm, centre=True)
+    return Source("token", norm=has_norm(spec), centre=True)
+
+
+def has_norm(spec: BackboneSpec) -> bool:
+    """Whether there is a norm over the last tokens."""
+    return spec.kind != "pyramid" or spec.norm is not False
 
 
 def choose(spec: BackboneSpec, **options: object) -> Source:
     """The default of a backbone with whatever is not None in `options` changed."""
+    return changed(default_source(spec), **options)
+
+
+def changed(source: Source, **options: object) -> Source:
+    """A source with whatever is not None in `options` changed; only tokens keep their norm."""
     given = {name: value for name, value in options.items() if value is not None}
-    source = default_source(spec)
     if given.get("what", source.what) != "token":
         source = replace(source, norm=False)
     return replace(source, **given)  # type: ignore[arg-type]

@@ -15,7 +15,18 @@ from dense.discover import Answer, Objects, refine
 from dense.discover.answers import nearest
 from dense.discover.refine import Refinement
 from dense.discovering.reading import Seen
-from dense.visual import Picture, contain, enlarge, heat, label_picture, outline, overlay, palette, sheet, write_picture
+from dense.visual import (
+    Picture,
+    contain,
+    enlarge,
+    heat,
+    label_picture,
+    objects_picture,
+    overlay,
+    palette,
+    sheet,
+    write_picture,
+)
 
 CELL, COLUMNS, CELLS = 160, 4, 48  # of the contact sheet: pixels, pictures a row, pictures at most
 MOST = 1_500_000  # pixels above which masks are refined at the size that the backbone saw
@@ -44,14 +55,7 @@ def drawn(image: Picture, answer: Answer) -> Picture:
     labels = answer.labels[0].cpu().numpy()
     if not isinstance(answer, Objects):
         return overlay(image, label_picture(labels, answer.count), 0.5)
-    colours = palette(answer.masks.shape[1])
-    table = np.concatenate([np.zeros((1, 3), np.uint8), colours])
-    inside = (labels > 0)[..., None]
-    picture = np.where(inside, overlay(image, table[labels], 0.45), (image * 0.6).astype(np.uint8))
-    for mask, colour in zip(answer.masks[0].cpu().numpy(), colours, strict=True):
-        if mask.any():
-            picture = outline(picture, mask, colour)
-    return picture
+    return objects_picture(image, labels, enumerate(answer.masks[0].cpu().numpy(), 1))
 
 
 def maps_picture(answer: Objects, size: tuple[int, int]) -> Picture:

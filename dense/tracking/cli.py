@@ -1,0 +1,128 @@
+"""The verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import tee
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track as progress_of
+
+from dense.arguments import Parser, device, key_value
+from dense.backbone import load_backbone
+from dense.backbone.names import directory
+from dense.data.images import read_image
+from dense.data.videos import list_frames, objects_of, read_objects
+from dense.discover import Source, Tracking, track, tracking
+from dense.discover.options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
+from dense.discovering.writing import write_index
+from dense.predict.video import Film, FilmWriter
+from dense.tracking.drawing import Spread, drawn
+from dense.training.checkpoints import check_writable
+from dense.visual import Picture, write_picture
+
+RATE = 24.0  # frames a second of a folder, as in DAVIS
+
+
+class Frames:
+    """A film or a folder of pictures as frames with names, read one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.film = None if path.is_dir() else Film(path)
+        self.pictures = list_frames(path) if self.film is None else []
+        self.rate = RATE if self.film is None else self.film.rate
+        twice = len(self.pictures) - len({picture.stem for picture in self.pictures})
+        if twice:
+            raise ValueError(f"{twice} of the frames in {path} have a name that another has, but for the ending")
+
+    def __len__(self) -> int:
+        """As far as it is known; 0 if it is not."""
+        return len(self.pictures) if self.film is None else self.film.length
+
+    def __iter__(self) -> Iterator[Picture]:
+        yield from self.film or map(read_image, self.pictures)
+
+    def name(self, number: int) -> str:
+        """Of a frame, for its mask."""
+        return self.pictures[number].stem if self.film is None else f"{number:05d}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb."""
+    parser = Parser(prog="dense track", description="Follow the objects of a first frame through a video.")
+    parser.add_argument("video", type=Path, help="a film, or a folder of frames")
+    parser.add_argument(
+        "--mask", type=Path, required=True, help="PNG of the first frame with numbers of objects, 0: none"
+    )
+    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
+    parser.add_argument(
+        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
+    )
+    parser.add_argument(
+        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone"
+    )
+    parser.add_argument("--out", "--output", type=Path, default=Path("tracked"), help="folder for the answers")
+    add_tracking(parser)
+    add_features(parser)
+    parser.add_argument("--overlays", action="store_true", help="also write every frame with its objects as a picture")
+    parser.add_argument("--no-film", action="store_true", help="write no film of frames with their objects")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of fresh weights")
+    options = parser.parse_args(argv)
+    frames, mask = Frames(options.video), read_objects(options.mask)
+    objects = objects_of(mask)
+    check_writable(options.out)
+    torch.manual_seed(options.seed)
+    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    changes = {name: getattr(options, name) for name in SETTINGS_OF_TRACKING}
+    how, source = tracking(options.protocol, backbone.spec.patch, **changes), tracking_source_of(backbone.spec, options)
+    seen, shown = tee(frames)
+    followed = track(backbone, seen, mask, source=source, **asdict(how))
+    labels = (numbers.cpu().numpy() for numbers in followed)
+    progress = progress_of(
+        zip(shown, labels, strict=True), options.video.name, len(frames) or None, disable=not sys.stderr.isatty()
+    )
+    count = write(frames, progress, max(objects), options)
+    info = describe(options, how, source, objects) | {"backbone": backbone.spec.to_dict()}
+    (options.out / "tracked.json").write_text(json.dumps(info, indent=2) + "\n")
+    if options.weights is None and directory(options.backbone) is None:
+        print("these weights are random: bring published ones with --weights FILE or a directory as --backbone")
+    print(f"{len(objects)} objects in {count} frames: masks in {options.out / 'masks'}, {options.out / 'sheet.png'}")
+    return 0
+
+
+def write(
+    frames: Frames, followed: Iterable[tuple[Picture, NDArray[np.uint8]]], highest: int, options: Namespace
+) -> int:
+    """Masks, pictures, the film and the sheet, one frame at a time; how many frames there were."""
+    masks, pictures, some = options.out / "masks", options.out / "overlays", Spread()
+    film = FilmWriter(options.out / f"{options.video.stem}_tracked.mp4", frames.rate)
+    masks.mkdir(parents=True, exist_ok=True)
+    try:
+        for number, (image, labels) in enumerate(followed):
+            name = frames.name(number)
+            write_index(masks / f"{name}.png", labels, highest + 1, background=True)
+            picture = drawn(image, labels)
+            if options.overlays:
+                write_picture(pictures / f"{name}.png", picture)
+            if not options.no_film:
+                film.add(picture)
+            some.add(picture)
+    finally:
+        film.close()
+    write_picture(options.out / "sheet.png", some.sheet())
+    return some.count
+
+
+def describe(options: Namespace, how: Tracking, source: Source, objects: Sequence[int]) -> dict[str, object]:
+    """Everything that decides the answers, as plain data."""
+    settings = {"protocol": options.protocol, "settings": asdict(how), "features": asdict(source)}
+    return {"video": str(options.video), "objects": list(objects), "weights": options.weights, **settings}

@@ -1,0 +1,158 @@
+"""Videos from pixels to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import dense
+from dense.backbone import Backbone
+from dense.discover import Source, Tracking, tracking, tracking_source
+from dense.discover.track import on_grid
+from dense.metrics.video import contour_accuracy, region_similarity
+from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
+from tests.discover.videos import colours, squares
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    """Its features are not looked at where the source is `colours`."""
+    return tiny("dino_vits16", patch_size=4)
+
+
+def j_and_f(found: list[torch.Tensor], masks: list[NDArray[np.uint8]], number: int) -> float:
+    """Mean over all frames but the first."""
+    a, b = torch.stack(found[1:]) == number, torch.from_numpy(np.stack(masks[1:])) == number
+    return float((region_similarity(a, b) + contour_accuracy(a, b)).mean() / 2)
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v3"])
+def test_moving_squares_by_their_colours(backbone: Backbone, protocol: str) -> None:
+    """Four objects on paths of their own."""
+    pictures, masks = squares(8, steps=[(0, 3), (1, 2), (2, 1), (0, -2)])
+    found = list(dense.track(backbone, pictures, masks[0], protocol, colours, size=0))  # type: ignore[arg-type]
+    assert np.array_equal(found[0].numpy(), masks[0])
+    assert {(tuple(one.shape), one.dtype) for one in found} == {((64, 96), torch.uint8)}
+    for number in range(1, 5):
+        assert j_and_f(found, masks, number) > 0.85
+
+
+def test_steps_of_whole_patches_are_exact(backbone: Backbone) -> None:
+    """And numbers are those of the mask; tensors are frames too."""
+    pictures, masks = squares(10, steps=[(4, 4)])
+    frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    found = dense.track(backbone, frames, masks[0] * 77, source=colours, size=0)  # type: ignore[arg-type]
+    for labels, mask in zip(found, masks, strict=True):
+        assert (labels.numpy() != mask * 77).mean() < 0.005  # corners of the square, which are blended
+        assert set(labels.unique().tolist()) == {0, 77}
+
+
+def test_an_object_that_leaves_is_gone(backbone: Backbone) -> None:
+    """And no other takes its number."""
+    pictures, masks = squares(14, steps=[(0, -4), (0, 2)])
+    found = list(dense.track(backbone, pictures, masks[0], source=colours, size=0))  # type: ignore[arg-type]
+    assert (masks[-1] == 1).sum() == 0
+    assert (found[-1] == 1).sum() == 0
+    assert j_and_f(found, masks, 2) > 0.85
+
+
+def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
+    """Sizes that are no whole patches; registers and the class token are no patches."""
+    pictures, masks = squares(3, (50, 75))
+    for protocol in ("v1", "v3"):
+        found = list(dense.track(token_backbone, pictures, masks[0], protocol, size=64))
+        assert [tuple(one.shape) for one in found] == [(50, 75)] * 3
+        assert all(set(one.unique().tolist()) <= {0, 1} for one in found)
+
+
+def test_pyramids() -> None:
+    """The deepest map; there is no norm over a ResNet's."""
+    pyramid = dense.load_backbone("resnet18")
+    assert tracking_source(pyramid.spec) == Source("token", norm=False)
+    pictures, masks = squares(3)
+    assert len(list(dense.track(pyramid, pictures, masks[0], size=0))) == 3
+
+
+def test_reading_is_streaming(backbone: Backbone) -> None:
+    """A frame is read when its mask is wanted, but for the second, which shows that there is one."""
+    pictures, masks = squares(9)
+    read = 0
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        nonlocal read
+        for picture in pictures:
+            read += 1
+            yield picture
+
+    for given, _ in enumerate(dense.track(backbone, frames(), masks[0], source=colours, size=0), 1):  # type: ignore[arg-type]
+        assert read == max(2, given)
+
+
+def test_sizes_of_the_protocols() -> None:
+    """DINO cuts 854 down to 832; DINOv3 has 60 patches, each side rounded; portraits too."""
+    assert tracking("v1", 16).shown((480, 854), 16) == (480, 832)
+    assert tracking("v1", 8).shown((854, 480), 8) == (832, 480)
+    assert tracking("v3", 16).shown((480, 854), 16) == (960, 1712)
+    assert tracking("v3", 14).shown((480, 854), 14) == (840, 1498)
+    assert tracking("v3", 14, size=960).shown((480, 854), 14) == (966, 1708)
+    assert tracking("v1", 14).shown((480, 854), 14) == (476, 826)
+    assert tracking("v1", 16, size=0).shown((50, 75), 16) == (48, 80)
+    assert tracking("v1", 8, size=32).shown((30, 40), 8) == (32, 32)
+    v3 = tracking("v3", 16, topk=3)
+    assert (v3.shape, v3.temperature, v3.topk, v3.context, v3.neighbourhood, v3.decide) == (
+        "circle",
+        0.2,
+        3,
+        7,
+        12,
+        "own",
+    )
+    with pytest.raises(ValueError, match="expected v1 or v3"):
+        tracking("v2", 16)
+
+
+def test_small_objects_keep_a_patch() -> None:
+    """Centres decide, but no object is lost."""
+    mask = torch.zeros(16, 16, dtype=torch.uint8)
+    mask[:8, :8], mask[8:11, 13:16] = 1, 9
+    labels = on_grid(mask, torch.tensor([0, 1, 9]), (2, 2))
+    assert labels.argmax(1)[0].tolist() == [[1, 0], [0, 2]]
+    assert (labels.sum(1) == 1).all()
+
+
+def test_normalising_brings_faint_objects_out() -> None:
+    """By the published rule an object of a tenth wins over what is left of the background."""
+    soft = torch.tensor([[[[1.0, 0.9]], [[0.0, 0.1]]]])
+    assert Tracking(size=0).labels(soft, (1, 2), (1, 2)).tolist() == [[[0, 1]]]
+    assert Tracking(size=0, normalise=False).labels(soft, (1, 2), (1, 2)).tolist() == [[[0, 0]]]
+    gone = torch.tensor([[[[1.0, 1.0]], [[0.0, 0.0]]]])
+    assert Tracking(size=0).labels(gone, (1, 2), (3, 4)).tolist() == [[[0] * 4] * 3]
+
+
+def test_what_is_refused(backbone: Backbone) -> None:
+    """Each in one line."""
+    pictures, masks = squares(3)
+
+    def run(frames: list[NDArray[np.uint8]], mask: NDArray[np.integer], **changes: object) -> None:
+        list(dense.track(backbone, frames, mask, source=colours, **({"size": 0} | changes)))  # type: ignore[arg-type]
+
+    for frames, mask, message in (
+        (pictures, masks[0][:50], "frame 0 is 64x96, not 50x96 .height x width., the mask's size"),
+        ([*pictures, pictures[0][:40]], masks[0], "frame 3 is 40x96, not 64x96"),
+        (pictures, masks[0] * 0, "holds no object"),
+        (pictures, np.stack([masks[0]] * 3, -1), "expected a mask of shape"),
+        (pictures[:1], masks[0], "the video has 1 frames: expected 2 or more"),
+        ([], masks[0], "has 0 frames"),
+        ([p / 2.0 for p in pictures], masks[0], "in uint8"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            run(frames, mask)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="size=-1"):
+        run(pictures, masks[0], size=-1)
+    with pytest.raises(TypeError, match="topp"):
+        run(pictures, masks[0], topp=3)

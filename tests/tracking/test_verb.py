@@ -1,0 +1,123 @@
+"""`dense track`: films and folders to masks, overlays and a sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense.predict.video import Film, FilmWriter
+from dense.tracking import drawn, overlays
+from dense.tracking.drawing import Spread
+from tests.backbone.conftest import tiny
+from tests.discover.videos import squares
+from tests.evaluate.test_cli import BACKBONE
+from tests.runs import Done, call
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """Six frames, and the numbers of the first one's squares beside them."""
+    pictures, masks = squares(6, (48, 64), [(0, 2), (0, 1)])
+    writer = FilmWriter(tmp_path / "film.mp4", 10.0)
+    for picture in pictures:
+        writer.add(picture)
+    writer.close()
+    Image.fromarray(masks[0]).convert("P").save(tmp_path / "first.png")
+    return tmp_path / "film.mp4"
+
+
+def run(video: Path, *options: str, mask: Path | None = None) -> Done:
+    """The verb on small frames."""
+    mask = mask or video.parent / "first.png"
+    out = video.parent / "out"
+    return call(["track", str(video), "--mask", str(mask), *BACKBONE, "--size", "32", "--out", str(out), *options])
+
+
+def test_a_film(film: Path) -> None:
+    """A mask a frame at the film's size, with a palette; a film, a sheet, and all settings; says where."""
+    done, out = run(film, "--topk", "3", "--overlays"), film.parent / "out"
+    assert done.returncode == 0, done.stderr
+    assert f"2 objects in 6 frames: masks in {out / 'masks'}, {out / 'sheet.png'}" in done.stdout
+    assert "these weights are random" in done.stdout
+    masks = sorted((out / "masks").iterdir())
+    assert [path.name for path in masks] == [f"{i:05d}.png" for i in range(6)]
+    for path in masks:
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("P", (64, 48))
+            assert set(np.unique(np.array(image))) <= {0, 1, 2}
+    assert np.array_equal(np.array(Image.open(masks[0])), np.array(Image.open(film.parent / "first.png")))
+    assert len(list((out / "overlays").iterdir())) == 6
+    assert [frame.shape for frame in Film(out / "film_tracked.mp4")] == [(48, 64, 3)] * 6
+    assert Film(out / "film_tracked.mp4").rate == 10
+    assert Image.open(out / "sheet.png").width > 4 * 200
+    saved = json.loads((out / "tracked.json").read_text())
+    assert (saved["objects"], saved["settings"]["topk"], saved["settings"]["size"]) == ([1, 2], 3, 32)
+
+
+def test_a_folder(film: Path) -> None:
+    """Masks are named after the frames."""
+    folder = film.parent / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(Film(film)):
+        Image.fromarray(frame).save(folder / f"f{8 + i}.png")
+    done = run(folder, "--no-film", "--protocol", "v3")
+    assert done.returncode == 0, done.stderr
+    out = film.parent / "out"
+    assert {path.name for path in (out / "masks").iterdir()} == {f"f{i}.png" for i in range(8, 14)}
+    assert not (out / "frames_tracked.mp4").exists()
+    assert not (out / "overlays").exists()
+    (folder / "f9.png").write_bytes(b"")
+    done = run(folder)
+    assert done.returncode == 1
+    assert "f9.png is empty" in done.stderr
+
+
+def test_mistakes(film: Path) -> None:
+    """One line each, and nothing is written where nothing was begun."""
+    root = film.parent
+    (root / "bad.mp4").write_bytes(b"no film")
+    writer = FilmWriter(root / "one.mp4", 10.0)
+    writer.add(np.zeros((48, 64, 3), np.uint8))
+    writer.close()
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(root / "none.png")
+    Image.fromarray(np.ones((40, 64), np.uint8)).save(root / "small.png")
+    for video, options, mask, message in (
+        ("none.mp4", [], "first.png", "no such film"),
+        ("bad.mp4", [], "first.png", "is not a film that OpenCV can read"),
+        ("one.mp4", [], "first.png", "has 1 frames: expected 2 or more"),
+        ("film.mp4", [], "none.png", "holds no object"),
+        ("film.mp4", [], "gone.png", "no such mask"),
+        ("film.mp4", [], "small.png", "frame 0 is 48x64, not 40x64"),
+        ("film.mp4", ["--topk", "0"], "first.png", "topk=0"),
+    ):
+        done = run(root / video, *options, mask=root / mask)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not list((root / "out").glob("*.mp4"))
+    assert run(film, "--protocl", "v1").returncode == 2
+
+
+def test_overlays() -> None:
+    """Frames in, frames out, one by one."""
+    pictures, masks = squares(3, (48, 64))
+    found = list(overlays(tiny("dino_vits16"), iter(pictures), masks[0], size=0))
+    assert [one.shape for one in found] == [(48, 64, 3)] * 3
+    assert np.array_equal(found[0], drawn(pictures[0], masks[0]))
+    assert not np.array_equal(found[0], pictures[0])
+    assert np.array_equal(drawn(pictures[0], masks[0] * 0), (pictures[0] * 0.6).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(1, [0]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (19, [0, 8, 16])])
+def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
+    """Over a video whose length nobody knows, with at most four frames held."""
+    spread = Spread(4)
+    for i in range(frames):
+        spread.add(np.full((10, 20, 3), i, np.uint8))
+        assert len(spread.kept) <= 4
+    assert [int(picture[0, 0, 0]) for picture in spread.kept] == kept
+    assert spread.kept[0].shape == (120, 240, 3)

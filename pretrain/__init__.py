@@ -9,6 +9,7 @@ _PUBLIC = {
     "DINO": "pretrain.module",
     "PretrainData": "pretrain.data",
     "MultiCrop": "pretrain.views",
+    "MixedCrops": "pretrain.mixed",
     "MultiCropNetwork": "pretrain.network",
     "ProjectionHead": "pretrain.head",
     "DINOLoss": "pretrain.losses",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pretrain.masking import check_grid
+from pretrain.masking import VIEWS, check_grid
 from pretrain.network import MultiCropNetwork, grid_of
 from pretrain.recipe import Recipe
 from pretrain.stages import check_stage
+from pretrain.views import MultiCrop
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -31,6 +32,10 @@ def check_recipe(recipe: Recipe) -> None:
             "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a step, or "
             "start_from a run"
         )
+    if gram.weight and gram.refresh_every and gram.teacher is not None:
+        raise ValueError(
+            f"gram.refresh_every={gram.refresh_every} would replace the given gram.teacher={gram.teacher}; leave one out"
+        )
     if gram.weight and gram.tokens != "all" and not (recipe.ibot.weight and recipe.ibot.masking == "blocks"):
         raise ValueError(
             f"gram.tokens={gram.tokens} without masks; set ibot.weight and ibot.masking: blocks, or tokens: all"
@@ -54,15 +59,19 @@ def check_network(recipe: Recipe, network: MultiCropNetwork) -> None:
             raise ValueError(f"{option} needs a ViT, and {spec.name} is convolutional; leave it out or choose a ViT")
 
 
-def check_views(recipe: Recipe, network: MultiCropNetwork, global_size: int, local_crops: int, gram_crops: int) -> None:
-    """What depends on the crops."""
-    grid = grid_of(network.backbone, (global_size, global_size))
+def check_views(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, together: int) -> None:
+    """What depends on the crops, and on how many pictures KoLeo sees together."""
     if recipe.ibot.weight and recipe.ibot.masking == "blocks":
-        check_grid(grid)
-    if recipe.backbone.local_norm and local_crops == 0:
+        check_grid(grid_of(network.backbone, (views.sizes[0], views.sizes[0])))
+    if recipe.backbone.local_norm and len(views.sizes) == VIEWS:
         raise ValueError("backbone.local_norm without local crops; set data.views.local_crops or leave it out")
-    if gram_crops and not recipe.gram.weight:
+    if views.gram_crops and not recipe.gram.weight:
         raise ValueError("data.views.gram_size without a Gram term; set gram.weight or leave gram_size out")
+    group = recipe.koleo.group
+    if recipe.koleo.weight and group is not None and together % group:
+        raise ValueError(
+            f"koleo.group={group} does not divide the {together} pictures that are together; choose one that does, or null"
+        )
 
 
 def check_distilled(recipe: Recipe, network: MultiCropNetwork, distilled: MultiCropNetwork) -> None:

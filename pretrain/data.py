@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from dense.data.loader import endless_loader
 from dense.data.pictures import open_pictures
+from pretrain.mixed import StepSampler
 from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
 from pretrain.views import MultiCrop
 
@@ -18,7 +19,7 @@ class PretrainData(pl.LightningDataModule):
 
     Args:
         root: a folder of pictures (flat or nested), a text list, .tar shards, or scenes:train for the embedded scenes.
-        views: the augmentation, with every published number.
+        views: the augmentation, with every published number; pretrain.mixed.MixedCrops for sizes that change.
         batch_size: pictures a process and micro-batch.
         workers: processes that load; 0 loads in the main process.
         seed: of the order of pictures and of their augmentation.
@@ -57,6 +58,7 @@ class PretrainData(pl.LightningDataModule):
             seed=self.seed,
             workers=self.workers,
             collate=collate,
+            sampler_class=StepSampler,
         )
 
     def describe(self) -> dict[str, object]:

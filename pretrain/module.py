@@ -39,6 +39,7 @@ from pretrain.schedules import Cosine, linear_lr, sqrt_lr
 from pretrain.stages import check_start, load_start, open_run
 from pretrain.teacher import Teacher
 from pretrain.terms import Masked, Seen, Term
+from pretrain.views import MultiCrop
 
 
 class Schedules(NamedTuple):
@@ -167,9 +168,10 @@ class DINO(pl.LightningModule):
         for term in self._terms:
             term.plan(self.schedules.steps)
         self.masks.seed, self._total_batch = data.seed, total
-        sizes = getattr(data.views, "sizes", None)
-        if sizes is not None:
-            check_views(self.recipe, self.student, sizes[0], len(sizes) - VIEWS, data.views.gram_crops)
+        neighbours = self.trainer.world_size if self.recipe.koleo.distributed else 1
+        for views in getattr(data.views, "choices", [data.views]):
+            if isinstance(views, MultiCrop):
+                check_views(self.recipe, self.student, views, data.batch_size * neighbours)
         loop = self.trainer.fit_loop.epoch_loop
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from dense.data.images import ImageError
 from dense.data.pictures import Pictures
 from dense.data.sampler import permute
+from pretrain.mixed import MixedCrops
 
 Views = Callable[[NDArray[np.uint8], tuple[int, int, int]], list[Tensor]]
 ATTEMPTS = 100
@@ -38,8 +39,9 @@ class Batch(NamedTuple):
 
 
 class ViewsOf(Dataset[Sample]):
-    """``dataset[epoch, index]``: the views of a picture, a pure function of (seed, epoch, index).
+    """``dataset[epoch, index, step]``: the views of a picture, a pure function of (seed, epoch, index).
 
+    The optimiser step, which may be left out, chooses among crops of mixed sizes.
     A picture that cannot be read is replaced by another, chosen by the same three numbers, and reported in `bad`.
     """
 
@@ -49,8 +51,9 @@ class ViewsOf(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, draw: int | tuple[int, int]) -> Sample:
-        epoch, index = (0, draw) if isinstance(draw, int) else draw
+    def __getitem__(self, draw: int | tuple[int, ...]) -> Sample:
+        epoch, index, step = (0, draw, 0) if isinstance(draw, int) else (*draw, 0)[:3]
+        crops = self.views.of_step(step, self.seed) if isinstance(self.views, MixedCrops) else self.views
         bad: list[int] = []
         for chosen in self._candidates(epoch, index):
             try:
@@ -59,8 +62,8 @@ class ViewsOf(Dataset[Sample]):
                 bad.append(chosen)
                 reason = str(error)
             else:
-                views = self.views(image, (self.seed, epoch, index))
-                split = len(views) - getattr(self.views, "gram_crops", 0)
+                views = crops(image, (self.seed, epoch, index))
+                split = len(views) - getattr(crops, "gram_crops", 0)
                 return Sample(views[:split], chosen, bad, views[split:])
         raise ImageError(f"none of {len(bad)} pictures, tried one after the other, could be read; the last: {reason}")
 

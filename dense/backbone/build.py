@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import HybridEmbed, RotaryEmbeddingDinoV3
+from timm.layers import HybridEmbed, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked
 from timm.models.eva import Eva as TimmEva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
@@ -24,6 +24,8 @@ from dense.suggest import did_you_mean
 
 # fields of the spec that a person may set; the others follow from the model
 SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family")
+
+MLPS = {"swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}  # names for what timm wants as a class
 
 
 def describe(name: str, **overrides: Any) -> BackboneSpec:
@@ -75,6 +77,10 @@ def _skeleton(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
     entry = timm.model_entrypoint(timm_name)
+    if isinstance(mlp := arguments.get("mlp_layer"), str):
+        if mlp not in MLPS:
+            raise ValueError(f"mlp_layer={mlp!r}: expected one of {', '.join(MLPS)}.{did_you_mean(mlp, MLPS)}")
+        arguments = arguments | {"mlp_layer": MLPS[mlp]}
     unread = [k for k in ("pos_drop_rate", "patch_drop_rate", "dynamic_img_size", "num_classes") if k in arguments]
     if unread:
         raise ValueError(f"{unread[0]} has no effect here; leave it out")

@@ -23,11 +23,12 @@ def endless_loader(
     seed: int,
     workers: int,
     collate: Callable[[Any], Any],
+    sampler_class: type[IndexSampler] = IndexSampler,
 ) -> DataLoader[Any]:
-    """Batches of a data set that is indexed by `Draw`, from the trainer's current step on."""
+    """Batches of a data set that is indexed by `Draw`, or what another sampler draws, from the trainer's current step on."""
     if trainer is None:
         raise RuntimeError("the data module is not attached to a trainer")
-    sampler = IndexSampler(
+    sampler = sampler_class(
         length,
         batch_size,
         seed,

@@ -1,0 +1,106 @@
+"""Every shipped config builds the module that it describes, without memory, with the published numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from dense.recipes import config_folder
+from pretrain.checks import check_views
+from pretrain.masking import VIEWS
+from pretrain.module import DINO
+from pretrain.pictures import Batch
+from pretrain.views import MultiCrop
+
+FOLDER = config_folder() / "pretrain"
+NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def base_of(name: str) -> list[str]:
+    """A stage's config lies on top of its first stage's."""
+    first = name.removesuffix("_gram").removesuffix("_high_res")
+    return [first] if first == name else [first, name]
+
+
+def parse(parser: LightningArgumentParser, part: str, names: list[str], folder: Path) -> Any:
+    """One part of configs, one on top of the other, as the command parses them."""
+    parser.add_argument("-c", "--config", action="config")
+    argv = []
+    for name in names:
+        content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+        content = content["model"] if part == "model" else content.get("data", {}).get("views")
+        if content is not None:
+            path = folder / f"{name}-{part}.yaml"
+            path.write_text(yaml.safe_dump({part: content}))
+            argv.append(f"--config={path}")
+    if part == "model" and len(names) > 1:
+        argv.append("--model.start_from=RUN")
+    return parser.instantiate(parser.parse_args(argv))[part]
+
+
+def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> DINO:
+    """The module of a config on the meta device, as if the stage before were there."""
+    for function in ("open_run", "check_start", "load_start"):
+        monkeypatch.setattr(f"pretrain.module.{function}", lambda *_: None)
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(DINO, "model")
+    with torch.device("meta"):
+        return parse(parser, "model", base_of(name), folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header says where numbers come from; module, views and objective fit one another."""
+    header = (FOLDER / f"{name}.yaml").read_text()
+    assert header.startswith("# ")
+    module = built(name, tmp_path, monkeypatch)
+    views = LightningArgumentParser()
+    views.add_argument("--views", type=MultiCrop)
+    crops = parse(views, "views", base_of(name), tmp_path)
+    for choice in getattr(crops, "choices", [crops]):
+        check_views(module.recipe, module.student, choice, 64)
+        batch = Batch([torch.empty(2, 3, s, s, device="meta", dtype=torch.uint8) for s in choice.sizes], *[torch.empty(0)] * 2, [])  # fmt: skip
+        assert module.student.grid(batch.views[0])[0] > 2
+    assert len(crops.sizes) >= VIEWS
+    assert module.plan(pictures=10**7, total_batch=2048).steps > 0
+    assert set(module.terms) >= {"dino"}
+
+
+def test_published_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters of the published backbones, and what their recipes are known by."""
+
+    def parameters(network: torch.nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    short = built("dinov2_vitl16_short", tmp_path, monkeypatch)
+    plan = short.plan(pictures=1_281_167, total_batch=2048)
+    assert (plan.steps, plan.steps_per_epoch) == (125_000, 1250)
+    assert plan.lr(12_499) == pytest.approx(4e-3 * 2**0.5)
+    term: Any = short.terms["dino"]
+    assert [round(term.targets.temperature(s, 1250), 4) for s in (0, 37_499, 10**5)] == [0.04, 0.07, 0.07]
+    assert short.student.patch_head is None
+    large: Any = built("dinov2_vitl14", tmp_path, monkeypatch)
+    assert large.student.backbone.model.blocks[0].mlp.fc2.weight.shape == (1024, 2736)
+    assert large.student.head.last_layer.out_features == large.student.patch_head.last_layer.out_features == 131072
+    assert large.student.head.mlp[-1].out_features == 384
+    giant = built("dinov2_vitg14", tmp_path, monkeypatch)
+    table = (37 * 37 - 16 * 16) * 1536  # the published position table is that of 518 pixels
+    assert parameters(giant.student.backbone) + table == 1_136_480_768
+    huge: Any = built("dinov3_vit7b16", tmp_path, monkeypatch)
+    assert parameters(huge.student.backbone) + parameters(huge.student.local_norm) == 6_716_043_264
+    assert huge.student.head.last_layer.weight.shape == (262144, 512)
+    assert huge.student.patch_head.last_layer.weight.shape == (98304, 384)
+    plan = huge.plan(pictures=10**9, total_batch=4096)
+    assert plan.steps == 1_000_000
+    assert [plan.lr(s) for s in (99_999, 500_000, 999_999)] == pytest.approx([4e-4] * 3)
+    assert {round(plan.momentum(s), 6) for s in (0, 10**6)} == {0.994}
+    gram: Any = built("dinov3_vit7b16_gram", tmp_path, monkeypatch)
+    assert gram.plan(pictures=10**9, total_batch=4096).steps == 200_000
+    assert (gram.terms["gram"].weight(0), gram.terms["dino"].local_weight) == (2.0, 0.5)
+    ibot: Any = built("ibot_vits16", tmp_path, monkeypatch)
+    assert [round(ibot.terms[n].targets.temperature(10**6, 100), 4) for n in ("dino", "ibot")] == [0.04, 0.07]

@@ -24,6 +24,7 @@ from dense.discover.refine import Refinement, guided_filter, refine_objects, ref
 from dense.discover.similarity import feature_at, similarity
 from dense.discover.source import Source, default_source
 from dense.discover.spectral import Spectral
+from dense.discover.stego import Distillation, Stego
 from dense.discover.tokencut import TokenCut
 from dense.discover.track import Tracking, track, tracking, tracking_source
 
@@ -33,6 +34,7 @@ __all__ = [
     "Answer",
     "Attention",
     "CoClusters",
+    "Distillation",
     "KMeans",
     "MaskCut",
     "Method",
@@ -42,6 +44,7 @@ __all__ = [
     "Regions",
     "Source",
     "Spectral",
+    "Stego",
     "TokenCut",
     "Tracker",
     "Tracking",
@@ -65,7 +68,7 @@ __all__ = [
     "tracking_source",
 ]
 
-Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | CoClusters
+Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | CoClusters | Stego
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from dense.discover.maskcut import MaskCut
 from dense.discover.propagate import Shape
 from dense.discover.source import Source, What, changed, choose
 from dense.discover.spectral import Spectral
+from dense.discover.stego import Stego
 from dense.discover.tokencut import TokenCut
 from dense.discover.track import PROTOCOLS, Decide, Tracking, tracking_source
 
@@ -28,7 +29,8 @@ METHODS: dict[str, Any] = {
     "spectral": Spectral,
     "kmeans": KMeans,
 }
-OTHERS = {"cocluster": ("count", "passes", "classes"), "similarity": ("point",)}  # these see several pictures at once
+LEARNT: dict[str, type[CoClusters] | type[Stego]] = {"cocluster": CoClusters, "stego": Stego}  # from all pictures
+OTHERS = dict.fromkeys(LEARNT, ("count", "passes", "classes")) | {"similarity": ("point",)}
 SETTINGS_OF_TRACKING = tuple(field.name for field in fields(Tracking))
 SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes", "classes", "point")
 
@@ -37,20 +39,24 @@ def add_method(parser: Parser) -> None:
     """Which method, and its settings."""
     parser.add_argument("--method", default="tokencut", choices=[*METHODS, *OTHERS], help="how objects are found")
     add_settings(parser)
-    parser.add_argument("--classes", help="cocluster: classes.safetensors of an earlier run, instead of learning")
+    parser.add_argument(
+        "--classes", help="cocluster, stego: classes.safetensors of an earlier run, instead of learning"
+    )
     parser.add_argument("--point", help="similarity: X,Y in pixels of the first picture")
 
 
 def add_settings(parser: Parser) -> None:
     """Settings of methods and features; what is left out has the method's own default, or the family's."""
     parser.add_argument("--tau", type=float, help="tokencut, maskcut, spectral: cosine above which patches are joined")
-    parser.add_argument("--count", type=int, help="maskcut: objects; spectral, kmeans, cocluster: regions")
+    parser.add_argument("--count", type=int, help="maskcut: objects; spectral, kmeans, cocluster, stego: regions")
     parser.add_argument("--share", type=float, help="attention: share of it that a mask holds")
     parser.add_argument(
         "--mode", choices=get_args(Mode), help="attention: a mask a head, of their mean, of the best head"
     )
     parser.add_argument("--k-patches", type=int, help="lost: patches of lowest degree that may expand the seed")
-    parser.add_argument("--passes", type=int, help="cocluster: times that all pictures are looked at to learn classes")
+    parser.add_argument(
+        "--passes", type=int, help="cocluster, stego: times that all pictures are looked at to cluster them"
+    )
     add_features(parser)
 
 
@@ -113,7 +119,7 @@ def source_of(spec: BackboneSpec, options: Namespace) -> Source:
 def describe(options: Namespace, method: Any, source: Source, spec: BackboneSpec) -> dict[str, Any]:
     """Everything that decides the answers, as plain data."""
     facts: dict[str, Any] = {"method": options.method, "refine": options.refine, "shorter_side": options.size}
-    facts["settings"] = {"regions": method.count} if isinstance(method, CoClusters) else asdict(method)
+    facts["settings"] = {"regions": method.count} if isinstance(method, CoClusters | Stego) else asdict(method)
     if options.method != "attention":
         facts["features"] = asdict(source)
     return facts | {"backbone": spec.to_dict(), "weights": options.weights}

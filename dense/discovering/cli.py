@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
-from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, feature_at, on_grid, similarity
-from dense.discover.options import METHODS, add_method, describe, given_settings, source_of
+from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, Stego, feature_at, on_grid, similarity
+from dense.discover.options import LEARNT, METHODS, add_method, describe, given_settings, source_of
 from dense.discovering.reading import Seen, batches, pixels, read, show
 from dense.discovering.writing import Album, drawn, full_size, similarity_picture
 from dense.predict.cli import sort_inputs
@@ -96,12 +96,12 @@ class Run:
     def discover(self, method: Any) -> None:
         """Answers of all pictures, then of all films."""
         options = self.options
-        regions = method.count if isinstance(method, Spectral | KMeans | CoClusters) else None
+        regions = method.count if isinstance(method, Spectral | KMeans | CoClusters | Stego) else None
         info = describe(options, method, self.source, self.backbone.spec)
         album = Album(options.out, info, regions, not options.no_overlay, options.maps)
         for one, answer in self.answers(self.seen("pictures"), method):
             album.add(one, answer)
-        if isinstance(method, CoClusters):
+        if isinstance(method, CoClusters | Stego):
             options.out.mkdir(parents=True, exist_ok=True)
             method.save(options.out / "classes.safetensors")
         if album.images:
@@ -129,12 +129,12 @@ class Run:
             writer.close()
         print(f"wrote {target}")
 
-    def classes(self, given: dict[str, Any]) -> CoClusters:
+    def classes(self, given: dict[str, Any]) -> CoClusters | Stego:
         """Classes that hold for all pictures and films, learnt from them or read from a file."""
         if "classes" in given:
             if len(given) > 1:
                 raise ValueError("--classes brings its own number of classes; leave --count and --passes out")
-            return CoClusters.load(given["classes"], self.options.device)
+            return LEARNT[self.options.method].load(given["classes"], self.options.device)
 
         def stream() -> Iterator[Tensor]:
             self.failed.clear()
@@ -142,7 +142,7 @@ class Run:
                 with torch.inference_mode():
                     yield self.source(self.backbone, pixels(batch, self.backbone))
 
-        found = CoClusters.fit(stream, **given)
+        found = LEARNT[self.options.method].fit(stream, **given)
         self.failed.clear()
         return found
 

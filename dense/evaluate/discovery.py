@@ -27,11 +27,12 @@ from dense.discover import (
     Objects,
     Refinement,
     Source,
+    Stego,
     boxes,
     on_grid,
     refine,
 )
-from dense.discover.options import METHODS, add_settings, given_settings, source_of
+from dense.discover.options import LEARNT, METHODS, add_settings, given_settings, source_of
 from dense.evaluate.objects import Truth, Truths
 from dense.evaluate.options import add_backbone, open_backbone
 from dense.evaluate.protocol import Protocol
@@ -58,7 +59,7 @@ class Score:
         self.hits: list[bool] = []
         self.mious: list[float] = []
         self.saliency = Saliency()
-        self.matching = HungarianIoU(method.count, classes) if isinstance(method, CoClusters) else None
+        self.matching = HungarianIoU(method.count, classes) if isinstance(method, CoClusters | Stego) else None
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """The answer for one picture, as a batch of one, at its size."""
@@ -130,8 +131,10 @@ def shown(pixels: Tensor, shorter: int, patch: int) -> Tensor:
     return whole.round().clamp(0, 255).to(torch.uint8)
 
 
-def classes_of(backbone: Backbone, truths: Truths, source: Source, shorter: int, **settings: Any) -> CoClusters:
-    """Classes learnt from the pictures that will be measured, without their masks."""
+def classes_of(
+    name: str, backbone: Backbone, truths: Truths, source: Source, shorter: int, **settings: Any
+) -> CoClusters | Stego:
+    """Classes learnt from pictures, without their masks."""
     device = next(backbone.parameters()).device
 
     def stream() -> Iterator[Tensor]:
@@ -140,7 +143,7 @@ def classes_of(backbone: Backbone, truths: Truths, source: Source, shorter: int,
             with torch.inference_mode():
                 yield source(backbone, backbone.normalise(shown(pixels, shorter, backbone.spec.patch)))
 
-    return CoClusters.fit(stream, **settings)
+    return LEARNT[name].fit(stream, **settings)
 
 
 def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
@@ -149,12 +152,17 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
 
     add_options(parser)
     options = parser.parse_args(argv)
-    names = [*METHODS, "cocluster"] if "all" in options.method else list(dict.fromkeys(options.method))
+    names = [*METHODS, *LEARNT] if "all" in options.method else list(dict.fromkeys(options.method))
     settings = given_settings(parser, options, names, SETTINGS)
-    data = open_labelled(
-        options.data, options.split, layout=options.layout, length=options.scenes, size=options.side, seed=options.seed
-    )
-    truths = Truths(data, options.background, options.least)
+
+    def truths_of(split: str) -> Truths:
+        data = open_labelled(
+            options.data, split, layout=options.layout, length=options.scenes, size=options.side, seed=options.seed
+        )
+        return Truths(data, options.background, options.least)
+
+    truths = truths_of(options.split)
+    pile = truths_of(options.learn) if options.learn else truths
     backbone = open_backbone(options, frozen=True)
     source = source_of(backbone.spec, options)
     backbones = {"": backbone}
@@ -164,19 +172,19 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     numbers: dict[str, Any] = {}
     for prefix, one in backbones.items():
         for name in names:
-            if name == "cocluster":
-                method: Any = classes_of(one, truths, source, options.size, **settings[name])
+            if name in LEARNT:
+                method: Any = classes_of(name, one, pile, source, options.size, **settings[name])
             else:
                 method = METHODS[name](**({"mode": "heads"} if name == "attention" else {}) | settings[name])
             how: Refinement = "none" if isinstance(method, Attention) else options.refine
             found = evaluate_discovery(one, truths, method, source, how, options.size, sys.stderr.isatty())
             numbers[f"{prefix}{name}"] = found
-            if name != "cocluster":
+            if name not in LEARNT:
                 settings[name] = asdict(method)
     print(table(numbers))
     described = Protocol(
         name="discovery",
-        train="nothing; cocluster learns classes from the pictures of val",
+        train=f"cocluster and stego learn classes from the pictures of {options.learn or options.split}; others nothing",
         val=f"{options.data} {options.split} ({len(truths)} pictures)",
         view=f"shorter side {options.size}" if options.size else "as they are, whole patches",
         resolution=options.size,
@@ -189,7 +197,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
             "refine": f"{options.refine}; none for attention",
             "jaccard": "best mask an object, mean over objects, then pictures",
             "corloc": f"highest-scoring mask, box IoU {IOU}",
-            "miou": "Hungarian, a picture at a time; cocluster: once for the set",
+            "miou": "Hungarian, a picture at a time; cocluster, stego: once for the set",
             "methods": settings,
         },
     )
@@ -213,8 +221,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--data", required=True, help="folder with images/ and masks/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, voc2012, ade20k, cityscapes")
     parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument("--learn", help="split whose pictures cocluster and stego learn from; --split if left out")
     parser.add_argument(
-        "--method", nargs="+", default=["attention", "lost", "tokencut"], choices=[*METHODS, "cocluster", "all"],
+        "--method", nargs="+", default=["attention", "lost", "tokencut"], choices=[*METHODS, *LEARNT, "all"],
         help="what is measured; attention with a mask a head unless --mode says otherwise",
     )  # fmt: skip
     add_settings(parser)

@@ -35,11 +35,16 @@ def run(folder: Path, out: Path, *options: str) -> int:
     return main(["discover", str(folder), *BACKBONE, "--size", "32", "--out", str(out), *options])
 
 
-@pytest.mark.parametrize("method", ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster"])
+@pytest.mark.parametrize(
+    "method", ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego"]
+)
 def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Masks of the pictures' own sizes, annotations that agree with them, one sheet; the damaged picture is named."""
     out = tmp_path / "out"
-    assert run(folder, out, "--method", method, "--maps", *(["--count", "3"] if method == "cocluster" else [])) == 0
+    assert (
+        run(folder, out, "--method", method, "--maps", *(["--count", "3"] if method in ("cocluster", "stego") else []))
+        == 0
+    )
     assert "c.jpg is empty" in capsys.readouterr().err
     saved = json.loads((out / "annotations.json").read_text())
     assert [i["file_name"] for i in saved["images"]] == ["a", "deep/b"]
@@ -49,7 +54,7 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
         index = np.array(Image.open(out / f"{image['file_name']}_mask.png"))
         assert index.shape == (image["height"], image["width"])
         covered = sum(a["area"] for a in saved["annotations"] if a["image_id"] == image["id"])
-        assert covered == (index.size if method in ("spectral", "kmeans", "cocluster") else (index > 0).sum())
+        assert covered == (index.size if method in ("spectral", "kmeans", "cocluster", "stego") else (index > 0).sum())
         assert (out / f"{image['file_name']}_overlay.png").is_file()
 
 

@@ -129,7 +129,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--method", "all", "--baselines", "--count", "3", "--output", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
-    methods = ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster"]
+    methods = ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego"]
     assert list(found["numbers"]) == [*methods, *(f"random {name}" for name in methods)]
     assert set(found["numbers"]["tokencut"]) == {"jaccard", "corloc", "max_f", "iou", "accuracy", "miou"}
     assert set(found["numbers"]["kmeans"]) == {"jaccard", "miou"}

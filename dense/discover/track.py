@@ -108,6 +108,7 @@ def track(
     mask = torch.as_tensor(mask, device=device)
     mask = mask.byte() if mask.dtype == torch.bool else mask
     numbers = torch.tensor([0, *objects_of(mask.cpu().numpy())], dtype=torch.uint8, device=device)
+    mask = mask.long()  # torch hardly computes with uint16
     rest = iter(frames)
     begin = [frame for _, frame in zip(range(2), rest, strict=False)]
     if len(begin) < 2:

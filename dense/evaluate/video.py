@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track as progress_of
 from torch import Tensor
 
 from dense.arguments import Parser
 from dense.backbone import Backbone
+from dense.console import progress
 from dense.data.videos import UNKNOWN, Clip, davis, objects_of, scene_clips
 from dense.discover import Source, Tracking, track, tracking
 from dense.discover.options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
@@ -74,12 +73,10 @@ class Score:
         }
 
 
-def evaluate_video(
-    backbone: Backbone, clips: Sequence[Clip], how: Tracking, source: Source | None = None, progress: bool = False
-) -> Score:
+def evaluate_video(backbone: Backbone, clips: Sequence[Clip], how: Tracking, source: Source | None = None) -> Score:
     """Follow the objects of the first frame of every clip; a clip is read once, frame by frame."""
     score = Score()
-    for clip in progress_of(clips, "clips", disable=not progress):
+    for clip in progress(clips, "clips"):
         images, masks, first = tee(clip, 3)
         mask = next(first)[1]
         del first  # tee keeps what the slowest has not seen
@@ -118,12 +115,12 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     changes = {name: getattr(options, name) for name in SETTINGS_OF_TRACKING}
     how = tracking(options.protocol, backbone.spec.patch, **changes)
     source = tracking_source_of(backbone.spec, options)
-    score = evaluate_video(backbone, clips, how, source, sys.stderr.isatty())
+    score = evaluate_video(backbone, clips, how, source)
     rows = {"": score.numbers()}
     if options.baselines:
         torch.manual_seed(options.seed)
         random = Backbone.from_spec(backbone.spec).freeze().to(options.device)
-        rows["random weights"] = evaluate_video(random, clips, how, source, sys.stderr.isatty()).numbers()
+        rows["random weights"] = evaluate_video(random, clips, how, source).numbers()
         rows["first mask"] = repeat_first(clips).numbers()
         print(table({name or "backbone": numbers for name, numbers in rows.items()}))
     numbers: dict[str, Any] = {f"{name} {key}".strip(): v for name, found in rows.items() for key, v in found.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -13,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track as progress_of
 
 from dense.arguments import Parser, device, key_value
 from dense.backbone import load_backbone
 from dense.backbone.names import directory
+from dense.console import progress
 from dense.data.images import read_image
 from dense.data.videos import list_frames, objects_of, read_objects
 from dense.discover import Source, Tracking, track, tracking
@@ -87,10 +86,8 @@ def main(argv: Sequence[str]) -> int:
     seen, shown = tee(frames)
     followed = track(backbone, seen, mask, source=source, **asdict(how))
     labels = (numbers.cpu().numpy() for numbers in followed)
-    progress = progress_of(
-        zip(shown, labels, strict=True), options.video.name, len(frames) or None, disable=not sys.stderr.isatty()
-    )
-    count = write(frames, progress, max(objects), options)
+    both = progress(zip(shown, labels, strict=True), options.video.name, len(frames) or None)
+    count = write(frames, both, max(objects), options)
     info = describe(options, how, source, objects) | {"backbone": backbone.spec.to_dict()}
     (options.out / "tracked.json").write_text(json.dumps(info, indent=2) + "\n")
     if options.weights is None and directory(options.backbone) is None:

@@ -154,9 +154,12 @@ def on_backbone(
     indices = inner.get("out_indices") or [
         int(stage.removeprefix("stage")) for stage in inner.get("out_features") or []
     ]
-    if len(indices) != 4:
-        raise WeightsError(f"{file.path}: config.json names {len(indices)} layers (out_indices); DPT reads 4")
-    return backbone, tuple(i % (backbone.spec.depth + 1) - 1 for i in indices), inner.get("apply_layernorm", True)
+    layers = tuple(i % (backbone.spec.depth + 1) - 1 for i in indices)
+    if len(layers) != 4 or min(layers) < 0:
+        raise WeightsError(
+            f"{file.path}: config.json has out_indices {list(indices)}; expected 4 blocks, counted from 1"
+        )
+    return backbone, layers, inner.get("apply_layernorm", True)
 
 
 DINOV2_DEFAULTS = {  # of Dinov2Config; config.json may leave them out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
@@ -28,6 +29,11 @@ from heads.features import Size
 from heads.outputs import Bins, Regression
 
 LIMIT = 1e-4  # of the largest value
+CLASSES = {  # of transformers, that open the directories of a family
+    "hf_depth_anything": "DepthAnythingForDepthEstimation",
+    "hf_dpt_depth": "DPTForDepthEstimation",
+    "hf_dpt_segmentation": "DPTForSemanticSegmentation",
+}
 Network = Callable[[Tensor], Tensor]
 
 
@@ -97,17 +103,18 @@ def _of_head(path: Path, model: DenseModel) -> tuple[Network, Network, str, str,
     network = model
     if family == "smp_dpt":
         library = _library("segmentation_models_pytorch", path)
-        if not path.is_dir():
-            raise WeightsError(f"{path}: segmentation_models_pytorch opens directories alone; give the saved directory")
+        if not (path / "model.safetensors").is_file():
+            raise WeightsError(
+                f"{path}: segmentation_models_pytorch opens a directory with model.safetensors; give that"
+            )
         peer: Any = library.from_pretrained(str(path)).eval()
         theirs: Network = peer
-        square = not Published.read(path).config.get("dynamic_img_size")
+        free, square = bool(Published.read(path).config.get("dynamic_img_size")), False
     else:
         library = _library("transformers", path)
-        square = model.backbone.spec.kind == "hybrid" or model.backbone.spec.family == "timm"
-        if family.startswith("hf_"):
-            name = Published.read(path).config["architectures"][0]
-            peer = getattr(library, name).from_pretrained(path).eval()
+        free, square = model.backbone.spec.kind != "hybrid", model.backbone.spec.family == "timm"
+        if family in CLASSES:
+            peer = getattr(library, CLASSES[family]).from_pretrained(path).eval()
         else:
             network = _plain(path, model)
             with tempfile.TemporaryDirectory() as folder:
@@ -120,17 +127,16 @@ def _of_head(path: Path, model: DenseModel) -> tuple[Network, Network, str, str,
             size = (images.shape[-2], images.shape[-1])
             if tuple(maps.shape[-2:]) == size:
                 return maps
-            return F.interpolate(maps, size=size, mode="bilinear", align_corners=bool(output.align_corners))
+            return F.interpolate(maps, size=size, mode="bilinear", align_corners=output.align_corners is not False)
 
     step = 2 * model.backbone.spec.patch
     native = model.backbone.spec.image_size
     small = max(step, native[0] // 2 // step * step)
     others = [(small, small)] if square else [(small, small), (small, small + step)]
-    fixed = family == "smp_dpt" and square
     what = f"{'depth' if 'depth' in model.outputs else 'logits'} of the whole network"
     if network.backbone.spec.positions != model.backbone.spec.positions:
         what += ", with positions read by transformers' rule"
-    sizes = [native] if fixed else [native, *others]
+    sizes = [native, *others] if free else [native]
     return network, theirs, _version(library), what, sizes
 
 
@@ -155,8 +161,6 @@ def _plain(path: Path, model: DenseModel) -> DenseModel:
 
 def _with(head: Any, outputs: dict[str, Any]) -> Any:
     """The same head with outputs of other limits; the layers are shared."""
-    import copy
-
     changed = copy.copy(head)
     changed.outputs = outputs
     return changed

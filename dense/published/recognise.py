@@ -50,7 +50,10 @@ def _nearest(file: Published) -> str:
     for sign, title in KNOWN_ELSEWHERE.items():
         if re.search(sign, text, re.MULTILINE):
             return f" It is {title}, which is not read."
-    if (layout := is_backbone(file.tensors)) is not None:
+    whole = any(
+        not family.found(file.tensors)[1] for family in FAMILIES.values()
+    )  # of another type, by its config.json
+    if not whole and (layout := is_backbone(file.tensors)) is not None:
         return (
             f" It is a backbone ({layout}) without a head: open it with dense.load_backbone(NAME, {str(file.path)!r})."
         )

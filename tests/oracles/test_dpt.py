@@ -10,49 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone import load_backbone
+from dense.published.huggingface import DEPTH, DEPTH_ANYTHING, LABELS
+from dense.published.keys import renamed
+from dense.published.smp import TABLE as SMP
 from heads import DPT, Classes, DenseHead, Features, Regression
 from tests.heads.conftest import features_of, randomise
 
 CHANNELS, WIDTHS = (32,) * 4, (4, 8, 16, 32)
-RENAMES = {
-    # transformers
-    r"^neck\.reassemble_stage\.layers\.(\d)\.projection\.": r"neck.reassemble.\1.project.",
-    r"^neck\.reassemble_stage\.layers\.(\d)\.resize\.": r"neck.reassemble.\1.resize.",
-    r"^neck\.reassemble_stage\.readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
-    r"^neck\.convs\.(\d)\.": r"neck.reassemble.\1.adapt.",
-    r"^neck\.fusion_stage\.layers\.(\d)\.": r"neck.fusion.~\1.",
-    r"\.residual_layer(\d)\.convolution(\d)\.": r".unit\1.conv\2.",
-    r"\.residual_layer(\d)\.batch_norm(\d)\.": r".unit\1.norm\2.",
-    r"^head\.projection\.": "neck.project.",
-    r"^head\.conv(\d)\.": r"branches.depth.conv\1.",
-    # segmentation_models_pytorch
-    r"^decoder\.projection_blocks\.(\d)\.project\.0\.": r"neck.reassemble.\1.readout.",
-    r"^decoder\.reassemble_blocks\.(\d)\.project_to_out_channel\.": r"neck.reassemble.\1.project.",
-    r"^decoder\.reassemble_blocks\.(\d)\.upsample\.": r"neck.reassemble.\1.resize.",
-    r"^decoder\.reassemble_blocks\.(\d)\.project_to_feature_dim\.": r"neck.reassemble.\1.adapt.",
-    r"^decoder\.fusion_blocks\.(\d)\.": r"neck.fusion.~\1.",
-    r"\.residual_conv_block(\d)\.conv_(\d)\.": r".unit\1.conv\2.",
-    r"\.residual_conv_block(\d)\.batch_norm_(\d)\.": r".unit\1.norm\2.",
-    # both
-    r"^neck\.fusion\.~(\d)\.projection\.": r"neck.fusion.~\1.project.",
-    r"^(head|segmentation_head)\.head\.0\.": "branches.labels.conv.",
-    r"^(head|segmentation_head)\.head\.1\.": "branches.labels.norm.",
-    r"^(head|segmentation_head)\.head\.4\.": "branches.labels.classifier.",
-}
-DEPTH_LAYERS = {"head.head.0.": "head.conv1.", "head.head.2.": "head.conv2.", "head.head.4.": "head.conv3."}
-
-
-def convert(state: dict[str, Tensor], depth: bool = False) -> dict[str, Tensor]:
-    """Their names to ours; theirs count fusion from the deepest level, ours from the shallowest."""
-    result = {}
-    for name, tensor in state.items():
-        for old, new in DEPTH_LAYERS.items() if depth else ():
-            name = name.replace(old, new)
-        for pattern, replacement in RENAMES.items():
-            name = re.sub(pattern, replacement, name)
-        name = re.sub(r"~(\d)", lambda m: str(3 - int(m[1])), name)
-        result[name] = tensor
-    return result
 
 
 def load(head: DenseHead, state: dict[str, Tensor], unread: str = r"neck\.fusion\.3\.unit1\.") -> None:
@@ -111,7 +75,7 @@ def test_depth_anything(size: tuple[int, int], metric: bool) -> None:
         output = Regression("relu", kind="inverse_relative", hidden=6, upsample="picture")
     head = DPT(CHANNELS, 8, WIDTHS).with_outputs(depth=output)
     state = model.state_dict()
-    load(head, convert({k: v for k, v in state.items() if not k.startswith("backbone.")}))
+    load(head, renamed({k: v for k, v in state.items() if not k.startswith("backbone.")}, DEPTH_ANYTHING))
     theirs = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     backbone = load_backbone("dinov2_vitb14", theirs, embed_dim=32, depth=4, num_heads=4, img_size=70, positions="size")
     images = torch.randn(2, 3, *size)
@@ -127,7 +91,7 @@ def test_dpt_depth(readout: Any, batch_norm: bool) -> None:
     model = dpt("DPTForDepthEstimation", readout, batch_norm)
     head = DPT(CHANNELS, 8, WIDTHS, readout=readout, batch_norm=batch_norm, bias=not batch_norm)
     head = head.with_outputs(depth=Regression("relu"))
-    load(head, convert(head_state(model), depth=True))
+    load(head, renamed(head_state(model), DEPTH))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs = model(images, output_hidden_states=True)
@@ -138,7 +102,7 @@ def test_dpt_depth_with_projection() -> None:
     """The convolution after the fusion, of the DINOv2 conversions."""
     model = dpt("DPTForDepthEstimation", "project", False, width=256, add_projection=True)
     head = DPT(CHANNELS, 256, WIDTHS, readout="project", project=True).with_outputs(depth=Regression("relu"))
-    load(head, convert(head_state(model), depth=True))
+    load(head, renamed(head_state(model), DEPTH))
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         theirs = model(images, output_hidden_states=True)
@@ -150,7 +114,7 @@ def test_dpt_segmentation() -> None:
     model = dpt("DPTForSemanticSegmentation", "project", True, num_labels=5, use_auxiliary_head=False)
     neck = DPT(CHANNELS, 8, WIDTHS, readout="project", batch_norm=True, bias=False)
     head = neck.with_outputs(labels=Classes(5))
-    load(head, convert(head_state(model)))
+    load(head, renamed(head_state(model), LABELS))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs = model(images, output_hidden_states=True)
@@ -210,7 +174,7 @@ def test_smp(theirs: Any, ours: Any) -> None:
     randomise(module).eval()
     neck = DPT(CHANNELS, 8, WIDTHS, readout=ours, batch_norm=True, bias=False, deepest_unit=True)
     head = neck.with_outputs(labels=Classes(5))
-    load(head, convert(module.state_dict()), unread="nothing")
+    load(head, renamed(module.state_dict(), SMP), unread="nothing")
     features = features_of((4, 6), CHANNELS, patch=16, registers=0)
     with torch.no_grad():
         fused = module.decoder(list(features.maps), list(features.prefix))

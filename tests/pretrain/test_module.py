@@ -71,3 +71,14 @@ def test_a_warm_up_longer_than_the_run_is_no_crash() -> None:
 def test_differences_name_leaves() -> None:
     """Nested settings are compared leaf by leaf."""
     assert differences({"optim": {"lr": 1, "clip": 3}}, {"optim": {"lr": 2, "clip": 3}}) == ["optim.lr: 1 now, 2 then"]
+
+
+def test_plan_of_dinov2() -> None:
+    """The square root of the batch, epochs of a number of steps, and a constant rate after the warm-up."""
+    optim = OptimOptions(lr=4e-3, lr_scaling="sqrt", warmup_epochs=2)
+    plan = make(epochs=10, steps_per_epoch=5, optim=optim).plan(pictures=10_000, total_batch=256)
+    assert (plan.steps, plan.steps_per_epoch) == (50, 5)
+    assert plan.lr(9) == pytest.approx(2e-3)
+    constant = OptimOptions(lr=1e-3, lr_scaling="none", lr_schedule="constant", warmup_epochs=2)
+    plan = make(epochs=10, steps_per_epoch=5, optim=constant).plan(pictures=10_000, total_batch=256)
+    assert [plan.lr(s) for s in (0, 9, 30, 49)] == pytest.approx([0, 1e-3, 1e-3, 1e-3])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from dense.backbone import load_backbone
 from pretrain.head import ProjectionHead
 from pretrain.optim import (
     LARS,
@@ -198,3 +199,46 @@ def test_frozen_prototypes_do_not_move() -> None:
     optimizer.step()
     still = {key for key, value in head.state_dict().items() if torch.equal(value, before[key])}
     assert still == {"last_layer.weight_g", "last_layer.weight_v"}
+
+
+LAYER_DECAY = """
+cls_token 0.81 1
+pos_embed 0.81 1
+mask_token 0.81 1
+patch_embed.proj.weight 0.162 1
+patch_embed.proj.bias 0.162 0
+blocks.0.norm1.weight 0.9 0
+blocks.0.norm1.bias 0.9 0
+blocks.0.attn.qkv.weight 0.9 1
+blocks.0.attn.qkv.bias 0.9 0
+blocks.0.attn.proj.weight 0.9 1
+blocks.0.attn.proj.bias 0.9 0
+blocks.0.norm2.weight 0.9 0
+blocks.0.norm2.bias 0.9 0
+blocks.0.mlp.fc1.weight 0.9 1
+blocks.0.mlp.fc1.bias 0.9 0
+blocks.0.mlp.fc2.weight 0.9 1
+blocks.0.mlp.fc2.bias 0.9 0
+norm.weight 1.0 0
+norm.bias 1.0 0
+"""
+
+
+def test_golden_layer_decay() -> None:
+    """Learning rate and weight decay of every parameter of a ViT of depth 1, decay 0.9, patch embedding 0.2."""
+    backbone = load_backbone("vit_tiny_patch16_224", patch_size=8, img_size=16, depth=1, embed_dim=8, num_heads=1)
+    model = nn.ModuleDict({"backbone": backbone, "head": ProjectionHead(8, 10, 4, 4)})
+    found = {}
+    for group in parameter_groups(model, weight_decay=0.5, layer_decay=0.9, patch_embed_lr=0.2):
+        names = {id(p): n for n, p in model.named_parameters()}
+        for parameter in group["params"]:
+            name = names[id(parameter)].removeprefix("backbone.").removeprefix("model.")
+            found[name] = (group.get("lr_scale", 1.0), group["weight_decay"] / 0.5)
+    for line in LAYER_DECAY.split("\n")[1:-1]:
+        name, lr, decay = line.split()
+        assert found[name] == pytest.approx((float(lr), float(decay))), name
+    assert found["head.mlp.0.weight"] == (1.0, 1.0)
+    optimizer = build_optimizer("adamw", parameter_groups(model, 0.5, 0.9, 0.2))
+    set_hyperparameters(optimizer, lr=2.0, weight_decay=0.3)
+    assert {round(g["lr"], 6) for g in optimizer.param_groups} == {2.0, 1.8, 1.62, 0.324}
+    assert {g["weight_decay"] for g in optimizer.param_groups} == {0.3, 0.0}

@@ -1,0 +1,130 @@
+"""What each term of the objective is worth: pretraining on embedded scenes by one objective after the other, equal in
+steps, network, crops and optimiser, judged by k-NN, linear segmentation and linear depth on scenes held out.
+
+The recipe is scenes_tiny_dinov2's; each objective changes what its name says. "+ Gram" anchors the last part of the same
+number of steps to the teacher at its beginning. Without options a few steps show that it runs, and say nothing of what a term
+is worth; the table takes many hours on a small machine, and the same command continues it:
+
+    python benchmarks/scene_objectives.py --steps 3200 --scenes 20000 --seeds 3 --train 600 --val 400 \\
+        --output runs/objectives --markdown docs/scene_objectives.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from _claims import record
+
+from dense.backbone import load_backbone
+from dense.evaluate.probe import SceneProbe
+
+CONFIG = "pretrain/scenes_tiny_dinov2"
+NUMBERS = {
+    "segmentation_miou": ("linear segmentation, mIoU", 1),
+    "depth_abs_rel": ("linear depth, abs_rel", -1),
+    "knn_class": ("k-NN, class token", 1),
+    "knn_average": ("k-NN, mean patch", 1),
+    "knn_object": ("k-NN, object's patches", 1),
+}
+WORTH = 800  # fewer steps are no claim
+ANCHORED = 0.75  # of the steps are over when the Gram anchor is dropped
+CENTRES = ["--model.teacher.centering", "center"]
+NO_PATCHES, NO_SPREAD = ["--model.ibot.weight", "0"], ["--model.koleo.weight", "0"]
+
+
+def objectives(steps: int) -> dict[str, list[str]]:
+    """Options of each objective, on top of the recipe."""
+    gram = ["--model.gram.weight", "2", "--model.gram.start", str(round(ANCHORED * steps))]
+    return {
+        "DINO": [*CENTRES, *NO_PATCHES, *NO_SPREAD],
+        "DINO, Sinkhorn": [*NO_PATCHES, *NO_SPREAD],
+        "DINO + iBOT": [*CENTRES, *NO_SPREAD],
+        "DINO + iBOT, Sinkhorn": [*NO_SPREAD],
+        "DINO + iBOT + KoLeo, Sinkhorn": [],
+        "DINO + iBOT + KoLeo + Gram, Sinkhorn": gram,
+    }
+
+
+def train(options: argparse.Namespace, name: str, changes: list[str], seed: int) -> Path:
+    """The backbone of one run."""
+    words = "".join(c if c.isalnum() else "-" for c in name.lower())
+    folder = options.output / f"{words}-{seed}"
+    if not (folder / "facts.json").is_file():
+        command = [sys.executable, "-m", "dense", "pretrain", "--config", options.config, "--output", str(folder)]
+        command += ["--model.steps", str(options.steps), "--model.seed", str(seed), "--data.seed", str(seed)]
+        command += ["--data.scenes", str(options.scenes), "--knn.train", "null", "--knn.val", "null", *changes]
+        subprocess.run([*command, "--checkpoint.keep_every", "0"], check=True)
+    return folder / "backbone"
+
+
+def spread(values: list[float]) -> str:
+    """0.123 (0.120 to 0.126)."""
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown of means and ranges over seeds."""
+    heads = [title for title, _ in NUMBERS.values()]
+    lines = ["| objective | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(spread(v[k]) for k in NUMBERS) + " |" for name, v in found.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=CONFIG)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--scenes", type=int, default=256, help="to pretrain on")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="+", default=None, help="objectives by name; all without")
+    parser.add_argument("--train", type=int, default=60, help="scenes that probes learn from")
+    parser.add_argument("--val", type=int, default=40, help="scenes that judge")
+    parser.add_argument("--output", type=Path, default=None, help="folder of the runs; a temporary one without")
+    parser.add_argument("--markdown", type=Path, default=None, help="file for the table")
+    options = parser.parse_args()
+    chosen = objectives(options.steps)
+    unknown = [name for name in options.only or [] if name not in chosen]
+    if unknown:
+        raise SystemExit(f"no objective {unknown[0]!r}; there are {', '.join(chosen)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        options.output = options.output or Path(scratch)
+        found: dict[str, dict[str, list[float]]] = {}
+        start = time.perf_counter()
+        for seed in range(options.seeds):
+            probe = SceneProbe(options.train, options.val, seed=seed)
+            for name in options.only or chosen:
+                backbone = load_backbone(train(options, name, chosen[name], seed), frozen=True)
+                numbers = probe(backbone)
+                for key in NUMBERS:
+                    found.setdefault(name, {}).setdefault(key, []).append(numbers[key])
+                print(f"seed {seed} {name}: {json.dumps({k: round(numbers[k], 4) for k in NUMBERS})}", flush=True)
+            fresh = probe.baselines(backbone)
+            for key in NUMBERS:
+                found.setdefault("random weights", {}).setdefault(key, []).append(fresh[f"random/{key}"])
+    text = table(found)
+    print(text)
+    first, *others = [name for name in found if name != "random weights"]
+    for name in others if options.steps >= WORTH else []:
+        for key, (title, sign) in NUMBERS.items():
+            ours, theirs = (statistics.mean(found[n][key]) for n in (name, first))
+            gain = f"{sign * (ours - theirs):+.3f}"
+            record(f"{name}: {title}, {gain} better", peer=first, ours=f"{ours:.3f}", theirs=f"{theirs:.3f}")
+    if options.markdown is not None:
+        options.markdown.write_text(
+            f"# What each term of the objective is worth on embedded scenes\n\nMade by `python benchmarks/scene_objectives.py` "
+            f"({options.steps} steps of {options.config}, {options.scenes} scenes, {options.seeds} seeds of pretraining and of "
+            f"probes, {options.train} scenes to learn from and {options.val} to judge; mean and range).\n\n{text}\n"
+        )
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

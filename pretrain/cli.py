@@ -23,7 +23,7 @@ from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
 from pretrain.product import plot_run, save_product
 
-DESCRIPTION = "Pretrain a backbone with DINO. The same command again continues a run that was stopped."
+DESCRIPTION = "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3. The same command again continues a run that was stopped."
 
 
 class PretrainCLI(TrainingCLI):
@@ -116,6 +116,7 @@ def finish(model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, s
     """Write the product and say where it is."""
     facts = {
         **data.describe(),
+        "objective": " + ".join(model.terms),
         "optimiser steps": trainer.global_step,
         **knn_facts(trainer),
         "precision": str(trainer.precision),

@@ -128,6 +128,7 @@ class DINO(pl.LightningModule):
         )
         self.diagnoses: list[Diagnosis] = []
         self.schedules: Schedules | None = None
+        self._total_batch = 0  # pictures of an optimiser step, known when it is planned
         self.micro_batch = 0
 
     @property

@@ -31,7 +31,7 @@ def model_card(backbone: Backbone, facts: Mapping[str, Any]) -> str:
 library_name: dino-dense
 tags: [dino-dense, self-supervised, image-feature-extraction]
 ---
-# {spec.name}, pretrained with DINO
+# {spec.name}, pretrained by self-distillation
 
 The teacher's backbone of a run of dino-dense {__version__}: patch {spec.patch}, width {spec.dim}, depth {spec.depth}.
 

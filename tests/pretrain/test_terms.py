@@ -159,6 +159,16 @@ def test_the_gram_teacher_may_look_at_larger_crops(monkeypatch: pytest.MonkeyPat
     assert term._features(seen._replace(gram_crops=large)).shape == (6, 16, 16)
 
 
+@pytest.mark.parametrize("tokens", ["masked", "unmasked"])
+def test_the_gram_anchor_may_count_some_patches(tokens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = DINO(TINY, HEAD, ibot=IBOTOptions(1.0), gram=GramOptions(1.0, start=1, tokens=tokens), steps=10)
+    seen = looked(module, monkeypatch)._replace(step=1)
+    term: Any = module.terms["gram"]
+    mask = seen.masked.masks if tokens == "masked" else ~seen.masked.masks
+    torch.testing.assert_close(term(seen), GramLoss()(seen.student.patches, term._features(seen), mask))
+    assert float(term(seen)) != float(GramLoss()(seen.student.patches, term._features(seen)))
+
+
 def test_gram_views_are_the_global_ones_enlarged() -> None:
     """The same box and flip at twice the size, without changes of colour."""
     import numpy as np

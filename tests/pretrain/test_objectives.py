@@ -74,6 +74,7 @@ def test_stopped_and_continued(finished: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "run", finished)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """iBOT, distributed KoLeo and Gram over gloo with 2 x 2 pictures follow one process with 4: the same masks above all."""
     plain = {
@@ -166,6 +167,7 @@ def test_stages_follow_one_another(first_stage: Path, tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
 
 
+@pytest.mark.slow
 def test_wrong_starts(first_stage: Path, finished: Path, tmp_path: Path) -> None:
     """A stage that does not follow from what it is given is refused before training."""
     (tmp_path / "empty").mkdir()
@@ -196,6 +198,7 @@ def test_wrong_starts(first_stage: Path, finished: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: Path) -> None:
     """Distillation: targets of a frozen teacher, wider than the student; its weights stay out of checkpoints."""
     small = {

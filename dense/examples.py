@@ -82,6 +82,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what i
     ),
     "dense demo": (
         ("dense demo", "embedded scenes: pretraining, heads, discovery, and a report of it all"),
+        ("dense demo --images FOLDER --backbone dino_vits16 --weights FILE", "your own pictures, without labels"),
     ),
     "dense completion": (
         ("dense completion bash > ~/.local/share/bash-completion/completions/dense", "for every new shell"),

@@ -1,0 +1,131 @@
+"""The verb."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dense.arguments import Parser, device
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.names import directory
+from dense.data.images import list_images
+from dense.demo.finding import find_objects
+from dense.demo.heads import Plan, train_heads
+from dense.demo.own import is_film, own_pictures
+from dense.demo.pretraining import pretraining
+from dense.demo.report import Part, page, shell
+from dense.evaluate.options import source_of_weights
+from dense.evaluate.protocol import versions
+from dense.predict.video import Film
+from dense.training.checkpoints import check_writable
+
+SETTINGS = ("backbone", "weights", "steps", "pretraining_steps", "scenes", "measured", "shown", "seed")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The verb."""
+    parser = Parser(
+        prog="dense demo",
+        description="A report of what works: of embedded scenes without downloads in about five minutes, or of your own pictures.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to")
+    parser.add_argument("--images", type=Path, default=None, help="a folder of pictures, a picture or a film of yours")
+    parser.add_argument("--backbone", default="scenes_tiny", help="a name, or a saved directory")
+    parser.add_argument(
+        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
+    )
+    parser.add_argument("--shown", type=int, default=5, help="how many scenes or pictures are shown")
+    parser.add_argument(
+        "--size", type=int, default=320, help="of --images: shorter side that the backbone sees; 0: as it is"
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="of --images: cpu, cuda, mps, ...")
+    parser.add_argument("--steps", type=int, default=80, help="of every head; 0 trains none")
+    parser.add_argument("--pretraining-steps", type=int, default=None, help="the recipe's if left out; 0: none")
+    parser.add_argument("--scenes", type=int, nargs=2, default=(200, 50), help="to train heads on, and to validate on")
+    parser.add_argument("--measured", type=int, default=40, help="scenes on which discovery is measured")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes, of heads and of fresh weights")
+    options = parser.parse_args(argv)
+    counts = {"shown": 1, "size": 0, "steps": 0, "measured": 1}
+    for name, least in counts.items():
+        if getattr(options, name) < least:
+            parser.error(f"--{name} {getattr(options, name)}: expected {least} or more")
+    if min(options.scenes) < 2 or (options.pretraining_steps or 0) < 0:
+        parser.error("--scenes needs 2 or more of both, --pretraining-steps 0 or more")
+    start = time.perf_counter()
+    if options.images is not None:  # what cannot be read is found before anything is written
+        Film(options.images) if is_film(options.images) else list_images(options.images)
+    check_writable(options.output)
+    if options.images is None:
+        same_demo(options)
+    torch.manual_seed(options.seed)
+    backbone = load_backbone(options.backbone, options.weights, frozen=True)
+    parts = of_scenes(options, backbone) if options.images is None else of_images(options, backbone)
+    facts = {
+        "command": shell(["demo", *argv]),
+        "backbone": f"{backbone.spec.name}, {source_of_weights(options)}",
+        "seed": str(options.seed),
+        "threads": str(torch.get_num_threads()),
+        "processor": platform.processor() or platform.machine(),
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        **versions(),
+    }
+    target = options.output / "report.html"
+    target.write_text(page(*titles(options), parts, facts))
+    print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
+    if options.weights is None and directory(options.backbone) is None:
+        print("these weights are random; bring published ones with --backbone NAME --weights PATH")
+    return 0
+
+
+def titles(options: Namespace) -> tuple[str, str]:
+    """Of the report, and what it is in one sentence."""
+    if options.images is not None:
+        return f"What {options.backbone} sees", f"{options.images}, without a single label."
+    return (
+        "A backbone, its heads, and objects without labels",
+        "Everything below was computed on this machine from procedural scenes, without downloads: a short pretraining, "
+        "a frozen backbone with heads for depth and classes beside the same heads on random weights, and objects found "
+        "without labels. The scenes shown were never trained on.",
+    )
+
+
+def of_scenes(options: Namespace, backbone: Backbone) -> list[Part]:
+    """Pretraining, heads and discovery on embedded scenes."""
+    folder, source = options.output, options.backbone
+    if options.weights is not None or directory(options.backbone) is None:
+        source = str(folder / "backbone")  # one directory that every command opens
+        backbone.save_pretrained(source)
+    parts = [find_objects(folder, backbone, source, options.shown, options.measured, options.seed)]
+    if options.steps:
+        plan = Plan(folder, options.steps, tuple(options.scenes), options.shown, options.seed)
+        parts.append(train_heads(plan, backbone, source))
+    if options.pretraining_steps != 0:
+        parts.append(pretraining(folder, options.pretraining_steps, options.seed))
+    return parts
+
+
+def of_images(options: Namespace, backbone: Backbone) -> list[Part]:
+    """What a backbone sees in pictures of one's own."""
+    weights = ["--backbone", options.backbone, *(["--weights", options.weights] if options.weights else [])]
+    return own_pictures(
+        options.images, backbone.to(options.device), options.shown, options.size, weights, options.output
+    )
+
+
+def same_demo(options: Namespace) -> None:
+    """Refuse a folder that holds the runs of another demo; the same one continues."""
+    settings = {name: getattr(options, name) for name in SETTINGS} | {"scenes": list(options.scenes)}
+    kept = options.output / "demo.json"
+    known = json.loads(kept.read_text()) if kept.is_file() else None
+    if known is not None and known != settings:
+        changed = ", ".join(name for name in settings if known.get(name) != settings[name])
+        raise ValueError(f"{options.output} holds a demo with another {changed}; delete it or choose another --output")
+    if known is None and any(options.output.iterdir()):
+        raise ValueError(f"{options.output} is not empty and holds no demo; choose another --output")
+    kept.write_text(json.dumps(settings) + "\n")

@@ -1,0 +1,261 @@
+"""The demo: a report that stands alone, of scenes and of anybody's pictures, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dense.backbone import load_backbone
+from dense.data.scenes import clip, render
+from dense.demo.charts import chart, nice
+from dense.demo.looking import middle_of, rows_of
+from dense.demo.report import Command, Gallery, Part, Table, page
+from dense.discover import Objects, default_source
+from dense.predict.video import FilmWriter
+from tests.runs import Done, call
+
+TINY = ["--steps", "2", "--pretraining-steps", "2", "--scenes", "8", "4", "--measured", "1", "--shown", "1"]
+VOID = {"meta", "img", "br", "line", "circle", "path"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are closed in order, and keeps addresses and what is read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.pictures = 0
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.pictures += tag == "img"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def read(folder: Path) -> Reader:
+    """A report that needs nothing but itself."""
+    text = (folder / "report.html").read_text()
+    found = Reader(text)
+    assert all(address.startswith(("data:image/webp;base64,", "#")) for address in found.addresses)
+    assert not re.search(r"https?://|@import|url\(", text)
+    return found
+
+
+def demo(*arguments: object) -> Done:
+    """`dense demo` in this process."""
+    return call(["demo", *map(str, arguments)])
+
+
+# ---- the report
+
+
+def test_a_page_is_whole_and_says_what_it_was_given() -> None:
+    """In the order pictures, curves, numbers, commands; text is text, whatever it holds."""
+    picture = np.zeros((8, 12, 3), np.uint8)
+    part = Part(
+        "Heads",
+        galleries=[Gallery("Depth <b>", "words", [{"a & b": picture}])],
+        charts=[chart("loss", {"x<y": ([0, 1], [2, 1])})],
+        tables=[Table("T", ("h",), [("<script>",)])],
+        ran=["dense demo --images 'my pictures'"],
+        own=[Command("Do:", "dense train")],
+        seconds=3,
+    )
+    found = Reader(page("Title", "words", [part, Part("Empty")], {"seed": "0"}))
+    words = "|".join(found.words)
+    assert found.pictures == 1
+    assert "script" not in found.open
+    for text in ("Depth <b>", "a & b", "<script>", "dense demo --images 'my pictures'", "3 s", "seed"):
+        assert text in words
+    order = [words.index(f"|{name}|") for name in ("Pictures", "Curves", "Numbers")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-3.2, 7.9), (5.0, 5.0), (0.0, 0.0), (1e-6, 3e-6), (2.0, 2000.0)]
+)
+def test_ticks_hold_the_values(low: float, high: float) -> None:
+    """Few, even, and round."""
+    ticks = nice(low, high)
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low + 1e-9
+    assert ticks[-1] >= high - 1e-9
+    assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
+def test_charts_leave_out_what_is_not_finite() -> None:
+    """And are nothing without points."""
+    assert chart("loss", {"a": ([], [])}) == ""
+    drawn = chart("loss", {"a": ([0, 1, 2], [1.0, math.nan, 3.0])}, {"chance": 2.0})
+    assert "nan" not in drawn
+    assert drawn.count("L") == 1
+    assert "chance" in drawn
+
+
+# ---- what a backbone sees
+
+
+def test_rows_of_pictures_of_any_size() -> None:
+    """Each with the same captions; without a class token no attention."""
+    images = [render(0, 1, (48, 80)).image, render(0, 2, (50, 33)).image]
+    for name, attends in (("scenes_tiny", True), ("resnet18", False)):
+        torch.manual_seed(0)
+        backbone = load_backbone(name, frozen=True)
+        rows = rows_of(backbone, images, 64, default_source(backbone.spec))
+        assert len(rows) == 2
+        assert ("attention of the class token" in rows[0]) == attends
+        for row, image in zip(rows, images, strict=True):
+            assert {"picture", "TokenCut", "MaskCut", "features, PCA", "similar to the cross"} <= set(row)
+            ratio = image.shape[0] / image.shape[1]
+            assert all(abs(cell.shape[0] / cell.shape[1] - ratio) < 0.02 for cell in row.values())
+
+
+def test_the_cross_lies_inside_the_mask() -> None:
+    """Of a ring it is on the ring; of nothing it is the middle."""
+    mask = torch.zeros(1, 1, 7, 9, dtype=torch.bool)
+    mask[..., 1:6, 1:8] = True
+    mask[..., 2:5, 2:7] = False
+    x, y = middle_of(Objects(mask, torch.ones(1, 1), mask.float()))
+    assert mask[0, 0, y, x]
+    nothing = torch.zeros_like(mask)
+    assert middle_of(Objects(nothing, torch.zeros(1, 1), nothing.float())) == (4, 3)
+
+
+# ---- own pictures
+
+
+def test_own_pictures(tmp_path: Path) -> None:
+    """A folder, damaged files named; a second time over the first."""
+    folder = tmp_path / "my pictures"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(render(0, i, (40, 56)).image).save(folder / f"{i}.png")
+    (folder / "1.png").write_bytes(b"no picture")
+    for _ in range(2):
+        done = demo("--images", folder, "--output", tmp_path / "out", "--size", 48)
+        assert done.returncode == 0, done.stderr
+    assert f"open {tmp_path / 'out/report.html'}" in done.stdout
+    found = read(tmp_path / "out")
+    words = " ".join(found.words)
+    assert found.pictures == 2 * 6
+    assert "Not read: " in words
+    assert f"dense discover '{folder}' --backbone scenes_tiny --method tokencut" in words
+    assert "scenes_tiny" in words
+
+
+def test_a_film_is_followed(tmp_path: Path) -> None:
+    """Frames, then what is found in the first one in all."""
+    writer = FilmWriter(tmp_path / "film.mp4", 10)
+    for scene in clip(0, 3, 6, 64):
+        writer.add(scene.image)
+    writer.close()
+    done = demo("--images", tmp_path / "film.mp4", "--output", tmp_path / "out", "--size", 64, "--shown", 2)
+    assert done.returncode == 0, done.stderr
+    words = " ".join(read(tmp_path / "out").words)
+    assert "frame 5" in words
+    assert "dense track" in words
+    assert (tmp_path / "out/first.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such"),
+        (lambda path: path.mkdir(), "no pictures in"),
+        (lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"x")), "none of the pictures"),
+    ],
+)
+def test_what_cannot_be_shown(make: object, message: str, tmp_path: Path) -> None:
+    """In one line."""
+    make(tmp_path / "own")  # type: ignore[operator]
+    done = demo("--images", tmp_path / "own", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# ---- scenes
+
+
+@pytest.mark.parametrize("wrong", [["--shown", "0"], ["--scenes", "1", "4"], ["--steps", "-1"], ["--step", "3"]])
+def test_absurd_sizes(wrong: list[str], tmp_path: Path) -> None:
+    """Wrong usage."""
+    assert demo(*wrong, "--output", tmp_path / "out").returncode == 2
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    """One with something else in it, one with another demo."""
+    (tmp_path / "letter.txt").write_text("dear")
+    done = demo("--output", tmp_path)
+    assert done.returncode == 1
+    assert "holds no demo" in done.stderr
+    (tmp_path / "demo.json").write_text(json.dumps({"seed": 7}))
+    assert "holds a demo with another" in demo("--output", tmp_path).stderr
+
+
+def test_a_tiny_demo_of_discovery_alone(tmp_path: Path) -> None:
+    """Parts can be left out."""
+    done = demo(*TINY, "--steps", 0, "--pretraining-steps", 0, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    words = " ".join(read(tmp_path / "out").words)
+    assert "dense evaluate discovery --backbone scenes_tiny" in words
+    assert "CorLoc" in words
+    assert "Pretraining" not in words
+
+
+@pytest.mark.slow
+def test_a_tiny_demo_and_again(tmp_path: Path) -> None:
+    """All parts; the same command goes through once more, and another one is refused."""
+    for _ in range(2):
+        done = demo(*TINY, "--output", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+    found = read(tmp_path / "out")
+    words = " ".join(found.words)
+    assert found.pictures == 6 + 6 + 6
+    for text in (
+        "random weights",
+        "abs_rel",
+        "mIoU",
+        "k-NN accuracy",
+        "entropy of targets",
+        "torch",
+        "seed",
+        "Timings",
+    ):
+        assert text in words
+    assert sum("dense train --config" in line for line in found.words) == 6 + 1
+    assert "another steps" in demo(*TINY, "--steps", 3, "--output", tmp_path / "out").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_demo(tmp_path: Path) -> None:
+    """As `make demo` runs it; heads on the pretrained backbone end better than on random weights."""
+    done = demo("--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    read(tmp_path / "out")
+
+    def number(run: str, name: str) -> float:
+        return json.loads((tmp_path / "out" / run / "results.json").read_text())["numbers"][name]
+
+    assert number("segmentation_pretrained", "val/miou") > number("segmentation_random", "val/miou")
+    assert number("depth_pretrained", "val/abs_rel") < number("depth_random", "val/abs_rel")

@@ -105,6 +105,12 @@ def write(loaded: Backbone | DenseModel, options: argparse.Namespace) -> None:
         if not isinstance(loaded, DenseModel):
             raise ValueError(f"{options.source} is a backbone without a head; --huggingface writes DPT models")
         name = export_huggingface(loaded, target)
+        spec = loaded.backbone.spec
+        if spec.positions not in ("size", "bilinear"):
+            height, width = spec.image_size
+            print(
+                f"transformers reads positions by a rule of its own: away from {height}x{width} pixels its numbers differ"
+            )
         print(f"wrote {target}; open it with transformers.{name}.from_pretrained({str(target)!r})")
     else:
         loaded.save_pretrained(target)

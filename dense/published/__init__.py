@@ -25,7 +25,10 @@ def load_published(path: str | Path, family: str | None = None, **said: Any) -> 
         hint = did_you_mean(unknown[0], found.options)
         takes = ", ".join(found.options) or "nothing"
         raise TypeError(f"{found.name} ({found.title}) takes no {unknown[0]!r}; it takes {takes}.{hint}")
-    return found.build(file, **said)
+    try:
+        return found.build(file, **said)
+    except KeyError as error:
+        raise WeightsError(f"{path} lacks {error}, which every file of {found.name} ({found.title}) has") from None
 
 
 def is_published(path: str | Path) -> bool:

@@ -48,7 +48,7 @@ class Published:
 def is_ours(folder: Path) -> bool:
     """Whether a directory was written by this project."""
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    return str(config.get("format", "")).startswith("dino-dense/") or "backbone" in config
+    return "model_type" not in config and isinstance(config.get("backbone"), dict)  # transformers may have a null there
 
 
 def unwrapped(content: Mapping[str, Any], path: Path) -> State:

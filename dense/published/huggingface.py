@@ -182,7 +182,9 @@ def loaded(file: Published, name: str, state: State, overrides: Mapping[str, Any
 def checked(file: Published) -> Mapping[str, Any]:
     """config.json, if it asks for nothing that is not here."""
     config = file.config
-    if list(config.get("reassemble_factors") or FACTORS) != FACTORS or config.get("head_in_index", -1) != -1:
+    factors = list(config.get("reassemble_factors") or FACTORS)
+    first = 2 if config.get("is_hybrid") else 0  # a hybrid's first two levels are not resized, whatever is said
+    if factors[first:] != FACTORS[first:] or config.get("head_in_index", -1) != -1:
         raise WeightsError(
             f"{file.path}: config.json has reassemble_factors {config.get('reassemble_factors')} and head_in_index "
             f"{config.get('head_in_index', -1)}; expected {FACTORS} and -1"

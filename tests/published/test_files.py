@@ -247,6 +247,14 @@ def test_unknown_files_name_what_is_nearest(tmp_path: Path, dinov2: Backbone) ->
         load_published(tmp_path / "empty.pth")
 
 
+def test_half_a_file(tmp_path: Path) -> None:
+    """A tensor that is missing is named."""
+    state = layouts.dpt(peers.dpt("DPTForSemanticSegmentation", batch_norm=True, num_labels=5).state_dict())
+    del state["scratch.output_conv.4.weight"]
+    with pytest.raises(WeightsError, match=r"lacks 'branches\.labels\.classifier\.weight'"):
+        load_published(write(state, tmp_path / "half.pt", None))
+
+
 def test_a_directory_without_its_config_is_named(tmp_path: Path) -> None:
     """The tensors of transformers do not say enough alone; another type of model is refused."""
     folder = peers.directory(peers.depth_anything(), tmp_path)

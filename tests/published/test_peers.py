@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import dense
 from dense.backbone import WeightsError, load_backbone
 from dense.published import load_published
 from dense.tasks.model import DenseModel
@@ -118,10 +119,60 @@ def test_hf_dpt_segmentation(tmp_path: Path) -> None:
 
 def test_hf_hybrid(tmp_path: Path) -> None:
     """On a ResNet, which transformers runs at the native size alone."""
-    peer = peers.hybrid("DPTForDepthEstimation")
+    peer = peers.hybrid("DPTForDepthEstimation", reassemble_factors=[1, 1, 1, 0.5])  # as Intel/dpt-hybrid-midas says
     model = load_published(directory(peer, tmp_path), kind="relative")
     assert model.layers == (0, 1, 2, 3)
     check(model, peer, [(64, 64)])
+
+
+def test_depth_anything_small_is_the_named_backbone(tmp_path: Path) -> None:
+    """The published size: 24.8 million parameters, and a backbone that needs no measures of its own."""
+    library = peers.transformers()
+    vit = {
+        "hidden_size": 384,
+        "num_attention_heads": 6,
+        "image_size": 518,
+        "patch_size": 14,
+        "out_indices": [3, 6, 9, 12],
+    }
+    config = library.DepthAnythingConfig(backbone_config=library.Dinov2Config(**vit, reshape_hidden_states=False))
+    state = layouts.depth_anything(library.DepthAnythingForDepthEstimation(config).state_dict())
+    assert round(sum(t.numel() for t in state.values()) / 1e6, 1) == 24.8
+    path = write(state, tmp_path / "depth_anything_v2_vits.pth")
+    model = load_published(path, family="depth_anything_v2", kind="relative")
+    assert model.backbone.spec.name == "vit_small_patch14_dinov2"
+    assert not model.backbone.spec.arguments
+    assert model.layers == (2, 5, 8, 11)
+    assert load_published(path, family="depth_anything_v1", kind="relative").layers == (8, 9, 10, 11)
+
+
+@pytest.mark.slow
+def test_dpt_hybrid_is_the_named_backbone(tmp_path: Path) -> None:
+    """The published size: 123 million parameters."""
+    library = peers.transformers()
+    measures: dict[str, Any] = {"neck_hidden_sizes": [256, 512, 768, 768], "backbone_out_indices": [0, 1, 8, 11]}
+    config = library.DPTConfig(is_hybrid=True, layer_norm_eps=1e-6, **measures)
+    peer = library.DPTForDepthEstimation(config).eval()
+    state = layouts.dpt(peer.state_dict())
+    assert abs(sum(v.numel() for k, v in state.items() if "model.head" not in k) - 123e6) < 1e6
+    model = load_published(write(state, tmp_path / "dpt_hybrid-midas-501f0c75.pt"), kind="relative")
+    assert (model.backbone.spec.name, dict(model.backbone.spec.arguments)) == ("vit_base_r50_s16_384", {})
+    assert model.layers == (0, 1, 8, 11)
+    peers.spread(peer, peer.head.head[4], 384)
+    model = load_published(write(layouts.dpt(peer.state_dict()), tmp_path / "again.pt"), kind="relative")
+    check(model, peer, [(384, 384)])
+
+
+def test_old_config_files(tmp_path: Path) -> None:
+    """config.json of an older transformers holds a null under `backbone`; it is no directory of this project for that."""
+    folder = directory(peers.depth_anything(), tmp_path)
+    text = (
+        (folder / "config.json")
+        .read_text()
+        .replace('"model_type": "depth_anything"', '"backbone": null, "model_type": "depth_anything"')
+    )
+    (folder / "config.json").write_text(text)
+    assert dense.load(folder).model.depth_kind == "inverse_relative"
 
 
 def test_statistics_of_a_preprocessor(tmp_path: Path) -> None:

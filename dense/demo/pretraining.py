@@ -31,9 +31,10 @@ def pretraining(folder: Path, steps: int | None, seed: int) -> Part:
             chart("effective rank of features", {"rank": curves.get("health/effective_rank", ([], []))}),
         ]
         part.about_charts = (
-            "A falling loss proves nothing by itself. The entropy of the mean target stays near log K (all prototypes are in "
-            "use), that of a single target falls (each picture has its own), and the rank of features grows. So short a run "
-            "hardly moves k-NN from chance; pictures below come from the backbone that ships, an hour of the same."
+            "A falling loss proves nothing by itself. The entropy of the mean target stays near log K: all prototypes are in "
+            "use. That of a single target first rises towards it, and in a long run falls after some hundred steps, and the "
+            "loss with it. A minute shows the beginning, and hardly moves k-NN from chance; the pictures above come from the "
+            "backbone that ships, an hour of the same."
         )
         part.tables = [
             Table(

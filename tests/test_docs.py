@@ -1,0 +1,93 @@
+"""Every page of docs/: its links lead somewhere, its commands name what exists, and those of the first page run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dense.cli import VERBS
+from dense.data.scenes import render
+from dense.recipes import find_config
+from tests.runs import call
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^(?:srun |\$ )?(dense [a-z].*?)(?:  #.*)?$", re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Fenced blocks of a language; without one, commands."""
+    return [text for kind, text in re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL) if kind == language]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines that start with `dense`, those that continue joined."""
+    return [line for text in blocks(page, "") for line in COMMAND.findall(text.replace("\\\n", " "))]
+
+
+LINES = [pytest.param(line, id=f"{page.stem}: {line}") for page in PAGES for line in commands(page)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Pages, pictures and folders."""
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+        if not target.startswith(("http", "mailto")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_linked_from_the_first() -> None:
+    """Or nobody finds it."""
+    start = (ROOT / "docs/start.md").read_text()
+    missing = [page.name for page in PAGES[1:] if page.name != "start.md" and f"({page.name})" not in start]
+    assert missing == []
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_name_what_exists(line: str) -> None:
+    """Verbs, options, and the keys of recipes."""
+    verb, *rest = shlex.split(re.split(r" (?:>|\|) ", line)[0])[1:]
+    assert verb in VERBS
+    if verb in ("pretrain", "train"):
+        assert (
+            find_config(rest[rest.index("--config") + 1] if "--config" in rest else "NAME").is_file() or "NAME" in rest
+        )
+        done = call([verb, *rest, *([] if "--print_config" in rest else ["--print_config"])])
+        assert done.returncode == 0, done.stderr
+        return
+    verb = f"{verb} {rest[0]}" if verb == "evaluate" else verb
+    known = re.findall(r"--[\w-]+", call([*verb.split(), "--help"]).stdout.partition("examples:")[0])
+    assert {word.split("=")[0] for word in rest if word.startswith("--")} <= set(known)
+
+
+@pytest.mark.slow
+def test_the_first_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs no weights of others, shortened, in order."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PICTURES").mkdir()
+    Image.fromarray(render(0, 1, (48, 64)).image).save("PICTURES/a.png")
+    ran = 0
+    for line in commands(ROOT / "docs/start.md"):
+        verb, *rest = shlex.split(line)[1:]
+        if "NAME" in rest or verb in ("completion", "VERB"):
+            continue
+        extra = {
+            "train": ["--model.steps", "2", "--data.scenes=[8,4]", "--data.scene_size=32"],
+            "evaluate": ["--scenes", "3", "--size", "32"],
+            "demo": ["--size", "48"],
+        }.get(verb, [])
+        done = call([verb, *rest, *extra])
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        ran += 1
+    assert ran == 4
+
+
+@pytest.mark.slow
+def test_python_of_the_page_of_weights_runs() -> None:
+    """As it stands."""
+    for code in blocks(ROOT / "docs/weights.md", "python"):
+        exec(code, {})

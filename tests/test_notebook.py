@@ -1,0 +1,36 @@
+"""The notebook: executed, small, and true still."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+
+PATH = Path(__file__).parents[1] / "docs/api.ipynb"
+CELLS: list[dict[str, Any]] = json.loads(PATH.read_text())["cells"]
+CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
+
+
+def test_it_was_executed_and_is_small() -> None:
+    """In order, without errors or warnings, with nothing of the machine it ran on."""
+    assert [cell["execution_count"] for cell in CODE] == list(range(1, len(CODE) + 1))
+    outputs = [output for cell in CODE for output in cell["outputs"]]
+    assert outputs
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert PATH.stat().st_size < 1_000_000
+    assert "/home/" not in PATH.read_text()
+    assert "site-packages" not in PATH.read_text()
+
+
+@pytest.mark.slow
+def test_it_runs() -> None:
+    """Every cell, in one namespace."""
+    matplotlib.use("Agg")
+    names: dict[str, Any] = {}
+    for cell in CODE:
+        exec("".join(cell["source"]), names)
+    assert names["out"]["labels"].shape[-2:] == (96, 96)
+    assert float(names["loss"]) > 0

@@ -139,11 +139,10 @@ class Ours:
             teacher = m.teacher(crops[:2]).logits
             targets = self.term.targets(teacher, 0, 1)
             note("teacher")
-            globals_, locals_ = (
-                m.student.backbone.picture_feature(m.student._images(g)) for g in (crops[:2], crops[2:])
-            )
+            groups = [m.student._images(g) for g in (crops[:2], crops[2:])]
+            features, _ = m.student.backbone.picture_features(groups)
             note("student")
-            logits = m.student.head(torch.cat((globals_, locals_)))
+            logits = m.student.head(features)
             note("head")
             loss = self.term.loss(logits, targets)
             note("loss")

@@ -23,7 +23,7 @@ class Output(NamedTuple):
 
 
 class MultiCropNetwork(nn.Module):
-    """A backbone and its heads: crops of equal size run together, each head runs once on all.
+    """A backbone and its heads: crops of all sizes run as one packed sequence where the backbone can, each head on all.
 
     patch_head: for chosen patches; without one they share `head`. local_norm: takes the place of the backbone's final norm
     for the class tokens of local crops (DINOv3).
@@ -60,16 +60,11 @@ class MultiCropNetwork(nn.Module):
         masks: (2*B, h*w), true where the global crops' patches are hidden. chosen: (M,) indices among the 2*B*h*w patches
         of the global crops whose logits are wanted. patches: whether their features are.
         """
-        apart = VIEWS if chosen is not None or patches or self.local_norm is not None else 0
-        features, tokens = [], None
-        if apart:
-            found = self.backbone(self._images(crops[:apart]), layers="last", norm=True, masks=masks)
-            features.append(found.class_token if found.has_class_token else found.maps[-1].mean((-2, -1)))
-            tokens = found.maps[-1].flatten(2).mT  # 2*B, h*w, D
-        norm = self.local_norm if apart else None
-        for _, group in groupby(crops[apart:], key=lambda c: c.shape[-2:]):
-            features.append(self.backbone.picture_feature(self._images(list(group)), norm))
-        pictures = torch.cat(features)
+        wanted = chosen is not None or patches
+        apart = VIEWS if wanted or masks is not None or self.local_norm is not None else 0
+        groups = [self._images(crops[:apart])] if apart else []
+        groups += [self._images(list(group)) for _, group in groupby(crops[apart:], key=lambda c: c.shape[-2:])]
+        pictures, tokens = self.backbone.picture_features(groups, masks, wanted, self.local_norm)
         logits, patch_logits = self._project(pictures, None if chosen is None else tokens.flatten(0, 1)[chosen])  # type: ignore[union-attr]
         return Output(logits, pictures, patch_logits, tokens if patches else None)
 

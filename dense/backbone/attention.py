@@ -18,24 +18,36 @@ PARTS: tuple[Part, ...] = ("query", "key", "value")
 
 def project(attention: Any, x: Tensor, part: Part) -> Tensor:
     """One of query, key, value of tokens (B, N, C) -> (B, heads, N, d), with bias and q/k norm, before positions."""
+    return project_together(attention, x, (part,))[0]
+
+
+def project_together(attention: Any, x: Tensor, parts: tuple[Part, ...]) -> list[Tensor]:
+    """As `project`, several neighbouring parts by one matrix product."""
     if getattr(attention, "num_kv_groups", 1) > 1:
         raise ValueError("grouped-query attention is not supported by attention rows")
-    index = PARTS.index(part)
     fused: Any = getattr(attention, "qkv", None)
     if fused is not None:  # linear, or linear with an adapter, which has a weight too
-        weight = fused.weight.chunk(3)[index]
         # Eva keeps its biases apart; the key's is zero
-        apart = getattr(attention, f"{part[0]}_bias", None)
-        bias = apart if fused.bias is None else fused.bias.chunk(3)[index]
-        y = F.linear(x, weight, bias)
-    elif hasattr(attention, f"{part[0]}_proj"):
-        y = getattr(attention, f"{part[0]}_proj")(x)
+        apart: list[Any] = [getattr(attention, f"{part[0]}_bias", None) for part in parts]
+        bias = None if apart[0] is None else torch.cat(apart)
+        if fused.bias is not None:
+            bias = _thirds(fused.bias, parts)
+        ys = F.linear(x, _thirds(fused.weight, parts), bias).chunk(len(parts), -1)
+    elif hasattr(attention, "q_proj"):
+        ys = tuple(getattr(attention, f"{part[0]}_proj")(x) for part in parts)
     else:
         raise ValueError(f"attention of type {type(attention).__name__} is not supported: it has no qkv projection")
-    y = y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # B, heads, N, d
-    if part == "query":
-        return attention.q_norm(y)
-    return attention.k_norm(y) if part == "key" else y
+    norms = {"query": attention.q_norm, "key": attention.k_norm}
+    heads = (y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for y in ys)  # B, heads, N, d
+    return [norms[part](y) if part in norms else y for part, y in zip(parts, heads, strict=True)]
+
+
+def _thirds(fused: Tensor, parts: tuple[Part, ...]) -> Tensor:
+    """The rows of neighbouring parts."""
+    if parts == PARTS:
+        return fused
+    third = len(fused) // len(PARTS)
+    return fused[PARTS.index(parts[0]) * third : (PARTS.index(parts[-1]) + 1) * third]
 
 
 def rotate(attention: Any, x: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
@@ -62,29 +74,6 @@ def attention_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, 
         query = rotate(attention, project(attention, x, "query"), rope, prefix)[:, :, rows]
     logits = (query * attention.scale) @ key.transpose(-2, -1)  # B, heads, rows, N
     return logits.float().softmax(dim=-1)
-
-
-def attend_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, prefix: int) -> Tensor:
-    """The attention's output for the tokens `rows` alone: (B, N, C) -> (B, rows, C). Keys and values come from all tokens.
-
-    `rows` must lie within the prefix, so that no position is needed.
-    """
-    query = project(attention, x[:, rows], "query")
-    key = rotate(attention, project(attention, x, "key"), rope, prefix)
-    value = project(attention, x, "value")
-    dropout = attention.attn_drop.p if attention.training else 0.0
-    y = F.scaled_dot_product_attention(query, key.type_as(value), value, dropout_p=dropout)
-    y = attention.norm(y.transpose(1, 2).flatten(2))  # B, rows, C
-    return attention.proj_drop(attention.proj(y))
-
-
-def can_attend_rows(attention: Any) -> bool:
-    """Whether `attend_rows` computes all that this attention does."""
-    return (
-        type(attention).__name__ in ("Attention", "EvaAttention", "AttentionRope")
-        and getattr(attention, "gate", None) is None
-        and getattr(attention, "num_kv_groups", 1) == 1
-    )
 
 
 def fused_backward_is_slow(x: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,14 +69,32 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
             resized=resized,
         )
 
-    def picture_feature(self, images: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """One vector a picture (B, C): the class token after the final norm, or the mean of the deepest map.
+    def picture_feature(self, images: Tensor) -> Tensor:
+        """One vector a picture (B, C): the class token after the final norm, or the mean of the deepest map."""
+        return self.picture_features([images])[0]
 
-        norm: takes the place of the final norm.
+    def picture_features(
+        self,
+        groups: Sequence[Tensor],
+        masks: Tensor | None = None,
+        patches: bool = False,
+        norm: nn.Module | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`picture_feature` of pictures of several sizes, one group (B, 3, H, W) after the other: (sum of B, C).
+
+        With `patches` also the deepest patches (B, h*w, C) of the first group, after the final norm. masks: of the first
+        group, see `forward`. norm: takes the place of the final norm for the vectors of all groups but the first.
         """
-        features = self(images, layers="last", norm=None if norm is None else False)
-        vector = features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
-        return vector if norm is None else norm(vector)
+        vectors, tokens = [], None
+        for number, images in enumerate(groups):
+            own = norm if number else None
+            normed = None if self.spec.kind == "pyramid" else own is None
+            features = self(images, layers="last", norm=normed, masks=None if number else masks)
+            vector = features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
+            vectors.append(vector if own is None else own(vector))
+            if patches and number == 0:
+                tokens = features.maps[-1].flatten(2).mT
+        return torch.cat(vectors), tokens
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 pictures (B, 3, H, W) or (B, H, W, 3) -> float (B, 3, H, W), by `spec.mean` and `spec.std`, where they are."""

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dense.backbone.attention import (
-    attend_rows,
-    attention_rows,
-    can_attend_rows,
-    fused_backward_is_slow,
-    project,
-    rotate,
-)
+from dense.backbone.attention import attention_rows, fused_backward_is_slow, project, rotate
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
+from dense.backbone.packed import SHARDED, Group, can_pack, run_block, shortened, split
 from dense.backbone.positions import PERIODS, PositionCache, rotary_positions, set_periods
 from dense.backbone.spec import BackboneSpec
 from heads.features import Norm
@@ -152,25 +147,46 @@ class ViT(Backbone):
             maps.append(to_map(y[:, self.spec.prefix :], grid))
         return tuple(maps), tuple(prefix)
 
-    def picture_feature(self, images: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """The class token after the final norm, or after `norm` (B, C), or the mean of the patches where there is none.
+    def picture_features(
+        self,
+        groups: Sequence[Tensor],
+        masks: Tensor | None = None,
+        patches: bool = False,
+        norm: nn.Module | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As every backbone's; the groups run as one packed sequence, and stochastic depth leaves out whole pictures.
 
-        The last block computes nothing but the class token's row: the same numbers as `forward` for less work.
+        The last block computes the rows of class tokens alone where nothing else is wanted: the same numbers as `forward`
+        for less work.
         """
-        last = self.model.blocks[-1]
-        if (
-            not self.spec.class_token
-            or type(last).__name__ not in ("Block", "EvaBlock")
-            or not can_attend_rows(last.attn)
-        ):
-            return super().picture_feature(images, norm)
-        x, rope, _ = self.embed(self.fit(images)[0])
-        x = self.run(x, rope, 0, self.spec.depth - 1)
-        rows, own = slice(0, 1), self._rope_of_layer(rope, self.spec.depth - 1)
-        y = attend_rows(last.attn, last.norm1(x), rows, own, self.spec.prefix)  # B, 1, C
-        y = x[:, rows] + last.drop_path1(_scale(last, 1, y))
-        y = y + last.drop_path2(_scale(last, 2, last.mlp(last.norm2(y))))
-        return (self.model.norm if norm is None else norm)(y)[:, 0]
+        blocks, spec = self.model.blocks, self.spec
+        if not all(can_pack(block) for block in blocks):
+            return super().picture_features(groups, masks, patches, norm)
+        embedded = [self.embed(self.fit(g)[0], None if i else masks) for i, g in enumerate(groups)]
+        packed = [Group(len(x), x.shape[1], x.shape[1]) for x, _, _ in embedded]
+        x = torch.cat([tokens.flatten(0, 1) for tokens, _, _ in embedded])  # T, C
+        self._choose_attention(x)
+        for index, block in enumerate(blocks):
+            if index == spec.depth - 1 and spec.class_token:
+                packed = [g._replace(rows=g.rows if patches and i == 0 else 1) for i, g in enumerate(packed)]
+            ropes = [self._rope_of_layer(rope, index) for _, rope, _ in embedded]
+            # a sharded block has a method of its own, around which its weights are gathered
+            step = getattr(block, SHARDED, functools.partial(run_block, block))
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(step, x, packed, ropes, spec.prefix, use_reentrant=False)
+            else:
+                x = step(x, packed, ropes, spec.prefix)
+        packed = shortened(packed)
+        if norm is None:
+            x = self.model.norm(x)
+        else:
+            end = packed[0].length
+            x = torch.cat((self.model.norm(x[:end]), norm(x[end:])))
+        parts = [
+            y.unflatten(0, (g.pictures, g.rows)) for y, g in zip(split(x, packed), packed, strict=True)
+        ]  # B, rows, C
+        vectors = [part[:, 0] if spec.class_token else part[:, spec.prefix :].mean(1) for part in parts]
+        return torch.cat(vectors), parts[0][:, spec.prefix :] if patches else None
 
     def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         return (self.spec.patch,) * len(layers)
@@ -264,14 +280,6 @@ class Eva(ViT):
     def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
         block, own = self.model.blocks[index], self._rope_of_layer(rope, index)
         return lambda x: block(x, rope=own)
-
-
-def _scale(block: Any, which: int, y: Tensor) -> Tensor:
-    """LayerScale of a block's branch, under the names of VisionTransformer's and Eva's blocks."""
-    if hasattr(block, f"ls{which}"):
-        return getattr(block, f"ls{which}")(y)
-    gamma = getattr(block, f"gamma_{which}")
-    return y if gamma is None else gamma * y
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

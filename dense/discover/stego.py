@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dense.console import progress
 from dense.discover.answers import Regions
 from dense.discover.coclusters import CoClusters, Stream
 from dense.discover.kmeans import check_count
@@ -143,7 +144,7 @@ def distil(rows: Tensor, how: Distillation = Distillation(), seed: int = 0) -> C
         some = rows[index[:, None], places]  # B, S, C
         return some, head(some)
 
-    for _ in range(how.steps):
+    for _ in progress(range(how.steps), "learning codes"):
         index = torch.randint(pictures, (min(how.batch, pictures),), generator=generator).to(rows.device)
         column = torch.randint(near.shape[1], index.shape, generator=generator).to(rows.device)
         anchor = draw(index)

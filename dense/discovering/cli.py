@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from dense.arguments import Parser, device, key_value
 from dense.backbone import Backbone, load_backbone
+from dense.backbone.names import directory
+from dense.console import progress
 from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, Stego, feature_at, on_grid, similarity
 from dense.discover.options import LEARNT, METHODS, add_method, describe, given_settings, source_of
 from dense.discovering.reading import Seen, batches, pixels, read, show
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         run.similarities(point_of(parser, options.point))
     else:
         run.discover(method or run.classes(given))
-    if options.weights is None and not Path(options.backbone).is_dir():
+    if options.weights is None and directory(options.backbone) is None:
         print("these weights are random: bring published ones with --weights FILE or a directory as --backbone")
     if run.failed:
         some = "\n  ".join(run.failed[:20])
@@ -165,14 +166,14 @@ class Run:
     # ---- what is looked at
 
     def seen(self, description: str) -> Iterator[Seen]:
-        """The pictures, with a progress bar on a terminal."""
+        """The pictures, one by one."""
         some = read(self.pictures, self.options.size, self.backbone.spec.patch, self.failed)
-        return iter(_track(some, description, len(self.pictures)))
+        return progress(some, description, len(self.pictures))
 
     def frames(self, path: Path) -> Iterator[Seen]:
         """The frames of a film."""
         film = Film(path)
-        for frame in _track(film, path.name, film.length or None):
+        for frame in progress(film, path.name, film.length or None):
             yield show(frame, Path(path.stem), self.options.size, self.backbone.spec.patch)
 
     def everything(self) -> Iterator[Seen]:
@@ -180,7 +181,3 @@ class Run:
         yield from self.seen("learning classes")
         for film in self.films:
             yield from self.frames(film)
-
-
-def _track(items: Iterable[Any], description: str, total: int | None) -> Iterable[Any]:
-    return track(items, description, total=total, disable=not sys.stderr.isatty())

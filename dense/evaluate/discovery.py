@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from dense.arguments import Parser
 from dense.backbone import Backbone
 from dense.backbone.padding import fit
+from dense.console import progress
 from dense.data.labelled import open_labelled
 from dense.discover import (
     Answer,
@@ -108,12 +107,11 @@ def evaluate_discovery(
     source: Source | None = None,
     how: Refinement = "none",
     shorter: int = 0,
-    progress: bool = False,
 ) -> dict[str, float]:
     """`Score`'s numbers of a method; pictures are shown one by one, at their size or with `shorter` pixels a side."""
     score = Score(method, len(truths.classes))
     device = next(backbone.parameters()).device
-    for truth in track(truths, "pictures", total=len(truths), disable=not progress):
+    for truth in progress(truths, "pictures", len(truths)):
         pixels = torch.from_numpy(np.ascontiguousarray(truth.image)).permute(2, 0, 1)[None].to(device)
         answer = on_grid(backbone, backbone.normalise(shown(pixels, shorter, backbone.spec.patch)), method, source)
         score.add(refine(answer, pixels, how), truth)
@@ -138,7 +136,7 @@ def classes_of(
     device = next(backbone.parameters()).device
 
     def stream() -> Iterator[Tensor]:
-        for truth in truths:
+        for truth in progress(truths, "learning classes", len(truths)):
             pixels = torch.from_numpy(np.ascontiguousarray(truth.image)).permute(2, 0, 1)[None].to(device)
             with torch.inference_mode():
                 yield source(backbone, backbone.normalise(shown(pixels, shorter, backbone.spec.patch)))
@@ -177,7 +175,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
             else:
                 method = METHODS[name](**({"mode": "heads"} if name == "attention" else {}) | settings[name])
             how: Refinement = "none" if isinstance(method, Attention) else options.refine
-            found = evaluate_discovery(one, truths, method, source, how, options.size, sys.stderr.isatty())
+            found = evaluate_discovery(one, truths, method, source, how, options.size)
             numbers[f"{prefix}{name}"] = found
             if name not in LEARNT:
                 settings[name] = asdict(method)

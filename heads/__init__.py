@@ -7,6 +7,7 @@ from heads.head import DenseHead
 from heads.linear import LinearHead
 from heads.outputs import Bins, Classes, DepthKind, Regression
 from heads.pyramid import PyramidHead
+from heads.restoration import Picture, PixelSemanticFusion, RestorationHead, Restormer
 
 __all__ = [
     "DPT",
@@ -16,7 +17,11 @@ __all__ = [
     "DepthKind",
     "Features",
     "LinearHead",
+    "Picture",
+    "PixelSemanticFusion",
     "PyramidHead",
     "Regression",
+    "RestorationHead",
+    "Restormer",
     "build",
 ]

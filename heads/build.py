@@ -11,8 +11,9 @@ from heads.head import DenseHead
 from heads.linear import LinearHead
 from heads.outputs import Bins, Classes, Output, Regression
 from heads.pyramid import Pyramid, PyramidHead
+from heads.restoration.head import Picture, RestorationHead
 
-OUTPUTS: dict[str, type[Output]] = {c.name: c for c in (Regression, Bins, Classes)}
+OUTPUTS: dict[str, type[Output]] = {c.name: c for c in (Regression, Bins, Classes, Picture)}
 
 
 def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
@@ -23,6 +24,7 @@ HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # how
     "dpt": (_dpt, DPT),
     "linear": (LinearHead, LinearHead),
     "pyramid": (PyramidHead, Pyramid),
+    "restoration": (RestorationHead, RestorationHead),
 }
 
 

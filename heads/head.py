@@ -21,6 +21,8 @@ class DenseHead(nn.Module, abc.ABC):
     """
 
     align_corners: bool = False  # of the resize to the picture, where an output leaves it open
+    reads_pixels: bool = False  # whether it needs the pictures themselves, of 0 to 1
+    reads_features: bool = True  # whether it needs features at all
 
     def __init__(self, outputs: Mapping[str, Output]) -> None:
         super().__init__()
@@ -47,6 +49,10 @@ class DenseHead(nn.Module, abc.ABC):
             if self.training and isinstance(output, Bins) and output.logits:
                 result[f"{name}.bins"] = to_picture(logits, features, size, align)
         return result
+
+    def seen(self, images: Tensor, patch: int) -> Tensor:
+        """What a backbone of this patch shall see of normalised pictures; by default all of them."""
+        return images
 
     @abc.abstractmethod
     def logits(self, features: Features, images: Tensor | None) -> dict[str, Tensor]:

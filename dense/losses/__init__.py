@@ -8,6 +8,7 @@ from dense.losses.gradient_log import GradientLog
 from dense.losses.gradient_matching import GradientMatching, MiDaSLoss
 from dense.losses.kinds import KINDS, DepthKind
 from dense.losses.l1 import L1
+from dense.losses.perception import PerceptionContrast
 from dense.losses.segmentation import CrossEntropy, Dice, Focal, Lovasz
 from dense.losses.silog import SiLog
 from dense.losses.ssi import SSI, RobustSSI
@@ -31,6 +32,7 @@ __all__ = [
     "GradientMatching",
     "Lovasz",
     "MiDaSLoss",
+    "PerceptionContrast",
     "RobustSSI",
     "SiLog",
     "UncertaintyWeights",

@@ -4,6 +4,7 @@ from dense.metrics.boundary import BoundaryIoU
 from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window
 from dense.metrics.depth import DepthMetrics
 from dense.metrics.relative import RelativeDepthMetrics
+from dense.metrics.restoration import RestorationMetrics, psnr, ssim
 from dense.metrics.segmentation import SegmentationMetrics
 
 __all__ = [
@@ -11,7 +12,10 @@ __all__ = [
     "BoundaryIoU",
     "DepthMetrics",
     "RelativeDepthMetrics",
+    "RestorationMetrics",
     "SegmentationMetrics",
     "crop_mask",
     "kitti_benchmark_window",
+    "psnr",
+    "ssim",
 ]

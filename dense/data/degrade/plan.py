@@ -1,0 +1,82 @@
+"""Which damages a data set gets: mixed at random to train on, one by one to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from dense.data.degrade.kinds import KINDS, find_kind
+
+PAPER = ("rain", "noise", "motion", "defocus", "haze")  # deraining, denoising, deblurring, dehazing
+Levels = dict[str, list[float]]
+PAIRED = "paired"  # the name of damage that came with the pictures
+
+
+class Damage(NamedTuple):
+    """One damage to be measured."""
+
+    kind: str
+    level: float
+    seen: bool = True  # whether it is one to train on
+
+    @property
+    def label(self) -> str:
+        """noise, or noise_unseen."""
+        return self.kind if self.seen else f"{self.kind}_unseen"
+
+
+@dataclass(frozen=True)
+class Degrade:
+    """Kinds of damage with their levels.
+
+    kinds: name -> levels to train on; an empty list stands for the usual ones of that kind, and no kinds for rain, noise,
+    motion, defocus and haze. unseen: name -> levels that are only measured; null for the usual ones of the kinds that
+    are trained on. together: most kinds in one picture, one after the other, in training; each kind is drawn once.
+    """
+
+    kinds: Levels = field(default_factory=dict)
+    unseen: Levels | None = None
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        kinds = {name: list(levels) or list(find_kind(name).seen) for name, levels in (self.kinds or usual()).items()}
+        unseen = {n: list(find_kind(n).unseen) for n in kinds} if self.unseen is None else dict(self.unseen)
+        for name, levels in (*kinds.items(), *unseen.items()):
+            for level in levels:
+                find_kind(name).check(name, level)
+        for name, levels in unseen.items():
+            if again := sorted(set(levels) & set(kinds.get(name, ()))):
+                raise ValueError(f"unseen {name}={again[0]:g} is a level to train on; leave it out of one of them")
+        if not 1 <= self.together <= len(kinds):
+            raise ValueError(f"together={self.together}: expected 1 to {len(kinds)}, the number of kinds")
+        object.__setattr__(self, "kinds", kinds)
+        object.__setattr__(self, "unseen", unseen)
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether some damage is haze."""
+        return "haze" in self.kinds or "haze" in (self.unseen or {})
+
+    def draw(self, seed: Sequence[int]) -> dict[str, float]:
+        """Kinds and levels of a training picture, each as likely as the others."""
+        generator = np.random.default_rng((*seed, 1))
+        count = int(generator.integers(1, self.together + 1))
+        chosen = generator.permutation(list(self.kinds))[:count].tolist()
+        return {name: float(generator.choice(self.kinds[name])) for name in chosen}
+
+    def damages(self) -> list[Damage]:
+        """Every kind and level, one by one."""
+        seen = [Damage(name, level) for name, levels in self.kinds.items() for level in levels]
+        return seen + [Damage(name, level, False) for name, levels in (self.unseen or {}).items() for level in levels]
+
+    def labels(self) -> tuple[str, ...]:
+        """Names of the groups in which results are told."""
+        return tuple(dict.fromkeys(damage.label for damage in self.damages()))
+
+
+def usual(kinds: Sequence[str] = PAPER) -> Levels:
+    """Levels to train on."""
+    return {name: list(KINDS[name].seen) for name in kinds}

@@ -30,9 +30,13 @@ METHODS: dict[str, Any] = {
     "kmeans": KMeans,
 }
 LEARNT: dict[str, type[CoClusters] | type[Stego]] = {"cocluster": CoClusters, "stego": Stego}  # from all pictures
-OTHERS = dict.fromkeys(LEARNT, ("count", "passes", "classes")) | {"similarity": ("point",)}
+OTHERS = {
+    "cocluster": ("count", "passes", "classes"),
+    "stego": ("count", "passes", "steps", "classes"),
+    "similarity": ("point",),
+}
 SETTINGS_OF_TRACKING = tuple(field.name for field in fields(Tracking))
-SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes", "classes", "point")
+SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes", "steps", "classes", "point")
 
 
 def add_method(parser: Parser) -> None:
@@ -62,6 +66,7 @@ def add_settings(parser: Parser) -> None:
 
 def add_features(parser: Parser) -> None:
     """Which features; what is left out has the default of the verb."""
+    parser.add_argument("--steps", type=int, help="stego: of training")
     parser.add_argument("--what", choices=get_args(What), help="features; by the backbone's family if left out")
     parser.add_argument("--layer", type=int, help="block of features or attention; the last if left out")
     parser.add_argument("--centre", action="store_true", default=None, help="subtract each picture's mean feature")

@@ -32,7 +32,6 @@ class Distillation:
     """
 
     dim: int = 70
-    steps: int = 1000
     batch: int = 16
     samples: int = 121  # patches a picture and step: 11x11
     neighbours: int = 7
@@ -42,7 +41,7 @@ class Distillation:
     lr: float = 5e-4
 
     def __post_init__(self) -> None:
-        least = {"dim": 1, "steps": 0, "batch": 1, "samples": 2, "neighbours": 1, "negatives": 1}
+        least = {"dim": 1, "batch": 1, "samples": 2, "neighbours": 1, "negatives": 1}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least {low}")
@@ -84,13 +83,14 @@ class Stego:
         stream: Stream,
         count: int = 20,
         passes: int = 2,
+        steps: int = 1000,
         how: Distillation = Distillation(),
         seed: int = 0,
     ) -> Self:
-        """Train the head on a stream of features that can be started again, then cluster its codes."""
+        """Train the head for `steps` on a stream of features that can be started again, then cluster its codes."""
         check_count(count)
         patches, mean = _patches(stream(), seed)
-        head = distil(F.normalize(patches - mean, dim=-1), how, seed)
+        head = distil(F.normalize(patches - mean, dim=-1), steps, how, seed)
         return cls(
             head, mean, CoClusters.fit(lambda: (_codes(head, mean, f) for f in stream()), count, passes, seed=seed)
         )
@@ -126,8 +126,8 @@ class Stego:
 
 @torch.enable_grad()
 @torch.inference_mode(False)
-def distil(rows: Tensor, how: Distillation = Distillation(), seed: int = 0) -> CodeHead:
-    """A head whose codes correspond where features do; unit rows (N, P, C): P patches of each of N pictures."""
+def distil(rows: Tensor, steps: int = 1000, how: Distillation = Distillation(), seed: int = 0) -> CodeHead:
+    """A head whose codes correspond where features do, after so many steps; unit rows (N, P, C): P patches of each of N pictures."""
     pictures, patches, channels = rows.shape
     rows = rows.clone()  # may come from inference
     generator = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def distil(rows: Tensor, how: Distillation = Distillation(), seed: int = 0) -> C
         some = rows[index[:, None], places]  # B, S, C
         return some, head(some)
 
-    for _ in progress(range(how.steps), "learning codes"):
+    for _ in progress(range(steps), "learning codes"):
         index = torch.randint(pictures, (min(how.batch, pictures),), generator=generator).to(rows.device)
         column = torch.randint(near.shape[1], index.shape, generator=generator).to(rows.device)
         anchor = draw(index)

@@ -55,7 +55,11 @@ def main(argv: Sequence[str]) -> int:
         parser.error("similarity needs --point X,Y, in pixels of the first picture")
     if options.size < 0 or options.batch < 1:
         parser.error(f"--size {options.size} --batch {options.batch}: expected 0 or more pixels and 1 or more pictures")
-    pictures, films = sort_inputs(options.pictures)
+    pictures, films = sort_inputs(options.pictures, without=options.out)
+    if not pictures and not films:
+        parser.error(f"all pictures lie in {options.out}, where answers go; choose another --out")
+    if options.method == "similarity" and films:
+        parser.error(f"similarity is for pictures, not for films: leave {films[0]} out")
     check_writable(options.out)
     torch.manual_seed(options.seed)
     backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
@@ -134,7 +138,7 @@ class Run:
         """Classes that hold for all pictures and films, learnt from them or read from a file."""
         if "classes" in given:
             if len(given) > 1:
-                raise ValueError("--classes brings its own number of classes; leave --count and --passes out")
+                raise ValueError("--classes brings its own number of classes; leave --count, --passes and --steps out")
             return LEARNT[self.options.method].load(given["classes"], self.options.device)
 
         def stream() -> Iterator[Tensor]:
@@ -155,6 +159,8 @@ class Run:
             with torch.inference_mode():
                 features = self.source(self.backbone, pixels(batch, self.backbone))
                 if query is None:
+                    if one.stem != self.pictures[0][1]:
+                        raise ValueError(f"--point is in the first picture, which cannot be read: {self.failed[0]}")
                     query = feature_at(features[0], point, (one.image.shape[0], one.image.shape[1]))
                 picture = similarity_picture(one.image, similarity(features, query)[0])
             write_picture(self.options.out / f"{one.stem}_similarity.png", picture)

@@ -39,7 +39,7 @@ from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard
 from dense.metrics.labels import nanmean
 
 IOU = 0.5  # at which a box is right
-SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes")
+SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes", "steps")
 
 
 class Score:
@@ -152,6 +152,10 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     options = parser.parse_args(argv)
     names = [*METHODS, *LEARNT] if "all" in options.method else list(dict.fromkeys(options.method))
     settings = given_settings(parser, options, names, SETTINGS)
+    if options.size < 0 or not 0 <= options.least < 1:
+        parser.error(
+            f"--size {options.size} --least {options.least}: expected 0 or more pixels and a share from 0 to 1"
+        )
 
     def truths_of(split: str) -> Truths:
         data = open_labelled(

@@ -14,7 +14,7 @@ from dense.discover import CoClusters, Distillation, Stego
 from dense.discover.stego import CodeHead, correspondence_loss, distil, nearest_pictures
 from tests.discover.features import blobs
 
-QUICK = Distillation(dim=8, steps=60, batch=4, samples=30, neighbours=2, negatives=2, lr=5e-3)
+QUICK = Distillation(dim=8, batch=4, samples=30, neighbours=2, negatives=2, lr=5e-3)
 
 
 def test_the_loss_against_plain_loops() -> None:
@@ -60,10 +60,10 @@ def test_codes_find_what_pictures_share() -> None:
     gives the same classes."""
     maps, truth = scenes()
     plain = CoClusters.fit(lambda: maps, 3)
-    ours = Stego.fit(lambda: maps, 3, how=Distillation(dim=8, steps=150, batch=6, samples=30, lr=4e-3, negatives=2))
+    ours = Stego.fit(lambda: maps, 3, steps=150, how=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2))
     found, baseline = (torch.cat([m(f).labels for f in maps]) for m in (ours, plain))
     assert purity(found, truth) > max(purity(baseline, truth), 0.85)
-    again = Stego.fit(lambda: maps, 3, how=Distillation(dim=8, steps=150, batch=6, samples=30, lr=4e-3, negatives=2))
+    again = Stego.fit(lambda: maps, 3, steps=150, how=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2))
     assert all(torch.equal(again(f).labels, ours(f).labels) for f in maps)
 
 
@@ -72,7 +72,7 @@ def test_nothing_random_is_left_behind() -> None:
     rows = normalize(torch.randn(4, 9, 6), dim=-1)
     state = torch.random.get_rng_state()
     with torch.inference_mode():
-        distil(rows, QUICK)
+        distil(rows, 60, QUICK)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -87,7 +87,7 @@ def test_neighbours() -> None:
 def test_kept_and_refused(tmp_path: Path) -> None:
     """A file brings the classes back; what does not fit is said."""
     maps, _ = scenes(3)
-    classes = Stego.fit(lambda: maps, 3, how=QUICK)
+    classes = Stego.fit(lambda: maps, 3, steps=60, how=QUICK)
     classes.save(tmp_path / "classes.safetensors")
     again = Stego.load(tmp_path / "classes.safetensors")
     assert torch.equal(again(maps[0]).labels, classes(maps[0]).labels)

@@ -42,20 +42,29 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
     """Masks of the pictures' own sizes, annotations that agree with them, one sheet; the damaged picture is named."""
     out = tmp_path / "out"
     assert (
-        run(folder, out, "--method", method, "--maps", *(["--count", "3"] if method in ("cocluster", "stego") else []))
+        run(
+            folder,
+            out,
+            "--method",
+            method,
+            "--maps",
+            *(["--count", "3"] if method in ("cocluster", "stego") else []),
+            *(["--steps", "20"] if method == "stego" else []),
+        )
         == 0
     )
     assert "c.jpg is empty" in capsys.readouterr().err
     saved = json.loads((out / "annotations.json").read_text())
-    assert [i["file_name"] for i in saved["images"]] == ["a", "deep/b"]
+    assert [i["file_name"] for i in saved["images"]] == ["a.png", "deep/b.png"]
     assert saved["info"]["method"] == method
     assert (out / "sheet.png").is_file()
     for image in saved["images"]:
-        index = np.array(Image.open(out / f"{image['file_name']}_mask.png"))
+        stem = Path(image["file_name"]).with_suffix("")
+        index = np.array(Image.open(out / f"{stem}_mask.png"))
         assert index.shape == (image["height"], image["width"])
         covered = sum(a["area"] for a in saved["annotations"] if a["image_id"] == image["id"])
         assert covered == (index.size if method in ("spectral", "kmeans", "cocluster", "stego") else (index > 0).sum())
-        assert (out / f"{image['file_name']}_overlay.png").is_file()
+        assert (out / f"{stem}_overlay.png").is_file()
 
 
 def test_classes_are_kept_for_other_pictures(folder: Path, tmp_path: Path) -> None:
@@ -74,6 +83,19 @@ def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert Image.open(tmp_path / "out" / "deep" / "b_similarity.png").size == (33, 61)
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "60,10") == 1
     assert "outside the picture, which is 50 wide and 40 high" in capsys.readouterr().err
+    (folder / "a.png").write_bytes(b"")
+    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 1
+    assert "--point is in the first picture, which cannot be read" in capsys.readouterr().err
+
+
+def test_answers_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second run into a folder among the pictures finds what the first one found."""
+    for _ in range(2):
+        assert run(folder, folder / "out", "--method", "kmeans") == 0
+    assert len(json.loads((folder / "out" / "annotations.json").read_text())["images"]) == 2
+    with pytest.raises(SystemExit):
+        run(folder, folder)
+    assert "where answers go; choose another --out" in capsys.readouterr().err
 
 
 def test_films(tmp_path: Path) -> None:
@@ -89,6 +111,8 @@ def test_films(tmp_path: Path) -> None:
     frames = list(Film(tmp_path / "out" / "film_discovered.mp4"))
     assert len(frames) == 5
     assert frames[0].shape == (48, 64, 3)
+    with pytest.raises(SystemExit):
+        run(path, tmp_path / "out", "--method", "similarity", "--point", "3,4")
 
 
 @pytest.mark.parametrize(

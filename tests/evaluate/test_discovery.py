@@ -126,7 +126,10 @@ def test_truth(tmp_path: Path) -> None:
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table of methods, the same for random weights, and a protocol that is saved."""
     command = ["evaluate", "discovery", *BACKBONE, "--data", "scenes", "--scenes", "2", "--side", "50"]
-    assert main([*command, "--method", "all", "--baselines", "--count", "3", "--output", str(tmp_path)]) == 0
+    assert (
+        main([*command, "--method", "all", "--baselines", "--count", "3", "--steps", "20", "--output", str(tmp_path)])
+        == 0
+    )
     text = capsys.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
     methods = ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego"]

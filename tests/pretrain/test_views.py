@@ -46,6 +46,7 @@ def test_published_defaults() -> None:
         "global_size": 224, "local_size": 96, "local_crops": 8, "global_scale": (0.4, 1.0), "local_scale": (0.05, 0.4),
         "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2,
         "hue": 0.1, "grey": 0.2, "blur": "paper", "blur_sigma": (0.1, 2.0), "solarise": 0.2, "solarise_threshold": 128,
+        "gram_size": None,
     }  # fmt: skip
     assert MultiCrop().sizes == (224,) * 2 + (96,) * 8
 

@@ -8,24 +8,10 @@ from pathlib import Path
 import cv2
 import matplotlib
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 Picture = NDArray[np.uint8]  # H, W, 3
-
-
-def pca_rgb(maps: Tensor) -> Tensor:
-    """The three main directions of features (B, C, h, w), shared by the batch, as colours (B, 3, h, w) in 0..1."""
-    tokens = maps.float().permute(0, 2, 3, 1).reshape(-1, maps.shape[1])  # B*h*w, C
-    tokens = tokens - tokens.mean(0)
-    _, _, v = torch.linalg.svd(tokens, full_matrices=False)
-    scores = tokens @ v[:3].T
-    if scores.shape[1] < 3:
-        scores = torch.nn.functional.pad(scores, (0, 3 - scores.shape[1]))
-    low, high = scores.quantile(0.02, dim=0), scores.quantile(0.98, dim=0)
-    colours = ((scores - low) / (high - low).clamp_min(1e-8)).clamp(0, 1)
-    return colours.reshape(maps.shape[0], *maps.shape[-2:], 3).permute(0, 3, 1, 2)
 
 
 def heat(

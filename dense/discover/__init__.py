@@ -103,7 +103,7 @@ def tokencut(backbone: Backbone, images: Tensor, source: Source | None = None, *
 
 
 def maskcut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Several objects a picture by MaskCut; options are `MaskCut`'s: count, tau, eps, least, most_iou."""
+    """Several objects a picture by MaskCut; options are `MaskCut`'s: count, tau, eps, least."""
     return _objects(backbone, images, MaskCut(**options), source)
 
 

@@ -59,9 +59,9 @@ class Attention:
 
 
 def smallest_set(values: Tensor, share: float) -> Tensor:
-    """The fewest cells of each map (..., h, w) that hold more than `share` of its sum, as (..., h, w) bool."""
+    """The fewest cells of each map (..., h, w) that hold `share` of its sum, as (..., h, w) bool."""
     flat = values.flatten(-2).double() if values.device.type != "mps" else values.flatten(-2)
     ordered, order = flat.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered  # what louder cells hold already
-    kept = before <= share * flat.sum(-1, keepdim=True)
+    kept = before < share * flat.sum(-1, keepdim=True)
     return torch.zeros_like(kept).scatter(-1, order, kept).view(values.shape)

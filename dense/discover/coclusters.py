@@ -42,6 +42,8 @@ class CoClusters:
         centres; each further pass moves them by all patches. Memory is that of the sample and of one batch.
         """
         check_count(count)
+        if passes < 1:
+            raise ValueError(f"passes={passes}: expected at least 1, such as 2")
         rows, mean = _reservoir(stream(), sample, seed)
         if len(rows) < count:
             raise ValueError(f"{len(rows)} patches cannot be shared out into {count} classes; give more pictures")

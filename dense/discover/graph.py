@@ -11,7 +11,6 @@ from torch import Tensor
 from dense.discover.eigen import Operator, largest
 
 DENSE = 256  # patches up to which all eigenvectors at once are quicker than one by steps
-LARGEST = 20_000  # patches whose edges still fit in memory: 1.6 GB
 START = 3  # vectors in a block
 
 
@@ -35,10 +34,6 @@ def tokens_of(features: Tensor) -> Tensor:
 
 def edges(tokens: Tensor, tau: float) -> Tensor:
     """1 where two patches are more alike than `tau`, and between each patch and itself: (B, N, C) -> (B, N, N)."""
-    if tokens.shape[1] > LARGEST:
-        raise ValueError(
-            f"a graph of {tokens.shape[1]} patches does not fit; show smaller pictures, {LARGEST} patches at most"
-        )
     alike = (tokens @ tokens.mT > tau).to(tokens.dtype)
     alike.diagonal(dim1=-2, dim2=-1).fill_(1)
     return alike

@@ -19,20 +19,21 @@ class MaskCut:
     """Up to `count` objects a picture, each TokenCut's among the patches that no earlier mask holds.
 
     tau, eps and the scores are TokenCut's. A side that holds three corners of the picture or more is the background, and the
-    other side is taken. A mask smaller than `least` of the picture, or equal to an earlier one by an IoU above `most_iou`,
-    is left empty with score 0.
+    other side is taken. A mask smaller than `least` of the picture is left empty with score 0. Masks never overlap: what a
+    mask holds takes no part in later cuts.
     """
 
     count: int = 3
     tau: float = 0.15
     eps: float = 1e-5
     least: float = 0.01
-    most_iou: float = 0.5
 
     def __post_init__(self) -> None:
         check_graph(self.tau, self.eps)
         if not 1 <= self.count <= 255:
             raise ValueError(f"count={self.count}: expected 1 to 255 objects a picture, such as 3")
+        if not 0 <= self.least < 1:
+            raise ValueError(f"least={self.least}: expected a share of the picture from 0 to 1, such as 0.01")
 
     def __call__(self, features: Tensor) -> Objects:
         """Features (B, C, h, w) -> `count` masks a picture on the grid, in the order in which they were cut."""
@@ -51,9 +52,6 @@ class MaskCut:
             level, seed = self._object(*sides(cut.vectors, kept), kept, grid)
             mask = component_of((level > 0).unflatten(1, grid), seed)  # B, h, w
             there = ~uncuttable(alike, kept) & (mask.float().mean((-2, -1)) >= self.least)
-            for other in masks:
-                union = (mask | other).sum((-2, -1)).clamp_min(1)
-                there &= (mask & other).sum((-2, -1)) / union <= self.most_iou
             kept = kept * ~mask.flatten(1)  # even a mask that is dropped is not cut again
             masks.append(mask & there[:, None, None])
             scores.append(cut.values.clamp(0, 1) * there)

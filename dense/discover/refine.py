@@ -86,7 +86,10 @@ def grab_cut(image: np.ndarray, mask: np.ndarray, cell: int, steps: int = 3) -> 
 
 
 def refine_objects(objects: Objects, pictures: Tensor, how: Refinement = "guided", eps: float = 1e-3) -> Objects:
-    """Objects whose masks follow the edges of pictures (B, 3, H, W) uint8, at their size; specks are dropped."""
+    """Objects whose masks follow the edges of pictures (B, 3, H, W) uint8, at their size; specks are dropped.
+
+    A mask of which nothing would be left, a patch or two on a plain ground, stays as it was.
+    """
     size = (pictures.shape[-2], pictures.shape[-1])
     if how == "none":
         return objects.resized(size)
@@ -102,7 +105,9 @@ def refine_objects(objects: Objects, pictures: Tensor, how: Refinement = "guided
     else:
         raise ValueError(f"refine={how!r}: expected none, guided or grabcut")
     there = objects.masks.flatten(2).any(-1)[..., None, None]
-    return replace(objects, masks=without_specks(masks & there, SPECK))
+    masks = without_specks(masks & there, SPECK)
+    left = masks.flatten(2).any(-1)[..., None, None]
+    return replace(objects, masks=torch.where(left, masks, objects.resized(size).masks))
 
 
 def refine_regions(regions: Regions, pictures: Tensor, how: Refinement = "guided", eps: float = 1e-3) -> Regions:

@@ -13,7 +13,7 @@ from dense.discover.eigen import largest
 from dense.discover.graph import DENSE, tokens_of
 from dense.discover.kmeans import by_size, check_count, cosine_kmeans
 from dense.discover.source import SILENT, check_features
-from dense.discover.tokencut import chunks
+from dense.discover.tokencut import check_tau, chunks
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Spectral:
 
     def __post_init__(self) -> None:
         check_count(self.count)
+        check_tau(self.tau)
 
     def __call__(self, features: Tensor) -> Regions:
         """Features (B, C, h, w) -> labels on the grid, the largest region first."""

@@ -14,6 +14,7 @@ from dense.discover.graph import edges, normalised_cut, tokens_of, uncuttable
 from dense.discover.source import check_features
 
 CELLS = 2**26  # entries of all graphs at work at once: 256 MB
+LARGEST = 20_000  # patches whose edges still fit in memory: 1.6 GB
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,24 @@ class TokenCut:
 
 
 def check_graph(tau: float, eps: float) -> None:
-    """Refuse thresholds that no cosine can meet."""
-    if not -1 <= tau < 1:
-        raise ValueError(f"tau={tau}: expected a cosine from -1 to 1, such as 0.2")
+    """Refuse thresholds and weights that make no graph."""
+    check_tau(tau)
     if not 0 < eps < 1:
         raise ValueError(f"eps={eps}: expected a small positive weight below 1, such as 1e-5")
 
 
+def check_tau(tau: float) -> None:
+    """Refuse thresholds that no cosine can meet."""
+    if not -1 <= tau < 1:
+        raise ValueError(f"tau={tau}: expected a cosine from -1 to 1, such as 0.2")
+
+
 def chunks(features: Tensor) -> Iterator[Tensor]:
     """Features of as many pictures at once as have graphs that fit in memory together."""
-    cells = (features.shape[-2] * features.shape[-1]) ** 2
-    yield from features.split(max(1, CELLS // cells))
+    patches = features.shape[-2] * features.shape[-1]
+    if patches > LARGEST:
+        raise ValueError(f"a graph of {patches} patches does not fit; show smaller pictures, {LARGEST} patches at most")
+    yield from features.split(max(1, CELLS // patches**2))
 
 
 def sides(vectors: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ from dense.discover.source import Source, has_norm
 from dense.suggest import did_you_mean
 
 Decide = Literal["shown", "own"]
+FULL = 1e-4  # labels up to here below 1 are rounding
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Tracking(Propagation):
         sides = list(size)
         if self.size:
             long = 0 if size[0] > size[1] else 1
-            sides[long] = round(size[long] * self.size / size[1 - long])
-            sides[1 - long] = self.size
+            exact, sides[1 - long] = size[long] * self.size, self.size
+            sides[long] = round(exact / size[1 - long])
             if self.multiple:
-                sides[long] = max(self.size, sides[long] // self.multiple * self.multiple)
+                sides[long] = max(self.size, exact // size[1 - long] // self.multiple * self.multiple)
         height, width = (max(1, round(side / patch)) * patch for side in sides)
         return height, width
 
@@ -62,7 +63,8 @@ class Tracking(Propagation):
         soft = F.interpolate(soft, size=shown if self.decide == "shown" else own, mode="bilinear", align_corners=False)
         if self.normalise:
             low, high = soft.amin((-2, -1), keepdim=True), soft.amax((-2, -1), keepdim=True)
-            soft = (soft - low) / (high - low).clamp_min(torch.finfo(soft.dtype).tiny)
+            full = low > 1 - FULL  # what is everywhere has no range
+            soft = torch.where(full, soft, (soft - low) / (high - low).clamp_min(torch.finfo(soft.dtype).tiny))
         return nearest(soft.argmax(1, keepdim=True), own)[:, 0]
 
 
@@ -157,7 +159,8 @@ def on_grid(mask: Tensor, numbers: Tensor, grid: Size) -> Tensor:
     clean = torch.where(torch.isin(mask, numbers), mask, 0)
     full = clean == numbers[:, None, None]  # K, H, W
     labels = nearest(clean[None, None], grid)[0] == numbers[:, None, None]  # K, h, w
-    for k in (~labels.flatten(1).any(1)).nonzero()[:, 0].tolist():
+    unseen = full.flatten(1).any(1) & ~labels.flatten(1).any(1)
+    for k in unseen.nonzero()[:, 0].tolist():
         cell = int(F.interpolate(full[k][None, None].float(), size=grid, mode="area").argmax())
         labels.flatten(1)[:, cell] = torch.arange(len(numbers), device=labels.device) == k
     return labels[None].float()

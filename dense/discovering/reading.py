@@ -18,29 +18,35 @@ from dense.visual import Picture
 
 @dataclass(frozen=True)
 class Seen:
-    """One picture: where its answers go, its own pixels, and those that the backbone is shown."""
+    """One picture: where its answers go, its own pixels, those that the backbone is shown, and how its file's name ends."""
 
     stem: Path
     image: Picture  # H, W, 3
     shown: Picture  # h, w, 3
+    ending: str = ""
+
+    @property
+    def file(self) -> str:
+        """The picture's file, from the folder that was named."""
+        return f"{self.stem}{self.ending}"
 
 
-def show(image: Picture, stem: Path, shorter: int, patch: int) -> Seen:
+def show(image: Picture, stem: Path, shorter: int, patch: int, ending: str = "") -> Seen:
     """A picture with its shorter side at about `shorter` pixels (0: as it is), both sides whole patches."""
     height, width = image.shape[:2]
     factor = shorter / min(height, width) if shorter else 1.0
     rows, columns = (max(patch, round(n * factor / patch) * patch) for n in (height, width))
     if (rows, columns) == (height, width):
-        return Seen(stem, image, image)
+        return Seen(stem, image, image, ending)
     how = cv2.INTER_AREA if rows * columns < height * width else cv2.INTER_CUBIC
-    return Seen(stem, image, np.asarray(cv2.resize(image, (columns, rows), interpolation=how), np.uint8))
+    return Seen(stem, image, np.asarray(cv2.resize(image, (columns, rows), interpolation=how), np.uint8), ending)
 
 
 def read(pictures: Sequence[tuple[Path, Path]], shorter: int, patch: int, failed: list[str]) -> Iterator[Seen]:
     """Pictures by path and stem; what cannot be read is told to `failed`, in words."""
     for path, stem in pictures:
         try:
-            yield show(read_image(path), stem, shorter, patch)
+            yield show(read_image(path), stem, shorter, patch, path.suffix)
         except ImageError as error:
             failed.append(str(error))
 

@@ -95,7 +95,7 @@ class Album:
     def _annotate(self, seen: Seen, answer: Answer, labels: NDArray[np.uint8]) -> None:
         height, width = seen.image.shape[:2]
         number = len(self.images) + 1
-        self.images.append({"id": number, "file_name": str(seen.stem), "height": height, "width": width})
+        self.images.append({"id": number, "file_name": seen.file, "height": height, "width": width})
         if isinstance(answer, Objects):
             masks, scores = answer.masks[0].cpu().numpy(), answer.scores[0].tolist()
             found = [(1, mask, score) for mask, score in zip(masks, scores, strict=True)]

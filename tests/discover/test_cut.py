@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dense.discover import LOST, MaskCut, Spectral, TokenCut
 from dense.discover.eigen import largest
 from dense.discover.graph import edges, normalised_cut, tokens_of, uncuttable
 from dense.discover.spectral import leading
@@ -114,7 +115,10 @@ def test_leading_vectors_of_spectral_clustering() -> None:
     assert torch.linalg.matrix_norm(exact.T @ found, ord=-2) > 0.999
 
 
-def test_too_many_patches_are_refused() -> None:
-    """Before memory is asked for."""
-    with pytest.raises(ValueError, match="show smaller pictures"):
-        edges(torch.zeros(1, 20_001, 2), 0.2)
+@pytest.mark.parametrize(
+    "method", [TokenCut(), MaskCut(), LOST(), Spectral()], ids=lambda method: type(method).__name__
+)
+def test_too_many_patches_are_refused(method: TokenCut | MaskCut | LOST | Spectral) -> None:
+    """Before memory is asked for, by every method that compares all pairs."""
+    with pytest.raises(ValueError, match="a graph of 20001 patches does not fit; show smaller pictures"):
+        method(torch.zeros(1, 2, 1, 20_001))

@@ -118,6 +118,8 @@ def test_attention_keeps_the_smallest_set() -> None:
     assert (held >= 0.6).all()
     least = torch.where(kept, rows, 1.0).amin((-2, -1))
     assert (held - least < 0.6).all()
+    ties = torch.tensor([[[[0.5, 0.25, 0.125, 0.125]]]])  # the first holds the half, and no more is needed
+    assert smallest_set(ties, 0.5)[0, 0, 0].tolist() == [True, False, False, False]
 
 
 def test_attention_modes() -> None:
@@ -187,6 +189,9 @@ def test_boxes_and_sizes() -> None:
         (lambda: TokenCut(tau=1.5), "tau=1.5: expected a cosine"),
         (lambda: TokenCut(eps=0), "eps=0: expected a small positive"),
         (lambda: MaskCut(0), "count=0: expected 1 to 255"),
+        (lambda: MaskCut(least=5.0), "least=5.0: expected a share"),
+        (lambda: Spectral(tau=1.5), "tau=1.5: expected a cosine"),
+        (lambda: CoClusters.fit(lambda: [torch.ones(1, 4, 2, 2)], 2, passes=0), "passes=0: expected at least 1"),
         (lambda: KMeans(1), "count=1: expected 2 to 254"),
         (lambda: LOST(0), "k_patches=0"),
         (lambda: Attention(1.0), "share=1.0"),

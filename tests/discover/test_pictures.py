@@ -154,6 +154,17 @@ def test_refined_masks_meet_the_edge(how: str) -> None:
             refine(Regions((cells > 0.5)[:, 0].byte(), 2), pixels, "grabcut")
 
 
+@pytest.mark.parametrize("how", ["guided", "grabcut"])
+def test_small_objects_are_not_refined_away(how: str) -> None:
+    """One patch on a plain ground keeps its mask: a score above 0 has a box."""
+    cells = torch.zeros(1, 2, 7, 9)
+    cells[0, 0, 3, 4] = 1
+    pixels = torch.full((1, 3, 56, 72), 128, dtype=torch.uint8)
+    fine = refine(Objects(cells > 0, torch.tensor([[0.9, 0.0]]), cells), pixels, how)  # type: ignore[arg-type]
+    assert isinstance(fine, Objects)
+    assert fine.boxes.tolist() == [[[32, 24, 40, 32], [0, 0, 0, 0]]]
+
+
 def test_grabcut_of_one_colour() -> None:
     """Has nothing to go by: the mask stays."""
     image = torch.zeros(20, 20, 3, dtype=torch.uint8).numpy()

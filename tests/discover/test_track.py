@@ -102,6 +102,7 @@ def test_sizes_of_the_protocols() -> None:
     assert tracking("v1", 14).shown((480, 854), 14) == (476, 826)
     assert tracking("v1", 16, size=0).shown((50, 75), 16) == (48, 80)
     assert tracking("v1", 8, size=32).shown((30, 40), 8) == (32, 32)
+    assert tracking("v1", 16).shown((1000, 1333), 16) == (480, 576)  # 639.84 is cut down, not rounded up to 640
     v3 = tracking("v3", 16, topk=3)
     assert (v3.shape, v3.temperature, v3.topk, v3.context, v3.neighbourhood, v3.decide) == (
         "circle",
@@ -122,6 +123,15 @@ def test_small_objects_keep_a_patch() -> None:
     labels = on_grid(mask, torch.tensor([0, 1, 9]), (2, 2))
     assert labels.argmax(1)[0].tolist() == [[1, 0], [0, 2]]
     assert (labels.sum(1) == 1).all()
+    whole = on_grid(torch.ones(16, 16, dtype=torch.uint8), torch.tensor([0, 1]), (2, 2))
+    assert not whole[0, 0].any()  # a background that is not there gets none
+
+
+def test_an_object_that_is_everywhere_stays(backbone: Backbone) -> None:
+    """No background is made up, neither in the first frame nor by bringing labels to 0..1."""
+    pictures, masks = squares(4)
+    for labels in dense.track(backbone, pictures, np.full_like(masks[0], 3), source=colours, size=0):  # type: ignore[arg-type]
+        assert labels.unique().tolist() == [3]
 
 
 def test_normalising_brings_faint_objects_out() -> None:

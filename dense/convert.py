@@ -55,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--official and --huggingface write different layouts; choose one")
     if not options.official and options.target.suffix in (".pth", ".pt", ".safetensors"):
         raise ValueError(f"{options.target.name} looks like a file; add --official to write one, or name a directory")
+    if options.huggingface and options.target.resolve() == options.source.resolve():
+        raise ValueError(f"{options.target} would be written over itself in another layout; name another directory")
     loaded = read(options)
     report = loaded.report
     if isinstance(loaded, DenseModel):
@@ -71,10 +73,14 @@ def main(argv: Sequence[str]) -> int:
 def read(options: argparse.Namespace) -> Backbone | DenseModel:
     """What the source holds: a trained model, a published head with its backbone, or a backbone."""
     source, config = options.source, options.source / CONFIG
-    if is_ours(source):
-        return DenseModel.from_pretrained(source) if "head" in read_json(config) else backbone_of(options)
     about = said(options)
     alone = {k: v for k, v in about.items() if k in ("family", "kind", "max_depth", "weights")}
+    if is_ours(source):
+        if alone:
+            raise ValueError(
+                f"{source} is a directory of this project, which says its {next(iter(alone))} itself; leave it out"
+            )
+        return DenseModel.from_pretrained(source) if "head" in read_json(config) else backbone_of(options)
     if alone or is_published(source):
         return load_published(source, **about)
     return backbone_of(options)

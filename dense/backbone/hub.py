@@ -111,6 +111,9 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file, or one clear error."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected names and values, {{...}}")
+    return content

@@ -122,7 +122,9 @@ def read_directory(folder: Path) -> tuple[dict[str, Any], Path]:
     """The tensors of a directory of transformers, in one file or in shards, and where they are."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(read_json(index)["weight_map"].values()))
+        if not isinstance(places := read_json(index).get("weight_map"), dict):
+            raise WeightsError(f"{index} has no weight_map; download it again")
+        shards = sorted(set(places.values()))
         return {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}, folder
     files = [folder / f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
     if not files:

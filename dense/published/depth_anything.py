@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from dense.backbone.spec import resolve_layers
-from dense.published.family import Family, choose, positive
+from dense.published.family import Family, choose, metric_alone, positive
 from dense.published.file import Published
 from dense.published.keys import assemble, dpt_spec, hidden, renamed
 from dense.published.vit import DINOV2, inside
@@ -34,6 +34,7 @@ def build(version: int, file: Published, kind: str | None = None, max_depth: flo
     """V1 looks at the last four layers, V2 at four in even steps; both after the final norm."""
     kinds = KINDS if version == 2 else {"relative": "(the metric models of V1 are ZoeDepth, which is not read here)"}
     kind = choose(file, "kind", kind, kinds)
+    metric_alone(file, kind, max_depth)
     output: dict[str, Any] = {"name": "regression", "activation": "relu", "kind": "inverse_relative"}
     if kind == "metric":
         farthest = positive(file, "max_depth", max_depth, "max_depth=20 for models trained indoors, 80 outdoors")

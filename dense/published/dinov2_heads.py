@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dense.backbone.names import default_layers
 from dense.backbone.spec import resolve_layers
 from dense.published.family import Family, positive
 from dense.published.file import Published
@@ -40,10 +41,12 @@ def build_dpt(
     state = renamed(file.under("decode_head."), TABLE)
     spec = dpt_spec(state, fusion_size="double")
     farthest = positive(file, "max_depth", max_depth, RANGES)
-    found = given(file, backbone, weights, (spec["in_channels"][0],), NAMES)
+    found = given(file, "dinov2", backbone, weights, (spec["in_channels"][0],), NAMES)
     output = {"name": "regression", "activation": "relu", "min_depth": min_depth, "max_depth": farthest}
     spec["outputs"] = {"depth": output | {"hidden": hidden(state), "align_corners": False}}
-    return assemble(file, "dinov2_depth_dpt", found, spec, state, resolve_layers("default", found.spec), False)
+    return assemble(
+        file, "dinov2_depth_dpt", found, spec, state, default_layers(found.spec.family, found.spec.depth), False
+    )
 
 
 def build_linear(
@@ -57,8 +60,9 @@ def build_linear(
     state = renamed(file.under("decode_head."), LINEAR)
     count, total = state["branches.depth.weight"].shape[:2]
     farthest = positive(file, "max_depth", max_depth, RANGES)
-    found = given(file, backbone, weights, (total // 2, total // 8), NAMES)
-    layers = resolve_layers("last" if total == 2 * found.spec.dim else "default", found.spec)
+    found = given(file, "dinov2", backbone, weights, (total // 2, total // 8), NAMES)
+    four = default_layers(found.spec.family, found.spec.depth)
+    layers = resolve_layers("last" if total == 2 * found.spec.dim else four, found.spec)
     output = {"name": "bins", "count": count, "min_depth": min_depth, "max_depth": farthest}
     spec: dict[str, Any] = {"name": "linear", "in_channels": [found.spec.dim] * len(layers)}
     spec |= {"class_token": True, "upsample": 4}
@@ -71,12 +75,12 @@ def build_segmentation(
     """BatchNorm and one product of normed patches, of the last layer (linear) or of the last four (ms)."""
     state = renamed(file.under("decode_head."), LINEAR)
     count, total = state["branches.labels.weight"].shape[:2]
-    found = given(file, backbone, weights, (total, total // 4), NAMES)
+    found = given(file, "dinov2", backbone, weights, (total, total // 4), NAMES)
     layers = resolve_layers("last" if total == found.spec.dim else "last4", found.spec)
     spec: dict[str, Any] = {"name": "linear", "in_channels": [found.spec.dim] * len(layers), "batch_norm": True}
     spec["outputs"] = {"labels": {"name": "classes", "count": count}}
     how = Inference(512, 512, 341) if len(layers) == 1 else Inference(640, 640, 320)
-    names = class_names(file, count, classes)
+    names = class_names(file, count, classes, published=(150, 21))
     return assemble(file, "dinov2_segmentation", found, spec, state, layers, True, names, how)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dense.backbone import Backbone, WeightsError
+from dense.backbone.names import default_layers
 from dense.backbone.spec import Layers, resolve_layers
 from dense.published.family import Family, choose, positive
 from dense.published.file import Published, State
@@ -56,10 +57,12 @@ def build_dpt(
     state = renamed(file.tensors, TABLE)
     spec = dpt_spec(state, fusion_size="double")
     farthest, norm = positive(file, "max_depth", max_depth, RANGES), choose(file, "norm", norm, NORMS)
-    found = given(file, backbone, weights, (spec["in_channels"][0],), NAMES)
+    found = given(file, "dinov3", backbone, weights, (spec["in_channels"][0],), NAMES)
     output = depth_output(state["branches.depth.conv3.weight"].shape[0], min_depth, farthest, bins, normalisation)
     spec["outputs"] = {"depth": output | {"hidden": hidden(state)}}
-    return assemble(file, "dinov3_depth_dpt", found, spec, state, resolve_layers("default", found.spec), norm)
+    return assemble(
+        file, "dinov3_depth_dpt", found, spec, state, default_layers(found.spec.family, found.spec.depth), norm
+    )
 
 
 def build_linear(
@@ -103,9 +106,10 @@ def linear(
     file: Published, state: State, total: int, backbone: Given, weights: str | None, layers: Layers | None
 ) -> tuple[Backbone, dict[str, Any], tuple[int, ...]]:
     """The backbone, the head's spec and its layers: by how many times the backbone's width goes into `total`."""
-    found = given(file, backbone, weights, tuple(total // n for n in (1, 2, 4, 8) if total % n == 0), NAMES)
+    found = given(file, "dinov3", backbone, weights, tuple(total // n for n in (1, 2, 4, 8) if total % n == 0), NAMES)
     times = total // found.spec.dim
-    chosen = resolve_layers(("last" if times < 4 else "default") if layers is None else layers, found.spec)
+    published = "last" if times < 4 else default_layers(found.spec.family, found.spec.depth)
+    chosen = resolve_layers(published if layers is None else layers, found.spec)
     if times not in (len(chosen), 2 * len(chosen)):
         raise WeightsError(
             f"{file.path} reads {times} times {found.spec.dim} channels and layers={chosen} give {len(chosen)}"

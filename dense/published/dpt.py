@@ -89,7 +89,12 @@ def build_segmentation(file: Published, classes: list[str] | None = None) -> Den
     )
 
 
-SIGNS = (r"^pretrained\.model\.blocks\.", r"^pretrained\.act_postprocess4\.3\.weight$", r"^scratch\.refinenet4\.")
+SIGNS = (
+    r"^pretrained\.model\.blocks\.",
+    r"^pretrained\.model\.pos_embed$",  # BEiT of MiDaS v3.1 has none
+    r"^pretrained\.act_postprocess4\.3\.weight$",
+    r"^scratch\.refinenet4\.",
+)
 FAMILIES = (
     Family("dpt_depth", "depth of DPT and MiDaS v3", (*SIGNS, r"^scratch\.output_conv\.2\.weight$"), build_depth),
     Family(

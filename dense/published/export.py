@@ -75,6 +75,10 @@ def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tup
     expected = PLAIN_DEPTH | {"activation": "relu", "hidden": 32, "upsample": "double", "max_depth": None}
     _refuse("DPT", spec, COMMON, output, {} if labels else expected)
     own = model.backbone.spec.kind == "hybrid" or model.backbone.spec.family == "timm"
+    if not own:  # its own ViT is given even grids by its preprocessor, on which both rules are one
+        _refuse("DPT", spec, {"fusion_size": "double"}, {}, {})
+    if not isinstance(model.norm, bool):
+        raise WeightsError(f"transformers has norm True or False for all layers and this model norm={model.norm!r}")
     if spec["project"] and (spec["width"] != 256 or labels):
         raise WeightsError(f"transformers' DPT has a last projection for depth at width 256 alone, not {spec['width']}")
     config = {
@@ -117,6 +121,11 @@ def _refuse(
                     f"transformers' {target} has {name}={value!r} and this model's {what} has {found[name]!r}; such a model "
                     "can be written as this project's directory or with dense export alone"
                 )
+    if None in spec["reassemble"] and spec["strides"] is None:
+        raise WeightsError(
+            f"transformers' {target} projects every level and this model's head has reassemble={spec['reassemble']}; "
+            "give each a number of channels"
+        )
 
 
 def _neck(spec: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +180,12 @@ def _dinov2(model: DenseModel) -> dict[str, Any]:
     state = backbone.state_dict()
     first, second = (state[f"model.blocks.0.mlp.{n}.weight"] for n in ("fc1", "fc2"))
     swiglu = first.shape[0] == 2 * second.shape[1]
+    hidden = second.shape[1]
+    if hidden != ((spec.dim * 4 * 2 // 3 + 7) // 8 * 8 if swiglu else hidden // spec.dim * spec.dim):
+        raise WeightsError(
+            f"transformers' DINOv2 has MLPs of whole multiples of the width {spec.dim}, or a SwiGLU of 8/3 of it; "
+            f"{spec.name} has {hidden}, so it can be written as this project's directory or with dense export alone"
+        )
     return {
         "model_type": "dinov2",
         "hidden_size": spec.dim,
@@ -179,7 +194,7 @@ def _dinov2(model: DenseModel) -> dict[str, Any]:
         "patch_size": spec.patch,
         "image_size": spec.image_size[0],
         "layer_norm_eps": spec.norm_eps,
-        "mlp_ratio": 4 if swiglu else first.shape[0] // spec.dim,
+        "mlp_ratio": 4 if swiglu else hidden // spec.dim,
         "qkv_bias": "model.blocks.0.attn.qkv.bias" in state,
         "use_swiglu_ffn": swiglu,
         "out_indices": [layer + 1 for layer in model.layers],

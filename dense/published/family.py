@@ -55,6 +55,14 @@ def choose(file: Published, name: str, value: Any, choices: dict[Any, str]) -> A
     return value
 
 
+def metric_alone(file: Published, kind: str, max_depth: Any) -> None:
+    """Raise for a largest depth of depth that has no unit."""
+    if kind == "relative" and max_depth is not None:
+        raise WeightsError(
+            f"max_depth={max_depth!r} is in metres and kind='relative' has none: {file.path}; leave it out"
+        )
+
+
 def positive(file: Published, name: str, value: Any, examples: str) -> float:
     """A positive number that the file cannot say."""
     if value is None:

@@ -9,7 +9,7 @@ from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.backbone.huggingface import describe_config, from_huggingface, mlp_ratio
 from dense.backbone.spec import Positions
 from dense.published.dpt import HALF, of_hybrid
-from dense.published.family import Family, choose, positive
+from dense.published.family import Family, choose, metric_alone, positive
 from dense.published.file import Published, State
 from dense.published.keys import assemble, dpt_spec, hidden, renamed
 from dense.tasks.model import DenseModel, Inference
@@ -68,6 +68,9 @@ def build_dpt_depth(
 ) -> DenseModel:
     """On its own ViT, on a hybrid or on a backbone that config.json describes. kind: what the numbers mean."""
     kind = choose(file, "kind", kind, KINDS)
+    metric_alone(file, kind, max_depth)
+    if max_depth is not None:
+        max_depth = positive(file, "max_depth", max_depth, "10 for models of NYUv2, 80 for those of KITTI")
     backbone, spec, state, layers, norm = dpt(file, DEPTH, positions)
     meaning = "metric" if kind == "metric" else "inverse_relative"
     output = {
@@ -147,7 +150,7 @@ def on_backbone(
         )
     inner = DINOV2_DEFAULTS | {k: v for k, v in inner.items() if v is not None}
     name, arguments = describe_config(inner)
-    facts = {"padding": "resize"} | statistics(file, None)
+    facts = {"padding": "pad" if file.preprocessor.get("do_pad") else "resize"} | statistics(file, None)
     if inner["model_type"] == "dinov2":
         facts["positions"] = positions
     backbone = loaded(file, name, file.under("backbone."), arguments | facts)
@@ -200,7 +203,9 @@ def head_of(file: Published) -> State:
 def statistics(file: Published, otherwise: tuple[float, ...] | None) -> dict[str, Any]:
     """mean and std from preprocessor_config.json, brought to pictures of 0 to 1."""
     facts = file.preprocessor
-    scale = 1 if facts.get("do_rescale", True) else 255
+    scale = 255 * facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 255
+    if not facts.get("do_normalize", True):
+        return {"mean": (0.0,) * 3, "std": (1 / scale,) * 3}
     found = {k: tuple(x / scale for x in facts[f"image_{k}"]) for k in ("mean", "std") if facts.get(f"image_{k}")}
     return ({} if otherwise is None else {"mean": otherwise, "std": otherwise}) | found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 import heads
 from dense.backbone import Backbone
 from dense.backbone.report import WeightsError, compare
-from dense.data.class_names import ADE20K, CITYSCAPES, VOC2012
+from dense.data.class_names import ADE20K, VOC2012
 from dense.published.file import Published, State
 from dense.tasks.model import DenseModel, Inference, Task
 from heads.features import Norm
@@ -20,7 +20,7 @@ from heads.outputs import Classes
 Table = Mapping[str, str]  # pattern -> replacement, applied one after another
 
 UNUSED = r"neck\.fusion\.3\.unit1\."  # the deepest fusion's first unit: published, and read by nothing
-CLASSES = {150: ADE20K, 21: VOC2012, 19: tuple(name for name, _ in CITYSCAPES)}
+CLASSES = {150: ADE20K, 21: VOC2012}
 
 
 def rename(name: str, table: Table) -> str:
@@ -36,10 +36,10 @@ def renamed(state: State, table: Table) -> State:
     return {rename(name, table): tensor for name, tensor in state.items()}
 
 
-def class_names(file: Published, count: int, given: Any) -> tuple[str, ...] | None:
-    """Names of `count` classes: as given, or of the data set that has as many."""
+def class_names(file: Published, count: int, given: Any, published: tuple[int, ...] = (150,)) -> tuple[str, ...] | None:
+    """Names of `count` classes: as given, or of the data set that has as many, if heads for it are `published`."""
     if given is None:
-        return CLASSES.get(count)
+        return CLASSES[count] if count in published else None
     names = tuple(map(str, given))
     if len(names) != count:
         raise WeightsError(f"classes: {len(names)} names were given, and {file.path} has {count} classes")
@@ -60,6 +60,9 @@ def assemble(
 ) -> DenseModel:
     """A model of a backbone that has its weights and the head of `spec`, which gets `state`, under our names, whole."""
     head = heads.build(spec)
+    output = next(iter(head.outputs.values()))
+    if isinstance(output, Classes) and output.count < 2:
+        raise WeightsError(f"{file.path} has one class, a yes or a no by its sign; read are two classes and more")
     own = head.state_dict()
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state}
     given = {k: v for k, v in state.items() if not re.match(unused, k)} | counters
@@ -68,7 +71,7 @@ def assemble(
     if not report.complete:
         raise WeightsError(f"{file.path} does not fit the head of {family}; nothing was loaded\n{report}")
     head.load_state_dict(given, strict=True)
-    task: Task = "segmentation" if isinstance(next(iter(head.outputs.values())), Classes) else "depth"
+    task: Task = "segmentation" if isinstance(output, Classes) else "depth"
     facts = {"published": family, "file": file.path.name}
     model = DenseModel(backbone, head, layers, norm, task, classes, inference, facts)
     model.report = report

@@ -54,9 +54,14 @@ def inside(file: Published, state: State, names: Names, **overrides: Any) -> Bac
 
 
 def given(
-    file: Published, backbone: Given, weights: str | Path | None, dims: tuple[int, ...], names: dict[int, str]
+    file: Published,
+    release: str,
+    backbone: Given,
+    weights: str | Path | None,
+    dims: tuple[int, ...],
+    names: dict[int, str],
 ) -> Backbone:
-    """The backbone that a caller names for a head that comes without, whose maps have one of `dims` channels."""
+    """The backbone of a `release` that a caller names for a head that comes without, whose maps have one of `dims` channels."""
     fitting = [f"backbone={names[d]!r}" for d in dims if d in names] or [f"a backbone of {dims[0]} channels"]
     if backbone is None:
         raise WeightsError(
@@ -71,6 +76,11 @@ def given(
         )
     else:
         found = load_backbone(backbone, weights)
+    if not found.spec.family.startswith(release):
+        raise WeightsError(
+            f"{file.path} is a head of {release} and {found.spec.name} is of family {found.spec.family}, whose features it "
+            f"never saw; give {' or '.join(fitting)}, or load yours with family={release!r} if it is one"
+        )
     if found.spec.dim not in dims:
         raise WeightsError(
             f"{file.path} expects maps of {' or '.join(map(str, dims))} channels and {found.spec.name} has {found.spec.dim}; "

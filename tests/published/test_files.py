@@ -185,7 +185,9 @@ def midas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(state, tmp_path_factory.mktemp("midas") / "dpt.pt", None)
 
 
-def test_what_is_not_said_is_asked(anything: Path, midas: Path, dinov2: Backbone, tmp_path: Path) -> None:
+def test_what_is_not_said_is_asked(
+    anything: Path, midas: Path, dinov2: Backbone, dinov3: Backbone, tmp_path: Path
+) -> None:
     """Each error names the file and lists the choices."""
     head = {
         "decode_head.conv_depth.weight": torch.zeros(256, 1536, 1, 1),
@@ -213,6 +215,12 @@ def test_what_is_not_said_is_asked(anything: Path, midas: Path, dinov2: Backbone
         (linear, {"max_depth": 10, "backbone": "dinov2_vitb14"}, "without weights; add weights=FILE"),
         (linear, {"max_depth": 10, "backbone": dinov2}, "768 or 192 channels and .* has 64"),
         (small, {"max_depth": 10, "backbone": dinov2, "classes": 3}, "takes no 'classes'"),
+        (small, {"max_depth": 10, "backbone": dinov3}, "head of dinov2 and .* is of family dinov3"),
+        (
+            anything,
+            v2 | {"kind": "relative", "max_depth": 20},
+            "max_depth=20 is in metres and kind='relative' has none",
+        ),
     ]
     for path, said, words in cases:
         with pytest.raises((WeightsError, TypeError), match=words) as error:
@@ -234,6 +242,10 @@ def test_unknown_files_name_what_is_nearest(tmp_path: Path, dinov2: Backbone) ->
         ),
         ({"nonsense.weight": torch.zeros(1)}, "resemble none of dpt_depth, "),
     ]
+    beit = layouts.dpt(peers.dpt("DPTForDepthEstimation").state_dict())
+    del beit["pretrained.model.pos_embed"]
+    beit["pretrained.model.blocks.0.attn.relative_position_bias_table"] = torch.zeros(3, 1)
+    cases.append((beit, "It is MiDaS v3.1 on BEiT or Swin"))
     for state, words in cases:
         with pytest.raises(WeightsError, match=words):
             load_published(write(state, tmp_path / "file.pth", None))
@@ -245,6 +257,30 @@ def test_unknown_files_name_what_is_nearest(tmp_path: Path, dinov2: Backbone) ->
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(WeightsError, match="holds no weights"):
         load_published(tmp_path / "empty.pth")
+
+
+def test_a_head_has_the_layers_it_was_trained_on(tmp_path: Path) -> None:
+    """Whatever layers the backbone that is given hands out by default."""
+    backbone = load_backbone("dinov2_vits14", img_size=70, layers=(0, 1, 2, 3), **TINY)
+    head = {
+        "decode_head.conv_depth.weight": torch.zeros(256, 8 * DIM, 1, 1),
+        "decode_head.conv_depth.bias": torch.zeros(256),
+    }
+    path = write(head, tmp_path / "linear4.pth")
+    assert load_published(path, backbone=backbone, max_depth=10).layers == (1, 3, 5, 7)
+
+
+def test_damaged_directories(tmp_path: Path) -> None:
+    """JSON that is no dictionary, an index without its map, a path that is not there."""
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(WeightsError, match="holds a list; expected names and values"):
+        dense.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "dpt"}')
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match="has no weight_map"):
+        dense.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file or directory"):
+        dense.load(tmp_path / "none.pth", family="depth_anything_v2")
 
 
 def test_half_a_file(tmp_path: Path) -> None:

@@ -305,6 +305,30 @@ def test_dinov3_depth_dpt(bins: str, normalisation: str, tmp_path: Path) -> None
             close(model(images), theirs)
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"do_pad": True, "size_divisor": 14},
+        {"do_rescale": False, "image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]},
+        {"rescale_factor": 1 / 127.5},
+        {"do_normalize": False},
+    ],
+)
+def test_pictures_are_prepared_as_the_preprocessor_says(facts: dict[str, Any], tmp_path: Path) -> None:
+    """Sides that are padded, and numbers by any scale, equal transformers' image processor."""
+    backbone = peers.dinov2_config(apply_layernorm=False)
+    peer = peers.dpt("DPTForDepthEstimation", backbone_config=backbone)
+    processor = peers.transformers().DPTImageProcessor(do_resize=False, **facts)
+    processor.save_pretrained(directory(peer, tmp_path))
+    model = load_published(tmp_path, kind="metric")
+    picture = torch.randint(0, 256, (3, 80, 94), dtype=torch.uint8)
+    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    mine = model.backbone.normalise(picture[None])
+    if facts.get("do_pad"):
+        mine = model.backbone.fit(mine)[0]
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
 # ---- segmentation_models_pytorch
 
 
@@ -330,3 +354,16 @@ def test_smp(readout: str, tmp_path: Path) -> None:
     bare = load_published(tmp_path / "bare.pth", encoder="tu-vit_tiny_patch16_224", arguments={"img_size": 64}, **how)
     with torch.no_grad():
         close(bare(images), peer(images))
+
+
+def test_smp_classes(tmp_path: Path) -> None:
+    """Nothing is named after a data set it was not published for, and a single logit is no class."""
+    library = pytest.importorskip("segmentation_models_pytorch")
+    for count in (1, 19, 21):
+        peer = library.DPT("tu-vit_tiny_patch16_224", encoder_weights=None, classes=count, img_size=64)
+        peer.save_pretrained(tmp_path)
+        if count == 1:
+            with pytest.raises(WeightsError, match="has one class"):
+                load_published(tmp_path)
+        else:
+            assert load_published(tmp_path).classes is None

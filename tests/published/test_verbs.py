@@ -94,6 +94,7 @@ def test_certificates_of_other_families(kind: str, tmp_path: Path) -> None:
     if kind == "dinov2":
         config = peers.dinov2_config(apply_layernorm=False)
         peer = peers.dpt("DPTForDepthEstimation", width=256, add_projection=True, backbone_config=config)
+        peer.head.head[4].bias.data += 3  # alive at every size
         vit = layouts.native_vit(peer.state_dict(), "backbone.")
         backbone = dense.load_backbone("dinov2_vits14", vit, embed_dim=64, depth=4, num_heads=1, img_size=70)
         torch.save(layouts.dinov2_dpt(peer.state_dict()), tmp_path / "file.pth")
@@ -165,6 +166,8 @@ def test_the_way_back(anything: Path, tmp_path: Path) -> None:
         ),
         ({"outputs": {"depth": {"name": "bins"}}}, "bins"),
         ({"name": "linear"}, "only a DPT can be written"),
+        ({"outputs": {"depth": {"name": "regression"}}}, "fusion_size='double' and this model's head has 'level'"),
+        ({"reassemble": [None] * 4}, "transformers' DepthAnything projects every level"),
     ],
 )
 def test_what_transformers_lacks_is_refused(
@@ -181,6 +184,46 @@ def test_what_transformers_lacks_is_refused(
     with pytest.raises(WeightsError, match=words):
         export_huggingface(model, tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "norm", "words"), [({"mlp_ratio": 2.5}, True, "160"), ({}, "last", "norm='last'")]
+)
+def test_backbones_that_transformers_lacks_are_refused(
+    arguments: dict[str, float], norm: bool | str, words: str, tmp_path: Path
+) -> None:
+    import heads
+
+    backbone = dense.load_backbone("dinov2_vits14", img_size=70, embed_dim=64, depth=4, num_heads=1, **arguments)
+    spec = {"name": "dpt", "in_channels": [64] * 4, "width": 8, "fusion_size": "double"}
+    head = heads.build(spec | {"outputs": {"depth": {"name": "regression"}}})
+    with pytest.raises(WeightsError, match=words):
+        export_huggingface(DenseModel(backbone, head, (0, 1, 2, 3), norm, "depth"), tmp_path / "hf")  # type: ignore[arg-type]
+
+
+def test_a_certificate_of_nothing_is_refused(tmp_path: Path) -> None:
+    """Zeros equal zeros, whatever the weights."""
+    from dense.published.parity import certify
+
+    peer = peers.depth_anything()
+    peer.head.conv3.bias.data.fill_(-1000)
+    folder = peers.directory(peer, tmp_path)
+    with pytest.raises(WeightsError, match="zero everywhere"):
+        certify(folder, load_published(folder))
+
+
+def test_convert_says_what_it_does_not_read(anything: Path, tmp_path: Path) -> None:
+    """Of a directory of this project nothing has to be said, and none is overwritten in another layout."""
+    own = tmp_path / "own"
+    load_published(anything, family="depth_anything_v2", kind="relative").save_pretrained(own)
+    for argv, words in (
+        ([str(tmp_path / "o"), "--kind", "metric"], "says its kind itself"),
+        ([str(own), "--huggingface"], "written over itself"),
+    ):
+        done = call(["convert", str(own), *argv])
+        assert done.returncode == 1
+        assert words in done.stderr
+    assert isinstance(dense.load(own).model, DenseModel)
 
 
 def test_convert_refuses(anything: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
     said = {k: options.pop(k) for k in list(options) if k not in Predictor.OPTIONS}
     if path.is_file() or (path.is_dir() and (path / "config.json").is_file() and not is_ours(path)):
         return Predictor.of(load_published(path, **said), device, **options)
+    if said and not path.exists():
+        raise FileNotFoundError(f"no such file or directory: {path}")
     if said:
         from dense.suggest import did_you_mean
 

@@ -113,7 +113,7 @@ def spectral(backbone: Backbone, images: Tensor, source: Source | None = None, *
 
 
 def kmeans(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Regions:
-    """K regions a picture by k-means; options are `KMeans`': count, steps, tries, seed."""
+    """K regions a picture by k-means; options are `KMeans`': count, iterations, tries, seed."""
     return _regions(backbone, images, KMeans(**options), source)
 
 

@@ -20,7 +20,7 @@ class KMeans:
     """K regions a picture by cosine k-means of its patches, started `tries` times by k-means++; the best one counts."""
 
     count: int = 5
-    steps: int = 50
+    iterations: int = 50
     tries: int = 4
     seed: int = 0
 
@@ -30,7 +30,7 @@ class KMeans:
     def __call__(self, features: Tensor) -> Regions:
         """Features (B, C, h, w) -> labels on the grid, the largest region first."""
         tokens = tokens_of(check_features(features))
-        labels, _ = cosine_kmeans(tokens, self.count, self.steps, self.tries, self.seed)
+        labels, _ = cosine_kmeans(tokens, self.count, self.iterations, self.tries, self.seed)
         return Regions(by_size(labels, self.count).unflatten(1, features.shape[-2:]), self.count)
 
 

@@ -61,12 +61,12 @@ def add_settings(parser: Parser) -> None:
     parser.add_argument(
         "--passes", type=int, help="cocluster, stego: times that all pictures are looked at to cluster them"
     )
+    parser.add_argument("--steps", type=int, help="stego: of training")
     add_features(parser)
 
 
 def add_features(parser: Parser) -> None:
     """Which features; what is left out has the default of the verb."""
-    parser.add_argument("--steps", type=int, help="stego: of training")
     parser.add_argument("--what", choices=get_args(What), help="features; by the backbone's family if left out")
     parser.add_argument("--layer", type=int, help="block of features or attention; the last if left out")
     parser.add_argument("--centre", action="store_true", default=None, help="subtract each picture's mean feature")

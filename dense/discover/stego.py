@@ -89,6 +89,8 @@ class Stego:
     ) -> Self:
         """Train the head for `steps` on a stream of features that can be started again, then cluster its codes."""
         check_count(count)
+        if steps < 0:
+            raise ValueError(f"steps={steps}: expected 0 or more, such as 1000")
         patches, mean = _patches(stream(), seed)
         head = distil(F.normalize(patches - mean, dim=-1), steps, how, seed)
         return cls(

@@ -97,6 +97,7 @@ def test_kept_and_refused(tmp_path: Path) -> None:
         ("features have 8 channels, the classes 16", lambda: classes(torch.zeros(1, 8, 4, 4))),
         ("at least two pictures", lambda: Stego.fit(lambda: maps[:1], 3, how=QUICK)),
         ("no pictures", lambda: Stego.fit(lambda: [], 3)),
+        ("steps=-1: expected 0 or more", lambda: Stego.fit(lambda: maps, 3, steps=-1)),
         ("samples=1", lambda: Distillation(samples=1)),
         ("three shares", lambda: Distillation(attract=(0.1, 0.0, 0.1))),
     ]

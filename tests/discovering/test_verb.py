@@ -120,6 +120,7 @@ def test_films(tmp_path: Path) -> None:
     [
         (["--method", "tokencu"], "Did you mean tokencut"),
         (["--method", "lost", "--tau", "0.3"], "--tau is for tokencut"),
+        (["--method", "kmeans", "--steps", "5"], "--steps is for stego"),
         (["--method", "similarity"], "needs --point X,Y"),
         (["--method", "similarity", "--point", "3;4"], "expected X,Y"),
         (["--method", "attention", "--what", "key"], "attention has none"),

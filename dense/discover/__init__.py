@@ -76,7 +76,8 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
     """What `method` finds in normalised pictures (B, 3, H, W), on the grid of patches."""
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
-    return method((source or default_source(backbone.spec))(backbone, images))
+    source = source or default_source(backbone.spec, across=isinstance(method, CoClusters | Stego))
+    return method(source(backbone, images))
 
 
 def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Answer:

@@ -116,9 +116,9 @@ def given_settings(
     return {method: {k: v for k, v in given.items() if k in takers[method]} for method in methods}
 
 
-def source_of(spec: BackboneSpec, options: Namespace) -> Source:
-    """The features that were asked for, or that suit the backbone."""
-    return choose(spec, what=options.what, layer=options.layer, centre=options.centre)
+def source_of(spec: BackboneSpec, method: str, options: Namespace) -> Source:
+    """The features that were asked for, or that suit the backbone and the method."""
+    return choose(spec, method in OTHERS, what=options.what, layer=options.layer, centre=options.centre)
 
 
 def describe(options: Namespace, method: Any, source: Source, spec: BackboneSpec) -> dict[str, Any]:

@@ -63,15 +63,16 @@ def centred(features: Tensor) -> Tensor:
     return torch.where(loud, rest, 0.0)
 
 
-def default_source(spec: BackboneSpec) -> Source:
+def default_source(spec: BackboneSpec, across: bool = False) -> Source:
     """Keys of the last block for DINO and iBOT, as LOST, TokenCut and MaskCut were published; centred tokens elsewhere.
 
     DINOv2 and DINOv3 keep loud channels and positions in their last keys, which all patches share: uncentred, every
-    pair of patches is alike, and what is cut is the position, the same in every picture.
+    pair of patches is alike, and what is cut is the position, the same in every picture. `across` pictures nothing of
+    each picture's own is subtracted: one that a single class fills would be left with nothing.
     """
     if spec.family in ("dino", "ibot"):
         return Source()
-    return Source("token", norm=has_norm(spec), centre=True)
+    return Source("token", norm=has_norm(spec), centre=not across)
 
 
 def has_norm(spec: BackboneSpec) -> bool:
@@ -79,9 +80,9 @@ def has_norm(spec: BackboneSpec) -> bool:
     return spec.kind != "pyramid" or spec.norm is not False
 
 
-def choose(spec: BackboneSpec, **options: object) -> Source:
+def choose(spec: BackboneSpec, across: bool = False, **options: object) -> Source:
     """The default of a backbone with whatever is not None in `options` changed."""
-    return changed(default_source(spec), **options)
+    return changed(default_source(spec, across), **options)
 
 
 def changed(source: Source, **options: object) -> Source:

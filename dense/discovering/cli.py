@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     check_writable(options.out)
     torch.manual_seed(options.seed)
     backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
-    run = Run(backbone, source_of(backbone.spec, options), options, pictures, films)
+    run = Run(backbone, source_of(backbone.spec, options.method, options), options, pictures, films)
     if options.method == "similarity":
         run.similarities(point_of(parser, options.point))
     else:

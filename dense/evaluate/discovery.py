@@ -166,14 +166,14 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     truths = truths_of(options.split)
     pile = truths_of(options.learn) if options.learn else truths
     backbone = open_backbone(options, frozen=True)
-    source = source_of(backbone.spec, options)
+    sources = {name: source_of(backbone.spec, name, options) for name in names}
     backbones = {"": backbone}
     if options.baselines:
         torch.manual_seed(options.seed)
         backbones["random "] = Backbone.from_spec(backbone.spec).freeze().to(options.device)
     numbers: dict[str, Any] = {}
     for prefix, one in backbones.items():
-        for name in names:
+        for name, source in sources.items():
             if name in LEARNT:
                 method: Any = classes_of(name, one, pile, source, options.size, **settings[name])
             else:
@@ -190,8 +190,8 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
         val=f"{options.data} {options.split} ({len(truths)} pictures)",
         view=f"shorter side {options.size}" if options.size else "as they are, whole patches",
         resolution=options.size,
-        features=", ".join(f"{k} {v}" for k, v in asdict(source).items()),
-        norm=source.norm,
+        features="; ".join(f"{name}: {said(source)}" for name, source in sources.items() if name != "attention"),
+        norm=any(source.norm for source in sources.values()),
         statistics="of training (evaluation mode)",
         classes=len(truths.classes),
         settings={
@@ -204,6 +204,11 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
         },
     )
     return Outcome(described, numbers, backbone), options
+
+
+def said(source: Source) -> str:
+    """A source in words."""
+    return ", ".join(f"{k} {v}" for k, v in asdict(source).items())
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -229,7 +234,7 @@ def add_options(parser: Parser) -> None:
         help="what is measured; attention with a mask a head unless --mode says otherwise",
     )  # fmt: skip
     add_settings(parser)
-    parser.add_argument("--refine", default="none", choices=["none", "guided"], help="edges of masks")
+    parser.add_argument("--refine", default="none", choices=["none", "guided", "grabcut"], help="edges of masks")
     parser.add_argument("--size", type=int, default=0, help="shorter side that the backbone sees; 0: as it is")
     parser.add_argument(
         "--background", nargs="+", help="classes that are no objects; background, sky and ground if left out"

@@ -73,6 +73,7 @@ def test_sources() -> None:
     assert default_source(own.spec) == Source("token", norm=True, centre=True)
     assert choose(own.spec, what="key", layer=2) == Source("key", layer=2, centre=True)
     assert choose(own.spec, centre=False).centre is False
+    assert default_source(own.spec, across=True) == Source("token", norm=True, centre=False)
     features = Source("token", centre=True)(own, pictures())
     torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)
     torch.testing.assert_close(

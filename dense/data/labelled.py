@@ -43,13 +43,15 @@ class Labelled:
     """A picture and its answers.
 
     labels: class of every pixel, `IGNORE` where unknown. depth: NaN where unknown; metric depth is in metres along the
-    camera's axis and +inf where the scene is infinitely far, which inverse depth writes as 0.
+    camera's axis and +inf where the scene is infinitely far, which inverse depth writes as 0. clean: the picture without
+    its damage, of data that are pairs.
     """
 
     image: NDArray[np.uint8]  # H, W, 3
     labels: NDArray[np.uint8] | None  # H, W
     depth: NDArray[np.float32] | None  # H, W
     name: str
+    clean: NDArray[np.uint8] | None = None  # H, W, 3
 
 
 class Identity(NamedTuple):
@@ -110,7 +112,8 @@ def open_labelled(
     root: ``scenes`` for embedded scenes, which need no files, or a folder
     split: ``train``, ``val``, or another that the layout has
     layout: how the folder is arranged: ``folder`` for `images/` with `masks/`, `depth/` or both (see `open_folder`), one
-        of `LAYOUTS` for a published data set, or a `Layout` of your own
+        of `LAYOUTS` for a published data set, or a `Layout` of your own; ``pictures`` or ``paired`` for restoration (see
+        `open_clean`)
     partial: samples may lack the mask or the depth, as in joint training on several data sets
     classes, depth: how masks and depth are stored, instead of `classes.yaml` and `depth.yaml`
     ids: a text file that lists the samples of the split, instead of the layout's own
@@ -126,6 +129,10 @@ def open_labelled(
         from dense.data.folder import open_folder
 
         return open_folder(root, split, partial=partial, classes=classes, depth=depth, ids=ids, val_ratio=val_ratio)
+    if layout in ("pictures", "paired"):
+        from dense.data.clean import open_clean
+
+        return open_clean(root, split, layout, val_ratio)
     from dense.data.layouts import open_layout
 
     return open_layout(root, split, layout, partial=partial, classes=classes, depth=depth, ids=ids, kb_crop=kb_crop)

@@ -23,7 +23,7 @@ def endless_loader(
     seed: int,
     workers: int,
     collate: Callable[[Any], Any],
-    sampler_class: type[IndexSampler] = IndexSampler,
+    sampler_class: Callable[..., IndexSampler] = IndexSampler,
 ) -> DataLoader[Any]:
     """Batches of a data set that is indexed by `Draw`, or what another sampler draws, from the trainer's current step on."""
     if trainer is None:

@@ -19,6 +19,8 @@ class Sample(NamedTuple):
     labels: Tensor | None  # H, W int64
     depth: Tensor | None  # 1, H, W float32
     name: str
+    clean: Tensor | None = None  # 3, H, W uint8
+    damage: str = ""  # its kind
 
 
 class Batch(NamedTuple):
@@ -28,6 +30,8 @@ class Batch(NamedTuple):
     labels: Tensor | None  # B, H, W int64, IGNORE where unknown
     depth: Tensor | None  # B, 1, H, W float32, NaN where unknown
     names: tuple[str, ...]
+    clean: Tensor | None = None  # B, 3, H, W uint8
+    damages: tuple[str, ...] = ()
 
 
 def to_tensors(sample: Labelled) -> Sample:
@@ -35,7 +39,8 @@ def to_tensors(sample: Labelled) -> Sample:
     image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))  # 3, H, W
     labels = None if sample.labels is None else torch.from_numpy(sample.labels.astype(np.int64))
     depth = None if sample.depth is None else torch.from_numpy(sample.depth.astype(np.float32))[None]
-    return Sample(image, labels, depth, sample.name)
+    clean = None if sample.clean is None else torch.from_numpy(np.ascontiguousarray(sample.clean.transpose(2, 0, 1)))
+    return Sample(image, labels, depth, sample.name, clean)
 
 
 def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool | None = None) -> Batch:
@@ -62,4 +67,6 @@ def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool |
         torch.stack([no_labels if s.labels is None else s.labels for s in samples]) if some_labels else None,
         torch.stack([no_depth if s.depth is None else s.depth for s in samples]) if some_depth else None,
         tuple(sample.name for sample in samples),
+        torch.stack([s.clean for s in samples if s.clean is not None]) if samples[0].clean is not None else None,
+        tuple(sample.damage for sample in samples),
     )

@@ -104,7 +104,7 @@ class TrainTransform:
             self._refuse_zoom()
         self._compose = A.Compose(
             [*_geometry(augment, self.crop_size), *_photometry(augment)],
-            additional_targets={"depth": "mask", "inside": "mask"},
+            additional_targets={"depth": "mask", "inside": "mask", "clean": "image"},
             save_applied_params=augment.rescales,
         )
 
@@ -131,6 +131,8 @@ class TrainTransform:
             targets["mask"] = sample.labels
         if sample.depth is not None:
             targets["depth"] = sample.depth
+        if sample.clean is not None:
+            targets["clean"] = sample.clean
         result = self._compose(image=sample.image, **targets)
         outside = result["inside"] == 0
         labels, depth = result.get("mask"), result.get("depth")
@@ -140,7 +142,7 @@ class TrainTransform:
             if self.augment.rescales and self.depth_kind == "metric":
                 depth = depth / np.float32(_factor(result["applied_transforms"]))
             depth = np.where(outside, np.float32(np.nan), depth)
-        return to_tensors(Labelled(result["image"], labels, depth, sample.name))
+        return to_tensors(Labelled(result["image"], labels, depth, sample.name, result.get("clean")))
 
 
 def _geometry(augment: Augment, crop_size: tuple[int, int] | None) -> list[A.BasicTransform]:

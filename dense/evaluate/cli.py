@@ -16,7 +16,7 @@ from dense.arguments import Parser
 from dense.backbone import Backbone
 from dense.console import progress
 from dense.data.scenes import CLASSES
-from dense.evaluate import dense, discovery, video
+from dense.evaluate import dense, discovery, restoration, video
 from dense.evaluate.features import READOUTS, blocks_of, default_readout, extract, final_norm, statistics
 from dense.evaluate.finetune import FineTuneRecipe, classification_accuracy, fine_tune
 from dense.evaluate.knn import NEIGHBOURS, TEMPERATURE, accuracy, knn_classify
@@ -260,6 +260,7 @@ VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], tuple[Outcome, Namespac
     "probe": (probe, "segmentation, depth and k-NN probes on the embedded scenes"),
     "depth": (partial(dense.run, what="depth"), "depth of a trained model, by a named protocol"),
     "segmentation": (partial(dense.run, what="segmentation"), "segmentation of a trained model, by a named protocol"),
+    "restoration": (restoration.run, "restored pictures, by kind and level of damage"),
     "discovery": (discovery.run, "objects and regions found without labels, against masks"),
     "video": (video.run, "objects of a first frame followed through videos, by DAVIS-2017's J and F"),
 }

@@ -65,6 +65,8 @@ class Network(nn.Module):
         """The same network with its position table read for pictures of `size`, once and for all; weights are shared."""
         if not has_table(self.backbone):
             return self
+        if isinstance(self.model, DenseModel):
+            size = self.model.seen(size)
         baked = copy.deepcopy(self, {id(p): p for p in self.parameters()})
         backbone: Any = baked.backbone
         padded, old = padded_size(backbone, size), backbone.table_grid

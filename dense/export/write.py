@@ -63,7 +63,13 @@ def export(
         model = open_model(model)
     network = Network(copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm)
     size, patch = (int(size[0]), int(size[1])), network.backbone.spec.patch
-    check_size(network.backbone, size, dynamic)
+    if isinstance(model, DenseModel) and model.head.reads_pixels:
+        if dynamic:
+            raise ValueError("a restoration shows its backbone a fixed number of patches; export one file a size")
+        if min(size) < 1:
+            raise ValueError(f"size={size}: expected a height and a width in pixels")
+    else:
+        check_size(network.backbone, size, dynamic)
     axes: dict[int, Any] = {0: Dim("batch")}
     sizes = [(1, size), (3, size)]
     if dynamic:
@@ -114,6 +120,8 @@ def metadata(network: Network, size: Size, dynamic: bool, names: list[str]) -> d
     }
     if isinstance(model, DenseModel):
         facts["task"] = model.task
+        if "restored" in names:
+            facts["restored"] = "RGB, 0 to 1, not clamped"
         if "labels" in names:
             facts["labels"] = "logits, one channel a class"
             facts["classes"] = list(model.classes or map(str, range(model.outputs["labels"].count)))

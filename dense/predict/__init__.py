@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dense.predict.answers import Answer, Depth, Joint, Segmentation
+from dense.predict.answers import Answer, Depth, Joint, Restoration, Segmentation
 from dense.predict.predictor import Predictor
 
 
@@ -31,4 +31,4 @@ def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
     return Predictor.open(source, device, **options)
 
 
-__all__ = ["Answer", "Depth", "Joint", "Predictor", "Segmentation", "load"]
+__all__ = ["Answer", "Depth", "Joint", "Predictor", "Restoration", "Segmentation", "load"]

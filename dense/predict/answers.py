@@ -139,11 +139,34 @@ class Joint:
         return self.depth.save(stem) + self.segmentation.save(stem, image)
 
 
-Answer = Depth | Segmentation | Joint
+@dataclass(frozen=True)
+class Restoration:
+    """A picture without its damage."""
+
+    values: Picture  # H, W, 3 uint8 RGB
+
+    def picture(self) -> Picture:
+        """Itself."""
+        return self.values
+
+    def overlay(self, image: Picture) -> Picture:
+        """Itself, in place of the picture."""
+        return self.values
+
+    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+        """STEM_restored.png."""
+        path = Path(f"{stem}_restored.png")
+        write_picture(path, self.values)
+        return [path]
+
+
+Answer = Depth | Segmentation | Joint | Restoration
 
 
 def parts(answer: Answer) -> tuple[Depth | None, Segmentation | None]:
     """Its depth and its segmentation, where it has them."""
     if isinstance(answer, Joint):
         return answer.depth, answer.segmentation
+    if isinstance(answer, Restoration):
+        return None, None
     return (answer, None) if isinstance(answer, Depth) else (None, answer)

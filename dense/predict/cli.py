@@ -19,7 +19,7 @@ from dense.training.checkpoints import check_writable
 def main(argv: Sequence[str]) -> int:
     """The verb."""
     parser = Parser(
-        prog="dense predict", description="Depth and classes of pictures and films, by a trained or a published model.",
+        prog="dense predict", description="Depth and classes of pictures and films, or their restoration, by a trained or a published model.",
         usage="dense predict MODEL PICTURES ... [options]",
     )  # fmt: skip
     parser.add_argument(

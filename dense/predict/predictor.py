@@ -20,7 +20,7 @@ from torch import Tensor
 from dense.data.images import read_image, to_rgb
 from dense.data.labelled import Labelled
 from dense.data.transforms import EvalTransform
-from dense.predict.answers import Answer, Depth, Joint, Segmentation
+from dense.predict.answers import Answer, Depth, Joint, Restoration, Segmentation
 from dense.tasks.inference import Maps, augmented, slid, slide
 from dense.tasks.model import DenseModel, Inference
 
@@ -40,7 +40,7 @@ class Predictor:
     over the mirror image and over sizes of each view. precision: fp32, bf16 or fp16. batch: windows at once.
 
     If nobody says how, a large picture is seen through windows for its classes; for its depth it is made smaller, since
-    depth is told from the whole scene and windows would disagree.
+    depth is told from the whole scene and windows would disagree. A picture to restore keeps its size, always.
     """
 
     OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
@@ -64,6 +64,8 @@ class Predictor:
             raise ValueError(f"the model knows {labels.count} classes; answers hold 255 at most, for labels are bytes")
         self.model, self.precision, self.batch = model.eval(), precision, batch
         self.inference = inference or model.inference
+        if "restored" in model.outputs and self.inference.resize is not None:
+            raise ValueError(f"resize={self.inference.resize}: a restored picture keeps its size; leave it out")
         self._augmented = augmented(self._maps, scales, flip)
 
     @classmethod
@@ -110,7 +112,8 @@ class Predictor:
 
     @torch.inference_mode()
     def reduced(self, image: Picture) -> dict[str, Tensor]:
-        """Name -> finished values (H, W): "depth", or "labels" and "scores". Logits are kept for a band of rows alone."""
+        """Name -> finished values (H, W): "depth", "labels" and "scores", or "restored" (H, W, 3). Logits are kept for a
+        band of rows alone."""
         height, width = image.shape[:2]
         pixels = self._seen(image).to(next(self.model.parameters()).device)  # 3, h, w
         size = (pixels.shape[1], pixels.shape[2])
@@ -159,14 +162,16 @@ class Predictor:
         dtype = torch_precision[self.precision]
         context = torch.autocast(images.device.type, dtype) if dtype else nullcontext()
         patch, (height, width) = self.model.backbone.spec.patch, images.shape[-2:]
-        if min(height, width) < patch:
+        if min(height, width) < patch and "restored" not in self.model.outputs:
             images = _interpolated(images, (max(height, patch), max(width, patch)))
         with context:
-            maps = self.model.decode(self.model.features(images))
+            maps = self.model.decode(self.model.features(images), images=images)
         return {name: _interpolated(values.float(), (height, width)) for name, values in maps.items()}
 
     def _answer(self, values: dict[str, Tensor], size: tuple[int, ...]) -> Answer:
         found: dict[str, Any] = {}
+        if "restored" in values:
+            return Restoration(values["restored"].cpu().numpy())
         if "depth" in values:
             found["depth"] = Depth.of(values["depth"].cpu().numpy(), self.model.depth_kind)  # type: ignore[arg-type]
         if "labels" in values:
@@ -188,12 +193,14 @@ class _Sink:
             score, label = block.max(0)  # h, w
             self._put("labels", label.to(torch.uint8), top, left)
             self._put("scores", (score - block.logsumexp(0)).exp_(), top, left)
+        elif name == "restored":
+            self._put(name, (block.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0), top, left)
         else:
             self._put(name, block[0], top, left)
 
     def _put(self, name: str, block: Tensor, top: int, left: int) -> None:
         if name not in self.values:
-            self.values[name] = torch.empty(self.size, dtype=block.dtype, device="cpu")
+            self.values[name] = torch.empty((*self.size, *block.shape[2:]), dtype=block.dtype, device="cpu")
         self.values[name][top : top + block.shape[0], left : left + block.shape[1]] = block.cpu()
 
     def resized(self, size: tuple[int, int]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dense.data.transforms import Sample
-from dense.predict.answers import parts
+from dense.predict.answers import Restoration, parts
 from dense.predict.predictor import Predictor
 from dense.tasks.model import DenseModel
 from dense.visual import Picture, depth_picture, enlarge, label_picture, sheet
@@ -21,8 +21,13 @@ def predictions_sheet(model: DenseModel, samples: Sequence[Sample], classes: tup
     rows = []
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
-        depth, segmentation = parts(predictor(image))
+        answer = predictor(image)
+        depth, segmentation = parts(answer)
         row: list[Picture] = [image]
+        if isinstance(answer, Restoration):
+            row.append(answer.values)
+            if sample.clean is not None:
+                row.append(sample.clean.permute(1, 2, 0).numpy())
         if segmentation is not None:
             row.append(segmentation.picture())
             if sample.labels is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from dense.backbone.report import WeightsError
-from dense.published import depth_anything, dinov2_heads, dinov3_heads, dpt, huggingface, smp
+from dense.published import depth_anything, dinov2_heads, dinov3_heads, dpt, huggingface, restormer, smp
 from dense.published.family import Family
 from dense.published.file import Published
 from dense.published.vit import is_backbone
 from dense.suggest import did_you_mean
 
 # a new family is a module with FAMILIES, named here
-MODULES = (dpt, depth_anything, huggingface, dinov2_heads, dinov3_heads, smp)
+MODULES = (dpt, depth_anything, huggingface, dinov2_heads, dinov3_heads, smp, restormer)
 FAMILIES: dict[str, Family] = {family.name: family for module in MODULES for family in module.FAMILIES}
 
 KNOWN_ELSEWHERE = {  # sign -> what it is, of files that are not read here
@@ -21,7 +21,6 @@ KNOWN_ELSEWHERE = {  # sign -> what it is, of files that are not read here
     r"relative_position_bias_table|^pretrained\.model\.layers\.": "MiDaS v3.1 on BEiT or Swin; read is v3 (DPT-Large, DPT-Hybrid)",
     r"^pretrained\.layer1\.": "MiDaS v2, on a convolutional network",
     r"transformer_decoder\.|transformer_feat_cross_attention": "a Mask2Former head",
-    r"^encoder_level1\.0\.attn\.temperature$": "Restormer",
 }
 
 

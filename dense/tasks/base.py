@@ -144,6 +144,11 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 return self.network.features(images)
         return self.network.features(images)
 
+    def decode(self, features: Features, batch: Batch, size: Size | None) -> Maps:
+        """Maps of a batch; a head that reads the pictures gets them."""
+        images = None if batch.images is None else normalised(self.network.backbone, batch.images)
+        return self.network.decode(features, size, images)
+
     # ---- a step
 
     def on_train_start(self) -> None:
@@ -159,7 +164,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.micro_batch += 1
         features = self.features(batch)
         size = target_size(features, self.target.size)
-        maps = self.network.decode(features, size)
+        maps = self.decode(features, batch, size)
         loss, parts = self.losses(maps, batch if size is None else batch.resized(size))
         if not torch.isfinite(loss.detach()):
             raise RuntimeError(
@@ -239,18 +244,22 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch."""
-        answer = next(a for a in (batch.labels, batch.depth) if a is not None)
+        answer = next(a for a in (batch.clean, batch.labels, batch.depth) if a is not None)
         size = (answer.shape[-2], answer.shape[-1])  # answers are compared at the size they were made at
-        self.update_metrics(self.metrics, self.network.decode(self.features(batch), size), batch)
+        self.update_metrics(self.metrics, self.decode(self.features(batch), batch, size), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Numbers of the set, logged and shown to callbacks."""
-        numbers = {f"val/{k}": float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}  # type: ignore[operator]
+        numbers = {f"val/{k}": v for k, v in self.numbers().items()}
         for name, value in numbers.items():
             self.log(name, value, sync_dist=False, logger=False)
         if not self.trainer.sanity_checking:
             self.record(numbers, self.trainer.global_step)
             self.seen = numbers
+
+    def numbers(self) -> dict[str, float]:
+        """What the metrics say of the set."""
+        return {k: float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}  # type: ignore[operator]
 
 
 def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:

@@ -18,14 +18,16 @@ class Batch(NamedTuple):
     depth: Tensor | None = None  # B, 1, H, W, NaN where unknown
     cached: tuple[Tensor, ...] | None = None
     size: Size | None = None  # H, W of the pictures, where they are left out
+    clean: Tensor | None = None  # B, 3, H, W uint8, of damaged pictures
+    damages: tuple[str, ...] = ()  # kind of each picture's damage
 
     def to(self, device: Any, **options: Any) -> Batch:
         """On another device."""
-        images, labels, depth = (
-            None if t is None else t.to(device, **options) for t in (self.images, self.labels, self.depth)
+        images, labels, depth, clean = (
+            None if t is None else t.to(device, **options) for t in (self.images, self.labels, self.depth, self.clean)
         )
         cached = None if self.cached is None else tuple(t.to(device, **options) for t in self.cached)
-        return Batch(images, labels, depth, cached, self.size)
+        return Batch(images, labels, depth, cached, self.size, clean, self.damages)
 
     def resized(self, size: Size) -> Batch:
         """Answers at another size, by nearest neighbour, so that none is invented."""

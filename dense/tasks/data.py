@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,10 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from dense.console import counting, say
 from dense.data.cache import FeatureCache, weights_digest
 from dense.data.check import check_all
+from dense.data.degrade import Degrade
+from dense.data.degrade.plan import PAIRED
 from dense.data.labelled import DepthKind, LabelledSource, open_labelled
 from dense.data.loader import endless_loader, workers_options
+from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
 from dense.tasks.batch import Batch
+from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_plan, check_stages
 
 if TYPE_CHECKING:
     from dense.tasks.base import DenseTask
@@ -88,7 +93,8 @@ class DenseData(pl.LightningDataModule):
 
     Args:
         root: a folder of images/ with masks/ or depth/, a published data set, or scenes for the embedded ones.
-        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen.
+        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen; for restoration also pictures (any folder of
+            clean ones) or paired (input/ and target/).
         batch_size: pictures a process and micro-batch.
         workers: processes that load; 0 loads in the main process.
         seed: of the order of pictures and of their augmentation.
@@ -106,6 +112,9 @@ class DenseData(pl.LightningDataModule):
         scene_size: their side.
         scene_seed: of the series they belong to.
         camera_heights: range in metres for training and for validation; null for the default.
+        degrade: damage to clean pictures, for restoration.
+        patches: [from step, side, batch size] of each stage of progressive training on patches, for restoration; null for
+            crop_size and batch_size.
     """
 
     def __init__(
@@ -129,6 +138,8 @@ class DenseData(pl.LightningDataModule):
         scene_size: int = 96,
         scene_seed: int = 0,
         camera_heights: tuple[tuple[float, float], tuple[float, float]] | None = None,
+        degrade: Degrade | None = None,
+        patches: list[tuple[int, int, int]] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -151,8 +162,24 @@ class DenseData(pl.LightningDataModule):
                     limit=None if check is True else int(check),
                     progress=lambda split, done, total: told(done, total),
                 )
-        self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
-        self.val_set = Fixed(self.val, EvalTransform(val_size))
+        self.degrade, self.restores = degrade, degrade is not None or layout == "paired"
+        self.stages: tuple[Stage, ...] = check_stages(patches) if patches else ()
+        self.train_set: Drawn | DamagedPatches
+        self.val_set: Fixed | DamagedPictures
+        if self.restores:
+            check_plan(degrade, self.train, layout)
+            if cache is not None or val_size is not None:
+                raise ValueError(
+                    "data.cache and data.val_size are not for restoration, whose pictures change; leave them out"
+                )
+            sides: list[int | tuple[int, int] | None] = [stage.side for stage in self.stages] or [crop_size]
+            self.train_set = DamagedPatches(self.train, augment, sides, degrade, seed)
+            self.val_set = DamagedPictures(self.val, degrade)
+        else:
+            if self.stages:
+                raise ValueError("data.patches is for restoration; use data.crop_size")
+            self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
+            self.val_set = Fixed(self.val, EvalTransform(val_size))
         self.cache, self.copies = cache, copies
         self.views = {
             "train": f"{augment}, crop {crop_size}, seed {seed}, copies {copies}",
@@ -170,7 +197,14 @@ class DenseData(pl.LightningDataModule):
         return self.train.depth_kind
 
     @property
-    def dataset(self) -> Drawn:
+    def damages(self) -> tuple[str, ...]:
+        """Kinds of damage that are measured apart, for restoration."""
+        if not self.restores:
+            return ()
+        return self.degrade.labels() if self.degrade is not None else (PAIRED,)
+
+    @property
+    def dataset(self) -> Drawn | DamagedPatches:
         """What a pass goes through."""
         return self.train_set
 
@@ -184,15 +218,25 @@ class DenseData(pl.LightningDataModule):
             seed=self.seed,
             workers=self.workers,
             collate=self.collate,
+            sampler_class=partial(StagedSampler, stages=self.stages) if self.stages else IndexSampler,
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
         """One picture at a time, for sizes differ; scenes in batches."""
         size = self.batch_size if self.embedded else 1
-        return DataLoader(self.val_set, batch_size=size, collate_fn=self.collate, **workers_options(self.workers))
+        return DataLoader(
+            cast("Dataset[Any]", self.val_set),
+            batch_size=size,
+            collate_fn=self.collate,
+            **workers_options(self.workers),
+        )
 
-    def collate(self, items: Sequence[Item]) -> Batch:
+    def collate(self, items: Sequence[Item] | Sequence[Sample]) -> Batch:
         """Answers that the whole set lacks stay away; those that one sample lacks are unknown everywhere."""
+        if isinstance(items[0], Sample):
+            together = collate(items)  # type: ignore[arg-type]
+            return Batch(together.images, clean=together.clean, damages=together.damages)
+        items = cast(Sequence[Item], items)
         batch = collate([i.sample for i in items], labels=self.classes is not None, depth=self.depth_kind is not None)
         if items[0].tensors is None:
             return Batch(batch.images, batch.labels, batch.depth)
@@ -219,6 +263,8 @@ class DenseData(pl.LightningDataModule):
                 features = network.features(network.backbone.normalise(images.to(task.device)))
             return [*features.maps, *features.prefix]
 
+        assert isinstance(self.train_set, Drawn)
+        assert isinstance(self.val_set, Fixed)
         sets: dict[str, Drawn | Fixed] = {"train": self.train_set, "val": self.val_set}
         for split, dataset in sets.items():
             copies = self.copies if split == "train" else 1

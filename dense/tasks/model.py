@@ -15,7 +15,7 @@ from dense.backbone.hub import SavedModel
 from dense.backbone.report import LoadReport, load_strictly
 from heads.features import Features, Norm, Size
 
-Task = Literal["segmentation", "depth", "joint"]
+Task = Literal["segmentation", "depth", "joint", "restoration"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,32 @@ class DenseModel(nn.Module, SavedModel):
     # ---- use
 
     def features(self, images: Tensor) -> Features:
-        """What the head sees of normalised pictures."""
-        return self.backbone(images, layers=self.layers, norm=self.norm)
+        """What the head sees of normalised pictures; maps of a head that reads none are not computed."""
+        head: Any = self.head
+        if not head.reads_features:
+            size = (images.shape[-2], images.shape[-1])
+            return Features((), (), size, size, (0, 0, 0, 0), (), self.layers, self.norm)
+        return self.backbone(head.seen(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm)
+
+    def seen(self, size: Size) -> Size:
+        """At which size the backbone sees pictures of `size`."""
+        shown = self.head.seen(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)  # type: ignore[operator]
+        return (shown.shape[-2], shown.shape[-1])
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalised pictures as values of 0 to 1."""
+        mean, std = self._statistics(images)
+        return images * std + mean
+
+    def normal(self, pixels: Tensor) -> Tensor:
+        """Counterpart of `pixels`."""
+        mean, std = self._statistics(pixels)
+        return (pixels - mean) / std
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        spec = self.backbone.spec
+        mean, std = (torch.tensor(v, device=like.device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+        return mean, std
 
     def restored(self, tensors: Sequence[Tensor], size: Size) -> Features:
         """Features from their tensors, the maps and then the prefixes of each layer, of pictures of `size`."""
@@ -86,18 +110,21 @@ class DenseModel(nn.Module, SavedModel):
             resized=resized,
         )
 
-    def decode(self, features: Features, size: Size | None = None) -> dict[str, Tensor]:
-        """Maps by name, of the pictures' size or of `size`; in training also auxiliary ones."""
+    def decode(self, features: Features, size: Size | None = None, images: Tensor | None = None) -> dict[str, Tensor]:
+        """Maps by name, of the pictures' size or of `size`; in training also auxiliary ones. images: the normalised
+        pictures, for a head that reads them."""
+        if self.head.reads_pixels and images is not None:
+            return self.head(features, self.pixels(images), size)
         return self.head(features, size=size)
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """The map of a head with one output, else maps by name."""
-        maps = self.decode(self.features(images))
+        maps = self.decode(self.features(images), images=images)
         return next(iter(maps.values())) if len(maps) == 1 else maps
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The head's outputs by name: "depth", "labels"."""
+        """The head's outputs by name: "depth", "labels", "restored"."""
         return dict(self.head.outputs)  # type: ignore[arg-type]
 
     @property

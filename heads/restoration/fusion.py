@@ -101,15 +101,15 @@ class WindowFusion(AttentionFusion):
         side = self.window
         below, right = -height % side, -width % side
         rows, columns = (height + below) // side, (width + right) // side
-        q, k, v = (self._cut(F.pad(t, (0, right, 0, below)), rows, columns) for t in (q, k, v))
         mask = None
         if below or right:
-            inside = F.pad(q.new_ones(1, 1, height, width), (0, right, 0, below)).expand(1, self.heads, -1, -1)
-            mask = self._cut(inside, rows, columns)[:, :1, :, 0] > 0  # windows, 1, pixels
-            mask = mask[:, :, None].repeat(q.shape[0] // mask.shape[0], 1, 1, 1)  # B*windows, 1, 1, pixels
+            inside = q.new_ones(q.shape[0], self.heads, height, width)
+            mask = self._cut(F.pad(inside, (0, right, 0, below)), rows, columns)[:, :1, :, 0] > 0
+            mask = mask[:, :, None]  # B*windows, 1, 1, pixels
+        q, k, v = (self._cut(F.pad(t, (0, right, 0, below)), rows, columns) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out = out.reshape(-1, rows, columns, self.heads, side, side, out.shape[-1]).permute(0, 3, 6, 1, 4, 2, 5)
-        return out.reshape(len(out), -1, rows * side, columns * side)[..., :height, :width]
+        return out.reshape(out.shape[0], -1, rows * side, columns * side)[..., :height, :width]
 
     def _cut(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """(B, C, H, W) to (B*windows, heads, pixels, C/heads)."""

@@ -1,0 +1,151 @@
+"""Restoration measured: `dense evaluate restoration`, PSNR and SSIM by kind and level of damage."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dense.arguments import Parser, device
+from dense.console import progress
+from dense.data.check import check_all
+from dense.data.degrade import Damage, Degrade
+from dense.data.labelled import LabelledSource, open_labelled
+from dense.evaluate.dense import CHECKED
+from dense.evaluate.protocol import Protocol
+from dense.metrics import RestorationMetrics
+from dense.tasks.damaged import DamagedPictures, check_plan
+from dense.tasks.inference import Maps, Network, augmented, slid
+from dense.tasks.model import DenseModel, Inference
+
+INPUT = "input"  # the damaged picture as it is, for comparison
+
+
+@torch.inference_mode()
+def evaluate_restoration(
+    model: DenseModel,
+    source: LabelledSource,
+    plan: Degrade | None,
+    window: int | None = None,
+    stride: int | None = None,
+    flip: bool = False,
+) -> dict[str, Any]:
+    """Numbers of `RestorationMetrics` with a row for each kind and level of damage, and those of the damaged pictures
+    themselves under "input". plan: None for pictures that come with their damage."""
+    if "restored" not in model.outputs:
+        raise ValueError(
+            f"the model predicts {' and '.join(model.outputs)}, no restored picture; train a RestorationTask"
+        )
+    where = next(model.eval().parameters()).device
+    pictures = DamagedPictures(source, plan, every=True)
+    names = tuple(label(group[0]) for group in pictures.groups)
+    ours, theirs = (RestorationMetrics(names).to(where) for _ in range(2))
+    network = around(model, window, stride, flip)
+    for index in progress(range(len(pictures)), "pictures"):
+        sample = pictures[index]
+        if sample.clean is None:
+            raise ValueError(f"{sample.name} has no clean picture to be compared with; use layout paired or --degrade")
+        name = names[index % len(names)]
+        images, clean = sample.image[None].to(where), sample.clean[None].to(where).float() / 255
+        ours.update(network(model.backbone.normalise(images))["restored"], clean, [name])
+        theirs.update(images.float() / 255, clean, [name])
+    return ours.compute() | {INPUT: theirs.compute()}
+
+
+def around(model: DenseModel, window: int | None, stride: int | None, flip: bool) -> Network:
+    """The model through windows, averaged with the mirror image."""
+
+    def run(images: Tensor) -> Maps:
+        return model.decode(model.features(images), images=images)
+
+    Inference(window=window, stride=stride)  # checks them
+    network: Network = run if window is None else slid(run, window, stride or max(1, window * 2 // 3))
+    return augmented(network, flip=flip)
+
+
+def label(damage: Damage) -> str:
+    """noise 25, or noise 35, unseen."""
+    if not damage.level:
+        return damage.kind
+    return f"{damage.kind} {damage.level:g}{'' if damage.seen else ', unseen'}"
+
+
+def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
+    """The sub-verb."""
+    from dense.evaluate.cli import Outcome
+
+    add_options(parser)
+    options = parser.parse_args(argv)
+    plan = None if options.layout == "paired" else Degrade(dict(options.degrade), dict(options.unseen) or None)
+    source = open_labelled(
+        options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
+        partial=True,
+    )  # fmt: skip
+    check_plan(plan, source, options.layout)
+    model = DenseModel.from_pretrained(options.model).to(options.device)
+    check_all({options.split: source}, limit=CHECKED)
+    found = evaluate_restoration(model, source, plan, options.window, options.stride, options.flip)
+    print(table(found))
+    described = Protocol(
+        name="restoration",
+        train=str(model.facts.get("pictures", "unknown")),
+        val=f"{options.data} {options.split} ({len(source)} pictures)",
+        view="as they are",
+        resolution=options.window or 0,
+        features=f"layers {', '.join(map(str, model.layers))}",
+        norm=model.norm,
+        statistics="of training (evaluation mode)",
+        classes=0,
+        settings={
+            "kinds": {} if plan is None else plan.kinds, "unseen": {} if plan is None else plan.unseen,
+            "window": options.window, "stride": options.stride, "flip": options.flip,
+            "pixels": "8 bits; psnr and ssim of RGB, psnr_y and ssim_y of Y (BT.601, 16 to 235)",
+        },
+    )  # fmt: skip
+    options.backbone, options.weights = str(options.model), None
+    return Outcome(described, found, model.backbone), options
+
+
+def add_options(parser: Parser) -> None:
+    """Which model, which pictures, which damage."""
+    parser.add_argument("model", help="directory that dense train wrote")
+    parser.add_argument("--data", required=True, help="folder of clean pictures, of input/ and target/, or scenes")
+    parser.add_argument("--layout", default="pictures", help="pictures, paired, or one with depth: folder, nyuv2, ...")
+    parser.add_argument("--split", default="val", help="train, val, test or all")
+    for name, words in (("degrade", "damage"), ("unseen", "damage that was not trained on")):
+        parser.add_argument(
+            f"--{name}", type=levels, nargs="+", default=[], metavar="KIND=LEVELS",
+            help=f"{words}, such as noise=15,25 or noise for the usual levels",
+        )  # fmt: skip
+    parser.add_argument("--window", type=int, help="side of sliding windows")
+    parser.add_argument("--stride", type=int, help="pixels between windows")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument("--scenes", type=int, default=50, help="how many embedded scenes")
+    parser.add_argument("--size", type=int, default=96, help="their side")
+    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
+    parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
+
+
+def levels(words: str) -> tuple[str, list[float]]:
+    """noise=15,25"""
+    kind, _, numbers = words.partition("=")
+    return kind, [float(n) for n in numbers.split(",") if n]
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row a kind and level, with the PSNR of the damaged pictures."""
+    rows, before = found["per_degradation"], found[INPUT]["per_degradation"]
+    width = max(map(len, (*rows, "all")))
+    lines = [f"{'damage':<{width}}   input    psnr    ssim  psnr_y  ssim_y"]
+    for name, row in (*rows.items(), ("all", found)):
+        start = before[name]["psnr"] if name in before else found[INPUT]["psnr"]
+        lines.append(
+            f"{name:<{width}}  {start:>6.2f}  {row['psnr']:>6.2f}  {row['ssim']:>6.3f}  {row['psnr_y']:>6.2f}  "
+            f"{row['ssim_y']:>6.3f}"
+        )
+    return "\n".join(lines)

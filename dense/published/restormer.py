@@ -1,0 +1,88 @@
+"""Restormer's published files: the body alone, or the start of a guided model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import heads
+from dense.backbone import load_backbone
+from dense.backbone.report import WeightsError, compare
+from dense.backbone.spec import Layers, resolve_layers
+from dense.published.family import Family
+from dense.published.file import Published, State
+from dense.tasks.model import DenseModel
+from heads.restoration import Restormer
+
+BLOCK = r"encoder_level1\.0\."
+
+
+def build(
+    file: Published,
+    backbone: str = "scenes_tiny",
+    weights: str | None = None,
+    layers: Layers = "even4",
+    guidance: str = "none",
+) -> DenseModel:
+    """The body with its weights. guidance: of the features of `backbone`; untrained, it changes nothing. Without guidance
+    the backbone plays no part, and the small one that is shipped stands in its place."""
+    features = load_backbone(backbone, weights).freeze()
+    chosen = resolve_layers(layers, features.spec)
+    spec = {
+        "name": "restoration", "in_channels": [features.spec.dim] * len(chosen), "body": body_options(file.tensors),
+        "guidance": guidance, "outputs": {"restored": {"name": "picture"}},
+    }  # fmt: skip
+    head: Any = heads.build(spec)
+    load_body(head.body, file)
+    facts = {"published": "restormer", "file": file.path.name}
+    return DenseModel(features, head, chosen, True, "restoration", None, facts=facts).eval()
+
+
+def load_body(body: Restormer, source: Published | str | Path) -> None:
+    """Give a body the weights of a published file, all of them."""
+    file = source if isinstance(source, Published) else Published.read(source)
+    report = compare(body.state_dict(), file.tensors, str(file.path), "restormer")
+    if not report.complete:
+        raise WeightsError(f"{file.path} does not fit this body of Restormer; nothing was loaded\n{report}")
+    body.load_state_dict(file.tensors, strict=True)
+
+
+def body_options(state: State) -> dict[str, Any]:
+    """What `Restormer` was built with, from the shapes of its tensors."""
+
+    def count(stage: str) -> int:
+        return len({name.split(".")[1] for name in state if name.startswith(f"{stage}.")})
+
+    stages = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+    embed, project = state["patch_embed.proj.weight"], state["encoder_level1.0.ffn.project_in.weight"]
+    if embed.shape[1] != 3:
+        raise WeightsError(
+            f"this Restormer takes pictures of {embed.shape[1]} channels (defocus deblurring from two views, or grey "
+            "pictures); read are those of 3"
+        )
+    dim, hidden = embed.shape[0], project.shape[0] // 2
+    expansion = 2.66 if int(dim * 2.66) == hidden else hidden / dim
+    return {
+        "dim": dim,
+        "blocks": [count(stage) for stage in stages],
+        "heads": [len(state[f"{stage}.0.attn.temperature"]) for stage in stages],
+        "refinement": count("refinement"),
+        "expansion": expansion,
+        "bias": "encoder_level1.0.attn.qkv.bias" in state,
+        "norm_bias": "encoder_level1.0.norm1.body.bias" in state,
+    }
+
+
+FAMILIES = (
+    Family(
+        "restormer",
+        "Restormer",
+        (
+            rf"^{BLOCK}attn\.temperature$",
+            rf"^{BLOCK}ffn\.project_in\.weight$",
+            r"^refinement\.0\.",
+            r"^output\.weight$",
+        ),
+        build,
+    ),
+)

@@ -1,0 +1,286 @@
+"""Restoration from end to end: trained, continued, evaluated, predicted, exported, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dense
+import heads
+from dense.backbone import WeightsError, load_backbone
+from dense.data.clean import open_clean
+from dense.data.degrade import Degrade
+from dense.data.labelled import DataError
+from dense.data.scene_source import SceneSource
+from dense.data.scenes import render
+from dense.evaluate.restoration import evaluate_restoration
+from dense.export import export
+from dense.tasks import DenseData, DenseModel, RestorationTask
+from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler
+from dense.tasks.recipe import BackboneOptions, OptimOptions
+from dense.tasks.restoration import PerceptionOptions
+from dense.training.checkpoints import Checkpoints
+from heads.restoration import Restormer
+from tests.predict.models import BACKBONE
+from tests.runs import assert_same, call
+
+TINY = {"dim": 8, "blocks": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "refinement": 1, "expansion": 2.0}
+SHORT = [
+    "--config=restoration/scenes_tiny", "--model.init_args.steps=4", "--data.scenes=[6,2]", "--data.scene_size=32",
+    "--data.patches=[[0,16,2],[2,24,1]]", "--data.degrade.kinds={noise: [25], haze: []}", "--trainer.accelerator=cpu",
+    "--model.init_args.perception.weight=0.01", "--val_every=4", "--checkpoint.every_steps=2",
+    "--model.init_args.head.body={dim: 8, blocks: [1,1,1,1], heads: [1,1,2,2], refinement: 1, expansion: 2.0}",
+]  # fmt: skip
+
+
+def model(guidance: str = "channels", **options: Any) -> DenseModel:
+    torch.manual_seed(0)
+    backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE).freeze()
+    spec = {
+        "name": "restoration",
+        "in_channels": [16, 16],
+        "body": TINY,
+        "width": 8,
+        "guidance": guidance,
+        "tokens": 16,
+    }
+    head = heads.build(spec | options | {"outputs": {"restored": {"name": "picture"}}})
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return DenseModel(backbone, head, (0, 1), True, "restoration").eval()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, save = tmp_path_factory.mktemp("restoration") / "run", Checkpoints.save
+
+    def keep(self: Checkpoints, trainer: Any, path: Path) -> None:
+        save(self, trainer, path)
+        shutil.copy(path, path.with_name(f"step_{trainer.global_step}.ckpt"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", keep)
+        done = call(["train", *SHORT, f"--output={folder}"])
+    assert done.returncode == 0, done.stderr
+    for word in ("val/psnr:", "val/ssim_y:", "val/psnr/noise_unseen:", "val/psnr/haze:"):
+        assert word in done.stdout
+    return folder
+
+
+def test_a_run_leaves_what_every_run_does(run: Path) -> None:
+    for name in ("model/config.json", "model/README.md", "results.json", "predictions.png", "curves.png"):
+        assert (run / name).is_file()
+    text = (run / "metrics.csv").read_text()
+    assert "loss/l1" in text
+    assert "loss/perception" in text
+
+
+def test_a_run_continues_exactly(run: Path, tmp_path: Path) -> None:
+    """From where the stage of patches changes."""
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(run / "checkpoints/step_2.ckpt", tmp_path / "checkpoints/last.ckpt")
+    done = call(["train", *SHORT, f"--output={tmp_path}"])
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stdout + done.stderr
+    assert_same(run, tmp_path)
+
+
+def test_evaluated(run: Path, tmp_path: Path) -> None:
+    options = ["--data", "scenes", "--scenes", "2", "--size", "32", "--output", str(tmp_path)]
+    done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "noise=25", "haze"])
+    assert done.returncode == 0, done.stderr
+    for word in ("noise 25 ", "noise 35, unseen", "haze 0.05", "all "):
+        assert word in done.stdout
+    assert (tmp_path / "results.json").is_file()
+    done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "nois=25"])
+    assert done.returncode != 0
+    assert "unknown damage 'nois'" in done.stderr
+
+
+def test_predicted(run: Path, tmp_path: Path) -> None:
+    Image.fromarray(render(0, 1, (33, 50)).image).save(tmp_path / "photo.png")
+    done = call(["predict", str(run / "model"), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")])
+    assert done.returncode == 0, done.stderr
+    restored = np.asarray(Image.open(tmp_path / "out/photo_restored.png"))
+    answer = dense.load(run / "model")(tmp_path / "photo.png")
+    assert np.array_equal(answer.values, restored)
+    assert restored.shape == (33, 50, 3)
+
+
+def test_windows_and_tiny_pictures() -> None:
+    """One window is the whole; pictures smaller than a patch are restored as they are; no resizing."""
+    from dense.predict import Predictor
+
+    network, image = model(), render(0, 1, (40, 24)).image
+    whole = Predictor.of(network)(image).values  # type: ignore[union-attr]
+    assert np.array_equal(Predictor.of(network, window=64, stride=32)(image).values, whole)  # type: ignore[union-attr]
+    assert Predictor.of(network, window=16, stride=8)(image).values.shape == image.shape  # type: ignore[union-attr]
+    assert Predictor.of(network)(image[:3, :5]).values.shape == (3, 5, 3)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="keeps its size"):
+        Predictor.of(network, resize=20)
+
+
+def test_saved_and_opened(tmp_path: Path) -> None:
+    network, images = model("windows"), torch.randn(1, 3, 30, 44)
+    network.save_pretrained(tmp_path)
+    assert torch.equal(DenseModel.from_pretrained(tmp_path)(images), network(images))
+
+
+def test_plain_body_reads_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = model("none"), torch.rand(1, 3, 20, 20)
+    monkeypatch.setattr(network.backbone, "forward", None)
+    expected = network.head.body(images)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(network(network.normal(images)), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", ["none", "channels", "windows", "addition"])
+def test_exported(guidance: str, tmp_path: Path) -> None:
+    done = export(model(guidance), tmp_path / "model.onnx", (40, 56), raw=True)
+    assert done.metadata["outputs"] == ["restored"]
+    with pytest.raises(ValueError, match="one file a size"):
+        export(model(guidance), tmp_path / "model.onnx", (40, 56), dynamic=True)
+
+
+def test_published_weights(tmp_path: Path) -> None:
+    """By their names, alone or with a guidance that changes nothing yet."""
+    torch.manual_seed(0)
+    body, images = Restormer(**TINY), torch.rand(1, 3, 24, 24)  # type: ignore[arg-type]
+    torch.save({"params": body.state_dict()}, tmp_path / "deraining.pth")
+    opened = dense.load(tmp_path / "deraining.pth").model
+    assert opened.head.body.config == body.config  # type: ignore[union-attr]
+    torch.testing.assert_close(opened(opened.normal(images)), body(images), atol=1e-5, rtol=1e-4)
+    guided = dense.load(tmp_path / "deraining.pth", guidance="channels").model
+    torch.testing.assert_close(guided(guided.normal(images)), body(images), atol=1e-5, rtol=1e-4)
+    state = body.state_dict()
+    state.pop("latent.0.ffn.dwconv.weight")
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(WeightsError, match="nothing was loaded"):
+        dense.load(tmp_path / "broken.pth")
+
+
+def test_perception_loss_moves_the_head_alone() -> None:
+    task = RestorationTask(perception=PerceptionOptions(weight=1.0, layers=[0, 1]))
+    task.network, task.contrast_layers = model(), (0, 1)
+    from dense.tasks.batch import Batch
+
+    clean = torch.randint(0, 255, (2, 3, 24, 24), dtype=torch.uint8)
+    batch = Batch(clean // 2, clean=clean, damages=("noise", "noise"))
+    loss, parts = task.losses(task.decode(task.features(batch), batch, None), batch)
+    loss.backward()
+    assert set(parts) == {"l1", "perception"}
+    assert float(loss.detach()) == pytest.approx(float(parts["l1"] + parts["perception"]), rel=1e-5)
+    assert all(p.grad is None for p in task.network.backbone.parameters())
+    assert task.network.head.body.output.weight.grad is not None  # type: ignore[union-attr]
+
+
+def test_one_picture_can_be_learnt() -> None:
+    """A tiny body overfits one damaged picture."""
+    torch.manual_seed(0)
+    pictures = DamagedPictures(SceneSource("train", 1, 32), Degrade({"noise": [50]}, unseen={}))
+    sample = pictures[0]
+    assert sample.clean is not None
+    image, clean = sample.image[None] / 255, sample.clean[None] / 255
+    body = Restormer(**TINY)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(body.parameters(), lr=3e-3)
+    start = float((image - clean).abs().mean())
+    for _ in range(60):
+        loss = (body(image) - clean).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.6 * start
+
+
+def test_patches_grow_with_the_step() -> None:
+    """From any step on as from the first, and every (epoch, picture) once."""
+    stages = (Stage(0, 16, 4), Stage(3, 24, 2))
+    steps = zip(range(6), StagedSampler(10, 4, 0, stages=stages), strict=False)
+    whole = [batch for _, batch in steps]
+    assert [(len(b), {d.side for d in b}) for b in whole] == [(4, {16})] * 3 + [(2, {24})] * 3
+    later = StagedSampler(10, 4, 0, stages=stages, start_step=4)
+    assert [batch for _, batch in zip(range(2), later, strict=False)] == whole[4:]
+    drawn = [(d.epoch, d.picture) for b in whole for d in b]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_damage_is_mixed_within_a_batch_and_repeats() -> None:
+    from dense.data.transforms import Augment
+
+    patches = DamagedPatches(SceneSource("train", 8, 32), Augment(flip=0.5), [16], Degrade(), 0)
+    first = [patches[(0, i)] for i in range(8)]
+    assert len({s.damage for s in first}) > 1
+    for i, sample in enumerate(first):
+        again = patches[(0, i)]
+        assert torch.equal(again.image, sample.image)
+        assert again.clean is not None
+        assert torch.equal(again.clean, sample.clean)
+        assert sample.image.shape == (3, 16, 16)
+
+
+def pairs(root: Path) -> None:
+    for i in range(10):
+        clean = render(0, i, (24, 24)).image
+        for folder, values in (("input", clean // 2), ("target", clean)):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(root / folder / f"{i}.png")
+
+
+def test_pairs(tmp_path: Path) -> None:
+    pairs(tmp_path)
+    source = open_clean(tmp_path, "all", "paired")
+    sample = source.read(1)
+    assert sample.clean is not None
+    assert np.array_equal(sample.image, sample.clean // 2)
+    found = evaluate_restoration(model(), source, None)
+    assert found["per_degradation"]["paired"]["pictures"] == 10
+    data = DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16, workers=0)
+    assert data.damages == ("paired",)
+    patch = data.train_set[(0, 0)]
+    assert torch.equal(patch.image, patch.clean // 2)  # the same crop of both
+    (tmp_path / "target/2.png").unlink()
+    with pytest.raises(DataError, match=r"input/2\.png has no clean picture"):
+        DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16)
+    Image.fromarray(render(0, 3, (20, 24)).image).save(tmp_path / "target/3.png")
+    assert any("a pair has one size" in line for line in open_clean(tmp_path, "all", "paired").check())
+
+
+def test_any_folder_of_pictures(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.fromarray(render(0, i, (24, 30)).image).save(tmp_path / f"{i}.png")
+    plan = Degrade({"noise": [25]})
+    data = DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
+    assert len(data.train) + len(data.val) == 6
+    assert data.damages == ("noise", "noise_unseen")
+    with pytest.raises(ValueError, match="haze needs metric depth"):
+        DenseData(str(tmp_path), layout="pictures", degrade=Degrade(), val_ratio=0.4)
+    with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):
+        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, val_size=20)
+    with pytest.raises(ValueError, match="steps that begin with 0"):
+        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, patches=[(5, 16, 2)])
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png"):
+        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
+
+
+def test_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a folder"):
+        open_clean(tmp_path / "nowhere", "train", "pictures")
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        open_clean(tmp_path, "train", "pictures")
+    with pytest.raises(FileNotFoundError, match=r"expected .*input"):
+        open_clean(tmp_path, "all", "paired")
+    with pytest.raises(ValueError, match="needs the head 'restoration'"):
+        RestorationTask(head={"name": "linear"})
+    with pytest.raises(ValueError, match=r"perception\.weight=-1"):
+        PerceptionOptions(weight=-1)
+    task = RestorationTask(BackboneOptions("scenes_tiny", layers="even4"), optim=OptimOptions())
+    data = DenseData("scenes", scenes=(2, 2), scene_size=24)
+    with pytest.raises(ValueError, match="no damage to undo"):
+        task.build(data)

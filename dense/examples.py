@@ -43,6 +43,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what i
         ("dense evaluate segmentation runs/mine/model --data MINE --boundary", "MINE/images and MINE/masks"),
         ("dense evaluate segmentation runs/mine/model --data ADE --layout ade20k --protocol slide_512", "windows"),
     ),
+    "dense evaluate restoration": (
+        ("dense evaluate restoration runs/restore/model --data CLEAN --degrade noise=25 rain", "any folder of pictures"),
+        ("dense evaluate restoration runs/restore/model --data PAIRS --layout paired", "PAIRS/input and PAIRS/target"),
+    ),
     "dense evaluate discovery": (
         ("dense evaluate discovery --backbone scenes_tiny --data scenes --method all --baselines", "embedded scenes"),
         (

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from dense.backbone import Backbone
 from dense.console import say
 from dense.training.checkpoints import Checkpoints, check_writable
 from dense.training.cli import TrainingCLI, quiet, tensorboard
@@ -22,6 +23,7 @@ from pretrain.data import PretrainData
 from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
 from pretrain.product import plot_run, save_product
+from pretrain.sharding import unsharded
 
 DESCRIPTION = "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3. The same command again continues a run that was stopped."
 
@@ -101,6 +103,7 @@ def run(
         say(f"{word} {folder}: {describe(model, data, trainer)}")
     start = time.monotonic()
     fit(trainer, model, data, checkpoints)
+    backbone = unsharded(model.backbone)
     if not trainer.is_global_zero:
         return stopped(trainer, checkpoints)
     plot_run(folder)
@@ -108,11 +111,13 @@ def run(
         print(bad)
     if status := stopped(trainer, checkpoints):
         return status
-    finish(model, data, trainer, folder, time.monotonic() - start)
+    finish(model, backbone, data, trainer, folder, time.monotonic() - start)
     return 0
 
 
-def finish(model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, seconds: float) -> None:
+def finish(
+    model: DINO, backbone: Backbone, data: PretrainData, trainer: pl.Trainer, folder: Path, seconds: float
+) -> None:
     """Write the product and say where it is."""
     facts = {
         **data.describe(),
@@ -125,7 +130,7 @@ def finish(model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, s
         **({"failures named": [str(d) for d in model.diagnoses]} if model.diagnoses else {}),
         "recipe": model.recipe.to_dict(),
     }
-    save_product(model.backbone, folder / "backbone", facts)
+    save_product(backbone, folder / "backbone", facts)
     (folder / "facts.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
     print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
 

@@ -13,6 +13,7 @@ from dense.evaluate.features import extract
 from dense.evaluate.knn import knn_accuracy
 from dense.evaluate.views import AsItIs, CenterCrop
 from pretrain.module import DINO
+from pretrain.sharding import unsharded
 
 
 class KNNEvaluation(pl.Callback):
@@ -59,12 +60,13 @@ class KNNEvaluation(pl.Callback):
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Extract, vote and log, on the first process; drawing no random numbers of the run's."""
         step = trainer.global_step
-        if not trainer.is_global_zero or not isinstance(module, DINO):
+        backbone = unsharded(module.backbone) if isinstance(module, DINO) else None
+        if not trainer.is_global_zero or backbone is None:
             self.accuracies[step] = float("nan")
             return
         state = torch.get_rng_state()
         found = [
-            extract(module.backbone, ((b.images, b.labels) for b in examples.batches(self.view, self.batch_size)))
+            extract(backbone, ((b.images, b.labels) for b in examples.batches(self.view, self.batch_size)))
             for examples in (self.train, self.val)
         ]
         torch.set_rng_state(state)

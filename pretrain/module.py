@@ -15,6 +15,7 @@ from dense.backbone import Backbone
 from dense.training.metrics_file import MetricsFile
 from pretrain.build import build_distilled, build_network, build_terms
 from pretrain.checks import check_distilled, check_network, check_recipe, check_views
+from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor
 from pretrain.losses import token_weights
 from pretrain.masking import VIEWS, BlockMasks
@@ -176,6 +177,16 @@ class DINO(pl.LightningModule):
         loop = self.trainer.fit_loop.epoch_loop
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps
+
+    def configure_model(self) -> None:
+        """Shard every network where the strategy says so."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDP2):
+            for network in (self.student, self.teacher.network, self.distilled):
+                if network is not None:
+                    strategy.shard(network)
+            if "gram" in self.terms:
+                strategy.shard(self.terms["gram"].teacher)  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
         """Continue the metrics where the run continues."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pretrain.sharding import local, norms
+
 DECAY, NO_DECAY = "decay", "no_decay"
 
 
@@ -123,9 +125,9 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _trusted(self, weights: list[Tensor], weight_decay: float, trust: float) -> tuple[Tensor, ...]:
-        updates = torch._foreach_add(_gradients(weights), weights, alpha=weight_decay)
-        weight_norms = torch.stack(torch._foreach_norm(weights))
-        update_norms = torch.stack(torch._foreach_norm(updates))
+        parts = [local(weight) for weight in weights]
+        updates = torch._foreach_add(_gradients(weights), parts, alpha=weight_decay)
+        weight_norms, update_norms = norms(parts, weights[0]), norms(updates, weights[0])
         scaled = (weight_norms > 0) & (update_norms > 0)
         ratios = torch.where(scaled, trust * weight_norms / update_norms, torch.ones_like(weight_norms))
         torch._foreach_mul_(updates, ratios.unbind())
@@ -135,10 +137,10 @@ class LARS(torch.optim.Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        momenta = [self.state[weight]["momentum_buffer"] for weight in weights]
+        momenta = [local(self.state[weight]["momentum_buffer"]) for weight in weights]
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, tuple(updates))
-        torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+        torch._foreach_add_([local(weight) for weight in weights], momenta, alpha=-group["lr"])
 
 
 @torch.no_grad()
@@ -152,13 +154,14 @@ def clip_gradients_(
     """
     if mode not in ("per_parameter", "global"):
         raise ValueError(f"mode={mode!r}: expected 'per_parameter' or 'global'")
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    if not trained:
         return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients))
-    total = torch.linalg.vector_norm(norms)
+    gradients = _gradients(trained)
+    each = norms(gradients, trained[0])
+    total = torch.linalg.vector_norm(each)
     if max_norm > 0:
-        limited = norms if mode == "per_parameter" else total.expand_as(norms)
+        limited = each if mode == "per_parameter" else total.expand_as(each)
         _scale_(gradients, (max_norm / (limited + 1e-6)).clamp(max=1))
     return total
 
@@ -182,4 +185,4 @@ def drop_gradients_(parameters: Iterable[Tensor]) -> None:
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return [local(parameter.grad) for parameter in parameters if parameter.grad is not None]

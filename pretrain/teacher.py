@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretrain.sharding import local
+
 Mode = Literal["ema", "previous_epoch", "student_copy"]
 _MODES = ("ema", "previous_epoch", "student_copy")
 
@@ -81,7 +83,8 @@ class Teacher(nn.Module):
                     f"the teacher holds {parameter.dtype} parameters, too coarse for a moving average: "
                     "keep the weights in fp32 and let autocast choose the precision of the operations"
                 )
-        return mine, [parameter.to(own.dtype) for parameter, own in zip(theirs, mine, strict=True)]
+        theirs = [parameter.to(own.dtype) for parameter, own in zip(theirs, mine, strict=True)]
+        return [local(parameter) for parameter in mine], [local(parameter) for parameter in theirs]
 
     def extra_repr(self) -> str:
         return f"mode={self.mode}"

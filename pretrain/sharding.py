@@ -1,0 +1,50 @@
+"""Tensors that are sharded over processes (FSDP2), seen as the part that is here or as a whole; others are left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dense.backbone import Backbone
+
+
+def local(x: Tensor) -> Tensor:
+    """The part that is here, sharing its memory."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """Everything, gathered; every process takes part."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def sharded_like(value: Tensor, model: Tensor) -> Tensor:
+    """A whole tensor sharded as another is, by the values of the first process; every process takes part."""
+    if not isinstance(model, DTensor):
+        return value
+    return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
+
+
+def norms(parts: Sequence[Tensor], model: Tensor) -> Tensor:
+    """Norms (n,) of n tensors of which these parts are here, sharded as `model` is; every process takes part."""
+    own = torch.stack(torch._foreach_norm(list(parts)))
+    if not isinstance(model, DTensor):
+        return own
+    squares = own.square()
+    distributed.all_reduce(squares, group=model.device_mesh.get_group())
+    return squares.sqrt()
+
+
+def unsharded(backbone: Backbone) -> Backbone:
+    """The backbone itself, or a whole copy of a sharded one; every process takes part."""
+    state = backbone.state_dict()
+    if not any(isinstance(value, DTensor) for value in state.values()):
+        return backbone
+    with torch.random.fork_rng(devices=[]):
+        copy = Backbone.from_spec(backbone.spec)
+    copy.load_state_dict({name: whole(value) for name, value in state.items()})
+    copy.carry(backbone.carried)
+    return copy.to(next(iter(state.values())).device).requires_grad_(False).train(backbone.training)

@@ -234,7 +234,7 @@ def test_unknown_files_name_what_is_nearest(tmp_path: Path, dinov2: Backbone) ->
         (dinov2.export_official(), "It is a backbone .dinov2. without a head: open it with dense.load_backbone"),
         ({"aggregator.patch_embed.weight": torch.zeros(1)}, "It is VGGT"),
         ({"core.core.pretrained.model.x": torch.zeros(1)}, "It is ZoeDepth"),
-        ({"encoder_level1.0.attn.temperature": torch.zeros(1)}, "It is Restormer"),
+        ({"encoder_level1.0.attn.temperature": torch.zeros(1)}, "Nearest: restormer"),
         ({"decode_head.conv_seg.weight": torch.zeros(1)}, "Nearest: dinov2_segmentation .has decode_head"),
         (
             {"neck.fusion_stage.layers.0.x": torch.zeros(1), "head.conv3.weight": torch.zeros(1)},

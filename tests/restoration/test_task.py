@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import dense
 import heads
 from dense.backbone import WeightsError, load_backbone
 from dense.data.clean import open_clean
-from dense.data.degrade import Degrade
+from dense.data.degrade import KINDS, Degrade
 from dense.data.labelled import DataError
 from dense.data.scene_source import SceneSource
 from dense.data.scenes import render
 from dense.evaluate.restoration import evaluate_restoration
 from dense.export import export
+from dense.recipes import config_folder, find_config
 from dense.tasks import DenseData, DenseModel, RestorationTask
-from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler
+from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_stages
 from dense.tasks.recipe import BackboneOptions, OptimOptions
 from dense.tasks.restoration import PerceptionOptions
 from dense.training.checkpoints import Checkpoints
-from heads.restoration import Restormer
+from heads.restoration import BODIES, Restormer
 from tests.predict.models import BACKBONE
 from tests.runs import assert_same, call
 
@@ -284,3 +287,28 @@ def test_refused(tmp_path: Path) -> None:
     data = DenseData("scenes", scenes=(2, 2), scene_size=24)
     with pytest.raises(ValueError, match="no damage to undo"):
         task.build(data)
+
+
+@pytest.mark.parametrize("path", sorted((config_folder() / "restoration").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_recipe_builds(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    assert path.read_text().startswith("# ")
+    inner, data = config["model"]["init_args"], config["data"]
+    RestorationTask(
+        head=inner["head"], perception=PerceptionOptions(**inner["perception"]), optim=OptimOptions(**inner["optim"])
+    )
+    body = inner["head"]["body"]
+    assert heads.build({**inner["head"], "in_channels": [16] * 3}).spec()["body"] == Restormer(**BODIES[body]).config
+    assert Degrade(**data["degrade"]).labels()
+    assert check_stages(data["patches"])[-1].step < inner["steps"]
+
+
+def test_the_page_names_what_there_is() -> None:
+    """The table of damages is that of the code, and the recipes exist."""
+    page = (config_folder().parent / "docs/restoration.md").read_text()
+    for name, kind in KINDS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} |")).split("|")
+        assert [float(n) for n in row[3].split(",")] == list(kind.seen)
+        assert [float(n) for n in row[4].split(",")] == list(kind.unseen)
+    for recipe in re.findall(r"--config (\S+)", page):
+        assert find_config(recipe).is_file()

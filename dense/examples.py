@@ -44,7 +44,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what i
         ("dense evaluate segmentation runs/mine/model --data ADE --layout ade20k --protocol slide_512", "windows"),
     ),
     "dense evaluate restoration": (
-        ("dense evaluate restoration runs/restore/model --data CLEAN --degrade noise=25 rain", "any folder of pictures"),
+        (
+            "dense evaluate restoration runs/restore/model --data CLEAN --degrade noise=25 rain",
+            "any folder of pictures",
+        ),
         ("dense evaluate restoration runs/restore/model --data PAIRS --layout paired", "PAIRS/input and PAIRS/target"),
     ),
     "dense evaluate discovery": (
@@ -71,6 +74,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what i
     ),
     "dense track": (
         ("dense track FILM.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --out tracked", "a film"),
+    ),
+    "dense curate": (
+        ("dense curate PILE --backbone dino_vits16 --weights FILE --output curated", "drop what is unfit and copies"),
+        (
+            "dense curate PILE MORE --like CURATED --held-out TEST --backbone dino_vits16 --weights FILE --total 100000",
+            "what is like CURATED, nothing of TEST, in equal shares",
+        ),
+        ("dense curate scenes:train --backbone scenes_tiny --resize 96 --crop 96", "embedded scenes, as shards"),
     ),
     "dense features": (
         ("dense features PICTURES --backbone dinov2_vits14 --weights FILE --output maps --layers last4", "four layers"),

@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
     "predict": ("dense.predict.cli", "depth and classes of pictures, folders and films, by a trained model"),
     "discover": ("dense.discovering", "objects and regions of pictures and films without labels"),
     "track": ("dense.tracking", "follow objects of a first frame through a video"),
+    "curate": ("dense.curate.cli", "a pretraining set from a pile: no copies, no test pictures, like a curated set"),
     "features": ("dense.features", "write a backbone's feature maps for pictures"),
     "convert": ("dense.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "export": ("dense.export.cli", "write a trained model or a backbone as one ONNX or torch.export file"),

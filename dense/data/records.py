@@ -21,7 +21,8 @@ LENGTHS = struct.Struct("<QII")  # bytes of the file, bytes of the description, 
 ALIGN = 64
 PARTIAL = ".partial"
 ABANDONED = 3600.0  # seconds after which a partial file has no writer any more
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}  # of features
+STORED = DTYPES | {"uint8": torch.uint8}
 
 
 class DamagedRecord(ValueError):
@@ -29,7 +30,7 @@ class DamagedRecord(ValueError):
 
 
 def write_record(path: Path, tensors: Sequence[Tensor], facts: Mapping[str, Any]) -> None:
-    """Write tensors, all bfloat16, float16 or float32, and plain facts about them.
+    """Write tensors, all bfloat16, float16, float32 or uint8, and plain facts about them.
 
     The file appears under its name when it is complete, so readers see the old one or the new one, and of several
     writers the last one's.
@@ -90,7 +91,7 @@ def read_record(path: Path, verify: bool = True) -> tuple[list[Tensor], dict[str
 
 def _tensors(memory: Tensor, offset: int, described: Sequence[tuple[str, list[int]]]) -> Iterator[Tensor]:
     for name, shape in described:
-        dtype = DTYPES[name]
+        dtype = STORED[name]
         size = torch.Size(shape).numel() * dtype.itemsize
         yield memory[offset : offset + size].view(dtype).view(shape)
         offset += size + -size % ALIGN

@@ -65,17 +65,23 @@ class ShardPictures:
         return len(self.members)
 
     def name(self, index: int) -> str:
-        return f"{self.shards[int(self._which[index])]}:{self.members[index]}"
+        return f"{self.shard(index)}:{self.members[index]}"
+
+    def shard(self, index: int) -> str:
+        """The tar file that holds a picture."""
+        return self.shards[int(self._which[index])]
+
+    def data(self, index: int) -> bytes:
+        """The bytes of a picture's file, or ImageError."""
+        try:
+            with Path(self.shard(index)).open("rb") as file:
+                file.seek(int(self._start[index]))
+                return file.read(int(self._size[index]))
+        except OSError as error:
+            raise ImageError(f"{self.name(index)} cannot be read ({error})") from None
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        name, size = self.name(index), int(self._size[index])
-        try:
-            with Path(self.shards[int(self._which[index])]).open("rb") as file:
-                file.seek(int(self._start[index]))
-                data = file.read(size)
-        except OSError as error:
-            raise ImageError(f"{name} cannot be read ({error})") from None
-        return decode_image(data, name, self.at_least)
+        return decode_image(self.data(index), self.name(index), self.at_least)
 
 
 def is_shards(source: str) -> bool:

@@ -1,0 +1,80 @@
+"""Groups of pictures that show the same, which of each stays, and which are of a held-out set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from dense.curate.hashes import Hashes, hash_pairs, near_hashes
+from dense.curate.search import Flat, build, search_all
+from dense.curate.settings import Keep, Settings
+from dense.curate.vectors import Vectors
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Described:
+    """Pictures by what duplicates are found by; all of one length."""
+
+    vectors: Vectors
+    hashes: Hashes  # N, 8
+    mirrored: Hashes  # N, 8
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def feature_pairs(vectors: Vectors, settings: Settings) -> tuple[Indices, Indices]:
+    """Pairs whose cosine reaches the threshold, in the graph of nearest neighbours."""
+    firsts, seconds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    if len(vectors) > 1:
+        search = build(vectors, settings.index, settings.seed)
+        for start, cosines, places in search_all(search, vectors, min(settings.neighbours + 1, len(vectors))):
+            rows, columns = np.nonzero((cosines >= settings.threshold) & (places >= 0))
+            firsts.append(rows + start)
+            seconds.append(places[rows, columns])
+    first, second = np.concatenate(firsts), np.concatenate(seconds)
+    other = first != second
+    return first[other], second[other]
+
+
+def groups(pictures: Described, settings: Settings) -> Indices:
+    """The number of the group of each picture (N,): components of the graph of near hashes and near features."""
+    by_hash = hash_pairs(pictures.hashes, pictures.mirrored, settings.hash_distance)
+    by_features = feature_pairs(pictures.vectors, settings)
+    first, second = (np.concatenate(pair) for pair in zip(by_hash, by_features, strict=True))
+    graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(len(pictures),) * 2)
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def leaks(pictures: Described, held_out: Described, settings: Settings) -> Indices:
+    """The held-out picture that each picture shows (N,), -1 for none: each is compared with all of them, exactly."""
+    found = np.full(len(pictures), -1, np.int64)
+    if not len(held_out) or not len(pictures):
+        return found
+    for start, cosines, places in search_all(Flat(held_out.vectors), pictures.vectors, 1):
+        near = np.flatnonzero(cosines[:, 0] >= settings.held_out_threshold)
+        found[start + near] = places[near, 0]
+    rows, places, bits = near_hashes(held_out.hashes, pictures.hashes, pictures.mirrored, settings.hash_distance)
+    order = np.lexsort((places, bits))[::-1]  # the nearest is written last
+    found[rows[order]] = places[order]
+    return found
+
+
+def best(
+    group: Indices, first: NDArray[np.bool_], pixels: Indices, sharpness: NDArray[np.float32], keep: Keep
+) -> Indices:
+    """For each picture (N,) the one of its group that stays: of those that come `first`, the largest or the sharpest."""
+    sizes, edges = -pixels, -sharpness.astype(np.float64)
+    second, third = (sizes, edges) if keep == "largest" else (edges, sizes)
+    order = np.lexsort((np.arange(len(group)), third, second, ~first, group))
+    begins = np.ones(len(group), bool)
+    begins[1:] = group[order][1:] != group[order][:-1]
+    kept = np.empty(len(group), np.int64)
+    kept[order] = order[begins][np.cumsum(begins) - 1]
+    return kept

@@ -1,0 +1,195 @@
+"""A curation from end to end: embed, drop, retrieve, write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dense.console import say
+from dense.curate.duplicates import Described, best, groups, leaks
+from dense.curate.embeddings import Embedded, Embedder
+from dense.curate.fates import FATES, Curation
+from dense.curate.filters import STATES, Preparation
+from dense.curate.pile import Pile, WithCrops
+from dense.curate.report import write_dropped, write_report
+from dense.curate.retrieval import Retrieved, balanced, mode, retrieve
+from dense.curate.search import faiss, resolve
+from dense.curate.settings import Settings
+from dense.curate.sheet import write_sheet
+from dense.curate.writing import Form, form_of, write_pictures
+from dense.training.checkpoints import check_writable
+
+
+def curate(
+    pile: Pile,
+    output: str | Path,
+    embedder: Embedder,
+    *,
+    like: Pile | None = None,
+    held_out: Pile | None = None,
+    crops: Sequence[float] = (0.9, 0.8),
+    settings: Settings | None = None,
+    prepare: Preparation | None = None,
+    with_curated: bool = False,
+    form: Form | None = None,
+) -> dict[str, Any]:
+    """Write the pictures of a pile that are fit, no copies of others or of held-out ones, and like the curated ones.
+
+    like: curated pictures; without them all that is no copy stays. with_curated: they join the result, and stay where the
+    pile has a copy of them. prepare: of the pile and of curated pictures; held-out ones are compared as they are, and
+    so are parts of them, of so much of their sides as `crops` says. form:
+    a list, or shards; a list if every picture is a file. Returns the report, which `output` holds as report.json beside
+    pictures.txt or shards/, dropped.jsonl and sheet.html.
+    """
+    faiss()  # or its absence would be noticed after everything was embedded
+    output, settings, prepare = Path(output), settings or Settings(), prepare or Preparation()
+    if with_curated and like is None:
+        raise ValueError("with_curated needs curated pictures; name them with like")
+    everything = pile + like if with_curated and like is not None else pile
+    form = form_of(everything, form)
+    unknown = boxes_of_none(prepare, pile if like is None else pile + like)
+    check_writable(output)
+    found = embedder(pile, prepare, "pile")
+    liked = embedder(like, prepare, "curated") if like is not None else None
+    views = WithCrops(held_out, crops) if held_out is not None else None
+    tested = embedder(views, Preparation(), "held out") if views is not None else None
+    if with_curated and liked is not None:
+        found = found + liked
+    if not len(found.fit):
+        counts = Counter(STATES[state] for state in found.columns["state"])
+        words = ", ".join(f"{number} {state}" for state, number in counts.items())
+        raise ValueError(f"none of {len(found.columns)} pictures is fit: {words}{first_words(found)}")
+    if liked is not None and not len(liked.fit):
+        raise ValueError(f"none of {len(liked.columns)} curated pictures is fit{first_words(liked)}")
+    done = decide(everything, len(pile), found, liked, like, tested, settings)
+    if not len(done.kept):
+        raise ValueError(f"nothing of {len(pile)} pictures is left: {', '.join(told(done))}")
+    written = write_pictures(done, prepare, output, form)
+    report = {
+        "pile": {root: len(source) for root, source in zip(pile.roots, pile.sources, strict=True)},
+        "curated": describe(like, liked),
+        "held_out": describe(views, tested),
+        "counts": {"pictures": len(everything), "kept": len(done.kept), **counted(done)},
+        "filters": filter_counts(found),
+        "boxes of no picture": unknown,
+        "kept of": kept_of(done),
+        "settings": asdict(settings) | {"with_curated": with_curated, "crops": list(crops)},
+        "preparation": prepare.key(),
+        "search": resolve(settings.index, len(found.fit)),
+        "retrieval": mode(settings, len(liked.fit)) if liked is not None else None,
+        "features": embedder.key(),
+        "written": written,
+    }
+    write_dropped(done, views, tested, output / "dropped.jsonl")
+    write_report(report, output / "report.json")
+    write_sheet(done, prepare, like, views, tested, report, output / "sheet.html")
+    say(f"looked at {len(everything)} pictures; dropped: {', '.join(told(done)) or 'none'}")
+    return report
+
+
+def decide(
+    everything: Pile,
+    length: int,
+    found: Embedded,
+    liked: Embedded | None,
+    like: Pile | None,
+    tested: Embedded | None,
+    settings: Settings,
+) -> Curation:
+    """The fate of every picture; those from `length` on are curated."""
+    fates = found.columns["state"].astype(np.int8) - 1
+    of = np.full(len(fates), -1, np.int64)
+    fit = found.fit
+    mean = found.vectors.chosen(fit[fit < length] if (fit < length).any() else fit).average(seed=settings.seed)
+    pictures = described(found, mean)
+    group = groups(pictures, settings)
+    if tested is not None:
+        shows = leaks(pictures, described(tested, mean), settings)
+        lost = np.isin(group, group[shows >= 0])
+        shown = np.where(shows >= 0, tested.fit[shows] if len(tested.fit) else -1, -1)
+        fates[fit[lost]], of[fit[lost]] = FATES.index("held out"), shown[lost]
+    columns = found.columns[fit]
+    pixels = columns["height"].astype(np.int64) * columns["width"]
+    stays = best(group, fit >= length, pixels, columns["sharpness"], settings.keep)
+    copy = (stays != np.arange(len(fit))) & (fates[fit] < 0)
+    fates[fit[copy]], of[fit[copy]] = FATES.index("duplicate"), fit[stays[copy]]
+    candidates = np.flatnonzero((fates < 0) & (np.arange(len(fates)) < length))
+    if liked is None or like is None:
+        chosen = Retrieved(candidates, np.full(len(candidates), -1), np.zeros(len(candidates), np.int64))
+    else:
+        queries = described(liked, mean).vectors
+        chosen = retrieve(found.vectors.less(mean).chosen(candidates), queries, like.source_of(liked.fit), settings)
+        chosen = Retrieved(candidates[chosen.places], liked.fit[chosen.queries], chosen.sets)
+        fates[np.setdiff1d(candidates, chosen.places)] = FATES.index("not retrieved")
+    if settings.total:
+        labels = [chosen.sets, everything.source_of(chosen.places)]
+        fates[chosen.places[~balanced(labels, settings.total)]] = FATES.index("over the total")
+    return Curation(everything, found, fates, of, chosen, mean)
+
+
+def described(found: Embedded, mean: NDArray[np.float32]) -> Described:
+    """The fit pictures, as duplicates are found by."""
+    fit = found.fit
+    columns = found.columns[fit]
+    return Described(
+        found.vectors.less(mean).chosen(fit),
+        np.ascontiguousarray(columns["hash"]),
+        np.ascontiguousarray(columns["mirrored"]),
+    )
+
+
+def counted(done: Curation) -> dict[str, int]:
+    """How many pictures each fate has."""
+    numbers = np.bincount(done.fates[done.fates >= 0], minlength=len(FATES)).tolist()
+    return dict(zip(FATES, numbers, strict=True))
+
+
+def told(done: Curation) -> list[str]:
+    """The same in words."""
+    return [f"{number} {fate}" for fate, number in counted(done).items() if number]
+
+
+def kept_of(done: Curation) -> dict[str, int]:
+    """How many pictures stay of each source."""
+    numbers = np.bincount(done.pile.source_of(done.kept), minlength=len(done.pile.roots)).tolist()
+    return dict(zip(done.pile.roots, numbers, strict=True))
+
+
+def describe(pile: Pile | None, found: Embedded | None) -> dict[str, Any] | None:
+    """Sources, their lengths, and what could not be used of them."""
+    if pile is None or found is None:
+        return None
+    unused = {pile.name(index): words for index, words in found.words.items()}
+    lengths = {root: len(source) for root, source in zip(pile.roots, pile.sources, strict=True)}
+    return {"sources": lengths, "unused": len(unused), "some of these": dict(list(unused.items())[:20])}
+
+
+def filter_counts(found: Embedded) -> dict[str, dict[str, int]]:
+    """How many pictures each filter dropped and changed."""
+    filtered = np.flatnonzero(found.columns["state"] == STATES.index("filtered"))
+    dropped = Counter(found.words[int(index)] for index in filtered)
+    changed = Counter(name for names in found.edits.values() for name in names)
+    return {name: {"dropped": dropped[name], "changed": changed[name]} for name in sorted({*dropped, *changed})}
+
+
+def first_words(found: Embedded) -> str:
+    """Why the first of those that are not fit is not."""
+    return f"; the first: {next(iter(found.words.values()))}" if found.words else ""
+
+
+def boxes_of_none(prepare: Preparation, pile: Pile) -> int:
+    """Boxes of how many pictures that are not there; an error if that is all of them."""
+    if not prepare.boxes:
+        return 0
+    unknown = prepare.unknown(pile.name(index) for index in range(len(pile)))
+    if len(unknown) == len(prepare.boxes):
+        raise ValueError(
+            f"boxes are of no picture that is here, for instance {min(unknown)}; paths are relative to the file of boxes"
+        )
+    return len(unknown)

@@ -1,0 +1,32 @@
+"""Folders of scenes with everything that a pile may hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dense.data.scenes import render
+
+VERB = ["--backbone", "scenes_tiny", "--resize", "48", "--crop", "48", "--workers", "0", "--threshold", "0.995"]
+VERB += ["--held-out-threshold", "0.995", "--min-side", "32"]
+
+
+def scene(number: int, size: int = 64) -> NDArray[np.uint8]:
+    """A picture unlike those of other numbers."""
+    return render(7, number, size).image
+
+
+def save(path: Path, image: NDArray[np.uint8], **options: int) -> None:
+    """As a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+
+
+def folder(root: Path, numbers: range) -> Path:
+    """Scenes by number."""
+    for number in numbers:
+        save(root / f"{number:03d}.png", scene(number))
+    return root

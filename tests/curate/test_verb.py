@@ -1,0 +1,306 @@
+"""`dense curate` from end to end: what it drops, keeps, writes, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks._planted import COPIES
+from dense.data.pictures import ListPictures, open_pictures
+from dense.data.shards import ShardPictures
+from pretrain.data import PretrainData
+from tests.curate.piles import VERB, folder, save, scene
+from tests.runs import call, environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pile(tmp_path: Path) -> Path:
+    """Twelve scenes, copies of three, a test picture mirrored, and what is unfit."""
+    root = folder(tmp_path / "pile", range(12))
+    save(root / "large/000.png", COPIES["twice the size"](scene(0)))
+    save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
+    save(root / "other/002.jpg", scene(2), quality=40)
+    save(root / "leak.png", COPIES["mirrored"](scene(100)))
+    save(root / "blank.png", np.full((64, 64, 3), 200, np.uint8))
+    save(root / "tiny.png", scene(3, 16))
+    (root / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    return root
+
+
+def curate(*arguments: Any) -> dict[str, Any]:
+    """The report of a run that works."""
+    words = [str(argument) for argument in arguments]
+    done = call(["curate", *words, *VERB])
+    assert done.returncode == 0, done.stderr
+    return json.loads((Path(words[words.index("--output") + 1]) / "report.json").read_text())
+
+
+def lines(output: Path) -> dict[str, dict[str, Any]]:
+    """Dropped pictures by name of file."""
+    found = [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
+    return {Path(line["picture"]).name: line for line in found}
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """Everything but vectors."""
+    found = [path for path in sorted(output.rglob("*")) if path.is_file() and "embeddings" not in path.parts]
+    return {str(path.relative_to(output)): path.read_bytes() for path in found}
+
+
+def test_a_pile_becomes_a_list(pile: Path, tmp_path: Path) -> None:
+    """Copies, leaks and what is unfit go, each with its reason; the largest copy stays; pretraining reads the rest."""
+    tests = folder(tmp_path / "tests", range(100, 104))
+    report = curate(pile, "--held-out", tests, "--output", tmp_path / "out")
+    counts = {name: number for name, number in report["counts"].items() if number}
+    assert counts == {
+        "pictures": 19, "kept": 12, "unreadable": 1, "too small": 1, "blank": 1, "held out": 1, "duplicate": 3,
+    }  # fmt: skip
+    dropped = lines(tmp_path / "out")
+    assert {name: line["why"] for name, line in dropped.items()} == {
+        "000.png": "duplicate", "001.jpg": "duplicate", "002.jpg": "duplicate", "leak.png": "held out", "blank.png": "blank",
+        "tiny.png": "too small", "bad.jpg": "unreadable",
+    }  # fmt: skip
+    assert dropped["000.png"]["of"] == str(pile / "large/000.png")
+    assert dropped["leak.png"]["of"] == str(tests / "100.png")
+    assert dropped["leak.png"]["bits"] <= 2
+    assert "damaged" in dropped["bad.jpg"]["words"] or "not a picture" in dropped["bad.jpg"]["words"]
+    kept = open_pictures(tmp_path / "out/pictures.txt")
+    assert isinstance(kept, ListPictures)
+    assert len(kept) == 12
+    assert {Path(kept.name(i)).parent.name for i in range(12)} == {"pile", "large"}
+    assert len(PretrainData(str(tmp_path / "out/pictures.txt"), workers=0).dataset[0].views) > 0
+    page = (tmp_path / "out/sheet.html").read_text()
+    assert page.count("<figure>") == 2 * 4
+    assert "Held-out pictures in the pile" in page
+    assert "http" not in page
+
+
+def test_shards_hold_the_bytes_of_the_files(pile: Path, tmp_path: Path) -> None:
+    """And can be a pile again, whose copies are found in another pile."""
+    curate(pile, "--form", "shards", "--output", tmp_path / "out")
+    kept = open_pictures(tmp_path / "out/shards")
+    assert isinstance(kept, ShardPictures)
+    dropped = {line["picture"] for line in lines(tmp_path / "out").values()}
+    files = [p for p in sorted(map(str, pile.rglob("*.*"))) if p not in dropped]
+    assert sorted(kept.data(i) for i in range(len(kept))) == sorted(Path(p).read_bytes() for p in files)
+    more = folder(tmp_path / "more", range(10, 14))
+    report = curate(tmp_path / "out/shards", more, "--output", tmp_path / "again")
+    assert report["counts"]["duplicate"] == 2
+    assert report["kept of"] == {str(tmp_path / "out/shards"): 13, str(more): 2}
+    done = call(["curate", str(tmp_path / "out/shards"), "--form", "list", "--output", str(tmp_path / "x"), *VERB])
+    assert done.returncode == 1
+    assert "write shards" in done.stderr
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_the_same_seed_writes_the_same(pile: Path, tmp_path: Path) -> None:
+    """Byte for byte, also over what an earlier run left; another seed samples others."""
+    like = folder(tmp_path / "like", range(3))
+    asked = [pile, "--like", like, "--clusters", 2, "--per-query", 1]
+    for name in ("a", "b", "b"):
+        curate(*asked, "--output", tmp_path / name)
+    ours, theirs = (contents(tmp_path / name) for name in "ab")
+    assert set(ours) == {"pictures.txt", "report.json", "dropped.jsonl", "sheet.html"}
+    assert ours == theirs
+    found = {
+        curate(*asked, "--output", tmp_path / "c", "--seed", s) and contents(tmp_path / "c")["pictures.txt"]
+        for s in (1, 2, 3)
+    }
+    assert found - {ours["pictures.txt"]}
+
+
+def test_edits_are_written(pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blurred and replaced pictures as files of their own; counted by filter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = "def grey(p, name): return p[..., :1].repeat(3, 2) if '005' in name else '006' not in name"
+    (tmp_path / "filters_of_verb.py").write_text(code)
+    (tmp_path / "boxes.json").write_text(
+        json.dumps({"pile/004.png": [[5, 5, 60, 60]], "pile/absent.png": [[0, 0, 1, 1]]})
+    )
+    report = curate("pile", "--filter", "filters_of_verb:grey", "--blur-boxes", "boxes.json", "--output", "out")
+    assert report["filters"] == {
+        "blur": {"dropped": 0, "changed": 1},
+        "filters_of_verb:grey": {"dropped": 1, "changed": 1},
+    }
+    assert report["boxes of no picture"] == 1
+    kept = open_pictures("out/pictures.txt")
+    edited = [kept.read(i) for i in range(len(kept)) if "edited" in kept.name(i)]
+    assert len(edited) == 2
+    assert sum((image == image[..., :1]).all() for image in edited) == 1
+    assert not any((image == scene(number)).all() for image in edited for number in (4, 5))
+    (tmp_path / "boxes.json").write_text(json.dumps({"absent.png": [[0, 0, 1, 1]]}))
+    done = call(["curate", "pile", "--blur-boxes", "boxes.json", "--output", "out", *VERB])
+    assert "boxes are of no picture that is here" in done.stderr
+
+
+def test_retrieval_of_a_curated_set(pile: Path, tmp_path: Path) -> None:
+    """What is nearest to it; or it joins, and the pile's copies of it go."""
+    like = folder(tmp_path / "like", range(5, 7))
+    report = curate(pile, "--like", like, "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "a")
+    assert report["retrieval"] == "nearest"
+    assert (tmp_path / "a/pictures.txt").read_text().split() == [str(pile / "005.png"), str(pile / "006.png")]
+    report = curate(
+        pile, "--like", like, "--with-curated", "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "b"
+    )
+    assert report["kept of"][str(like)] == 2
+    assert {name for name, line in lines(tmp_path / "b").items() if line["why"] == "duplicate"} >= {
+        "005.png",
+        "006.png",
+    }
+    report = curate(pile, "--like", like, "--retrieve", "nearest", "--per-query", 100, "--output", tmp_path / "c")
+    assert report["counts"]["not retrieved"] == 0
+
+
+def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
+    """Evenly, as far as they reach."""
+    piles = [
+        folder(tmp_path / "a", range(8)),
+        folder(tmp_path / "b", range(20, 22)),
+        folder(tmp_path / "c", range(30, 36)),
+    ]
+    report = curate(*piles, "--total", 8, "--output", tmp_path / "out")
+    assert list(report["kept of"].values()) == [3, 2, 3]
+    assert report["counts"]["over the total"] == 8
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["empty"], "no pictures in"),
+        (["bad"], "none of 2 pictures is fit: 2 unreadable"),
+        (["pile", "--like", "bad"], "none of 2 curated pictures is fit"),
+        (["pile", "--held-out", "pile"], "nothing of 3 pictures is left: 3 held out"),
+        (["pile", "--like", "pile", "pile"], "pile is named twice"),
+        (["pile", "--held-out", "pile", "--held-out-crops", "2"], "crops of 2.0"),
+        (["pile", "--with-curated"], "--with-curated needs --like"),
+        (["pile", "--threshold", "7"], "threshold=7.0: expected 0 to 1"),
+        (["pile", "--filter", "json:lods"], "Did you mean loads"),
+        (["pile", "--blur-boxes", "none.json"], "no such file of boxes: none.json"),
+        (["pile", "--crop", "64"], "does not fit"),
+        (["pile", "--treshold", "0.9"], "Did you mean --threshold"),
+        (["pile", "--part", "0"], "part 0"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "pile", range(3))
+    (tmp_path / "empty").mkdir()
+    for name in ("bad/a.png", "bad/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no")
+    done = call(["curate", *arguments[:1], "--output", "out", *VERB, *arguments[1:]])
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_engine_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    done = call(["curate", str(folder(tmp_path / "pile", range(2))), "--output", str(tmp_path / "out"), *VERB])
+    assert done.returncode == 1
+    assert "pip install 'dino-dense[curate]'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_parts_and_changed_pictures_are_looked_at_again(tmp_path: Path) -> None:
+    """And no others."""
+    root, output = folder(tmp_path / "pile", range(9)), tmp_path / "out"
+    curate(root, "--part", 3, "--output", output)
+    parts = sorted(output.glob("embeddings/*/*.part"))
+    assert len(parts) == 3
+    before = contents(output)
+    times = [part.stat().st_mtime_ns for part in parts]
+    parts[0].write_bytes(parts[0].read_bytes()[:-9])
+    curate(root, "--part", 3, "--output", output)
+    assert contents(output) == before
+    assert [part.stat().st_mtime_ns == t for part, t in zip(parts, times, strict=True)] == [False, True, True]
+    save(root / "008.png", COPIES["twice the size"](scene(1)))
+    assert curate(root, "--part", 3, "--output", output)["counts"]["duplicate"] == 1
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """SIGKILL among the parts; the same command takes up what is whole and ends as a run that was never stopped."""
+    root, output = folder(tmp_path / "pile", range(40)), tmp_path / "killed"
+    arguments = ["curate", str(root), "--part", "1", "--batch", "1", *VERB]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dense", *arguments, "--output", str(output)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT,
+    )  # fmt: skip
+    while len(parts := list(output.glob("embeddings/*/*.part"))) < 2 and process.poll() is None:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (output / "report.json").exists()
+    times = {part: part.stat().st_mtime_ns for part in parts}
+    for name in ("killed", "whole"):
+        done = call([*arguments, "--output", str(tmp_path / name)])
+        assert done.returncode == 0, done.stderr
+    assert {part: part.stat().st_mtime_ns for part in parts} == times
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_workers_change_nothing(pile: Path, tmp_path: Path) -> None:
+    """Processes that load leave the same."""
+    for workers in ("0", "1"):
+        done = call(["curate", str(pile), "--output", str(tmp_path / workers), *VERB, "--workers", workers])
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "0") == contents(tmp_path / "1")
+
+
+# ---- docs
+
+
+def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand, but for the backbone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name, numbers in {
+        "PILE": range(6),
+        "MORE": range(10, 14),
+        "CURATED": range(20, 22),
+        "TEST": range(30, 32),
+    }.items():
+        folder(tmp_path / name, numbers)
+    (tmp_path / "boxes.json").write_text(json.dumps({"PILE/000.png": [[1, 1, 30, 30]]}))
+    page = (ROOT / "docs/curate.md").read_text()
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page, re.S)
+    (tmp_path / "my_filters.py").write_text(
+        next(text for language, text in blocks if language == "python" and "def safe" in text)
+    )
+    commands = [
+        line
+        for language, text in blocks
+        if not language
+        for line in text.splitlines()
+        if line.startswith("dense curate")
+    ]
+    assert len(commands) >= 4
+    for line in commands:
+        words = shlex.split(line.replace("dino_vits16 --weights FILE", "scenes_tiny"))[1:]
+        scenes = ["--scenes", "8", "--scene-size", "48"] if "scenes:train" in words else []
+        done = call([*words, "--workers", "0", "--resize", "48", "--crop", "48", "--min-side", "32", *scenes])
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    for language, text in blocks:
+        if language == "python" and "def safe" not in text:
+            exec(text.replace('"dino_vits16", weights="FILE"', '"scenes_tiny"'), {})
+    shutil.rmtree(tmp_path / "curated")

@@ -86,7 +86,7 @@ class Embedder:
         return read_parts(folder, spans)
 
     def _parts(self, pile: Pile, prepare: Preparation, spans: list[range]) -> Iterator[Part]:
-        batches = [list(span)[i : i + self.batch_size] for span in spans for i in range(0, len(span), self.batch_size)]
+        batches: Any = [span[i : i + self.batch_size] for span in spans for i in range(0, len(span), self.batch_size)]
         loader = DataLoader(
             _Looks(pile, prepare, self.view),
             batch_sampler=batches,

@@ -67,6 +67,8 @@ def curate(
         raise ValueError(f"none of {len(found.columns)} pictures is fit: {words}{first_words(found)}")
     if liked is not None and not len(liked.fit):
         raise ValueError(f"none of {len(liked.columns)} curated pictures is fit{first_words(liked)}")
+    if tested is not None and not len(tested.fit):
+        raise ValueError(f"none of the held-out pictures can be read{first_words(tested)}")
     done = decide(everything, len(pile), found, liked, like, tested, settings)
     if not len(done.kept):
         raise ValueError(f"nothing of {len(pile)} pictures is left: {', '.join(told(done))}")

@@ -116,8 +116,8 @@ def test_more_neighbours_than_vectors() -> None:
 
 def test_ivfpq_finds_nearly_all() -> None:
     """Recall against exact search; its cosines are exact, and a seed gives the same again."""
-    vectors = Vectors([clumps(12_000)])
-    queries = vectors.take(np.arange(0, 12_000, 60))
+    vectors = Vectors([clumps(10_000, 16)])
+    queries = vectors.take(np.arange(0, 10_000, 50))
     _, exact = Flat(vectors).search(queries, 4)
     cosines, places = IVFPQ(vectors).search(queries, 4)
     recall = np.mean([len(set(a) & set(b)) / 4 for a, b in zip(places.tolist(), exact.tolist(), strict=True)])

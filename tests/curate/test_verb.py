@@ -188,6 +188,7 @@ def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
         (["empty"], "no pictures in"),
         (["bad"], "none of 2 pictures is fit: 2 unreadable"),
         (["pile", "--like", "bad"], "none of 2 curated pictures is fit"),
+        (["pile", "--held-out", "bad"], "none of the held-out pictures can be read"),
         (["pile", "--held-out", "pile"], "nothing of 3 pictures is left: 3 held out"),
         (["pile", "--like", "pile", "pile"], "pile is named twice"),
         (["pile", "--held-out", "pile", "--held-out-crops", "2"], "crops of 2.0"),

@@ -94,11 +94,12 @@ class Checkpoints(pl.Callback):
 
     def _save_what_waits(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if self._waiting:
+        kept = bool(self.keep_every) and step % self.keep_every == 0
+        if kept:
+            self.save(trainer, self.folder / f"step_{step:08d}.ckpt")
+        if self._waiting or kept:  # a run never continues from before its newest copy
             self._waiting = False
             self.save(trainer, self.last)
-        if self.keep_every and step % self.keep_every == 0:
-            self.save(trainer, self.folder / f"step_{step:08d}.ckpt")
         if self._stop:
             trainer.should_stop = True
 

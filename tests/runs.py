@@ -25,9 +25,10 @@ class Done(NamedTuple):
 
 
 def call(argv: Sequence[str]) -> Done:
-    """`dense ARGV` in this process, on one thread."""
+    """`dense ARGV` in this process, on one thread; it leaves no variables of the environment behind, such as the rank that
+    a distributed strategy notes there and that a later run would take for its own."""
     out, err = io.StringIO(), io.StringIO()
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    threads, state, variables = torch.get_num_threads(), torch.get_rng_state(), dict(os.environ)
     torch.set_num_threads(1)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
@@ -37,6 +38,8 @@ def call(argv: Sequence[str]) -> Done:
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
+        os.environ.clear()
+        os.environ.update(variables)
     return Done(status, out.getvalue(), err.getvalue())
 
 

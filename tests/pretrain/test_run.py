@@ -22,9 +22,9 @@ from tests.runs import assert_same, environment, weights
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run of 12 steps."""
+    """An uninterrupted run of 12 steps, whose last step is also kept for good."""
     folder = tmp_path_factory.mktemp("finished")
-    done = run(write_config(folder), folder / "run")
+    done = run(write_config(folder, **{"checkpoint.keep_every": 12}), folder / "run")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -50,7 +50,8 @@ def test_the_product(finished: Path) -> None:
     for name in ("teacher_entropy", "kl", "center_norm", "feature_std", "effective_rank", "prototype_usage", "lr"):
         assert name in metrics
     assert json.loads((finished / "facts.json").read_text())["optimiser steps"] == 12
-    torch.load(finished / "checkpoints/last.ckpt", weights_only=True)
+    for name in ("last", "step_00000012"):
+        assert torch.load(finished / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"] == 12
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -326,7 +326,6 @@ def test_load_gives_a_predictor(anything: Path, tmp_path: Path) -> None:
 
 
 def test_every_family_says_what_it_takes() -> None:
-    assert len(FAMILIES) == 14
     for family in FAMILIES.values():
         assert family.title
         assert "file" not in family.options

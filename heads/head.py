@@ -73,6 +73,7 @@ class Neck(nn.Module, abc.ABC):
     width: int  # channels of the fused map
     auxiliary_width: int | None = None  # channels of the map for an auxiliary head, where there is one
     align_corners: bool = False
+    reads_pixels: bool = False  # see `DenseHead`
 
     def forward(self, features: Features, images: Tensor | None = None) -> Tensor:
         """The fused map, (B, width, h, w)."""
@@ -96,7 +97,7 @@ class NeckHead(DenseHead):
 
     def __init__(self, neck: Neck, outputs: Mapping[str, Output]) -> None:
         super().__init__(outputs)
-        self.neck, self.align_corners = neck, neck.align_corners
+        self.neck, self.align_corners, self.reads_pixels = neck, neck.align_corners, neck.reads_pixels
         self.branches = nn.ModuleDict({n: o.branch(neck.width, neck.align_corners) for n, o in outputs.items()})
         self.auxiliary = nn.ModuleDict()
         for name, output in outputs.items():

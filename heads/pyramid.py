@@ -95,6 +95,7 @@ class Pyramid(Neck):
         else:
             counts = list(self._chosen(self.in_channels))
         self.stem = Stem(stem_width) if stride2 == "stem" else None
+        self.reads_pixels = self.stem is not None
         counts = [stem_width, *counts] if self.stem is not None else counts
         self.auxiliary_width = counts[-2] if len(counts) > 1 else None
         self.decoder, self.width = self._make(counts)

@@ -90,7 +90,7 @@ def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DensePro
     measured = metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
-    network = protocol.around(lambda images: model.decode(model.features(images)))
+    network = protocol.around(lambda images: model.decode(model.features(images), images=images))
     transform = EvalTransform(protocol.resize)
     for index in progress(range(len(source)), "pictures"):
         sample = transform(source.read(index))

@@ -63,7 +63,7 @@ def export(
         model = open_model(model)
     network = Network(copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm)
     size, patch = (int(size[0]), int(size[1])), network.backbone.spec.patch
-    if isinstance(model, DenseModel) and model.head.reads_pixels:
+    if isinstance(model, DenseModel) and "restored" in model.outputs:
         if dynamic:
             raise ValueError("a restoration shows its backbone a fixed number of patches; export one file a size")
         if min(size) < 1:

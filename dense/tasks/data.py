@@ -250,6 +250,8 @@ class DenseData(pl.LightningDataModule):
         if not task.tune.frozen:
             raise ValueError("data.cache keeps features of a frozen backbone, and model.tune lets it learn; drop one")
         network, trainer = task.network, task.trainer
+        if network.head.reads_pixels:
+            raise ValueError("data.cache keeps features, and this head reads the pictures too; leave data.cache out")
         key = {
             "weights": weights_digest(network.backbone.state_dict()),
             "spec": network.backbone.spec.to_dict(),

@@ -74,6 +74,8 @@ def test_stem(decoder: str) -> None:
     features = features_of((5, 6), (16,), patch=8, image=(37, 45))
     head = head_of(decoder, (16,), stride2="stem", stem_width=4)
     images = torch.randn(2, 3, 37, 45)
+    assert head.reads_pixels
+    assert not head_of(decoder, (16,)).reads_pixels
     check(head, features, images)
     assert head.neck(features, images).shape[-2:] == (
         96,

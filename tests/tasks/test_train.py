@@ -161,6 +161,24 @@ def test_relative_depth_is_aligned_when_validated(tmp_path: Path) -> None:
     assert answer.to_metric(truth).kind == "metric"
 
 
+STEM = {"name": "pyramid", "decoder": "unet", "stride2": "stem", "width": 8, "stem_width": 4}
+SMALL = {"decoder_options": {"decoder_channels": [8, 8, 4, 4, 4]}}
+
+
+def test_a_head_that_reads_the_picture(tmp_path: Path) -> None:
+    """A stem gets the pictures in training, in validation, when measured and from a predictor."""
+    changes = task("JointTask", head=STEM | SMALL)
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    scenes = ["--data", "scenes", "--scenes", "2", "--size", "32"]
+    done = call(["evaluate", "depth", str(tmp_path / "run/model"), *scenes])
+    assert done.returncode == 0, done.stderr
+    answer = dense.load(tmp_path / "run/model", flip=True)(render(0, 3, (45, 61)).image)
+    assert isinstance(answer, Joint)
+    assert answer.depth.values.shape == (45, 61)
+    assert "reads the pictures too" in failure(tmp_path, **changes, **{"data.cache": str(tmp_path / "cache")}).stderr
+
+
 @pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
 def test_joint_on_samples_that_lack_an_answer(tmp_path: Path, weighting: str) -> None:
     """Half of the pictures have masks, half have depth."""

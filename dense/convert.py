@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dense.arguments import Parser, key_value
-from dense.backbone import Backbone, load_backbone
+from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.backbone.hub import CONFIG, read_json
-from dense.published import is_ours, is_published, load_published, refuse_unknown
+from dense.published import FAMILIES, Published, is_backbone, is_ours, load_published, recognise
 from dense.published.options import add_options, said
 from dense.tasks.model import DenseModel
 
@@ -81,18 +81,25 @@ def read(options: argparse.Namespace) -> Backbone | DenseModel:
                 f"{source} is a directory of this project, which says its {next(iter(alone))} itself; leave it out"
             )
         return DenseModel.from_pretrained(source) if "head" in read_json(config) else backbone_of(options)
-    if alone or is_published(source):
+    if alone:
         return load_published(source, **about)
-    return backbone_of(options)
+    try:
+        file = Published.read(source)
+    except (WeightsError, FileNotFoundError):  # a backbone's reader knows more forms, and says what is wrong
+        return backbone_of(options)
+    if any(family.fits(file) for family in FAMILIES.values()):
+        return load_published(file, **about)
+    return backbone_of(options, file)
 
 
-def backbone_of(options: argparse.Namespace) -> Backbone:
+def backbone_of(options: argparse.Namespace, file: Published | None = None) -> Backbone:
     """A backbone, named by a person or by its own config.json."""
     overrides = dict(options.set)
     if options.backbone is not None:
         return load_backbone(options.backbone, options.source, branch=options.branch, **overrides)
     if not (options.source / CONFIG).is_file():
-        refuse_unknown(options.source)
+        if file is not None and is_backbone(file.tensors) is None:
+            recognise(file)  # names what is nearest
         raise ValueError(f"say which architecture {options.source} holds: --backbone dinov2_vits14, for example")
     return load_backbone(options.source, **overrides)
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dense.arguments import Parser, device, key_value
-from dense.backbone import Backbone, load_backbone
+from dense.arguments import Parser
+from dense.backbone import Backbone
+from dense.backbone.options import add_backbone, open_backbone
 from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.images import ImageError, list_images, read_image
@@ -69,10 +70,7 @@ def main(argv: Sequence[str]) -> int:
         description="Write feature maps, one file a picture, and features.json beside them; with --pca pictures of them too.",
     )
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures or folders of pictures")
-    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument(
-        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
-    )
+    add_backbone(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--layers", default="last", help="last, last4, even4, default, or indices such as 2,5,8,11")
     parser.add_argument(
@@ -80,18 +78,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "none"], help="of the maps")
     add_pca(parser)
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument(
-        "--set",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override of the backbone, such as padding=resize",
-    )
     options = parser.parse_args(argv)
     paths = list_images(options.pictures)
-    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    backbone = open_backbone(options, frozen=True)
     layers = layers_option(parser, options.layers)
     norm: Any = {"true": True, "false": False, None: None}.get(options.norm, options.norm)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -11,20 +11,15 @@ from typing import Any
 import lightning.pytorch as pl
 
 from dense.backbone.names import directory
-from dense.console import say
 from dense.evaluate.protocol import versions
 from dense.predict.sheet import predictions_sheet
 from dense.tasks.base import DenseTask
 from dense.tasks.best import BestModel, save
 from dense.tasks.data import DenseData
 from dense.tasks.model import DenseModel
-from dense.training.checkpoints import Checkpoints, check_writable
-from dense.training.cli import TrainingCLI, quiet, tensorboard
+from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
-from dense.training.fit import fit, stopped
-from dense.training.metrics_file import MetricsFile
-from dense.training.precision import resolve_precision
-from dense.training.progress import ProgressLine
+from dense.training.fit import begin, fit, stopped
 from dense.visual import write_picture
 
 DESCRIPTION = "Train a head on labelled pictures. The same command again continues a run that was stopped."
@@ -33,38 +28,25 @@ DESCRIPTION = "Train a head on labelled pictures. The same command again continu
 class TrainCLI(TrainingCLI):
     """Options of a run beyond model, data and trainer."""
 
+    output = "runs/train"
+
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Where the run goes, what is kept and how often it is validated."""
-        parser.add_argument("--output", type=str, default="runs/train", help="folder of the run")
+        """And how often it is validated."""
+        super().add_arguments_to_parser(parser)
         parser.add_argument("--val_every", type=int, default=0, help="steps between validations; 0 for ten in a run")
         parser.add_argument("--patience", type=int, default=0, help="validations without progress that end it; 0: none")
-        parser.add_argument("--checkpoint.every_minutes", type=float, default=5.0, help="minutes between checkpoints")
-        parser.add_argument("--checkpoint.every_steps", type=int, default=0, help="steps between them; 0 for none")
-        parser.set_defaults(
-            {
-                "trainer.max_epochs": -1,
-                "trainer.precision": None,
-                "trainer.logger": False,
-                "trainer.enable_checkpointing": False,
-                "trainer.enable_progress_bar": False,
-                "trainer.enable_model_summary": False,
-                "trainer.use_distributed_sampler": False,
-                "trainer.num_sanity_val_steps": 0,
-                "trainer.check_val_every_n_epoch": None,
-            }
-        )
+        parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.check_val_every_n_epoch": None})
 
     def before_instantiate_classes(self) -> None:
-        """Settle precision and validation, and find an unwritable folder before anything large is built."""
+        """And settle the validation."""
+        super().before_instantiate_classes()
         config: Any = self.config
-        config.trainer.precision = resolve_precision(config.trainer.precision)
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps
         if config.val_every < 0:
             raise ValueError(f"val_every={config.val_every}: expected a number of steps, or 0 for ten in a run")
         every = min(config.val_every or steps // 10, steps)  # at least one validation
         config.trainer.val_check_interval = max(1, every) * (config.trainer.accumulate_grad_batches or 1)
-        check_writable(Path(config.output))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,14 +71,8 @@ def run(
     config: str = "",
 ) -> int:
     """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and pictures."""
-    checkpoints, best = Checkpoints(folder / "checkpoints", **checkpoint), BestModel(folder / "model", patience)
-    trainer.callbacks += [best, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
-    trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
-    if trainer.is_global_zero:
-        if config:
-            (folder / "config.yaml").write_text(config)
-        word = "continuing" if checkpoints.last.is_file() else "starting"
-        say(f"{word} {folder}: {describe(task, data, trainer)}")
+    best = BestModel(folder / "model", patience)
+    checkpoints = begin(trainer, folder, checkpoint, describe(task, data, trainer), config, [best])
     start = time.monotonic()
     fit(trainer, task, data, checkpoints)
     if not trainer.is_global_zero:

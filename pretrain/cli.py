@@ -12,13 +12,8 @@ import lightning.pytorch as pl
 import torch
 
 from dense.backbone import Backbone
-from dense.console import say
-from dense.training.checkpoints import Checkpoints, check_writable
-from dense.training.cli import TrainingCLI, quiet, tensorboard
-from dense.training.fit import fit, stopped
-from dense.training.metrics_file import MetricsFile
-from dense.training.precision import resolve_precision
-from dense.training.progress import ProgressLine
+from dense.training.cli import TrainingCLI, quiet
+from dense.training.fit import begin, fit, stopped
 from pretrain.data import PretrainData
 from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
@@ -31,13 +26,11 @@ DESCRIPTION = "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and
 class PretrainCLI(TrainingCLI):
     """Options of a run beyond model, data and trainer."""
 
+    output = "runs/pretrain"
+
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Where the run goes and what is kept."""
-        parser.add_argument("--output", type=str, default="runs/pretrain", help="folder of the run")
-        parser.add_argument("--checkpoint.every_minutes", type=float, default=5.0, help="minutes between checkpoints")
-        parser.add_argument(
-            "--checkpoint.every_steps", type=int, default=0, help="steps between checkpoints; 0 for none"
-        )
+        """And when k-NN is measured."""
+        super().add_arguments_to_parser(parser)
         parser.add_argument("--checkpoint.keep_every", type=int, default=0, help="steps between copies kept for good")
         parser.add_argument(
             "--knn.train", type=str | None, default=None, help="labelled pictures for k-NN; none without"
@@ -53,23 +46,7 @@ class PretrainCLI(TrainingCLI):
         )
         parser.add_argument("--knn.scene_size", type=int, default=96, help="their side")
         parser.add_argument("--knn.k", type=int, default=20, help="neighbours")
-        parser.set_defaults(
-            {
-                "trainer.max_epochs": -1,
-                "trainer.precision": None,
-                "trainer.logger": False,
-                "trainer.enable_checkpointing": False,
-                "trainer.enable_progress_bar": False,
-                "trainer.enable_model_summary": False,
-                "trainer.use_distributed_sampler": False,
-                "trainer.log_every_n_steps": 1,
-            }
-        )
-
-    def before_instantiate_classes(self) -> None:
-        """Settle the precision, and find an unwritable folder before anything large is built."""
-        self.config.trainer.precision = resolve_precision(self.config.trainer.precision)
-        check_writable(Path(self.config.output))
+        parser.set_defaults({"trainer.log_every_n_steps": 1})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,17 +67,7 @@ def run(
     model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, checkpoint: dict[str, Any], config: str = ""
 ) -> int:
     """Fit, from the last checkpoint of `folder` if it has one; leaves logs, curves and the backbone there."""
-    checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
-    trainer.callbacks += [checkpoints, ProgressLine()]  # type: ignore[attr-defined]
-    trainer.loggers = [
-        MetricsFile(folder),
-        *tensorboard(folder),
-    ]
-    if trainer.is_global_zero:
-        if config:
-            (folder / "config.yaml").write_text(config)
-        word = "continuing" if checkpoints.last.is_file() else "starting"
-        say(f"{word} {folder}: {describe(model, data, trainer)}")
+    checkpoints = begin(trainer, folder, checkpoint, describe(model, data, trainer), config)
     start = time.monotonic()
     fit(trainer, model, data, checkpoints)
     backbone = unsharded(model.backbone)

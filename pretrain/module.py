@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.training.metrics_file import MetricsFile
+from dense.training.continuing import continue_metrics, refuse_another, seed_micro_batch
 from pretrain.build import build_distilled, build_network, build_terms
 from pretrain.checks import check_distilled, check_network, check_recipe, check_views
 from pretrain.fsdp import FSDP2
@@ -34,7 +34,6 @@ from pretrain.recipe import (
     Recipe,
     Stage,
     TeacherOptions,
-    differences,
 )
 from pretrain.schedules import Cosine, linear_lr, sqrt_lr
 from pretrain.stages import check_start, load_start, open_run
@@ -190,9 +189,7 @@ class DINO(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue the metrics where the run continues."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MetricsFile) and self.trainer.is_global_zero:
-                logger.start(self.trainer.global_step)
+        continue_metrics(self.trainer)
 
     @property
     def _terms(self) -> list[Term]:
@@ -210,7 +207,7 @@ class DINO(pl.LightningModule):
         """The loss of one micro-batch."""
         step, micro = self.trainer.global_step, self.micro_batch
         self.trainer.datamodule.bad.add(batch.bad)  # type: ignore[attr-defined]
-        torch.manual_seed(hash((self.recipe.seed, step, micro, self.trainer.global_rank)) & (2**63 - 1))
+        seed_micro_batch(self.trainer, self.recipe.seed, micro)
         self.micro_batch += 1
         if micro == 0:
             for term in self._terms:
@@ -327,13 +324,7 @@ class DINO(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint of another recipe is refused, naming what differs."""
-        changed = differences(self.recipe.to_dict(), checkpoint.get("recipe", {}))
-        changed = [line for line in changed if not line.startswith("health.")]
-        if changed:
-            raise ValueError(
-                "the checkpoint belongs to another recipe; use the same settings, or another --output\n  "
-                + "\n  ".join(changed)
-            )
+        refuse_another(self.recipe.to_dict(), checkpoint.get("recipe", {}), free="health")
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("distilled.")}
 
 

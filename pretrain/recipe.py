@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -227,15 +226,3 @@ class Recipe:
     def patch_prototypes(self) -> int:
         """Number of prototypes of the masked-patch term."""
         return (self.ibot.head or self.head).out_dim
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """'optim.lr: 0.001 now, 0.0005 then' for every leaf in which two nested mappings differ."""
-    found = []
-    for key in dict.fromkeys([*ours, *theirs]):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a} now, {b} then")
-    return found

@@ -13,7 +13,8 @@ from torch import Tensor
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.checkpoint import read_checkpoint
 from dense.training.checkpoints import LAST
-from pretrain.recipe import Recipe, differences
+from dense.training.continuing import differences
+from pretrain.recipe import Recipe
 
 # what a stage may start from; high_res without a Gram term may leave the gram stage out
 BEFORE = {"gram": ("pretrain", "gram"), "high_res": ("gram", "high_res")}

@@ -7,10 +7,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
-import torch
-
-from dense.arguments import Parser, device, key_value
-from dense.backbone import load_backbone
+from dense.arguments import Parser
+from dense.backbone.options import add_backbone, open_backbone
 from dense.curate.embeddings import Embedder
 from dense.curate.filters import Preparation, find_filter, read_boxes
 from dense.curate.pile import Pile
@@ -42,8 +40,7 @@ def main(argv: Sequence[str]) -> int:
     )
     assert pile is not None
     check_writable(options.output)
-    torch.manual_seed(options.seed)
-    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    backbone = open_backbone(options, frozen=True)
     embedder = Embedder(
         backbone, options.embeddings or options.output / "embeddings", view, options.readout, options.batch, options.workers,
         options.part,
@@ -86,7 +83,7 @@ def options_of_verb() -> Parser:
     parser.add_argument(
         "--form", choices=get_args(Form), default=None, help="of the result; a list if all pictures are files"
     )
-    add_backbone(parser)
+    add_embedding(parser)
     add_filters(parser)
     add_settings(parser)
     parser.add_argument("--scenes", type=int, default=1000, help="how many, of embedded scenes")
@@ -94,15 +91,9 @@ def options_of_verb() -> Parser:
     return parser
 
 
-def add_backbone(parser: Parser) -> None:
+def add_embedding(parser: Parser) -> None:
     """How pictures become vectors."""
-    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument(
-        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
-    )
-    parser.add_argument(
-        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone"
-    )
+    add_backbone(parser, seed="")
     parser.add_argument(
         "--readout", choices=READOUTS, default=None, help="class token, average of patches or both; class if left out"
     )
@@ -110,7 +101,6 @@ def add_backbone(parser: Parser) -> None:
     parser.add_argument("--crop", type=int, default=224, help="side of the centre crop that the backbone sees")
     parser.add_argument("--batch", type=int, default=64, help="pictures at once")
     parser.add_argument("--workers", type=int, default=2, help="processes that load pictures")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
     parser.add_argument(
         "--embeddings", type=Path, default=None, help="folder for vectors; OUTPUT/embeddings if left out"
     )

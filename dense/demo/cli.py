@@ -14,6 +14,7 @@ import torch
 from dense.arguments import Parser, device
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.names import directory
+from dense.backbone.options import say_if_random
 from dense.data.images import list_images
 from dense.demo.finding import find_objects
 from dense.demo.heads import Plan, train_heads
@@ -78,8 +79,7 @@ def main(argv: Sequence[str]) -> int:
     target = options.output / "report.html"
     target.write_text(page(*titles(options), parts, facts))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
-    if options.weights is None and directory(options.backbone) is None:
-        print("these weights are random; bring published ones with --backbone NAME --weights PATH")
+    say_if_random(options)
     return 0
 
 

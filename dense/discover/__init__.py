@@ -36,6 +36,7 @@ __all__ = [
     "CoClusters",
     "Distillation",
     "KMeans",
+    "Learnt",
     "MaskCut",
     "Method",
     "Objects",
@@ -68,7 +69,8 @@ __all__ = [
     "tracking_source",
 ]
 
-Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | CoClusters | Stego
+Learnt = CoClusters | Stego  # classes that hold for many pictures, learnt from them
+Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | Learnt
 
 
 @torch.inference_mode()
@@ -76,7 +78,7 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
     """What `method` finds in normalised pictures (B, 3, H, W), on the grid of patches."""
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
-    source = source or default_source(backbone.spec, across=isinstance(method, CoClusters | Stego))
+    source = source or default_source(backbone.spec, across=isinstance(method, Learnt))
     return method(source(backbone, images))
 
 

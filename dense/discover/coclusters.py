@@ -15,7 +15,7 @@ from torch import Tensor
 from dense.discover.answers import Regions
 from dense.discover.graph import tokens_of
 from dense.discover.kmeans import check_count, cosine_kmeans, renewed
-from dense.discover.source import check_features
+from dense.discover.source import check_channels, check_features
 
 Stream = Callable[[], Iterable[Tensor]]  # each call starts anew: features (B, C, h, w), sizes may differ
 
@@ -59,10 +59,7 @@ class CoClusters:
 
     def __call__(self, features: Tensor) -> Regions:
         """Features (B, C, h, w) -> labels on the grid, the classes' own numbers."""
-        if features.shape[1] != len(self.mean):
-            raise ValueError(
-                f"features have {features.shape[1]} channels, the classes {len(self.mean)}; use the backbone they came from"
-            )
+        check_channels(features, len(self.mean))
         labels = (_unit(features, self.mean) @ self.centres.T).argmax(-1).to(torch.uint8)
         return Regions(labels.view(len(features), *features.shape[-2:]), self.count)
 

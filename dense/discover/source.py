@@ -101,3 +101,11 @@ def check_features(features: Tensor) -> Tensor:
         bad = [i for i, f in enumerate(features) if not bool(torch.isfinite(f).all())]
         raise ValueError(f"features of pictures {bad[:10]} are not finite; compute them in fp32 or bf16, not in fp16")
     return features.float()
+
+
+def check_channels(features: Tensor, channels: int) -> None:
+    """Raise for features that classes of `channels` channels know nothing of."""
+    if features.shape[1] != channels:
+        raise ValueError(
+            f"features have {features.shape[1]} channels, the classes {channels}; use the backbone they came from"
+        )

@@ -16,7 +16,7 @@ from dense.console import progress
 from dense.discover.answers import Regions
 from dense.discover.coclusters import CoClusters, Stream
 from dense.discover.kmeans import check_count
-from dense.discover.source import check_features
+from dense.discover.source import check_channels, check_features
 
 MOST = 20_000_000  # numbers kept of the features of all pictures while the head learns
 
@@ -100,10 +100,7 @@ class Stego:
     @torch.no_grad()
     def __call__(self, features: Tensor) -> Regions:
         """Features (B, C, h, w) -> labels on the grid, the classes' own numbers."""
-        if features.shape[1] != len(self.mean):
-            raise ValueError(
-                f"features have {features.shape[1]} channels, the classes {len(self.mean)}; use the backbone they came from"
-            )
+        check_channels(features, len(self.mean))
         return self.classes(_codes(self.head, self.mean, features))
 
     def save(self, path: str | Path) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dense.arguments import Parser, device, key_value
-from dense.backbone import Backbone, load_backbone
-from dense.backbone.names import directory
+from dense.arguments import Parser
+from dense.backbone import Backbone
+from dense.backbone.options import add_backbone, open_backbone, say_if_random
 from dense.console import progress
-from dense.discover import Answer, CoClusters, KMeans, Source, Spectral, Stego, feature_at, on_grid, similarity
+from dense.discover import Answer, KMeans, Learnt, Source, Spectral, feature_at, on_grid, similarity
 from dense.discover.options import LEARNT, METHODS, add_method, describe, given_settings, source_of
 from dense.discovering.reading import Seen, batches, pixels, read, show
 from dense.discovering.writing import Album, drawn, full_size, similarity_picture
@@ -32,13 +32,7 @@ def main(argv: Sequence[str]) -> int:
         prog="dense discover", description="Masks of objects and regions in pictures and films, without labels."
     )
     parser.add_argument("pictures", nargs="+", help="pictures, folders of pictures, films")
-    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument(
-        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
-    )
-    parser.add_argument(
-        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone"
-    )
+    add_backbone(parser)
     parser.add_argument("--out", "--output", type=Path, default=Path("discovered"), help="folder for the answers")
     add_method(parser)
     parser.add_argument("--refine", default="guided", choices=["none", "guided", "grabcut"], help="edges of masks")
@@ -46,8 +40,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=4, help="pictures at once, where their sizes agree")
     parser.add_argument("--maps", action="store_true", help="also write what masks were cut from, as NAME_maps.png")
     parser.add_argument("--no-overlay", action="store_true", help="masks alone, no colours over pictures")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of fresh weights")
     options = parser.parse_args(argv)
     given = given_settings(parser, options, [options.method])[options.method]
     method = METHODS[options.method](**given) if options.method in METHODS else None
@@ -61,15 +53,13 @@ def main(argv: Sequence[str]) -> int:
     if options.method == "similarity" and films:
         parser.error(f"similarity is for pictures, not for films: leave {films[0]} out")
     check_writable(options.out)
-    torch.manual_seed(options.seed)
-    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    backbone = open_backbone(options, frozen=True)
     run = Run(backbone, source_of(backbone.spec, options.method, options), options, pictures, films)
     if options.method == "similarity":
         run.similarities(point_of(parser, options.point))
     else:
         run.discover(method or run.classes(given))
-    if options.weights is None and directory(options.backbone) is None:
-        print("these weights are random: bring published ones with --weights FILE or a directory as --backbone")
+    say_if_random(options)
     if run.failed:
         some = "\n  ".join(run.failed[:20])
         print(f"could not be read: {len(run.failed)}\n  {some}", file=sys.stderr)
@@ -101,12 +91,12 @@ class Run:
     def discover(self, method: Any) -> None:
         """Answers of all pictures, then of all films."""
         options = self.options
-        regions = method.count if isinstance(method, Spectral | KMeans | CoClusters | Stego) else None
+        regions = method.count if isinstance(method, Spectral | KMeans | Learnt) else None
         info = describe(options, method, self.source, self.backbone.spec)
         album = Album(options.out, info, regions, not options.no_overlay, options.maps)
         for one, answer in self.answers(self.seen("pictures"), method):
             album.add(one, answer)
-        if isinstance(method, CoClusters | Stego):
+        if isinstance(method, Learnt):
             options.out.mkdir(parents=True, exist_ok=True)
             method.save(options.out / "classes.safetensors")
         if album.images:
@@ -134,7 +124,7 @@ class Run:
             writer.close()
         print(f"wrote {target}")
 
-    def classes(self, given: dict[str, Any]) -> CoClusters | Stego:
+    def classes(self, given: dict[str, Any]) -> Learnt:
         """Classes that hold for all pictures and films, learnt from them or read from a file."""
         if "classes" in given:
             if len(given) > 1:

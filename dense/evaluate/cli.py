@@ -14,6 +14,7 @@ import torch
 
 from dense.arguments import Parser
 from dense.backbone import Backbone
+from dense.backbone.options import open_backbone
 from dense.console import progress
 from dense.data.scenes import CLASSES
 from dense.evaluate import dense, discovery, restoration, video
@@ -22,10 +23,9 @@ from dense.evaluate.finetune import FineTuneRecipe, classification_accuracy, fin
 from dense.evaluate.knn import NEIGHBOURS, TEMPERATURE, accuracy, knn_classify
 from dense.evaluate.linear import RECIPES, linear_evaluation
 from dense.evaluate.options import (
-    add_backbone,
+    add_common,
     add_pictures,
     describe_protocol,
-    open_backbone,
     open_pair,
     random_crop,
     source_of_weights,
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 
 def knn(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     """Weighted k-NN."""
-    add_backbone(parser)
+    add_common(parser)
     add_pictures(parser)
     parser.add_argument("--k", type=int, nargs="+", default=list(NEIGHBOURS), help="numbers of neighbours")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the votes, exp(cosine / T)")
@@ -135,7 +135,7 @@ def knn(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
 
 def linear(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     """Linear classification."""
-    add_backbone(parser)
+    add_common(parser)
     add_pictures(parser)
     parser.add_argument("--recipe", choices=list(RECIPES), default="dinov2", help="whose published protocol")
     parser.add_argument("--epochs", type=int, default=None, help="length in passes, instead of the recipe's")
@@ -181,7 +181,7 @@ def linear(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
 
 def finetune(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     """Fine-tuning."""
-    add_backbone(parser)
+    add_common(parser)
     add_pictures(parser)
     default = FineTuneRecipe()
     for name in ("epochs", "batch_size", "lr", "min_lr", "warmup_epochs", "layer_decay", "weight_decay"):
@@ -222,7 +222,7 @@ def finetune(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
 
 def probe(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     """Probes on embedded scenes."""
-    add_backbone(parser)
+    add_common(parser)
     parser.add_argument("--train-scenes", type=int, default=500, help="how many scenes to learn from")
     parser.add_argument("--val-scenes", type=int, default=250, help="how many scenes to judge by")
     parser.add_argument("--size", type=int, default=96, help="side of the scenes, a multiple of the patch")

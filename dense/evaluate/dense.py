@@ -177,22 +177,23 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     source = open_labelled(
         options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
         camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True,
+        classes=options.classes, depth=options.depth, val_ratio=options.val_ratio, kb_crop=options.kb_crop,
     )  # fmt: skip
     model = DenseModel.from_pretrained(options.model).to(options.device)
-    metrics(model, source, protocol)  # raises before the pictures are looked at
+    measured = metrics(model, source, protocol)  # raises before the pictures are looked at
+    if what not in measured:
+        raise ValueError(
+            f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(measured)}"
+        )
     check_all({options.split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol)
-    if what not in found:
-        raise ValueError(
-            f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(found)}"
-        )
     numbers = {k: v for k, v in found[what].items() if k != "per_class"}
     if "boundary" in found and what == "segmentation":
         numbers |= {f"boundary_{k}": v for k, v in found["boundary"].items()}
     if per_class := found[what].get("per_class"):
         print(per_class_table(per_class))
         numbers["per_class"] = per_class
-    settings = {k: v for k, v in vars(protocol).items() if k != "name"}
+    settings = {k: v for k, v in vars(protocol).items() if k != "name"} | {"kb_crop": options.kb_crop}
     described = Protocol(
         name=f"{what}, {protocol.name}",
         train=str(model.facts.get("pictures", "unknown")),
@@ -215,6 +216,12 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
     parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
+    parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
+    parser.add_argument(
+        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder that is not split"
+    )
+    parser.add_argument("--kb-crop", action="store_true", help="cut KITTI's pictures to 352x1216 at the bottom centre")
     parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
     parser.add_argument("--resize", type=int, help="shorter side")
     parser.add_argument("--window", type=int, help="side of sliding windows")
@@ -240,6 +247,8 @@ def settle(options: Namespace) -> DenseProtocol:
     changes: dict[str, Any] = {k: getattr(options, k) for k in given if getattr(options, k) is not None}
     changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     changes |= {k: True for k in ("flip", "boundary") if getattr(options, k)}
+    if "window" in changes and protocol.stride is None:
+        changes.setdefault("stride", max(1, options.window * 2 // 3))  # as a predictor steps
     changes = {k: v for k, v in changes.items() if v != getattr(protocol, k)}
     return replace(protocol, name=f"{protocol.name}, changed", **changes) if changes else protocol
 

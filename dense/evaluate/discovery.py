@@ -14,26 +14,26 @@ from torch import Tensor
 
 from dense.arguments import Parser
 from dense.backbone import Backbone
+from dense.backbone.options import open_backbone
 from dense.backbone.padding import fit
 from dense.console import progress
 from dense.data.labelled import open_labelled
 from dense.discover import (
     Answer,
     Attention,
-    CoClusters,
+    Learnt,
     MaskCut,
     Method,
     Objects,
     Refinement,
     Source,
-    Stego,
     boxes,
     on_grid,
     refine,
 )
 from dense.discover.options import LEARNT, METHODS, add_settings, given_settings, source_of
 from dense.evaluate.objects import Truth, Truths
-from dense.evaluate.options import add_backbone, open_backbone
+from dense.evaluate.options import add_common
 from dense.evaluate.protocol import Protocol
 from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard
 from dense.metrics.labels import nanmean
@@ -58,7 +58,7 @@ class Score:
         self.hits: list[bool] = []
         self.mious: list[float] = []
         self.saliency = Saliency()
-        self.matching = HungarianIoU(method.count, classes) if isinstance(method, CoClusters | Stego) else None
+        self.matching = HungarianIoU(method.count, classes) if isinstance(method, Learnt) else None
 
     def add(self, answer: Answer, truth: Truth) -> None:
         """The answer for one picture, as a batch of one, at its size."""
@@ -129,9 +129,7 @@ def shown(pixels: Tensor, shorter: int, patch: int) -> Tensor:
     return whole.round().clamp(0, 255).to(torch.uint8)
 
 
-def classes_of(
-    name: str, backbone: Backbone, truths: Truths, source: Source, shorter: int, **settings: Any
-) -> CoClusters | Stego:
+def classes_of(name: str, backbone: Backbone, truths: Truths, source: Source, shorter: int, **settings: Any) -> Learnt:
     """Classes learnt from pictures, without their masks."""
     device = next(backbone.parameters()).device
 
@@ -224,7 +222,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 def add_options(parser: Parser) -> None:
     """Which backbone, which pictures, which methods."""
-    add_backbone(parser)
+    add_common(parser)
     parser.add_argument("--data", required=True, help="folder with images/ and masks/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, voc2012, ade20k, cityscapes")
     parser.add_argument("--split", default="val", help="train, val or test")

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import torch
-
-from dense.arguments import Parser, device, key_value
-from dense.backbone import Backbone, load_backbone
-from dense.backbone.names import directory
+from dense.arguments import Parser
+from dense.backbone import Backbone
+from dense.backbone.options import add_backbone, is_random
 from dense.evaluate.examples import Examples, open_examples
 from dense.evaluate.features import final_norm, statistics
 from dense.evaluate.protocol import Protocol
 from dense.evaluate.views import AsItIs, CenterCrop, RandomCrop, Resample, View
 
 
-def add_backbone(parser: Parser) -> None:
+def add_common(parser: Parser) -> None:
     """Which backbone, where and how reported."""
-    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument(
-        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
-    )
-    parser.add_argument(
-        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE",
-        help="override of the backbone, such as padding=resize",
-    )  # fmt: skip
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, of fresh weights and of all training here")
+    add_backbone(parser, seed="of scenes, of fresh weights and of all training here")
     parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
 
 
@@ -65,17 +54,11 @@ def open_pair(options: Namespace) -> tuple[Examples, Examples, View]:
     return train, val, view
 
 
-def open_backbone(options: Namespace, **overrides: Any) -> Backbone:
-    """On its device; fresh weights, if it comes to that, by the seed."""
-    torch.manual_seed(options.seed)
-    return load_backbone(options.backbone, options.weights, **(overrides | dict(options.set))).to(options.device)
-
-
 def source_of_weights(options: Namespace) -> str:
     """Where the weights came from, in words."""
     if options.weights is not None:
         return "weights of timm" if options.weights == "timm" else str(options.weights)
-    return str(options.backbone) if directory(options.backbone) else f"random weights (seed {options.seed})"
+    return f"random weights (seed {options.seed})" if is_random(options) else str(options.backbone)
 
 
 def describe_protocol(

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from dense.arguments import Parser
 from dense.backbone import Backbone
+from dense.backbone.options import open_backbone
 from dense.console import progress
 from dense.data.videos import UNKNOWN, Clip, davis, objects_of, scene_clips
 from dense.discover import Source, Tracking, track, tracking
 from dense.discover.options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
 from dense.evaluate.discovery import table
-from dense.evaluate.options import add_backbone, open_backbone
+from dense.evaluate.options import add_common
 from dense.evaluate.protocol import Protocol
 from dense.metrics.video import contour_accuracy, mean_recall_decay, region_similarity
 
@@ -147,7 +148,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
 
 def add_options(parser: Parser) -> None:
     """Which backbone, which videos, how objects are followed."""
-    add_backbone(parser)
+    add_common(parser)
     parser.add_argument(
         "--data", required=True, help="folder of DAVIS-2017, or scenes for a camera that moves past them"
     )

@@ -13,13 +13,13 @@ from dense.suggest import did_you_mean
 from dense.tasks.model import DenseModel
 
 
-def load_published(path: str | Path, family: str | None = None, **said: Any) -> DenseModel:
-    """The model in a published file or directory.
+def load_published(source: str | Path | Published, family: str | None = None, **said: Any) -> DenseModel:
+    """The model in a published file or directory, or in one that was read.
 
     family: which of `FAMILIES` it is of, where the keys do not tell. said: what the file cannot say: kind, max_depth,
     backbone, weights, ... by family. Something that is missing raises, with the choices.
     """
-    file = Published.read(path)
+    file = source if isinstance(source, Published) else Published.read(source)
     found = recognise(file, family)
     if unknown := [name for name in said if name not in found.options]:
         hint = did_you_mean(unknown[0], found.options)
@@ -28,26 +28,7 @@ def load_published(path: str | Path, family: str | None = None, **said: Any) -> 
     try:
         return found.build(file, **said)
     except KeyError as error:
-        raise WeightsError(f"{path} lacks {error}, which every file of {found.name} ({found.title}) has") from None
+        raise WeightsError(f"{file.path} lacks {error}, which every file of {found.name} ({found.title}) has") from None
 
 
-def is_published(path: str | Path) -> bool:
-    """Whether a file or directory is of a family that is known here."""
-    try:
-        file = Published.read(path)
-    except (WeightsError, FileNotFoundError):
-        return False
-    return any(family.fits(file) for family in FAMILIES.values())
-
-
-def refuse_unknown(path: str | Path) -> None:
-    """Raise for a readable file that is neither a published head nor a backbone, with what is nearest."""
-    try:
-        file = Published.read(path)
-    except (WeightsError, FileNotFoundError):
-        return
-    if is_backbone(file.tensors) is None:
-        recognise(file)
-
-
-__all__ = ["FAMILIES", "Published", "is_ours", "is_published", "load_published", "recognise", "refuse_unknown"]
+__all__ = ["FAMILIES", "Published", "is_backbone", "is_ours", "load_published", "recognise"]

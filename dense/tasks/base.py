@@ -20,7 +20,7 @@ from dense.tasks.batch import Batch
 from dense.tasks.model import DenseModel, Inference, Task, normalised
 from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.tuning import TuneOptions, parameter_groups, prepare
-from dense.training.metrics_file import MetricsFile
+from dense.training.continuing import continue_metrics, refuse_another, seed_micro_batch
 from heads.features import Features, Size
 
 Maps = dict[str, Tensor]
@@ -146,21 +146,21 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def decode(self, features: Features, batch: Batch, size: Size | None) -> Maps:
         """Maps of a batch; a head that reads the pictures gets them."""
-        images = None if batch.images is None else normalised(self.network.backbone, batch.images)
+        images = None
+        if self.network.head.reads_pixels and batch.images is not None:
+            images = normalised(self.network.backbone, batch.images)
         return self.network.decode(features, size, images)
 
     # ---- a step
 
     def on_train_start(self) -> None:
         """Continue the metrics where the run continues."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MetricsFile) and self.trainer.is_global_zero:
-                logger.start(self.trainer.global_step)
+        continue_metrics(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch."""
         step = self.trainer.global_step
-        torch.manual_seed(hash((self.seed, step, self.micro_batch, self.trainer.global_rank)) & (2**63 - 1))
+        seed_micro_batch(self.trainer, self.seed, self.micro_batch)
         self.micro_batch += 1
         features = self.features(batch)
         size = target_size(features, self.target.size)
@@ -228,13 +228,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint of another recipe is refused, naming what differs."""
-        saved, own = checkpoint.get("recipe", {}), self.recipe()
-        different = [f"{k}: {saved[k]!r} there, {own[k]!r} here" for k in own if k in saved and saved[k] != own[k]]
-        if different:
-            raise ValueError(
-                "the checkpoint belongs to another recipe; use the same settings, or another --output\n  "
-                + "\n  ".join(different)
-            )
+        refuse_another(self.recipe(), checkpoint.get("recipe", {}))
 
     # ---- validation
 

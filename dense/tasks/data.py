@@ -107,6 +107,7 @@ class DenseData(pl.LightningDataModule):
         cache: folder in which features of a frozen backbone are kept; null computes them in every step.
         copies: with a cache, how many augmented versions of each picture there are; 1 without augmentation.
         val_ratio: share that is validated on, of a folder that is not split.
+        kb_crop: cut KITTI's pictures to 352x1216 at the bottom centre.
         check: look for everything that is wrong before training; a number looks into so many samples of a split.
         scenes: embedded scenes to train and to validate on.
         scene_size: their side.
@@ -133,6 +134,7 @@ class DenseData(pl.LightningDataModule):
         cache: str | None = None,
         copies: int = 1,
         val_ratio: float = 0.1,
+        kb_crop: bool = False,
         check: bool | int = True,
         scenes: tuple[int, int] = (300, 100),
         scene_size: int = 96,
@@ -148,7 +150,7 @@ class DenseData(pl.LightningDataModule):
         self.embedded = root == "scenes"
         options: dict[str, Any] = {
             "layout": layout, "partial": partial, "classes": classes, "depth": depth, "val_ratio": val_ratio,
-            "size": scene_size, "seed": scene_seed,
+            "kb_crop": kb_crop, "size": scene_size, "seed": scene_seed,
         }  # fmt: skip
         heights = camera_heights or (None, None)
         self.train, self.val = (
@@ -181,9 +183,10 @@ class DenseData(pl.LightningDataModule):
             self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
             self.val_set = Fixed(self.val, EvalTransform(val_size))
         self.cache, self.copies = cache, copies
+        cut = ", kb_crop" if kb_crop else ""
         self.views = {
-            "train": f"{augment}, crop {crop_size}, seed {seed}, copies {copies}",
-            "val": f"shorter side {val_size}",
+            "train": f"{augment}, crop {crop_size}, seed {seed}, copies {copies}{cut}",
+            "val": f"shorter side {val_size}{cut}",
         }
 
     @property

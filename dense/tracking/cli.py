@@ -10,12 +10,10 @@ from itertools import tee
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dense.arguments import Parser, device, key_value
-from dense.backbone import load_backbone
-from dense.backbone.names import directory
+from dense.arguments import Parser
+from dense.backbone.options import add_backbone, open_backbone, say_if_random
 from dense.console import progress
 from dense.data.images import read_image
 from dense.data.videos import list_frames, objects_of, read_objects
@@ -61,26 +59,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--mask", type=Path, required=True, help="PNG of the first frame with numbers of objects, 0: none"
     )
-    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument(
-        "--weights", default=None, help="'timm', a weight file or a directory; fresh weights if left out"
-    )
-    parser.add_argument(
-        "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone"
-    )
+    add_backbone(parser)
     parser.add_argument("--out", "--output", type=Path, default=Path("tracked"), help="folder for the answers")
     add_tracking(parser)
     add_features(parser)
     parser.add_argument("--overlays", action="store_true", help="also write every frame with its objects as a picture")
     parser.add_argument("--no-film", action="store_true", help="write no film of frames with their objects")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of fresh weights")
     options = parser.parse_args(argv)
     frames, mask = Frames(options.video), read_objects(options.mask)
     objects = objects_of(mask)
     check_writable(options.out)
-    torch.manual_seed(options.seed)
-    backbone = load_backbone(options.backbone, options.weights, frozen=True, **dict(options.set)).to(options.device)
+    backbone = open_backbone(options, frozen=True)
     changes = {name: getattr(options, name) for name in SETTINGS_OF_TRACKING}
     how, source = tracking(options.protocol, backbone.spec.patch, **changes), tracking_source_of(backbone.spec, options)
     seen, shown = tee(frames)
@@ -90,8 +79,7 @@ def main(argv: Sequence[str]) -> int:
     count = write(frames, both, max(objects), options)
     info = describe(options, how, source, objects) | {"backbone": backbone.spec.to_dict()}
     (options.out / "tracked.json").write_text(json.dumps(info, indent=2) + "\n")
-    if options.weights is None and directory(options.backbone) is None:
-        print("these weights are random: bring published ones with --weights FILE or a directory as --backbone")
+    say_if_random(options)
     print(f"{len(objects)} objects in {count} frames: masks in {options.out / 'masks'}, {options.out / 'sheet.png'}")
     return 0
 

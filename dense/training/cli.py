@@ -7,14 +7,15 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from dense.arguments import with_suggestion
 from dense.examples import COMMON, epilogue
 from dense.recipes import find_config
+from dense.training.checkpoints import check_writable
+from dense.training.precision import resolve_precision
 
 
 class TrainingParser(LightningArgumentParser):
@@ -46,7 +47,12 @@ class TrainingParser(LightningArgumentParser):
 
 
 class TrainingCLI(LightningCLI):
-    """A LightningCLI that parses and instantiates, and leaves running to the verb."""
+    """A LightningCLI that parses and instantiates, and leaves running to the verb.
+
+    What every run has is here: a folder (`output` is its default), checkpoints, and a Trainer without Lightning's own.
+    """
+
+    output: ClassVar[str]
 
     def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
         super().__init__(
@@ -60,6 +66,28 @@ class TrainingCLI(LightningCLI):
             parser_kwargs={"prog": prog, "description": description, "default_env": False},
             **options,
         )
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Where the run goes and what is kept."""
+        parser.add_argument("--output", type=str, default=self.output, help="folder of the run")
+        parser.add_argument("--checkpoint.every_minutes", type=float, default=5.0, help="minutes between checkpoints")
+        parser.add_argument("--checkpoint.every_steps", type=int, default=0, help="steps between them; 0 for none")
+        parser.set_defaults(
+            {
+                "trainer.max_epochs": -1,
+                "trainer.precision": None,
+                "trainer.logger": False,
+                "trainer.enable_checkpointing": False,
+                "trainer.enable_progress_bar": False,
+                "trainer.enable_model_summary": False,
+                "trainer.use_distributed_sampler": False,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the precision, and find an unwritable folder before anything large is built."""
+        self.config.trainer.precision = resolve_precision(self.config.trainer.precision)
+        check_writable(Path(self.config.output))
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Our parser, with --config and --print_config."""
@@ -84,11 +112,3 @@ def quiet() -> None:
     """Keep Lightning's notices about choices we made on purpose off the screen."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
-
-
-def tensorboard(folder: Path) -> list[TensorBoardLogger]:
-    """A TensorBoard logger, where tensorboard is installed."""
-    try:
-        return [TensorBoardLogger(folder, name="", version="tensorboard")]
-    except ModuleNotFoundError:
-        return []

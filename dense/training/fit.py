@@ -4,10 +4,44 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from dense.console import say
 from dense.training.checkpoints import Checkpoints
+from dense.training.metrics_file import MetricsFile
+from dense.training.progress import ProgressLine
+
+
+def begin(
+    trainer: pl.Trainer,
+    folder: Path,
+    checkpoint: dict[str, Any],
+    about: str,
+    config: str = "",
+    callbacks: Sequence[pl.Callback] = (),
+) -> Checkpoints:
+    """A run in `folder`: checkpoints, logs and the line of progress, its settings in a file, and what it is on the screen."""
+    checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
+    trainer.callbacks += [*callbacks, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
+    trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
+    if trainer.is_global_zero:
+        if config:
+            (folder / "config.yaml").write_text(config)
+        say(f"{'continuing' if checkpoints.last.is_file() else 'starting'} {folder}: {about}")
+    return checkpoints
+
+
+def tensorboard(folder: Path) -> list[TensorBoardLogger]:
+    """A TensorBoard logger, where tensorboard is installed."""
+    try:
+        return [TensorBoardLogger(folder, name="", version="tensorboard")]
+    except ModuleNotFoundError:
+        return []
 
 
 def fit(

@@ -115,7 +115,7 @@ def test_mistakes_come_before_the_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work had begun")
 
-    monkeypatch.setattr("dense.evaluate.options.load_backbone", never)
+    monkeypatch.setattr("dense.backbone.options.load_backbone", never)
     command = ["evaluate", "knn", *BACKBONE, *pair]
     val = command.index("--val") + 1
     cases = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dense.training.continuing import differences
 from pretrain.module import DINO
-from pretrain.recipe import BackboneOptions, HeadOptions, OptimOptions, TeacherOptions, differences
+from pretrain.recipe import BackboneOptions, HeadOptions, OptimOptions, TeacherOptions
 
 TINY = BackboneOptions(
     "vit_tiny_patch16_224",

@@ -121,6 +121,9 @@ def open_labelled(
     kb_crop: cut KITTI's pictures to 352x1216 at the bottom centre
     length, size, seed, camera_height, remember: of embedded scenes; see `SceneSource`
     """
+    if kb_crop and (str(root) == "scenes" or layout in ("folder", "pictures", "paired")):
+        where = root if str(root) == "scenes" else f"layout {layout!r}"
+        raise ValueError(f"kb_crop=True with {where}: it is a crop of KITTI's pictures; leave it out")
     if str(root) == "scenes":
         from dense.data.scene_source import SceneSource
 

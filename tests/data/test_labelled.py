@@ -309,6 +309,9 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_labelled(tmp_path, "trian", layout="ade20k")
     with pytest.raises(ValueError, match="it is a crop of KITTI"):
         open_labelled(tmp_path, "train", layout="ade20k", kb_crop=True)
+    for root, layout in (("scenes", "folder"), (tmp_path, "folder"), (tmp_path, "pictures")):
+        with pytest.raises(ValueError, match="crop of KITTI"):
+            open_labelled(root, "train", layout=layout, kb_crop=True)
     text(tmp_path / "voc/ImageSets/Segmentation/train.txt", "\n")
     with pytest.raises(DataError, match="voc2012 train: no samples in"):
         open_labelled(tmp_path / "voc", "train", layout="voc2012")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dense.data.labelled import Identity, Labelled
+from dense.data.labelled import Identity, Labelled, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
 from tests.predict.models import model
@@ -163,6 +163,36 @@ def test_the_command_writes_what_it_prints(saved: Path, tmp_path: Path, what: st
     name = {"depth": "abs_rel", "segmentation": "miou"}[what]
     assert f"{name}: {results['numbers'][name]:.4f}" in done.stdout
     assert results["weights"] == str(saved)
+
+
+def test_pictures_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
+    """Declarations and the share of validation can be given; what the protocol does not see is saved with the numbers."""
+    for i in range(8):
+        for folder, mode in (("images", "RGB"), ("masks", "L"), ("depth", "I;16")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.new(mode, (16, 16), i if mode == "L" else 1000).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "names.yaml").write_text(f"[{', '.join(CLASSES)}]")
+    (tmp_path / "millimetres.yaml").write_text("{kind: metric, scale: 1000}")
+    told = ["--classes", str(tmp_path / "names.yaml"), "--depth", str(tmp_path / "millimetres.yaml")]
+    windows = ["--val-ratio", "0.7", "--window", "12", "--output", str(tmp_path)]
+    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, *windows])
+    assert done.returncode == 0, done.stderr
+    protocol = json.loads((tmp_path / "results.json").read_text())["protocol"]
+    share = open_labelled(
+        tmp_path, "val", classes=list(CLASSES), depth={"kind": "metric", "scale": 1000}, val_ratio=0.7
+    )
+    assert f"({len(share)} pictures)" in protocol["val"]
+    assert (protocol["settings"]["stride"], protocol["settings"]["kb_crop"]) == (8, False)
+    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--kb-crop"])
+    assert "crop of KITTI" in done.stderr
+
+
+def test_nothing_is_measured_where_the_answer_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model("depth").save_pretrained(tmp_path)
+    monkeypatch.setattr("dense.evaluate.dense.evaluate_dense", lambda *_: pytest.fail("measured in vain"))
+    done = call(["evaluate", "segmentation", str(tmp_path), "--data", "scenes", "--scenes", "2", "--size", "32"])
+    assert done.returncode == 1
+    assert "no segmentation to measure" in done.stderr
 
 
 def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:

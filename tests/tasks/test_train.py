@@ -18,8 +18,10 @@ import torch
 import dense
 from dense.data.scenes import CLASSES, render
 from dense.predict import Depth, Joint, Segmentation
+from dense.tasks.data import DenseData
 from dense.tasks.model import DenseModel
 from tests import runs
+from tests.data.test_labelled import kitti_eigen
 from tests.runs import Done, assert_same, call, environment
 
 BACKBONE = {
@@ -321,6 +323,14 @@ def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
     again = call(argv(write(tmp_path, **changes), tmp_path / "again"))
     assert "1 computed" in again.stdout
     assert_same(tmp_path / "first", tmp_path / "again")
+
+
+def test_pictures_of_kitti_can_be_cut(tmp_path: Path) -> None:
+    """And a cache knows whether they were."""
+    kitti_eigen(tmp_path)
+    whole, cut = (DenseData(str(tmp_path), "kitti_eigen", check=False, kb_crop=b) for b in (False, True))
+    assert [d.val_set.sample(0).image.shape for d in (whole, cut)] == [(3, 360, 1220), (3, 352, 1216)]
+    assert not set(whole.views.values()) & set(cut.views.values())
 
 
 def test_a_cache_needs_a_frozen_backbone(tmp_path: Path) -> None:

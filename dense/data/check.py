@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dense.data.files import FileSource
+from dense.data.files import FileSource, image_size
 from dense.data.images import ImageError, read_image
 from dense.data.labelled import IGNORE, DataError, LabelledSource, Progress
 
@@ -66,6 +66,23 @@ def _of_sample(source: FileSource, index: int) -> Iterator[str]:
         yield str(error)
     if shape and source.crop and (shape[0] < source.crop[0] or shape[1] < source.crop[1]):
         yield f"{name} has {shape[0]}x{shape[1]} pixels, less than the crop {source.crop[0]}x{source.crop[1]}"
+
+
+def check_one_size(source: LabelledSource, *, limit: int | None = None, workers: int = 8) -> list[str]:
+    """Why the pictures of a source do not fit in one batch as they are: their sizes, as headers tell them, differ."""
+    if not isinstance(source, FileSource) or source.crop is not None:
+        return []
+    count = len(source) if limit is None else min(limit, len(source))
+    names = [source.images[int(i)] for i in np.linspace(0, len(source) - 1, count).round()]
+    with ThreadPoolExecutor(workers) as pool:
+        examples = {size: name for name, size in zip(names, pool.map(image_size, names), strict=True) if size}
+    if len(examples) < 2:
+        return []
+    (first, a), (second, b) = list(examples.items())[:2]
+    return [
+        f"pictures of {len(examples)} sizes, such as {a} ({first[0]}x{first[1]}) and {b} ({second[0]}x{second[1]}), are no "
+        "batch; set data.crop_size, or data.batch_size to 1"
+    ]
 
 
 def check_overlap(train: LabelledSource, val: LabelledSource) -> list[str]:
@@ -133,4 +150,4 @@ def check_all(
         raise DataError(*problems)
 
 
-__all__ = ["DataError", "check_all", "check_files", "check_overlap"]
+__all__ = ["DataError", "check_all", "check_files", "check_one_size", "check_overlap"]

@@ -115,6 +115,17 @@ def file_identity(path: str | Path) -> Identity:
     return Identity(str(Path(path).resolve()), f"{status.st_size} bytes at {status.st_mtime_ns}")
 
 
+def image_size(path: str) -> tuple[int, int] | None:
+    """Height and width of a picture as it is read, by its header alone; None if that is damaged."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = int(image.getexif().get(ORIENTATION, 1)) >= 5
+        return (width, height) if turned else (height, width)
+    except Exception:  # PIL's readers raise nearly anything on damaged bytes
+        return None
+
+
 def _orientation(path: str) -> int:
     with Image.open(path) as image:
         return int(image.getexif().get(ORIENTATION, 1))

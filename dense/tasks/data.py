@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dense.console import counting, say
 from dense.data.cache import FeatureCache, weights_digest
-from dense.data.check import check_all
+from dense.data.check import check_all, check_one_size
 from dense.data.degrade import Degrade
 from dense.data.degrade.plan import PAIRED
-from dense.data.labelled import DepthKind, LabelledSource, open_labelled
+from dense.data.labelled import DataError, DepthKind, LabelledSource, open_labelled
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
@@ -180,6 +180,15 @@ class DenseData(pl.LightningDataModule):
         else:
             if self.stages:
                 raise ValueError("data.patches is for restoration; use data.crop_size")
+            if crop_size is None and batch_size > 1:
+                if augment.rescales:
+                    raise ValueError(
+                        f"data.augment.scale={augment.scale} makes pictures of many sizes, which are no batch; set "
+                        "data.crop_size, or data.batch_size to 1"
+                    )
+                limit = None if check is True else int(check)
+                if check and (problems := check_one_size(self.train, limit=limit)):
+                    raise DataError(*problems)
             self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
             self.val_set = Fixed(self.val, EvalTransform(val_size))
         self.cache, self.copies = cache, copies

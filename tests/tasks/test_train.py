@@ -17,10 +17,12 @@ import torch
 
 import dense
 from dense.data.scenes import CLASSES, render
+from dense.data.transforms import Augment
 from dense.predict import Depth, Joint, Segmentation
 from dense.tasks.data import DenseData
 from dense.tasks.model import DenseModel
 from tests import runs
+from tests.data.labelled_files import mask, picture
 from tests.data.test_labelled import kitti_eigen
 from tests.runs import Done, assert_same, call, environment
 
@@ -323,6 +325,25 @@ def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
     again = call(argv(write(tmp_path, **changes), tmp_path / "again"))
     assert "1 computed" in again.stdout
     assert_same(tmp_path / "first", tmp_path / "again")
+
+
+def test_pictures_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
+    """Which is said before training; a picture turned by its EXIF data has the size at which it is read."""
+    for i, (size, orientation) in enumerate([((6, 8), 1), ((8, 6), 6), ((6, 8), 3)] * 4):
+        picture(tmp_path / f"images/{i}.png", i, size, orientation)
+        mask(tmp_path / f"masks/{i}.png", i % 2)
+    data: dict[str, Any] = {"root": str(tmp_path), "classes": ["a", "b"], "val_ratio": 0.3, "workers": 0}
+    DenseData(**data)
+    with pytest.raises(ValueError, match=r"scale=\(0.5, 2.0\) makes pictures of many sizes.*crop_size"):
+        DenseData(**data, augment=Augment(scale=(0.5, 2.0)))
+    picture(tmp_path / "images/1.png", 1, (7, 8))
+    mask(tmp_path / "masks/1.png", size=(7, 8))
+    picture(tmp_path / "images/2.png", 2, (8, 8))
+    mask(tmp_path / "masks/2.png", size=(8, 8))
+    for fine in ({"crop_size": 6}, {"batch_size": 1}):
+        DenseData(**data, **fine)
+    with pytest.raises(ValueError, match=r"pictures of . sizes.*\(6x8\).*data.crop_size"):
+        DenseData(**data)
 
 
 def test_pictures_of_kitti_can_be_cut(tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def depth_of(data: Any) -> DepthKind:
     """The kind of depth that the data hold."""
     if data.depth_kind is None:
         raise ValueError("the data have no depth; a depth task needs it (root/depth, or another layout)")
+    if data.val.depth_kind is None:
+        raise ValueError("the pictures to validate on have no depth; give them some, or the best model cannot be told")
     return data.depth_kind
 
 

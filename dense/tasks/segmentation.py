@@ -80,6 +80,8 @@ def classes_output(outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, A
     """The output "labels" with the number of classes of the data."""
     if data.classes is None:
         raise ValueError("the data have no masks; a segmentation needs them (root/masks, or another layout)")
+    if data.val.classes is None:
+        raise ValueError("the pictures to validate on have no masks; give them some, or the best model cannot be told")
     output = outputs.get("labels", {"name": "classes"})
     count = output.get("count", len(data.classes))
     if count != len(data.classes):

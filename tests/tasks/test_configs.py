@@ -23,6 +23,10 @@ class Data:
     classes = tuple(f"class {i}" for i in range(150))
     depth_kind = "metric"
 
+    @property
+    def val(self) -> Data:
+        return self
+
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_recipe_builds(path: Path) -> None:

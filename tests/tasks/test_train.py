@@ -327,6 +327,21 @@ def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
     assert_same(tmp_path / "first", tmp_path / "again")
 
 
+def test_what_is_learnt_can_be_validated(tmp_path: Path) -> None:
+    """Validation pictures without the answer are refused: every number of theirs would be unknown."""
+    for split, answers in (("train", ("masks", "depth")), ("val", ("masks",)), ("other", ("depth",))):
+        for i in range(2):
+            picture(tmp_path / split / f"images/{i}.png", 50 * i + ord(split[0]))
+            for answer in answers:
+                mask(tmp_path / split / answer / f"{i}.png", 1, kind=np.uint8 if answer == "masks" else np.uint16)
+    data = {"root": str(tmp_path), "classes": ["a", "b"], "depth": {"kind": "metric", "scale": 1}, "workers": 0}
+    changes = task("JointTask") | {"data": data | {"partial": True}}
+    assert "validate on have no depth" in failure(tmp_path / "a", **changes).stderr
+    (tmp_path / "val").rename(tmp_path / "masks")
+    (tmp_path / "other").rename(tmp_path / "val")
+    assert "validate on have no masks" in failure(tmp_path / "b", **changes).stderr
+
+
 def test_pictures_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
     """Which is said before training; a picture turned by its EXIF data has the size at which it is read."""
     for i, (size, orientation) in enumerate([((6, 8), 1), ((8, 6), 6), ((6, 8), 3)] * 4):

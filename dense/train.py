@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import lightning.pytorch as pl
 
 from dense.backbone.names import directory
-from dense.evaluate.protocol import versions
+from dense.evaluate.protocol import as_json, versions
+from dense.losses.kinds import DepthKind
 from dense.predict.sheet import predictions_sheet
 from dense.tasks.base import DenseTask
 from dense.tasks.best import BestModel, save
@@ -108,7 +108,7 @@ def finish(
     model.save_pretrained(best.folder)
     (best.folder / "README.md").write_text(card(model))
     results = {"numbers": model.facts["numbers"], "facts": model.facts, "seconds of this session": round(seconds, 1)}
-    (folder / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
+    (folder / "results.json").write_text(as_json(results))
     write_picture(folder / "predictions.png", predictions_sheet(model, *examples(data)))
     for name, value in model.facts["numbers"].items():
         print(f"{name}: {value:.4f}")
@@ -117,10 +117,10 @@ def finish(
     )
 
 
-def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None]:
-    """Some validation samples, spread over the set, and the names of classes."""
+def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None, DepthKind | None]:
+    """Some validation samples, spread over the set, the names of classes, and the kind of depth."""
     count = min(most, len(data.val_set))
-    return [data.val_set.sample(i * len(data.val_set) // count) for i in range(count)], data.classes
+    return [data.val_set.sample(i * len(data.val_set) // count) for i in range(count)], data.classes, data.depth_kind
 
 
 def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:

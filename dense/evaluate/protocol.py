@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,6 +54,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def as_json(content: Any) -> str:
+    """Text of plain data. What is not finite, such as the IoU of a class that does not occur, is null: JSON has no NaN."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: finite(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(content), indent=2, default=str, allow_nan=False) + "\n"
+
+
 def write_results(
     folder: Path,
     protocol: Protocol,
@@ -77,5 +91,5 @@ def write_results(
     }
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "results.json"
-    target.write_text(json.dumps(results, indent=2) + "\n")
+    target.write_text(as_json(results))
     return target

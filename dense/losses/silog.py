@@ -39,7 +39,8 @@ class SiLog(DepthLoss):
 
     All of them pool the pixels of a batch, hence ``over="batch"``; ``"image"`` takes the loss of each image and then
     the mean over images, which does not depend on what else is in the batch. During the first ``warmup_steps``
-    training steps only the mean counts. Negative predictions count as 0. With ``log_space=True`` both maps hold
+    training batches (micro-batches, with accumulation) only the mean counts. Negative predictions count as 0. With
+    ``log_space=True`` both maps hold
     logarithms already and ``eps`` is not used.
 
     >>> depth = torch.rand(2, 1, 8, 8) + 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dense.data.transforms import Sample
+from dense.losses.kinds import DepthKind
 from dense.predict.answers import Restoration, parts
 from dense.predict.predictor import Predictor
 from dense.tasks.model import DenseModel
@@ -15,8 +16,11 @@ from dense.visual import Picture, depth_picture, enlarge, label_picture, sheet
 SIDE = 224  # pixels of a cell
 
 
-def predictions_sheet(model: DenseModel, samples: Sequence[Sample], classes: tuple[str, ...] | None) -> Picture:
-    """A row a sample: the picture, then for each output the prediction and the truth, in the same colours."""
+def predictions_sheet(
+    model: DenseModel, samples: Sequence[Sample], classes: tuple[str, ...] | None, kind: DepthKind | None = None
+) -> Picture:
+    """A row a sample: the picture, then for each output the prediction and the truth, in the same colours. kind: of the
+    true depth."""
     predictor = Predictor(model)
     rows = []
     for sample in samples:
@@ -39,7 +43,7 @@ def predictions_sheet(model: DenseModel, samples: Sequence[Sample], classes: tup
             bounds = tuple(np.quantile(known, (0.01, 0.99))) if metric and known.size else None
             row.append(depth_picture(depth.values, bounds) if bounds else depth.picture())
             if truth is not None:
-                row.append(depth_picture(truth, bounds))
+                row.append(depth_picture(truth, bounds, inverse=kind == "inverse_relative"))
         height, width = image.shape[:2]
         factor = SIDE / max(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))

@@ -98,6 +98,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
         spec = dict(self.head_options)
         spec["outputs"] = self.complete_outputs(self.given_outputs(), data)
         spec.setdefault("in_channels", channels(backbone, layers))
+        if backbone.spec.kind == "pyramid" and spec.get("name") in ("dpt", "pyramid"):
+            spec.setdefault("strides", list(backbone._strides(layers)))
         head = heads.build(spec)
         prepare(backbone, self.tune, layers, options.norm)
         return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, self.inference)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dense.data.labelled import Identity, Labelled, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
+from dense.evaluate.protocol import as_json
 from tests.predict.models import model
 from tests.runs import call
 
@@ -65,6 +66,12 @@ class Source:
 
     def check(self, **_: Any) -> list[str]:
         return []
+
+
+def test_results_are_json_wherever_they_are_read() -> None:
+    """NaN is no JSON: a class that does not occur has null."""
+    text = as_json({"iou": {"sky": NAN, "box": 0.5}, "list": (1, float("inf"))})
+    assert json.loads(text, parse_constant=pytest.fail) == {"iou": {"sky": None, "box": 0.5}, "list": [1, None]}
 
 
 def sample(red: Any, green: Any, labels: Any = None, depth: Any = None) -> Labelled:

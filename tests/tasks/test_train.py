@@ -183,6 +183,17 @@ def test_a_head_that_reads_the_picture(tmp_path: Path) -> None:
     assert "reads the pictures too" in failure(tmp_path, **changes, **{"data.cache": str(tmp_path / "cache")}).stderr
 
 
+@pytest.mark.parametrize("head", ["dpt", "pyramid"])
+def test_heads_on_a_convolutional_backbone(tmp_path: Path, head: str) -> None:
+    """They are told the strides of its maps."""
+    options = {"dpt": {"width": 8, "readout": "ignore"}, "pyramid": {"decoder": "fpn", "width": 8}}[head]
+    backbone = {"name": "resnet10t", "layers": [1, 2, 3, 4], "norm": False}
+    changes = task("DepthTask", backbone=backbone, head={"name": head, **options})
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert DenseModel.from_pretrained(tmp_path / "run/model").head.neck.strides == (4, 8, 16, 32)
+
+
 @pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
 def test_joint_on_samples_that_lack_an_answer(tmp_path: Path, weighting: str) -> None:
     """Half of the pictures have masks, half have depth."""

@@ -37,7 +37,8 @@ from dense.curate.pile import WithCrops
 from dense.curate.run import described
 from dense.curate.search import IVFPQ, Flat, assign, cluster
 from dense.curate.vectors import Vectors
-from dense.data.scenes import Scenes, dominant_class
+from dense.data.scenes import Scenes, dominant_class, sample
+from dense.data.scenes.looks import FLOORS
 from dense.evaluate.views import CenterCrop
 
 Array = NDArray[Any]
@@ -138,12 +139,16 @@ def held_out(count: int, folder: Path, seed: int = 0) -> None:
 def retrieval(count: int, folder: Path) -> None:
     """Shares of the four nearest that are of the query's kind and class."""
     images: list[Array] = []
-    kinds, classes = [], []
+    kinds, classes, grounds, hills = [], [], [], []
     for number, options in enumerate(KINDS.values()):
-        for scene in (Scenes("val", count, 128, **options)[i] for i in range(count)):  # type: ignore[arg-type]
-            images.append(scene.image)
+        scenes = Scenes("val", count, 128, **options)  # type: ignore[arg-type]
+        for i in range(count):
+            world = sample(scenes.seed, scenes.index(i), camera_height=scenes.camera_height, objects=scenes.objects)
+            images.append(scenes[i].image)
             kinds.append(number)
-            classes.append(dominant_class(scene))
+            classes.append(dominant_class(scenes[i]))
+            grounds.append(FLOORS.index(world.ground.pattern))
+            hills.append(int(world.sky.hills > 0))
     found = embedded("kinds", iter(images), folder)
     kind, label = np.array(kinds), np.array(classes)
     vectors = Vectors(found.vectors.arrays, None, found.vectors.average())
@@ -155,6 +160,8 @@ def retrieval(count: int, folder: Path) -> None:
         ("kind", kind),
         ("camera", kind // 2),
         ("number of solids", kind % 2),
+        ("pattern of the ground, of 6", np.array(grounds)),
+        ("hills at the horizon", np.array(hills)),
         ("class of largest solid", label),
     ):
         others = np.stack([row[row != number][:4] for number, row in enumerate(places)])

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# a file of tests on each core, one thread each: tiny tensors gain nothing from more
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: demo test test-slow lint format bench clean
 .DEFAULT_GOAL := demo
@@ -17,10 +19,10 @@ demo: $(INSTALLED)
 	$(BIN)/dense demo --output runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(TESTS) -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(TESTS) -m "slow and not gpu"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

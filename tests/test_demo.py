@@ -22,7 +22,8 @@ from dense.discover import Objects, default_source
 from dense.predict.video import FilmWriter
 from tests.runs import Done, call
 
-TINY = ["--steps", "2", "--pretraining-steps", "2", "--scenes", "8", "4", "--measured", "1", "--shown", "1"]
+TINY = ["--steps", "2", "--restoration-steps", "2", "--pretraining-steps", "2", "--scenes", "8", "4"]
+TINY += ["--measured", "1", "--shown", "1"]
 VOID = {"meta", "img", "br", "line", "circle", "path"}
 
 
@@ -196,7 +197,16 @@ def test_what_cannot_be_shown(make: object, message: str, tmp_path: Path) -> Non
 # ---- scenes
 
 
-@pytest.mark.parametrize("wrong", [["--shown", "0"], ["--scenes", "1", "4"], ["--steps", "-1"], ["--step", "3"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--shown", "0"],
+        ["--scenes", "1", "4"],
+        ["--steps", "-1"],
+        ["--restoration-steps", "-1"],
+        ["--step", "3"],
+    ],
+)
 def test_absurd_sizes(wrong: list[str], tmp_path: Path) -> None:
     """Wrong usage."""
     assert demo(*wrong, "--output", tmp_path / "out").returncode == 2
@@ -214,7 +224,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_tiny_demo_of_discovery_alone(tmp_path: Path) -> None:
     """Parts can be left out."""
-    done = demo(*TINY, "--steps", 0, "--pretraining-steps", 0, "--output", tmp_path / "out")
+    done = demo(*TINY, "--steps", 0, "--restoration-steps", 0, "--pretraining-steps", 0, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     words = " ".join(read(tmp_path / "out").words)
     assert "dense evaluate discovery --backbone scenes_tiny" in words
@@ -230,7 +240,7 @@ def test_a_tiny_demo_and_again(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     found = read(tmp_path / "out")
     words = " ".join(found.words)
-    assert found.pictures == 6 + 6 + 6
+    assert found.pictures == 6 + 6 + 6 + 3
     for text in (
         "random weights",
         "abs_rel",
@@ -242,7 +252,7 @@ def test_a_tiny_demo_and_again(tmp_path: Path) -> None:
         "Timings",
     ):
         assert text in words
-    assert sum("dense train --config" in line for line in found.words) == 6 + 1
+    assert sum("dense train --config" in line for line in found.words) == 6 + 1 + 1 + 1
     assert "another steps" in demo(*TINY, "--steps", 3, "--output", tmp_path / "out").stderr
 
 

@@ -21,12 +21,23 @@ from dense.demo.heads import Plan, train_heads
 from dense.demo.own import is_film, own_pictures
 from dense.demo.pretraining import pretraining
 from dense.demo.report import Part, page, shell
+from dense.demo.restoring import restore_pictures
 from dense.evaluate.options import source_of_weights
 from dense.evaluate.protocol import versions
 from dense.predict.video import Film
 from dense.training.checkpoints import check_writable
 
-SETTINGS = ("backbone", "weights", "steps", "pretraining_steps", "scenes", "measured", "shown", "seed")
+SETTINGS = (
+    "backbone",
+    "weights",
+    "steps",
+    "restoration_steps",
+    "pretraining_steps",
+    "scenes",
+    "measured",
+    "shown",
+    "seed",
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,15 +58,16 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--device", type=device, default="cpu", help="of --images: cpu, cuda, mps, ...")
     parser.add_argument("--steps", type=int, default=80, help="of every head; 0 trains none")
+    parser.add_argument("--restoration-steps", type=int, default=60, help="of restoration; 0: none")
     parser.add_argument("--pretraining-steps", type=int, default=None, help="the recipe's if left out; 0: none")
     parser.add_argument("--scenes", type=int, nargs=2, default=(200, 50), help="to train heads on, and to validate on")
     parser.add_argument("--measured", type=int, default=40, help="scenes on which discovery is measured")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, of heads and of fresh weights")
     options = parser.parse_args(argv)
-    counts = {"shown": 1, "size": 0, "steps": 0, "measured": 1}
+    counts = {"shown": 1, "size": 0, "steps": 0, "restoration_steps": 0, "measured": 1}
     for name, least in counts.items():
         if getattr(options, name) < least:
-            parser.error(f"--{name} {getattr(options, name)}: expected {least} or more")
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
     if min(options.scenes) < 2 or (options.pretraining_steps or 0) < 0:
         parser.error("--scenes needs 2 or more of both, --pretraining-steps 0 or more")
     start = time.perf_counter()
@@ -90,13 +102,13 @@ def titles(options: Namespace) -> tuple[str, str]:
     return (
         "A backbone, its heads, and objects without labels",
         "Everything below was computed on this machine from procedural scenes, without downloads: a short pretraining, "
-        "a frozen backbone with heads for depth and classes beside the same heads on random weights, and objects found "
-        "without labels. The scenes shown were never trained on.",
+        "a frozen backbone with heads for depth and classes beside the same heads on random weights, objects found "
+        "without labels, and noise taken away. The scenes shown were never trained on.",
     )
 
 
 def of_scenes(options: Namespace, backbone: Backbone) -> list[Part]:
-    """Pretraining, heads and discovery on embedded scenes."""
+    """Pretraining, heads, restoration and discovery on embedded scenes."""
     folder, source = options.output, options.backbone
     if options.weights is not None or directory(options.backbone) is None:
         source = str(folder / "backbone")  # one directory that every command opens
@@ -105,6 +117,9 @@ def of_scenes(options: Namespace, backbone: Backbone) -> list[Part]:
     if options.steps:
         plan = Plan(folder, options.steps, tuple(options.scenes), options.shown, options.seed)
         parts.append(train_heads(plan, backbone, source))
+    if options.restoration_steps:
+        plan = Plan(folder, options.restoration_steps, (options.scenes[0], 1), options.shown, options.seed)
+        parts.append(restore_pictures(plan, source))
     if options.pretraining_steps != 0:
         parts.append(pretraining(folder, options.pretraining_steps, options.seed))
     return parts

@@ -120,12 +120,14 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
 
 def read_directory(folder: Path) -> tuple[dict[str, Any], Path]:
     """The tensors of a directory of transformers, in one file or in shards, and where they are."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        if not isinstance(places := read_json(index).get("weight_map"), dict):
-            raise WeightsError(f"{index} has no weight_map; download it again")
-        shards = sorted(set(places.values()))
-        return {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}, folder
+    for index in (folder / f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")):
+        if index.is_file():
+            if not isinstance(places := read_json(index).get("weight_map"), dict):
+                raise WeightsError(f"{index} has no weight_map; download it again")
+            shards = sorted(set(places.values()))
+            if outside := [shard for shard in shards if Path(shard).name != shard]:
+                raise WeightsError(f"{index} names {outside[0]!r}, which is no file of {folder}; do not trust it")
+            return {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}, folder
     files = [folder / f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
     if not files:
         raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")

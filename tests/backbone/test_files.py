@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import dense
 from dense.backbone import Backbone, WeightsError, load_backbone
@@ -247,8 +248,19 @@ def test_sharded_hugging_face_directory(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=28)
     transformers.Dinov2Model(config).save_pretrained(tmp_path, max_shard_size="20KB")
-    assert (tmp_path / "model.safetensors.index.json").is_file()
+    index = tmp_path / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
     assert load_backbone(tmp_path).report.complete
+    for shard in {*places.values()}:  # the older form
+        torch.save(load_file(tmp_path / shard), tmp_path / f"{shard}.bin")
+        (tmp_path / shard).unlink()
+    index.unlink()
+    older = tmp_path / "pytorch_model.bin.index.json"
+    older.write_text(json.dumps({"weight_map": {k: f"{shard}.bin" for k, shard in places.items()}}))
+    assert load_backbone(tmp_path).report.complete
+    older.write_text(json.dumps({"weight_map": dict.fromkeys(places, "../elsewhere.bin")}))
+    with pytest.raises(WeightsError, match=r"names '\.\./elsewhere\.bin', which is no file of"):
+        load_backbone(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,10 @@ def add_options(parser: Parser) -> None:
 def levels(words: str) -> tuple[str, list[float]]:
     """noise=15,25"""
     kind, _, numbers = words.partition("=")
-    return kind, [float(n) for n in numbers.split(",") if n]
+    try:
+        return kind, [float(n) for n in numbers.split(",") if n]
+    except ValueError:
+        raise ArgumentTypeError(f"{words}: expected KIND=LEVELS with numbers, such as noise=15,25") from None
 
 
 def table(found: dict[str, Any]) -> str:

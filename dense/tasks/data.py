@@ -179,7 +179,10 @@ class DenseData(pl.LightningDataModule):
             self.val_set = DamagedPictures(self.val, degrade)
         else:
             if self.stages:
-                raise ValueError("data.patches is for restoration; use data.crop_size")
+                raise ValueError(
+                    "data.patches is for restoration, which needs data.degrade, such as {kinds: {noise: [25]}}, or layout "
+                    "paired; without it use data.crop_size"
+                )
             if crop_size is None and batch_size > 1:
                 if augment.rescales:
                     raise ValueError(

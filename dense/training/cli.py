@@ -27,7 +27,7 @@ class TrainingParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line with the nearest valid name and exit."""
-        text = " ".join(str(message).split())
+        text = " ".join(of_union(str(message)).split())
         text = (
             re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
             if "Parser key" in text and "not expected" in text
@@ -89,12 +89,29 @@ class TrainingCLI(LightningCLI):
         self.config.trainer.precision = resolve_precision(self.config.trainer.precision)
         check_writable(Path(self.config.output))
 
+    def instantiate_classes(self) -> None:
+        """With errors that people can read."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(of_union(str(error))) from error
+
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Our parser, with --config and --print_config."""
         options.setdefault("dump_header", None)
         parser = TrainingParser(**options)
         parser.add_argument("-c", "--config", action="config", help="a YAML file, or the name of a shipped config")
         return parser
+
+
+def of_union(message: str) -> str:
+    """Of what jsonargparse says about a value that may be left out and is wrong, the line that says why."""
+    reasons = re.findall(r"^ *- (?!Expected a <class)(.+(?:\n +(?!- |Given value).+)*)", message, re.MULTILINE)
+    if "Union subtypes" not in message or not reasons:
+        return message
+    key = re.search(r'Parser key "(.+?)"', message)
+    reason = " ".join(reasons[0].split())
+    return f"{key[1]}: {reason}" if key else reason
 
 
 def shipped_configs(argv: Sequence[str]) -> list[str]:

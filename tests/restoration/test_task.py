@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -104,6 +105,9 @@ def test_evaluated(run: Path, tmp_path: Path) -> None:
     done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "nois=25"])
     assert done.returncode != 0
     assert "unknown damage 'nois'" in done.stderr
+    done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "noise=strong"])
+    assert done.returncode == 2
+    assert "noise=strong: expected KIND=LEVELS with numbers" in done.stderr
 
 
 def test_predicted(run: Path, tmp_path: Path) -> None:
@@ -145,8 +149,16 @@ def test_plain_body_reads_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["none", "channels", "windows", "addition"])
 def test_exported(guidance: str, tmp_path: Path) -> None:
-    done = export(model(guidance), tmp_path / "model.onnx", (40, 56), raw=True)
+    """The file answers as the model, whose windows are cut off at the edge, and whose backbone sees less than the picture."""
+    network, pixels = model(guidance), torch.randint(0, 256, (1, 3, 44, 52), dtype=torch.uint8)
+    done = export(network, tmp_path / "model.onnx", (44, 52), raw=True)
     assert done.metadata["outputs"] == ["restored"]
+    session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {session.get_inputs()[0].name: pixels.float().numpy()})
+    with torch.no_grad():
+        expected = network(network.backbone.normalise(pixels))
+    assert (expected - pixels / 255).std() > 1e-3  # the shortcut alone would prove nothing
+    assert np.abs(answer - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
     with pytest.raises(ValueError, match="one file a size"):
         export(model(guidance), tmp_path / "model.onnx", (40, 56), dynamic=True)
 
@@ -166,6 +178,27 @@ def test_published_weights(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "broken.pth")
     with pytest.raises(WeightsError, match="nothing was loaded"):
         dense.load(tmp_path / "broken.pth")
+
+
+def test_published_weights_on_the_command_line(tmp_path: Path) -> None:
+    """Predicted as they are, and converted to a directory that answers the same."""
+    torch.manual_seed(0)
+    body = Restormer(**TINY)  # type: ignore[arg-type]
+    torch.save({"params": body.state_dict()}, tmp_path / "deraining.pth")
+    picture = render(0, 1, (30, 41)).image
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    done = call(["convert", str(tmp_path / "deraining.pth"), str(tmp_path / "mine")])
+    assert done.returncode == 0, done.stderr
+    answers = []
+    for number, name in enumerate(("deraining.pth", "mine")):
+        out = tmp_path / str(number)
+        done = call(["predict", str(tmp_path / "photo.png"), "--model", str(tmp_path / name), "--output", str(out)])
+        assert done.returncode == 0, done.stderr
+        answers.append(np.asarray(Image.open(out / "photo_restored.png")))
+    with torch.no_grad():
+        expected = body(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[0].clamp(0, 1) * 255
+    assert np.array_equal(*answers)
+    assert np.abs(answers[0] - expected.permute(1, 2, 0).numpy()).max() <= 0.51
 
 
 def test_perception_loss_moves_the_head_alone() -> None:
@@ -199,6 +232,36 @@ def test_one_picture_can_be_learnt() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.6 * start
+
+
+@pytest.mark.parametrize(
+    "guidance", ["channels", *(pytest.param(name, marks=pytest.mark.slow) for name in ("addition", "windows"))]
+)
+def test_guided_models_learn_some_pictures(guidance: str) -> None:
+    """All of it together, PSF and fusions too: some dB above the damaged pictures, and the guide counts."""
+    torch.manual_seed(0)
+    pictures = DamagedPictures(SceneSource("train", 2, 32), Degrade({"noise": [50]}, unseen={}))
+    samples = [pictures[i] for i in range(2)]
+    pixels = torch.stack([sample.image for sample in samples])
+    images, clean = pixels / 255, torch.stack([sample.clean for sample in samples if sample.clean is not None]) / 255
+    backbone: Any = load_backbone("scenes_tiny", frozen=True)
+    spec = {"name": "restoration", "in_channels": [128, 128], "body": TINY, "width": 8, "guidance": guidance}
+    head: Any = heads.build(spec | {"outputs": {"restored": {"name": "picture"}}})
+    told = backbone(head.seen(backbone.normalise(pixels), 8), layers=(0, 5))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
+    for _ in range(40):
+        loss = (head(told, images)["restored"] - clean).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def decibels(found: torch.Tensor) -> float:
+        return float(-10 * (found - clean).square().mean().log10())
+
+    with torch.no_grad():
+        restored, alone = head(told, images)["restored"], head.body(images)
+    assert decibels(restored) > decibels(images) + 3
+    assert decibels(restored) > decibels(alone)
 
 
 def test_patches_grow_with_the_step() -> None:
@@ -287,6 +350,23 @@ def test_refused(tmp_path: Path) -> None:
     data = DenseData("scenes", scenes=(2, 2), scene_size=24)
     with pytest.raises(ValueError, match="no damage to undo"):
         task.build(data)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--data.degrade={kinds: {nois: [25]}}", "unknown damage 'nois': known are rain, noise"),
+        ("--data.degrade={kinds: {noise: [-5]}}", "noise=-5.0: expected a level of 0.1 to 255"),
+        ("--data.degrade={kinds: {noise: []}, kinde: 3}", "Option 'kinde' is not accepted"),
+        ("--data.patches=[[0,16]]", "data.patches: Expected a tuple with 3 elements"),
+        ("--data.degrade=null", "which needs data.degrade"),
+    ],
+)
+def test_wrong_damage_is_said_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
+    done = call(["train", *SHORT[:4], wrong, f"--output={tmp_path}", "--data.check=1"])
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == done.returncode  # wrong usage also says where the options are listed
 
 
 @pytest.mark.parametrize("path", sorted((config_folder() / "restoration").glob("*.yaml")), ids=lambda p: p.stem)

@@ -4,7 +4,7 @@ The tiny body and the shipped backbone on embedded scenes, at equal steps, damag
 trained on and on others. Without options a few steps show that it runs, and say nothing of what guidance is worth. With --output each variant stays in
 its folder, and the same command goes on where it was stopped:
 
-    python benchmarks/restoration_table.py --steps 1500 --val 16 --output runs/restoration --markdown docs/restoration_table.md
+    python benchmarks/restoration_table.py --steps 1200 --val 12 --output runs/restoration --markdown docs/restoration_table.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from _claims import record
 
 from dense.data.degrade import Degrade
@@ -137,10 +136,10 @@ def page(text: str, columns: dict[str, Rows], seconds: dict[str, float], options
     took = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
     return (
         f"# What guidance by DINO features is worth in restoration\n\nMade by `python benchmarks/restoration_table.py --steps "
-        f"{options.steps} --val {options.val}` with seed {options.seed}: the recipe restoration/scenes_tiny, {options.steps} steps of "
+        f"{options.steps} --val {options.val} --seed {options.seed}`: the recipe restoration/scenes_tiny, {options.steps} steps of "
         f"{options.batch} patches of {options.patch} x {options.patch} pixels for each variant, {options.train} embedded scenes to "
         f"learn from and {options.val} others of {options.side} x {options.side} to judge by, each with every level of every "
-        f"damage. PSNR in dB and SSIM of RGB, 8 bits. Seconds of training on {torch.get_num_threads()} thread(s): {took}.\n\n{text}\n\n"
+        f"damage. PSNR in dB and SSIM of RGB, 8 bits. Seconds of training by the clock, whatever else the machine did: {took}.\n\n{text}\n\n"
         f"Best of one seed each: {'; '.join(won)}.\n"
     )
 

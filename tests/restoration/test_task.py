@@ -365,8 +365,8 @@ def test_refused(tmp_path: Path) -> None:
 def test_wrong_damage_is_said_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
     done = call(["train", *SHORT[:4], wrong, f"--output={tmp_path}", "--data.check=1"])
     assert done.returncode in (1, 2)
-    assert message in done.stderr
-    assert done.stderr.count("\n") == done.returncode  # wrong usage also says where the options are listed
+    assert message in done.stderr.splitlines()[0]
+    assert done.stderr.count("\n") <= done.returncode  # wrong usage may also say where the options are listed
 
 
 @pytest.mark.parametrize("path", sorted((config_folder() / "restoration").glob("*.yaml")), ids=lambda p: p.stem)

@@ -55,11 +55,10 @@ class Parser(argparse.ArgumentParser):
         return super().format_help() + epilogue(self.prog)
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and the error with a suggestion, and exit with status 2."""
+        """Print the error with a suggestion in one line, and exit with status 2."""
         valid = [option for action in self._actions for option in action.option_strings]
         valid += [*COMMON, *(str(c) for action in self._actions for c in action.choices or ())]
-        self.print_usage(sys.stderr)
-        self.exit(2, f"{self.prog}: error: {with_suggestion(message, valid)}\n")
+        self.exit(2, f"{self.prog}: error: {with_suggestion(message, valid).rstrip('.')} (see {self.prog} --help)\n")
 
 
 def key_value(text: str) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from dense.backbone.names import directory
-from dense.evaluate.protocol import as_json, versions
+from dense.evaluate.protocol import as_json, in_words, versions
 from dense.losses.kinds import DepthKind
 from dense.predict.sheet import predictions_sheet
 from dense.tasks.base import DenseTask
@@ -110,10 +110,13 @@ def finish(
     results = {"numbers": model.facts["numbers"], "facts": model.facts, "seconds of this session": round(seconds, 1)}
     (folder / "results.json").write_text(as_json(results))
     write_picture(folder / "predictions.png", predictions_sheet(model, *examples(data)))
+    if model.facts["numbers"]:
+        print(f"validation at step {model.facts['best step']}, the best of the run:")
     for name, value in model.facts["numbers"].items():
-        print(f"{name}: {value:.4f}")
+        print(f"{name}: {in_words(value)}")
+    print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
     print(
-        f"wrote {best.folder} (best at step {model.facts['best step']}); open it with dense.load({str(best.folder)!r})"
+        f"wrote {best.folder}; open it with dense.load({str(best.folder)!r}), or dense predict {best.folder} PICTURES"
     )
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from dense.backbone.base import Backbone
 from dense.backbone.hybrid import STAGES, Hybrid
-from dense.backbone.names import ALIASES, default_layers, resolve
+from dense.backbone.names import ALIASES, default_layers, resolve, shipped
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.pyramid import Pyramid
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
@@ -33,7 +33,7 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
     of timm's model (img_size, depth, drop_path_rate, ...)."""
     timm_name, tag, family = resolve(name)
     if not timm.is_model(timm_name):
-        known = [*ALIASES, *timm.list_models()]
+        known = [*shipped(), *ALIASES, *timm.list_models()]
         raise ValueError(f"unknown backbone {name!r}.{did_you_mean(name, known)}")
     settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in SETTABLE}
     arguments = {k: v for k, v in overrides.items() if k not in SETTABLE}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dense._version import __version__
 from dense.backbone.checkpoint import read_checkpoint
+from dense.backbone.names import directory
 from dense.backbone.report import WeightsError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -90,6 +91,10 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
                     f"{source} is a file; from_pretrained opens a saved directory. For a weight file use load_backbone"
                 )
             if source.count("/") != 1 or source.startswith((".", "/", "~")):
+                if directory(source) is not None:
+                    raise FileNotFoundError(
+                        f"{source} is a backbone that comes with the package, not a directory; open it with load_backbone"
+                    )
                 raise FileNotFoundError(
                     f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name"
                 )
@@ -102,7 +107,10 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         """Open a local directory, built by `config` where its own is to be changed."""
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} has no {name}; a saved model is {CONFIG} + {WEIGHTS}")
+                inside = next(
+                    (f"; {f} has one" for f in (folder / "model", folder / "backbone") if (f / name).is_file()), ""
+                )
+                raise FileNotFoundError(f"{folder} has no {name}{inside}; a saved model is {CONFIG} + {WEIGHTS}")
         module = cls.from_config(read_json(folder / CONFIG) if config is None else config)
         module.load_tensors(read_checkpoint(folder / WEIGHTS))
         return module.eval()

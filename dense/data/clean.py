@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dense.data.files import file_identity
-from dense.data.folder import SPLITS, place
+from dense.data.folder import SPLITS, share
 from dense.data.images import ImageError, list_images, read_image
 from dense.data.labelled import DataError, Identity, Labelled, Progress
 from dense.data.names import Names
@@ -91,12 +91,9 @@ def open_clean(root: str | Path, split: str, layout: str, val_ratio: float = 0.1
     if split == "test":
         raise FileNotFoundError(f"{root} has no pictures of split test: expected a folder test/")
     base = root / INPUT if layout == "paired" else root
-    kept = [i for i, n in enumerate(whole.images) if (place(Path(n).relative_to(base)) < val_ratio) == (split == "val")]
-    if not kept:
-        raise DataError(
-            f"none of the {len(whole)} pictures in {root} fell to {split} with val_ratio={val_ratio}; change it, or make "
-            "folders train/ and val/"
-        )
+    if len(whole) < 2:
+        raise DataError(f"{root} holds one picture, which cannot be shared between train and val; add others")
+    kept = share([Path(name).relative_to(base) for name in whole.images], split == "val", val_ratio)
     targets = None if whole.targets is None else Names(whole.targets[i] for i in kept)
     return CleanSource(whole.title, Names(whole.images[i] for i in kept), targets, whole.problems)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,14 +155,18 @@ def _list(root: Path, split: str, split_by_folder: bool) -> Path | None:
 
 def _share(source: FileSource, images: Path, val: bool, ratio: float) -> FileSource:
     """The part of the samples that is validated on, or the rest."""
-    chosen = [i for i, name in enumerate(source.images) if (place(Path(name).relative_to(images)) < ratio) == val]
-    if not chosen:
-        raise DataError(
-            f"none of the {len(source)} samples in {images.parent} fell to {'val' if val else 'train'} with val_ratio="
-            f"{ratio}; change it, or write train.txt and val.txt"
-        )
+    if len(source) < 2:
+        raise DataError(f"{images.parent} holds one sample, which cannot be shared between train and val; add others")
+    chosen = share([Path(name).relative_to(images) for name in source.images], val, ratio)
     columns = [None if names is None else Names(names[i] for i in chosen) for names in (source.masks, source.depths)]
     return replace(source, images=Names(source.images[i] for i in chosen), masks=columns[0], depths=columns[1])
+
+
+def share(names: Sequence[Path], val: bool, ratio: float) -> list[int]:
+    """Which of two or more names are validated on, or the rest; at least one on either side, the nearest to it."""
+    places = [place(name) for name in names]
+    border = min(max(ratio, math.nextafter(min(places), 1)), max(places))
+    return [i for i, at in enumerate(places) if (at < border) == val]
 
 
 def place(name: Path) -> float:

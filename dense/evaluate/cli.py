@@ -31,7 +31,7 @@ from dense.evaluate.options import (
     source_of_weights,
 )
 from dense.evaluate.probe import K, SceneProbe
-from dense.evaluate.protocol import Protocol, write_results
+from dense.evaluate.protocol import Protocol, in_words, write_results
 from dense.examples import epilogue
 from dense.suggest import did_you_mean
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{outcome.protocol.name} of {outcome.backbone.spec.name}, {weights}\n{outcome.protocol}")
     for name, value in outcome.numbers.items():
         if not isinstance(value, dict):
-            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+            print(f"{name}: {in_words(value)}")
     if outcome.skipped:
         some = "\n  ".join(sorted(outcome.skipped)[:10])
         print(f"skipped, because they could not be read: {len(outcome.skipped)} of the pictures\n  {some}")
@@ -93,6 +93,8 @@ def main(argv: Sequence[str]) -> int:
             skipped=outcome.skipped,
         )
         print(f"wrote {target}")
+    else:
+        print("nothing was saved; --output FOLDER keeps it")
     return 0
 
 

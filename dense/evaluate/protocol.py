@@ -54,6 +54,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def in_words(value: Any) -> str:
+    """A number for the screen: four digits, counts as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else str(int(value)) if value.is_integer() and value > 1 else f"{value:.4f}"
+
+
 def as_json(content: Any) -> str:
     """Text of plain data. What is not finite, such as the IoU of a class that does not occur, is null: JSON has no NaN."""
 

@@ -21,6 +21,8 @@ from dense.training.precision import resolve_precision
 class TrainingParser(LightningArgumentParser):
     """jsonargparse with suggestions for wrong options and config keys, and examples; exits with status 2, no traceback."""
 
+    verb: ClassVar[str]  # what was called; parsers inside this one are named after the file that Python runs
+
     def format_help(self, formatter: Any = None) -> str:
         """With examples."""
         return super().format_help(formatter) + epilogue(self.prog)
@@ -34,7 +36,11 @@ class TrainingParser(LightningArgumentParser):
             else text
         )
         text = with_suggestion(text, self.known_keys())
-        self.exit(2, f"{self.prog}: error: {text}\nSee {self.prog} --help, or --print_config for every key.\n")
+        if "required" in text and "model" in text.split():
+            text += "; choose a recipe, --config NAME"
+        self.exit(
+            2, f"{self.verb}: error: {text.rstrip('.')} (see {self.verb} --help, or --print_config for every key)\n"
+        )
 
     def known_keys(self) -> list[str]:
         """Dotted names of all options, and their last parts."""
@@ -55,6 +61,7 @@ class TrainingCLI(LightningCLI):
     output: ClassVar[str]
 
     def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
+        TrainingParser.verb = prog
         super().__init__(
             model,
             data,

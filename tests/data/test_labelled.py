@@ -241,10 +241,13 @@ def test_splits_by_name(tmp_path: Path) -> None:
 
 
 def test_a_share_of_too_few(tmp_path: Path) -> None:
-    """Said, not trained on."""
+    """One is not shared, and of a few there is one at least on either side."""
     folder(tmp_path, ["a"])
-    with pytest.raises(DataError, match=r"none of the 1 samples .*val\.txt"):
+    with pytest.raises(DataError, match=r"holds one sample, which cannot be shared"):
         open_labelled(tmp_path, "val", val_ratio=0.01)
+    folder(tmp_path, ["b", "c", "d"])
+    for ratio, counts in ((1e-9, (3, 1)), (1 - 1e-9, (1, 3))):
+        assert tuple(len(open_labelled(tmp_path, s, val_ratio=ratio)) for s in ("train", "val")) == counts
 
 
 def test_partial_answers(tmp_path: Path) -> None:

@@ -57,10 +57,10 @@ def main(argv: Sequence[str]) -> int:
         "--size", type=int, default=320, help="of --images: shorter side that the backbone sees; 0: as it is"
     )
     parser.add_argument("--device", type=device, default="cpu", help="of --images: cpu, cuda, mps, ...")
-    parser.add_argument("--steps", type=int, default=80, help="of every head; 0 trains none")
+    parser.add_argument("--steps", type=int, default=60, help="of every head; 0 trains none")
     parser.add_argument("--restoration-steps", type=int, default=60, help="of restoration; 0: none")
     parser.add_argument("--pretraining-steps", type=int, default=None, help="the recipe's if left out; 0: none")
-    parser.add_argument("--scenes", type=int, nargs=2, default=(200, 50), help="to train heads on, and to validate on")
+    parser.add_argument("--scenes", type=int, nargs=2, default=(200, 40), help="to train heads on, and to validate on")
     parser.add_argument("--measured", type=int, default=40, help="scenes on which discovery is measured")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, of heads and of fresh weights")
     options = parser.parse_args(argv)

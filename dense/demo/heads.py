@@ -71,7 +71,7 @@ def train(part: Part, plan: Plan, task: str, kind: str, source: str) -> Path:
         "train", "--config", HEADS[task], "--output", str(folder), "--model.backbone.name", source,
         "--model.steps", str(plan.steps), "--model.seed", str(plan.seed), "--val_every", str(every),
         f"--data.scenes=[{plan.scenes[0]},{plan.scenes[1]}]", "--data.augment.flip", "0",
-        "--data.batch_size", "8", "--data.cache", str(plan.folder / "cache"),
+        "--model.head.width", "32", "--data.cache", str(plan.folder / "cache"),
     ])  # fmt: skip
     return folder
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dense.backbone import Backbone
-from dense.data.scenes import CLASSES, Scene, Scenes
+from dense.data.scenes import CLASSES, Scenes
 from dense.demo.charts import chart
 from dense.demo.looking import framed
 from dense.demo.report import Command, Gallery, Part, Table
@@ -84,27 +85,32 @@ def predictions(plan: Plan, runs: Mapping[tuple[str, str], Path]) -> list[Galler
     for scene in (scenes[i] for i in range(plan.shown)):
         near, far = np.quantile(scene.depth[np.isfinite(scene.depth)], (0.01, 0.99))
         bounds = (float(near), float(far))
-        depth: dict[str, Picture] = {"scene": scene.image, "true depth": depth_of(scene, bounds)}
+        depth: dict[str, Picture] = {"scene": scene.image, "true depth": coloured(scene.depth, bounds)}
         label: dict[str, Picture] = {"scene": scene.image, "true classes": label_picture(scene.semantic, len(CLASSES))}
         for (task, kind), predictor in predictors.items():
             found, labelled = parts(predictor(scene.image))
             words = f"{kind}, joint" if task == "joint" else kind
             if found is not None:
-                depth[words] = depth_picture(found.values, bounds)
+                depth[words] = coloured(found.values, bounds)
             if labelled is not None:
                 label[words] = labelled.picture()
         depths.append({name: framed(picture) for name, picture in depth.items()})
         classes.append({name: framed(picture) for name, picture in label.items()})
     how = f"DPT heads after {plan.steps} steps on {plan.scenes[0]} labelled scenes, on scenes that nothing was trained on."
     return [
-        Gallery("Depth", f"{how} Near is bright. Joint heads answer both questions with one decoder.", depths),
+        Gallery(
+            "Depth",
+            f"{how} Near is bright, by the logarithm. Joint heads answer both questions with one decoder.",
+            depths,
+        ),
         Gallery("Classes", f"{how} Each colour is one of {len(CLASSES)} classes, the same everywhere.", classes),
     ]
 
 
-def depth_of(scene: Scene, bounds: tuple[float, float]) -> Picture:
-    """The true depth, the sky far away."""
-    return depth_picture(np.where(np.isfinite(scene.depth), scene.depth, bounds[1]), bounds)
+def coloured(depth: NDArray[np.float32], bounds: tuple[float, float]) -> Picture:
+    """Depth by its logarithm, for most of a scene is near; the sky far away."""
+    near, far = bounds
+    return depth_picture(np.log(np.clip(depth, near, far)), (np.log(near), np.log(far)))
 
 
 def curves(runs: Mapping[tuple[str, str], Path]) -> list[str]:

@@ -41,7 +41,7 @@ def main() -> int:
         if status:
             failed.append(name)
         sections.append((name, claims, seconds, status))
-        options.output.write_text(page(facts, sections))  # what is measured stays, whatever comes next
+        options.output.write_text(page(facts, sections, len(known)))  # what is measured stays, whatever comes next
     rows = [row(claim) for _, claims, _, _ in sections for claim in claims]
     print(f"\n{table(rows)}\n")
     print(f"wrote {options.output}")
@@ -79,9 +79,11 @@ def table(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def page(facts: dict[str, Any], sections: list[tuple[str, list[Claim], float, int]]) -> str:
+def page(facts: dict[str, Any], sections: list[tuple[str, list[Claim], float, int]], known: int) -> str:
     """The table as Markdown, with the machine it was measured on."""
-    lines = ["# Benchmarks", "", "Made by `make bench`. Medians of paired runs that alternate in one run.", ""]
+    names = [name for name, *_ in sections]
+    made = "make bench" if len(names) == known else f"python benchmarks/_all.py {' '.join(names)}"
+    lines = ["# Benchmarks", "", f"Made by `{made}`. Medians of paired runs that alternate in one run.", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += ["", f"| benchmark | {' | '.join(HEADER)} |", "|---" * (len(HEADER) + 1) + "|"]
     for name, claims, _, status in sections:

@@ -1,0 +1,70 @@
+"""What README says of the backbone that comes with the package, measured again beside random weights: probes of its patches, objects
+found and objects followed on held-out scenes. DPT heads on it are in scene_heads.
+
+    python benchmarks/shipped.py --seeds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _claims import record
+
+BACKBONE = ["--backbone", "scenes_tiny", "--baselines"]
+
+
+def numbers(*words: str) -> dict[str, float]:
+    """Of one verb of `dense evaluate`."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-m", "dense", "evaluate", *words, *BACKBONE, "--output", folder],
+            check=True,
+            stdout=sys.stderr,
+        )
+        found = json.loads((Path(folder) / "results.json").read_text())["numbers"]
+    inner = {f"{name} {k}": v for name, row in found.items() if isinstance(row, dict) for k, v in row.items()}
+    return {name: value for name, value in found.items() if not isinstance(value, dict)} | inner
+
+
+def compare(title: str, key: str, random: str, found: list[dict[str, float]], lower: bool = False) -> None:
+    """Means over seeds of the backbone and of random weights."""
+    ours, theirs = (statistics.mean(each[name] for each in found) for name in (key, random))
+    better, worse = (theirs, ours) if lower else (ours, theirs)
+    ratio = better / worse if worse else float("inf")  # of very few scenes none may be right
+    print(f"{title}: {ours:.3f}, random weights {theirs:.3f}", flush=True)
+    record(
+        f"scenes_tiny: {title}", peer="random weights", ours=f"{ours:.3f}", theirs=f"{theirs:.3f}", ratio=ratio, least=1
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="of probes and clips; discovery has one")
+    parser.add_argument("--train", type=int, default=600, help="scenes that probes learn from")
+    parser.add_argument("--val", type=int, default=400, help="scenes that judge")
+    parser.add_argument("--found", type=int, default=200, help="scenes in which objects are sought")
+    parser.add_argument("--clips", type=int, default=20, help="in which objects are followed")
+    options = parser.parse_args()
+    seeds = [str(seed) for seed in range(options.seeds)]
+    sizes = ["--train-scenes", str(options.train), "--val-scenes", str(options.val)]
+    probed = [numbers("probe", *sizes, "--seed", seed) for seed in seeds]
+    compare("linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
+    compare("ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
+    compare("k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
+    sought = numbers(
+        "discovery", "--data", "scenes", "--scenes", str(options.found), "--method", "attention", "maskcut"
+    )
+    compare("attention, CorLoc", "attention corloc", "random attention corloc", [sought])
+    compare("MaskCut, Jaccard", "maskcut jaccard", "random maskcut jaccard", [sought])
+    followed = [numbers("video", "--data", "scenes", "--clips", str(options.clips), "--seed", seed) for seed in seeds]
+    compare("objects followed, J&F", "j_and_f", "random weights j_and_f", followed)
+
+
+if __name__ == "__main__":
+    main()

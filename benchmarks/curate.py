@@ -144,9 +144,10 @@ def retrieval(count: int, folder: Path) -> None:
         scenes = Scenes("val", count, 128, **options)  # type: ignore[arg-type]
         for i in range(count):
             world = sample(scenes.seed, scenes.index(i), camera_height=scenes.camera_height, objects=scenes.objects)
-            images.append(scenes[i].image)
+            scene = scenes[i]
+            images.append(scene.image)
             kinds.append(number)
-            classes.append(dominant_class(scenes[i]))
+            classes.append(dominant_class(scene))
             grounds.append(FLOORS.index(world.ground.pattern))
             hills.append(int(world.sky.hills > 0))
     found = embedded("kinds", iter(images), folder)

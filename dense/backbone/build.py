@@ -120,8 +120,9 @@ def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str
             layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, channels=channels, strides=strides,
             arguments=arguments,
         )  # fmt: skip
-    hybrid = isinstance(model.patch_embed, HybridEmbed)
-    patch: Any = model.patch_embed.feat_ratio(as_scalar=False) if hybrid else model.patch_embed.patch_size
+    embed = model.patch_embed
+    patch: Any = embed.feat_ratio(as_scalar=False) if isinstance(embed, HybridEmbed) else embed.patch_size
+    hybrid = isinstance(embed, HybridEmbed) and hasattr(embed.backbone, "stages")  # not a convolutional stem alone
     if patch[0] != patch[1]:
         raise ValueError(f"{timm_name} has patches of {patch[0]}x{patch[1]}; only square patches are supported")
     depth = len(model.blocks)

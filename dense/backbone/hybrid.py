@@ -1,4 +1,5 @@
-"""Adapter over timm's ViTs whose patches are the cells of a convolutional network (DPT-Hybrid)."""
+"""Adapter over timm's ViTs whose patches are the cells of a ResNet (DPT-Hybrid). One whose convolutions are a stem alone,
+without stages a head could see, is a `ViT`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ class Hybrid(ViT):
     """A ViT on a ResNet. As in DPT, layers 0 and 1 are the first two stages, raw and without tokens; the rest are blocks."""
 
     def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
-        stages = self._stages(images)
+        stages = self._stages(self._hidden(images, masks))
         maps = tuple(stages[layer] for layer in layers if layer < STAGES)
         prefix = tuple(m.new_zeros(m.shape[0], 0, m.shape[1]) for m in maps)
         blocks = tuple(layer for layer in layers if layer >= STAGES)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
+from timm.layers import HybridEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -43,10 +44,17 @@ class ViT(Backbone):
 
     def embed(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Pictures whose size fits -> tokens (B, P + h*w, C), rotary positions, (h, w)."""
-        return self._tokens(self._patches(images), self._grid(images), masks)
+        return self._tokens(self._patches(self._hidden(images, masks)), self._grid(images), masks)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         return (images.shape[-2] // self.spec.patch, images.shape[-1] // self.spec.patch)
+
+    def _hidden(self, images: Tensor, masks: Tensor | None) -> Tensor:
+        """Pictures in which masked patches are grey, where a convolution would show their pixels to their neighbours."""
+        if masks is None or not isinstance(self.model.patch_embed, HybridEmbed):
+            return images
+        cells = masks.reshape(-1, 1, *self._grid(images)).bool()
+        return images.masked_fill(cells.repeat_interleave(self.spec.patch, 2).repeat_interleave(self.spec.patch, 3), 0)
 
     def _patches(self, images: Tensor) -> Tensor:
         """The projected patches, (B, h*w, C)."""

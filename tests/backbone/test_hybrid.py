@@ -55,3 +55,41 @@ def test_use(backbone: Backbone, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="2 blocks"):
         load_backbone("vit_base_r50_s16_384", **(TINY | {"depth": 2}))
+
+
+STEM = {"patch_size": 2, "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 4}
+
+
+@torch.no_grad()
+def test_convolutional_stem(tmp_path: Path) -> None:
+    """A ViT behind convolutions without stages: equal to timm's forward, of every size, and saved as every ViT."""
+    torch.manual_seed(0)
+    backbone = load_backbone("vit_tiny_r_s16_p8_224", **STEM)
+    randomise(backbone)
+    assert (backbone.spec.kind, backbone.spec.patch, backbone.spec.channels) == ("vit", 8, ())
+    images = torch.randn(2, 3, 32, 32)
+    theirs = backbone.model.forward_features(images)
+    torch.testing.assert_close(backbone(images, layers="last", norm=True).maps[0].flatten(2).mT, theirs[:, 1:])
+    assert backbone(torch.randn(1, 3, 50, 70), layers="last").maps[0].shape == (1, 32, 7, 9)
+    backbone.save_pretrained(tmp_path)
+    torch.testing.assert_close(
+        load_backbone(tmp_path)(images, layers=(0, 1)).maps, backbone(images, layers=(0, 1)).maps
+    )
+
+
+@pytest.mark.parametrize("name, options", [("vit_tiny_r_s16_p8_224", STEM), ("vit_base_r50_s16_384", TINY)])
+@torch.no_grad()
+def test_masked_pixels_are_not_seen(name: str, options: dict[str, int]) -> None:
+    """Convolutions reach beyond a patch; what a mask hides is hidden from its neighbours as well."""
+    backbone = load_backbone(name, **options)
+    randomise(backbone)
+    side, patch = options["img_size"], backbone.spec.patch
+    images = torch.randn(1, 3, side, side)
+    masks = torch.zeros(1, side // patch, side // patch, dtype=torch.bool)
+    masks[0, 1, 1:3] = True
+    others = images.clone()
+    others[..., patch : 2 * patch, patch : 3 * patch] = torch.randn(1, 3, patch, 2 * patch)
+    last = backbone.spec.depth - 1
+    shown = [backbone(i, layers=(last,), masks=masks).maps[0] for i in (images, others)]
+    assert torch.equal(*shown)
+    assert not torch.equal(shown[0], backbone(images, layers=(last,)).maps[0])

@@ -13,6 +13,8 @@ from torch import Tensor
 
 Picture = NDArray[np.uint8]  # H, W, 3
 
+HEADING = 22  # pixels above a sheet for the words over its columns
+
 
 def heat(
     values: Tensor | NDArray[np.floating], colours: str = "inferno", bounds: tuple[float, float] | None = None
@@ -67,14 +69,25 @@ def objects_picture(
     return picture
 
 
-def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4) -> Picture:
-    """Pictures of equal size in a grid on white."""
+def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4, headings: Sequence[str] = ()) -> Picture:
+    """Pictures of equal size in a grid on white, with a word above each column where there are headings."""
     height, width = rows[0][0].shape[:2]
-    columns = max(len(row) for row in rows)
-    canvas = np.full((len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    columns, above = max(len(row) for row in rows), HEADING if headings else 0
+    canvas = np.full((above + len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for j, words in enumerate(headings):
+        cv2.putText(
+            canvas,
+            words,
+            (gap + j * (width + gap), HEADING - 6),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.5,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
-            top, left = gap + i * (height + gap), gap + j * (width + gap)
+            top, left = above + gap + i * (height + gap), gap + j * (width + gap)
             canvas[top : top + height, left : left + width] = picture
     return canvas
 

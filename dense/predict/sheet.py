@@ -19,34 +19,35 @@ SIDE = 224  # pixels of a cell
 def predictions_sheet(
     model: DenseModel, samples: Sequence[Sample], classes: tuple[str, ...] | None, kind: DepthKind | None = None
 ) -> Picture:
-    """A row a sample: the picture, then for each output the prediction and the truth, in the same colours. kind: of the
-    true depth."""
+    """A row a sample: the picture, then for each output the prediction and the truth, in the same colours, each column
+    under its name. kind: of the true depth."""
     predictor = Predictor(model)
-    rows = []
+    rows, headings = [], list[str]()
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
         answer = predictor(image)
         depth, segmentation = parts(answer)
-        row: list[Picture] = [image]
+        row: dict[str, Picture] = {"picture": image}
         if isinstance(answer, Restoration):
-            row.append(answer.values)
+            row["restored"] = answer.values
             if sample.clean is not None:
-                row.append(sample.clean.permute(1, 2, 0).numpy())
+                row["undamaged"] = sample.clean.permute(1, 2, 0).numpy()
         if segmentation is not None:
-            row.append(segmentation.picture())
+            row["classes, answer"] = segmentation.picture()
             if sample.labels is not None:
-                row.append(label_picture(sample.labels.numpy(), len(classes or ())))
+                row["classes, truth"] = label_picture(sample.labels.numpy(), len(classes or ()))
         if depth is not None:
             metric = depth.kind == "metric" and sample.depth is not None
             truth = None if sample.depth is None else sample.depth[0].numpy()
             known = truth[np.isfinite(truth)] if truth is not None else np.zeros(0)
             bounds = tuple(np.quantile(known, (0.01, 0.99))) if metric and known.size else None
-            row.append(depth_picture(depth.values, bounds) if bounds else depth.picture())
+            row["depth, answer"] = depth_picture(depth.values, bounds) if bounds else depth.picture()
             if truth is not None:
-                row.append(depth_picture(truth, bounds, inverse=kind == "inverse_relative"))
+                row["depth, truth"] = depth_picture(truth, bounds, inverse=kind == "inverse_relative")
+        headings = max(headings, list(row), key=len)
         height, width = image.shape[:2]
         factor = SIDE / max(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        cells = [enlarge(cell, size) for cell in row]
+        cells = [enlarge(cell, size) for cell in row.values()]
         rows.append([np.pad(c, ((0, SIDE - size[0]), (0, SIDE - size[1]), (0, 0)), constant_values=255) for c in cells])
-    return sheet(rows)
+    return sheet(rows, headings=headings)

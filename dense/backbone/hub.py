@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -98,8 +102,9 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
                 raise FileNotFoundError(
                     f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name"
                 )
-            folder = Path(hf_hub_download(source, CONFIG, **options)).parent
-            hf_hub_download(source, WEIGHTS, **options)
+            with fetching(source):
+                folder = Path(hf_hub_download(source, CONFIG, **options)).parent
+                hf_hub_download(source, WEIGHTS, **options)
         return cls.open(folder)
 
     @classmethod
@@ -114,6 +119,23 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         module = cls.from_config(read_json(folder / CONFIG) if config is None else config)
         module.load_tensors(read_checkpoint(folder / WEIGHTS))
         return module.eval()
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Whatever is downloaded inside: the hub's retries are not shown, and without a network there is one clear error."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise WeightsError(
+            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or give a file "
+            "or directory instead"
+        ) from None
+    finally:
+        log.setLevel(level)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dense.backbone import official
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
-from dense.backbone.hub import CONFIG, read_json
+from dense.backbone.hub import CONFIG, fetching, read_json
 from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
 from dense.backbone.names import ALIASES, directory
 from dense.backbone.positions import PERIODS, periods_of
@@ -139,7 +139,8 @@ def _from_timm(name: str, spec: BackboneSpec) -> Backbone:
     timm_name = ALIASES.get(name, name)
     options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True}) | dict(spec.arguments)
     try:
-        published = timm.create_model(timm_name, pretrained=True, **options)
+        with fetching(timm_name):
+            published = timm.create_model(timm_name, pretrained=True, **options)
     except RuntimeError as error:
         if "pretrained weights" in str(error).lower() or "no pretrained" in str(error).lower():
             raise WeightsError(f"timm publishes no weights for {timm_name}; {_siblings(timm_name)}") from None

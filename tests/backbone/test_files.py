@@ -271,3 +271,13 @@ def test_absurd_options(wrong: dict[str, Any]) -> None:
     """One ValueError each."""
     with pytest.raises(ValueError, match=r".+"):
         load_backbone("dino_vits16", **(SMALL | wrong))
+
+
+@pytest.mark.parametrize("options", [{"weights": "timm"}, {}])
+def test_no_network(options: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a network there is one line that says what to do, and none about retries."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = "dino_vits16" if options else "somebody/something"
+    with pytest.raises(WeightsError, match=r"hub cannot be reached; check the network, or give a file or directory"):
+        load_backbone(name, **options) if options else Backbone.from_pretrained(name)
+    assert not caplog.records

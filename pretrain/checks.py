@@ -74,6 +74,15 @@ def check_views(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, tog
         )
 
 
+def check_batch(recipe: Recipe, total: int) -> None:
+    """What depends on how many pictures a step has."""
+    ibot, crops = recipe.ibot, VIEWS * total
+    if ibot.weight and ibot.masking == "blocks" and int(crops * ibot.mask_probability) < 1:
+        raise ValueError(
+            f"ibot.mask_probability={ibot.mask_probability} masks none of the {crops} global crops of a step; raise it or the batch"
+        )
+
+
 def check_distilled(recipe: Recipe, network: MultiCropNetwork, distilled: MultiCropNetwork) -> None:
     """Whether a frozen teacher makes targets for this student."""
     ours, theirs = network.backbone.spec, distilled.backbone.spec

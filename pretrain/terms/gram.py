@@ -33,8 +33,12 @@ class Gram(Term):
     def plan(self, steps: int) -> None:
         """The weight moves from `start` to the end."""
         o = self.options
+        if o.start >= steps:
+            raise ValueError(
+                f"gram.start={o.start} is never reached by a run of {steps} steps; lower it, or set gram.weight to 0"
+            )
         final = o.weight if o.final_weight is None else o.final_weight
-        self._weight = Cosine(o.weight, final, max(steps - o.start, 1), min(o.warmup_steps, max(steps - o.start, 1)))
+        self._weight = Cosine(o.weight, final, steps - o.start, min(o.warmup_steps, steps - o.start))
 
     def weight(self, step: int) -> float:
         """0 before `start`."""

@@ -24,6 +24,10 @@ def check_recipe(recipe: Recipe) -> None:
     for name, factor in (("layer_decay", recipe.optim.layer_decay), ("patch_embed_lr", recipe.optim.patch_embed_lr)):
         if not 0 < factor <= 1:
             raise ValueError(f"optim.{name}={factor}: expected more than 0, at most 1")
+    if not 0 <= recipe.backbone.drop_path < 1:
+        raise ValueError(
+            f"backbone.drop_path={recipe.backbone.drop_path}: expected 0 or more, below 1 (published: 0.1 to 0.4)"
+        )
     if recipe.steps_per_epoch is not None and recipe.steps_per_epoch < 1:
         raise ValueError(f"steps_per_epoch={recipe.steps_per_epoch}: expected at least 1")
     gram = recipe.gram

@@ -253,6 +253,8 @@ def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: 
         ({"data.views.init_args": {"global_size": 32, "local_size": 16, "gram_size": 16}}, "gram_size=16"),
         ({"model.head.last_layer": "cosine"}, "last_layer"),
         ({"model.backbone.drop_path_rule": "cubic"}, "drop_path_rule"),
+        ({"model.backbone.drop_path": 1.0}, "backbone.drop_path=1.0"),
+        ({"model.backbone.drop_path": -0.1}, "backbone.drop_path=-0.1"),
         ({"model.steps_per_epoch": 0}, "steps_per_epoch=0"),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from dense.backbone import Backbone
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.fit import begin, fit, stopped
 from pretrain.data import PretrainData
+from pretrain.health import TrainingFailed
 from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
 from pretrain.product import plot_run, save_product
@@ -69,8 +70,14 @@ def run(
     """Fit, from the last checkpoint of `folder` if it has one; leaves logs, curves and the backbone there."""
     checkpoints = begin(trainer, folder, checkpoint, describe(model, data, trainer), config)
     start = time.monotonic()
-    fit(trainer, model, data, checkpoints)
+    try:
+        fit(trainer, model, data, checkpoints)
+    except TrainingFailed:
+        if trainer.is_global_zero:
+            plot_run(folder)
+        raise
     backbone = unsharded(model.backbone)
+    data.bad.gather()
     if not trainer.is_global_zero:
         return stopped(trainer, checkpoints)
     plot_run(folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from dense.data.loader import endless_loader
 from dense.data.pictures import open_pictures
+from dense.training.continuing import refuse_another
 from pretrain.mixed import StepSampler
 from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
 from pretrain.views import MultiCrop
@@ -60,6 +62,26 @@ class PretrainData(pl.LightningDataModule):
             collate=collate,
             sampler_class=StepSampler,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the settings that a batch is a function of, and the pictures that could not be read."""
+        self.bad.gather()
+        return {"settings": self._settings(), "bad": sorted(self.bad.indices)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Other settings are refused, naming what differs."""
+        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
+        self.bad.add(state_dict["bad"])
+
+    def _settings(self) -> dict[str, Any]:
+        trainer: Any = self.trainer
+        processes, micro_batches = trainer.world_size, trainer.accumulate_grad_batches
+        views = getattr(self.views, "choices", [self.views])
+        return {
+            "seed": self.seed,
+            "pictures a step, over all processes": self.batch_size * processes * micro_batches,
+            "sizes of crops": [list(crops.sizes) for crops in views],
+        }
 
     def describe(self) -> dict[str, object]:
         """Facts for the model card."""

@@ -129,6 +129,10 @@ class Diagnosis:
         return f"{self.message} {self.advice}"
 
 
+class TrainingFailed(ValueError):
+    """A failure that ends a run; its last checkpoint is of before."""
+
+
 @dataclass(frozen=True)
 class _Symptom:
     kind: str
@@ -163,7 +167,7 @@ _COLLAPSES = (
         message="Feature collapse: the backbone gives nearly the same feature for every picture "
         "(spread {feature_std:.3g}, healthy is near 1).",
         advice="Lower the learning rate or lengthen its warm-up, check that the pictures differ and reach the network "
-        "normalised, and resume from a checkpoint of before.",
+        "normalised, and start again, perhaps from the weights of a checkpoint of before (--model.backbone.init_from).",
     ),
     _Symptom(
         kind="patch_collapse_to_point",
@@ -225,7 +229,7 @@ class HealthMonitor:
         self.history.append({"step": float(step)} | seen)
         broken = [name for name, value in seen.items() if not math.isfinite(value)]
         if self._lasts("not_finite", bool(broken), patience=1):
-            return _not_finite(step, broken)
+            return not_finite(step, broken)
         found = None
         for symptom in _COLLAPSES:
             most = self.most_of_patches if symptom.of_patches else self.most
@@ -241,12 +245,14 @@ class HealthMonitor:
         return self._streaks[kind] == patience
 
 
-def _not_finite(step: int, names: list[str]) -> Diagnosis:
+def not_finite(step: int, names: list[str]) -> Diagnosis:
+    """Of what is NaN or infinite, by name."""
     return Diagnosis(
         "not_finite",
         f"Step {step}: NaN or infinity in {', '.join(names)}.",
-        "Resume from the last checkpoint with a lower learning rate or stronger clipping (0.3 to 1). If it happens in "
-        "fp16, use bf16 or fp32, above all with patches of 8 pixels.",
+        "Start again in another --output with a lower learning rate or stronger clipping (0.3 to 1), perhaps from the weights "
+        "of the last checkpoint (--model.backbone.init_from RUN/checkpoints/last.ckpt). If it happens in fp16, use bf16 or "
+        "fp32, above all with patches of 8 pixels.",
     )
 
 

@@ -16,7 +16,7 @@ from dense.training.continuing import continue_metrics, refuse_another, seed_mic
 from pretrain.build import build_distilled, build_network, build_terms
 from pretrain.checks import check_batch, check_distilled, check_network, check_recipe, check_views
 from pretrain.fsdp import FSDP2
-from pretrain.health import Diagnosis, HealthMonitor
+from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.losses import token_weights
 from pretrain.masking import VIEWS, BlockMasks
 from pretrain.network import MultiCropNetwork
@@ -36,6 +36,7 @@ from pretrain.recipe import (
     TeacherOptions,
 )
 from pretrain.schedules import Cosine, linear_lr, sqrt_lr
+from pretrain.sharding import local
 from pretrain.stages import check_start, load_start, open_run
 from pretrain.teacher import Teacher
 from pretrain.terms import Masked, Seen, Term
@@ -275,11 +276,14 @@ class DINO(pl.LightningModule):
         seen = {f"health/{k}" if k != "loss" else "loss": v for k, v in self.monitor.history[-1].items() if k != "step"}
         for logger in self.trainer.loggers:
             logger.log_metrics(seen | schedule, step=step)
+        ends = False
         if diagnosis is not None:
             self.diagnoses.append(diagnosis)
-            warnings.warn(str(diagnosis), stacklevel=2)
-            if self.recipe.health.on_failure == "stop" or diagnosis.kind == "not_finite":
-                self.trainer.should_stop = True
+            ends = self.recipe.health.on_failure == "stop" or diagnosis.kind == "not_finite"
+            if not ends:
+                warnings.warn(str(diagnosis), stacklevel=2)
+        if self.trainer.strategy.reduce_boolean_decision(ends, all=False):  # each process sees pictures of its own
+            raise TrainingFailed(str(diagnosis) if ends else "another process has named a failure and ended the run")
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Hold still what must stand still, then clip as the recipe says."""
@@ -312,12 +316,22 @@ class DINO(pl.LightningModule):
         """Groups with and without weight decay, for each factor of the learning rate."""
         optim = self.recipe.optim
         groups = parameter_groups(self.student, optim.weight_decay, optim.layer_decay, optim.patch_embed_lr)
-        return build_optimizer(optim.name, groups, **optim.arguments)
+        arguments = optim.arguments
+        if optim.name == "adamw" and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            arguments = {"fused": False} | arguments  # fused, it would undo fp16's loss scaling only after clipping
+        return build_optimizer(optim.name, groups, **arguments)
 
     # ---- saved
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The recipe travels with the checkpoint; a frozen teacher, which has a directory of its own, does not."""
+        """The recipe travels with the checkpoint; a frozen teacher, which has a directory of its own, does not.
+
+        Raises:
+            TrainingFailed: weights are NaN or infinite; the checkpoint of before is worth more.
+        """
+        broken = [name for name, value in checkpoint["state_dict"].items() if not local(value).isfinite().all()]
+        if broken:
+            raise TrainingFailed(str(not_finite(self.trainer.global_step, broken[:5])))
         checkpoint["recipe"] = self.recipe.to_dict()
         checkpoint["run_steps"] = self._plan.steps
         state = checkpoint["state_dict"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
 from dense.data.images import ImageError
@@ -97,6 +97,14 @@ class BadPictures:
     def add(self, indices: Iterable[int] | Tensor) -> None:
         """Note the `bad` of a batch."""
         self.indices.update(indices.tolist() if isinstance(indices, Tensor) else indices)
+
+    def gather(self) -> None:
+        """Add what the other processes noted; every process takes part."""
+        if distributed.is_available() and distributed.is_initialized():
+            found: list[list[int]] = [[]] * distributed.get_world_size()
+            distributed.all_gather_object(found, sorted(self.indices))
+            for indices in found:
+                self.add(indices)
 
     def __len__(self) -> int:
         return len(self.indices)

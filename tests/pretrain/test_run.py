@@ -9,13 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from PIL import Image
 
 import dense
+from pretrain import DINO, MultiCrop, PretrainData
+from pretrain.optim import clip_gradients_
+from pretrain.recipe import BackboneOptions, HeadOptions
 from tests.pretrain.runs import command, run, write_config
 from tests.runs import assert_same, environment, weights
 
@@ -140,6 +146,67 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert not list((output / "checkpoints").glob(".*partial"))
 
 
+@pytest.mark.parametrize("every", [1, 100])
+def test_nan_ends_the_run_and_spares_the_checkpoint(tmp_path: Path, every: int) -> None:
+    """Status 1, one line, no backbone, and the last checkpoint is of before: whether health is measured first or a
+    checkpoint is due first."""
+    changes = {
+        "model.optim.lr": 1e30,
+        "model.optim.warmup_epochs": 0,
+        "model.optim.clip": 0.0,
+        "model.health.every": every,
+    }
+    output = tmp_path / "run"
+    done = run(write_config(tmp_path, **changes, **{"checkpoint.every_steps": 1}), output)
+    assert done.returncode == 1, done.stdout
+    assert "NaN or infinity in" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (output / "backbone").exists()
+    assert all(value.isfinite().all() for value in weights(output).values())
+
+
+def test_a_collapse_may_end_the_run(tmp_path: Path) -> None:
+    """With on_failure: stop, the status is 1, the failure is named, its curves are drawn and no backbone is left."""
+    changes = {"model.teacher.temperature": 100.0, "model.health.warmup_steps": 0, "model.health.patience": 2}
+    done = run(write_config(tmp_path, **changes, **{"model.health.on_failure": "stop"}), tmp_path / "run")
+    assert done.returncode == 1, done.stdout
+    assert "Step 2: Collapse to uniform" in done.stderr
+    assert (tmp_path / "run/health.png").is_file()
+    assert not (tmp_path / "run/backbone").exists()
+
+
+def test_fp16_clips_gradients_without_their_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clipping sees gradients of the size they have in fp32, not those that fp16's loss scaling has made larger."""
+    norms: dict[str, float] = {}
+    for name in ("32-true", "16-mixed"):
+        half = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=8.0))]
+
+        def clip(*arguments: Any, name: str = name) -> torch.Tensor:
+            total = clip_gradients_(*arguments)
+            norms[name] = float(total)
+            return total
+
+        monkeypatch.setattr("pretrain.module.clip_gradients_", clip)
+        tiny = {"patch_size": 8, "img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}
+        model = DINO(BackboneOptions("vit_tiny_patch16_224", tiny, drop_path=0.0), HeadOptions(16, 16, 8), steps=1)
+        data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)
+        trainer = pl.Trainer(
+            accelerator="cpu", plugins=half if name == "16-mixed" else None, logger=False, max_steps=1,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(model, datamodule=data)
+    assert norms["16-mixed"] == pytest.approx(norms["32-true"], rel=0.2)
+
+
+def test_other_batches_are_refused(finished: Path, tmp_path: Path) -> None:
+    """The folder of a run does not continue with batches of another size, another order or other crops."""
+    for changes in ({"data.batch_size": 2}, {"data.seed": 1}, {"data.views.init_args.local_crops": 3}):
+        done = run(write_config(tmp_path, **changes), finished)
+        assert done.returncode == 1, changes
+        assert "now, " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_pictures_of_every_kind(tmp_path: Path) -> None:
     """A folder with damaged and odd pictures trains to the end and lists what it could not read."""
     pictures = tmp_path / "pictures" / "class"
@@ -158,6 +225,10 @@ def test_pictures_of_every_kind(tmp_path: Path) -> None:
     assert "2 of 10 pictures could not be read" in done.stdout
     assert "empty.jpg" in done.stdout
     assert "truncated.jpg" in done.stdout
+    again = run(config, tmp_path / "run")
+    assert "2 of 10 pictures could not be read" in again.stdout, (
+        "what an earlier part of the run found is not forgotten"
+    )
 
 
 @pytest.mark.parametrize(

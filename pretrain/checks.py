@@ -8,6 +8,8 @@ from pretrain.recipe import Recipe
 from pretrain.stages import check_stage
 from pretrain.views import MultiCrop
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def check_recipe(recipe: Recipe) -> None:
     """What can be seen from the numbers alone."""
@@ -18,9 +20,12 @@ def check_recipe(recipe: Recipe) -> None:
         ("ibot.weight", recipe.ibot.weight),
         ("koleo.weight", recipe.koleo.weight),
         ("gram.weight", recipe.gram.weight),
+        ("gram.final_weight", recipe.gram.final_weight or 0),
     ):
         if weight < 0:
             raise ValueError(f"{name}={weight}: expected 0 or more")
+    if not any((recipe.dino.weight, recipe.ibot.weight, recipe.koleo.weight, recipe.gram.weight)):
+        raise ValueError("every term has a weight of 0, so there is nothing to learn; set dino.weight or another")
     for name, factor in (("layer_decay", recipe.optim.layer_decay), ("patch_embed_lr", recipe.optim.patch_embed_lr)):
         if not 0 < factor <= 1:
             raise ValueError(f"optim.{name}={factor}: expected more than 0, at most 1")
@@ -71,10 +76,24 @@ def check_views(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, tog
         raise ValueError("backbone.local_norm without local crops; set data.views.local_crops or leave it out")
     if views.gram_crops and not recipe.gram.weight:
         raise ValueError("data.views.gram_size without a Gram term; set gram.weight or leave gram_size out")
+    patch, gram_size = network.backbone.spec.patch, views.gram_size or views.sizes[0]
+    if gram_size != views.sizes[0] and (gram_size % patch or views.sizes[0] % patch):
+        raise ValueError(
+            f"data.views.gram_size={gram_size} and global_size={views.sizes[0]} with patches of {patch}: the borders added to "
+            "them shift one grid against the other; choose multiples of the patch"
+        )
     group = recipe.koleo.group
     if recipe.koleo.weight and group is not None and together % group:
         raise ValueError(
             f"koleo.group={group} does not divide the {together} pictures that are together; choose one that does, or null"
+        )
+
+
+def check_precision(precision: str) -> None:
+    """Whether weights stay in fp32, which moving averages need."""
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={precision}: pretraining keeps its weights in fp32; use {' or '.join(PRECISIONS)}"
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dense.backbone import Backbone
 from dense.training.continuing import continue_metrics, refuse_another, seed_micro_batch
 from pretrain.build import build_distilled, build_network, build_terms
-from pretrain.checks import check_batch, check_distilled, check_network, check_recipe, check_views
+from pretrain.checks import check_batch, check_distilled, check_network, check_precision, check_recipe, check_views
 from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.losses import token_weights
@@ -164,6 +164,7 @@ class DINO(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Plan the run when the data and the number of processes are known."""
+        check_precision(str(self.trainer.precision))
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         total = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
         self.schedules = self.plan(len(data.dataset), total)

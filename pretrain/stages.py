@@ -101,7 +101,12 @@ def gram_teacher(place: str) -> Backbone:
         raise FileNotFoundError(
             f"gram.teacher: {folder} holds no backbone; give a finished run's directory or one written by save_pretrained"
         )
-    return load_backbone(inside)
+    backbone = load_backbone(inside)
+    if backbone.spec.kind == "pyramid":
+        raise ValueError(
+            f"gram.teacher: {inside} holds {backbone.spec.name}, which is convolutional; give a ViT's directory"
+        )
+    return backbone
 
 
 def load_start(module: torch.nn.Module, run: Run) -> None:

@@ -107,7 +107,7 @@ class MultiCrop:
         self.sizes = (global_size,) * 2 + (local_size,) * local_crops
         # of equal boxes and flips, because each draws them first and from the same seed
         gram = [RandomResizedCrop(gram_size, global_scale, ratio), A.HorizontalFlip(p=flip)] if gram_size else []
-        self.gram_crops = 2 if gram_size else 0
+        self.gram_size, self.gram_crops = gram_size, 2 if gram_size else 0
         self._pipelines = [*pipelines, *[locals_] * local_crops, *[gram] * self.gram_crops]
         # One generator for all transforms, so that a view reseeds one thing: seeding theirs, two each, costs far more.
         self._random = random.Random()

@@ -229,6 +229,14 @@ def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: 
         assert message in done.stderr
 
 
+def test_a_convolutional_gram_teacher_is_refused(tmp_path: Path) -> None:
+    dense.load_backbone("resnet18").save_pretrained(tmp_path / "resnet")
+    gram = {"weight": 1.0, "teacher": str(tmp_path / "resnet")}
+    done = run(write_config(tmp_path, **{"model.gram": gram}), tmp_path / "run")
+    assert done.returncode == 1
+    assert "holds resnet18, which is convolutional" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -251,6 +259,11 @@ def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: 
         ({"model.backbone.local_norm": True, "data.views.init_args": {"global_size": 32, "local_crops": 0}}, "without local crops"),
         ({"data.views.init_args": {"global_size": 32, "local_size": 16, "gram_size": 64}}, "without a Gram term"),
         ({"data.views.init_args": {"global_size": 32, "local_size": 16, "gram_size": 16}}, "gram_size=16"),
+        ({"model.gram": {"weight": 1.0, "start": 1}, "data.views.init_args": {"global_size": 36, "local_size": 16, "gram_size": 72}},
+         "gram_size=72 and global_size=36 with patches of 8"),
+        ({"model.gram": {"weight": 1.0, "start": 1, "final_weight": -3.0}}, "gram.final_weight=-3.0"),
+        ({"model.dino": {"weight": 0.0}}, "nothing to learn"),
+        ({"trainer.precision": "bf16-true"}, "trainer.precision=bf16-true"),
         ({"model.head.last_layer": "cosine"}, "last_layer"),
         ({"model.backbone.drop_path_rule": "cubic"}, "drop_path_rule"),
         ({"model.backbone.drop_path": 1.0}, "backbone.drop_path=1.0"),

@@ -20,7 +20,7 @@ from dense.data.scenes import CLASSES
 from dense.evaluate import dense, discovery, restoration, video
 from dense.evaluate.features import READOUTS, blocks_of, default_readout, extract, final_norm, statistics
 from dense.evaluate.finetune import FineTuneRecipe, classification_accuracy, fine_tune
-from dense.evaluate.knn import NEIGHBOURS, TEMPERATURE, accuracy, knn_classify
+from dense.evaluate.knn import NEIGHBOURS, TEMPERATURE, accuracy, check_votes, knn_classify
 from dense.evaluate.linear import RECIPES, linear_evaluation
 from dense.evaluate.options import (
     add_common,
@@ -109,6 +109,7 @@ def knn(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once")
     options = parser.parse_args(argv)
+    check_votes(options.k, options.temperature)
     train, val, view = open_pair(options)
     backbone = open_backbone(options, frozen=True)
     kind = options.readout or default_readout(backbone.spec.class_token)
@@ -194,6 +195,8 @@ def finetune(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
     parser.add_argument("--readout", choices=READOUTS, default=None, help="class if there is a class token")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward")
     options = parser.parse_args(argv)
+    if not 0 <= options.drop_path < 1:
+        raise ValueError(f"--drop-path {options.drop_path}: expected 0 or more, below 1")
     recipe = FineTuneRecipe(
         options.epochs, options.batch_size, options.lr, options.min_lr, options.warmup_epochs, options.layer_decay,
         options.weight_decay, options.label_smoothing, options.readout, options.precision,

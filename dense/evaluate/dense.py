@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +16,7 @@ from dense.console import progress
 from dense.data.check import check_all
 from dense.data.labelled import LabelledSource, open_labelled
 from dense.data.transforms import EvalTransform
+from dense.evaluate.options import add_output
 from dense.evaluate.protocol import Protocol
 from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.suggest import did_you_mean
@@ -237,7 +237,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--camera-height", type=float, nargs=2, help="range of their camera's height in metres")
     parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
+    add_output(parser)
 
 
 def settle(options: Namespace) -> DenseProtocol:

@@ -35,8 +35,17 @@ class FineTuneRecipe:
     precision: str = "fp32"  # or bf16
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not 0 < self.layer_decay <= 1:
-            raise ValueError(f"expected epochs and batch_size of 1 or more, and 0 < layer_decay <= 1, in {self}")
+        for name, value, least in (
+            ("epochs", self.epochs, 1),
+            ("batch_size", self.batch_size, 1),
+            ("warmup_epochs", self.warmup_epochs, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}, expected {least} or more")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}, expected a positive number")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}, expected more than 0, at most 1")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}, expected fp32 or bf16")
 

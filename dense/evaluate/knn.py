@@ -47,7 +47,8 @@ def knn_classify(
     `device` (by default the queries').
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, as used by DINO.
     """
-    _check(bank, bank_labels, queries, k, temperature)
+    check_votes(k, temperature)
+    _check(bank, bank_labels, queries)
     device = queries.device if device is None else torch.device(device)
     classes, numbers = torch.unique(bank_labels, return_inverse=True)  # C and N
     classes, numbers = classes.to(device), numbers.to(device)
@@ -105,14 +106,18 @@ def knn_accuracy(
     return {number: accuracy(vote, labels) for number, vote in votes.items()}
 
 
-def _check(bank: Tensor, labels: Tensor, queries: Tensor, k: Sequence[int], temperature: float) -> None:
+def check_votes(k: Sequence[int], temperature: float) -> None:
+    """What can be said against numbers of neighbours and a temperature before there are features."""
+    if not k or min(k) < 1:
+        raise ValueError(f"k is {tuple(k)}, expected one or more positive numbers")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected a positive number")
+
+
+def _check(bank: Tensor, labels: Tensor, queries: Tensor) -> None:
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"expected a bank (N, D) and queries (Q, D), got {tuple(bank.shape)}, {tuple(queries.shape)}")
     if not len(bank) or not len(queries):
         raise ValueError(f"a bank of {len(bank)} and {len(queries)} queries; both must hold something")
     if labels.shape != bank.shape[:1]:
         raise ValueError(f"a bank of {len(bank)} has labels of shape {tuple(labels.shape)}")
-    if not k or min(k) < 1:
-        raise ValueError(f"k is {tuple(k)}, expected one or more positive numbers")
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}, expected a positive number")

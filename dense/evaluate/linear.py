@@ -37,7 +37,8 @@ class LinearRecipe:
     resample: Resample = "bilinear"  # of training crops
 
     def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None) or min(self.epochs or 1, self.steps or 1) < 1:
+        length = [number for number in (self.epochs, self.steps) if number is not None]
+        if len(length) != 1 or length[0] < 1:
             raise ValueError(f"epochs={self.epochs}, steps={self.steps}: expected one of them, 1 or more")
 
     def length(self, pictures: int) -> tuple[int, int]:

@@ -13,12 +13,26 @@ from dense.evaluate.examples import Examples, open_examples
 from dense.evaluate.features import final_norm, statistics
 from dense.evaluate.protocol import Protocol
 from dense.evaluate.views import AsItIs, CenterCrop, RandomCrop, Resample, View
+from dense.training.checkpoints import check_writable
 
 
 def add_common(parser: Parser) -> None:
     """Which backbone, where and how reported."""
     add_backbone(parser, seed="of scenes, of fresh weights and of all training here")
-    parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
+    add_output(parser)
+
+
+def add_output(parser: Parser) -> None:
+    """Where results go."""
+    parser.add_argument(
+        "--output", type=_writable, default=None, help="folder for results.json; nothing is written without"
+    )
+
+
+def _writable(text: str) -> Path:
+    """A folder that can be written, which is found out before the work."""
+    check_writable(Path(text))
+    return Path(text)
 
 
 def add_pictures(parser: Parser) -> None:
@@ -38,6 +52,9 @@ def add_pictures(parser: Parser) -> None:
 
 def open_pair(options: Namespace) -> tuple[Examples, Examples, View]:
     """Both sets, compared before any work, and the view of validation pictures."""
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
     scenes = {root.startswith("scenes:") for root in (options.train, options.val)}
     if len(scenes) == 2:
         raise ValueError(f"train is {options.train} and val is {options.val}: only one of them is embedded scenes")

@@ -55,9 +55,11 @@ def versions() -> dict[str, str]:
 
 
 def in_words(value: Any) -> str:
-    """A number for the screen: four digits, counts as they are."""
+    """A number for the screen: four digits, two where those would be zeros, counts as they are."""
     if not isinstance(value, float):
         return str(value)
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.2g}"
     return "-" if math.isnan(value) else str(int(value)) if value.is_integer() and value > 1 else f"{value:.4f}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from dense.data.check import check_all
 from dense.data.degrade import Damage, Degrade
 from dense.data.labelled import LabelledSource, open_labelled
 from dense.evaluate.dense import CHECKED
+from dense.evaluate.options import add_output
 from dense.evaluate.protocol import Protocol
 from dense.metrics import RestorationMetrics
 from dense.tasks.damaged import DamagedPictures, check_plan
@@ -128,7 +128,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--size", type=int, default=96, help="their side")
     parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
-    parser.add_argument("--output", type=Path, default=None, help="folder for results.json; nothing is written without")
+    add_output(parser)
 
 
 def levels(words: str) -> tuple[str, list[float]]:

@@ -124,6 +124,13 @@ def test_mistakes_come_before_the_work(
         "have no classes": [*command[:val], command[val] + "/red", *command[val + 1 :]],
         "only one of them is embedded scenes": [*command[:val], "scenes:val", *command[val + 1 :]],
         "does not fit pictures resized to 36": [*command, "--crop", "99"],
+        "k is (0,)": [*command, "--k", "0"],
+        "temperature is -1.0": [*command, "--temperature", "-1"],
+        "--batch-size 0": [*command, "--batch-size", "0"],
+        "--workers -1": [*command, "--workers", "-1"],
+        "cannot write to /proc/nowhere": [*command, "--output", "/proc/nowhere"],
+        "lr is 0.0": ["evaluate", "finetune", *BACKBONE, *pair, "--lr", "0"],
+        "--drop-path 2.0": ["evaluate", "finetune", *BACKBONE, *pair, "--drop-path", "2"],
     }
     for message, wrong in cases.items():
         assert main(wrong) == 1

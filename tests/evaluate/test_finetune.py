@@ -83,7 +83,7 @@ def test_schedule() -> None:
     assert factors[50] == pytest.approx(0.01)
     assert all(a > b for a, b in pairwise(factors[10:]))
     assert FineTuneRecipe(epochs=2, warmup_epochs=5).factor(9, 5) == 1
-    for wrong in ({"layer_decay": 0.0}, {"epochs": 0}, {"precision": "fp8"}):
+    for wrong in ({"layer_decay": 0.0}, {"epochs": 0}, {"lr": 0.0}, {"warmup_epochs": -1}, {"precision": "fp8"}):
         with pytest.raises(ValueError, match="expected"):
             FineTuneRecipe(**wrong)  # type: ignore[arg-type]
 

@@ -44,6 +44,8 @@ def test_every_head_is_pytorchs(anneal: str) -> None:
     recipe = LinearRecipe("x", ("average",), rates, batch_size=20, epochs=3, anneal=anneal)  # type: ignore[arg-type]
     steps, per_epoch = recipe.length(60)
     assert (steps, per_epoch) == (9, 3)
+    with pytest.raises(ValueError, match="expected one of them, 1 or more"):
+        LinearRecipe("x", ("average",), rates, steps=0)
     batches = [pooled[part] for _ in range(3) for part in torch.arange(60).split(20)]
     grid = fit_heads(batches, recipe, 5, steps, per_epoch, seed=4)["average"]
     fresh = HeadGrid(12, 5, rates, seed=4)

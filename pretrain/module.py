@@ -277,14 +277,19 @@ class DINO(pl.LightningModule):
         seen = {f"health/{k}" if k != "loss" else "loss": v for k, v in self.monitor.history[-1].items() if k != "step"}
         for logger in self.trainer.loggers:
             logger.log_metrics(seen | schedule, step=step)
-        ends = False
+        failure = ""
         if diagnosis is not None:
             self.diagnoses.append(diagnosis)
-            ends = self.recipe.health.on_failure == "stop" or diagnosis.kind == "not_finite"
-            if not ends:
+            if self.recipe.health.on_failure == "stop" or diagnosis.kind == "not_finite":
+                failure = str(diagnosis)
+            else:
                 warnings.warn(str(diagnosis), stacklevel=2)
-        if self.trainer.strategy.reduce_boolean_decision(ends, all=False):  # each process sees pictures of its own
-            raise TrainingFailed(str(diagnosis) if ends else "another process has named a failure and ended the run")
+        self._end_if_failed(failure)
+
+    def _end_if_failed(self, failure: str) -> None:
+        """End every process where one has seen a failure, in its own pictures or as the one that holds the whole weights."""
+        if self.trainer.strategy.reduce_boolean_decision(bool(failure), all=False):
+            raise TrainingFailed(failure or "another process has named a failure and ended the run")
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Hold still what must stand still, then clip as the recipe says."""
@@ -331,8 +336,7 @@ class DINO(pl.LightningModule):
             TrainingFailed: weights are NaN or infinite; the checkpoint of before is worth more.
         """
         broken = [name for name, value in checkpoint["state_dict"].items() if not local(value).isfinite().all()]
-        if broken:
-            raise TrainingFailed(str(not_finite(self.trainer.global_step, broken[:5])))
+        self._end_if_failed(str(not_finite(self.trainer.global_step, broken[:5])) if broken else "")
         checkpoint["recipe"] = self.recipe.to_dict()
         checkpoint["run_steps"] = self._plan.steps
         state = checkpoint["state_dict"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dense.training.continuing import differences
+from pretrain.health import TrainingFailed
 from pretrain.module import DINO
 from pretrain.recipe import BackboneOptions, HeadOptions, OptimOptions, TeacherOptions
 
@@ -67,6 +70,23 @@ def test_a_warm_up_longer_than_the_run_is_no_crash() -> None:
     plan = make(steps=1).plan(pictures=64, total_batch=64)
     assert plan.steps == 1
     assert plan.lr(0) == 0
+
+
+def test_a_failure_of_another_process_ends_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sharded checkpoint is on the first process alone; the others must not wait for it once it has found NaN."""
+    decisions: list[bool] = []
+
+    def reduce(decision: bool, all: bool) -> bool:
+        decisions.append(decision)
+        return True
+
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=reduce), global_step=3)
+    monkeypatch.setattr(DINO, "trainer", trainer, raising=False)
+    with pytest.raises(TrainingFailed, match="another process"):
+        make().on_save_checkpoint({"state_dict": {}})
+    with pytest.raises(TrainingFailed, match="Step 3: NaN or infinity in w"):
+        make().on_save_checkpoint({"state_dict": {"w": torch.tensor(float("nan"))}})
+    assert decisions == [False, True]
 
 
 def test_differences_name_leaves() -> None:

@@ -33,8 +33,21 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(
             f"backbone.drop_path={recipe.backbone.drop_path}: expected 0 or more, below 1 (published: 0.1 to 0.4)"
         )
-    if recipe.steps_per_epoch is not None and recipe.steps_per_epoch < 1:
-        raise ValueError(f"steps_per_epoch={recipe.steps_per_epoch}: expected at least 1")
+    for name, momentum in (("momentum", recipe.teacher.momentum), ("final_momentum", recipe.teacher.final_momentum)):
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"teacher.{name}={momentum}: expected 0 to 1 (published: 0.996 and 1)")
+    for name, number, least in (
+        ("steps", recipe.steps, 1),
+        ("steps_per_epoch", recipe.steps_per_epoch, 1),
+        ("health.every", recipe.health.every, 1),
+        ("health.patience", recipe.health.patience, 1),
+        ("backbone.head_warmup_steps", recipe.backbone.head_warmup_steps, 0),
+        ("optim.lr", recipe.optim.lr, 0),
+        ("optim.clip", recipe.optim.clip, 0),
+        ("optim.warmup_epochs", recipe.optim.warmup_epochs, 0),
+    ):
+        if number is not None and number < least:
+            raise ValueError(f"{name}={number}: expected at least {least}")
     gram = recipe.gram
     if gram.weight and gram.teacher is None and gram.start == 0 and recipe.start_from is None:
         raise ValueError(

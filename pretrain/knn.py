@@ -10,7 +10,7 @@ import torch
 from dense.console import say
 from dense.evaluate.examples import open_examples
 from dense.evaluate.features import extract
-from dense.evaluate.knn import knn_accuracy
+from dense.evaluate.knn import TEMPERATURE, check_votes, knn_accuracy
 from dense.evaluate.views import AsItIs, CenterCrop
 from pretrain.module import DINO
 from pretrain.sharding import unsharded
@@ -41,6 +41,7 @@ class KNNEvaluation(pl.Callback):
         batch_size: int = 64,
         k: int = 20,
     ) -> None:
+        check_votes([k], TEMPERATURE)
         self.every_steps, self.batch_size, self.k = every_steps, batch_size, k
         self.train, self.val = open_examples(train, val, scenes=scenes, size=scene_size)
         self.view = AsItIs() if resize is None or crop is None else CenterCrop(resize, crop)

@@ -65,9 +65,13 @@ class KNNEvaluation(pl.Callback):
         if not trainer.is_global_zero or backbone is None:
             self.accuracies[step] = float("nan")
             return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         state = torch.get_rng_state()
         found = [
-            extract(backbone, ((b.images, b.labels) for b in examples.batches(self.view, self.batch_size)))
+            extract(
+                backbone,
+                ((b.images, b.labels) for b in examples.batches(self.view, self.batch_size, workers=data.workers)),
+            )
             for examples in (self.train, self.val)
         ]
         torch.set_rng_state(state)

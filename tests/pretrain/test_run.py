@@ -299,7 +299,7 @@ def test_knn_during_a_run(tmp_path: Path) -> None:
         "k": 5,
     }
     with_knn, without = tmp_path / "with", tmp_path / "without"
-    done = run(write_config(with_knn, **{"model.steps": 4, "knn": knn}), with_knn / "run")
+    done = run(write_config(with_knn, **{"model.steps": 4, "data.workers": 1, "knn": knn}), with_knn / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("5-NN 0.") == 2
     assert "knn" in (with_knn / "run/metrics.csv").read_text().splitlines()[0]

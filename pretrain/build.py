@@ -38,6 +38,8 @@ def student_backbone(options: BackboneOptions) -> Backbone:
         raise ValueError(
             f"backbone.local_norm: {backbone.spec.name} is convolutional and has no class token; leave it out"
         )
+    if options.grad_checkpointing:
+        backbone.set_grad_checkpointing()
     return backbone.unfreeze().train()  # the Trainer leaves modes as they are
 
 

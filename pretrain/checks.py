@@ -119,12 +119,16 @@ def check_batch(recipe: Recipe, total: int) -> None:
         )
 
 
-def check_distilled(recipe: Recipe, network: MultiCropNetwork, distilled: MultiCropNetwork) -> None:
-    """Whether a frozen teacher makes targets for this student."""
+def check_distilled(recipe: Recipe, network: MultiCropNetwork, distilled: MultiCropNetwork, of_patches: bool) -> None:
+    """Whether a frozen teacher makes targets for this student; of_patches: it was trained with masked patches."""
     ours, theirs = network.backbone.spec, distilled.backbone.spec
     pairs = [("head.out_dim", network.head, distilled.head)]
     if recipe.ibot.weight:
         pairs.append(("ibot.head.out_dim", network.patch_head or network.head, distilled.patch_head or distilled.head))
+        if not of_patches:
+            raise ValueError(
+                "distill: the teacher was trained without iBOT, so its head makes no targets for patches; set ibot.weight to 0"
+            )
         if ours.patch != theirs.patch:
             raise ValueError(
                 f"distill: the teacher's patches have {theirs.patch} pixels, the student's {ours.patch}; iBOT compares patch by patch"

@@ -44,6 +44,7 @@ class PretrainData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
+        self.at_least = at_least
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
         self.pictures = open_pictures(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
@@ -80,7 +81,9 @@ class PretrainData(pl.LightningDataModule):
         return {
             "seed": self.seed,
             "pictures a step, over all processes": self.batch_size * processes * micro_batches,
-            "sizes of crops": [list(crops.sizes) for crops in views],
+            "pictures": len(self.dataset),
+            "at_least": self.at_least,
+            "views": {str(number): crops.options for number, crops in enumerate(views)},
         }
 
     def describe(self) -> dict[str, object]:

@@ -12,8 +12,9 @@ from dense.evaluate.examples import open_examples
 from dense.evaluate.features import extract
 from dense.evaluate.knn import TEMPERATURE, check_votes, knn_accuracy
 from dense.evaluate.views import AsItIs, CenterCrop
+from dense.training.checkpoints import Checkpoints
 from pretrain.module import DINO
-from pretrain.sharding import unsharded
+from pretrain.sharding import gathered, unsharded
 
 
 class KNNEvaluation(pl.Callback):
@@ -53,34 +54,43 @@ class KNNEvaluation(pl.Callback):
         if self.every_steps and step % self.every_steps == 0 and step not in self.accuracies:
             self.evaluate(trainer, pl_module)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Every process needs a picture of both sets."""
+        if (fewest := min(len(self.train), len(self.val))) < trainer.world_size:
+            raise ValueError(f"knn: {fewest} labelled pictures are fewer than the {trainer.world_size} processes")
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the end."""
-        if trainer.global_step not in self.accuracies:
+        """Evaluate the end, but not where a signal ended the run: little time may be left."""
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        stopped = any(c.stopped_by for c in callbacks if isinstance(c, Checkpoints))
+        stopped = trainer.strategy.reduce_boolean_decision(stopped, all=False)
+        if trainer.global_step not in self.accuracies and not stopped:
             self.evaluate(trainer, pl_module)
 
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Extract, vote and log, on the first process; drawing no random numbers of the run's."""
+        """Extract, vote and log, every process its share; drawing no random numbers of the run's."""
         step = trainer.global_step
-        backbone = unsharded(module.backbone) if isinstance(module, DINO) else None
-        if not trainer.is_global_zero or backbone is None:
-            self.accuracies[step] = float("nan")
-            return
+        assert isinstance(module, DINO)
+        backbone = unsharded(module.backbone)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         state = torch.get_rng_state()
-        found = [
+        own = [
             extract(
                 backbone,
-                ((b.images, b.labels) for b in examples.batches(self.view, self.batch_size, workers=data.workers)),
+                ((b.images, b.labels) for b in share.batches(self.view, self.batch_size, workers=data.workers)),
+                device=module.device,
             )
-            for examples in (self.train, self.val)
+            for share in (e.share(trainer.global_rank, trainer.world_size) for e in (self.train, self.val))
         ]
         torch.set_rng_state(state)
-        bank, queries = (pooled.readout() for pooled in found)
-        labels = [pooled.labels for pooled in found]
-        assert labels[0] is not None
-        assert labels[1] is not None
-        accuracy = knn_accuracy(bank, labels[0], queries, labels[1], k=[self.k])[self.k]
+        (bank, labels), (queries, truth) = ((pooled.readout(), pooled.labels) for pooled in own)
+        assert labels is not None
+        assert truth is not None
+        voted = knn_accuracy(gathered(bank), gathered(labels), queries, truth, k=[self.k])[self.k]
+        right = gathered(torch.tensor([[voted * len(truth), len(truth)]], device=module.device)).sum(0)
+        accuracy = float(right[0] / right[1])
         self.accuracies[step] = accuracy
-        say(f"step {step}  {self.k}-NN {accuracy:.4f}")
+        if trainer.is_global_zero:
+            say(f"step {step}  {self.k}-NN {accuracy:.4f}")
         for logger in trainer.loggers:
             logger.log_metrics({"knn": accuracy}, step=step)

@@ -116,8 +116,9 @@ class DINO(pl.LightningModule):
         self.terms = build_terms(self.recipe, self.backbone)
         self.distilled: MultiCropNetwork | None = None
         if distill is not None:
-            self.distilled = build_distilled(open_run(distill, "distill"))
-            check_distilled(self.recipe, self.student, self.distilled)
+            finished = open_run(distill, "distill")
+            self.distilled = build_distilled(finished)
+            check_distilled(self.recipe, self.student, self.distilled, finished.recipe["ibot"]["weight"] > 0)
         if start_from is not None:
             run = open_run(start_from, "start_from")
             check_start(self.recipe, run)

@@ -22,7 +22,7 @@ class BackboneOptions:
     drop_path: stochastic depth of the student, drop_path_rule: rising linearly with depth (DINO) or uniform (DINOv2).
     local_norm: the class tokens of local crops have a final norm of their own (DINOv3). init_from: weights to continue from
     (a file, a directory or "timm"). head_warmup_steps: steps in which only the heads learn, so that a continued backbone is
-    not destroyed by fresh ones.
+    not destroyed by fresh ones. grad_checkpointing: blocks are computed again in the backward pass, for less memory.
     """
 
     name: str = "vit_small_patch16_224"
@@ -32,6 +32,7 @@ class BackboneOptions:
     local_norm: bool = False
     init_from: str | None = None
     head_warmup_steps: int = 0
+    grad_checkpointing: bool = False
 
 
 @dataclass(frozen=True)

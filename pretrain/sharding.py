@@ -48,3 +48,17 @@ def unsharded(backbone: Backbone) -> Backbone:
     copy.load_state_dict({name: whole(value) for name, value in state.items()})
     copy.carry(backbone.carried)
     return copy.to(next(iter(state.values())).device).requires_grad_(False).train(backbone.training)
+
+
+def gathered(x: Tensor) -> Tensor:
+    """Rows (n, ...) of every process, one process after the other; every process takes part, with as many as it has."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x
+    counts = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=x.device)
+    counts[distributed.get_rank()] = len(x)
+    distributed.all_reduce(counts)
+    padded = x.new_zeros(int(counts.max()), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])

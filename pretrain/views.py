@@ -65,6 +65,9 @@ class MultiCrop:
         solarise_threshold: int = 128,
         gram_size: int | None = None,
     ) -> None:
+        self.options = {
+            name: value for name, value in locals().items() if name != "self"
+        }  # a view is a function of them
         if blur not in get_args(Blur):
             raise ValueError(f"blur={blur!r}: expected one of {', '.join(get_args(Blur))}")
         if local_crops < 0:

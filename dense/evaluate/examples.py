@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,13 @@ class Examples:
 
     def __len__(self) -> int:
         return int((self.labels >= 0).sum())
+
+    def share(self, rank: int, world: int) -> Examples:
+        """Every `world`-th of the labelled pictures, from the `rank`-th on."""
+        labels = np.full_like(self.labels, -1)
+        own = self.indices[rank::world]
+        labels[own] = self.labels[own]
+        return replace(self, labels=labels, skipped=self.skipped)
 
     def batches(
         self, view: View, batch_size: int, *, workers: int = 0, seed: int = 0, epochs: Sequence[int] | None = None

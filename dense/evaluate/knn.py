@@ -119,5 +119,8 @@ def _check(bank: Tensor, labels: Tensor, queries: Tensor) -> None:
         raise ValueError(f"expected a bank (N, D) and queries (Q, D), got {tuple(bank.shape)}, {tuple(queries.shape)}")
     if not len(bank) or not len(queries):
         raise ValueError(f"a bank of {len(bank)} and {len(queries)} queries; both must hold something")
+    for name, features in (("bank", bank), ("queries", queries)):
+        if not features.isfinite().all():
+            raise ValueError(f"features of the {name} are not finite; the backbone is broken, or its precision too low")
     if labels.shape != bank.shape[:1]:
         raise ValueError(f"a bank of {len(bank)} has labels of shape {tuple(labels.shape)}")

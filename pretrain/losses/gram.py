@@ -20,8 +20,8 @@ class GramLoss(nn.Module):
     Simeoni et al., "DINOv3", 2025, section 4.
 
     level: "image" compares the patches of each picture, "batch" those of all pictures together. negatives: "keep" all
-    similarities; with "teacher" those below 0 in the teacher count as 0 in both; with "both" those below 0 count as 0
-    wherever they are.
+    similarities; with "teacher" those below 0 in the teacher count as 0, and in the student where both are below; with
+    "both" those below 0 count as 0 wherever they are.
 
     >>> value = GramLoss()(torch.randn(2, 49, 64), torch.randn(2, 49, 384))
     """
@@ -46,7 +46,7 @@ class GramLoss(nn.Module):
                 mask = None if mask is None else mask.flatten()[None]
             ours, theirs = x @ x.mT, y @ y.mT  # B, N, N
             if self.negatives == "teacher":
-                ours = ours.masked_fill(theirs < 0, 0)
+                ours = ours.masked_fill((ours < 0) & (theirs < 0), 0)  # it may not become alike for free
             elif self.negatives == "both":
                 ours = ours.clamp(min=0)
             if self.negatives != "keep":

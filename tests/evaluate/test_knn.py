@@ -95,6 +95,7 @@ def test_many_classes_in_bounded_memory() -> None:
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"bank_labels": torch.zeros(3)}, "labels of shape"),
         ({"queries": torch.zeros(0, 16)}, "0 queries"),
+        ({"queries": torch.full((2, 16), float("nan"))}, "of the queries are not finite"),
         ({"queries": torch.zeros(4, 8)}, r"\(4, 8\)"),
     ],
 )

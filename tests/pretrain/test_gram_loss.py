@@ -22,7 +22,8 @@ def test_equals_scikit_learns_similarities(negatives: Any) -> None:
     for a, b in zip(x.numpy(), y.numpy(), strict=True):
         ours, theirs = cosine_similarity(a), cosine_similarity(b)
         if negatives == "teacher":
-            ours[theirs < 0] = theirs[theirs < 0] = 0
+            ours[(ours < 0) & (theirs < 0)] = 0
+            theirs[theirs < 0] = 0
         elif negatives == "both":
             ours[ours < 0] = 0
             theirs[theirs < 0] = 0

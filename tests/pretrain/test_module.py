@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -103,3 +104,15 @@ def test_plan_of_dinov2() -> None:
     constant = OptimOptions(lr=1e-3, lr_scaling="none", lr_schedule="constant", warmup_epochs=2)
     plan = make(epochs=10, steps_per_epoch=5, optim=constant).plan(pictures=10_000, total_batch=256)
     assert [plan.lr(s) for s in (0, 9, 30, 49)] == pytest.approx([0, 1e-3, 1e-3, 1e-3])
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    """Blocks computed again in the backward pass give what kept ones give."""
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        module = DINO(replace(TINY, drop_path=0.0, grad_checkpointing=again), HeadOptions(32, 32, 8))
+        module.student(crops()).logits.square().mean().backward()
+        assert module.student.backbone.grad_checkpointing is again
+        found.append([p.grad for p in module.student.parameters() if p.grad is not None])
+    torch.testing.assert_close(*found)

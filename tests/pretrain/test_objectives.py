@@ -218,11 +218,14 @@ def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: 
     whole = run(write_config(tmp_path / "whole", **small), tmp_path / "whole/run")
     assert whole.returncode == 0, whole.stderr
     assert_same(tmp_path / "run", tmp_path / "whole/run")
+    plain = tmp_path / "plain"
+    assert run(write_config(plain, **(FULL | {"model.ibot": {"weight": 0.0}})), plain / "run").returncode == 0
     for changes, message in (
         ({"model.head.out_dim": 48}, "head.out_dim=48, but the teacher has 32 prototypes"),
         ({"model.ibot": {"weight": 1.0, "head": HEAD | {"out_dim": 12}}}, "ibot.head.out_dim=12"),
         ({"model.backbone.arguments": {"patch_size": 16, "img_size": 32, "depth": 1, "embed_dim": 8, "num_heads": 1}}, "patches have 8 pixels"),
         ({"model.distill": "/nowhere"}, "does not exist"),
+        ({"model.distill": str(plain / "run")}, "trained without iBOT"),
     ):  # fmt: skip
         done = run(write_config(tmp_path / "wrong", **{**small, **changes}), tmp_path / "wrong/run")
         assert done.returncode == 1

@@ -200,7 +200,13 @@ def test_fp16_clips_gradients_without_their_scale(tmp_path: Path, monkeypatch: p
 
 def test_other_batches_are_refused(finished: Path, tmp_path: Path) -> None:
     """The folder of a run does not continue with batches of another size, another order or other crops."""
-    for changes in ({"data.batch_size": 2}, {"data.seed": 1}, {"data.views.init_args.local_crops": 3}):
+    for changes in (
+        {"data.batch_size": 2},
+        {"data.seed": 1},
+        {"data.views.init_args.local_crops": 3},
+        {"data.views.init_args.grey": 0.9},
+        {"data.scenes": 9},
+    ):
         done = run(write_config(tmp_path, **changes), finished)
         assert done.returncode == 1, changes
         assert "now, " in done.stderr
@@ -274,14 +280,19 @@ def test_pretraining_continues_from_weights(finished: Path, tmp_path: Path) -> N
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """DDP over gloo with 2 x 2 pictures follows the same losses as one process with 4."""
-    plain = {"model.backbone.drop_path": 0.0, "model.health.every": 1, "model.steps": 4}
+    """DDP over gloo with 2 x 2 pictures follows the same losses as one process with 4, and shares the work of k-NN."""
+    knn = {"train": "scenes:train", "val": "scenes:val", "resize": None, "scenes": [25, 11], "scene_size": 32, "k": 5}
+    plain = {"model.backbone.drop_path": 0.0, "model.health.every": 1, "model.steps": 4, "knn": knn}
     one, two = tmp_path / "one", tmp_path / "two"
-    assert run(write_config(one, **plain), one / "run").returncode == 0
+    alone = run(write_config(one, **plain), one / "run")
+    assert alone.returncode == 0, alone.stderr
     changes = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
     arguments = command(write_config(two, **changes), two / "run")
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stderr
+    said = [[line for line in text.splitlines() if "5-NN 0." in line] for text in (alone.stdout, done.stdout)]
+    assert len(said[0]) == 1
+    assert said[0] == said[1]
     a, b = weights(one / "run"), weights(two / "run")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)

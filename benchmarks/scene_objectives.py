@@ -59,7 +59,8 @@ def train(options: argparse.Namespace, name: str, changes: list[str], seed: int)
     if not (folder / "facts.json").is_file():
         command = [sys.executable, "-m", "dense", "pretrain", "--config", options.config, "--output", str(folder)]
         command += ["--model.steps", str(options.steps), "--model.seed", str(seed), "--data.seed", str(seed)]
-        command += ["--data.scenes", str(options.scenes), "--knn.train", "null", "--knn.val", "null", *changes]
+        command += ["--data.batch_size", str(options.batch), "--data.scenes", str(options.scenes)]
+        command += ["--knn.train", "null", "--knn.val", "null", *changes]
         subprocess.run([*command, "--checkpoint.keep_every", "0"], check=True)
     return folder / "backbone"
 
@@ -82,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=64, help="pictures a step")
     parser.add_argument("--scenes", type=int, default=256, help="to pretrain on")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=None, help="objectives by name; all without")
@@ -120,7 +122,7 @@ def main() -> None:
     if options.markdown is not None:
         options.markdown.write_text(
             f"# What each term of the objective is worth on embedded scenes\n\nMade by `python benchmarks/scene_objectives.py` "
-            f"({options.steps} steps of {options.config}, {options.scenes} scenes, {options.seeds} seeds of pretraining and of "
+            f"({options.steps} steps of {options.batch} pictures, {options.config}, {options.scenes} scenes, {options.seeds} seeds of pretraining and of "
             f"probes, {options.train} scenes to learn from and {options.val} to judge; mean and range).\n\n{text}\n"
         )
     print(f"{time.perf_counter() - start:.0f} s")

@@ -2,7 +2,8 @@
 
     python benchmarks/_all.py [NAME ...]
 
-A benchmark that fails is named, and the others run all the same.
+What each measured is kept in a file of its own in results/, with the machine and the day, so that some may run again by name and
+the page still holds all. A benchmark that fails is named, and the others run all the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +36,42 @@ def main() -> int:
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     names = options.names or list(known)
-    facts, sections, failed = machine(), [], []
+    kept = options.output.with_suffix("")
+    kept.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Result] = {}
     for number, name in enumerate(names, 1):
         print(f"== {name} ({number} of {len(names)})", flush=True)
-        claims, seconds, status = run(known[name])
-        if status:
-            failed.append(name)
-        sections.append((name, claims, seconds, status))
-        options.output.write_text(page(facts, sections, len(known)))  # what is measured stays, whatever comes next
-    rows = [row(claim) for _, claims, _, _ in sections for claim in claims]
-    print(f"\n{table(rows)}\n")
+        found[name] = run(known[name])
+        (kept / f"{name}.json").write_text(json.dumps(asdict(found[name]), indent=1) + "\n")
+        options.output.write_text(
+            page({p.stem: read(p) for p in sorted(kept.glob("*.json")) if p.stem in known}, list(known))
+        )
+    print(f"\n{table([row(claim) for result in found.values() for claim in result.claims])}\n")
     print(f"wrote {options.output}")
-    if failed:
+    if failed := [name for name, result in found.items() if result.status]:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def run(path: Path) -> tuple[list[Claim], float, int]:
-    """Claims of a benchmark, its seconds and its exit status; what it prints is shown."""
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark measured, on what, in how many seconds, and its exit status."""
+
+    claims: list[Claim]
+    machine: dict[str, Any]
+    seconds: float
+    status: int
+
+
+def read(path: Path) -> Result:
+    """A kept one."""
+    content = json.loads(path.read_text())
+    return Result(**(content | {"claims": [Claim(**claim) for claim in content["claims"]]}))
+
+
+def run(path: Path) -> Result:
+    """A benchmark in a process of its own; what it prints is shown."""
+    facts = machine()
     with tempfile.TemporaryDirectory() as folder:
         collected = Path(folder) / "claims.jsonl"
         collected.touch()
@@ -61,7 +81,7 @@ def run(path: Path) -> tuple[list[Claim], float, int]:
             [sys.executable, str(path)], env=os.environ | {WHERE: str(collected), "PYTHONPATH": paths}, check=False
         )
         claims = [Claim(**json.loads(line)) for line in collected.read_text().splitlines()]
-    return claims, time.monotonic() - start, done.returncode
+    return Result(claims, facts, round(time.monotonic() - start), done.returncode)
 
 
 def row(claim: Claim) -> tuple[str, ...]:
@@ -79,24 +99,29 @@ def table(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def page(facts: dict[str, Any], sections: list[tuple[str, list[Claim], float, int]], known: int) -> str:
-    """The table as Markdown, with the machine it was measured on."""
-    names = [name for name, *_ in sections]
-    made = "make bench" if len(names) == known else f"python benchmarks/_all.py {' '.join(names)}"
-    lines = ["# Benchmarks", "", f"Made by `{made}`. Medians of paired runs that alternate in one run.", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
-    lines += ["", f"| benchmark | {' | '.join(HEADER)} |", "|---" * (len(HEADER) + 1) + "|"]
-    for name, claims, _, status in sections:
-        lines += [f"| {name} | {' | '.join(row(claim))} |" for claim in claims]
-        if status:
-            lines.append(f"| {name} | FAILED with status {status} |{' |' * (len(HEADER) - 1)}")
-    lines += [
+def page(results: dict[str, Result], known: list[str]) -> str:
+    """The table as Markdown, with the machine and the day of each part."""
+    lines = [
+        "# Benchmarks",
         "",
-        "A ratio says how many times better ours is: theirs / ours in time and in memory.",
-        "",
-        "Seconds each took: ",
+        "Made by `make bench`, or a part at a time by `python benchmarks/_all.py NAME ...`. Medians of paired runs that",
     ]
-    lines[-1] += ", ".join(f"{name} {seconds:.0f}" for name, _, seconds, _ in sections)
+    lines += [
+        "alternate in one run. A ratio says how many times better ours is: theirs / ours in time and in memory.",
+        "",
+    ]
+    if missing := [name for name in known if name not in results]:
+        lines += [f"Not run yet: {', '.join(missing)}.", ""]
+    lines += [f"| benchmark | {' | '.join(HEADER)} |", "|---" * (len(HEADER) + 1) + "|"]
+    for name, result in results.items():
+        lines += [f"| {name} | {' | '.join(row(claim))} |" for claim in result.claims]
+        if result.status:
+            lines.append(f"| {name} | FAILED with status {result.status} |{' |' * (len(HEADER) - 1)}")
+    facts = list(dict.fromkeys(fact for result in results.values() for fact in result.machine))
+    lines += ["", "## On what", "", f"| benchmark | seconds | {' | '.join(facts)} |", "|---" * (len(facts) + 2) + "|"]
+    for name, result in results.items():
+        cells = " | ".join(str(result.machine.get(fact, "")) for fact in facts)
+        lines.append(f"| {name} | {result.seconds:.0f} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

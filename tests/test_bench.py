@@ -38,18 +38,23 @@ def test_one_table_of_all_claims(tmp_path: Path) -> None:
     assert "| fast | memory |  | 2100 MB |  |  | at most 2000 | NO |" in text
     assert "| fast | speed |  | 7 a second |  |  |  |  |" in text
     assert "| broken | FAILED with status 3 |" in text
-    for fact in ("processor", "threads", "torch", "load before"):
-        assert f"- {fact}: " in text
+    assert "| benchmark | seconds | date | processor | threads | load before | system | torch | accelerator |" in text
     shown = done.stdout.splitlines()
     assert any(line.split()[:2] == ["views", "numpy"] and line.endswith("yes") for line in shown)
     assert "_helper" not in text
 
 
 def test_some_by_name(tmp_path: Path) -> None:
-    """And a name that there is not."""
+    """And a name that there is not; what others measured before stays on the page."""
     (tmp_path / "fast.py").write_text(FAST)
     (tmp_path / "broken.py").write_text("raise SystemExit(3)")
     assert bench("fast", "--folder", tmp_path, "--output", tmp_path / "results.md").returncode == 0
+    assert "Not run yet: broken." in (tmp_path / "results.md").read_text()
+    assert bench("broken", "--folder", tmp_path, "--output", tmp_path / "results.md").returncode == 1
+    text = (tmp_path / "results.md").read_text()
+    assert "| fast | views |" in text
+    assert "| broken | FAILED" in text
+    assert "Not run yet" not in text
     done = bench("slow", "--folder", tmp_path, "--output", tmp_path / "results.md")
     assert done.returncode == 2
     assert "no benchmark slow; there are broken, fast" in done.stderr

@@ -1,8 +1,10 @@
-"""The backbone that comes with the package: it opens, it is small, and it knows more than the network it began as."""
+"""The backbones that come with the package: they open, are small, and know more than the networks they began as."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+
+import pytest
 
 import dense
 from dense.backbone.names import SHIPPED, shipped
@@ -10,25 +12,31 @@ from dense.evaluate.options import source_of_weights
 from dense.evaluate.probe import SceneProbe
 
 
-def test_it_opens_by_name() -> None:
-    backbone = dense.load_backbone("scenes_tiny", frozen=True)
+NAMES = ("scenes_stem", "scenes_tiny")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_opens_by_name(name: str) -> None:
+    backbone = dense.load_backbone(name, frozen=True)
     assert backbone.spec.class_token
     assert (backbone.spec.patch, backbone.spec.dim, backbone.spec.depth) == (8, 128, 6)
-    assert "scenes_tiny" in shipped()
+    assert sorted(shipped()) == list(NAMES)
 
 
-def test_it_is_small_and_told_about() -> None:
-    folder = SHIPPED / "scenes_tiny"
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_and_told_about(name: str) -> None:
+    folder = SHIPPED / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
     card = (folder / "README.md").read_text()
-    for fact in ("dense pretrain --config pretrain/scenes_tiny", "seed 0", "random"):
+    for fact in (f"dense pretrain --config pretrain/{name}", "seed 0", "random"):
         assert fact in card
 
 
-def test_its_patches_know_more_than_random_ones() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_its_patches_know_more_than_random_ones(name: str) -> None:
     """On scenes that pretraining never saw; the table in its card has larger sets and the spread over seeds."""
     probe = SceneProbe(train=150, val=100, size=96)
-    backbone = dense.load_backbone("scenes_tiny", frozen=True)
+    backbone = dense.load_backbone(name, frozen=True)
     known, fresh = probe(backbone), probe.baselines(backbone)
     assert known["segmentation_miou"] > fresh["random/segmentation_miou"] + 0.005
     assert known["segmentation_miou"] > fresh["pixels/segmentation_miou"]

@@ -11,7 +11,6 @@ from dense.backbone.names import SHIPPED, shipped
 from dense.evaluate.options import source_of_weights
 from dense.evaluate.probe import SceneProbe
 
-
 NAMES = ("scenes_stem", "scenes_tiny")
 
 

@@ -163,11 +163,11 @@ _COLLAPSES = (
     ),
     _Symptom(
         kind="feature_collapse",
-        present=lambda seen, most: seen.get("feature_std", 1.0) < 0.05,
+        present=lambda seen, most: seen.get("feature_std", 1.0) < 0.1,
         message="Feature collapse: the backbone gives nearly the same feature for every picture "
         "(spread {feature_std:.3g}, healthy is near 1).",
-        advice="Lower the learning rate or lengthen its warm-up, check that the pictures differ and reach the network "
-        "normalised, and start again, perhaps from the weights of a checkpoint of before (--model.backbone.init_from).",
+        advice="Spread the features (--model.koleo.weight 0.1), lower the learning rate or lengthen its warm-up, check that the "
+        "pictures differ and reach the network normalised, and start again, perhaps from the weights of a checkpoint of before (--model.backbone.init_from).",
     ),
     _Symptom(
         kind="patch_collapse_to_point",

@@ -1,5 +1,5 @@
-"""What README says of the backbone that comes with the package, measured again beside random weights: probes of its patches, objects
-found and objects followed on held-out scenes. DPT heads on it are in scene_heads.
+"""What README says of the backbones that come with the package, measured again beside random weights: probes of patches, objects
+found and objects followed on held-out scenes. DPT heads on scenes_tiny are in scene_heads.
 
     python benchmarks/shipped.py --seeds 3
 """
@@ -16,14 +16,13 @@ from pathlib import Path
 
 from _claims import record
 
-BACKBONE = ["--backbone", "scenes_tiny", "--baselines"]
 
-
-def numbers(*words: str) -> dict[str, float]:
+def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
     """Of one verb of `dense evaluate`."""
     with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "dense", "evaluate", *words, "--backbone", backbone, "--baselines"]
         subprocess.run(
-            [sys.executable, "-m", "dense", "evaluate", *words, *BACKBONE, "--output", folder],
+            [*command, "--output", folder],
             check=True,
             stdout=sys.stderr,
         )
@@ -39,7 +38,12 @@ def compare(title: str, key: str, random: str, found: list[dict[str, float]], lo
     ratio = better / worse if worse else float("inf")  # of very few scenes none may be right
     print(f"{title}: {ours:.3f}, random weights {theirs:.3f}", flush=True)
     record(
-        f"scenes_tiny: {title}", peer="random weights", ours=f"{ours:.3f}", theirs=f"{theirs:.3f}", ratio=ratio, least=1
+        title if ":" in title else f"scenes_tiny: {title}",
+        peer="random weights",
+        ours=f"{ours:.3f}",
+        theirs=f"{theirs:.3f}",
+        ratio=ratio,
+        least=1,
     )
 
 
@@ -48,6 +52,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of probes and clips; discovery has one")
     parser.add_argument("--train", type=int, default=600, help="scenes that probes learn from")
     parser.add_argument("--val", type=int, default=400, help="scenes that judge")
+    parser.add_argument(
+        "--many", type=int, default=2000, help="scenes that scenes_stem's neighbours are sought in, and that judge"
+    )
     parser.add_argument("--found", type=int, default=200, help="scenes in which objects are sought")
     parser.add_argument("--clips", type=int, default=20, help="in which objects are followed")
     options = parser.parse_args()
@@ -57,6 +64,10 @@ def main() -> None:
     compare("linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
     compare("ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
     compare("k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
+    sizes = ["--train-scenes", str(options.many), "--val-scenes", str(options.many)]
+    stem = [numbers("probe", *sizes, "--seed", "0", backbone="scenes_stem")]
+    compare("scenes_stem: k-NN of the largest object's class, its patches", "knn_object", "random/knn_object", stem)
+    compare("scenes_stem: k-NN of the largest object's class, class token", "knn_class", "random/knn_class", stem)
     sought = numbers(
         "discovery", "--data", "scenes", "--scenes", str(options.found), "--method", "attention", "maskcut"
     )

@@ -53,7 +53,8 @@ class ViT(Backbone):
         """Pictures in which masked patches are grey, where a convolution would show their pixels to their neighbours."""
         if masks is None or not isinstance(self.model.patch_embed, HybridEmbed):
             return images
-        cells = masks.reshape(-1, 1, *self._grid(images)).bool()
+        grid = self._grid(images)
+        cells = _flat(masks, images.shape[0], grid).unflatten(1, grid).unsqueeze(1)  # B, 1, h, w
         return images.masked_fill(cells.repeat_interleave(self.spec.patch, 2).repeat_interleave(self.spec.patch, 3), 0)
 
     def _patches(self, images: Tensor) -> Tensor:
@@ -89,12 +90,7 @@ class ViT(Backbone):
             if self.training and any_requires_grad([self.mask_token]):
                 return x + 0.0 * self.mask_token.to(x.dtype)
             return x
-        expected = (x.shape[0], grid[0] * grid[1])
-        if masks.shape[0] != expected[0] or tuple(masks.shape[1:]) not in {grid, expected[1:]}:
-            raise ValueError(
-                f"masks of shape {tuple(masks.shape)} do not fit a batch of {expected[0]} with a grid of {grid[0]}x{grid[1]}"
-            )
-        return torch.where(masks.reshape(expected).bool().unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        return torch.where(_flat(masks, x.shape[0], grid).unsqueeze(-1), self.mask_token.to(x.dtype), x)
 
     def _position_tables(self, grid: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """Positions of the prefix (1, P, C) and of the patches (1, h*w, C), where there are any."""
@@ -288,6 +284,16 @@ class Eva(ViT):
     def _block(self, index: int, rope: Tensor | None) -> Callable[[Tensor], Tensor]:
         block, own = self.model.blocks[index], self._rope_of_layer(rope, index)
         return lambda x: block(x, rope=own)
+
+
+def _flat(masks: Tensor, batch: int, grid: tuple[int, int]) -> Tensor:
+    """Masks (B, h, w) or (B, h*w) as (B, h*w)."""
+    expected = (batch, grid[0] * grid[1])
+    if masks.shape[0] != batch or tuple(masks.shape[1:]) not in {grid, expected[1:]}:
+        raise ValueError(
+            f"masks of shape {tuple(masks.shape)} do not fit a batch of {batch} with a grid of {grid[0]}x{grid[1]}"
+        )
+    return masks.reshape(expected).bool()
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

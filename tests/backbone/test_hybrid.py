@@ -93,3 +93,11 @@ def test_masked_pixels_are_not_seen(name: str, options: dict[str, int]) -> None:
     shown = [backbone(i, layers=(last,), masks=masks).maps[0] for i in (images, others)]
     assert torch.equal(*shown)
     assert not torch.equal(shown[0], backbone(images, layers=(last,)).maps[0])
+
+
+@pytest.mark.parametrize("name, options", [("vit_tiny_r_s16_p8_224", STEM), ("vit_base_r50_s16_384", TINY)])
+def test_masks_that_do_not_fit_name_themselves(name: str, options: dict[str, int]) -> None:
+    """The same error as of every ViT, before any pixel is hidden."""
+    side = options["img_size"]
+    with pytest.raises(ValueError, match=r"masks of shape \(1, 3, 3\) do not fit a batch of 1 with a grid of"):
+        load_backbone(name, **options)(torch.randn(1, 3, side, side), masks=torch.zeros(1, 3, 3, dtype=torch.bool))

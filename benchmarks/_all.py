@@ -38,17 +38,15 @@ def main() -> int:
     names = options.names or list(known)
     kept = options.output.with_suffix("")
     kept.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Result] = {}
+    results = {path.stem: read(path) for path in kept.glob("*.json") if path.stem in known}
     for number, name in enumerate(names, 1):
         print(f"== {name} ({number} of {len(names)})", flush=True)
-        found[name] = run(known[name])
-        (kept / f"{name}.json").write_text(json.dumps(asdict(found[name]), indent=1) + "\n")
-        options.output.write_text(
-            page({p.stem: read(p) for p in sorted(kept.glob("*.json")) if p.stem in known}, list(known))
-        )
-    print(f"\n{table([row(claim) for result in found.values() for claim in result.claims])}\n")
+        results[name] = run(known[name])
+        (kept / f"{name}.json").write_text(json.dumps(asdict(results[name]), indent=1) + "\n")
+        options.output.write_text(page(dict(sorted(results.items())), list(known)))
+    print(f"\n{table([row(claim) for name in names for claim in results[name].claims])}\n")
     print(f"wrote {options.output}")
-    if failed := [name for name, result in found.items() if result.status]:
+    if failed := [name for name in names if results[name].status]:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
@@ -105,8 +103,6 @@ def page(results: dict[str, Result], known: list[str]) -> str:
         "# Benchmarks",
         "",
         "Made by `make bench`, or a part at a time by `python benchmarks/_all.py NAME ...`. Medians of paired runs that",
-    ]
-    lines += [
         "alternate in one run. A ratio says how many times better ours is: theirs / ours in time and in memory.",
         "",
     ]

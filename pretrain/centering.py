@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from pretrain.processes import is_distributed
+
 
 class Centering(nn.Module):
     """Turns teacher logits into targets, and may learn from the logits it is shown.
@@ -63,7 +65,7 @@ class Center(Centering):
     @torch.no_grad()
     def step(self) -> None:
         total, count = self.logit_sum, self.logit_count
-        if _is_distributed():
+        if is_distributed():
             both = torch.cat([total, count], dim=1)
             distributed.all_reduce(both)
             total, count = both[:, :-1], both[:, -1:]
@@ -106,14 +108,10 @@ class SinkhornKnopp(Centering):
 def _logsumexp_over_samples(scores: Tensor) -> Tensor:
     """Log-sum-exp (1, K) over the rows of scores (N, K) of all processes; N may differ between them and be 0."""
     local = scores.logsumexp(dim=0, keepdim=True)
-    if not _is_distributed():
+    if not is_distributed():
         return local
     highest = local.clone()
     distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
     total = (local - highest).exp_()
     distributed.all_reduce(total)
     return highest + total.log_()
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from pretrain.processes import is_distributed
+
 
 def entropies(targets: Tensor) -> Tensor:
     """Entropies (...), in nats, of distributions (..., K)."""
@@ -29,7 +31,7 @@ def marginal_error(targets: Tensor) -> Tensor:
     """
     count = torch.full((1,), len(targets), device=targets.device)
     both = torch.cat((targets.sum(0, dtype=torch.float32), count))
-    if distributed.is_available() and distributed.is_initialized():
+    if is_distributed():
         distributed.all_reduce(both)
     return (both[:-1] / both[-1].clamp(min=1) - 1 / targets.shape[1]).abs().sum() / 2
 

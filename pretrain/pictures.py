@@ -15,6 +15,7 @@ from dense.data.images import ImageError
 from dense.data.pictures import Pictures
 from dense.data.sampler import permute
 from pretrain.mixed import MixedCrops
+from pretrain.processes import is_distributed
 
 Views = Callable[[NDArray[np.uint8], tuple[int, int, int]], list[Tensor]]
 ATTEMPTS = 100
@@ -100,7 +101,7 @@ class BadPictures:
 
     def gather(self) -> None:
         """Add what the other processes noted; every process takes part."""
-        if distributed.is_available() and distributed.is_initialized():
+        if is_distributed():
             found: list[list[int]] = [[]] * distributed.get_world_size()
             distributed.all_gather_object(found, sorted(self.indices))
             for indices in found:

@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dense.backbone import Backbone
+from pretrain.processes import is_distributed
 
 
 def local(x: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def unsharded(backbone: Backbone) -> Backbone:
 
 def gathered(x: Tensor) -> Tensor:
     """Rows (n, ...) of every process, one process after the other; every process takes part, with as many as it has."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not is_distributed():
         return x
     counts = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=x.device)
     counts[distributed.get_rank()] = len(x)

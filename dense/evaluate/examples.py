@@ -53,7 +53,7 @@ class Examples:
         labels = np.full_like(self.labels, -1)
         own = self.indices[rank::world]
         labels[own] = self.labels[own]
-        return replace(self, labels=labels, skipped=self.skipped)
+        return replace(self, labels=labels)
 
     def batches(
         self, view: View, batch_size: int, *, workers: int = 0, seed: int = 0, epochs: Sequence[int] | None = None

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from pretrain.processes import is_distributed
+
 
 class KoLeoLoss(nn.Module):
     """``-mean_i log |x_i - x_nearest(i)|`` of features on the unit sphere: the Kozachenko-Leonenko entropy, negated.
@@ -60,7 +62,7 @@ class KoLeoLoss(nn.Module):
 
 def gather(x: Tensor) -> tuple[Tensor, int]:
     """The rows of all processes one after the other, with their gradients, and where this process's begin."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not is_distributed():
         return x, 0
     return _Gather.apply(x), distributed.get_rank() * len(x)
 

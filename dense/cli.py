@@ -9,14 +9,19 @@ from collections.abc import Sequence
 
 from dense._version import __version__
 from dense.console import voice
+from dense.essentials import VERBS as TRAININGS
+from dense.essentials import short_help
 from dense.examples import COMMON
 from dense.suggest import did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
-    "pretrain": ("pretrain.cli", "learn a backbone from unlabelled pictures (DINO)"),
-    "train": ("dense.train", "train a head for depth, segmentation or both on labelled pictures"),
-    "evaluate": ("dense.evaluate.cli", "k-NN, linear and fine-tuned classification, and dense probes"),
-    "predict": ("dense.predict.cli", "depth and classes of pictures, folders and films, by a trained model"),
+    "pretrain": ("pretrain.cli", "learn a backbone from unlabelled pictures: DINO, iBOT, DINOv2, DINOv3"),
+    "train": ("dense.train", "train a head for depth, segmentation, both or restoration on labelled pictures"),
+    "evaluate": ("dense.evaluate.cli", "measure a backbone or a model by a named protocol, saved with the numbers"),
+    "predict": (
+        "dense.predict.cli",
+        "depth, classes or restorations of pictures, folders and films, by a trained model",
+    ),
     "discover": ("dense.discovering", "objects and regions of pictures and films without labels"),
     "track": ("dense.tracking", "follow objects of a first frame through a video"),
     "curate": ("dense.curate.cli", "a pretraining set from a pile: no copies, no test pictures, like a curated set"),
@@ -36,7 +41,9 @@ def usage() -> str:
         f"dense {__version__}: DINO backbones and dense heads\n\n"
         f"usage: dense VERB [options]      dense VERB --help\n\nverbs:\n{verbs}\n\n"
         "options:\n  --version  print the version\n  -h, --help  print this help\n\n"
-        "options of every verb:\n" + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
+        "options of every verb:\n"
+        + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
+        + "\n\nexit status: 0 done, and what could not be read is listed; 1 the work failed; 2 wrong usage; 130 Ctrl-C"
     )
 
 
@@ -54,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"dense: error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)} See dense --help.", file=sys.stderr)
         return 2
+    if verb in TRAININGS and {"-h", "--help"} & {*rest}:
+        print(short_help(verb))
+        return 0
     with voice(quiet="--quiet" in given):
         return run(verb, rest, debug="--debug" in given)
 

@@ -66,14 +66,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what i
         ("dense predict runs/mine/model FILM.mp4 --window 518 --stride 345", "a film, seen through windows"),
     ),
     "dense discover": (
-        ("dense discover PICTURES --backbone scenes_tiny --method tokencut --out found", "one object a picture"),
+        ("dense discover PICTURES --backbone scenes_tiny --method tokencut --output found", "one object a picture"),
         (
             "dense discover PICTURES --backbone dino_vits16 --weights FILE --method cocluster --count 8",
             "classes that all pictures share",
         ),
     ),
     "dense track": (
-        ("dense track FILM.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --out tracked", "a film"),
+        ("dense track FILM.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --output tracked", "a film"),
     ),
     "dense curate": (
         ("dense curate PILE --backbone dino_vits16 --weights FILE --output curated", "drop what is unfit and copies"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dense.suggest import did_you_mean
@@ -24,3 +25,10 @@ def find_config(name: str) -> Path:
         return shipped
     known = [str(p.relative_to(config_folder()).with_suffix("")) for p in config_folder().rglob("*.yaml")]
     raise FileNotFoundError(f"no config {name}.{did_you_mean(relative, known)}")
+
+
+def title(config: Path) -> str:
+    """How its header begins: to the first stop, colon, semicolon or bracket."""
+    lines = config.read_text().splitlines()
+    header = " ".join(line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")])
+    return re.split(r"[.:;](?: |$)| \(", header)[0]

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import dense
 from dense.cli import VERBS, main
+from dense.essentials import VERBS as ESSENTIALS
+from dense.recipes import config_folder, title
 from dense.suggest import did_you_mean, nearest
 
 TINY = ["--set", "embed_dim=32", "--set", "depth=2", "--set", "num_heads=4"]
@@ -45,6 +48,31 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         assert any(row.split()[:1] == [verb] and line in row for row in done.stdout.splitlines())
     code = "import sys; from dense.cli import main; main(['--help']); assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("verb", "recipe"), [("train", "depth/scenes_linear"), ("pretrain", "pretrain/small_data")])
+def test_short_help_of_trainings(verb: str, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It fits on a few screens, names every recipe and only keys that there are, and imports no torch."""
+    code = f"import sys; from dense.cli import main; main(['{verb}', '--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) < 90
+    folders, options = ESSENTIALS[verb][1:]
+    recipes = [path for folder in folders for path in (config_folder() / folder).glob("*.yaml")]
+    assert len(recipes) > 10
+    for path in recipes:
+        assert f"  {path.parent.name}/{path.stem} " in done.stdout
+        assert len(title(path)) > 10
+    assert status([verb, "--config", recipe, "--data.root", "X", "--print_config"]) == 0
+    keys = yaml.safe_load(capsys.readouterr().out)
+    keys["model"] = keys["model"].get("init_args", keys["model"])
+    for option in options:
+        place = keys
+        for part in option.split()[0].removeprefix("--").split("."):
+            assert part in place, option
+            place = place[part]
+    assert status([verb, "--help_all"]) == 0
+    assert "--trainer.strategy" in capsys.readouterr().out
 
 
 def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,7 @@ def test_rows_of_pictures_of_any_size() -> None:
         backbone = load_backbone(name, frozen=True)
         rows = rows_of(backbone, images, 64, default_source(backbone.spec))
         assert len(rows) == 2
-        assert ("attention of the class token" in rows[0]) == attends
+        assert ("class attention" in rows[0]) == attends
         for row, image in zip(rows, images, strict=True):
             assert {"picture", "TokenCut", "MaskCut", "features, PCA", "similar to the cross"} <= set(row)
             ratio = image.shape[0] / image.shape[1]

@@ -72,6 +72,7 @@ def curate(
     done = decide(everything, len(pile), found, liked, like, tested, settings)
     if not len(done.kept):
         raise ValueError(f"nothing of {len(pile)} pictures is left: {', '.join(told(done))}")
+    output.mkdir(parents=True, exist_ok=True)
     written = write_pictures(done, prepare, output, form)
     report = {
         "pile": {root: len(source) for root, source in zip(pile.roots, pile.sources, strict=True)},

@@ -20,12 +20,13 @@ from dense.demo.finding import find_objects
 from dense.demo.heads import Plan, train_heads
 from dense.demo.own import is_film, own_pictures
 from dense.demo.pretraining import pretraining
-from dense.demo.report import Part, page, shell
+from dense.demo.report import Part, gallery_sheet, page, shell
 from dense.demo.restoring import restore_pictures
 from dense.evaluate.options import source_of_weights
 from dense.evaluate.protocol import versions
 from dense.predict.video import Film
 from dense.training.checkpoints import check_writable
+from dense.visual import write_picture
 
 SETTINGS = (
     "backbone",
@@ -74,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     if options.images is not None:  # what cannot be read is found before anything is written
         Film(options.images) if is_film(options.images) else list_images(options.images)
     check_writable(options.output)
+    options.output.mkdir(parents=True, exist_ok=True)
     if options.images is None:
         same_demo(options)
     torch.manual_seed(options.seed)
@@ -90,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
     }
     target = options.output / "report.html"
     target.write_text(page(*titles(options), parts, facts))
+    write_picture(target.with_name("pictures.png"), gallery_sheet(parts[0].galleries[0]))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
     say_if_random(options)
     return 0

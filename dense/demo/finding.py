@@ -58,7 +58,7 @@ def find_objects(folder: Path, backbone: Backbone, source: str, shown: int, meas
             )
         ]
         part.own = [
-            Command("Find objects in your own pictures, or make this report of them:", f"dense discover PICTURES --backbone NAME --weights FILE --method tokencut --out {folder}/found\ndense demo --images PICTURES --backbone NAME --weights FILE --output {folder}/own"),
+            Command("Find objects in your own pictures, or make this report of them:", f"dense discover PICTURES --backbone NAME --weights FILE --method tokencut --output {folder}/found\ndense demo --images PICTURES --backbone NAME --weights FILE --output {folder}/own"),
         ]  # fmt: skip
     return part
 

@@ -37,7 +37,7 @@ def rows_of(
         size = (one.image.shape[0], one.image.shape[1])
         if backbone.spec.class_token:
             looked = masks(backbone, one, Attention(), source)
-            row["attention of the class token"] = enlarge(heat(looked.maps[0, 0].cpu().float()), size)
+            row["class attention"] = enlarge(heat(looked.maps[0, 0].cpu().float()), size)
         found = masks(backbone, one, TokenCut(), source)
         row["TokenCut"] = drawn(one.image, full_size(found, 0, one, how))  # type: ignore[arg-type]
         row["MaskCut"] = drawn(one.image, full_size(masks(backbone, one, MaskCut(), source), 0, one, how))  # type: ignore[arg-type]

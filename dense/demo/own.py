@@ -48,7 +48,7 @@ def own_pictures(
         words = WORDS + (f" Not read: {'; '.join(failed)}." if failed else "")
         part.galleries = [Gallery(path.name, words, rows)]
         part.own = [
-            Command("Masks of all of them:", shell(["discover", str(path), *weights, "--method", "tokencut", "--out", str(folder / "found")])),
+            Command("Masks of all of them:", shell(["discover", str(path), *weights, "--method", "tokencut", "--output", str(folder / "found")])),
         ]  # fmt: skip
         if not film:
             maps = ["features", str(path), *weights, "--output", str(folder / "features"), "--format", "none", "--pca"]
@@ -103,22 +103,8 @@ def followed(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str
                 [dict(items[i : i + 4]) for i in range(0, len(items), 4)],
             )
         ]
-        part.own = [
-            Command(
-                "All of the film, from a mask of yours or from this one:",
-                shell(
-                    [
-                        "track",
-                        str(path),
-                        "--mask",
-                        str(folder / "first.png"),
-                        *weights,
-                        "--out",
-                        str(folder / "tracked"),
-                    ]
-                ),
-            )
-        ]
+        line = ["track", str(path), "--mask", str(folder / "first.png"), *weights, "--output", str(folder / "tracked")]
+        part.own = [Command("All of the film, from a mask of yours or from this one:", shell(line))]
     return part
 
 

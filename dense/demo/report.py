@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 
-from dense.visual import Picture
+from dense.visual import Picture, contain, sheet
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -106,6 +106,11 @@ def gallery(one: Gallery) -> str:
         )
         rows.append(f"<div class='row' style='--columns:{len(row)}'>{cells}</div>")
     return f"<h3>{html.escape(one.title)}</h3><p>{html.escape(one.words)}</p>{''.join(rows)}"
+
+
+def gallery_sheet(one: Gallery, side: int = 192) -> Picture:
+    """Its rows as one picture, for a page that is no HTML."""
+    return sheet([[contain(cell, side) for cell in row.values()] for row in one.rows], headings=list(one.rows[0]))
 
 
 def inline(picture: Picture) -> str:

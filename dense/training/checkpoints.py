@@ -53,6 +53,7 @@ class Checkpoints(pl.Callback):
         if trainer.is_global_zero:
             size = sum(p.numel() * p.element_size() for p in pl_module.parameters())
             check_writable(self.folder, needed=3 * size)
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen for signals."""
@@ -148,15 +149,16 @@ def validates(trainer: pl.Trainer) -> bool:
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
-    """Create `folder` and make sure that `needed` bytes can be written to it."""
+    """Make sure that `needed` bytes can be written to `folder`, which need not exist yet and is not made here: what fails later
+    leaves nothing behind."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        probe = there / f".probe-{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from None
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise OSError(
             f"{folder} has {free / 1e9:.1f} GB free, checkpoints need about {needed / 1e9:.1f} GB; free some room or choose another --output"

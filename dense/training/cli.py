@@ -108,6 +108,7 @@ class TrainingCLI(LightningCLI):
         options.setdefault("dump_header", None)
         parser = TrainingParser(**options)
         parser.add_argument("-c", "--config", action="config", help="a YAML file, or the name of a shipped config")
+        parser.add_argument("--help_all", action="help", help="show this help; --help shows what most runs need")
         return parser
 
 

@@ -30,6 +30,7 @@ def begin(
     trainer.callbacks += [*callbacks, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
     if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
         if config:
             (folder / "config.yaml").write_text(config)
         say(f"{'continuing' if checkpoints.last.is_file() else 'starting'} {folder}: {about}")

@@ -17,7 +17,8 @@ from dense.backbone.options import add_backbone, open_backbone
 from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.images import ImageError, list_images, read_image
-from dense.discovering.colours import SHARED, add_pca, coloured, settle
+from dense.discovering.colours import SHARED, add_pca, coloured, settle, wants_pca
+from dense.training.checkpoints import check_writable
 from dense.visual import write_picture
 from heads.features import Features, Norm
 
@@ -79,9 +80,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "none"], help="of the maps")
     add_pca(parser)
     options = parser.parse_args(argv)
-    paths = list_images(options.pictures)
-    backbone = open_backbone(options, frozen=True)
     layers = layers_option(parser, options.layers)
+    if options.format == "none" and not wants_pca(options):
+        parser.error("--format none writes no maps; say --pca for pictures of them")
+    paths = list_images(options.pictures)
+    check_writable(options.output)
+    backbone = open_backbone(options, frozen=True)
     norm: Any = {"true": True, "false": False, None: None}.get(options.norm, options.norm)
     options.output.mkdir(parents=True, exist_ok=True)
     shared = None
@@ -103,12 +107,12 @@ def main(argv: Sequence[str]) -> int:
             twin += 1
             name = f"{path.stem}_{twin}"
         names.add(name)
-        if options.pca or options.pca_shared:
+        if wants_pca(options):
             write_picture(options.output / f"{name}_pca.png", coloured(result, options, shared))
         written[name if options.format == "none" else f"{name}.{options.format}"] = str(path)
         save(options.output / name, options.format, result)
     if last is None:
-        raise ValueError(f"none of {len(paths)} pictures could be read:\n  " + "\n  ".join(skipped[:10]))
+        raise ValueError(f"none of {len(paths)} pictures could be read: {'; '.join(skipped[:3])}")
     facts = {
         "pictures": written,
         "backbone": backbone.spec.to_dict(),

@@ -157,6 +157,20 @@ def test_features_of_twins_and_specks(tmp_path: Path, capsys: pytest.CaptureFixt
     assert status([*command, "--set", "num_heads=5"]) == 1
 
 
+def test_features_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, before the backbone is made: a file where the folder should be, and nothing that was asked for."""
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture)
+    command = ["features", str(picture), "--backbone", "dino_vits16", *TINY]
+    assert status([*command, "--output", str(picture)]) == 1
+    assert status([*command, "--output", str(tmp_path / "out"), "--format", "none"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "choose another --output" in first
+    assert "say --pca" in second
+    assert status([*command, "--output", str(tmp_path / "out"), "--format", "none", "--pca-foreground"]) == 0
+    assert (tmp_path / "out/a_pca.png").is_file()
+
+
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An official file becomes a directory and returns unchanged; errors are one line."""
     import torch

@@ -30,6 +30,11 @@ def add_pca(parser: Parser) -> None:
     parser.add_argument("--pca-smooth", action="store_true", help="blend cells instead of showing them as squares")
 
 
+def wants_pca(options: Namespace) -> bool:
+    """Whether any of its options asks for pictures."""
+    return options.pca or options.pca_shared or options.pca_foreground or options.pca_smooth
+
+
 def settle(features: Iterable[Features], options: Namespace) -> PCA:
     """Directions and colours of some pictures together."""
     return PCA.fit((f.maps[-1] for f in features), options.pca_foreground)

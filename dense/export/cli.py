@@ -8,9 +8,10 @@ from typing import Any
 
 from dense.arguments import Parser, key_value
 from dense.backbone import Backbone
-from dense.backbone.hub import CONFIG
+from dense.backbone.names import directory
 from dense.export.write import export, open_model
 from dense.features import layers_option
+from dense.training.checkpoints import check_writable
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,8 +37,9 @@ def main(argv: Sequence[str]) -> int:
         "--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help="override of the backbone"
     )
     options = parser.parse_args(argv)
+    check_writable(options.output.parent)
     model = open_model(options.model, options.weights, **dict(options.set))
-    if isinstance(model, Backbone) and options.weights is None and not (Path(options.model) / CONFIG).is_file():
+    if isinstance(model, Backbone) and options.weights is None and directory(options.model) is None:
         print(f"{options.model} has fresh, random weights; give --weights for trained ones")
     norm: Any = {"true": True, "false": False}.get(options.norm, options.norm)
     layers = None if options.layers is None else layers_option(parser, options.layers)

@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     if not options.inputs:
         parser.error("the following arguments are required: PICTURES (a picture, a folder or a film)")
     pictures, films = sort_inputs(options.inputs, without=options.output)
+    if not pictures and not films:
+        parser.error(f"all pictures lie in {options.output}, where answers go; choose another --output")
     check_writable(options.output)
     predictor = load(
         options.model, options.device, **said(options), resize=options.resize, window=options.window, stride=options.stride,
@@ -112,7 +114,7 @@ def predict_pictures(
 
 
 def predict_film(predictor: Predictor, path: Path, output: Path) -> Path:
-    """OUTPUT/NAME.mp4, the film in the colours of its answers."""
+    """OUTPUT/NAME_predicted.mp4, the film in the colours of its answers."""
     film = Film(path)
     target = output / f"{path.stem}_predicted.mp4"
     writer = FilmWriter(target, film.rate)

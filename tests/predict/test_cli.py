@@ -61,6 +61,9 @@ def test_answers_are_no_inputs(saved: Path, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     for _ in range(2):
         assert "1 of 1" in predict(saved, tmp_path, output=tmp_path / "answers").stdout
+    done = predict(saved, tmp_path / "a.png", output=tmp_path)
+    assert done.returncode == 2
+    assert "all pictures lie in" in done.stderr
 
 
 def test_numbers_alone(saved: Path, tmp_path: Path) -> None:

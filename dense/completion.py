@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from dense.arguments import Parser
 from dense.cli import VERBS
+from dense.essentials import VERBS as TRAININGS
 from dense.examples import COMMON
 from dense.recipes import config_folder
 
@@ -30,8 +31,14 @@ def words() -> Words:
     from dense.evaluate.cli import VERBS as MEASURES
 
     verbs = [verb for verb in VERBS if verb != "evaluate"] + [f"evaluate {name}" for name in MEASURES]
-    found = {verb: options_of(help_of(verb)) for verb in verbs}
+    found = {verb: options_for(verb) for verb in verbs}
     return {"": {verb: [] for verb in VERBS}, "evaluate": {name: [] for name in MEASURES}, **found}
+
+
+def options_for(verb: str) -> dict[str, list[str]]:
+    """Those of its help, and of a training those that its short help names: keys of a recipe's model are in no other."""
+    short = TRAININGS[verb][2] if verb in TRAININGS else {}
+    return {name.split()[0]: [] for name in short} | options_of(help_of(verb))
 
 
 def help_of(verb: str) -> str:

@@ -193,7 +193,9 @@ def test_options_are_read_from_help() -> None:
     found = completion.options_of(completion.help_of("convert"))
     assert found["--branch"] == ["teacher", "student"]
     assert {"--backbone", "--official", "--set", "--quiet", "--debug", "--help"} <= set(found)
-    assert "segmentation/scenes_linear" in completion.options_of(completion.help_of("train"))["--config"]
+    training = completion.options_for("train")
+    assert "segmentation/scenes_linear" in training["--config"]
+    assert {"--model.steps", "--data.root", "--help_all"} <= set(training)
 
 
 @pytest.mark.parametrize(("typed", "expected"), CASES)

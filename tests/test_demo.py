@@ -177,6 +177,16 @@ def test_a_film_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "out/first.png").is_file()
 
 
+def test_own_pictures_go_beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody says where; pictures of the folder one is in have its name."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(render(0, 1, (40, 56)).image).save("a.png")
+    done = demo("--images", ".", "--size", 48)
+    assert done.returncode == 0, done.stderr
+    assert tmp_path.name in read(tmp_path / "runs/own").words
+    assert not (tmp_path / "runs/demo").exists()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -220,6 +230,11 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     assert "holds no demo" in done.stderr
     (tmp_path / "demo.json").write_text(json.dumps({"seed": 7}))
     assert "holds a demo with another" in demo("--output", tmp_path).stderr
+    Image.fromarray(render(0, 1, (40, 56)).image).save(tmp_path / "a.png")
+    done = demo("--images", tmp_path / "a.png", "--output", tmp_path)
+    assert done.returncode == 1
+    assert "holds the demo of embedded scenes" in done.stderr
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_tiny_demo_of_discovery_alone(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from dense.predict.video import Film
 from dense.training.checkpoints import check_writable
 from dense.visual import write_picture
 
+KEPT = "demo.json"  # settings of a demo of embedded scenes, in its folder
 SETTINGS = (
     "backbone",
     "weights",
@@ -47,7 +48,12 @@ def main(argv: Sequence[str]) -> int:
         prog="dense demo",
         description="A report of what works: of embedded scenes without downloads in about five minutes, or of your own pictures.",
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=None,
+        help="folder to write to; runs/demo, or runs/own with --images, if left out",
+    )
     parser.add_argument("--images", type=Path, default=None, help="a folder of pictures, a picture or a film of yours")
     parser.add_argument("--backbone", default="scenes_tiny", help="a name, or a saved directory")
     parser.add_argument(
@@ -71,9 +77,12 @@ def main(argv: Sequence[str]) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
     if min(options.scenes) < 2 or (options.pretraining_steps or 0) < 0:
         parser.error("--scenes needs 2 or more of both, --pretraining-steps 0 or more")
+    options.output = options.output or Path("runs/demo" if options.images is None else "runs/own")
     start = time.perf_counter()
     if options.images is not None:  # what cannot be read is found before anything is written
         Film(options.images) if is_film(options.images) else list_images(options.images)
+        if (options.output / KEPT).is_file():
+            raise ValueError(f"{options.output} holds the demo of embedded scenes; choose another --output")
     check_writable(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     if options.images is None:
@@ -139,7 +148,7 @@ def of_images(options: Namespace, backbone: Backbone) -> list[Part]:
 def same_demo(options: Namespace) -> None:
     """Refuse a folder that holds the runs of another demo; the same one continues."""
     settings = {name: getattr(options, name) for name in SETTINGS} | {"scenes": list(options.scenes)}
-    kept = options.output / "demo.json"
+    kept = options.output / KEPT
     known = json.loads(kept.read_text()) if kept.is_file() else None
     if known is not None and known != settings:
         changed = ", ".join(name for name in settings if known.get(name) != settings[name])

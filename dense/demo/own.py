@@ -46,7 +46,7 @@ def own_pictures(
         images, failed = frames_of(path, shown) if film else pictures_of(path, shown)
         rows = rows_of(backbone, images, shorter, default_source(backbone.spec))
         words = WORDS + (f" Not read: {'; '.join(failed)}." if failed else "")
-        part.galleries = [Gallery(path.name, words, rows)]
+        part.galleries = [Gallery(path.resolve().name, words, rows)]
         part.own = [
             Command("Masks of all of them:", shell(["discover", str(path), *weights, "--method", "tokencut", "--output", str(folder / "found")])),
         ]  # fmt: skip

@@ -6,9 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import dense
 from dense.cli import VERBS
 from dense.data.scenes import render
 from dense.recipes import find_config
@@ -91,3 +93,56 @@ def test_python_of_the_page_of_weights_runs() -> None:
     """As it stands."""
     for code in blocks(ROOT / "docs/weights.md", "python"):
         exec(code, {})
+
+
+@pytest.mark.slow
+def test_python_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """The shapes in its comments."""
+    (code,) = blocks(ROOT / "README.md", "python")
+    exec(code, {})
+    said = re.findall(r"print.*# .*?(\([\d, ]+\))", code)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(said) == len(printed) == 3
+    assert all(shape in line for shape, line in zip(said, printed, strict=True))
+
+
+@pytest.mark.slow
+def test_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, discovery, evaluation and export: their commands with files and models that stand in for yours, shortened."""
+    monkeypatch.chdir(tmp_path)
+    Path("PICTURES").mkdir()
+    for number in range(2):
+        Image.fromarray(render(0, number, (48, 64)).image).save(f"PICTURES/{number}.png")
+    backbone = dense.load_backbone("dino_vits16")
+    backbone.export_official("FILE.pth")
+    dense.load_backbone("scenes_tiny").save_pretrained("runs/mine/backbone")
+    train = ["--config", "depth/scenes_linear", "--model.steps", "2", "--data.scenes=[8,4]", "--data.scene_size=32"]
+    assert call(["train", *train, "--output", "RUN"]).returncode == 0
+    yours = {
+        "NAME": "dino_vits16",
+        "FILE": "FILE.pth",
+        "VOCdevkit/VOC2012": None,
+        "NYU": None,
+        "ADE": None,
+        "...": None,
+    }
+    short = {
+        "discover": ["--size", "64"],
+        "evaluate discovery": ["--scenes", "2", "--side", "32", "--steps", "2"],
+        "export": ["--size", "32", "48"],
+    }
+    ran = []
+    for page in ("weights", "discovery", "evaluation", "export"):
+        for line in commands(ROOT / f"docs/{page}.md"):
+            words = [yours.get(word, word) for word in shlex.split(line)[1:]]
+            if (
+                None in words or words[0] == "track" or words[:2] == ["evaluate", "video"]
+            ):  # those have a test of their own
+                continue
+            verb = " ".join(words[:2]) if words[0] == "evaluate" else words[0]
+            done = call([*words, *short.get(verb, [])])
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            ran.append(verb)
+    assert len(ran) == 9
+    for code in blocks(ROOT / "docs/export.md", "python"):
+        exec(code, {"picture": np.zeros((1, 3, 32, 48), np.uint8)})

@@ -21,6 +21,7 @@ from dense.console import progress, voice
 from dense.evaluate.cli import VERBS as MEASURES
 from dense.examples import EXAMPLES
 from dense.training.checkpoints import Checkpoints
+from dense.training.cli import of_union
 from tests.pretrain.runs import command, run, write_config
 from tests.runs import assert_same, call, environment
 
@@ -76,6 +77,16 @@ def test_errors_are_one_line_and_debug_shows_where_they_came_from(
     for place in (["--debug", "convert"], ["convert", "x", "--debug"]):
         with pytest.raises(KeyError):
             main(place)
+
+
+def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
+    """Lines that belong together stay so; what leaving it out would need is not told."""
+    message = (
+        "Does not validate against any of the Union subtypes\nErrors:\n  - steps=-5: expected\n    at least 1\n"
+        "  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>"
+    )
+    assert of_union(message) == "steps=-5: expected at least 1"
+    assert of_union("steps=-5") == "steps=-5"
 
 
 def test_misspelt_common_options_are_named() -> None:

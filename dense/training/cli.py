@@ -114,7 +114,7 @@ class TrainingCLI(LightningCLI):
 
 def of_union(message: str) -> str:
     """Of what jsonargparse says about a value that may be left out and is wrong, the line that says why."""
-    reasons = re.findall(r"^ *- (?!Expected a <class)(.+(?:\n +(?!- |Given value).+)*)", message, re.MULTILINE)
+    reasons = re.findall(r"^ *- (?!Expected a <class)(.+(?:\n ++(?!- |Given value).+)*)", message, re.MULTILINE)
     if "Union subtypes" not in message or not reasons:
         return message
     key = re.search(r'Parser key "(.+?)"', message)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from dense.arguments import Parser
-from dense.backbone.options import add_backbone, open_backbone
+from dense.backbone.options import add_backbone, open_backbone, say_if_random
 from dense.curate.embeddings import Embedder
 from dense.curate.filters import Preparation, find_filter, read_boxes
 from dense.curate.pile import Pile
@@ -41,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     assert pile is not None
     check_writable(options.output)
     backbone = open_backbone(options, frozen=True)
+    say_if_random(options)
     embedder = Embedder(
         backbone, options.embeddings or options.output / "embeddings", view, options.readout, options.batch, options.workers,
         options.part,
@@ -136,7 +137,7 @@ def add_settings(parser: Parser) -> None:
         "per_query": "pictures for each curated one",
         "per_cluster": "pictures of one cluster at most",
         "clusters": "of the pile; 0: one for 100 pictures, at most 100000",
-        "total": "pictures at most, in equal shares from curated sets and sources; 0: no limit",
+        "total": "pictures of the pile at most, in equal shares from curated sets and sources; 0: no limit",
         "index": "flat is exact, ivfpq small and quick; auto: flat up to 200000",
         "seed": "of samples, clusters, scenes and fresh weights",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +72,17 @@ class Pile:
             return source.data(place), "." + source.members[place].rpartition(".")[2].lower()
         path = Path(source.name(place))
         return path.read_bytes(), path.suffix.lower()
+
+    @property
+    def folders(self) -> set[Path]:
+        """Where the files lie that hold the pictures."""
+        names: set[str] = set()
+        for source in self.sources:
+            if isinstance(source, ShardPictures):
+                names |= {os.path.dirname(shard) for shard in source.shards}  # noqa: PTH120 (a Path for each is slow)
+            elif not isinstance(source, ScenePictures):
+                names |= {os.path.dirname(source.name(index)) for index in range(len(source))}  # noqa: PTH120
+        return {Path(name).resolve() for name in names}
 
     @property
     def in_files(self) -> bool:

@@ -22,7 +22,7 @@ from dense.curate.retrieval import Retrieved, balanced, mode, retrieve
 from dense.curate.search import faiss, resolve
 from dense.curate.settings import Settings
 from dense.curate.sheet import write_sheet
-from dense.curate.writing import Form, form_of, write_pictures
+from dense.curate.writing import Form, check_apart, form_of, write_pictures
 from dense.training.checkpoints import check_writable
 
 
@@ -55,6 +55,7 @@ def curate(
     form = form_of(everything, form)
     unknown = boxes_of_none(prepare, pile if like is None else pile + like)
     check_writable(output)
+    check_apart((pile, like, held_out), output)
     found = embedder(pile, prepare, "pile")
     liked = embedder(like, prepare, "curated") if like is not None else None
     views = WithCrops(held_out, crops) if held_out is not None else None
@@ -89,8 +90,8 @@ def curate(
         "features": embedder.key(),
         "written": written,
     }
+    write_report(report, output / "report.json")  # first: by it the next run knows what it may replace
     write_dropped(done, views, tested, output / "dropped.jsonl")
-    write_report(report, output / "report.json")
     write_sheet(done, prepare, like, views, tested, report, output / "sheet.html")
     say(f"looked at {len(everything)} pictures; dropped: {', '.join(told(done)) or 'none'}")
     return report
@@ -124,7 +125,8 @@ def decide(
     fates[fit[copy]], of[fit[copy]] = FATES.index("duplicate"), fit[stays[copy]]
     candidates = np.flatnonzero((fates < 0) & (np.arange(len(fates)) < length))
     if liked is None or like is None:
-        chosen = Retrieved(candidates, np.full(len(candidates), -1), np.zeros(len(candidates), np.int64))
+        drawn = np.random.default_rng(settings.seed).permutation(candidates)  # of which a total takes the first
+        chosen = Retrieved(drawn, np.full(len(drawn), -1), np.zeros(len(drawn), np.int64))
     else:
         queries = described(liked, mean).vectors
         chosen = retrieve(found.vectors.less(mean).chosen(candidates), queries, like.source_of(liked.fit), settings)

@@ -22,7 +22,7 @@ class Settings:
     retrieve: the nearest of each curated picture, or a sample of its cluster; auto: the nearest from 10,000 curated pictures on
     per_query: pictures for each curated one; per_cluster: at most, of one cluster
     clusters: of the pile; 0: one for 100 pictures, at most 100,000
-    total: at most so many in the end, in equal shares from the curated sets and the sources of the pile; 0: no limit
+    total: at most so many of the pile, in equal shares from the curated sets and the sources of the pile; 0: no limit
     index: flat is exact, ivfpq is small and quick, auto is flat up to 200,000 pictures
     """
 

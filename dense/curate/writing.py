@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from dense.curate.pile import Pile, png
 
 Form = Literal["list", "shards"]
 PER_SHARD = 10_000
+RESULTS = ("pictures.txt", "edited", "shards")
 
 
 def form_of(pile: Pile, form: Form | None) -> Form:
@@ -27,30 +28,44 @@ def form_of(pile: Pile, form: Form | None) -> Form:
     return form or ("list" if pile.in_files else "shards")
 
 
+def check_apart(piles: Sequence[Pile | None], output: Path) -> None:
+    """Raise where a result would take the place of pictures that are read, or of what is no result of a curation."""
+    places = {name: (output / name).resolve() for name in RESULTS}
+    for pile in piles:
+        found = set() if pile is None else pile.folders | {Path(root).resolve() for root in pile.roots}
+        for name, place in places.items():
+            if any(folder.is_relative_to(place) for folder in found):
+                raise ValueError(f"{output / name} is among the pictures and would be replaced; choose another output")
+    if not (output / "report.json").is_file() and (there := [name for name, place in places.items() if place.exists()]):
+        raise FileExistsError(f"{output / there[0]} is there and of no earlier curation; choose another output")
+
+
 def write_pictures(done: Curation, prepare: Preparation, output: Path, form: Form) -> dict[str, Any]:
     """pictures.txt, with changed pictures in edited/, or shards/; what was there of an earlier run is replaced."""
-    for name in ("pictures.txt", "pictures.txt.partial"):
-        (output / name).unlink(missing_ok=True)
-    for name in ("edited", "shards", "shards.partial"):
+    for name in (*RESULTS, *(f"{name}.partial" for name in RESULTS)):
         if (output / name).is_dir():
             shutil.rmtree(output / name)
+        else:
+            (output / name).unlink(missing_ok=True)
     return write_list(done, prepare, output) if form == "list" else write_shards(done, prepare, output)
 
 
 def write_list(done: Curation, prepare: Preparation, output: Path) -> dict[str, Any]:
     """One path a line."""
-    partial, edited = output / "pictures.txt.partial", 0
+    partial, changes, edited = output / "pictures.txt.partial", output / "edited.partial", 0
     with partial.open("w", encoding="utf-8", errors="surrogateescape") as lines:
         for index in progress(done.kept.tolist(), "list"):
             path = Path(done.pile.name(index)).absolute()
             if index in done.found.edits:
                 path = Path("edited") / f"{index:012d}.png"
-                (output / "edited").mkdir(exist_ok=True)
-                (output / path).write_bytes(png(changed(done, prepare, index)))
+                changes.mkdir(exist_ok=True)
+                (changes / path.name).write_bytes(png(changed(done, prepare, index)))
                 edited += 1
             if set("\t\r\n") & set(str(path)):
                 raise ValueError(f"{str(path)!r} cannot stand in a list, one path a line; write shards")
             lines.write(f"{path}\n")
+    if edited:
+        changes.replace(output / "edited")
     partial.replace(output / "pictures.txt")
     return {"list": "pictures.txt", "pictures": len(done.kept), "edited": edited}
 

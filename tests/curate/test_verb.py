@@ -104,7 +104,7 @@ def test_shards_hold_the_bytes_of_the_files(pile: Path, tmp_path: Path) -> None:
     done = call(["curate", str(tmp_path / "out/shards"), "--form", "list", "--output", str(tmp_path / "x"), *VERB])
     assert done.returncode == 1
     assert "write shards" in done.stderr
-    assert list((tmp_path / "x").iterdir()) == []
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_same_seed_writes_the_same(pile: Path, tmp_path: Path) -> None:
@@ -178,6 +178,18 @@ def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
     assert report["counts"]["over the total"] == 8
 
 
+def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
+    """Not its first pictures, which may be of its first classes alone; the seed decides which."""
+    root = folder(tmp_path / "pile", range(16))
+    found = []
+    for seed in (0, 1):
+        curate(root, "--total", 6, "--seed", seed, "--output", tmp_path / "out")
+        found.append([Path(line).stem for line in (tmp_path / "out/pictures.txt").read_text().splitlines()])
+    assert [len(names) for names in found] == [6, 6]
+    assert all(names == sorted(names) != [f"{n:03d}" for n in range(6)] for names in found)
+    assert found[0] != found[1]
+
+
 # ---- what goes wrong
 
 
@@ -212,6 +224,36 @@ def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path, m
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_nothing_that_is_not_its_own_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are read stay where they are, and so do other people's folders."""
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "pile", range(3))
+    folder(tmp_path / "mine/shards", range(3, 6))
+    curate("pile", "--form", "shards", "--output", "out")
+    before = contents(tmp_path)
+    listed = tmp_path / "elsewhere.txt"
+    listed.write_text("mine/shards/003.png\n")
+    for asked, output, words in (
+        ("out/shards", "out", "out/shards is among the pictures"),
+        ("out/shards/000000.tar", "out", "out/shards is among the pictures"),
+        ("mine", "mine", "mine/shards is among the pictures"),
+        ("elsewhere.txt", "mine", "mine/shards is among the pictures"),
+        ("pile", "mine", "mine/shards is there and of no earlier curation"),
+    ):
+        done = call(["curate", asked, "--form", "shards", "--output", output, *VERB])
+        assert done.returncode == 1
+        assert words in done.stderr
+    assert contents(tmp_path) == before | {"elsewhere.txt": listed.read_bytes()}
+
+
+def test_fresh_weights_are_said(tmp_path: Path) -> None:
+    root = folder(tmp_path / "pile", range(3))
+    backbone = ["--backbone", "vit_tiny_patch16_224", "--set", "img_size=48", "--set", "depth=1"]
+    done = call(["curate", str(root), "--output", str(tmp_path / "out"), *VERB, *backbone])
+    assert done.returncode == 0, done.stderr
+    assert "these weights are random" in done.stdout
 
 
 def test_a_missing_engine_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -18,3 +19,9 @@ def peak_memory(function: Callable[[], object]) -> float:
     before = resident("VmRSS")
     function()
     return resident("VmHWM") - before
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, least and most: 0.123 (0.120 to 0.126); one value as it is."""
+    ends = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{ends}"

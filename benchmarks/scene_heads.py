@@ -24,6 +24,7 @@ from typing import Any
 import torch
 import yaml
 from _claims import record
+from _measure import spread
 from torch import Tensor
 
 import heads
@@ -232,13 +233,6 @@ def table(found: dict[tuple[str, str, str], list[Numbers]], options: argparse.Na
                 lines.append(f"| {kind} | {head} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """0.123 (0.120 to 0.126)."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

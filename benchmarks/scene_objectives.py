@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from _claims import record
+from _measure import spread
 
 from dense.backbone import load_backbone
 from dense.evaluate.probe import SceneProbe
@@ -63,12 +64,6 @@ def train(options: argparse.Namespace, name: str, changes: list[str], seed: int)
         command += ["--knn.train", "null", "--knn.val", "null", *changes]
         subprocess.run([*command, "--checkpoint.keep_every", "0"], check=True)
     return folder / "backbone"
-
-
-def spread(values: list[float]) -> str:
-    """0.123 (0.120 to 0.126)."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:

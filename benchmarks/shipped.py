@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from _claims import record
+from _measure import spread
 
 
 def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
@@ -31,17 +32,20 @@ def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
     return {name: value for name, value in found.items() if not isinstance(value, dict)} | inner
 
 
-def compare(title: str, key: str, random: str, found: list[dict[str, float]], lower: bool = False) -> None:
-    """Means over seeds of the backbone and of random weights."""
-    ours, theirs = (statistics.mean(each[name] for each in found) for name in (key, random))
+def compare(
+    title: str, key: str, other: str, found: list[dict[str, float]], lower: bool = False, peer: str = "random weights"
+) -> None:
+    """Means over seeds of the backbone and of a peer, least and most."""
+    all_ours, all_theirs = ([each[name] for each in found] for name in (key, other))
+    ours, theirs = statistics.mean(all_ours), statistics.mean(all_theirs)
     better, worse = (theirs, ours) if lower else (ours, theirs)
     ratio = better / worse if worse else float("inf")  # of very few scenes none may be right
-    print(f"{title}: {ours:.3f}, random weights {theirs:.3f}", flush=True)
+    print(f"{title}: {spread(all_ours)}, {peer} {spread(all_theirs)}", flush=True)
     record(
         title if ":" in title else f"scenes_tiny: {title}",
-        peer="random weights",
-        ours=f"{ours:.3f}",
-        theirs=f"{theirs:.3f}",
+        peer=peer,
+        ours=spread(all_ours),
+        theirs=spread(all_theirs),
         ratio=ratio,
         least=1,
     )
@@ -66,7 +70,9 @@ def main() -> None:
     compare("k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
     sizes = ["--train-scenes", str(options.many), "--val-scenes", str(options.many)]
     stem = [numbers("probe", *sizes, "--seed", "0", backbone="scenes_stem")]
-    compare("scenes_stem: k-NN of the largest object's class, its patches", "knn_object", "random/knn_object", stem)
+    patches = "scenes_stem: k-NN of the largest object's class, its patches"
+    compare(patches, "knn_object", "random/knn_object", stem)
+    compare(patches, "knn_object", "pixels/knn_object", stem, peer="raw pixels")
     compare("scenes_stem: k-NN of the largest object's class, class token", "knn_class", "random/knn_class", stem)
     sought = numbers(
         "discovery", "--data", "scenes", "--scenes", str(options.found), "--method", "attention", "maskcut"

@@ -18,6 +18,7 @@ QUERIES = 16384
 FLAT = 200_000  # up to so many vectors, exact search is quick enough
 FINER, FEWEST = 4, 64  # candidates for each neighbour, and at least, whose cosines are computed exactly
 POINTS, ROUNDS = 64, 10  # of k-means: vectors for each centre, and times that centres move
+FEW = 2**4  # vectors that codes are learnt from, at least
 SAMPLE = 2**18  # vectors that codes and cells are learnt from, at most
 
 
@@ -71,6 +72,8 @@ class IVFPQ:
         for learning in (self.index.cp, self.index.pq.cp):
             learning.niter, learning.max_points_per_centroid, learning.min_points_per_centroid = ROUNDS, POINTS, 1
         self.index.nprobe = min(probes, cells)
+        if len(sample) < FEW:
+            sample = np.resize(sample, (FEW, self.dim))  # which repeats it
         self.index.train(sample)
         for _, block in bank.blocks(BLOCK):
             self.index.add(self._padded(block))

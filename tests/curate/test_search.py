@@ -135,6 +135,9 @@ def test_ivfpq_of_few_vectors() -> None:
     assert (places[:, 0] == np.arange(100)).mean() > 0.9
     assert isinstance(build(vectors, "auto"), Flat)
     assert isinstance(build(vectors, "ivfpq"), IVFPQ)
+    for count in (1, 5, 15):
+        few = vectors.chosen(np.arange(count))
+        assert (IVFPQ(few).search(few.take(np.arange(count)), 1)[1][:, 0] == np.arange(count)).all()
 
 
 def test_clusters_are_those_of_the_data() -> None:

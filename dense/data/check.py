@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dense.data.clean import CleanSource
 from dense.data.files import FileSource, image_size
 from dense.data.images import ImageError, read_image
 from dense.data.labelled import IGNORE, DataError, LabelledSource, Progress
@@ -70,7 +71,7 @@ def _of_sample(source: FileSource, index: int) -> Iterator[str]:
 
 def check_one_size(source: LabelledSource, *, limit: int | None = None, workers: int = 8) -> list[str]:
     """Why the pictures of a source do not fit in one batch as they are: their sizes, as headers tell them, differ."""
-    if not isinstance(source, FileSource) or source.crop is not None:
+    if not isinstance(source, FileSource | CleanSource) or (isinstance(source, FileSource) and source.crop):
         return []
     count = len(source) if limit is None else min(limit, len(source))
     names = [source.images[int(i)] for i in np.linspace(0, len(source) - 1, count).round()]
@@ -92,7 +93,7 @@ def check_overlap(train: LabelledSource, val: LabelledSource) -> list[str]:
     same = [val.name(i) for i in range(len(val)) if _key(val, i) in known]
     if same:
         lines.append(f"train and val share {_several(same)}; a picture must be in one of them alone")
-    if isinstance(train, FileSource) and isinstance(val, FileSource):
+    if isinstance(train, FileSource | CleanSource) and isinstance(val, FileSource | CleanSource):
         copies = [pair for pair in _copies(train, val) if pair[1] not in set(same)]
         if copies:
             words = [f"{second} (as {first})" for first, second in copies]
@@ -107,7 +108,7 @@ def _key(source: LabelledSource, index: int) -> str:
         return source.name(index)
 
 
-def _copies(train: FileSource, val: FileSource) -> Iterator[tuple[str, str]]:
+def _copies(train: FileSource | CleanSource, val: FileSource | CleanSource) -> Iterator[tuple[str, str]]:
     """Files of equal content under two names; only those of equal size are read."""
     sizes = {_size(name) for name in train.images} & {_size(name) for name in val.images} - {0}
     digests = {_digest(name): name for name in train.images if _size(name) in sizes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dense.suggest import did_you_mean
 
 LAYOUTS = ("pictures", "paired")
 INPUT, TARGET = ("input", "target")
+CHUNK = 256  # samples that threads are given at once
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,21 @@ class CleanSource:
     def check(self, *, limit: int | None = None, workers: int = 8, progress: Progress | None = None) -> list[str]:
         count = len(self) if limit is None else min(limit, len(self))
         lines = list(self.problems)
-        for done in range(count):
-            try:
-                self.read(done * len(self) // count)
-            except (ImageError, DataError) as error:
-                lines.append(str(error))
-            if progress is not None:
-                progress(done + 1, count)
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, count, CHUNK):
+                some = range(start, min(start + CHUNK, count))
+                found = pool.map(self._problem, [done * len(self) // count for done in some])
+                lines += [line for line in found if line]
+                if progress is not None:
+                    progress(some.stop, count)
         return lines
+
+    def _problem(self, index: int) -> str:
+        try:
+            self.read(index)
+        except (ImageError, DataError) as error:
+            return str(error)
+        return ""
 
 
 def open_clean(root: str | Path, split: str, layout: str, val_ratio: float = 0.1) -> CleanSource:

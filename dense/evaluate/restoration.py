@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dense.arguments import Parser, device
 from dense.console import progress
@@ -19,7 +18,7 @@ from dense.evaluate.options import add_output
 from dense.evaluate.protocol import Protocol
 from dense.metrics import RestorationMetrics
 from dense.tasks.damaged import DamagedPictures, check_plan
-from dense.tasks.inference import Maps, Network, augmented, slid
+from dense.tasks.inference import augmented, through
 from dense.tasks.model import DenseModel, Inference
 
 INPUT = "input"  # the damaged picture as it is, for comparison
@@ -30,12 +29,12 @@ def evaluate_restoration(
     model: DenseModel,
     source: LabelledSource,
     plan: Degrade | None,
-    window: int | None = None,
-    stride: int | None = None,
+    inference: Inference | None = None,
     flip: bool = False,
 ) -> dict[str, Any]:
     """Numbers of `RestorationMetrics` with a row for each kind and level of damage, and those of the damaged pictures
-    themselves under "input". plan: None for pictures that come with their damage."""
+    themselves under "input". plan: None for pictures that come with their damage. inference: how pictures meet the model;
+    None for as it was saved."""
     if "restored" not in model.outputs:
         raise ValueError(
             f"the model predicts {' and '.join(model.outputs)}, no restored picture; train a RestorationTask"
@@ -44,7 +43,7 @@ def evaluate_restoration(
     pictures = DamagedPictures(source, plan, every=True)
     names = tuple(label(group[0]) for group in pictures.groups)
     ours, theirs = (RestorationMetrics(names).to(where) for _ in range(2))
-    network = around(model, window, stride, flip)
+    network = augmented(through(model, inference or model.inference), flip=flip)
     for index in progress(range(len(pictures)), "pictures"):
         sample = pictures[index]
         if sample.clean is None:
@@ -54,17 +53,6 @@ def evaluate_restoration(
         ours.update(network(model.backbone.normalise(images))["restored"], clean, [name])
         theirs.update(images.float() / 255, clean, [name])
     return ours.compute() | {INPUT: theirs.compute()}
-
-
-def around(model: DenseModel, window: int | None, stride: int | None, flip: bool) -> Network:
-    """The model through windows, averaged with the mirror image."""
-
-    def run(images: Tensor) -> Maps:
-        return model.decode(model.features(images), images=images)
-
-    Inference(window=window, stride=stride)  # checks them
-    network: Network = run if window is None else slid(run, window, stride or max(1, window * 2 // 3))
-    return augmented(network, flip=flip)
 
 
 def label(damage: Damage) -> str:
@@ -83,31 +71,41 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     plan = None if options.layout == "paired" else Degrade(dict(options.degrade), dict(options.unseen) or None)
     source = open_labelled(
         options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
-        partial=True,
+        camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True, depth=options.depth,
+        val_ratio=options.val_ratio, kb_crop=options.kb_crop,
     )  # fmt: skip
     check_plan(plan, source, options.layout)
     model = DenseModel.from_pretrained(options.model).to(options.device)
+    inference = seen_through(model, options)
     check_all({options.split: source}, limit=CHECKED)
-    found = evaluate_restoration(model, source, plan, options.window, options.stride, options.flip)
+    found = evaluate_restoration(model, source, plan, inference, options.flip)
     print(table(found))
     described = Protocol(
         name="restoration",
         train=str(model.facts.get("pictures", "unknown")),
         val=f"{options.data} {options.split} ({len(source)} pictures)",
         view="as they are",
-        resolution=options.window or 0,
+        resolution=inference.window or 0,
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
         classes=0,
         settings={
             "kinds": {} if plan is None else plan.kinds, "unseen": {} if plan is None else plan.unseen,
-            "window": options.window, "stride": options.stride, "flip": options.flip,
+            "window": inference.window, "stride": inference.stride, "flip": options.flip, "kb_crop": options.kb_crop,
             "pixels": "8 bits; psnr and ssim of RGB, psnr_y and ssim_y of Y (BT.601, 16 to 235)",
         },
     )  # fmt: skip
     options.backbone, options.weights = str(options.model), None
     return Outcome(described, found, model.backbone), options
+
+
+def seen_through(model: DenseModel, options: Namespace) -> Inference:
+    """The windows that are asked for, or those saved with the model."""
+    if options.window is None and options.stride is None:
+        return model.inference
+    window = model.inference.window if options.window is None else options.window
+    return Inference(window=window, stride=options.stride)
 
 
 def add_options(parser: Parser) -> None:
@@ -121,11 +119,17 @@ def add_options(parser: Parser) -> None:
             f"--{name}", type=levels, nargs="+", default=[], metavar="KIND=LEVELS",
             help=f"{words}, such as noise=15,25 or noise for the usual levels",
         )  # fmt: skip
-    parser.add_argument("--window", type=int, help="side of sliding windows")
+    parser.add_argument("--depth", metavar="YAML", help="how depth, which haze needs, is stored, instead of depth.yaml")
+    parser.add_argument(
+        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder that is not split"
+    )
+    parser.add_argument("--kb-crop", action="store_true", help="cut KITTI's pictures to 352x1216 at the bottom centre")
+    parser.add_argument("--window", type=int, help="side of sliding windows, instead of those saved with the model")
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scenes", type=int, default=50, help="how many embedded scenes")
     parser.add_argument("--size", type=int, default=96, help="their side")
+    parser.add_argument("--camera-height", type=float, nargs=2, help="range of their camera's height in metres")
     parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
     parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
     add_output(parser)

@@ -39,7 +39,7 @@ class RestorationMetrics(Metric):
         if not kinds:
             raise ValueError("kinds=(): expected at least one name of a kind of damage")
         self.kinds = tuple(kinds)
-        self.add_state("totals", torch.zeros(len(self.kinds), len(NUMBERS), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("totals", torch.zeros(len(self.kinds), len(NUMBERS)), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(self.kinds), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, restored: Tensor, clean: Tensor, kinds: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ class RestorationMetrics(Metric):
         for kind, numbers in zip(kinds, found, strict=True):
             if kind not in self.kinds:
                 raise ValueError(f"unknown kind of damage {kind!r}: expected one of {', '.join(self.kinds)}")
-            self.totals[self.kinds.index(kind)] += numbers.double()
+            self.totals[self.kinds.index(kind)] += numbers
             self.counts[self.kinds.index(kind)] += 1
 
     def compute(self) -> dict[str, Any]:
@@ -92,13 +92,14 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     window gets a smaller one.
     """
     channels, height, width = restored.shape[1:]
-    rows, columns = (gaussian(min(WINDOW, side), restored) for side in (height, width))
+    exact = torch.float32 if restored.device.type == "mps" else torch.float64
+    rows, columns = (gaussian(min(WINDOW, side)).to(restored.device, exact) for side in (height, width))
 
     def mean(x: Tensor) -> Tensor:
         x = F.conv2d(x, rows.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
         return F.conv2d(x, columns.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
 
-    x, y = restored.double(), clean.double()
+    x, y = restored.to(exact), clean.to(exact)
     mean_x, mean_y = mean(x), mean(y)
     variance_x, variance_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
@@ -108,8 +109,8 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     return similarity.flatten(1).mean(1).float()
 
 
-def gaussian(length: int, like: Tensor) -> Tensor:
+def gaussian(length: int) -> Tensor:
     """Weights with sum 1, (length,), in fp64."""
-    places = torch.arange(length, dtype=torch.float64, device=like.device) - (length - 1) / 2
+    places = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
     weights = torch.exp(-0.5 * (places / SIGMA) ** 2)
     return weights / weights.sum()

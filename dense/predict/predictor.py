@@ -66,6 +66,8 @@ class Predictor:
         self.inference = inference or model.inference
         if "restored" in model.outputs and self.inference.resize is not None:
             raise ValueError(f"resize={self.inference.resize}: a restored picture keeps its size; leave it out")
+        if "restored" in model.outputs and tuple(scales) != (1.0,):
+            raise ValueError(f"scales={tuple(scales)}: a restored picture keeps its size; leave them out")
         self._augmented = augmented(self._maps, scales, flip)
 
     @classmethod

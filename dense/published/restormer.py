@@ -54,14 +54,15 @@ def body_options(state: State) -> dict[str, Any]:
         return len({name.split(".")[1] for name in state if name.startswith(f"{stage}.")})
 
     stages = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
-    embed, project = state["patch_embed.proj.weight"], state["encoder_level1.0.ffn.project_in.weight"]
+    embed, project = state["patch_embed.proj.weight"], state["latent.0.ffn.project_in.weight"]
     if embed.shape[1] != 3:
         raise WeightsError(
             f"this Restormer takes pictures of {embed.shape[1]} channels (defocus deblurring from two views, or grey "
             "pictures); read are those of 3"
         )
     dim, hidden = embed.shape[0], project.shape[0] // 2
-    expansion = 2.66 if int(dim * 2.66) == hidden else hidden / dim
+    deep = 8 * dim  # where the fewest digits are lost
+    expansion = next(e for e in (2.66, hidden / deep, (hidden + 0.5) / deep) if int(deep * e) == hidden)
     return {
         "dim": dim,
         "blocks": [count(stage) for stage in stages],
@@ -79,7 +80,7 @@ FAMILIES = (
         "Restormer",
         (
             rf"^{BLOCK}attn\.temperature$",
-            rf"^{BLOCK}ffn\.project_in\.weight$",
+            r"^latent\.0\.ffn\.project_in\.weight$",
             r"^refinement\.0\.",
             r"^output\.weight$",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 
 from dense.data.degrade import Damage, Degrade, degrade
 from dense.data.degrade.plan import PAIRED
+from dense.data.degrade.weather import known
 from dense.data.labelled import LabelledSource
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform
@@ -92,10 +94,16 @@ class DamagedPatches(Dataset[Sample]):
         epoch, index = draw[:2]
         side = draw.side if isinstance(draw, Patch) else self.side
         seed = (self.seed, epoch, index)
-        sample = self.transforms[side](self.source.read(index), seed)
+        whole = self.source.read(index)
+        damages = {} if self.plan is None else self.plan.draw(seed)
+        if "haze" in damages and whole.depth is not None:  # a patch may lie where no depth is known
+            whole = replace(whole, depth=known(whole.depth))
+        sample = self.transforms[side](whole, seed)
+        if sample.depth is not None and sample.depth.isnan().all():
+            damages.pop("haze", None)  # a patch that was turned out of its picture
         if self.plan is None:
             return sample._replace(labels=None, depth=None, damage=PAIRED)
-        return damaged(sample, self.plan.draw(seed), seed)
+        return damaged(sample, damages, seed)
 
 
 class DamagedPictures(Dataset[Sample]):

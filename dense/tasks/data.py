@@ -168,6 +168,15 @@ class DenseData(pl.LightningDataModule):
         self.stages: tuple[Stage, ...] = check_stages(patches) if patches else ()
         self.train_set: Drawn | DamagedPatches
         self.val_set: Fixed | DamagedPictures
+        if crop_size is None and batch_size > 1 and not self.stages:
+            if augment.rescales:
+                raise ValueError(
+                    f"data.augment.scale={augment.scale} makes pictures of many sizes, which are no batch; set "
+                    "data.crop_size, or data.batch_size to 1"
+                )
+            limit = None if check is True else int(check)
+            if check and (problems := check_one_size(self.train, limit=limit)):
+                raise DataError(*problems)
         if self.restores:
             check_plan(degrade, self.train, layout)
             if cache is not None or val_size is not None:
@@ -183,15 +192,6 @@ class DenseData(pl.LightningDataModule):
                     "data.patches is for restoration, which needs data.degrade, such as {kinds: {noise: [25]}}, or layout "
                     "paired; without it use data.crop_size"
                 )
-            if crop_size is None and batch_size > 1:
-                if augment.rescales:
-                    raise ValueError(
-                        f"data.augment.scale={augment.scale} makes pictures of many sizes, which are no batch; set "
-                        "data.crop_size, or data.batch_size to 1"
-                    )
-                limit = None if check is True else int(check)
-                if check and (problems := check_one_size(self.train, limit=limit)):
-                    raise DataError(*problems)
             self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
             self.val_set = Fixed(self.val, EvalTransform(val_size))
         self.cache, self.copies = cache, copies

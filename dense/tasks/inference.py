@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dense.tasks.model import DenseModel, Inference
 
 Maps = dict[str, Tensor]
 Network = Callable[[Tensor], Maps]  # normalised pictures (B, 3, H, W) -> name -> (B, K, H, W)
@@ -145,3 +148,13 @@ def slid(network: Network, window: int, stride: int, edges: Edges = "even", batc
         return {name: torch.stack([r[name] for r in results]) for name in results[0]}
 
     return run
+
+
+def through(model: DenseModel, inference: Inference) -> Network:
+    """A model's maps of normalised pictures: through the windows of `inference`, or of the whole without them."""
+
+    def run(images: Tensor) -> Maps:
+        return model.decode(model.features(images), images=images)
+
+    window, stride = inference.window, inference.stride
+    return run if window is None else slid(run, window, stride or max(1, window * 2 // 3))

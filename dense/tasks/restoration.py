@@ -13,6 +13,7 @@ from dense.losses import PerceptionContrast
 from dense.metrics import RestorationMetrics
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
+from dense.tasks.inference import through
 from dense.tasks.model import DenseModel, Inference, normalised
 from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.tuning import TuneOptions
@@ -74,6 +75,10 @@ class RestorationTask(DenseTask):
             raise ValueError(f"head.name={head.get('name')!r}: a restoration task needs the head 'restoration'")
         if inference.resize is not None:
             raise ValueError(f"inference.resize={inference.resize}: a restored picture keeps its size; leave it out")
+        if perception.weight and not tune.frozen:
+            raise ValueError(
+                f"perception.weight={perception.weight} judges by a frozen backbone, and model.tune lets it learn; drop one"
+            )
         self.perception, self.body_weights = perception, body_weights
         self.contrast = PerceptionContrast(perception.layer_weights, perception.floor)
 
@@ -120,6 +125,12 @@ class RestorationTask(DenseTask):
         backbone = self.network.backbone
         seen = self.network.head.seen(images, backbone.spec.patch)  # type: ignore[operator]
         return backbone(seen, layers=self.contrast_layers, norm=self.perception.norm).maps
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch, which is seen as a predictor sees it: through the windows that are saved with the model."""
+        assert batch.images is not None
+        maps = through(self.network, self.inference)(normalised(self.network.backbone, batch.images))
+        self.update_metrics(self.metrics, maps, batch)
 
     def build_metrics(self) -> nn.Module:
         """PSNR and SSIM by kind of damage."""

@@ -119,6 +119,10 @@ def test_plan() -> None:
     assert not mixed.needs_depth
     assert mixed.kinds["jpeg"] == [10, 20, 40]
     assert {len(mixed.draw((0, i))) for i in range(50)} == {1, 2}
+    assert Degrade({"noise": [35, 25]}).unseen == {"noise": [60]}  # what is trained on is seen
+    named = Degrade({"noise": [25]}, unseen={"noise": [], "jpeg": [5]})
+    assert named.unseen == {"noise": [35, 60], "jpeg": [5]}
+    assert Degrade({"noise": [25]}, unseen={}).labels() == ("noise",)
 
 
 def test_plans_that_cannot_be() -> None:

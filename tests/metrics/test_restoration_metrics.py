@@ -54,6 +54,12 @@ def test_luma_by_hand() -> None:
     np.testing.assert_allclose(found, [16, 235, 81.481, 144.553, 40.966], atol=1e-3)
 
 
+def test_states_of_devices_without_fp64() -> None:
+    metrics = RestorationMetrics(("noise",))
+    metrics.update(*pictures(1), ["noise"])
+    assert {metrics.totals.dtype, metrics.counts.dtype} == {torch.float32, torch.long}
+
+
 def test_means_by_kind() -> None:
     restored, clean = pictures(4)
     metrics = RestorationMetrics(("noise", "rain", "haze"))

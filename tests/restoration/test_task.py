@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,20 @@ import dense
 import heads
 from dense.backbone import WeightsError, load_backbone
 from dense.data.clean import open_clean
-from dense.data.degrade import KINDS, Degrade
-from dense.data.labelled import DataError
+from dense.data.degrade import KINDS, Degrade, degrade
+from dense.data.labelled import DataError, Labelled
 from dense.data.scene_source import SceneSource
 from dense.data.scenes import render
 from dense.evaluate.restoration import evaluate_restoration
 from dense.export import export
 from dense.recipes import config_folder, find_config
 from dense.tasks import DenseData, DenseModel, RestorationTask
+from dense.tasks.batch import Batch
 from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_stages
+from dense.tasks.model import Inference
 from dense.tasks.recipe import BackboneOptions, OptimOptions
 from dense.tasks.restoration import PerceptionOptions
+from dense.tasks.tuning import TuneOptions
 from dense.training.checkpoints import Checkpoints
 from heads.restoration import BODIES, Restormer
 from tests.predict.models import BACKBONE
@@ -108,6 +112,22 @@ def test_evaluated(run: Path, tmp_path: Path) -> None:
     done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "noise=strong"])
     assert done.returncode == 2
     assert "noise=strong: expected KIND=LEVELS with numbers" in done.stderr
+    done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "noise=35", "--unseen", "jpeg"])
+    assert done.returncode == 0, done.stderr
+    for word in ("noise 35 ", "jpeg 15, unseen", "jpeg 30, unseen"):
+        assert word in done.stdout
+
+
+def test_evaluated_on_the_share_that_was_not_trained_on(run: Path, tmp_path: Path) -> None:
+    """Not on more of the folder."""
+    for i in range(20):
+        Image.fromarray(render(0, i, (24, 24)).image).save(tmp_path / f"{i}.png")
+    count = len(open_clean(tmp_path, "val", "pictures", 0.3))
+    assert count > len(open_clean(tmp_path, "val", "pictures"))
+    options = ["--degrade", "noise=25", "--val-ratio", "0.3", "--output", str(tmp_path / "out")]
+    done = call(["evaluate", "restoration", str(run / "model"), "--data", str(tmp_path), *options])
+    assert done.returncode == 0, done.stderr
+    assert f"({count} pictures)" in (tmp_path / "out/results.json").read_text()
 
 
 def test_predicted(run: Path, tmp_path: Path) -> None:
@@ -131,6 +151,31 @@ def test_windows_and_tiny_pictures() -> None:
     assert Predictor.of(network)(image[:3, :5]).values.shape == (3, 5, 3)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="keeps its size"):
         Predictor.of(network, resize=20)
+    with pytest.raises(ValueError, match=r"scales=\(1\.0, 0\.5\): a restored picture keeps its size"):
+        Predictor.of(network, scales=[1.0, 0.5])
+
+
+def test_validated_and_measured_through_the_saved_windows() -> None:
+    """As predicted: the network never sees more than a window."""
+    network, source, plan = model(), SceneSource("val", 2, 40), Degrade({"noise": [25]}, unseen={})
+    whole = evaluate_restoration(network, source, plan)
+    network.inference = Inference(window=24, stride=16)
+    sides: list[int] = []
+    network.head.body.register_forward_pre_hook(lambda _, given: sides.append(max(given[0].shape[-2:])))  # type: ignore[union-attr, operator]
+    found = evaluate_restoration(network, source, plan)
+    assert max(sides) == 24
+    assert found["psnr"] != whole["psnr"]
+    assert evaluate_restoration(network, source, plan, Inference())["psnr"] == whole["psnr"]
+    assert max(sides) == 40
+    sides.clear()
+    task = RestorationTask(inference=network.inference)
+    task.network, task.damages = network, ("noise",)
+    task.metrics = task.build_metrics()
+    for sample in map(DamagedPictures(source, plan).__getitem__, range(2)):
+        assert sample.clean is not None
+        task.validation_step(Batch(sample.image[None], clean=sample.clean[None], damages=(sample.damage,)), 0)
+    assert max(sides) == 24
+    assert task.numbers()["psnr"] == pytest.approx(found["psnr"])
 
 
 def test_saved_and_opened(tmp_path: Path) -> None:
@@ -173,6 +218,9 @@ def test_published_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(opened(opened.normal(images)), body(images), atol=1e-5, rtol=1e-4)
     guided = dense.load(tmp_path / "deraining.pth", guidance="channels").model
     torch.testing.assert_close(guided(guided.normal(images)), body(images), atol=1e-5, rtol=1e-4)
+    for odd in ({**TINY, "dim": 16, "heads": [1, 1, 2, 2], "expansion": 2.7}, {**TINY, "dim": 98, "expansion": 0.011}):
+        torch.save(Restormer(**odd).state_dict(), tmp_path / "odd.pth")  # type: ignore[arg-type]
+        assert dense.load(tmp_path / "odd.pth").model.head.body.dims[0] == odd["dim"]  # type: ignore[union-attr]
     state = body.state_dict()
     state.pop("latent.0.ffn.dwconv.weight")
     torch.save(state, tmp_path / "broken.pth")
@@ -204,8 +252,6 @@ def test_published_weights_on_the_command_line(tmp_path: Path) -> None:
 def test_perception_loss_moves_the_head_alone() -> None:
     task = RestorationTask(perception=PerceptionOptions(weight=1.0, layers=[0, 1]))
     task.network, task.contrast_layers = model(), (0, 1)
-    from dense.tasks.batch import Batch
-
     clean = torch.randint(0, 255, (2, 3, 24, 24), dtype=torch.uint8)
     batch = Batch(clean // 2, clean=clean, damages=("noise", "noise"))
     loss, parts = task.losses(task.decode(task.features(batch), batch, None), batch)
@@ -290,6 +336,32 @@ def test_damage_is_mixed_within_a_batch_and_repeats() -> None:
         assert sample.image.shape == (3, 16, 16)
 
 
+class Holes(SceneSource):
+    """Scenes of which the depth of one pixel is known."""
+
+    def read(self, index: int) -> Labelled:
+        known = super().read(index)
+        depth = np.full(known.image.shape[:2], np.nan, np.float32)
+        depth[0, 0] = 7
+        return replace(known, depth=depth)
+
+
+@pytest.mark.parametrize("rotate", [0.0, 90.0])
+def test_haze_where_no_depth_is_known(rotate: float) -> None:
+    """A patch takes the depth nearest to it in its picture, also from outside the patch; one outside the picture has none."""
+    from dense.data.transforms import Augment
+
+    augment = Augment(rotate=rotate, rotate_probability=1.0)
+    patches = DamagedPatches(Holes("train", 4, 32), augment, [4], Degrade({"haze": [0.1]}, unseen={}), 0)
+    for draw in [(epoch, index) for epoch in range(25) for index in range(4)]:
+        sample = patches[draw]
+        assert sample.clean is not None
+        clean = sample.clean.permute(1, 2, 0).numpy()
+        hazy = degrade(clean, {"haze": 0.1}, (0, *draw), np.full((4, 4), 7, np.float32))
+        found = sample.image.permute(1, 2, 0).numpy()
+        assert np.array_equal(found, hazy) or (rotate and np.array_equal(found, clean))
+
+
 def pairs(root: Path) -> None:
     for i in range(10):
         clean = render(0, i, (24, 24)).image
@@ -330,6 +402,15 @@ def test_any_folder_of_pictures(tmp_path: Path) -> None:
         DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, val_size=20)
     with pytest.raises(ValueError, match="steps that begin with 0"):
         DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, patches=[(5, 16, 2)])
+    for i in range(6, 12):
+        Image.fromarray(render(0, i, (30, 24)).image).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match=r"pictures of 2 sizes.* are no batch; set data\.crop_size"):
+        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
+    for split, name in (("train", "a.png"), ("val", "b.png"), ("train", "c.png")):
+        (tmp_path / "split" / split).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / ("1.png" if name == "c.png" else "2.png"), tmp_path / "split" / split / name)
+    with pytest.raises(DataError, match=r"val has copies of train's pictures: 1 picture: .*b\.png"):
+        DenseData(str(tmp_path / "split"), layout="pictures", degrade=plan, crop_size=16)
     (tmp_path / "0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"0\.png"):
         DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
@@ -346,6 +427,8 @@ def test_refused(tmp_path: Path) -> None:
         RestorationTask(head={"name": "linear"})
     with pytest.raises(ValueError, match=r"perception\.weight=-1"):
         PerceptionOptions(weight=-1)
+    with pytest.raises(ValueError, match=r"perception\.weight=0\.1 judges by a frozen backbone"):
+        RestorationTask(perception=PerceptionOptions(weight=0.1), tune=TuneOptions(unfreeze="all"))
     task = RestorationTask(BackboneOptions("scenes_tiny", layers="even4"), optim=OptimOptions())
     data = DenseData("scenes", scenes=(2, 2), scene_size=24)
     with pytest.raises(ValueError, match="no damage to undo"):

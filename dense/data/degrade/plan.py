@@ -33,8 +33,9 @@ class Degrade:
     """Kinds of damage with their levels.
 
     kinds: name -> levels to train on; an empty list stands for the usual ones of that kind, and no kinds for rain, noise,
-    motion, defocus and haze. unseen: name -> levels that are only measured; null for the usual ones of the kinds that
-    are trained on. together: most kinds in one picture, one after the other, in training; each kind is drawn once.
+    motion, defocus and haze. unseen: name -> levels that are only measured, an empty list for the usual ones; null for
+    those of the kinds that are trained on. together: most kinds in one picture, one after the other, in training; each
+    kind is drawn once.
     """
 
     kinds: Levels = field(default_factory=dict)
@@ -43,7 +44,10 @@ class Degrade:
 
     def __post_init__(self) -> None:
         kinds = {name: list(levels) or list(find_kind(name).seen) for name, levels in (self.kinds or usual()).items()}
-        unseen = {n: list(find_kind(n).unseen) for n in kinds} if self.unseen is None else dict(self.unseen)
+        if self.unseen is None:
+            unseen = {name: [n for n in find_kind(name).unseen if n not in levels] for name, levels in kinds.items()}
+        else:
+            unseen = {name: list(levels) or list(find_kind(name).unseen) for name, levels in self.unseen.items()}
         for name, levels in (*kinds.items(), *unseen.items()):
             for level in levels:
                 find_kind(name).check(name, level)

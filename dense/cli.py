@@ -12,7 +12,7 @@ from dense.console import voice
 from dense.essentials import VERBS as TRAININGS
 from dense.essentials import short_help
 from dense.examples import COMMON
-from dense.suggest import did_you_mean
+from dense.suggest import UnknownOption, did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
     "pretrain": ("pretrain.cli", "learn a backbone from unlabelled pictures: DINO, iBOT, DINOv2, DINOv3"),
@@ -82,13 +82,13 @@ def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
         if debug:
             raise
         print(f"dense {verb}: error: {in_words(error)}", file=sys.stderr)
-        return 2 if isinstance(error, TypeError) else 1  # an unknown option of a backbone is wrong usage
+        return 2 if isinstance(error, UnknownOption) else 1
 
 
 def in_words(error: Exception) -> str:
     """What an error says, if it was meant for people; else its kind, its first line and how to learn more."""
     text = str(error)
-    if isinstance(error, ValueError | TypeError | OSError | ImportError) and text:
+    if isinstance(error, ValueError | OSError | ImportError | UnknownOption) and text:
         return text
     if isinstance(error, RuntimeError) and text and "\n" not in text:
         return text

@@ -14,6 +14,7 @@ from dense.essentials import VERBS as TRAININGS
 from dense.examples import COMMON
 from dense.recipes import config_folder
 
+NAMED = ("", "evaluate", "completion")  # where a name follows, of a verb, a measure or a shell
 Words = dict[str, dict[str, list[str]]]  # "evaluate knn" -> option -> what may follow it
 
 
@@ -30,9 +31,9 @@ def words() -> Words:
     """Options of every verb, as its help names them."""
     from dense.evaluate.cli import VERBS as MEASURES
 
-    verbs = [verb for verb in VERBS if verb != "evaluate"] + [f"evaluate {name}" for name in MEASURES]
-    found = {verb: options_for(verb) for verb in verbs}
-    return {"": {verb: [] for verb in VERBS}, "evaluate": {name: [] for name in MEASURES}, **found}
+    names = dict(zip(NAMED, (VERBS, MEASURES, SHELLS), strict=True))
+    verbs = [verb for verb in VERBS if verb not in NAMED] + [f"evaluate {name}" for name in MEASURES]
+    return {place: {name: [] for name in there} for place, there in names.items()} | {v: options_for(v) for v in verbs}
 
 
 def options_for(verb: str) -> dict[str, list[str]]:
@@ -80,7 +81,7 @@ _dense() {{
     case "$verb" in
 {chr(10).join("  " + case for case in cases)}
     esac
-    [[ "$verb" != "" && "$verb" != evaluate && "$current" != -* ]] && words=""
+    [[ ! "$verb" =~ ^({"|".join(NAMED)})$ && "$current" != -* ]] && words=""
   fi
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
@@ -105,7 +106,7 @@ _dense() {{
   case "$verb" in
 {chr(10).join(cases)}
   esac
-  if [[ "$verb" == "" || "$verb" == evaluate || "$PREFIX" == -* ]]; then
+  if [[ "$verb" =~ "^({"|".join(NAMED)})$" || "$PREFIX" == -* ]]; then
     compadd -- $choices
   else
     _files
@@ -119,7 +120,7 @@ def fish(known: Words) -> str:
     lines = ["# fish completion of dense"]
     for verb, options in known.items():
         tokens = ["dense", *verb.split()]
-        if verb in ("", "evaluate"):
+        if verb in NAMED:
             where = f"test (count (commandline -opc)) -eq {len(tokens)}"
             if verb:
                 where += f"; and test (commandline -opc)[2] = {verb}"

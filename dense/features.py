@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     layers = layers_option(parser, options.layers)
     if options.format == "none" and not wants_pca(options):
         parser.error("--format none writes no maps; say --pca for pictures of them")
-    paths = list_images(options.pictures)
+    paths = list_images(options.pictures, without=options.output)
     check_writable(options.output)
     backbone = open_backbone(options, frozen=True)
     norm: Any = {"true": True, "false": False, None: None}.get(options.norm, options.norm)

@@ -28,7 +28,7 @@ def find_config(name: str) -> Path:
 
 
 def title(config: Path) -> str:
-    """How its header begins: to the first stop, colon, semicolon or bracket."""
+    """How its header begins: to the first stop, colon or semicolon, without what stands in brackets."""
     lines = config.read_text().splitlines()
     header = " ".join(line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")])
-    return re.split(r"[.:;](?: |$)| \(", header)[0]
+    return re.split(r"[.:;](?: |$)", re.sub(r" \([^)]*\)", "", header))[0]

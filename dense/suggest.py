@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class UnknownOption(TypeError):
+    """An option that something does not take: wrong usage, told in words for people."""
+
+
 def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
     """The `count` names most like `wrong`, best first; without regard to case, dashes and underscores."""
 

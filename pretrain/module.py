@@ -144,7 +144,7 @@ class DINO(pl.LightningModule):
         """Schedules for `pictures` a pass in batches of `total_batch` (over all processes and micro-batches)."""
         if pictures < total_batch:
             raise ValueError(
-                f"{pictures} pictures are fewer than one total batch of {total_batch}; lower data.batch_size"
+                f"{pictures} pictures are fewer than one total batch of {total_batch}; lower --data.batch_size"
             )
         recipe, optim, teacher = self.recipe, self.recipe.optim, self.recipe.teacher
         per_epoch = recipe.steps_per_epoch or pictures // total_batch

@@ -20,6 +20,7 @@ from dense.cli import VERBS, main
 from dense.console import progress, voice
 from dense.evaluate.cli import VERBS as MEASURES
 from dense.examples import EXAMPLES
+from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints
 from dense.training.cli import of_union
 from tests.pretrain.runs import command, run, write_config
@@ -87,6 +88,24 @@ def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
     )
     assert of_union(message) == "steps=-5: expected at least 1"
     assert of_union("steps=-5") == "steps=-5"
+
+
+def test_wrong_usage_is_told_from_a_mistake_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option that something does not take has status 2 and its words alone, any other TypeError 1 and a way to learn more."""
+
+    def raises(error: Exception) -> tuple[int, str]:
+        def wrong(argv: list[str]) -> int:
+            raise error
+
+        monkeypatch.setattr("dense.convert.main", wrong)
+        return main(["convert"]), capsys.readouterr().err
+
+    assert raises(UnknownOption("dpt takes no 'x'")) == (2, "dense convert: error: dpt takes no 'x'\n")
+    status, told = raises(TypeError("unsupported operand"))
+    assert status == 1
+    assert "TypeError: unsupported operand (--debug" in told
 
 
 def test_misspelt_common_options_are_named() -> None:
@@ -183,8 +202,9 @@ def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
 # ---- completion
 
 KNOWN: completion.Words = {
-    "": {"train": [], "evaluate": []},
+    "": {"train": [], "evaluate": [], "completion": []},
     "evaluate": {"knn": [], "probe": []},
+    "completion": {"bash": [], "zsh": [], "fish": []},
     "train": {"--config": ["depth/dpt", "joint/dpt"], "--output": [], "--data.root": []},
     "evaluate knn": {"--readout": ["class", "average"], "--train": []},
 }
@@ -195,6 +215,7 @@ CASES = [
     (["dense", "train", "--config", "de"], ["depth/dpt"]),
     (["dense", "evaluate", "knn", "--r"], ["--readout"]),
     (["dense", "evaluate", "knn", "--readout", "a"], ["average"]),
+    (["dense", "completion", "b"], ["bash"]),
     (["dense", "train", "--output", ""], []),
 ]
 

@@ -20,7 +20,7 @@ from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.pyramid import Pyramid
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
 from dense.backbone.vit import Eva, ViT
-from dense.suggest import did_you_mean
+from dense.suggest import UnknownOption, did_you_mean
 
 # fields of the spec that a person may set; the others follow from the model
 SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family")
@@ -99,7 +99,7 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
         wrong = [k for k in arguments if k not in known and repr(k) in str(error)]
         if not wrong:
             raise
-        raise TypeError(f"{timm_name} has no option {wrong[0]!r}.{did_you_mean(wrong[0], known)}") from None
+        raise UnknownOption(f"{timm_name} has no option {wrong[0]!r}.{did_you_mean(wrong[0], known)}") from None
     if isinstance(model, TimmViT | TimmEva) and type(model) in (TimmViT, TimmEva):
         return model
     if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info") and not hasattr(model, "patch_embed"):

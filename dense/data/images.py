@@ -87,13 +87,18 @@ def _white(values: NDArray[np.float64]) -> float:
     return next((white for white in (1.0, 255.0) if highest <= 1.5 * white), 65535.0)
 
 
-def list_images(source: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Pictures named by a file, a folder (searched within, sorted), or several of these; an empty result raises."""
+def list_images(source: str | Path | Sequence[str | Path], without: Path | None = None) -> list[Path]:
+    """Pictures named by a file, a folder (searched within, sorted), or several of these; an empty result raises.
+
+    without: a folder of answers; those in it are left out where it lies within a folder of pictures.
+    """
     sources: Iterable[str | Path] = [source] if isinstance(source, str | Path) else source
     found: list[Path] = []
     for item in map(Path, sources):
         if item.is_dir():
-            found += sorted(p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            answers = None if without is None or without.resolve() == item.resolve() else without.resolve()
+            found += [p for p in inside if answers is None or not p.resolve().is_relative_to(answers)]
         elif item.is_file():
             found.append(item)
         else:

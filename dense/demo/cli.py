@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     options.output = options.output or Path("runs/demo" if options.images is None else "runs/own")
     start = time.perf_counter()
     if options.images is not None:  # what cannot be read is found before anything is written
-        Film(options.images) if is_film(options.images) else list_images(options.images)
+        Film(options.images) if is_film(options.images) else list_images(options.images, without=options.output)
         if (options.output / KEPT).is_file():
             raise ValueError(f"{options.output} holds the demo of embedded scenes; choose another --output")
     check_writable(options.output)

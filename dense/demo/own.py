@@ -43,7 +43,7 @@ def own_pictures(
     """
     film = is_film(path)
     with timed("Looking") as part:
-        images, failed = frames_of(path, shown) if film else pictures_of(path, shown)
+        images, failed = frames_of(path, shown) if film else pictures_of(path, shown, folder)
         rows = rows_of(backbone, images, shorter, default_source(backbone.spec))
         words = WORDS + (f" Not read: {'; '.join(failed)}." if failed else "")
         part.galleries = [Gallery(path.resolve().name, words, rows)]
@@ -56,9 +56,9 @@ def own_pictures(
     return [part, followed(path, backbone, shorter, weights, folder)] if film else [part]
 
 
-def pictures_of(path: Path, most: int) -> tuple[list[Picture], list[str]]:
-    """Pictures spread evenly over a folder, and what could not be read, in words."""
-    paths = list_images(path)
+def pictures_of(path: Path, most: int, report: Path) -> tuple[list[Picture], list[str]]:
+    """Pictures spread evenly over a folder, but not those of the report in it, and what could not be read, in words."""
+    paths = list_images(path, without=report)
     images, failed = [], []
     for one in paths[:: max(1, len(paths) // most)][:most]:
         try:

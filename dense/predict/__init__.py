@@ -23,11 +23,11 @@ def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
     if said and not path.exists():
         raise FileNotFoundError(f"no such file or directory: {path}")
     if said:
-        from dense.suggest import did_you_mean
+        from dense.suggest import UnknownOption, did_you_mean
 
         name = next(iter(said))
         hint = did_you_mean(name, Predictor.OPTIONS)
-        raise TypeError(f"{source} is no published file, and a model takes no {name!r}; leave it out.{hint}")
+        raise UnknownOption(f"{source} is no published file, and a model takes no {name!r}; leave it out.{hint}")
     return Predictor.open(source, device, **options)
 
 

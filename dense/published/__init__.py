@@ -9,7 +9,7 @@ from dense.backbone import WeightsError
 from dense.published.file import Published, is_ours
 from dense.published.recognise import FAMILIES, recognise
 from dense.published.vit import is_backbone
-from dense.suggest import did_you_mean
+from dense.suggest import UnknownOption, did_you_mean
 from dense.tasks.model import DenseModel
 
 
@@ -24,7 +24,7 @@ def load_published(source: str | Path | Published, family: str | None = None, **
     if unknown := [name for name in said if name not in found.options]:
         hint = did_you_mean(unknown[0], found.options)
         takes = ", ".join(found.options) or "nothing"
-        raise TypeError(f"{found.name} ({found.title}) takes no {unknown[0]!r}; it takes {takes}.{hint}")
+        raise UnknownOption(f"{found.name} ({found.title}) takes no {unknown[0]!r}; it takes {takes}.{hint}")
     try:
         return found.build(file, **said)
     except KeyError as error:

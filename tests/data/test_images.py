@@ -291,6 +291,8 @@ def test_list_images(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)] == ["a.webp", "b/1.png", "b/2.JPG"]
     assert list_images([tmp_path / "notes.txt", tmp_path / "b"])[0].name == "notes.txt"
+    assert [p.name for p in list_images(tmp_path, without=tmp_path / "b")] == ["a.webp"]
+    assert len(list_images(tmp_path, without=tmp_path)) == 3  # answers beside the pictures
     with pytest.raises(FileNotFoundError, match="no such picture or folder"):
         list_images(tmp_path / "c")
     (tmp_path / "none").mkdir()

@@ -111,6 +111,9 @@ def page(results: dict[str, Result], known: list[str]) -> str:
     lines += [f"| benchmark | {' | '.join(HEADER)} |", "|---" * (len(HEADER) + 1) + "|"]
     for name, result in results.items():
         lines += [f"| {name} | {' | '.join(row(claim))} |" for claim in result.claims]
+        if not result.claims and not result.status:
+            words = f"works; its claims want a longer run: `python benchmarks/{name}.py --help`"
+            lines.append(f"| {name} | {words} |{' |' * (len(HEADER) - 1)}")
         if result.status:
             lines.append(f"| {name} | FAILED with status {result.status} |{' |' * (len(HEADER) - 1)}")
     facts = list(dict.fromkeys(fact for result in results.values() for fact in result.machine))

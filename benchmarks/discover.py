@@ -95,8 +95,8 @@ def attention(size: int, rounds: int) -> None:
     what, peer = f"attention masks, {size} px", f"all rows, {versioned('torch')}"
     record(what, peer=peer, ours=f"{1e3 * one:.1f} ms", theirs=f"{1e3 * all_rows:.0f} ms", ratio=ratio)
     record(
-        f"{what}, memory", peer=peer, ours=f"{memory:.0f} MB", theirs=f"{memory_of_all:.0f} MB",
-        ratio=memory_of_all / max(memory, 1.0),  # one megabyte is as little as can be told
+        f"{what}, memory", peer=peer, ours=f"{memory:.0f} MB" if memory >= 1 else "under 1 MB", theirs=f"{memory_of_all:.0f} MB",
+        ratio=memory_of_all / memory if memory >= 1 else None,  # less cannot be told
     )  # fmt: skip
 
 

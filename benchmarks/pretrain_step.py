@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--local-crops", type=int, default=8)
     parser.add_argument("--prototypes", type=int, default=65536)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--ways", nargs="+", default=None, help="textbook, float32, and bfloat16 if the processor has it"
     )

@@ -29,6 +29,7 @@ def test_one_table_of_all_claims(tmp_path: Path) -> None:
 
     (tmp_path / "fast.py").write_text(FAST)
     (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    (tmp_path / "short.py").write_text("print('only a trial')")
     (tmp_path / "_helper.py").write_text("raise SystemExit(4)")
     done = bench("--folder", tmp_path, "--output", tmp_path / "results.md")
     assert done.returncode == 1
@@ -38,6 +39,7 @@ def test_one_table_of_all_claims(tmp_path: Path) -> None:
     assert "| fast | memory |  | 2100 MB |  |  | at most 2000 | NO |" in text
     assert "| fast | speed |  | 7 a second |  |  |  |  |" in text
     assert "| broken | FAILED with status 3 |" in text
+    assert "| short | works; its claims want a longer run: `python benchmarks/short.py --help` |" in text
     assert "| benchmark | seconds | date | processor | threads | load before | system | torch | accelerator |" in text
     shown = done.stdout.splitlines()
     assert any(line.split()[:2] == ["views", "numpy"] and line.endswith("yes") for line in shown)

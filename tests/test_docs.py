@@ -146,3 +146,78 @@ def test_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ran) == 9
     for code in blocks(ROOT / "docs/export.md", "python"):
         exec(code, {"picture": np.zeros((1, 3, 32, 48), np.uint8)})
+
+
+TINY = ["--trainer.accelerator", "cpu", "--data.workers", "0", "--trainer.precision", "32-true"]
+RUN = [*TINY, "--model.steps", "2", "--data.batch_size", "4", "--knn.train", "null", "--knn.val", "null"]
+RUN += [
+    "--model.head.out_dim",
+    "32",
+    "--model.head.hidden_dim",
+    "32",
+    "--trainer.devices",
+    "1",
+    "--trainer.num_nodes",
+    "1",
+]
+
+
+def small(patch: int) -> list[str]:
+    """Options that make a student tiny, for crops of the recipe."""
+    return [
+        "--model.backbone.name",
+        "vit_tiny_patch16_224",
+        "--model.backbone.arguments",
+        f"{{patch_size: {patch}, depth: 1}}",
+    ]
+
+
+@pytest.mark.slow
+def test_pretraining_as_the_pages_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretraining, scale and results: every command, stages in their order, shortened to two steps; and the Python."""
+    monkeypatch.chdir(tmp_path)
+    for place in ("PICTURES", "MINE/images", "MINE/depth"):
+        Path(place).mkdir(parents=True)
+    for number in range(8):
+        scene = render(0, number, (48, 64))
+        for place in ("PICTURES", "MINE/images"):
+            Image.fromarray(scene.image).save(f"{place}/{number}.png")
+        Image.fromarray((scene.depth.clip(0, 60) * 1000).astype(np.uint16)).save(f"MINE/depth/{number}.png")
+    Path("MINE/depth.yaml").write_text("{scale: 0.001, kind: metric, invalid: 0}")
+    measure = {
+        "probe": ["--train-scenes", "20", "--val-scenes", "10"],
+        "discovery": ["--scenes", "2", "--side", "32", "--steps", "2"],
+        "video": ["--clips", "1", "--frames", "3", "--side", "32"],
+    }
+    ran: list[str] = []
+    for page in ("pretraining", "scale", "results"):
+        for line in commands(ROOT / f"docs/{page}.md"):
+            verb, *rest = shlex.split(line)[1:]
+            if "NAME" in rest or line in ran or "'/data/shards/{0000..0511}.tar'" in line:
+                continue
+            if verb == "pretrain":
+                student = small(14 if "vitg14" in line else 16) if "PICTURES" in rest else ["--data.scenes", "16"]
+                extra = [*RUN, *student]
+            elif verb == "train":
+                extra = [
+                    *TINY,
+                    "--model.steps",
+                    "1",
+                    "--data.batch_size",
+                    "2",
+                    "--trainer.devices",
+                    "1",
+                    "--data.crop_size",
+                    "28",
+                ]
+                extra += ["--model.backbone.weights", "null"]
+            else:
+                extra = measure[rest[0]]
+            done = call([verb, *rest, *extra])
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+            ran.append(line)
+    assert len(ran) == 16
+    for code in blocks(ROOT / "docs/pretraining.md", "python"):
+        shorter = code.replace("epochs=100", "steps=1").replace("batch_size=64", "batch_size=4").replace("4096", "32")
+        assert shorter.count("=1)") == 1
+        exec(shorter, {})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from dense import losses
+from dense.data.layouts import LAYOUTS
 from dense.losses.kinds import DepthKind
 from dense.metrics import DepthMetrics, RelativeDepthMetrics
 from dense.tasks.base import DenseTask, Maps
@@ -20,11 +21,18 @@ from dense.tasks.tuning import TuneOptions
 
 @dataclass(frozen=True)
 class DepthEvaluation:
-    """How validation depth is measured: see `dense.metrics.DepthMetrics`."""
+    """How validation depth is measured: see `dense.metrics.DepthMetrics`; crop "layout" is the published one of the data, or none."""
 
     cap: tuple[float, float] = (1e-3, 80.0)
-    crop: Literal["none", "nyu_eigen", "garg", "eigen_kitti"] = "none"
+    crop: Literal["none", "nyu_eigen", "garg", "eigen_kitti", "layout"] = "none"
     alignment: Literal["none", "median", "lsq"] = "none"
+
+    def on(self, data: Any) -> DepthEvaluation:
+        """With the crop that these data mean."""
+        if self.crop != "layout":
+            return self
+        crop: Any = LAYOUTS[data.layout].evaluation_crop if data.layout in LAYOUTS else "none"
+        return replace(self, crop=crop)
 
 
 class DepthTask(DenseTask):
@@ -73,7 +81,7 @@ class DepthTask(DenseTask):
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Check that there is a depth and that the data can teach it."""
-        self.given = depth_of(data)
+        self.given, self.evaluation = depth_of(data), self.evaluation.on(data)
         return outputs | {"depth": outputs.get("depth", {"name": "regression"})}
 
     def setup(self, stage: str) -> None:

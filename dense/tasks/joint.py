@@ -102,7 +102,7 @@ class JointTask(DenseTask):
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Both must be there."""
-        self.given = depth_of(data)
+        self.given, self.evaluation = depth_of(data), self.evaluation.on(data)
         depth = outputs.get("depth", {"name": "regression"})
         return outputs | {"depth": depth, "labels": classes_output(outputs, data)}
 

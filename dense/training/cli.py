@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import warnings
@@ -62,10 +63,11 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
         TrainingParser.verb = prog
+        arguments = shipped_configs(argv)
         super().__init__(
             model,
             data,
-            args=shipped_configs(argv),
+            args=nulls_as_config(arguments, "model") if options.get("subclass_mode_model") else arguments,
             run=False,
             save_config_callback=None,
             seed_everything_default=False,
@@ -131,6 +133,27 @@ def shipped_configs(argv: Sequence[str]) -> list[str]:
         elif argument in ("-c", "--config") and i + 1 < len(resolved):
             resolved[i + 1] = str(find_config(resolved[i + 1]))
     return resolved
+
+
+def nulls_as_config(argv: Sequence[str], key: str) -> list[str]:
+    """argv with `--KEY.a.b null` as a piece of config, for a KEY whose class one chooses: jsonargparse reads such an option twice,
+    and the second time the None that it has read is the text 'None'."""
+    told: list[str] = []
+    for given in argv:
+        whole = f"{told.pop()}=null" if given == "null" and told and told[-1].startswith(f"--{key}.") else given
+        if whole.startswith(f"--{key}.") and whole.endswith("=null"):
+            path = whole.removeprefix(f"--{key}.").removesuffix("=null").removeprefix("init_args.")
+            whole = f"--config={nested([key, 'init_args', *path.split('.')])}"
+        told.append(whole)
+    return told
+
+
+def nested(keys: Sequence[str]) -> str:
+    """JSON of a null below these keys."""
+    value: Any = None
+    for key in reversed(keys):
+        value = {key: value}
+    return json.dumps(value)
 
 
 def quiet() -> None:

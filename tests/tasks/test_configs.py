@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from dense.backbone import describe, load_backbone
 from dense.backbone.spec import resolve_layers
 from dense.recipes import config_folder
 from dense.tasks import DepthTask, JointTask, SegmentationTask
+from dense.tasks.depth import DepthEvaluation
 
 CONFIGS = sorted(p for room in ("segmentation", "depth", "joint") for p in (config_folder() / room).glob("*.yaml"))
 
@@ -50,3 +52,11 @@ def test_a_recipe_builds(path: Path) -> None:
         from dense.tasks.depth import depth_loss
 
         depth_loss(inner.get("loss") or inner["depth_loss"], head.outputs["depth"], "metric")
+
+
+@pytest.mark.parametrize(("layout", "crop"), [("nyuv2", "nyu_eigen"), ("kitti_eigen", "garg"), ("folder", "none")])
+def test_the_crop_of_validation_follows_the_data(layout: str, crop: str) -> None:
+    """So recipes for NYUv2 serve anybody's folder; a crop that is named stays."""
+    data = SimpleNamespace(layout=layout)
+    assert DepthEvaluation(crop="layout").on(data).crop == crop
+    assert DepthEvaluation(crop="eigen_kitti").on(data).crop == "eigen_kitti"

@@ -151,6 +151,14 @@ def test_recipes_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], words:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("option", [["--model.backbone.weights", "null"], ["--model.init_args.backbone.weights=null"]])
+def test_null_takes_away_what_a_recipe_sets(option: list[str]) -> None:
+    """And is not the text 'None'."""
+    for given, expected in (([], "timm"), (option, None)):
+        printed = call(["train", "--config", "depth/dpt_dinov2", *given, "--print_config"])
+        assert yaml.safe_load(printed.stdout)["model"]["init_args"]["backbone"]["weights"] == expected
+
+
 def test_help_and_misspelt_options(tmp_path: Path) -> None:
     assert "--data.batch_size" in call(["train", "--help"]).stdout
     printed = call(["train", "--config", "segmentation/scenes_linear", "--print_config"])

@@ -128,11 +128,13 @@ def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...]
 
 def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:
     """One line about the run."""
+    warmup = task.optim.warmup(task.steps)
+    shorter = f", warm-up of {warmup} instead of {task.optim.warmup_steps}" if warmup < task.optim.warmup_steps else ""
     return (
         f"{type(task).__name__}, {task.head_options.get('name')} head on {task.options.name}"
         f"{'' if task.options.weights or directory(task.options.name) else ' with RANDOM weights'}; "
         f"{len(data.train)} pictures of {data.root}, {len(data.val)} to validate on; batch {data.batch_size} x "
-        f"{trainer.world_size} x {trainer.accumulate_grad_batches}, {task.steps} steps, {trainer.precision}"
+        f"{trainer.world_size} x {trainer.accumulate_grad_batches}, {task.steps} steps{shorter}, {trainer.precision}"
     )
 
 

@@ -81,3 +81,5 @@ def test_schedules(schedule: str) -> None:
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert factors[4:] == sorted(factors[4:], reverse=True)
     assert factors[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0)
+    made_short = [OptimOptions(schedule=schedule, warmup_steps=12800).factor(s, 6) for s in range(6)]  # type: ignore[arg-type]
+    assert made_short[:3] == [0.5, 1.0, 1.0]  # a third of the run, not all of it

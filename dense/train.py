@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning.pytorch as pl
@@ -41,6 +42,9 @@ class TrainCLI(TrainingCLI):
         """And settle the validation."""
         super().before_instantiate_classes()
         config: Any = self.config
+        learnt = set(resolve_name(config.model.class_path).outputs) & {"labels", "depth"}
+        if config.data.answers is None and learnt:
+            config.data.answers = sorted(learnt)
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps
         if config.val_every < 0:

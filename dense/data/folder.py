@@ -40,6 +40,7 @@ def open_folder(
     split: str,
     *,
     partial: bool = False,
+    answers: Sequence[str] = ("labels", "depth"),
     classes: str | Path | Sequence[str] | Mapping[Any, Any] | LabelFormat | None = None,
     depth: str | Path | Mapping[str, Any] | DepthFormat | None = None,
     ids: str | Path | None = None,
@@ -51,6 +52,7 @@ def open_folder(
     ``val.txt``, or `ids`), or else a share `val_ratio` of the names, chosen by the names themselves: pictures that are
     added later move no other. Without such folders, the split ``all`` is every picture.
 
+    answers: which of both are looked for; the folder of the other is nobody's business.
     ``classes.yaml`` in the root names the classes (see `label_format`), ``depth.yaml`` says how depth is stored (see
     `depth_format`); `classes` and `depth` take their place.
     """
@@ -60,9 +62,10 @@ def open_folder(
     if not 0 < val_ratio < 1:
         raise ValueError(f"val_ratio={val_ratio}: expected more than 0 and less than 1")
     pattern = _arrangement(root, split)
-    masks, depths = _sibling(root, pattern, MASKS), _sibling(root, pattern, DEPTHS)
+    masks = _sibling(root, pattern, MASKS) if "labels" in answers else None
+    depths = _sibling(root, pattern, DEPTHS) if "depth" in answers else None
     if masks is None and depths is None:
-        missing = _swap(pattern, "masks"), _swap(pattern, "depth")
+        missing = [_swap(pattern, {"labels": "masks"}.get(answer, answer)) for answer in answers]
         raise FileNotFoundError(f"{root} has no answers: expected {' or '.join(missing)}, but {what_is_there(root)}")
     layout = Layout(
         "folder",

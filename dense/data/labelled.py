@@ -96,6 +96,7 @@ def open_labelled(
     *,
     layout: str | Layout = "folder",
     partial: bool = False,
+    answers: Sequence[str] = ("labels", "depth"),
     classes: str | Path | Sequence[str] | Mapping[object, object] | LabelFormat | None = None,
     depth: str | Path | Mapping[str, object] | DepthFormat | None = None,
     ids: str | Path | None = None,
@@ -115,6 +116,7 @@ def open_labelled(
         of `LAYOUTS` for a published data set, or a `Layout` of your own; ``pictures`` or ``paired`` for restoration (see
         `open_clean`)
     partial: samples may lack the mask or the depth, as in joint training on several data sets
+    answers: which of both are read from a folder of layout ``folder``
     classes, depth: how masks and depth are stored, instead of `classes.yaml` and `depth.yaml`
     ids: a text file that lists the samples of the split, instead of the layout's own
     val_ratio: share of a folder that is validated on, if neither folders nor lists split it
@@ -131,7 +133,9 @@ def open_labelled(
     if layout == "folder":
         from dense.data.folder import open_folder
 
-        return open_folder(root, split, partial=partial, classes=classes, depth=depth, ids=ids, val_ratio=val_ratio)
+        return open_folder(
+            root, split, partial=partial, answers=answers, classes=classes, depth=depth, ids=ids, val_ratio=val_ratio
+        )
     if layout in ("pictures", "paired"):
         from dense.data.clean import open_clean
 

@@ -23,6 +23,7 @@ from dense.suggest import did_you_mean
 from dense.tasks.inference import Edges, Maps, Network, augmented, slid
 from dense.tasks.model import DenseModel, Inference
 
+ANSWERS = {"depth": ("depth",), "segmentation": ("labels",)}
 CHECKED = 100  # labelled pictures that are looked into before the first is measured
 
 
@@ -176,7 +177,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     protocol = settle(options)
     source = open_labelled(
         options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
-        camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True,
+        camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True, answers=ANSWERS[what],
         classes=options.classes, depth=options.depth, val_ratio=options.val_ratio, kb_crop=options.kb_crop,
     )  # fmt: skip
     model = DenseModel.from_pretrained(options.model).to(options.device)

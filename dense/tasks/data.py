@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -102,6 +102,7 @@ class DenseData(pl.LightningDataModule):
         augment: how training pictures vary.
         val_size: shorter side at which pictures are validated; null for their own. Answers keep their size.
         partial: samples may lack the mask or the depth.
+        answers: labels, depth or both: what is read of a folder; null for what the task learns.
         classes: names and values of classes, or a YAML file, instead of classes.yaml.
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
         cache: folder in which features of a frozen backbone are kept; null computes them in every step.
@@ -129,6 +130,7 @@ class DenseData(pl.LightningDataModule):
         augment: Augment = Augment(),
         val_size: int | None = None,
         partial: bool = False,
+        answers: list[Literal["labels", "depth"]] | None = None,
         classes: str | list[str] | dict[Any, Any] | None = None,
         depth: str | dict[str, Any] | None = None,
         cache: str | None = None,
@@ -149,7 +151,7 @@ class DenseData(pl.LightningDataModule):
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
         self.embedded = root == "scenes"
         options: dict[str, Any] = {
-            "layout": layout, "partial": partial, "classes": classes, "depth": depth, "val_ratio": val_ratio,
+            "layout": layout, "partial": partial, "answers": answers or ["labels", "depth"], "classes": classes, "depth": depth, "val_ratio": val_ratio,
             "kb_crop": kb_crop, "size": scene_size, "seed": scene_seed,
         }  # fmt: skip
         heights = camera_heights or (None, None)

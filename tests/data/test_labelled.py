@@ -193,6 +193,19 @@ def test_masks_and_depth_together(tmp_path: Path) -> None:
     assert source.check() == []
 
 
+def test_only_the_answers_that_are_asked_for(tmp_path: Path) -> None:
+    """Depth without a meaning stops nobody who learns classes, and masks are no depth."""
+    folder(tmp_path, ["a", "b"], depth=True)
+    (tmp_path / "depth.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"depth\.yaml"):
+        open_labelled(tmp_path, "all")
+    source = open_labelled(tmp_path, "all", answers=("labels",))
+    assert (source.classes, source.depth_kind, source.read(0).depth) == (("sky", "ground"), None, None)
+    folder(tmp_path / "other", ["a"])
+    with pytest.raises(FileNotFoundError, match="no answers: expected depth/, but"):
+        open_labelled(tmp_path / "other", "all", answers=("depth",))
+
+
 @pytest.mark.parametrize("pattern", ["{0}/train/{1}", "{0}/{1}/train"])
 @pytest.mark.parametrize("train", ["train", "training"])
 def test_splits_by_folder(tmp_path: Path, pattern: str, train: str) -> None:

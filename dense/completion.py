@@ -31,7 +31,7 @@ def words() -> Words:
     """Options of every verb, as its help names them."""
     from dense.evaluate.cli import VERBS as MEASURES
 
-    names = dict(zip(NAMED, (VERBS, MEASURES, SHELLS), strict=True))
+    names: dict[str, list[str]] = dict(zip(NAMED, ([*VERBS], [*MEASURES], [*SHELLS]), strict=True))
     verbs = [verb for verb in VERBS if verb not in NAMED] + [f"evaluate {name}" for name in MEASURES]
     return {place: {name: [] for name in there} for place, there in names.items()} | {v: options_for(v) for v in verbs}
 

@@ -33,7 +33,8 @@ def words() -> Words:
 
     names: dict[str, list[str]] = dict(zip(NAMED, ([*VERBS], [*MEASURES], [*SHELLS]), strict=True))
     verbs = [verb for verb in VERBS if verb not in NAMED] + [f"evaluate {name}" for name in MEASURES]
-    return {place: {name: [] for name in there} for place, there in names.items()} | {v: options_for(v) for v in verbs}
+    found: Words = {place: {name: [] for name in there} for place, there in names.items()}
+    return found | {verb: options_for(verb) for verb in verbs}
 
 
 def options_for(verb: str) -> dict[str, list[str]]:

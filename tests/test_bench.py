@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,24 @@ def test_a_target_needs_something_to_judge(monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_benchmark_tells_its_claims(path: Path) -> None:
     """Or the table would lack it."""
     assert "record(" in path.read_text()
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of every row of a Markdown table."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_readme_has_no_number_that_the_benchmarks_have_not() -> None:
+    """Pairs of ours and theirs are those of a claim, and rows of speed and memory stand in results.md as they are."""
+    measured = (FOLDER.parent / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
+    learnt, _, fast = measured.partition("| claim |")
+    claims = [row[1:] for row in rows((FOLDER / "results.md").read_text())]
+    pairs = {(row[2], row[3]) for row in claims if len(row) == 7}
+    told = [row for row in rows(learnt) if re.match(r"\d", row[1])]
+    assert len(told) == 7
+    for row in told:
+        assert (row[1], row[2]) in pairs, row
+    shown = rows(fast)[1:]
+    assert len(shown) >= 10
+    for row in shown:
+        assert row in claims, row

@@ -115,12 +115,15 @@ class TrainingCLI(LightningCLI):
 
 
 def of_union(message: str) -> str:
-    """Of what jsonargparse says about a value that may be left out and is wrong, the line that says why."""
+    """Of what jsonargparse says about a value that may be left out and is wrong, the line that says why, and the value."""
     reasons = re.findall(r"^ *- (?!Expected a <class)(.+(?:\n ++(?!- |Given value).+)*)", message, re.MULTILINE)
     if "Union subtypes" not in message or not reasons:
         return message
     key = re.search(r'Parser key "(.+?)"', message)
     reason = " ".join(reasons[0].split())
+    given = re.search(r"^ *Given value: (.{1,60})$", message, re.MULTILINE)
+    if given and reason.startswith("Expected a"):
+        reason += f", got {given[1]}"
     return f"{key[1]}: {reason}" if key else reason
 
 

@@ -124,7 +124,7 @@ def pictures(count: int, size: int, batch: int) -> None:
 def main() -> None:
     """All of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="of the cut; attention takes as many more")
+    parser.add_argument("--rounds", type=int, default=9, help="of the cut; attention takes as many more")
     parser.add_argument("--side", type=int, default=60, help="of the grid that is cut")
     parser.add_argument("--pictures", type=int, default=100, help="that are taken from end to end")
     options = parser.parse_args()

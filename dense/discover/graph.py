@@ -34,7 +34,7 @@ def tokens_of(features: Tensor) -> Tensor:
 
 def edges(tokens: Tensor, tau: float) -> Tensor:
     """1 where two patches are more alike than `tau`, and between each patch and itself: (B, N, C) -> (B, N, N)."""
-    alike = (tokens @ tokens.mT > tau).to(tokens.dtype)
+    alike = (tokens @ tokens.mT).gt_(tau)  # in its place: N x N is what time and memory go into
     alike.diagonal(dim1=-2, dim2=-1).fill_(1)
     return alike
 

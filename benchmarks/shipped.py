@@ -42,7 +42,7 @@ def compare(
     ratio = better / worse if worse else float("inf")  # of very few scenes none may be right
     print(f"{title}: {spread(all_ours)}, {peer} {spread(all_theirs)}", flush=True)
     record(
-        title if ":" in title else f"scenes_tiny: {title}",
+        title,
         peer=peer,
         ours=spread(all_ours),
         theirs=spread(all_theirs),
@@ -65,9 +65,9 @@ def main() -> None:
     seeds = [str(seed) for seed in range(options.seeds)]
     sizes = ["--train-scenes", str(options.train), "--val-scenes", str(options.val)]
     probed = [numbers("probe", *sizes, "--seed", seed) for seed in seeds]
-    compare("linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
-    compare("ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
-    compare("k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
+    compare("scenes_tiny: linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
+    compare("scenes_tiny: ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
+    compare("scenes_tiny: k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
     sizes = ["--train-scenes", str(options.many), "--val-scenes", str(options.many)]
     stem = [numbers("probe", *sizes, "--seed", "0", backbone="scenes_stem")]
     patches = "scenes_stem: k-NN of the largest object's class, its patches"
@@ -77,10 +77,10 @@ def main() -> None:
     sought = numbers(
         "discovery", "--data", "scenes", "--scenes", str(options.found), "--method", "attention", "maskcut"
     )
-    compare("attention, CorLoc", "attention corloc", "random attention corloc", [sought])
-    compare("MaskCut, Jaccard", "maskcut jaccard", "random maskcut jaccard", [sought])
+    compare("scenes_tiny: attention, CorLoc", "attention corloc", "random attention corloc", [sought])
+    compare("scenes_tiny: MaskCut, Jaccard", "maskcut jaccard", "random maskcut jaccard", [sought])
     followed = [numbers("video", "--data", "scenes", "--clips", str(options.clips), "--seed", seed) for seed in seeds]
-    compare("objects followed, J&F", "j_and_f", "random weights j_and_f", followed)
+    compare("scenes_tiny: objects followed, J&F", "j_and_f", "random weights j_and_f", followed)
 
 
 if __name__ == "__main__":

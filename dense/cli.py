@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from dense._version import __version__
 from dense.console import voice
-from dense.essentials import VERBS as TRAININGS
-from dense.essentials import short_help
+from dense.essentials import TRAININGS, short_help
 from dense.examples import COMMON
 from dense.suggest import UnknownOption, did_you_mean
 

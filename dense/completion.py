@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from dense.arguments import Parser
 from dense.cli import VERBS
-from dense.essentials import VERBS as TRAININGS
+from dense.essentials import TRAININGS
 from dense.examples import COMMON
 from dense.recipes import config_folder
 

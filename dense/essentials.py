@@ -22,7 +22,9 @@ DATA: Options = {
     "--data.batch_size N": "pictures a batch, of each process",
     "--data.workers N": "processes that read pictures",
 }
-VERBS: dict[str, tuple[str, tuple[str, ...], Options]] = {  # verb -> (what it does, folders of its recipes, options)
+TRAININGS: dict[
+    str, tuple[str, tuple[str, ...], Options]
+] = {  # verb -> (what it does, folders of its recipes, options)
     "pretrain": (
         "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3.",
         ("pretrain",),
@@ -65,7 +67,7 @@ VERBS: dict[str, tuple[str, tuple[str, ...], Options]] = {  # verb -> (what it d
 
 def short_help(verb: str) -> str:
     """Usage, recipes, options and examples of a training."""
-    words, folders, options = VERBS[verb]
+    words, folders, options = TRAININGS[verb]
     root = config_folder()
     recipes = {
         f"{folder}/{path.stem}": title(path) for folder in folders for path in sorted((root / folder).glob("*.yaml"))

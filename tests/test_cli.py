@@ -15,7 +15,7 @@ from PIL import Image
 
 import dense
 from dense.cli import VERBS, main
-from dense.essentials import VERBS as ESSENTIALS
+from dense.essentials import TRAININGS
 from dense.recipes import config_folder, title
 from dense.suggest import did_you_mean, nearest
 
@@ -57,7 +57,7 @@ def test_short_help_of_trainings(verb: str, recipe: str, capsys: pytest.CaptureF
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) < 90
-    folders, options = ESSENTIALS[verb][1:]
+    folders, options = TRAININGS[verb][1:]
     recipes = [path for folder in folders for path in (config_folder() / folder).glob("*.yaml")]
     assert len(recipes) > 10
     for path in recipes:

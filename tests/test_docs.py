@@ -183,7 +183,7 @@ def test_pretraining_as_the_pages_say(tmp_path: Path, monkeypatch: pytest.Monkey
         for place in ("PICTURES", "MINE/images"):
             Image.fromarray(scene.image).save(f"{place}/{number}.png")
         Image.fromarray((scene.depth.clip(0, 60) * 1000).astype(np.uint16)).save(f"MINE/depth/{number}.png")
-    Path("MINE/depth.yaml").write_text("{scale: 0.001, kind: metric, invalid: 0}")
+    Path("MINE/depth.yaml").write_text("{kind: metric, scale: 1000}")
     measure = {
         "probe": ["--train-scenes", "20", "--val-scenes", "10"],
         "discovery": ["--scenes", "2", "--side", "32", "--steps", "2"],

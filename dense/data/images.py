@@ -97,8 +97,10 @@ def list_images(source: str | Path | Sequence[str | Path], without: Path | None 
     for item in map(Path, sources):
         if item.is_dir():
             inside = sorted(p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            answers = None if without is None or without.resolve() == item.resolve() else without.resolve()
-            found += [p for p in inside if answers is None or not p.resolve().is_relative_to(answers)]
+            folder, answers = item.resolve(), None if without is None else without.resolve()
+            if answers is not None and answers != folder and answers.is_relative_to(folder):
+                inside = [p for p in inside if not p.resolve().is_relative_to(answers)]
+            found += inside
         elif item.is_file():
             found.append(item)
         else:

@@ -1,7 +1,5 @@
 """`python -m dense` is `dense`."""
 
-import sys
+from dense.cli import process
 
-from dense.cli import main
-
-sys.exit(main())
+process()

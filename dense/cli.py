@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dense._version import __version__
 from dense.console import voice
@@ -44,6 +46,22 @@ def usage() -> str:
         + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
         + "\n\nexit status: 0 done, and what could not be read is listed; 1 the work failed; 2 wrong usage; 130 Ctrl-C"
     )
+
+
+def process() -> NoReturn:
+    """`dense` as a process of its own, with the exit status of `main`.
+
+    One of a group leaves without taking Python down: gloo's threads live on after `destroy_process_group`, one that asks for
+    Python meanwhile aborts the process, and Lightning ends the others for it.
+    """
+    status = main()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,4 +114,4 @@ def in_words(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

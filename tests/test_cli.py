@@ -50,6 +50,20 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_of_a_group_leaves_without_taking_python_down(tmp_path: Path, alone: bool) -> None:
+    """Its status, its output and what is registered for the end are kept, but nothing is destroyed under the group's threads."""
+    code = "import atexit, sys, torch.distributed as group\nfrom dense import cli\n"
+    code += "class Held:\n  def __del__(self): print('destroyed', flush=True)\nheld = Held()\n"
+    code += "atexit.register(print, 'the end')\ncli.main = lambda: print('done') or 3\n"
+    if not alone:
+        code += f"group.init_process_group('gloo', init_method='file://{tmp_path}/store', rank=0, world_size=1)\n"
+    code += "cli.process()\n"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stdout.split("\n") == ["done", "the end", *(["destroyed"] if alone else []), ""]
+
+
 @pytest.mark.parametrize(("verb", "recipe"), [("train", "depth/scenes_linear"), ("pretrain", "pretrain/small_data")])
 def test_short_help_of_trainings(verb: str, recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It fits on a few screens, names every recipe and only keys that there are, and imports no torch."""

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dense.arguments import Parser, device
+from dense.arguments import Parser
 from dense.console import progress
 from dense.data.check import check_all
-from dense.data.labelled import LabelledSource, open_labelled
+from dense.data.labelled import LabelledSource
 from dense.data.transforms import EvalTransform
-from dense.evaluate.options import add_output
+from dense.evaluate.options import add_labelled, add_output, open_data
 from dense.evaluate.protocol import Protocol
 from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.suggest import did_you_mean
@@ -175,11 +175,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     add_options(parser)
     options = parser.parse_args(argv)
     protocol = settle(options)
-    source = open_labelled(
-        options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
-        camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True, answers=ANSWERS[what],
-        classes=options.classes, depth=options.depth, val_ratio=options.val_ratio, kb_crop=options.kb_crop,
-    )  # fmt: skip
+    source = open_data(options, answers=ANSWERS[what], classes=options.classes)
     model = DenseModel.from_pretrained(options.model).to(options.device)
     measured = metrics(model, source, protocol)  # raises before the pictures are looked at
     if what not in measured:
@@ -218,11 +214,6 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
     parser.add_argument("--split", default="val", help="train, val or test")
     parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
-    parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
-    parser.add_argument(
-        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder that is not split"
-    )
-    parser.add_argument("--kb-crop", action="store_true", help="cut KITTI's pictures to 352x1216 at the bottom centre")
     parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
     parser.add_argument("--resize", type=int, help="shorter side")
     parser.add_argument("--window", type=int, help="side of sliding windows")
@@ -233,11 +224,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--cap", type=float, nargs=2, metavar=("NEAR", "FAR"), help="metres that count")
     parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="of relative depth")
     parser.add_argument("--boundary", action="store_true", help="boundary IoU too")
-    parser.add_argument("--scenes", type=int, default=200, help="how many embedded scenes")
-    parser.add_argument("--size", type=int, default=96, help="their side")
-    parser.add_argument("--camera-height", type=float, nargs=2, help="range of their camera's height in metres")
-    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
+    add_labelled(parser, scenes=200)
     add_output(parser)
 
 

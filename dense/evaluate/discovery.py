@@ -157,8 +157,9 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
 
     def truths_of(split: str) -> Truths:
         data = open_labelled(
-            options.data, split, layout=options.layout, length=options.scenes, size=options.side, seed=options.seed
-        )
+            options.data, split, layout=options.layout, answers=("labels",),
+            length=options.scenes, size=options.side, seed=options.seed,
+        )  # fmt: skip
         return Truths(data, options.background, options.least)
 
     truths = truths_of(options.split)

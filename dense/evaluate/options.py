@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from dense.arguments import Parser
+from dense.arguments import Parser, device
 from dense.backbone import Backbone
 from dense.backbone.options import add_backbone, is_random
+from dense.data.labelled import LabelledSource, open_labelled
 from dense.evaluate.examples import Examples, open_examples
 from dense.evaluate.features import final_norm, statistics
 from dense.evaluate.protocol import Protocol
@@ -33,6 +34,29 @@ def _writable(text: str) -> Path:
     """A folder that can be written, which is found out before the work."""
     check_writable(Path(text))
     return Path(text)
+
+
+def add_labelled(parser: Parser, scenes: int) -> None:
+    """How labelled pictures are stored, and which scenes there are; see `open_data`."""
+    parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
+    parser.add_argument(
+        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder that is not split"
+    )
+    parser.add_argument("--kb-crop", action="store_true", help="cut KITTI's pictures to 352x1216 at the bottom centre")
+    parser.add_argument("--scenes", type=int, default=scenes, help="how many embedded scenes")
+    parser.add_argument("--size", type=int, default=96, help="their side")
+    parser.add_argument("--camera-height", type=float, nargs=2, help="range of their camera's height in metres")
+    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
+
+
+def open_data(options: Namespace, **settings: Any) -> LabelledSource:
+    """The pictures that --data, --layout, --split and `add_labelled`'s options name."""
+    return open_labelled(
+        options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
+        camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True,
+        depth=options.depth, val_ratio=options.val_ratio, kb_crop=options.kb_crop, **settings,
+    )  # fmt: skip
 
 
 def add_pictures(parser: Parser) -> None:

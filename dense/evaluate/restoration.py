@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from dense.arguments import Parser, device
+from dense.arguments import Parser
 from dense.console import progress
 from dense.data.check import check_all
 from dense.data.degrade import Damage, Degrade
-from dense.data.labelled import LabelledSource, open_labelled
+from dense.data.labelled import LabelledSource
 from dense.evaluate.dense import CHECKED
-from dense.evaluate.options import add_output
+from dense.evaluate.options import add_labelled, add_output, open_data
 from dense.evaluate.protocol import Protocol
 from dense.metrics import RestorationMetrics
 from dense.tasks.damaged import DamagedPictures, check_plan
@@ -69,11 +69,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     add_options(parser)
     options = parser.parse_args(argv)
     plan = None if options.layout == "paired" else Degrade(dict(options.degrade), dict(options.unseen) or None)
-    source = open_labelled(
-        options.data, options.split, layout=options.layout, length=options.scenes, size=options.size, seed=options.seed,
-        camera_height=tuple(options.camera_height) if options.camera_height else None, partial=True, depth=options.depth,
-        val_ratio=options.val_ratio, kb_crop=options.kb_crop,
-    )  # fmt: skip
+    source = open_data(options)
     check_plan(plan, source, options.layout)
     model = DenseModel.from_pretrained(options.model).to(options.device)
     inference = seen_through(model, options)
@@ -119,19 +115,10 @@ def add_options(parser: Parser) -> None:
             f"--{name}", type=levels, nargs="+", default=[], metavar="KIND=LEVELS",
             help=f"{words}, such as noise=15,25 or noise for the usual levels",
         )  # fmt: skip
-    parser.add_argument("--depth", metavar="YAML", help="how depth, which haze needs, is stored, instead of depth.yaml")
-    parser.add_argument(
-        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder that is not split"
-    )
-    parser.add_argument("--kb-crop", action="store_true", help="cut KITTI's pictures to 352x1216 at the bottom centre")
     parser.add_argument("--window", type=int, help="side of sliding windows, instead of those saved with the model")
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
-    parser.add_argument("--scenes", type=int, default=50, help="how many embedded scenes")
-    parser.add_argument("--size", type=int, default=96, help="their side")
-    parser.add_argument("--camera-height", type=float, nargs=2, help="range of their camera's height in metres")
-    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps, ...")
+    add_labelled(parser, scenes=50)
     add_output(parser)
 
 

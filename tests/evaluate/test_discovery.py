@@ -143,3 +143,17 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command, "--method", "lost", "--tau", "0.1"])
     assert "--tau is for tokencut, maskcut, spectral, not for lost" in capsys.readouterr().err
+
+
+def test_only_masks_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Depth that nobody has told the meaning of is no obstacle, and a folder without masks is one."""
+    for folder, mode, name in (("images", "RGB", "a.png"), ("masks", "L", "a.png"), ("depth", "I;16", "a.png")):
+        path = tmp_path / folder / "val" / name
+        path.parent.mkdir(parents=True)
+        Image.new(mode, (32, 32), 1 if mode == "L" else 0).save(path)
+    (tmp_path / "classes.yaml").write_text("[background, thing]\n")
+    command = ["evaluate", "discovery", *BACKBONE, "--data", str(tmp_path), "--method", "kmeans", "--count", "2"]
+    assert main(command) == 0, capsys.readouterr().err
+    (tmp_path / "masks").rename(tmp_path / "drawn")
+    assert main(command) == 1
+    assert "masks" in capsys.readouterr().err

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import lightning.pytorch as pl
@@ -22,6 +26,7 @@ from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
 from dense.tasks.batch import Batch
 from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_plan, check_stages
+from dense.training.continuing import refuse_another
 
 if TYPE_CHECKING:
     from dense.tasks.base import DenseTask
@@ -197,6 +202,11 @@ class DenseData(pl.LightningDataModule):
             self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.depth_kind), seed)
             self.val_set = Fixed(self.val, EvalTransform(val_size))
         self.cache, self.copies = cache, copies
+        self.settings: dict[str, Any] = {
+            "layout": layout, "seed": seed, "crop_size": crop_size, "augment": asdict(augment), "val_size": val_size,
+            "copies": None if cache is None else copies, "kb_crop": kb_crop, "patches": patches,
+            "degrade": None if degrade is None else asdict(degrade),
+        }  # fmt: skip
         cut = ", kb_crop" if kb_crop else ""
         self.views = {
             "train": f"{augment}, crop {crop_size}, seed {seed}, copies {copies}{cut}",
@@ -260,6 +270,30 @@ class DenseData(pl.LightningDataModule):
         cached = tuple(torch.stack(same) for same in zip(*(i.tensors or () for i in items), strict=True))
         return Batch(None, batch.labels, batch.depth, cached, (batch.images.shape[-2], batch.images.shape[-1]))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: all that batches and validations are a function of."""
+        return {"settings": self._settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Other pictures or settings are refused, naming what differs."""
+        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
+
+    def _settings(self) -> dict[str, Any]:
+        trainer: Any = self.trainer
+        total = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        own = {
+            **self.settings,
+            "pictures a step, over all processes": total,
+            "classes": self.classes,
+            "depth_kind": self.depth_kind,
+            **self._pictures,
+        }
+        return json.loads(json.dumps(own))
+
+    @cached_property
+    def _pictures(self) -> dict[str, str]:
+        return {"to train on": which(self.train, self.root), "to validate on": which(self.val, self.root)}
+
     def remember(self, task: DenseTask) -> None:
         """Compute what the cache lacks of a task's frozen features; nothing without a cache."""
         if self.cache is None:
@@ -305,3 +339,13 @@ class DenseData(pl.LightningDataModule):
             "validated on": len(self.val),
             "batch size": self.batch_size,
         }
+
+
+def which(source: LabelledSource, root: str) -> str:
+    """The pictures of a source in a few words that are others for other ones, wherever the root lies."""
+    digest, top = hashlib.blake2b(digest_size=4), str(Path(root))
+    for index in range(len(source)):
+        name = source.identity(index).name if root == "scenes" else source.name(index)
+        size = path.stat().st_size if (path := Path(name)).is_file() else 0
+        digest.update(f"{name.removeprefix(top)} {size}\0".encode("utf-8", "surrogateescape"))
+    return f"{len(source)} pictures, {digest.hexdigest()}"

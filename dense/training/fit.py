@@ -17,6 +17,18 @@ from dense.training.metrics_file import MetricsFile
 from dense.training.progress import ProgressLine
 
 
+class SettingsFile(pl.Callback):
+    """FOLDER/config.yaml, written when the training starts: settings that its checkpoint refuses replace none."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.path, self.config = folder / "config.yaml", config
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write them."""
+        if self.config and trainer.is_global_zero:
+            self.path.write_text(self.config)
+
+
 def begin(
     trainer: pl.Trainer,
     folder: Path,
@@ -27,12 +39,10 @@ def begin(
 ) -> Checkpoints:
     """A run in `folder`: checkpoints, logs and the line of progress, its settings in a file, and what it is on the screen."""
     checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
-    trainer.callbacks += [*callbacks, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
+    trainer.callbacks += [SettingsFile(folder, config), *callbacks, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        if config:
-            (folder / "config.yaml").write_text(config)
         say(f"{'continuing' if checkpoints.last.is_file() else 'starting'} {folder}: {about}")
     return checkpoints
 

@@ -82,6 +82,56 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     assert "another --output" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.root": "other"}, "data.to train on"),
+        ({"data.batch_size": 3}, "3 now, 2 then"),
+        ({"data.crop_size": 16}, "data.crop_size: 16 now, 24 then"),
+        ({"data.augment": {"flip": 0.25}}, "data.augment.flip"),
+        ({"data.val_ratio": 0.8}, "data.to validate on"),
+    ],
+)
+def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    """Though the run has ended, it is not said to be of pictures that it never saw; what lies there stays."""
+    for name, seed in (("data", 0), ("other", 1)):
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        for index in range(5):
+            scene = render(seed, index, 32)
+            Image.fromarray(scene.image).save(tmp_path / f"{name}/images/{index}.png")
+            Image.fromarray((scene.instance > 0).astype(np.uint8)).save(tmp_path / f"{name}/masks/{index}.png")
+        (tmp_path / name / "classes.yaml").write_text("[ground, thing]\n")
+    change = {key: str(tmp_path / value) if key == "data.root" else value for key, value in change.items()}
+    first = {"data.root": str(tmp_path / "data"), "data.batch_size": 2, "model.init_args.steps": 2, "val_every": 2}
+    done = run(tmp_path, "run", **first)
+    assert done.returncode == 0, done.stderr
+    files = [
+        path for name in ("*", "model/*", "checkpoints/*") for path in (tmp_path / "run").glob(name) if path.is_file()
+    ]
+    left = {path: path.read_bytes() for path in files}
+    done = run(tmp_path, "run", **(first | change))
+    assert done.returncode == 1, done.stderr
+    assert words in done.stderr
+    assert "another --output" in done.stderr
+    assert left == {path: path.read_bytes() for path in files}
+
+
+def test_data_that_moved_continue(tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for index in range(4):
+        scene = render(0, index, 32)
+        Image.fromarray(scene.image).save(tmp_path / f"data/images/{index}.png")
+        Image.fromarray((scene.instance > 0).astype(np.uint8)).save(tmp_path / f"data/masks/{index}.png")
+    (tmp_path / "data/classes.yaml").write_text("[ground, thing]\n")
+    first = {"data.batch_size": 2, "model.init_args.steps": 2, "val_every": 2}
+    assert run(tmp_path, "run", **first, **{"data.root": str(tmp_path / "data")}).returncode == 0
+    (tmp_path / "data").rename(tmp_path / "moved")
+    done = run(tmp_path, "run", **first, **{"data.root": str(tmp_path / "moved"), "data.workers": 1})
+    assert done.returncode == 0, done.stderr
+
+
 def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
     plain = {"model.init_args.head": {"name": "linear", "outputs": {"labels": {"name": "classes"}}}, "data.augment": {},
              "data.crop_size": None, "model.init_args.steps": 3, "val_every": 3}  # fmt: skip

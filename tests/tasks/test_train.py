@@ -180,7 +180,10 @@ def test_a_head_that_reads_the_picture(tmp_path: Path) -> None:
     answer = dense.load(tmp_path / "run/model", flip=True)(render(0, 3, (45, 61)).image)
     assert isinstance(answer, Joint)
     assert answer.depth.values.shape == (45, 61)
-    assert "reads the pictures too" in failure(tmp_path, **changes, **{"data.cache": str(tmp_path / "cache")}).stderr
+    assert (
+        "reads the pictures too"
+        in failure(tmp_path / "cached", **changes, **{"data.cache": str(tmp_path / "cache")}).stderr
+    )
 
 
 @pytest.mark.parametrize("head", ["dpt", "pyramid"])

@@ -82,6 +82,17 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     assert "another --output" in done.stderr
 
 
+def labelled(root: Path, seed: int) -> None:
+    """Five scenes in a folder, with masks of two classes."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for index in range(5):
+        scene = render(seed, index, 32)
+        Image.fromarray(scene.image).save(root / f"images/{index}.png")
+        Image.fromarray((scene.instance > 0).astype(np.uint8)).save(root / f"masks/{index}.png")
+    (root / "classes.yaml").write_text("[ground, thing]\n")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -94,14 +105,8 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
 )
 def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     """Though the run has ended, it is not said to be of pictures that it never saw; what lies there stays."""
-    for name, seed in (("data", 0), ("other", 1)):
-        for kind in ("images", "masks"):
-            (tmp_path / name / kind).mkdir(parents=True)
-        for index in range(5):
-            scene = render(seed, index, 32)
-            Image.fromarray(scene.image).save(tmp_path / f"{name}/images/{index}.png")
-            Image.fromarray((scene.instance > 0).astype(np.uint8)).save(tmp_path / f"{name}/masks/{index}.png")
-        (tmp_path / name / "classes.yaml").write_text("[ground, thing]\n")
+    labelled(tmp_path / "data", 0)
+    labelled(tmp_path / "other", 1)
     change = {key: str(tmp_path / value) if key == "data.root" else value for key, value in change.items()}
     first = {"data.root": str(tmp_path / "data"), "data.batch_size": 2, "model.init_args.steps": 2, "val_every": 2}
     done = run(tmp_path, "run", **first)
@@ -118,13 +123,8 @@ def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], w
 
 
 def test_data_that_moved_continue(tmp_path: Path) -> None:
-    for kind in ("images", "masks"):
-        (tmp_path / "data" / kind).mkdir(parents=True)
-    for index in range(4):
-        scene = render(0, index, 32)
-        Image.fromarray(scene.image).save(tmp_path / f"data/images/{index}.png")
-        Image.fromarray((scene.instance > 0).astype(np.uint8)).save(tmp_path / f"data/masks/{index}.png")
-    (tmp_path / "data/classes.yaml").write_text("[ground, thing]\n")
+    """The same pictures at another place, loaded by more workers, are the same data."""
+    labelled(tmp_path / "data", 0)
     first = {"data.batch_size": 2, "model.init_args.steps": 2, "val_every": 2}
     assert run(tmp_path, "run", **first, **{"data.root": str(tmp_path / "data")}).returncode == 0
     (tmp_path / "data").rename(tmp_path / "moved")

@@ -108,6 +108,11 @@ class TrainTransform:
             save_applied_params=augment.rescales,
         )
 
+    @property
+    def varies(self) -> bool:
+        """Whether the seed decides anything."""
+        return self.augment != Augment() or self.crop_size is not None
+
     def _refuse_zoom(self) -> None:
         if self.augment.rescales and not self.augment.focal_corrected:
             raise ValueError(

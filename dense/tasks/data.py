@@ -20,7 +20,7 @@ from dense.data.cache import FeatureCache, weights_digest
 from dense.data.check import check_all, check_one_size
 from dense.data.degrade import Degrade
 from dense.data.degrade.plan import PAIRED
-from dense.data.labelled import DataError, DepthKind, LabelledSource, open_labelled
+from dense.data.labelled import DataError, DepthKind, Identity, LabelledSource, open_labelled
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
@@ -55,7 +55,12 @@ class Drawn(Dataset[Item]):
     def __getitem__(self, draw: tuple[int, int]) -> Item:
         epoch, index = draw
         copy = epoch % self.cache.copies if self.cache else epoch
-        return Item(self.sample(index, copy), recall(self.cache, self.source, index, copy))
+        return Item(self.sample(index, copy), recall(self, index, copy))
+
+    def identity(self, index: int) -> Identity:
+        """For the cache: how a picture varies depends on its number, which is another when pictures are added or go."""
+        name, version = self.source.identity(index)
+        return Identity(name, f"{version}, number {index}" if self.transform.varies else version)
 
     def sample(self, index: int, copy: int = 0) -> Sample:
         """One version of a sample."""
@@ -73,21 +78,26 @@ class Fixed(Dataset[Item]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Item:
-        return Item(self.sample(index), recall(self.cache, self.source, index, 0))
+        return Item(self.sample(index), recall(self, index, 0))
+
+    def identity(self, index: int) -> Identity:
+        """For the cache."""
+        return self.source.identity(index)
 
     def sample(self, index: int, copy: int = 0) -> Sample:
         """A sample; there is one version."""
         return self.transform(self.source.read(index))
 
 
-def recall(cache: FeatureCache | None, source: LabelledSource, index: int, copy: int) -> list[Tensor] | None:
+def recall(dataset: Drawn | Fixed, index: int, copy: int) -> list[Tensor] | None:
     """What the cache holds, which was filled before."""
+    cache = dataset.cache
     if cache is None:
         return None
-    tensors = cache.get(source.identity(index), copy)
+    tensors = cache.get(dataset.identity(index), copy)
     if tensors is None:
         raise RuntimeError(
-            f"the features of {source.name(index)} in {cache.folder} were damaged, or the picture changed, while "
+            f"the features of {dataset.source.name(index)} in {cache.folder} were damaged, or the picture changed, while "
             "training; run the same command again"
         )
     return tensors
@@ -323,7 +333,7 @@ class DenseData(pl.LightningDataModule):
             copies = self.copies if split == "train" else 1
             dataset.cache = FeatureCache(self.cache, {**key, "view": self.views[split]}, compute, copies=copies)
             if trainer.is_global_zero:
-                identities = [dataset.source.identity(i) for i in range(len(dataset))]
+                identities = [dataset.identity(i) for i in range(len(dataset))]
                 with counting(f"features of {split}") as told:
                     load = lambda i, copy, d=dataset: d.sample(i, copy).image  # noqa: E731
                     count = dataset.cache.fill(identities, load, progress=told)

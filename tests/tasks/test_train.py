@@ -383,6 +383,30 @@ def test_pictures_of_kitti_can_be_cut(tmp_path: Path) -> None:
     assert not set(whole.views.values()) & set(cut.views.values())
 
 
+def test_a_cache_knows_that_pictures_were_added(tmp_path: Path) -> None:
+    """A picture that now follows another is cropped elsewhere; its answers and its features must be of one place."""
+
+    def labelled(folder: Path, name: str) -> None:
+        scene = render(0, ord(name), 40)
+        for kind, values in (("images", scene.image), ("masks", (scene.instance > 0).astype(np.uint8))):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / kind / f"{name}.png"), values)
+
+    for split, names in {"train": "bcde", "val": "yz"}.items():
+        for name in names:
+            labelled(tmp_path / "data" / split, name)
+    (tmp_path / "data/classes.yaml").write_text("[ground, thing]\n")
+    changes = {"data.root": str(tmp_path / "data"), "model.init_args.steps": 4}
+    old, new = {"data.cache": str(tmp_path / "old")}, {"data.cache": str(tmp_path / "new")}
+    assert call(argv(write(tmp_path, **changes, **old), tmp_path / "before")).returncode == 0
+    labelled(tmp_path / "data/train", "a")
+    for name, cache in (("stale", old), ("fresh", new)):
+        done = call(argv(write(tmp_path, **changes, **cache), tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        assert "features of train: 5 computed" in done.stdout
+    assert_same(tmp_path / "stale", tmp_path / "fresh")
+
+
 def test_a_cache_needs_a_frozen_backbone(tmp_path: Path) -> None:
     changes = {"data.cache": str(tmp_path / "cache"), "model.init_args.tune": {"unfreeze": 1}}
     assert "frozen" in failure(tmp_path, **changes).stderr

@@ -42,6 +42,7 @@ class TrainCLI(TrainingCLI):
         """And settle the validation."""
         super().before_instantiate_classes()
         config: Any = self.config
+        refuse_weights_of_a_directory(config.model.init_args)
         learnt = set(resolve_name(config.model.class_path).outputs) & {"labels", "depth"}
         if config.data.answers is None and learnt:
             config.data.answers = sorted(learnt)
@@ -51,6 +52,19 @@ class TrainCLI(TrainingCLI):
             raise ValueError(f"val_every={config.val_every}: expected a number of steps, or 0 for ten in a run")
         every = min(config.val_every or steps // 10, steps)  # at least one validation
         config.trainer.val_check_interval = max(1, every) * (config.trainer.accumulate_grad_batches or 1)
+
+
+def refuse_weights_of_a_directory(options: Any) -> None:
+    """Recipes name weights and the size of their own backbone, which fit no saved one; said before any picture is read."""
+    backbone = options.get("backbone")
+    if backbone and backbone.weights and directory(backbone.name):
+        sizes = (
+            f" --model.backbone.arguments {{}} (the recipe's {dict(backbone.arguments)})" if backbone.arguments else ""
+        )
+        raise ValueError(
+            f"{backbone.name} brings its own weights, not {backbone.weights}; add --model.backbone.weights null"
+            f"{', and' if sizes else ''}{sizes}{', unless it has that size' if sizes else ''}"
+        )
 
 
 def main(argv: Sequence[str]) -> int:

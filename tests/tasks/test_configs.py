@@ -15,6 +15,7 @@ from dense.backbone.spec import resolve_layers
 from dense.recipes import config_folder
 from dense.tasks import DepthTask, JointTask, SegmentationTask
 from dense.tasks.depth import DepthEvaluation
+from tests.runs import call
 
 CONFIGS = sorted(p for room in ("segmentation", "depth", "joint") for p in (config_folder() / room).glob("*.yaml"))
 
@@ -60,3 +61,25 @@ def test_the_crop_of_validation_follows_the_data(layout: str, crop: str) -> None
     data = SimpleNamespace(layout=layout)
     assert DepthEvaluation(crop="layout").on(data).crop == crop
     assert DepthEvaluation(crop="eigen_kitti").on(data).crop == "eigen_kitti"
+
+
+def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> None:
+    """Before pictures are looked for or a folder is made, and with the options that help."""
+    own = [
+        "--model.backbone.name",
+        "scenes_tiny",
+        "--data.root",
+        str(tmp_path / "none"),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    helps = ["--model.backbone.weights", "null", "--model.backbone.arguments", "{}"]
+    done = call(["train", "--config", "segmentation/linear_dino", *own])
+    assert done.returncode == 1
+    assert "scenes_tiny brings its own weights, not timm" in done.stderr
+    assert " ".join(helps[:2]) in done.stderr
+    assert " ".join(helps[2:]) in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = call(["train", "--config", "segmentation/linear_dino", *own, *helps])
+    assert "own weights" not in done.stderr
+    assert str(tmp_path / "none") in done.stderr

@@ -28,6 +28,7 @@ class FileSource:
 
     problems: what pairing found wrong; `check` repeats it and looks into the files
     crop: height and width of the part at the bottom centre that everything is cut to, if any
+    whole: how many samples it is a share of, where a folder is not split; else 0
     """
 
     title: str
@@ -39,6 +40,7 @@ class FileSource:
     partial: bool = False
     crop: tuple[int, int] | None = None
     problems: Names = field(default_factory=lambda: Names(()))
+    whole: int = 0
 
     @property
     def classes(self) -> tuple[str, ...] | None:

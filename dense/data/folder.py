@@ -162,7 +162,8 @@ def _share(source: FileSource, images: Path, val: bool, ratio: float) -> FileSou
         raise DataError(f"{images.parent} holds one sample, which cannot be shared between train and val; add others")
     chosen = share([Path(name).relative_to(images) for name in source.images], val, ratio)
     columns = [None if names is None else Names(names[i] for i in chosen) for names in (source.masks, source.depths)]
-    return replace(source, images=Names(source.images[i] for i in chosen), masks=columns[0], depths=columns[1])
+    images_of = Names(source.images[i] for i in chosen)
+    return replace(source, images=images_of, masks=columns[0], depths=columns[1], whole=len(source))
 
 
 def share(names: Sequence[Path], val: bool, ratio: float) -> list[int]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense.arguments import Parser
-from dense.console import progress
+from dense.console import progress, say
 from dense.data.check import check_all
 from dense.data.labelled import LabelledSource
 from dense.data.transforms import EvalTransform
@@ -182,6 +182,11 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
         raise ValueError(
             f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(measured)}"
         )
+    if (whole := getattr(source, "whole", 0)) and str(options.data) != model.facts.get("pictures"):
+        say(
+            f"{options.data} is not split, and the model was trained on other pictures: {len(source)} of its {whole} count; "
+            "--split all counts every one"
+        )
     check_all({options.split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol)
     numbers = {k: v for k, v in found[what].items() if k != "per_class"}
@@ -212,7 +217,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
-    parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument("--split", default="val", help="train, val or test; all, of a folder that is not split")
     parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
     parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
     parser.add_argument("--resize", type=int, help="shorter side")

@@ -161,7 +161,9 @@ class SceneProbe:
     def _check(self, patch: int) -> None:
         if self.size % patch:
             near = max(patch, round(self.size / patch) * patch)
-            raise ValueError(f"scenes of {self.size} px are no multiple of the patch, {patch}; use {near}")
+            raise ValueError(
+                f"scenes of {self.size} px are no multiple of the patch, {patch}; use {near} (--size {near})"
+            )
 
 
 def cell(backbone: Backbone) -> int:

@@ -189,7 +189,11 @@ def test_pictures_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None
         tmp_path, "val", classes=list(CLASSES), depth={"kind": "metric", "scale": 1000}, val_ratio=0.7
     )
     assert f"({len(share)} pictures)" in protocol["val"]
+    assert f"{len(share)} of its 8 count; --split all" in done.stdout
     assert (protocol["settings"]["stride"], protocol["settings"]["kb_crop"]) == (8, False)
+    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--split", "all"])
+    assert "all (8 pictures)" in done.stdout
+    assert "is not split" not in done.stdout
     done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--kb-crop"])
     assert "crop of KITTI" in done.stderr
 

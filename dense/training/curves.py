@@ -36,7 +36,8 @@ def plot_curves(
     for axis in axes.flat[len(present) :]:
         axis.set_visible(False)
     for name, axis in zip(present, axes.flat, strict=False):
-        axis.plot(*curves[name], linewidth=1)
+        steps, values = curves[name]
+        axis.plot(steps, values, linewidth=1, marker="o" if len(steps) == 1 else "")  # a line needs two
         axis.set_title(name.removeprefix("health/").replace("_", " "), fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)

@@ -1,0 +1,19 @@
+"""Curves of a run as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from dense.training.curves import plot_curves
+
+
+def test_a_single_validation_is_seen(tmp_path: Path) -> None:
+    """One point makes no line; it is drawn as a point, in the colour of the curves."""
+    for name, values in {"one": [0.5], "none": []}.items():
+        plot_curves({"val/miou": ([4.0] * len(values), values)}, ["val/miou"], tmp_path / f"{name}.png", "run")
+    one, none = (cv2.imread(str(tmp_path / f"{name}.png")).astype(int) for name in ("one", "none"))
+    coloured = [(picture.max(2) - picture.min(2) > 60).sum() for picture in (one, none)]
+    assert coloured[0] > 10
+    assert coloured[1] == 0

@@ -121,7 +121,12 @@ def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:
 def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:
     """One line about the run."""
     spec = model.student.backbone.spec
+    plan = model.plan(len(data.dataset), data.batch_size * trainer.world_size * trainer.accumulate_grad_batches)
+    epochs = model.recipe.optim.warmup_epochs
+    wanted = round(epochs * plan.steps_per_epoch)
+    warming = f", all of them warm-up (model.optim.warmup_epochs={epochs:g} is {wanted} steps; lower it)"
     return (
         f"{spec.name}, patch {spec.patch}, width {spec.dim}, depth {spec.depth}; {len(data.dataset)} pictures of {data.root}; "
-        f"batch {data.batch_size} x {trainer.world_size} x {trainer.accumulate_grad_batches}, {trainer.precision}"
+        f"batch {data.batch_size} x {trainer.world_size} x {trainer.accumulate_grad_batches}, "
+        f"{plan.steps} steps{warming if wanted >= plan.steps else ''}, {trainer.precision}"
     )

@@ -87,6 +87,16 @@ def test_killed_and_continued(finished: Path, tmp_path: Path, workers: int) -> N
     )
 
 
+def test_a_run_that_is_all_warm_up_says_so(tmp_path: Path) -> None:
+    """Eight steps an epoch: ten epochs of warm-up are 80 steps, of which a run of 2 sees the first."""
+    changes = {"model.steps": 2, "checkpoint.every_steps": 0}
+    done = run(write_config(tmp_path, **changes, **{"model.optim.warmup_epochs": 10}), tmp_path / "short")
+    assert done.returncode == 0, done.stderr
+    assert "2 steps, all of them warm-up (model.optim.warmup_epochs=10 is 80 steps; lower it)" in done.stdout
+    done = run(write_config(tmp_path, **changes, **{"model.optim.warmup_epochs": 0}), tmp_path / "none")
+    assert "2 steps, 32-true" in done.stdout
+
+
 def test_sigterm_saves_first(finished: Path, tmp_path: Path) -> None:
     """SIGTERM: a checkpoint, status 143, and the same end afterwards."""
     config = write_config(tmp_path, **{"checkpoint.every_steps": 0})
@@ -206,11 +216,30 @@ def test_other_batches_are_refused(finished: Path, tmp_path: Path) -> None:
         {"data.views.init_args.local_crops": 3},
         {"data.views.init_args.grey": 0.9},
         {"data.scenes": 9},
+        {"data.scene_size": 40},
+        {"data.root": "scenes:val"},
     ):
         done = run(write_config(tmp_path, **changes), finished)
         assert done.returncode == 1, changes
         assert "now, " in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_other_pictures_are_refused(tmp_path: Path) -> None:
+    """As many under the same names too, for what is made would be told to come of them; those that moved are the same."""
+    random = np.random.default_rng(0)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(8):
+            picture = random.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / folder / f"{i}.png")
+    changes = {"model.steps": 2, "data.workers": 0}
+    for folder, status in (("a", 0), ("b", 1), ("moved", 0)):
+        if folder == "moved":
+            (tmp_path / "a").rename(tmp_path / "moved")
+        done = run(write_config(tmp_path, **changes, **{"data.root": str(tmp_path / folder)}), tmp_path / "run")
+        assert done.returncode == status, done.stderr
+        assert ("data.which" in done.stderr) == bool(status)
 
 
 def test_pictures_of_every_kind(tmp_path: Path) -> None:

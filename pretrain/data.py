@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from dense.data.loader import endless_loader
 from dense.data.pictures import open_pictures
-from dense.training.continuing import refuse_another
+from dense.training.continuing import pictures_in_words, refuse_another
 from pretrain.mixed import StepSampler
 from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
 from pretrain.views import MultiCrop
@@ -45,6 +46,7 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
         self.at_least = at_least
+        self.scene_size = scene_size if root.startswith("scenes:") else None
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
         self.pictures = open_pictures(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
@@ -70,8 +72,10 @@ class PretrainData(pl.LightningDataModule):
         return {"settings": self._settings(), "bad": sorted(self.bad.indices)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Other settings are refused, naming what differs."""
-        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
+        """Other settings are refused, naming what differs, but for those of which an older checkpoint says nothing."""
+        saved = state_dict["settings"]
+        known = {key: value for key, value in self._settings().items() if key in saved}
+        refuse_another({"data": known}, {"data": saved})
         self.bad.add(state_dict["bad"])
 
     def _settings(self) -> dict[str, Any]:
@@ -82,9 +86,15 @@ class PretrainData(pl.LightningDataModule):
             "seed": self.seed,
             "pictures a step, over all processes": self.batch_size * processes * micro_batches,
             "pictures": len(self.dataset),
+            "which": self._which,
+            "scene_size": self.scene_size,
             "at_least": self.at_least,
             "views": {str(number): crops.options for number, crops in enumerate(views)},
         }
+
+    @cached_property
+    def _which(self) -> str:
+        return pictures_in_words(len(self.pictures), self.pictures.name, self.root)
 
     def describe(self) -> dict[str, object]:
         """Facts for the model card."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import lightning.pytorch as pl
@@ -26,7 +24,7 @@ from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
 from dense.tasks.batch import Batch
 from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_plan, check_stages
-from dense.training.continuing import refuse_another
+from dense.training.continuing import pictures_in_words, refuse_another
 
 if TYPE_CHECKING:
     from dense.tasks.base import DenseTask
@@ -302,7 +300,11 @@ class DenseData(pl.LightningDataModule):
 
     @cached_property
     def _pictures(self) -> dict[str, str]:
-        return {"to train on": which(self.train, self.root), "to validate on": which(self.val, self.root)}
+        found = {}
+        for what, source in (("to train on", self.train), ("to validate on", self.val)):
+            name = (lambda i, s=source: s.identity(i).name) if self.embedded else source.name
+            found[what] = pictures_in_words(len(source), name, self.root)
+        return found
 
     def remember(self, task: DenseTask) -> None:
         """Compute what the cache lacks of a task's frozen features; nothing without a cache."""
@@ -349,13 +351,3 @@ class DenseData(pl.LightningDataModule):
             "validated on": len(self.val),
             "batch size": self.batch_size,
         }
-
-
-def which(source: LabelledSource, root: str) -> str:
-    """The pictures of a source in a few words that are others for other ones, wherever the root lies."""
-    digest, top = hashlib.blake2b(digest_size=4), str(Path(root))
-    for index in range(len(source)):
-        name = source.identity(index).name if root == "scenes" else source.name(index)
-        size = path.stat().st_size if (path := Path(name)).is_file() else 0
-        digest.update(f"{name.removeprefix(top)} {size}\0".encode("utf-8", "surrogateescape"))
-    return f"{len(source)} pictures, {digest.hexdigest()}"

@@ -232,7 +232,7 @@ def test_other_pictures_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         for i in range(8):
             picture = random.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / folder / f"{i}.png")
+            Image.fromarray(picture).save(tmp_path / folder / f"{i}.jpg")
     changes = {"model.steps": 2, "data.workers": 0}
     for folder, status in (("a", 0), ("b", 1), ("moved", 0)):
         if folder == "moved":

@@ -43,6 +43,9 @@ def check_recipe(recipe: Recipe) -> None:
         ("health.patience", recipe.health.patience, 1),
         ("backbone.head_warmup_steps", recipe.backbone.head_warmup_steps, 0),
         ("optim.lr", recipe.optim.lr, 0),
+        ("optim.min_lr", recipe.optim.min_lr, 0),
+        ("optim.weight_decay", recipe.optim.weight_decay, 0),
+        ("optim.final_weight_decay", recipe.optim.final_weight_decay, 0),
         ("optim.clip", recipe.optim.clip, 0),
         ("optim.warmup_epochs", recipe.optim.warmup_epochs, 0),
     ):

@@ -276,6 +276,7 @@ def test_pictures_of_every_kind(tmp_path: Path) -> None:
         ({"model.steps": 0}, "steps=0: expected at least 1"),
         ({"model.health.every": 0}, "health.every=0: expected at least 1"),
         ({"model.optim.clip": -1.0}, "optim.clip=-1.0: expected at least 0"),
+        ({"model.optim.final_weight_decay": -0.4}, "optim.final_weight_decay=-0.4: expected at least 0"),
         ({"model.teacher.momentum": 1.5}, "teacher.momentum=1.5: expected 0 to 1"),
         (
             {"knn": {"train": "scenes:train", "val": "scenes:val", "scenes": [4, 2], "scene_size": 32, "k": 0}},

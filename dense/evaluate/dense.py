@@ -191,7 +191,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     found = evaluate_dense(model, source, protocol)
     numbers = {k: v for k, v in found[what].items() if k != "per_class"}
     if "boundary" in found and what == "segmentation":
-        numbers |= {f"boundary_{k}": v for k, v in found["boundary"].items()}
+        numbers |= found["boundary"]
     if per_class := found[what].get("per_class"):
         print(per_class_table(per_class))
         numbers["per_class"] = per_class

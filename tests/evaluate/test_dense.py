@@ -172,6 +172,15 @@ def test_the_command_writes_what_it_prints(saved: Path, tmp_path: Path, what: st
     assert results["weights"] == str(saved)
 
 
+def test_boundary_iou_has_one_name(saved: Path, tmp_path: Path) -> None:
+    """That of the metric."""
+    scenes = ["--data", "scenes", "--scenes", "2", "--size", "32"]
+    done = call(["evaluate", "segmentation", str(saved), *scenes, "--boundary", "--output", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "results.json").read_text())["numbers"]
+    assert [name for name in numbers if "boundary" in name] == ["boundary_iou"]
+
+
 def test_pictures_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
     """Declarations and the share of validation can be given; what the protocol does not see is saved with the numbers."""
     for i in range(8):

@@ -25,6 +25,7 @@ from heads.features import Features, Size
 
 Maps = dict[str, Tensor]
 LOG_EVERY = 10  # optimiser steps
+YOUNGER = ("evaluation", "inference")  # parts of a recipe of which older checkpoints say nothing
 
 
 class DenseTask(pl.LightningModule, abc.ABC):
@@ -81,7 +82,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     @abc.abstractmethod
     def loss_recipe(self) -> dict[str, Any]:
-        """The losses as plain data."""
+        """The losses, and how depth is measured, as plain data."""
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """What learns besides the network."""
@@ -213,12 +214,13 @@ class DenseTask(pl.LightningModule, abc.ABC):
     # ---- continuing
 
     def recipe(self) -> dict[str, Any]:
-        """All that decides what is learnt from the same data, as plain data."""
+        """All that decides what is learnt from the same data, how it is measured and how it is used, as plain data."""
         parts: dict[str, Any] = {
             "backbone": self.options,
             "optim": self.optim,
             "tune": self.tune,
             "target": self.target,
+            "inference": self.inference,
         }
         plain = {name: asdict(part) for name, part in parts.items()}
         own = {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
@@ -229,8 +231,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
         checkpoint["recipe"] = self.recipe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint of another recipe is refused, naming what differs."""
-        refuse_another(self.recipe(), checkpoint.get("recipe", {}))
+        """A checkpoint of another recipe is refused, naming what differs, but for that of which an older one says nothing."""
+        saved = checkpoint.get("recipe", {})
+        known = {key: value for key, value in self.recipe().items() if key in saved or key not in YOUNGER}
+        refuse_another(known, saved)
 
     # ---- validation
 

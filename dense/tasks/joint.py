@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -97,8 +98,13 @@ class JointTask(DenseTask):
         )
 
     def loss_recipe(self) -> dict[str, Any]:
-        """Both losses, and their weights where they are fixed."""
-        return {"depth_loss": self.depth_options, "label_loss": self.label_options, "weights": self.weighting_options}
+        """Both losses, their weights where they are fixed, and how depth is measured."""
+        return {
+            "depth_loss": self.depth_options,
+            "label_loss": self.label_options,
+            "weights": self.weighting_options,
+            "evaluation": asdict(self.evaluation),
+        }
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Both must be there."""

@@ -82,6 +82,26 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     assert "another --output" in done.stderr
 
 
+def test_another_way_to_measure_or_to_use_is_another_recipe(tmp_path: Path) -> None:
+    """Validations of two protocols are no run; checkpoints that were written before these were kept continue."""
+    changes = task("DepthTask", DPT, loss={"silog": 1.0}, steps=2) | {"val_every": 1}
+    assert run(tmp_path, "run", **changes).returncode == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    others = {
+        "evaluation": ({"cap": [0.001, 5.0]}, "evaluation.cap"),
+        "inference": ({"window": 24}, "inference.window"),
+    }
+    for name, (other, words) in others.items():
+        done = run(tmp_path, "run", **changes, **{f"model.init_args.{name}": other})
+        assert done.returncode == 1, done.stdout
+        assert words in done.stderr
+        assert "another --output" in done.stderr
+    content = torch.load(last, weights_only=True)
+    content["recipe"] = {key: value for key, value in content["recipe"].items() if key not in others}
+    torch.save(content, last)
+    assert run(tmp_path, "run", **changes).returncode == 0
+
+
 def labelled(root: Path, seed: int) -> None:
     """Five scenes in a folder, with masks of two classes."""
     for kind in ("images", "masks"):

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from dense._version import __version__
 from dense.console import voice
-from dense.essentials import TRAININGS, short_help
+from dense.essentials import instant_help
 from dense.examples import COMMON
 from dense.suggest import UnknownOption, did_you_mean
 
@@ -78,9 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"dense: error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)} See dense --help.", file=sys.stderr)
         return 2
-    if verb in TRAININGS and {"-h", "--help"} & {*rest}:
-        print(short_help(verb))
-        return 0
     with voice(quiet="--quiet" in given):
         return run(verb, rest, debug="--debug" in given)
 
@@ -88,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
     """Call a verb and turn errors into one line, or with `debug` leave them as they are."""
     try:
+        if text := instant_help(verb, rest):
+            print(text, flush=True)
+            return 0
         return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
     except KeyboardInterrupt as stop:
         print(f"\ndense {verb}: interrupted; {str(stop) or 'the same command starts it again'}", file=sys.stderr)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import re
 from collections.abc import Sequence
 
@@ -12,6 +9,7 @@ from dense.arguments import Parser
 from dense.cli import VERBS
 from dense.essentials import TRAININGS
 from dense.examples import COMMON
+from dense.helps import help_of
 from dense.recipes import config_folder
 
 NAMED = ("", "evaluate", "completion")  # where a name follows, of a verb, a measure or a shell
@@ -41,14 +39,6 @@ def options_for(verb: str) -> dict[str, list[str]]:
     """Those of its help, and of a training those that its short help names: keys of a recipe's model are in no other."""
     short = TRAININGS[verb][2] if verb in TRAININGS else {}
     return {name.split()[0]: [] for name in short} | options_of(help_of(verb))
-
-
-def help_of(verb: str) -> str:
-    """What `dense VERB --help` prints."""
-    name, *rest = verb.split()
-    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-        importlib.import_module(VERBS[name][0]).main([*rest, "--help"])
-    return text.getvalue()
 
 
 def options_of(text: str) -> dict[str, list[str]]:

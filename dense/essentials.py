@@ -1,12 +1,19 @@
-"""The short help of the trainings: recipes and the options that most runs need. `--help_all` lists the others."""
+"""Help that needs no import of what it is about.
+
+Of a training, recipes and the options that most runs need (`--help_all` lists the others); of other verbs, what their parsers
+print, kept as text in dense/help.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 from dense.examples import epilogue
 from dense.recipes import config_folder, title
 
+HELP = Path(__file__).parent / "help"  # written by python -m dense.helps
 Options = dict[str, str]  # option with what follows it -> what it does
 
 RUN: Options = {
@@ -63,6 +70,17 @@ TRAININGS: dict[
         },
     ),
 }
+
+
+def instant_help(verb: str, rest: Sequence[str]) -> str | None:
+    """What `dense VERB REST` answers, where REST asks for help; None where the verb itself has to."""
+    if not {"-h", "--help"} & {*rest}:
+        return None
+    if verb in TRAININGS:
+        return short_help(verb)
+    words = [verb, *rest[:1]] if verb == "evaluate" and not rest[0].startswith("-") else [verb]
+    path = HELP / f"{' '.join(words)}.txt"
+    return path.read_text(encoding="utf-8").rstrip() if path.is_file() else None
 
 
 def short_help(verb: str) -> str:

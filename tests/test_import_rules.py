@@ -20,7 +20,7 @@ FLOORS = {
     "dense.evaluate": 3, "dense.discover": 3, "dense.tasks": 3, "dense.published": 3,
     "pretrain": 4, "dense.predict": 4, "dense.export": 4, "dense.visual": 4, "dense.curate": 4,
     "dense.features": 4, "dense.convert": 4, "dense.train": 4, "dense.discovering": 4, "dense.tracking": 4,
-    "dense.cli": 5, "dense.demo": 5, "dense.__main__": 5, "dense.completion": 5,
+    "dense.cli": 5, "dense.demo": 5, "dense.__main__": 5, "dense.completion": 5, "dense.helps": 5,
 }  # fmt: skip
 
 

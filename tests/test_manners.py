@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense import completion, console
+from dense import completion, console, helps
 from dense.cli import VERBS, main
 from dense.console import progress, voice
 from dense.evaluate.cli import VERBS as MEASURES
+from dense.essentials import HELP
 from dense.examples import EXAMPLES
 from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints
@@ -43,6 +45,25 @@ def test_every_help_ends_with_examples(verb: str) -> None:
         assert words in shown
     assert "--debug" in shown
     assert "--quiet" in shown
+
+
+def test_kept_help_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every verb but the trainings, whatever the width. If it is not: python -m dense.helps"""
+    assert {path.stem for path in HELP.iterdir()} == {*EVERY_VERB} - {"train", "pretrain"}
+    monkeypatch.setenv("COLUMNS", helps.WIDTH)
+    for verb in helps.kept():
+        shown = call([*verb.split(), "--help"]).stdout
+        assert shown.split() == helps.help_of(verb).split(), verb
+
+
+def test_help_comes_at_once() -> None:
+    """Without the libraries, also among other options; what is no verb is still told."""
+    code = "import sys; from dense.cli import main\n"
+    code += f"for verb in {EVERY_VERB}: assert main([*verb.split(), '--flip', '-h']) == 0, verb\n"
+    code += "assert not {'torch', 'numpy', 'jsonargparse'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert call(["evaluate", "dept", "--help"]).returncode == 2
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line, _ in lines])
@@ -222,7 +243,7 @@ CASES = [
 
 def test_options_are_read_from_help() -> None:
     """With choices, and the names of configs."""
-    found = completion.options_of(completion.help_of("convert"))
+    found = completion.options_of(helps.help_of("convert"))
     assert found["--branch"] == ["teacher", "student"]
     assert {"--backbone", "--official", "--set", "--quiet", "--debug", "--help"} <= set(found)
     training = completion.options_for("train")

@@ -340,6 +340,11 @@ class DenseData(pl.LightningDataModule):
                     load = lambda i, copy, d=dataset: d.sample(i, copy).image  # noqa: E731
                     count = dataset.cache.fill(identities, load, progress=told)
                 say(f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache")
+                if copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
+                    say(
+                        "the cache holds one version of each picture, so its crop and augmentation are the same in every "
+                        "epoch; --data.copies 4 keeps four"
+                    )
         trainer.strategy.barrier()
 
     def describe(self) -> dict[str, Any]:

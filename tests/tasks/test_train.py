@@ -322,6 +322,7 @@ def test_a_cache_changes_nothing_but_the_time(finished: Path, tmp_path: Path) ->
     first = call(argv(write(tmp_path, **changes), tmp_path / "first"))
     assert first.returncode == 0, first.stderr
     assert "features of train: 32 computed, 0 in the cache" in first.stdout
+    assert "--data.copies" not in first.stdout
     second = call(argv(write(tmp_path, **changes), tmp_path / "second"))
     assert "features of train: 0 computed, 32 in the cache" in second.stdout
     assert_same(tmp_path / "first", tmp_path / "second")
@@ -331,7 +332,9 @@ def test_a_cache_changes_nothing_but_the_time(finished: Path, tmp_path: Path) ->
 
 def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
     changes = {"data.cache": str(tmp_path / "cache")}
-    assert call(argv(write(tmp_path, **changes), tmp_path / "first")).returncode == 0
+    first = call(argv(write(tmp_path, **changes), tmp_path / "first"))
+    assert first.returncode == 0
+    assert first.stdout.count("--data.copies") == 1  # this recipe augments, and one copy varies no more
     record = next((tmp_path / "cache").rglob("*.features"))
     damaged = bytearray(record.read_bytes())
     damaged[-3] ^= 1

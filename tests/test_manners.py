@@ -19,8 +19,8 @@ from PIL import Image
 from dense import completion, console, helps
 from dense.cli import VERBS, main
 from dense.console import progress, voice
-from dense.evaluate.cli import VERBS as MEASURES
 from dense.essentials import HELP
+from dense.evaluate.cli import VERBS as MEASURES
 from dense.examples import EXAMPLES
 from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints

@@ -96,9 +96,15 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{timm_name} cannot be built with {given}: {error}") from None
     except TypeError as error:
         known = [p for cls in (TimmViT, TimmEva) for p in inspect.signature(cls.__init__).parameters] + list(SETTABLE)
-        wrong = [k for k in arguments if k not in known and repr(k) in str(error)]
+        wrong = [k for k in arguments if repr(k) in str(error) and (k not in known or "unexpected" in str(error))]
         if not wrong:
             raise
+        if wrong[0] in known:
+            given = ", ".join(f"{k}={v}" for k, v in arguments.items())
+            raise UnknownOption(
+                f"{timm_name} has no {wrong[0]}: among {given} are options of another kind of backbone; leave them out "
+                "(of a recipe: --model.backbone.arguments {})"
+            ) from None
         raise UnknownOption(f"{timm_name} has no option {wrong[0]!r}.{did_you_mean(wrong[0], known)}") from None
     if isinstance(model, TimmViT | TimmEva) and type(model) in (TimmViT, TimmEva):
         return model

@@ -165,6 +165,10 @@ def test_wrong_names() -> None:
         load_backbone("dinov2_vits_14")
     with pytest.raises(TypeError, match=r"Did you mean drop_path_rate"):
         load_backbone("dino_vits16", drop_path=0.1)
+    for name, options in (("resnet18", {"patch_size": 8, "depth": 4}), ("convnext_tiny", {"img_size": 32})):
+        words = f"^{name} has no {next(iter(options))}: .* of another kind .*--model.backbone.arguments"
+        with pytest.raises(TypeError, match=words):
+            load_backbone(name, **options)
     with pytest.raises(FileNotFoundError, match="no such directory"):
         load_backbone("runs/nothing/here")
     with pytest.raises(AttributeError, match="Did you mean load_backbone"):

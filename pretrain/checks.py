@@ -36,9 +36,22 @@ def check_recipe(recipe: Recipe) -> None:
     for name, momentum in (("momentum", recipe.teacher.momentum), ("final_momentum", recipe.teacher.final_momentum)):
         if not 0 <= momentum <= 1:
             raise ValueError(f"teacher.{name}={momentum}: expected 0 to 1 (published: 0.996 and 1)")
+    teacher, ibot = recipe.teacher, recipe.ibot
+    for name, temperature in (
+        ("teacher.warmup_temperature", teacher.warmup_temperature),
+        ("teacher.temperature", teacher.temperature),
+        ("teacher.student_temperature", teacher.student_temperature),
+        ("ibot.warmup_temperature", ibot.warmup_temperature),
+        ("ibot.temperature", ibot.temperature),
+        ("ibot.student_temperature", ibot.student_temperature),
+    ):
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"{name}={temperature}: expected more than 0 (published: 0.04 to 0.07, the student's 0.1)")
     for name, number, least in (
         ("steps", recipe.steps, 1),
         ("steps_per_epoch", recipe.steps_per_epoch, 1),
+        ("head.out_dim", recipe.head.out_dim, 2),
+        ("ibot.head.out_dim", recipe.patch_prototypes, 2),
         ("health.every", recipe.health.every, 1),
         ("health.patience", recipe.health.patience, 1),
         ("backbone.head_warmup_steps", recipe.backbone.head_warmup_steps, 0),

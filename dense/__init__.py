@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dense._version import __version__
+from dense.lazily import lazily
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dense.predict import Depth, Predictor, Segmentation, load
     from heads.features import Features
 
-_ROOMS = {"discover"}  # packages that are public as a whole
 _PUBLIC = {
     "load_backbone": "dense.backbone",
     "Backbone": "dense.backbone",
@@ -29,6 +28,7 @@ _PUBLIC = {
     "Depth": "dense.predict",
     "Segmentation": "dense.predict",
     "track": "dense.discover",
+    "discover": "dense.discover",  # as a whole
 }
 
 __all__ = [
@@ -47,18 +47,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), name)
-        globals()[name] = value
-        return value
-    if name in _ROOMS:
-        return importlib.import_module(f"dense.{name}")
-    if not name.startswith("_"):
-        from dense.suggest import did_you_mean
-
-        raise AttributeError(f"module 'dense' has no attribute {name!r}.{did_you_mean(name, _PUBLIC)}")
-    raise AttributeError(f"module 'dense' has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

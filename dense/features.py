@@ -18,7 +18,7 @@ from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.images import ImageError, list_images, read_image
 from dense.discovering.colours import SHARED, add_pca, coloured, settle, wants_pca
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 from dense.visual import write_picture
 from heads.features import Features, Norm
 

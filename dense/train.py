@@ -9,14 +9,16 @@ from pkgutil import resolve_name
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
+from dense import tasks
 from dense.backbone.names import directory
 from dense.evaluate.protocol import as_json, in_words, versions
 from dense.losses.kinds import DepthKind
 from dense.predict.sheet import predictions_sheet
 from dense.tasks.base import DenseTask
 from dense.tasks.best import BestModel, save
-from dense.tasks.data import DenseData
+from dense.tasks.data import DenseData, Drawn
 from dense.tasks.model import DenseModel
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
@@ -70,6 +72,8 @@ def refuse_weights_of_a_directory(options: Any) -> None:
 def main(argv: Sequence[str]) -> int:
     """The verb."""
     quiet()
+    for name in tasks.__all__:
+        getattr(tasks, name)  # imports it: the parser knows tasks that are there
     cli = TrainCLI(DenseTask, DenseData, argv, prog="dense train", description=DESCRIPTION, subclass_mode_model=True)
     config: Any = cli.config
     return run(
@@ -89,6 +93,8 @@ def run(
     config: str = "",
 ) -> int:
     """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and pictures."""
+    task.network = task.build(data)  # what does not fit is said before there is a folder
+    check_crop(task.network, data)
     best = BestModel(folder / "model", patience)
     checkpoints = begin(trainer, folder, checkpoint, describe(task, data, trainer), config, [best])
     start = time.monotonic()
@@ -102,6 +108,16 @@ def run(
         return status
     finish(task, data, trainer, folder, best, time.monotonic() - start)
     return 0
+
+
+def check_crop(network: DenseModel, data: DenseData) -> None:
+    """Whether a patch fits into the training crops."""
+    if not isinstance(data.train_set, Drawn) or (crop := data.train_set.transform.crop_size) is None:
+        return
+    try:
+        network.backbone.fit(torch.empty(1, 3, *network.seen(crop), device="meta"))
+    except ValueError as error:
+        raise ValueError(f"data.crop_size={data.settings['crop_size']}: {error}") from None
 
 
 def finish(

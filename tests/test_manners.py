@@ -66,6 +66,23 @@ def test_help_comes_at_once() -> None:
     assert call(["evaluate", "dept", "--help"]).returncode == 2
 
 
+def test_verbs_that_do_not_train_need_no_lightning() -> None:
+    """It takes as long to import as all else that a prediction needs."""
+    modules = (
+        "predict.cli",
+        "discovering",
+        "tracking",
+        "features",
+        "convert",
+        "export.cli",
+        "curate.cli",
+        "evaluate.cli",
+    )
+    code = f"import sys; import dense.{', dense.'.join(modules)}; assert 'lightning' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line, _ in lines])
 def test_examples_name_what_exists(line: str) -> None:
     """Recipes parse as they are; of others, each option is one that the help lists."""

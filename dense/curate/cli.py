@@ -18,7 +18,7 @@ from dense.curate.settings import Keep, Retrieve, Settings
 from dense.curate.writing import Form
 from dense.evaluate.features import READOUTS
 from dense.evaluate.views import CenterCrop
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 
 
 def main(argv: Sequence[str]) -> int:

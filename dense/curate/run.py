@@ -23,7 +23,7 @@ from dense.curate.search import faiss, resolve
 from dense.curate.settings import Settings
 from dense.curate.sheet import write_sheet
 from dense.curate.writing import Form, check_apart, form_of, write_pictures
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 
 
 def curate(

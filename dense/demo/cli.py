@@ -25,7 +25,7 @@ from dense.demo.restoring import restore_pictures
 from dense.evaluate.options import source_of_weights
 from dense.evaluate.protocol import versions
 from dense.predict.video import Film
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 from dense.visual import write_picture
 
 KEPT = "demo.json"  # settings of a demo of embedded scenes, in its folder

@@ -22,7 +22,7 @@ from dense.discovering.reading import Seen, batches, pixels, read, show
 from dense.discovering.writing import Album, drawn, full_size, similarity_picture
 from dense.predict.cli import sort_inputs
 from dense.predict.video import Film, FilmWriter
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 from dense.visual import Picture, contain, sheet, write_picture
 
 

@@ -14,7 +14,7 @@ from dense.evaluate.examples import Examples, open_examples
 from dense.evaluate.features import final_norm, statistics
 from dense.evaluate.protocol import Protocol
 from dense.evaluate.views import AsItIs, CenterCrop, RandomCrop, Resample, View
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 
 
 def add_common(parser: Parser) -> None:

@@ -11,7 +11,7 @@ from dense.backbone import Backbone
 from dense.backbone.names import directory
 from dense.export.write import export, open_model
 from dense.features import layers_option
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 
 
 def main(argv: Sequence[str]) -> int:

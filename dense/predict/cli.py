@@ -13,7 +13,7 @@ from dense.predict import load
 from dense.predict.predictor import Predictor, torch_precision
 from dense.predict.video import EXTENSIONS, Film, FilmError, FilmWriter
 from dense.published.options import add_options, said
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 
 
 def main(argv: Sequence[str]) -> int:

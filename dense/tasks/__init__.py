@@ -1,10 +1,27 @@
 """Heads in training: segmentation, depth, both at once, and restoration."""
 
-from dense.tasks.data import DenseData
-from dense.tasks.depth import DepthTask
-from dense.tasks.joint import JointTask
-from dense.tasks.model import DenseModel
-from dense.tasks.restoration import RestorationTask
-from dense.tasks.segmentation import SegmentationTask
+from typing import TYPE_CHECKING
+
+from dense.lazily import lazily
+
+if TYPE_CHECKING:
+    from dense.tasks.data import DenseData
+    from dense.tasks.depth import DepthTask
+    from dense.tasks.joint import JointTask
+    from dense.tasks.model import DenseModel
+    from dense.tasks.restoration import RestorationTask
+    from dense.tasks.segmentation import SegmentationTask
 
 __all__ = ["DenseData", "DenseModel", "DepthTask", "JointTask", "RestorationTask", "SegmentationTask"]
+
+__getattr__ = lazily(  # a model that predicts needs no Lightning, which takes seconds to import
+    __name__,
+    {
+        "DenseData": "dense.tasks.data",
+        "DenseModel": "dense.tasks.model",
+        "DepthTask": "dense.tasks.depth",
+        "JointTask": "dense.tasks.joint",
+        "RestorationTask": "dense.tasks.restoration",
+        "SegmentationTask": "dense.tasks.segmentation",
+    },
+)

@@ -22,7 +22,7 @@ from dense.discover.options import SETTINGS_OF_TRACKING, add_features, add_track
 from dense.discovering.writing import write_index
 from dense.predict.video import Film, FilmWriter
 from dense.tracking.drawing import Spread, drawn
-from dense.training.checkpoints import check_writable
+from dense.training.writable import check_writable
 from dense.visual import Picture, write_picture
 
 RATE = 24.0  # frames a second of a folder, as in DAVIS

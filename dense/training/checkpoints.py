@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -13,6 +12,8 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+
+from dense.training.writable import check_writable
 
 LAST = "last.ckpt"
 
@@ -146,20 +147,3 @@ def validates(trainer: pl.Trainer) -> bool:
     """Whether a validation follows the batch that just ended."""
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-
-
-def check_writable(folder: Path, needed: int = 0) -> None:
-    """Make sure that `needed` bytes can be written to `folder`, which need not exist yet and is not made here: what fails later
-    leaves nothing behind."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        probe = there / f".probe-{os.getpid()}"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from None
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB free, checkpoints need about {needed / 1e9:.1f} GB; free some room or choose another --output"
-        )

@@ -15,8 +15,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from dense.arguments import with_suggestion
 from dense.examples import COMMON, epilogue
 from dense.recipes import find_config
-from dense.training.checkpoints import check_writable
 from dense.training.precision import resolve_precision
+from dense.training.writable import check_writable
 
 
 class TrainingParser(LightningArgumentParser):

@@ -1,0 +1,32 @@
+"""Names that load on first use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import dense
+from dense import tasks
+from dense.lazily import lazily
+
+
+def test_names_come_from_their_modules() -> None:
+    """All that are public, and only when they are asked for."""
+    code = "import sys; from dense import tasks; from dense.tasks.model import DenseModel\n"
+    code += "assert 'dense.tasks.data' not in sys.modules and tasks.DenseModel is DenseModel\n"
+    code += "from dense.tasks import DenseData; assert 'dense.tasks.data' in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in tasks.__all__:
+        assert getattr(tasks, name).__name__ == name
+    assert dense.discover is sys.modules["dense.discover"]
+
+
+def test_what_is_not_there_is_named() -> None:
+    """With the nearest name that is."""
+    with pytest.raises(AttributeError, match=r"no attribute 'DensData'\. Did you mean DenseData"):
+        _ = tasks.DensData
+    with pytest.raises(AttributeError, match=r"'room' has no attribute '__path__'$"):
+        lazily("room", {"path": "os"})("__path__")

@@ -93,7 +93,8 @@ def run(
     config: str = "",
 ) -> int:
     """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and pictures."""
-    task.network = task.build(data)  # what does not fit is said before there is a folder
+    if not hasattr(task, "network"):
+        task.network = task.build(data)  # what does not fit is said before there is a folder
     check_crop(task.network, data)
     best = BestModel(folder / "model", patience)
     checkpoints = begin(trainer, folder, checkpoint, describe(task, data, trainer), config, [best])

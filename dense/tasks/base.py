@@ -123,9 +123,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
         return {name: dict(output) for name, output in given.items()}
 
     def setup(self, stage: str) -> None:
-        """Build the network when the data are known."""
+        """Build the network, unless it is there, when the data are known."""
         if not hasattr(self, "network"):
             self.network = self.build(self.trainer.datamodule)  # type: ignore[attr-defined]
+        if not hasattr(self, "metrics"):
             self.metrics = self.build_metrics()
             for metric in self.metrics.modules():
                 if isinstance(metric, Metric):

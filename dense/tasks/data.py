@@ -161,6 +161,8 @@ class DenseData(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
+        if crop_size is not None and min(crop_size if isinstance(crop_size, tuple) else (crop_size,)) < 1:
+            raise ValueError(f"data.crop_size={crop_size}: expected at least 1 pixel")
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
         self.embedded = root == "scenes"
         options: dict[str, Any] = {

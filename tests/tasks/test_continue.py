@@ -208,6 +208,8 @@ def test_relative_depth_files_train_relative_depth(tmp_path: Path) -> None:
         (task("DepthTask", DPT) | {"data.root": "scenes"}, ""),
         ({"model.init_args.tune": {"unfreeze": 9}}, "4 blocks"),
         ({"val_every": -1}, "val_every=-1"),
+        ({"data.crop_size": 0}, "data.crop_size=0: expected at least 1 pixel"),
+        ({"data.crop_size": [24, 7]}, "data.crop_size=(24, 7): a picture of 24x7 is smaller than one patch of 8x8"),
         ({"data.augment": {"flipp": 1}}, "flip"),
     ],
 )
@@ -219,6 +221,7 @@ def test_recipes_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], words:
     assert done.returncode in (1, 2), done.stdout
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("option", [["--model.backbone.weights", "null"], ["--model.init_args.backbone.weights=null"]])

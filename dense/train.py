@@ -21,7 +21,7 @@ from dense.tasks.best import BestModel, save
 from dense.tasks.data import DenseData, Drawn
 from dense.tasks.model import DenseModel
 from dense.training.cli import TrainingCLI, quiet
-from dense.training.curves import plot_curves, read_metrics
+from dense.training.curves import distinct, plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
 from dense.visual import write_picture
 
@@ -104,7 +104,7 @@ def run(
         return stopped(trainer, checkpoints)
     if (folder / "metrics.csv").is_file():
         curves = read_metrics(folder / "metrics.csv")
-        plot_curves(curves, list(curves), folder / "curves.png", folder.name)
+        plot_curves(curves, distinct(list(curves)), folder / "curves.png", folder.name)
     if status := stopped(trainer, checkpoints):
         return status
     finish(task, data, trainer, folder, best, time.monotonic() - start)

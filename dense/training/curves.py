@@ -23,6 +23,12 @@ def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return {name: (list(points), list(points.values())) for name, points in curves.items()}
 
 
+def distinct(names: list[str]) -> list[str]:
+    """The names without a part of the loss that is the only one: it is the loss, up to its weight."""
+    parts = [name for name in names if name.startswith("loss/")]
+    return [name for name in names if name not in parts or len(parts) > 1]
+
+
 def plot_curves(
     curves: Mapping[str, tuple[list[float], list[float]]], names: list[str], path: Path, title: str
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 
-from dense.training.curves import plot_curves
+from dense.training.curves import distinct, plot_curves
 
 
 def test_a_single_validation_is_seen(tmp_path: Path) -> None:
@@ -17,3 +17,10 @@ def test_a_single_validation_is_seen(tmp_path: Path) -> None:
     coloured = [(picture.max(2) - picture.min(2) > 60).sum() for picture in (one, none)]
     assert coloured[0] > 10
     assert coloured[1] == 0
+
+
+def test_a_loss_of_one_part_is_drawn_once() -> None:
+    """And one of several with all of them."""
+    assert distinct(["loss", "loss/cross entropy", "lr", "val/miou"]) == ["loss", "lr", "val/miou"]
+    both = ["loss", "loss/silog", "loss/gradient", "lr"]
+    assert distinct(both) == both

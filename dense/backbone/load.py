@@ -83,7 +83,7 @@ def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[s
             for f in ("dim", "depth", "patch", "kind", "registers", "class_token")
         )
         if not same or ("timm" not in (wanted.family, found.family) and wanted.family != found.family):
-            raise WeightsError(f"{weights} holds {_words(found)}, not {name} ({_words(wanted)})")
+            raise WeightsError(f"{weights} holds {_words(found)}, not {_words(replace(wanted, name=name))}")
         return backbone
     spec = describe(name, **overrides)
     if isinstance(weights, str) and weights == "timm":

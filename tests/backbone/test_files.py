@@ -196,8 +196,10 @@ def test_a_directory_under_a_wrong_name(tmp_path: Path) -> None:
     """Equal sizes are not enough: the family, registers and kind must agree with the name."""
     tiny("dinov3_vits16").save_pretrained(tmp_path / "three")
     tiny("vit_small_patch14_reg4_dinov2").save_pretrained(tmp_path / "registers")
-    with pytest.raises(WeightsError, match="not dino_vits16"):
+    with pytest.raises(WeightsError, match=r"not dino_vits16 \(patch 16, dim 32, depth 4\)$"):
         load_backbone("dino_vits16", tmp_path / "three", **TINY)
+    with pytest.raises(WeightsError, match=r"not vit_tiny_patch16_224 \(patch 16, dim 32, depth 4\)$"):
+        load_backbone("vit_tiny_patch16_224", tmp_path / "three", **TINY)
     with pytest.raises(WeightsError, match="4 registers"):
         load_backbone("dinov2_vits14", tmp_path / "registers", **TINY)
 

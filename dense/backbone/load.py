@@ -16,7 +16,7 @@ from dense.backbone.build import SETTABLE, build, describe
 from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
 from dense.backbone.hub import CONFIG, fetching, read_json
 from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
-from dense.backbone.names import ALIASES, directory
+from dense.backbone.names import ALIASES, directory, resolve
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.report import LoadReport, WeightsError, compare
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
@@ -58,7 +58,8 @@ def load_backbone(
         backbone = _open(folder, overrides)
     else:
         folder = Path(name)
-        if isinstance(name, Path) or (folder.suffix and folder.is_file()) or "/" in str(name):
+        unknown = folder.is_dir() and not timm.is_model(resolve(str(name))[0])
+        if isinstance(name, Path) or (folder.suffix and folder.is_file()) or "/" in str(name) or unknown:
             _explain_path(folder)
         backbone = _named(str(name), weights, branch, overrides)
     return backbone.freeze() if frozen else backbone.eval()
@@ -70,7 +71,8 @@ def _explain_path(folder: Path) -> None:
             f"{folder} is a weight file; name its architecture first: load_backbone('dinov2_vits14', '{folder}')"
         )
     if folder.is_dir():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}; expected a directory written by save_pretrained")
+        inside = f"; {folder / 'backbone'} has one" if directory(folder / "backbone") else ""
+        raise FileNotFoundError(f"{folder} has no {CONFIG}{inside}; expected a directory written by save_pretrained")
     raise FileNotFoundError(f"no such directory: {folder}")
 
 

@@ -177,6 +177,20 @@ def test_wrong_names() -> None:
         load_backbone("vit_tiny_patch16_224", depth=1).export_official()
 
 
+def test_the_folder_of_a_run_names_the_backbone_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is named; a folder that is called like an architecture hides none."""
+    monkeypatch.chdir(tmp_path)
+    for run in ("mine", "resnet18"):
+        tiny("dino_vits16").save_pretrained(f"{run}/backbone")
+    for name in ("mine", Path("mine"), str(tmp_path / "mine")):
+        with pytest.raises(FileNotFoundError, match=r"mine has no config.json; .*mine/backbone has one"):
+            load_backbone(name)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"none has no config.json; expected a directory"):
+        load_backbone("none")
+    assert load_backbone("resnet18").spec.kind == "pyramid"
+
+
 def test_overrides_of_a_saved_directory(tmp_path: Path) -> None:
     """They are resolved and checked as for a name; what the weights contradict is refused."""
     tiny("dino_vits16").save_pretrained(tmp_path)

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dense.console import say
+
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+
+
+TWELVE_BITS = 4096
+_dark: list[str] = []  # the picture of which it was said
 
 
 class ImageError(ValueError):
@@ -50,12 +56,15 @@ def _decode(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.uint
             with Image.open(file) as image:
                 if at_least is not None:
                     image.draft(None, (at_least, at_least))
-                return to_rgb(_upright(image))
+                upright = _upright(image)
+                rgb = _rgb(upright)
     except UnidentifiedImageError:
         empty = file.seek(0, io.SEEK_END) == 0
         raise ImageError(f"{name} is {'empty (0 bytes)' if empty else 'not a picture of a known format'}") from None
     except Exception as error:  # PIL's readers raise nearly anything on damaged bytes
         raise ImageError(f"{name} is damaged or truncated ({error or type(error).__name__})") from error
+    _say_if_dark(upright, name)
+    return rgb
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -69,6 +78,24 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """A PIL picture of any mode as (H, W, 3) uint8."""
+    _say_if_dark(image, getattr(image, "filename", "") or "a picture")
+    return _rgb(image)
+
+
+def _say_if_dark(image: Image.Image, name: str) -> None:
+    """Once a process: values that a camera of 12 bits has come out nearly black, for they are read as 0 to 65535."""
+    if _dark or not (image.mode.startswith("I;16") or image.mode == "I"):
+        return
+    highest = int(np.asarray(image).max(initial=0))
+    if 0 < highest < TWELVE_BITS:
+        _dark.append(name)
+        say(
+            f"{name} is read as 0 to 65535, black to white, and its brightest value is {highest}: nearly black; if its camera "
+            "has 12 bits, multiply such pictures by 16 beforehand"
+        )
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
         scale = 255.0 / (_white(values) if image.mode == "F" else 65535.0)

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from dense.data import images
 from dense.data.images import EXTENSIONS, ImageError, decode_image, list_images, read_image, to_rgb
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -132,6 +133,29 @@ def test_sixteen_bits(kind: str) -> None:
     assert (result == result[..., :1]).all()
     dark = decode_image(stored(Image.fromarray(np.full((2, 2), 200, np.uint16)), kind))
     assert dark.max() == 1
+
+
+def test_twelve_bits_in_sixteen_are_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the name of the first picture; not of black ones, nor of those that go beyond, nor of 8 bits."""
+    monkeypatch.setattr(images, "_dark", [])
+    for name, highest in (("black", 0), ("bright", 4096), ("first", 4095), ("second", 1000)):
+        Image.fromarray(np.array([[0, highest]], np.uint16)).save(tmp_path / f"{name}.tif")
+    Image.new("L", (4, 4), 9).save(tmp_path / "eight.png")
+    for name in ("black.tif", "bright.tif", "eight.png"):
+        read_image(tmp_path / name)
+    assert capsys.readouterr().out == ""
+    assert read_image(tmp_path / "first.tif").max() == 16
+    read_image(tmp_path / "second.tif")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'first.tif'} is read as 0 to 65535")
+    assert "4095" in said
+    assert "by 16" in said
+    assert said.count("\n") == 1
+    monkeypatch.setattr(images, "_dark", [])
+    to_rgb(Image.fromarray(np.array([[0, 7]], np.uint16)))
+    assert capsys.readouterr().out.startswith("a picture is read as")
 
 
 def test_sixteen_bit_colour() -> None:

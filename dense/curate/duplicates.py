@@ -45,10 +45,20 @@ def feature_pairs(vectors: Vectors, settings: Settings) -> tuple[Indices, Indice
 
 def groups(pictures: Described, settings: Settings) -> Indices:
     """The number of the group of each picture (N,): components of the graph of near hashes and near features."""
+    return groups_and_hashed(pictures, settings)[0]
+
+
+def groups_and_hashed(pictures: Described, settings: Settings) -> tuple[Indices, Indices]:
+    """The groups, and those that near hashes alone would make."""
     by_hash = hash_pairs(pictures.hashes, pictures.mirrored, settings.hash_distance)
     by_features = feature_pairs(pictures.vectors, settings)
     first, second = (np.concatenate(pair) for pair in zip(by_hash, by_features, strict=True))
-    graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(len(pictures),) * 2)
+    return components(first, second, len(pictures)), components(*by_hash, len(pictures))
+
+
+def components(first: Indices, second: Indices, count: int) -> Indices:
+    """The number of the connected component of each of `count` pictures, of a graph of pairs."""
+    graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 

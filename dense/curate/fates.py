@@ -30,6 +30,7 @@ class Curation:
     of: Indices  # N, -1 for none
     retrieved: Retrieved  # whose places are indices of the pile
     mean: NDArray[np.float32]  # D, that vectors are compared less
+    by_cosine: int = 0  # duplicates that hashes alone would have kept
 
     @property
     def kept(self) -> Indices:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dense.console import say
-from dense.curate.duplicates import Described, best, groups, leaks
+from dense.curate.duplicates import Described, best, groups_and_hashed, leaks
 from dense.curate.embeddings import Embedded, Embedder
 from dense.curate.fates import FATES, Curation
 from dense.curate.filters import STATES, Preparation
@@ -24,6 +24,8 @@ from dense.curate.settings import Settings
 from dense.curate.sheet import write_sheet
 from dense.curate.writing import Form, check_apart, form_of, write_pictures
 from dense.training.writable import check_writable
+
+MANY = 0.2  # of the pile; more duplicates by cosine alone than that are doubted
 
 
 def curate(
@@ -80,6 +82,7 @@ def curate(
         "curated": describe(like, liked),
         "held_out": describe(views, tested),
         "counts": {"pictures": len(everything), "kept": len(done.kept), **counted(done)},
+        "duplicates by cosine alone": done.by_cosine,
         "filters": filter_counts(found),
         "boxes of no picture": unknown,
         "kept of": kept_of(done),
@@ -94,6 +97,12 @@ def curate(
     write_dropped(done, views, tested, output / "dropped.jsonl")
     write_sheet(done, prepare, like, views, tested, report, output / "sheet.html")
     say(f"looked at {len(everything)} pictures; dropped: {', '.join(told(done)) or 'none'}")
+    if done.by_cosine > MANY * len(everything):
+        say(
+            f"{done.by_cosine} of them are duplicates by cosine alone, more than a fifth of the pile: the threshold belongs to "
+            f"the backbone. Look at {output / 'sheet.html'}, whose first pairs are the most doubtful, and raise --threshold "
+            f"{settings.threshold:g} if they differ"
+        )
     return report
 
 
@@ -112,7 +121,7 @@ def decide(
     fit = found.fit
     mean = found.vectors.chosen(fit[fit < length] if (fit < length).any() else fit).average(seed=settings.seed)
     pictures = described(found, mean)
-    group = groups(pictures, settings)
+    group, hashed = groups_and_hashed(pictures, settings)
     if tested is not None:
         shows = leaks(pictures, described(tested, mean), settings)
         lost = np.isin(group, group[shows >= 0])
@@ -122,6 +131,7 @@ def decide(
     pixels = columns["height"].astype(np.int64) * columns["width"]
     stays = best(group, fit >= length, pixels, columns["sharpness"], settings.keep)
     copy = (stays != np.arange(len(fit))) & (fates[fit] < 0)
+    by_hash = best(hashed, fit >= length, pixels, columns["sharpness"], settings.keep) != np.arange(len(fit))
     fates[fit[copy]], of[fit[copy]] = FATES.index("duplicate"), fit[stays[copy]]
     candidates = np.flatnonzero((fates < 0) & (np.arange(len(fates)) < length))
     if liked is None or like is None:
@@ -135,7 +145,7 @@ def decide(
     if settings.total:
         labels = [chosen.sets, everything.source_of(chosen.places)]
         fates[chosen.places[~balanced(labels, settings.total)]] = FATES.index("over the total")
-    return Curation(everything, found, fates, of, chosen, mean)
+    return Curation(everything, found, fates, of, chosen, mean, int((copy & ~by_hash).sum()))
 
 
 def described(found: Embedded, mean: NDArray[np.float32]) -> Described:
@@ -156,8 +166,9 @@ def counted(done: Curation) -> dict[str, int]:
 
 
 def told(done: Curation) -> list[str]:
-    """The same in words."""
-    return [f"{number} {fate}" for fate, number in counted(done).items() if number]
+    """The same in words, and how many duplicates only the cosine of their vectors makes."""
+    alone = {"duplicate": f" ({done.by_cosine} by cosine alone)"} if done.by_cosine else {}
+    return [f"{number} {fate}{alone.get(fate, '')}" for fate, number in counted(done).items() if number]
 
 
 def kept_of(done: Curation) -> dict[str, int]:

@@ -178,6 +178,23 @@ def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
     assert report["counts"]["over the total"] == 8
 
 
+def test_a_threshold_that_takes_much_is_doubted(tmp_path: Path) -> None:
+    """Unlike scenes that only a low cosine calls copies; a copy by hash is none of them."""
+    root = folder(tmp_path / "pile", range(12))
+    save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
+    doubt = "more than a fifth of the pile"
+    for threshold, doubted in ((0.3, True), (1.0, False)):
+        output = tmp_path / str(threshold)
+        done = call(["curate", str(root), "--output", str(output), *VERB, "--threshold", str(threshold)])
+        assert done.returncode == 0, done.stderr
+        report = json.loads((output / "report.json").read_text())
+        alone, all_ = report["duplicates by cosine alone"], report["counts"]["duplicate"]
+        assert alone == all_ - 1
+        assert (alone > 13 / 5) == doubted == (doubt in done.stdout)
+        assert (f"{all_} duplicate ({alone} by cosine alone)" in done.stdout) == doubted
+        assert ("raise --threshold 0.3" in done.stdout) == doubted
+
+
 def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
     """Not its first pictures, which may be of its first classes alone; the seed decides which."""
     root = folder(tmp_path / "pile", range(16))

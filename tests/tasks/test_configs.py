@@ -6,12 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
+import dense
 import heads
 from dense.backbone import describe, load_backbone
 from dense.backbone.spec import resolve_layers
+from dense.data.scenes import render
+from dense.predict import Depth, Segmentation
 from dense.recipes import config_folder
 from dense.tasks import DepthTask, JointTask, SegmentationTask
 from dense.tasks.depth import DepthEvaluation
@@ -83,3 +88,35 @@ def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> Non
     done = call(["train", "--config", "segmentation/linear_dino", *own, *helps])
     assert "own weights" not in done.stderr
     assert str(tmp_path / "none") in done.stderr
+
+
+@pytest.mark.parametrize("room", ["segmentation", "depth"])
+def test_a_recipe_for_few_pictures_serves_a_folder(room: str, tmp_path: Path) -> None:
+    """Of pictures of many sizes, some smaller than a crop, on a published backbone as it stands, on another by its name alone."""
+    recipe = yaml.safe_load((config_folder() / room / "small_data.yaml").read_text())
+    inner, data = recipe["model"]["init_args"], recipe["data"]
+    patch = describe(inner["backbone"]["name"]).patch
+    assert inner["backbone"]["weights"] == "timm"
+    assert "arguments" not in inner["backbone"]
+    assert "tune" not in inner
+    assert data["crop_size"] % patch == 0
+    assert inner["steps"] // recipe["val_every"] > recipe["patience"] > 0
+    answers = {"segmentation": "masks", "depth": "depth"}[room]
+    for number, size in enumerate([(240, 320), (48, 64), (256, 224), (100, 90), (230, 250)]):
+        scene = render(0, number, size)
+        values = (scene.instance > 0).astype(np.uint8) if room == "segmentation" else scene.depth.astype(np.float32)
+        for kind, array in (("images", scene.image), (answers, values)):
+            (tmp_path / "MINE" / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "MINE" / kind / f"{number}.{'tiff' if kind == 'depth' else 'png'}"), array)
+    (tmp_path / "MINE/classes.yaml").write_text("[ground, thing]")
+    (tmp_path / "MINE/depth.yaml").write_text("{kind: metric}")
+    own = ["--model.backbone.name", "scenes_tiny", "--model.backbone.weights", "null"]
+    short = ["--model.steps", "2", "--data.batch_size", "2", "--data.workers", "0"]
+    given = ["--config", f"{room}/small_data", "--data.root", str(tmp_path / "MINE"), "--output", str(tmp_path / "run")]
+    done = call(["train", *given, *own, *short])
+    assert done.returncode == 0, done.stderr
+    assert "4 pictures of" in done.stdout + done.stderr
+    assert "1 to validate on" in done.stdout + done.stderr
+    answer = dense.load(tmp_path / "run/model")(tmp_path / "MINE/images/0.png")
+    assert isinstance(answer, Segmentation if room == "segmentation" else Depth)
+    assert (answer.labels if isinstance(answer, Segmentation) else answer.values).shape == (240, 320)

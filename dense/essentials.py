@@ -29,9 +29,8 @@ DATA: Options = {
     "--data.batch_size N": "pictures a batch, of each process",
     "--data.workers N": "processes that read pictures",
 }
-TRAININGS: dict[
-    str, tuple[str, tuple[str, ...], Options]
-] = {  # verb -> (what it does, folders of its recipes, options)
+# verb -> (what it does, folders of its recipes, options)
+TRAININGS: dict[str, tuple[str, tuple[str, ...], Options]] = {
     "pretrain": (
         "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3.",
         ("pretrain",),

@@ -60,13 +60,11 @@ def refuse_weights_of_a_directory(options: Any) -> None:
     """Recipes name weights and the size of their own backbone, which fit no saved one; said before any picture is read."""
     backbone = options.get("backbone")
     if backbone and backbone.weights and directory(backbone.name):
-        sizes = (
-            f" --model.backbone.arguments {{}} (the recipe's {dict(backbone.arguments)})" if backbone.arguments else ""
-        )
-        raise ValueError(
-            f"{backbone.name} brings its own weights, not {backbone.weights}; add --model.backbone.weights null"
-            f"{', and' if sizes else ''}{sizes}{', unless it has that size' if sizes else ''}"
-        )
+        told = f"{backbone.name} brings its own weights, not {backbone.weights}; add --model.backbone.weights null"
+        if backbone.arguments:
+            sizes = f"the recipe's {dict(backbone.arguments)}"
+            told += f", and --model.backbone.arguments {{}} ({sizes}), unless it has that size"
+        raise ValueError(told)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,9 +91,7 @@ def run(
     config: str = "",
 ) -> int:
     """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and pictures."""
-    if not hasattr(task, "network"):
-        task.network = task.build(data)  # what does not fit is said before there is a folder
-    check_crop(task.network, data)
+    check_crop(task.build_for(data), data)  # what does not fit is said before there is a folder
     best = BestModel(folder / "model", patience)
     checkpoints = begin(trainer, folder, checkpoint, describe(task, data, trainer), config, [best])
     start = time.monotonic()

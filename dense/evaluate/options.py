@@ -37,7 +37,7 @@ def _writable(text: str) -> Path:
 
 
 def add_labelled(parser: Parser, scenes: int) -> None:
-    """How labelled pictures are stored, and which scenes there are; see `open_data`."""
+    """How labelled pictures are stored, which scenes there are (see `open_data`), and where the model runs."""
     parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
     parser.add_argument(
         "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder that is not split"

@@ -40,6 +40,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
     outputs: ClassVar[dict[str, tuple[str, ...]]]  # of the head: what it trains, and which kinds of output can be that
     monitor: str  # the validation number by which the best model is chosen
     mode: str  # min or max
+    evaluation: Any = None  # how depth is measured, where a task learns it
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     @abc.abstractmethod
     def loss_recipe(self) -> dict[str, Any]:
-        """The losses, and how depth is measured, as plain data."""
+        """The losses as plain data."""
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """What learns besides the network."""
@@ -122,10 +123,15 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 )
         return {name: dict(output) for name, output in given.items()}
 
-    def setup(self, stage: str) -> None:
-        """Build the network, unless it is there, when the data are known."""
+    def build_for(self, data: Any) -> DenseModel:
+        """The network for these data, built once."""
         if not hasattr(self, "network"):
-            self.network = self.build(self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.network = self.build(data)
+        return self.network
+
+    def setup(self, stage: str) -> None:
+        """Build what is not there yet, when the data are known."""
+        self.build_for(self.trainer.datamodule)  # type: ignore[attr-defined]
         if not hasattr(self, "metrics"):
             self.metrics = self.build_metrics()
             for metric in self.metrics.modules():
@@ -223,6 +229,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
             "target": self.target,
             "inference": self.inference,
         }
+        if self.evaluation is not None:
+            parts["evaluation"] = self.evaluation
         plain = {name: asdict(part) for name, part in parts.items()}
         own = {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
         return json.loads(json.dumps(plain | own | self.loss_recipe()))

@@ -76,8 +76,8 @@ class DepthTask(DenseTask):
         self.loss_options, self.evaluation = loss, evaluation
 
     def loss_recipe(self) -> dict[str, Any]:
-        """Losses by name, and how depth is measured."""
-        return {"loss": self.loss_options, "evaluation": asdict(self.evaluation)}
+        """Losses by name."""
+        return {"loss": self.loss_options}
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Check that there is a depth and that the data can teach it."""

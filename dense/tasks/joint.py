@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -98,13 +97,8 @@ class JointTask(DenseTask):
         )
 
     def loss_recipe(self) -> dict[str, Any]:
-        """Both losses, their weights where they are fixed, and how depth is measured."""
-        return {
-            "depth_loss": self.depth_options,
-            "label_loss": self.label_options,
-            "weights": self.weighting_options,
-            "evaluation": asdict(self.evaluation),
-        }
+        """Both losses, and their weights where they are fixed."""
+        return {"depth_loss": self.depth_options, "label_loss": self.label_options, "weights": self.weighting_options}
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
         """Both must be there."""

@@ -1,4 +1,4 @@
-"""Copies of pictures that a search for duplicates must find, by what was done to them."""
+"""Copies of images that a search for duplicates must find, by what was done to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Picture = NDArray[np.uint8]  # H, W, 3
 def resized(factor: float) -> Callable[[Picture], Picture]:
     """Smaller or larger."""
 
-    def change(picture: Picture) -> Picture:
-        height, width = picture.shape[:2]
-        return np.asarray(Image.fromarray(picture).resize((round(width * factor), round(height * factor))))
+    def change(image: Picture) -> Picture:
+        height, width = image.shape[:2]
+        return np.asarray(Image.fromarray(image).resize((round(width * factor), round(height * factor))))
 
     return change
 
@@ -26,22 +26,22 @@ def resized(factor: float) -> Callable[[Picture], Picture]:
 def encoded(quality: int) -> Callable[[Picture], Picture]:
     """Through a JPEG."""
 
-    def change(picture: Picture) -> Picture:
+    def change(image: Picture) -> Picture:
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
         return np.asarray(Image.open(buffer))
 
     return change
 
 
 def cropped(share: float) -> Callable[[Picture], Picture]:
-    """A part of so much of each side, anywhere: where is drawn by what the picture shows."""
+    """A part of so much of each side, anywhere: where is drawn by what the image shows."""
 
-    def change(picture: Picture) -> Picture:
-        height, width = (round(side * share) for side in picture.shape[:2])
-        rng = np.random.default_rng(int(picture.sum()))
-        top, left = rng.integers(picture.shape[0] - height + 1), rng.integers(picture.shape[1] - width + 1)
-        return picture[top : top + height, left : left + width]
+    def change(image: Picture) -> Picture:
+        height, width = (round(side * share) for side in image.shape[:2])
+        rng = np.random.default_rng(int(image.sum()))
+        top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
+        return image[top : top + height, left : left + width]
 
     return change
 
@@ -49,8 +49,8 @@ def cropped(share: float) -> Callable[[Picture], Picture]:
 def shifted(hue: int, gain: float) -> Callable[[Picture], Picture]:
     """Other colours: degrees of hue / 2, and how much brighter."""
 
-    def change(picture: Picture) -> Picture:
-        hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV).astype(np.float32)
+    def change(image: Picture) -> Picture:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32)
         hsv = np.stack([(hsv[..., 0] + hue) % 180, hsv[..., 1], np.clip(hsv[..., 2] * gain, 0, 255)], -1)
         return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB))
 
@@ -61,7 +61,7 @@ COPIES: dict[str, Callable[[Picture], Picture]] = {
     "half the size": resized(0.5),
     "twice the size": resized(2.0),
     "JPEG of quality 30": encoded(30),
-    "mirrored": lambda picture: np.ascontiguousarray(picture[:, ::-1]),
+    "mirrored": lambda image: np.ascontiguousarray(image[:, ::-1]),
     "colours shifted": shifted(8, 1.15),
     "cropped to 90 %": cropped(0.9),
     "cropped to 80 %": cropped(0.8),

@@ -79,7 +79,7 @@ def _renamed(name: str) -> str:
 
 
 def way(task: str, peer: str, size: int) -> Callable[[Tensor], Tensor]:
-    """A function from a picture to the result: the last map, or the class attention of the last layer."""
+    """A function from an image to the result: the last map, or the class attention of the last layer."""
     backbone = ours(size)
     model = backbone.model
     if (task, peer) == ("features", "ours"):

@@ -3,9 +3,9 @@
 On embedded scenes, with the backbone that comes with the package:
 
 - every scene is planted with copies (see `_planted.COPIES`) among others; recall by kind of copy, and precision: the share of
-  dropped pictures that were indeed copies of what stays in their place. By hashes alone, by features alone, by both.
-- copies of held-out scenes are planted in a pile; all must go, and few others.
-- the four nearest of a scene in a pile of four kinds (low or high camera, few or many solids), and its class; beside chance.
+  dropped images that were indeed copies of what stays in their place. By hashes alone, by features alone, by both.
+- copies of held-out scenes are planted in a pool; all must go, and few others.
+- the four nearest of a scene in a pool of four kinds (low or high camera, few or many solids), and its class; beside chance.
 
 On synthetic vectors (`--vectors`, 384 numbers, in clumps, a twentieth of them copies) on disk: memory and seconds of codes,
 graph of duplicates, hashes, k-means and retrieval, the recall of codes against exact search, and what exact search would take.
@@ -29,17 +29,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dense.backbone import load_backbone
-from dense.curate import Embedder, Pile, Preparation, Settings
+from dense.curate import Embedder, Pool, Preparation, Settings
 from dense.curate.duplicates import best, feature_pairs, groups, leaks
 from dense.curate.embeddings import Embedded
 from dense.curate.hashes import hash_pairs
-from dense.curate.pile import WithCrops
+from dense.curate.pool import WithCrops
 from dense.curate.run import described
-from dense.curate.search import IVFPQ, Flat, assign, cluster
-from dense.curate.vectors import Vectors
+from dense.curate.search import IVFPQ, Flat, Vectors, assign, cluster
 from dense.data.scenes import Scenes, dominant_class, sample
 from dense.data.scenes.looks import FLOORS
-from dense.evaluate.views import CenterCrop
+from dense.evaluate.classification.data import CenterCrop
 
 Array = NDArray[Any]
 THRESHOLDS = (0.95, 0.96, 0.97, 0.98, 0.99)
@@ -51,15 +50,15 @@ KINDS = {
 }
 
 
-def embedded(name: str, pictures: Iterator[Array], folder: Path, crops: Sequence[float] = ()) -> Embedded:
-    """Pictures, written as files and described, with parts of them if there are crops."""
+def embedded(name: str, images: Iterator[Array], folder: Path, crops: Sequence[float] = ()) -> Embedded:
+    """Images, written as files and described, with parts of them if there are crops."""
     root = folder / name
     root.mkdir()
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(root / f"{number:06d}.png")
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(root / f"{number:06d}.png")
     backbone = load_backbone("scenes_tiny", frozen=True)
-    pile = WithCrops(Pile.open([root]), crops) if crops else Pile.open([root])
-    return Embedder(backbone, folder / "vectors", CenterCrop(96, 96))(pile, Preparation(), name)
+    pool = WithCrops(Pool.open([root]), crops) if crops else Pool.open([root])
+    return Embedder(backbone, folder / "vectors", CenterCrop(96, 96))(pool, Preparation(), name)
 
 
 def with_copies(scenes: Scenes) -> Iterator[Array]:
@@ -75,16 +74,16 @@ def duplicates(count: int, folder: Path) -> None:
     found = embedded("copies", with_copies(Scenes("train", count, 128)), folder)
     each = 1 + len(COPIES)
     scene, kind = np.divmod(np.arange(len(found.fit)), each)
-    pictures = described(found, found.vectors.average())
+    images = described(found, found.vectors.average())
     columns = found.columns
     pixels = columns["height"].astype(np.int64) * columns["width"]
     none, nothing = Settings(threshold=1.0, neighbours=1), np.zeros(len(scene), bool)
-    rows = [("hashes alone, 6 bits", groups(pictures, none))]
-    blank = described(found, pictures.vectors.mean)
+    rows = [("hashes alone, 6 bits", groups(images, none))]
+    blank = described(found, images.vectors.mean)
     random = np.random.default_rng(0).integers(0, 256, blank.hashes.shape, np.uint8)
     alone = type(blank)(blank.vectors, random, random)
     rows += [(f"features alone, {t}", groups(alone, Settings(hash_distance=0, threshold=t))) for t in THRESHOLDS]
-    rows += [(f"both, 6 bits, {t}", groups(pictures, Settings(threshold=t))) for t in THRESHOLDS]
+    rows += [(f"both, 6 bits, {t}", groups(images, Settings(threshold=t))) for t in THRESHOLDS]
     print(f"\n{count} scenes, each with {len(COPIES)} copies\n")
     print(f"| found by | {' | '.join(COPIES)} | all | precision | scenes lost |")
     print("|---" * (len(COPIES) + 4) + "|")
@@ -114,19 +113,19 @@ def held_out(count: int, folder: Path, seed: int = 0) -> None:
     tests = {words: embedded(words, iter(scenes), folder, crops) for words, crops in views.items()}
     planted = embedded("planted", with_copies(Scenes("test", count, 128, seed)), folder)
     innocent = embedded("innocent", (Scenes("train", 4 * count, 128, seed)[i].image for i in range(4 * count)), folder)
-    pile = innocent + planted
-    mean = pile.vectors.average()
+    pool = innocent + planted
+    mean = pool.vectors.average()
     others = len(innocent.columns)
     kind = np.arange(len(planted.columns)) % (1 + len(COPIES))
     print(f"\n{count} held-out scenes, their copies planted among {others} others\n")
-    print(f"| held-out pictures, cosine | {' | '.join(COPIES)} | leaks left, by group | others dropped |")
+    print(f"| held-out images, cosine | {' | '.join(COPIES)} | leaks left, by group | others dropped |")
     print("|---" * (len(COPIES) + 3) + "|")
     for words, tested in tests.items():
         for threshold in (0.9, 0.93, 0.95, 0.97):
             settings = Settings(held_out_threshold=threshold)
-            pictures = described(pile, mean)
-            shows = leaks(pictures, described(tested, mean), settings) >= 0
-            group = groups(pictures, settings)
+            images = described(pool, mean)
+            shows = leaks(images, described(tested, mean), settings) >= 0
+            group = groups(images, settings)
             gone = np.isin(group, group[shows])
             found = [shows[others:][kind == number].mean() for number in range(1, len(COPIES) + 1)]
             left, innocents = int((~gone[others:]).sum()), int(gone[:others].sum())
@@ -218,14 +217,14 @@ def scale(count: int, folder: Path) -> None:
     _, places = measured("1000 queries, IVF-PQ, 4 nearest", count, lambda: search.search(asked, 4))
     _, exact = measured("1000 queries, exact, 4 nearest", count, lambda: Flat(vectors).search(asked, 4))
     _, ours = search.search(asked, 17)
-    _, truth = Flat(vectors).search(asked, 17)
+    _, ground_truth = Flat(vectors).search(asked, 17)
     first, _ = measured("graph of duplicates, IVF-PQ", count, lambda: feature_pairs(vectors, settings))
     hashes = np.random.default_rng(2).integers(0, 256, (count, 8), np.uint8)
     measured("hashes, 6 bits", count, lambda: hash_pairs(hashes, hashes, 6))
     centres = measured("k-means", count, lambda: cluster(vectors, max(1, count // 100), 0))
     measured("clusters assigned", count, lambda: assign(vectors, centres))
     recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(places.tolist(), exact.tolist(), strict=True)])
-    wide = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ours.tolist(), truth.tolist(), strict=True)])
+    wide = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ours.tolist(), ground_truth.tolist(), strict=True)])
     print(
         f"\nrecall of IVF-PQ against exact search: {recall:.3f} of 4 nearest, {wide:.3f} of 17; {len(first)} pairs of copies"
     )

@@ -1,11 +1,11 @@
-"""Discovery against its peers: the same answers for less time.
+"""Discovery against its peers: the same predictions for less time.
 
 - cut: TokenCut's eigenvector on a 60 x 60 grid against scipy.linalg.eigh of the generalised problem on the same graph,
   second solution alone (`subset_by_index`), as the published code calls it; ours includes the graph's edges in the second
   figure. The cosine between the two vectors is printed.
 - attention: the class token's attention of a ViT-S/14's last block at 1036 px, from that block's input to masks, against
   softmax(Q K^T) of all tokens followed by the same masks; time and peak memory beyond what was there.
-- pictures: embedded scenes of 224 px from uint8 to refined masks, TokenCut with a random ViT-S/16, in pictures a second.
+- images: embedded scenes of 224 px from uint8 to refined masks, TokenCut with a random ViT-S/16, in images a second.
 
 Medians of paired runs that alternate within one run.
 """
@@ -100,8 +100,8 @@ def attention(size: int, rounds: int) -> None:
     )  # fmt: skip
 
 
-def pictures(count: int, size: int, batch: int) -> None:
-    """From uint8 to masks at the pictures' size."""
+def images(count: int, size: int, batch: int) -> None:
+    """From uint8 to masks at the images' size."""
     scenes = Scenes("test", count, size)
     pixels = torch.from_numpy(np.stack([scenes[i].image for i in range(count)])).permute(0, 3, 1, 2)
     backbone = load_backbone("dino_vits16", frozen=True)
@@ -117,8 +117,8 @@ def pictures(count: int, size: int, batch: int) -> None:
             each.append(len(part) / seconds(partial(found, part, how)))
     for how, each in rates.items():
         rate = statistics.median(each)
-        print(f"{count} pictures of {size} px, TokenCut with ViT-S/16, refine {how}: {rate:.1f} pictures/s")
-        record(f"TokenCut from end to end, {size} px, refine {how}", ours=f"{rate:.1f} pictures/s")
+        print(f"{count} images of {size} px, TokenCut with ViT-S/16, refine {how}: {rate:.1f} images/s")
+        record(f"TokenCut from end to end, {size} px, refine {how}", ours=f"{rate:.1f} images/s")
 
 
 def main() -> None:
@@ -131,7 +131,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     cut(options.side, options.rounds)
     attention(1036, 2 * options.rounds)
-    pictures(options.pictures, 224, 4)
+    images(options.images, 224, 4)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The DPT head of Depth Anything Small against its peers: time, memory, and that the answers are the same.
+"""The DPT head of Depth Anything Small against its peers: time, memory, and that the targets are the same.
 
-Peers, in the same run and with the same random weights, one picture of 518 x 518 px (512 for patch 16):
+Peers, in the same run and with the same random initialisation, one image of 518 x 518 px (512 for patch 16):
 - head: neck and head of transformers' DepthAnythingForDepthEstimation (ViT-S/14: width 64, reassemble 48, 96, 192, 384);
 - smp: decoder and segmentation head of segmentation_models_pytorch's DPT on a 32 x 32 grid of patch 16 (width 64,
   readout with the class token), the geometry where it runs;
-- pipeline: the whole of DepthAnythingForDepthEstimation, from the picture, against our backbone and head, both in fp32;
+- pipeline: the whole of DepthAnythingForDepthEstimation, from the image, against our backbone and head, both in fp32;
 - bf16: the same, ours under bf16 autocast and theirs in fp32 (a gain only where the hardware computes in bf16).
 
 Each figure is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
@@ -160,7 +160,7 @@ def smp_ways() -> tuple[Call, Call]:
 
 
 def pipeline_ways(bf16: bool) -> tuple[Call, Call]:
-    """From the picture to depth."""
+    """From the image to depth."""
     model = hugging_face()
     head = depth_head(model)
     state = {k.removeprefix("backbone."): v for k, v in model.state_dict().items() if k.startswith("backbone.")}
@@ -235,11 +235,11 @@ def main() -> None:
             ratio=memory[1] / memory[0],
         )  # fmt: skip
         record(
-            f"DPT, {way}, answers differ by", peer=peer, ours=f"{difference:.0e} of the largest", value=difference,
+            f"DPT, {way}, targets differ by", peer=peer, ours=f"{difference:.0e} of the largest", value=difference,
             most=2e-2 if way == "bf16" else 1e-5,
         )  # fmt: skip
         if difference > (0.1 if way == "bf16" else 1e-5):
-            raise SystemExit(f"{way}: the answers differ by {difference:.1e} of the largest value")
+            raise SystemExit(f"{way}: the targets differ by {difference:.1e} of the largest value")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from torch import Tensor
 import heads
 from dense.backbone import load_backbone
 from dense.data.cache import FeatureCache, weights_digest
-from dense.data.labelled import Identity
+from dense.data.labelled.sample import Identity
 from heads import Features
 
 CLASSES = 21
@@ -74,7 +74,7 @@ class Case:
         self.identities = [Identity(f"{name} {i}", "") for i in range(batch)]
 
     def features(self) -> Features:
-        """From the pictures."""
+        """From the images."""
         with torch.no_grad(), torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
             return self.backbone(self.backbone.normalise(self.images), layers=self.layers, norm=True)
 
@@ -122,7 +122,7 @@ def main() -> None:
     precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.precision]
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, ViT-S/14 in {options.precision}, {options.size} px, "
-        f"batch {options.batch}, medians of {options.rounds}; milliseconds a picture"
+        f"batch {options.batch}, medians of {options.rounds}; milliseconds an image"
     )
     for name in HEADS:
         with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def main() -> None:
             (computing, writing, reading), ratio = alternate([case.features, case.write, case.read], options.rounds)
             size = case.cache.path(case.identities[0]).stat().st_size / 1e6
             print(
-                f"{name}, {len(case.layers)} layer(s), {size:.1f} MB a picture: compute {computing * each:.1f}, compute and "
+                f"{name}, {len(case.layers)} layer(s), {size:.1f} MB an image: compute {computing * each:.1f}, compute and "
                 f"write {writing * each:.1f}, read {reading * each:.2f}: {ratio:.0f}x"
             )
             record(
@@ -149,7 +149,7 @@ def main() -> None:
                 )
                 record(
                     f"epoch with cached features, {name}, loss at {words}", peer="no cache",
-                    ours=f"{cached * each:.0f} ms a picture", theirs=f"{plain * each:.0f} ms", ratio=gain,
+                    ours=f"{cached * each:.0f} ms an image", theirs=f"{plain * each:.0f} ms", ratio=gain,
                 )  # fmt: skip
 
 

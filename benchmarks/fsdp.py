@@ -2,7 +2,7 @@
 
 "state" is what lives between steps (weights, teacher, optimiser, gradients left out) and is exact; "peak" is the resident
 memory of a process at its highest, beyond what it held before the model was built. Both run the same steps on the same
-pictures.
+images.
 """
 
 from __future__ import annotations

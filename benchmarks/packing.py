@@ -1,6 +1,6 @@
 """Packed crops against crops one size at a time, and batch-subset stochastic depth against drop path by sample.
 
-Forward and backward of a ViT-S/16's picture features on 2x224 + 8x96, in fp32. "by size" runs the same code on one size
+Forward and backward of a ViT-S/16's image features on 2x224 + 8x96, in fp32. "by size" runs the same code on one size
 after the other; "by sample" runs timm's blocks with timm's DropPath. Figures are medians of paired steps, alternating;
 the outputs of packed and by size are compared first.
 """
@@ -44,13 +44,13 @@ def main() -> None:
     student = build(0.0, options.name)
 
     def by_size(backbone: Backbone) -> Step:
-        return lambda: torch.cat([backbone.picture_features([crop])[0] for crop in crops])
+        return lambda: torch.cat([backbone.image_features([crop])[0] for crop in crops])
 
     def by_sample(backbone: Backbone) -> Step:
-        return lambda: Backbone.picture_features(backbone, crops)[0]
+        return lambda: Backbone.image_features(backbone, crops)[0]
 
     def packed(backbone: Backbone) -> Step:
-        return lambda: backbone.picture_features(crops)[0]
+        return lambda: backbone.image_features(crops)[0]
 
     with torch.no_grad():
         apart = float((by_size(student)() - packed(student)()).abs().max())

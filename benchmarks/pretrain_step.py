@@ -2,7 +2,7 @@
 
 The textbook step is written below from the paper's formulas on PyTorch's defaults, in fp32: timm's ViT on concatenated
 crops of equal size, weight_norm, a log-softmax for every pair of views, per-tensor clipping, AdamW and an EMA in loops.
-Both start from the same weights and see the same pictures; their losses are printed side by side. Figures are medians of
+Both start from the same weights and see the same images; their losses are printed side by side. Figures are medians of
 paired steps, alternating; peak memory is resident memory of a process of its own, beyond what it held before the step.
 """
 
@@ -140,7 +140,7 @@ class Ours:
             targets = self.term.targets(teacher, 0, 1)
             note("teacher")
             groups = [m.student._images(g) for g in (crops[:2], crops[2:])]
-            features, _ = m.student.backbone.picture_features(groups)
+            features, _ = m.student.backbone.image_features(groups)
             note("student")
             logits = m.student.head(features)
             note("head")

@@ -22,9 +22,9 @@ from _claims import record
 from _measure import peak_memory
 from torch import Tensor
 
+from pretrain.data import Batch
 from pretrain.module import DINO
 from pretrain.optim import build_optimizer, clip_gradients_, parameter_groups, set_hyperparameters
-from pretrain.pictures import Batch
 from pretrain.recipe import BackboneOptions, GramOptions, HeadOptions, IBOTOptions, KoLeoOptions, TeacherOptions
 
 SIZES = (224, 96)  # global, local

@@ -1,8 +1,8 @@
-"""Time and memory of restoration against the size of the picture: the tiny body alone, the body with D-R attention at each of its levels, and the
+"""Time and memory of restoration against the size of the image: the tiny body alone, the body with D-R attention at each of its levels, and the
 backbone that guides it, apart.
 
-Square pictures, one at a time, fp32, as they are predicted. The body's attention runs between channels, and so does that of the guidance: both must
-grow as the pixels do. The backbone sees at most 256 patches of a picture, however large that is. Medians of runs that alternate (Linux with the GNU C library).
+Square images, one at a time, fp32, as they are predicted. The body's attention runs between channels, and so does that of the guidance: both must
+grow as the pixels do. The backbone sees at most 256 patches of an image, however large that is. Medians of runs that alternate (Linux with the GNU C library).
 
     python benchmarks/restoration_size.py
 """
@@ -41,17 +41,17 @@ def head(guidance: str, dim: int) -> RestorationHead:
 
 
 def parts_of(side: int) -> dict[str, Callable[[], object]]:
-    """What is measured of one picture."""
+    """What is measured of one image."""
     backbone = load_backbone("scenes_tiny", frozen=True).eval()
     plain, guided = (head(guidance, backbone.spec.dim) for guidance in ("none", "channels"))
-    picture = torch.rand(1, 3, side, side)
+    image = torch.rand(1, 3, side, side)
 
     def see() -> Features:
-        return backbone(guided.seen(picture, backbone.spec.patch), layers=LAYERS)
+        return backbone(guided.seen(image, backbone.spec.patch), layers=LAYERS)
 
     with torch.inference_mode():
         features = see()
-    runs = (lambda: plain(None, picture), lambda: guided(features, picture), see)
+    runs = (lambda: plain(None, image), lambda: guided(features, image), see)
     return dict(zip(PARTS, (torch.inference_mode()(run) for run in runs), strict=True))
 
 
@@ -75,7 +75,7 @@ def libc() -> ctypes.CDLL:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256, 384, 512], help="of pictures, growing")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256, 384, 512], help="of images, growing")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     sides = options.sides

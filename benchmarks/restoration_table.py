@@ -1,6 +1,6 @@
 """What the guidance is worth: Restormer alone, with DINO features by addition, by D-R attention, and with the perception loss.
 
-The tiny body and the shipped backbone on embedded scenes, at equal steps, damage and seeds; PSNR and SSIM by kind of damage, on levels that were
+The tiny body and the shipped backbone on embedded scenes, at equal steps, degradation and seeds; PSNR and SSIM by kind of degradation, on levels that were
 trained on and on others. Without options a few steps show that it runs, and say nothing of what guidance is worth. With --output each variant stays in
 its folder, and the same command goes on where it was stopped:
 
@@ -21,7 +21,7 @@ from typing import Any
 from _claims import record
 
 from dense.data.degrade import Degrade
-from dense.data.scene_source import SceneSource
+from dense.data.labelled.scenes import SceneSource
 from dense.evaluate.restoration import INPUT, evaluate_restoration
 from dense.tasks import DenseModel
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1000, help="scenes to train on")
-    parser.add_argument("--val", type=int, default=1, help="scenes to judge by, each with every damage")
+    parser.add_argument("--val", type=int, default=1, help="scenes to judge by, each with every degradation")
     parser.add_argument("--side", type=int, default=96, help="of the scenes")
     parser.add_argument("--patch", type=int, default=48, help="side of training patches")
     parser.add_argument("--batch", type=int, default=4)
@@ -118,7 +118,7 @@ def claim(columns: dict[str, Rows]) -> None:
 
 
 def table(columns: dict[str, Rows]) -> str:
-    """Markdown: a row a kind of damage, a column a variant."""
+    """Markdown: a row a kind of degradation, a column a variant."""
     lines = [f"| PSNR / SSIM | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for row in columns["damaged"]:
         cells = [f"{rows[row]['psnr']:.2f} / {rows[row]['ssim']:.3f}" for rows in columns.values()]
@@ -139,7 +139,7 @@ def page(text: str, columns: dict[str, Rows], seconds: dict[str, float], options
         f"{options.steps} --val {options.val} --seed {options.seed}`: the recipe restoration/scenes_tiny, {options.steps} steps of "
         f"{options.batch} patches of {options.patch} x {options.patch} pixels for each variant, {options.train} embedded scenes to "
         f"learn from and {options.val} others of {options.side} x {options.side} to judge by, each with every level of every "
-        f"damage. PSNR in dB and SSIM of RGB, 8 bits. Seconds of training by the clock, whatever else the machine did: {took}.\n\n{text}\n\n"
+        f"degradation. PSNR in dB and SSIM of RGB, 8 bits. Seconds of training by the clock, whatever else the machine did: {took}.\n\n{text}\n\n"
         f"Best of one seed each: {'; '.join(won)}.\n"
     )
 

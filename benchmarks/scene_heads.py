@@ -1,6 +1,6 @@
 """What pretraining is worth to a head: linear and DPT, depth and segmentation, on embedded scenes held out.
 
-Heads, losses and optimisers are those of the recipes scenes_linear and scenes_dpt, on frozen features of four kinds: a pretrained backbone, the same network with fresh weights, positions alone (what a
+Heads, losses and optimisers are those of the recipes scenes_linear and scenes_dpt, on frozen features of four kinds: a pretrained backbone, the same network with random initialisation, positions alone (what a
 head learns that sees nothing), and none (the mean depth, the commonest class). Heads train on scenes seen from 0.6 to
 2.6 m and are judged on other scenes from the same heights and from 3.0 to 4.5 m. Three seeds of heads and of fresh
 weights; the table tells means and the range.
@@ -31,14 +31,14 @@ import heads
 from dense import losses
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
-from dense.data.scene_source import SceneSource
+from dense.data.labelled.scenes import SceneSource
 from dense.data.scenes import CLASSES
 from dense.metrics import DepthMetrics, SegmentationMetrics
 from dense.recipes import find_config
 from dense.tasks.base import target_size
 from dense.tasks.batch import Batch
-from dense.tasks.recipe import OptimOptions, TargetOptions
-from dense.tasks.targets import depth_target
+from dense.tasks.depth import depth_target
+from dense.tasks.options import OptimOptions, TargetOptions
 from heads import Features
 
 UNSEEN = (3.0, 4.5)
@@ -55,7 +55,7 @@ def recipe(task: str, head_name: str) -> dict[str, Any]:
 
 
 class Scenes:
-    """Scenes in memory: pictures and answers."""
+    """Scenes in memory: images and targets."""
 
     def __init__(self, split: str, length: int, height: tuple[float, float] | None = None) -> None:
         source = SceneSource(split, length, SIZE, camera_height=height, remember=False)
@@ -66,7 +66,7 @@ class Scenes:
 
 
 def seen_by(backbone: Backbone, images: Tensor) -> Features:
-    """Features of all pictures, of four layers."""
+    """Features of all images, of four layers."""
     layers = resolve_layers("even4", backbone.spec)
     with torch.inference_mode():
         parts = [backbone(backbone.normalise(some), layers=layers, norm=True) for some in images.split(50)]
@@ -85,7 +85,7 @@ def positions(like: Features) -> Features:
 
 
 def rows(features: Features, index: Tensor) -> Features:
-    """Some pictures of many."""
+    """Some images of many."""
     return features.map(lambda t: t[index])
 
 
@@ -101,16 +101,16 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
     optimizer = torch.optim.AdamW(head.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
     size = target_size(features, TARGET.size)
     assert size is not None
-    answers = Batch(labels=scenes.labels, depth=scenes.depth).resized(size)
+    targets = Batch(labels=scenes.labels, depth=scenes.depth).resized(size)
     for step in range(steps):
         index = torch.randint(len(scenes.images), (16,))
         maps = head(rows(features, index), size=size)
-        assert answers.depth is not None and answers.labels is not None
+        assert targets.depth is not None and targets.labels is not None
         if task == "depth":
-            target, mask = depth_target(answers.depth[index], "metric", kind, TARGET)
+            target, mask = depth_target(targets.depth[index], "metric", kind, TARGET)
             value, _ = loss(maps["depth"], target, mask)
         else:
-            value, _ = loss(maps["labels"], answers.labels[index])
+            value, _ = loss(maps["labels"], targets.labels[index])
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * optim.factor(step, steps)
         optimizer.zero_grad()
@@ -122,20 +122,20 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
 
 @torch.inference_mode()
 def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Numbers:
-    """Numbers of predictions for picture indices."""
+    """Numbers of predictions for image indices."""
     metric: Any = DepthMetrics(cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
     for index in torch.arange(len(scenes.images)).split(50):
         if task == "depth":
-            truth = scenes.depth[index]
-            metric.update(predict(index), truth, truth.isfinite())
+            ground_truth = scenes.depth[index]
+            metric.update(predict(index), ground_truth, ground_truth.isfinite())
         else:
             metric.update(predict(index), scenes.labels[index])
     found = metric.compute()
     return {k: found[k] for k in (("abs_rel", "delta1") if task == "depth" else ("miou",))}
 
 
-def answer(head: heads.DenseHead, features: Features, name: str, index: Tensor) -> Tensor:
-    """What a head says of some pictures: logits, or depth in metres."""
+def target(head: heads.DenseHead, features: Features, name: str, index: Tensor) -> Tensor:
+    """What a head says of some images: logits, or depth in metres."""
     values = head(rows(features, index))[name]
     return values.exp() if getattr(head.outputs[name], "kind", "") == "log" else values
 
@@ -182,7 +182,7 @@ def main() -> None:
                     head = train(head_name, task, features["train"], sets["train"], options.steps, seed)
                     for where in ("seen heights", "unseen heights"):
                         name = "depth" if task == "depth" else "labels"
-                        predict = partial(answer, head, features[where], name)
+                        predict = partial(target, head, features[where], name)
                         found.setdefault((kind, head_name, where), []).append(judge(predict, task, sets[where]))
                     print(
                         f"seed {seed} {kind} {head_name} {task}: {found[(kind, head_name, 'seen heights')][-1]}",
@@ -200,7 +200,7 @@ def main() -> None:
             )
             gain = sign * (statistics.mean(ours) - statistics.mean(theirs))
             record(
-                f"{head_name} head on scenes, {number}", peer="the same network with random weights", ours=spread(ours),
+                f"{head_name} head on scenes, {number}", peer="the same network with random initialisation", ours=spread(ours),
                 theirs=spread(theirs), value=gain, least=0,
             )  # fmt: skip
     text = table(found, options, time.perf_counter() - start)

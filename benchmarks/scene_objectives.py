@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=64, help="pictures a step")
+    parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--scenes", type=int, default=256, help="to pretrain on")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=None, help="objectives by name; all without")
@@ -105,10 +105,10 @@ def main() -> None:
                 print(f"seed {seed} {name}: {json.dumps({k: round(numbers[k], 4) for k in NUMBERS})}", flush=True)
             fresh = probe.baselines(backbone)
             for key in NUMBERS:
-                found.setdefault("random weights", {}).setdefault(key, []).append(fresh[f"random/{key}"])
+                found.setdefault("random initialisation", {}).setdefault(key, []).append(fresh[f"random/{key}"])
     text = table(found)
     print(text)
-    first, *others = [name for name in found if name != "random weights"]
+    first, *others = [name for name in found if name != "random initialisation"]
     for name in others if options.steps >= WORTH else []:
         for key, (title, sign) in NUMBERS.items():
             ours, theirs = (statistics.mean(found[n][key]) for n in (name, first))
@@ -117,7 +117,7 @@ def main() -> None:
     if options.markdown is not None:
         options.markdown.write_text(
             f"# What each term of the objective is worth on embedded scenes\n\nMade by `python benchmarks/scene_objectives.py` "
-            f"({options.steps} steps of {options.batch} pictures, {options.config}, {options.scenes} scenes, {options.seeds} seeds of pretraining and of "
+            f"({options.steps} steps of {options.batch} images, {options.config}, {options.scenes} scenes, {options.seeds} seeds of pretraining and of "
             f"probes, {options.train} scenes to learn from and {options.val} to judge; mean and range).\n\n{text}\n"
         )
     print(f"{time.perf_counter() - start:.0f} s")

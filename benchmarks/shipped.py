@@ -1,4 +1,4 @@
-"""What README says of the backbones that come with the package, measured again beside random weights: probes of patches, objects
+"""What README says of the backbones that come with the package, measured again beside random initialisation: probes of patches, objects
 found and objects followed on held-out scenes. DPT heads on scenes_tiny are in scene_heads.
 
     python benchmarks/shipped.py --seeds 3
@@ -33,7 +33,12 @@ def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
 
 
 def compare(
-    title: str, key: str, other: str, found: list[dict[str, float]], lower: bool = False, peer: str = "random weights"
+    title: str,
+    key: str,
+    other: str,
+    found: list[dict[str, float]],
+    lower: bool = False,
+    peer: str = "random initialisation",
 ) -> None:
     """Means over seeds of the backbone and of a peer, least and most."""
     all_ours, all_theirs = ([each[name] for each in found] for name in (key, other))
@@ -80,7 +85,7 @@ def main() -> None:
     compare("scenes_tiny: attention, CorLoc", "attention corloc", "random attention corloc", [sought])
     compare("scenes_tiny: MaskCut, Jaccard", "maskcut jaccard", "random maskcut jaccard", [sought])
     followed = [numbers("video", "--data", "scenes", "--clips", str(options.clips), "--seed", seed) for seed in seeds]
-    compare("scenes_tiny: objects followed, J&F", "j_and_f", "random weights j_and_f", followed)
+    compare("scenes_tiny: objects followed, J&F", "j_and_f", "random initialisation j_and_f", followed)
 
 
 if __name__ == "__main__":

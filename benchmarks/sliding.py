@@ -1,6 +1,6 @@
-"""Memory of sliding windows over large pictures with 150 classes: ours against sums and counts of the whole picture.
+"""Memory of sliding windows over large images with 150 classes: ours against sums and counts of the whole image.
 
-The peer is the usual way (mmsegmentation's slide inference): a tensor of all classes for the whole picture, summed over
+The peer is the usual way (mmsegmentation's slide inference): a tensor of all classes for the whole image, summed over
 windows and divided by counts. Both use the same windows, 512 pixels every 341, and a network that costs next to nothing,
 so that what is measured is the accumulation alone. Target: 40 megapixels stay under 2 GB.
 
@@ -17,7 +17,7 @@ from _claims import record
 from _measure import peak_memory
 from torch import Tensor
 
-from dense.tasks.inference import slide, starts
+from dense.model.inference import slide, starts
 
 CLASSES, WINDOW, STRIDE = 150, 512, 341
 WEIGHT = torch.randn(CLASSES, 3, 1, 1)
@@ -41,7 +41,7 @@ def ours(image: Tensor) -> Tensor:
 
 
 def whole(image: Tensor) -> Tensor:
-    """Labels of the averaged logits of the whole picture."""
+    """Labels of the averaged logits of the whole image."""
     height, width = image.shape[-2:]
     with torch.inference_mode():
         total, count = torch.zeros(CLASSES, height, width), torch.zeros(height, width)
@@ -80,7 +80,7 @@ def main() -> None:
         f"ours   {image.shape[1]}x{image.shape[2]} ({pixels:.0f} megapixels): {memory:7.0f} MB, {time.perf_counter() - start:5.1f} s; target 2000 MB {met}"
     )
     record(
-        f"windows, {options.both[1]}x{options.both[0]}, {CLASSES} classes, memory", peer="sums of the whole picture",
+        f"windows, {options.both[1]}x{options.both[0]}, {CLASSES} classes, memory", peer="sums of the whole image",
         ours=f"{memories['ours']:.0f} MB", theirs=f"{memories['whole']:.0f} MB", ratio=memories["whole"] / memories["ours"],
     )  # fmt: skip
     record(f"windows, {pixels:.0f} megapixels, MB", ours=f"{memory:.0f} MB", value=memory, most=2000)

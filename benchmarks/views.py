@@ -1,8 +1,8 @@
-"""Claim: the views of one 500x375 picture (2x224 + 8x96), on one core and seeding included, at least 4x as fast as torchvision.
+"""Claim: the views of one 500x375 image (2x224 + 8x96), on one core and seeding included, at least 4x as fast as torchvision.
 
-The peer is the published recipe on PIL pictures, written with torchvision's transforms. It ends, as ours does, with uint8
+The peer is the published recipe on PIL images, written with torchvision's transforms. It ends, as ours does, with uint8
 tensors; a second one ends as published, with normalised floats, which we leave to the device. All are seeded for each
-picture. Prints medians, and the medians of the ratios of alternating runs.
+image. Prints medians, and the medians of the ratios of alternating runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor  # noqa: E402
 from torchvision.transforms import InterpolationMode  # noqa: E402
 from torchvision.transforms import transforms as v1  # noqa: E402
 
-from dense.data.workers import init_worker  # noqa: E402
+from dense.data.loader import init_worker  # noqa: E402
 from pretrain.views import MultiCrop  # noqa: E402
 
 
@@ -45,7 +45,7 @@ class Blur:
 
 
 class Peer:
-    """Multi-crop with torchvision on PIL pictures, to uint8 or to normalised floats."""
+    """Multi-crop with torchvision on PIL images, to uint8 or to normalised floats."""
 
     def __init__(self, normalise: bool = False) -> None:
         ending = [v1.PILToTensor()]
@@ -74,8 +74,8 @@ class Peer:
         return [view(image) for view in self.views]
 
 
-def picture(height: int = 375, width: int = 500) -> np.ndarray:
-    """A smooth coloured picture (H, W, 3)."""
+def random_image(height: int = 375, width: int = 500) -> np.ndarray:
+    """A smooth coloured image (H, W, 3)."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=150)
     options = parser.parse_args()
     init_worker()
-    image = picture()
+    image = random_image()
     pil = Image.fromarray(image)
     views, peer, published = MultiCrop(), Peer(), Peer(normalise=True)
     runs: list[Callable[[int], object]] = [
@@ -100,11 +100,11 @@ def main() -> None:
         lambda seed: peer(pil, seed),
         lambda seed: published(pil, seed),
     ]
-    times = [[seconds(run, seed) for run in runs] for seed in range(-5, options.pictures)][5:]  # the first warm up
+    times = [[seconds(run, seed) for run in runs] for seed in range(-5, options.images)][5:]  # the first warm up
     ours, *theirs = ([1e3 * one for one in column] for column in zip(*times, strict=True))
     versions = f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}, torch {torch.__version__}, OpenCV {cv2.__version__}"
-    print(f"one thread, 500x375 to 2x224 + 8x96, medians of {options.pictures} pictures; {versions}")
-    print(f"pretrain.MultiCrop, uint8          {statistics.median(ours):6.2f} ms a picture")
+    print(f"one thread, 500x375 to 2x224 + 8x96, medians of {options.images} images; {versions}")
+    print(f"pretrain.MultiCrop, uint8          {statistics.median(ours):6.2f} ms an image")
     for name, column in zip(("uint8", "normalised floats"), theirs, strict=True):
         low, middle, high = statistics.quantiles([b / a for a, b in zip(ours, column, strict=True)], n=4)
         print(
@@ -112,7 +112,7 @@ def main() -> None:
             f"(quartiles {low:.2f} to {high:.2f})"
         )
         record(
-            "views of a 500x375 picture, one core", peer=f"{versioned('torchvision')}, {name}",
+            "views of a 500x375 image, one core", peer=f"{versioned('torchvision')}, {name}",
             ours=f"{statistics.median(ours):.1f} ms", theirs=f"{statistics.median(column):.1f} ms", ratio=middle, least=4,
         )  # fmt: skip
 

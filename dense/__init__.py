@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dense._version import __version__
-from dense.lazily import lazily
+from dense.suggest import lazily
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 

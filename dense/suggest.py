@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 
 class UnknownOption(TypeError):
@@ -30,3 +33,38 @@ def did_you_mean(wrong: str, valid: Iterable[str], count: int = 3, prefix: str =
         return ""
     *first, last = names
     return f" Did you mean {', '.join(first)}{' or ' if first else ''}{last}?"
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__``; homes: name -> the module that has it, or that it is."""
+
+    def load(name: str) -> Any:
+        if name in homes:
+            home = importlib.import_module(homes[name])
+            return home if homes[name] == f"{package}.{name}" else getattr(home, name)
+        hint = "" if name.startswith("_") else f".{did_you_mean(name, homes)}"
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
+
+    return load
+
+
+def with_suggestion(message: str, valid: Iterable[str]) -> str:
+    """An argument error with the nearest valid name behind it, where the message quotes a wrong one."""
+    valid = list(valid)
+    patterns = (
+        r"unrecognized arguments?:? (\S+)",
+        r"invalid choice: '([^']+)'",
+        r"[Kk]ey ['\"]?([\w.\-]+)['\"]? is not expected",
+        r"No action for key ['\"]?([\w.\-]+)['\"]? to",
+        r"Option ['\"]?([\w.\-]+)['\"]? is not accepted",
+        r"Unexpected keyword arguments?:? ['\"]?([\w.\-]+)",
+        r"Group '([\w.\-]+)' does not accept option '([\w.\-]+)'",
+    )
+    for pattern in patterns:
+        found = re.search(pattern, message, re.IGNORECASE)
+        if found:
+            wrong = ".".join(found.groups()).split("=")[0].lstrip("-")
+            prefix = "--" if found.group(1).startswith("--") else ""
+            hint = did_you_mean(wrong, [name.lstrip("-") for name in valid], prefix=prefix)
+            return message.rstrip(".") + "." + hint if hint else message
+    return message

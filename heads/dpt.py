@@ -50,7 +50,7 @@ class Reassemble(nn.Module):
         if self.mode == "add" and class_token is not None:
             x = x + class_token[:, :, None, None]
         elif self.readout is not None and class_token is not None:
-            # the product with [patch, class] is the sum of two: that of the class token is needed once a picture
+            # the product with [patch, class] is the sum of two: that of the class token is needed once an image
             patch, token = self.readout.weight.chunk(2, 1)
             shift = F.linear(class_token, token, self.readout.bias)  # B, C
             x = F.linear(x.permute(0, 2, 3, 1), patch) + shift[:, None, None]  # B, h, w, C

@@ -15,18 +15,18 @@ Norm = bool | Literal["last"]
 
 @dataclass(frozen=True)
 class Features:
-    """Feature maps of a batch of pictures, shallow to deep, with all that is needed to get back to pixels.
+    """Feature maps of a batch of images, shallow to deep, with all that is needed to get back to pixels.
 
-    `padding` is (top, bottom, left, right) in pixels, added to the picture before the backbone saw it; negative numbers
-    mean that the picture was cropped instead. When `resized` is true the picture was stretched to `padded_size`.
+    `padding` is (top, bottom, left, right) in pixels, added to the image before the backbone saw it; negative numbers
+    mean that the image was cropped instead. When `resized` is true the image was stretched to `padded_size`.
     """
 
     maps: tuple[Tensor, ...]  # each B, C, h, w
     prefix: tuple[Tensor, ...]  # each B, P, C: the class token first, then registers; P may be 0
-    image_size: Size  # H, W of the picture as it was given
+    image_size: Size  # H, W of the image as it was given
     padded_size: Size  # H, W that the backbone saw
     padding: tuple[int, int, int, int]
-    strides: tuple[int, ...]  # pixels of the padded picture per cell, one number a map
+    strides: tuple[int, ...]  # pixels of the padded image per cell, one number a map
     layers: tuple[int, ...]
     norm: Norm
     has_class_token: bool = False

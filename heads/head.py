@@ -14,14 +14,14 @@ from heads.resize import to_picture
 
 
 class DenseHead(nn.Module, abc.ABC):
-    """`head(features)` gives a map at the picture's size for each name in `outputs`.
+    """`head(features)` gives a map at the image's size for each name in `outputs`.
 
     In training there may be more: `NAME.auxiliary` (logits of a `Classes(auxiliary=True)`) and `NAME.bins` (logits of a
     `Bins(logits=True)`).
     """
 
-    align_corners: bool = False  # of the resize to the picture, where an output leaves it open
-    reads_pixels: bool = False  # whether it needs the pictures themselves, of 0 to 1
+    align_corners: bool = False  # of the resize to the image, where an output leaves it open
+    reads_pixels: bool = False  # whether it needs the images themselves, of 0 to 1
     reads_features: bool = True  # whether it needs features at all
 
     def __init__(self, outputs: Mapping[str, Output]) -> None:
@@ -36,9 +36,9 @@ class DenseHead(nn.Module, abc.ABC):
         self.outputs = dict(outputs)
 
     def forward(self, features: Features, images: Tensor | None = None, size: Size | None = None) -> dict[str, Tensor]:
-        """Name -> (B, K, H, W), over the whole picture at its own size, or at another (height, width).
+        """Name -> (B, K, H, W), over the whole image at its own size, or at another (height, width).
 
-        images: the pictures (B, 3, H, W) that gave the features, for heads that read them too.
+        images: the images (B, 3, H, W) that gave the features, for heads that read them too.
         """
         result = {}
         for name, logits in self.logits(features, images).items():
@@ -51,7 +51,7 @@ class DenseHead(nn.Module, abc.ABC):
         return result
 
     def seen(self, images: Tensor, patch: int) -> Tensor:
-        """What a backbone of this patch shall see of normalised pictures; by default all of them."""
+        """What a backbone of this patch shall see of normalised images; by default all of them."""
         return images
 
     @abc.abstractmethod

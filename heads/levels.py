@@ -36,7 +36,7 @@ class Level(nn.Sequential):
 
 
 class Stem(nn.Sequential):
-    """A picture at half its size, for decoders that end at the picture's own."""
+    """An image at half its size, for decoders that end at the image's own."""
 
     def __init__(self, width: int) -> None:
         layers: list[nn.Module] = []

@@ -89,7 +89,7 @@ class LinearHead(DenseHead):
         }
 
     def _product(self, layer: nn.Module, patches: Tensor, token: Tensor | None) -> Tensor:
-        """Product with [patch, class] of every layer; that with the class tokens is done once a picture."""
+        """Product with [patch, class] of every layer; that with the class tokens is done once an image."""
         if token is None:
             return layer(patches)
         assert isinstance(layer, nn.Conv2d)

@@ -29,7 +29,7 @@ FARTHEST_INVERSE = 1e-8  # no depth is beyond 1 / this
 class Output:
     """Base of the outputs; each is a frozen dataclass.
 
-    `align_corners` is that of the last resize, to the picture; None follows the other resizes of the head.
+    `align_corners` is that of the last resize, to the image; None follows the other resizes of the head.
     """
 
     name: ClassVar[str]  # in saved descriptions
@@ -98,7 +98,7 @@ class Regression(Output):
 
     activation: `relu`, `exp` and `softplus` are added to `min_depth`; `sigmoid` spans [min_depth, max_depth].
     max_depth: in evaluation no value is larger. kind: what the number means; with `log` it is the logarithm of depth.
-    upsample: where the two last convolutions run: at `double` the fused map, unless that has the picture's size already
+    upsample: where the two last convolutions run: at `double` the fused map, unless that has the image's size already
     (DPT, DINOv2), at the `picture`'s padded size (Depth Anything), or at the fused map itself (`none`).
     inverse: scale and shift of an inverse depth x that was learned so; the value is 1 / (scale x + shift) (DPT on NYUv2
     and KITTI).

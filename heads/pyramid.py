@@ -57,7 +57,7 @@ class Pyramid(Neck):
 
     in_channels: of each map. decoder: a name in `DECODERS`. strides: of the maps of a convolutional backbone, each twice
     the one before; None for a ViT, whose one map, or four, become four levels of `width` channels. stride2: what a
-    decoder that reads all levels gets above them: a `stem` of `stem_width` channels that reads the picture
+    decoder that reads all levels gets above them: a `stem` of `stem_width` channels that reads the image
     (`head(features, images)`), or nothing (`drop`); it then ends at half the resolution. decoder_options: the decoder's
     own arguments.
 
@@ -225,14 +225,14 @@ class Pyramid(Neck):
         if self.strides is not None and self.strides != tuple(features.strides):
             raise ValueError(f"expected maps of strides {self.strides}, got {features.strides}; choose those layers")
         if self.stem is not None and images is None:
-            raise ValueError("stride2='stem' reads the pictures; call head(features, images)")
+            raise ValueError("stride2='stem' reads the images; call head(features, images)")
         if self.name == "pan":
             height, width = features.maps[-1].shape[-2:]
             least = 15 if self.strides is None else 8  # of a ViT, the deepest level has half the grid
             if min(height, width) < least:
                 raise ValueError(
                     f"pan halves its deepest map three times and needs a grid of {least}x{least}, got {height}x{width}; "
-                    "use larger pictures or another decoder"
+                    "use larger images or another decoder"
                 )
 
 

@@ -1,4 +1,4 @@
-"""From the grid of a decoder back to the picture."""
+"""From the grid of a decoder back to the image."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ def resize(x: Tensor, size: Size, align_corners: bool) -> Tensor:
 
 
 def to_picture(x: Tensor, features: Features, size: Size | None, align_corners: bool) -> Tensor:
-    """A map of the padded frame at any resolution, (B, K, h, w), to the picture at `size`, or at its own size for None.
+    """A map of the padded frame at any resolution, (B, K, h, w), to the image at `size`, or at its own size for None.
 
-    At the picture's own size the map is decoded at the padded size and cropped. At another size, cell i of n stands for
-    the pixels [i H / n, (i + 1) H / n) of the picture, whatever the padding, so that it meets a target reduced to `size`.
+    At the image's own size the map is decoded at the padded size and cropped. At another size, cell i of n stands for
+    the pixels [i H / n, (i + 1) H / n) of the image, whatever the padding, so that it meets a target reduced to `size`.
     """
     size = features.image_size if size is None else (int(size[0]), int(size[1]))
     if min(size) < 1:
-        raise ValueError(
-            f"size={size}: expected (height, width) of at least 1; leave it out for the picture's own size"
-        )
+        raise ValueError(f"size={size}: expected (height, width) of at least 1; leave it out for the image's own size")
     if size == features.image_size:
         return features.to_image(resize(x, features.padded_size, align_corners))
     unpadded = features.resized or not any(features.padding)
     if unpadded and not align_corners:
         return resize(x, size, align_corners=False)
-    picture, (top, _, left, _) = features.image_size, features.padding
+    image, (top, _, left, _) = features.image_size, features.padding
     if features.resized:
-        picture, top, left = features.padded_size, 0, 0
-    rows = _positions(x, size[0], picture[0], features.padded_size[0], top, align_corners)
-    columns = _positions(x, size[1], picture[1], features.padded_size[1], left, align_corners)
+        image, top, left = features.padded_size, 0, 0
+    rows = _positions(x, size[0], image[0], features.padded_size[0], top, align_corners)
+    columns = _positions(x, size[1], image[1], features.padded_size[1], left, align_corners)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).expand(x.shape[0], -1, -1, -1)  # x before y
     # in fp32: half precision cannot name the cells of a large frame
     y = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=align_corners)
@@ -44,10 +42,10 @@ def to_picture(x: Tensor, features: Features, size: Size | None, align_corners: 
 
 
 def to_frame(images: Tensor, features: Features) -> Tensor:
-    """Pictures (B, C, H, W) in the frame that the backbone saw, (B, C, *padded_size): padded by zeros, cropped or resized."""
+    """Images (B, C, H, W) in the frame that the backbone saw, (B, C, *padded_size): padded by zeros, cropped or resized."""
     if tuple(images.shape[-2:]) != tuple(features.image_size):
         raise ValueError(
-            f"expected the pictures of these features, {features.image_size}, got {tuple(images.shape[-2:])}; "
+            f"expected the images of these features, {features.image_size}, got {tuple(images.shape[-2:])}; "
             "give those that the backbone was given"
         )
     if features.resized:

@@ -27,7 +27,7 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
 class RandomResizedCrop(A.ImageOnlyTransform):
     """A box of random area and shape, resampled to (size, size) by an antialiased bicubic filter, as PIL's.
 
-    The area is uniform in `scale`, a share of the picture's, and the ratio of width to height log-uniform in `ratio`.
+    The area is uniform in `scale`, a share of the image's, and the ratio of width to height log-uniform in `ratio`.
     If none of ten such boxes fits, the largest central one with an allowed ratio is taken.
     """
 
@@ -62,7 +62,7 @@ class RandomResizedCrop(A.ImageOnlyTransform):
 
 
 class ColorJitter(A.ColorJitter):
-    """Brightness, contrast, saturation and hue in random order, as torchvision's on PIL pictures.
+    """Brightness, contrast, saturation and hue in random order, as torchvision's on PIL images.
 
     Every step but hue is affine in the pixel and its grey value. Those that follow one another are done as one, unless
     the first may leave the range of a byte, where PIL would clip.
@@ -123,13 +123,13 @@ class GaussianBlur(A.ImageOnlyTransform):
 
 
 def crop(image: Image, box: tuple[int, int, int, int]) -> Image:
-    """The part of a picture in a box (top, left, height, width), not copied."""
+    """The part of an image in a box (top, left, height, width), not copied."""
     top, left, height, width = box
     return image[top : top + height, left : left + width]
 
 
 def resize(image: Image, size: int) -> Image:
-    """A picture (H, W, 3) -> (size, size, 3), bicubic and antialiased, as PIL's but for rounding."""
+    """An image (H, W, 3) -> (size, size, 3), bicubic and antialiased, as PIL's but for rounding."""
     # a batch of one before permuting: only then do the strides say channels-last, which is the fast path
     batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # 1, 3, H, W
     resized = F.interpolate(batch, (size, size), mode="bicubic", antialias=True)
@@ -156,7 +156,7 @@ class Affine(NamedTuple):
         return (self.scale + self.grey) * value + self.offset
 
     def __call__(self, image: Image) -> Image:
-        """The picture, changed, cut to whole numbers and clipped to 0..255."""
+        """The image, changed, cut to whole numbers and clipped to 0..255."""
         if self == Affine():
             return image
         # OpenCV computes with multiples of 1/1024. Rounding the parts, not the sums, keeps grey pixels grey.
@@ -170,7 +170,7 @@ class Affine(NamedTuple):
 
 
 def mean_grey(image: Image) -> float:
-    """Mean of a picture's grey values."""
+    """Mean of an image's grey values."""
     return float(sum(weight * mean for weight, mean in zip(GREY, cv2.mean(image), strict=False)))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from pretrain.processes import is_distributed
+from pretrain.sharding import is_distributed
 
 
 class Centering(nn.Module):

@@ -98,7 +98,7 @@ def check_network(recipe: Recipe, network: MultiCropNetwork) -> None:
 
 
 def check_views(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, together: int) -> None:
-    """What depends on the crops, and on how many pictures KoLeo sees together."""
+    """What depends on the crops, and on how many images KoLeo sees together."""
     if recipe.ibot.weight and recipe.ibot.masking == "blocks":
         check_grid(grid_of(network.backbone, (views.sizes[0], views.sizes[0])))
     if recipe.backbone.local_norm and len(views.sizes) == VIEWS:
@@ -114,7 +114,7 @@ def check_views(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, tog
     group = recipe.koleo.group
     if recipe.koleo.weight and group is not None and together % group:
         raise ValueError(
-            f"koleo.group={group} does not divide the {together} pictures that are together; choose one that does, or null"
+            f"koleo.group={group} does not divide the {together} images that are together; choose one that does, or null"
         )
 
 
@@ -127,7 +127,7 @@ def check_precision(precision: str) -> None:
 
 
 def check_batch(recipe: Recipe, total: int) -> None:
-    """What depends on how many pictures a step has."""
+    """What depends on how many images a step has."""
     ibot, crops = recipe.ibot, VIEWS * total
     if ibot.weight and ibot.masking == "blocks" and int(crops * ibot.mask_probability) < 1:
         raise ValueError(

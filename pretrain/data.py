@@ -1,35 +1,152 @@
-"""Pictures to batches of views: a batch is a pure function of (seed, optimiser step, rank, world)."""
+"""Images become views: the data set of pretraining, which no damaged file stops."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset
 
+from dense.data.image import ImageError
 from dense.data.loader import endless_loader
-from dense.data.pictures import open_pictures
-from dense.training.continuing import pictures_in_words, refuse_another
-from pretrain.mixed import StepSampler
-from pretrain.pictures import BadPictures, Sample, ViewsOf, collate
+from dense.data.sampler import permute
+from dense.data.unlabelled import Images, open_images
+from dense.training.fit import images_in_words, refuse_another
+from pretrain.mixed import MixedCrops, StepSampler
+from pretrain.sharding import is_distributed
 from pretrain.views import MultiCrop
+
+Views = Callable[[NDArray[np.uint8], tuple[int, int, int]], list[Tensor]]
+ATTEMPTS = 100
+
+
+class Sample(NamedTuple):
+    """Views of one image, and which images could not be read on the way to it."""
+
+    views: list[Tensor]  # each (3, S, S) uint8
+    image: int  # index of the one that was read
+    bad: list[int]
+    gram: list[Tensor]  # each (3, S', S') uint8: what a Gram teacher sees, if anything
+
+
+class Batch(NamedTuple):
+    """What `collate` makes of samples."""
+
+    views: list[Tensor]  # each (B, 3, S, S) uint8
+    images: Tensor  # B, indices
+    bad: Tensor  # any number of indices
+    gram: list[Tensor]  # each (B, 3, S', S') uint8
+
+
+class ViewsOf(Dataset[Sample]):
+    """``dataset[epoch, index, step]``: the views of an image, a pure function of (seed, epoch, index).
+
+    The optimiser step, which may be left out, chooses among crops of mixed sizes.
+    An image that cannot be read is replaced by another, chosen by the same three numbers, and reported in `bad`.
+    """
+
+    def __init__(self, images: Images, views: Views, seed: int = 0) -> None:
+        self.images, self.views, self.seed = images, views, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: int | tuple[int, ...]) -> Sample:
+        epoch, index, step = (0, draw, 0) if isinstance(draw, int) else (*draw, 0)[:3]
+        crops = self.views.of_step(step, self.seed) if isinstance(self.views, MixedCrops) else self.views
+        bad: list[int] = []
+        for chosen in self._candidates(epoch, index):
+            try:
+                image = self.images.read(chosen)
+            except ImageError as error:
+                bad.append(chosen)
+                reason = str(error)
+            else:
+                views = crops(image, (self.seed, epoch, index))
+                split = len(views) - getattr(crops, "gram_crops", 0)
+                return Sample(views[:split], chosen, bad, views[split:])
+        raise ImageError(f"none of {len(bad)} images, tried one after the other, could be read; the last: {reason}")
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The image itself, then up to `ATTEMPTS` others in random order."""
+        yield index
+        for place in range(min(ATTEMPTS, len(self))):
+            other = int(permute(np.array([place]), len(self), (self.seed, epoch, index))[0])
+            if other != index:
+                yield other
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack views by their place: crop-major lists, as the losses want them."""
+    views, images, bad, gram = zip(*samples, strict=True)
+    return Batch(
+        views=[torch.stack(crops) for crops in zip(*views, strict=True)],
+        images=torch.tensor(images),
+        bad=torch.tensor([i for some in bad for i in some], dtype=torch.int64),
+        gram=[torch.stack(crops) for crops in zip(*gram, strict=True)],
+    )
+
+
+class BadImages:
+    """Collects what could not be read, in the main process, and tells about it at the end."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self.indices: set[int] = set()
+
+    def add(self, indices: Iterable[int] | Tensor) -> None:
+        """Note the `bad` of a batch."""
+        self.indices.update(indices.tolist() if isinstance(indices, Tensor) else indices)
+
+    def gather(self) -> None:
+        """Add what the other processes noted; every process takes part."""
+        if is_distributed():
+            found: list[list[int]] = [[]] * distributed.get_world_size()
+            distributed.all_gather_object(found, sorted(self.indices))
+            for indices in found:
+                self.add(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def report(self, most: int = 20) -> str:
+        """A line that counts them and one for each of the first `most`, with its reason; empty if there are none."""
+        if not self.indices:
+            return ""
+        lines = [f"{len(self)} of {len(self.images)} images could not be read and were replaced by others:"]
+        lines += [f"  {self._reason(index)}" for index in sorted(self.indices)[:most]]
+        if len(self) > most:
+            lines.append(f"  and {len(self) - most} more")
+        return "\n".join(lines)
+
+    def _reason(self, index: int) -> str:
+        try:
+            self.images.read(index)
+        except ImageError as error:
+            return str(error)
+        return f"{self.images.name(index)} could not be read during training, but can be now"
 
 
 class PretrainData(pl.LightningDataModule):
-    """Unlabelled pictures and their views.
+    """Unlabelled images and their views.
 
     Args:
-        root: a folder of pictures (flat or nested), a text list, .tar shards, or scenes:train for the embedded scenes.
+        root: a folder of images (flat or nested), a text list, .tar shards, or scenes:train for the embedded scenes.
         views: the augmentation, with every published number; pretrain.mixed.MixedCrops for sizes that change.
-        batch_size: pictures a process and micro-batch.
+        batch_size: images a process and micro-batch.
         workers: processes that load; 0 loads in the main process.
-        seed: of the order of pictures and of their augmentation.
+        seed: of the order of images and of their augmentation.
         scenes: how many embedded scenes there are.
         scene_size: their side in pixels.
-        at_least: decode JPEG pictures at a part of their size that leaves their shorter side so many pixels; null for
-            whole pictures.
+        at_least: decode JPEG images at a part of their size that leaves their shorter side so many pixels; null for
+            whole images.
     """
 
     def __init__(
@@ -49,9 +166,9 @@ class PretrainData(pl.LightningDataModule):
         self.scene_size = scene_size if root.startswith("scenes:") else None
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
-        self.pictures = open_pictures(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
-        self.dataset = ViewsOf(self.pictures, views, seed)
-        self.bad = BadPictures(self.pictures)
+        self.images = open_images(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
+        self.dataset = ViewsOf(self.images, views, seed)
+        self.bad = BadImages(self.images)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Endless batches from the trainer's current step on."""
@@ -67,7 +184,7 @@ class PretrainData(pl.LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the settings that a batch is a function of, and the pictures that could not be read."""
+        """What a checkpoint keeps: the settings that a batch is a function of, and the images that could not be read."""
         self.bad.gather()
         return {"settings": self._settings(), "bad": sorted(self.bad.indices)}
 
@@ -84,7 +201,7 @@ class PretrainData(pl.LightningDataModule):
         views = getattr(self.views, "choices", [self.views])
         return {
             "seed": self.seed,
-            "pictures a step, over all processes": self.batch_size * processes * micro_batches,
+            "images a step, over all processes": self.batch_size * processes * micro_batches,
             "pictures": len(self.dataset),
             "which": self._which,
             "scene_size": self.scene_size,
@@ -94,12 +211,12 @@ class PretrainData(pl.LightningDataModule):
 
     @cached_property
     def _which(self) -> str:
-        return pictures_in_words(len(self.pictures), self.pictures.name, self.root)
+        return images_in_words(len(self.images), self.images.name, self.root)
 
     def describe(self) -> dict[str, object]:
         """Facts for the model card."""
         return {
             "pictures": str(Path(self.root)),
-            "number of pictures": len(self.dataset),
+            "number of images": len(self.dataset),
             "batch size": self.batch_size,
         }

@@ -44,7 +44,7 @@ class FSDP2(ModelParallelStrategy):
         precision = self.precision_plugin.precision
         if self.param_dtype not in (None, torch.float32) and not precision.endswith("-mixed"):
             raise ValueError(
-                f"param_dtype={self.param_dtype} with trainer.precision={precision}: pictures would stay in fp32; "
+                f"param_dtype={self.param_dtype} with trainer.precision={precision}: images would stay in fp32; "
                 "set --trainer.precision bf16-mixed, or leave param_dtype out"
             )
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1

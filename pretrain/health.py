@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from pretrain.processes import is_distributed
+from pretrain.sharding import is_distributed
 
 
 def entropies(targets: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def kl_divergence(cross_entropy: Tensor, teacher_entropy: Tensor) -> Tensor:
 def feature_std(features: Tensor) -> Tensor:
     """Spread of features (N, D) on the unit sphere: standard deviation over the batch, mean over dimensions, times √D.
 
-    1 for directions without preference, 0 when all pictures have the same feature.
+    1 for directions without preference, 0 when all images have the same feature.
     """
     directions = F.normalize(features.float(), dim=1)
     return directions.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5
@@ -149,7 +149,7 @@ _COLLAPSES = (
     _Symptom(
         kind="collapse_to_point",
         present=lambda seen, most: max(seen["teacher_entropy"], seen["marginal_entropy"]) < 0.05 * most,
-        message="Collapse to one point: the teacher gives every picture the same prototype "
+        message="Collapse to one point: the teacher gives every image the same prototype "
         "(target entropy {teacher_entropy:.3g}, entropy of the mean target {marginal_entropy:.3g}, both near 0).",
         advice="Centring is too weak for this much sharpening. Check that the centre is updated after every step "
         "(momentum 0.9), raise the teacher temperature a little (at most to 0.07), and lower the learning rate.",
@@ -166,10 +166,10 @@ _COLLAPSES = (
     _Symptom(
         kind="feature_collapse",
         present=lambda seen, most: seen.get("feature_std", 1.0) < 0.1,
-        message="Feature collapse: the backbone gives nearly the same feature for every picture "
+        message="Feature collapse: the backbone gives nearly the same feature for every image "
         "(spread {feature_std:.3g}, healthy is near 1).",
         advice="Spread the features (--model.koleo.weight 0.1), lower the learning rate or lengthen its warm-up, check that the "
-        "pictures differ and reach the network normalised, and start again, perhaps from the weights of a checkpoint of before (--model.backbone.init_from).",
+        "images differ and reach the network normalised, and start again, perhaps from the weights of a checkpoint of before (--model.backbone.init_from).",
     ),
     _Symptom(
         kind="patch_collapse_to_point",

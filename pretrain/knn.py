@@ -8,22 +8,21 @@ import lightning.pytorch as pl
 import torch
 
 from dense.console import say
-from dense.evaluate.examples import open_examples
-from dense.evaluate.features import extract
-from dense.evaluate.knn import TEMPERATURE, check_votes, knn_accuracy
-from dense.evaluate.views import AsItIs, CenterCrop
+from dense.evaluate.classification.data import AsItIs, CenterCrop, open_examples
+from dense.evaluate.classification.features import extract
+from dense.evaluate.classification.knn import TEMPERATURE, check_votes, knn_accuracy
 from dense.training.checkpoints import Checkpoints
 from pretrain.module import DINO
 from pretrain.sharding import gathered, unsharded
 
 
 class KNNEvaluation(pl.Callback):
-    """Weighted k-NN of labelled pictures by the teacher's features, logged as `knn`.
+    """Weighted k-NN of labelled images by the teacher's features, logged as `knn`.
 
     Batch norm, where there is any, uses the teacher's running statistics.
 
     Args:
-        train, val: where labelled pictures come from: folders of class folders, lists, or scenes:train and scenes:val.
+        train, val: where labelled images come from: folders of class folders, lists, or scenes:train and scenes:val.
         every_steps: optimiser steps between evaluations; 0 for the end of the run alone.
         resize, crop: shorter side and side of the central crop in pixels; both None to take scenes as they are.
         scenes: how many embedded scenes, train and val; scene_size: their side.
@@ -55,9 +54,9 @@ class KNNEvaluation(pl.Callback):
             self.evaluate(trainer, pl_module)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Every process needs a picture of both sets."""
+        """Every process needs an image of both sets."""
         if (fewest := min(len(self.train), len(self.val))) < trainer.world_size:
-            raise ValueError(f"knn: {fewest} labelled pictures are fewer than the {trainer.world_size} processes")
+            raise ValueError(f"knn: {fewest} labelled images are fewer than the {trainer.world_size} processes")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate the end, but not where a signal ended the run: little time may be left."""
@@ -83,11 +82,11 @@ class KNNEvaluation(pl.Callback):
             for share in (e.share(trainer.global_rank, trainer.world_size) for e in (self.train, self.val))
         ]
         torch.set_rng_state(state)
-        (bank, labels), (queries, truth) = ((pooled.readout(), pooled.labels) for pooled in own)
+        (bank, labels), (queries, ground_truth) = ((pooled.readout(), pooled.labels) for pooled in own)
         assert labels is not None
-        assert truth is not None
-        voted = knn_accuracy(gathered(bank), gathered(labels), queries, truth, k=[self.k])[self.k]
-        right = gathered(torch.tensor([[voted * len(truth), len(truth)]], device=module.device)).sum(0)
+        assert ground_truth is not None
+        voted = knn_accuracy(gathered(bank), gathered(labels), queries, ground_truth, k=[self.k])[self.k]
+        right = gathered(torch.tensor([[voted * len(ground_truth), len(ground_truth)]], device=module.device)).sum(0)
         accuracy = float(right[0] / right[1])
         self.accuracies[step] = accuracy
         if trainer.is_global_zero:

@@ -23,7 +23,7 @@ STREAM = 0x6D61736B  # keeps these random numbers apart from the sampler's
 
 
 class BlockMasks:
-    """``masks(step, places, total, grid)``: blockwise masks of the global crops of some pictures of a step.
+    """``masks(step, places, total, grid)``: blockwise masks of the global crops of some images of a step.
 
     Of the 2 * total global crops of an optimiser step a share `probability` is masked. Their masked ratios are spread
     evenly: with n masked crops, the i-th has one drawn from the i-th n-th of `ratio`. Blocks of at least 4 patches and at
@@ -31,7 +31,7 @@ class BlockMasks:
     in a row fail; with `complete` single patches then fill it up, as DINOv3 does.
     Bao et al., "BEiT", 2022, algorithm 1; the spreading is DINOv2's.
 
-    A mask depends on `seed`, the step and the picture's place in it, so not on how processes share the step.
+    A mask depends on `seed`, the step and the image's place in it, so not on how processes share the step.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BlockMasks:
         self.probability, self.ratio, self.complete, self.seed = probability, ratio, complete, seed
 
     def __call__(self, step: int, places: NDArray[np.int64], total: int, grid: Grid) -> Tensor:
-        """True where masked, (2*B, h*w), crop-major, of the B pictures at `places` in a step of `total`."""
+        """True where masked, (2*B, h*w), crop-major, of the B images at `places` in a step of `total`."""
         check_grid(grid)
         crops = np.concatenate([view * total + places for view in range(VIEWS)])
         ranks = permute(crops, VIEWS * total, (self.seed, step, STREAM))

@@ -36,7 +36,7 @@ class MixedCrops(MultiCrop):
 
 
 class StepSampler(IndexSampler):
-    """Draws that know their optimiser step: (epoch, picture, step)."""
+    """Draws that know their optimiser step: (epoch, image, step)."""
 
     def batch(self, step: int, micro: int = 0) -> list[Any]:
         """As `IndexSampler.batch`, with the step in each draw."""

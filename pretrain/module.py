@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.training.continuing import continue_metrics, refuse_another, seed_micro_batch
+from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
 from pretrain.build import build_distilled, build_network, build_terms
 from pretrain.checks import check_batch, check_distilled, check_network, check_precision, check_recipe, check_views
+from pretrain.data import Batch
 from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.losses import token_weights
 from pretrain.masking import VIEWS, BlockMasks
 from pretrain.network import MultiCropNetwork
 from pretrain.optim import build_optimizer, clip_gradients_, drop_gradients_, parameter_groups, set_hyperparameters
-from pretrain.pictures import Batch
 from pretrain.recipe import (
     BackboneOptions,
     DINOOptions,
@@ -59,7 +59,7 @@ class DINO(pl.LightningModule):
     The class-token term alone is DINO; with masked patches it is iBOT, with KoLeo DINOv2's objective, with the Gram anchor
     DINOv3's. Schedules, the teacher and the centres move once per optimiser step, whatever the number of micro-batches.
     Each micro-batch seeds its own random numbers (drop path, RoPE) from the run's seed, and masks are a function of the
-    data's seed and a picture's place in its step, so a resumed run repeats an uninterrupted one bit for bit.
+    data's seed and an image's place in its step, so a resumed run repeats an uninterrupted one bit for bit.
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021; Zhou et al., "iBOT", 2022; Oquab et
     al., "DINOv2", 2023; Simeoni et al., "DINOv3", 2025.
     """
@@ -91,7 +91,7 @@ class DINO(pl.LightningModule):
             teacher: how the teacher follows and makes targets.
             optim: optimiser and schedules.
             health: when health is measured and what a failure does.
-            epochs: length of the run in passes over the pictures, or of steps_per_epoch steps each.
+            epochs: length of the run in passes over the images, or of steps_per_epoch steps each.
             steps: length of the run in optimiser steps, instead of epochs.
             seed: of the weights and of drop path.
             dino: the class-token term.
@@ -130,7 +130,7 @@ class DINO(pl.LightningModule):
         )
         self.diagnoses: list[Diagnosis] = []
         self.schedules: Schedules | None = None
-        self._total_batch = 0  # pictures of an optimiser step, known when it is planned
+        self._total_batch = 0  # images of an optimiser step, known when it is planned
         self.micro_batch = 0
 
     @property
@@ -140,14 +140,14 @@ class DINO(pl.LightningModule):
 
     # ---- length and schedules
 
-    def plan(self, pictures: int, total_batch: int) -> Schedules:
+    def plan(self, images: int, total_batch: int) -> Schedules:
         """Schedules for `pictures` a pass in batches of `total_batch` (over all processes and micro-batches)."""
-        if pictures < total_batch:
+        if images < total_batch:
             raise ValueError(
-                f"{pictures} pictures are fewer than one total batch of {total_batch}; lower --data.batch_size"
+                f"{images} images are fewer than one total batch of {total_batch}; lower --data.batch_size"
             )
         recipe, optim, teacher = self.recipe, self.recipe.optim, self.recipe.teacher
-        per_epoch = recipe.steps_per_epoch or pictures // total_batch
+        per_epoch = recipe.steps_per_epoch or images // total_batch
         steps = recipe.steps or round(recipe.epochs * per_epoch)
         if steps < 1:
             raise ValueError(f"epochs={recipe.epochs} of {per_epoch} steps is no training; raise epochs or steps")
@@ -288,7 +288,7 @@ class DINO(pl.LightningModule):
         self._end_if_failed(failure)
 
     def _end_if_failed(self, failure: str) -> None:
-        """End every process where one has seen a failure, in its own pictures or as the one that holds the whole weights."""
+        """End every process where one has seen a failure, in its own images or as the one that holds the whole weights."""
         if self.trainer.strategy.reduce_boolean_decision(bool(failure), all=False):
             raise TrainingFailed(failure or "another process has named a failure and ended the run")
 

@@ -17,7 +17,7 @@ class Output(NamedTuple):
     """What the terms of an objective see; None for what was not asked for."""
 
     logits: Tensor  # V*B, K, crop-major
-    features: Tensor  # V*B, D: of the pictures, before the head
+    features: Tensor  # V*B, D: of the images, before the head
     patch_logits: Tensor | None = None  # M, K' of the chosen patches
     patches: Tensor | None = None  # 2*B, h*w, D of the global crops, before the head
 
@@ -64,17 +64,17 @@ class MultiCropNetwork(nn.Module):
         apart = VIEWS if wanted or masks is not None or self.local_norm is not None else 0
         groups = [self._images(crops[:apart])] if apart else []
         groups += [self._images(list(group)) for _, group in groupby(crops[apart:], key=lambda c: c.shape[-2:])]
-        pictures, tokens = self.backbone.picture_features(groups, masks, wanted, self.local_norm)
-        logits, patch_logits = self._project(pictures, None if chosen is None else tokens.flatten(0, 1)[chosen])  # type: ignore[union-attr]
-        return Output(logits, pictures, patch_logits, tokens if patches else None)
+        images, tokens = self.backbone.image_features(groups, masks, wanted, self.local_norm)
+        logits, patch_logits = self._project(images, None if chosen is None else tokens.flatten(0, 1)[chosen])  # type: ignore[union-attr]
+        return Output(logits, images, patch_logits, tokens if patches else None)
 
-    def _project(self, pictures: Tensor, patches: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _project(self, images: Tensor, patches: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if patches is None:
-            return self.head(pictures), None
+            return self.head(images), None
         if self.patch_head is not None:
-            return self.head(pictures), self.patch_head(patches)
-        both = self.head(torch.cat((pictures, patches)))
-        return both[: len(pictures)], both[len(pictures) :]
+            return self.head(images), self.patch_head(patches)
+        both = self.head(torch.cat((images, patches)))
+        return both[: len(images)], both[len(images) :]
 
     def grid(self, crop: Tensor) -> Grid:
         """Rows and columns of patches that a crop (B, 3, H, W) has."""
@@ -86,6 +86,6 @@ class MultiCropNetwork(nn.Module):
 
 
 def grid_of(backbone: Backbone, size: tuple[int, int]) -> Grid:
-    """Rows and columns of patches of a picture of a size (H, W)."""
+    """Rows and columns of patches of an image of a size (H, W)."""
     fitted = backbone.fit(torch.empty(1, 3, *size, device="meta"))[0]
     return fitted.shape[-2] // backbone.spec.patch, fitted.shape[-1] // backbone.spec.patch

@@ -1,4 +1,4 @@
-"""What a run leaves behind: RUN/backbone, which `dense.load_backbone` opens, with a model card, and pictures of the curves."""
+"""What a run leaves behind: RUN/backbone, which `dense.load_backbone` opens, with a model card, and images of the curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from dense._version import __version__
 from dense.backbone import Backbone
-from dense.backbone.official import EXPORTS
+from dense.backbone.weights.official import EXPORTS
 from dense.training.curves import plot_curves, read_metrics
 
 

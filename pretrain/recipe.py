@@ -185,7 +185,7 @@ class HealthOptions:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. Its length is `epochs` passes over the pictures, or `steps` optimiser steps where that is given.
+    """A whole run. Its length is `epochs` passes over the images, or `steps` optimiser steps where that is given.
 
     steps_per_epoch: what schedules call an epoch, where it is not a pass. stage, start_from: see `pretrain.stages`.
     distill: a run whose teacher, frozen, makes the targets.

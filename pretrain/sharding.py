@@ -9,7 +9,6 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dense.backbone import Backbone
-from pretrain.processes import is_distributed
 
 
 def local(x: Tensor) -> Tensor:
@@ -63,3 +62,8 @@ def gathered(x: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     distributed.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
+def is_distributed() -> bool:
+    """Whether this is one process of a group."""
+    return distributed.is_available() and distributed.is_initialized()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
-from dense.backbone.checkpoint import read_checkpoint
+from dense.backbone.weights.checkpoint import read_checkpoint
 from dense.training.checkpoints import LAST
-from dense.training.continuing import differences
+from dense.training.fit import differences
 from pretrain.recipe import Recipe
 
 # what a stage may start from; high_res without a Gram term may leave the gram stage out

@@ -1,4 +1,4 @@
-"""Multi-crop: two global and several local views of a picture, with the augmentation of DINO."""
+"""Multi-crop: two global and several local views of an image, with the augmentation of DINO."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ BLUR_KERNEL: dict[Blur, int] = {"paper": 0, "released": 9}
 
 
 class MultiCrop:
-    """``views(image, seed)``: crops of a picture (H, W, 3) as uint8 tensors (3, S, S), the two global ones first.
+    """``views(image, seed)``: crops of an image (H, W, 3) as uint8 tensors (3, S, S), the two global ones first.
 
     Each view is cropped and resized, flipped, jittered in colour, made grey, blurred and solarised, every step but the
     first with its own probability. The first global view is hardly ever sharp, the second alone may be solarised.
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, and BYOL, appendix B. Without local
     crops the published scale of the global ones is (0.14, 1).
 
-    A view depends on nothing but the picture, `seed` and its own number, so any sample can be made again anywhere.
+    A view depends on nothing but the image, `seed` and its own number, so any sample can be made again anywhere.
 
     global_size, local_size, local_crops: sides in pixels, and how many local views
-    global_scale, local_scale: area of a crop as a share of the picture's; ratio: width to height
+    global_scale, local_scale: area of a crop as a share of the image's; ratio: width to height
     flip, jitter, grey, solarise: probabilities; solarise_threshold: values from it on are inverted
     brightness, contrast, saturation, hue: strengths of the jitter
     blur: "paper" blurs the first global view always, the second with probability 0.1 and local ones with 0.5. "released"
@@ -121,9 +121,9 @@ class MultiCrop:
         return len(self._pipelines)
 
     def __call__(self, image: NDArray[np.uint8], seed: int | tuple[int, ...]) -> list[Tensor]:
-        """All views of a picture (H, W, 3); `seed` is one or several whole numbers, such as (seed, epoch, index)."""
+        """All views of an image (H, W, 3); `seed` is one or several whole numbers, such as (seed, epoch, index)."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"expected a uint8 picture (H, W, 3), got {image.dtype} {image.shape}")
+            raise ValueError(f"expected a uint8 image (H, W, 3), got {image.dtype} {image.shape}")
         numbers = (seed,) if isinstance(seed, int) else seed
         return [self._view(image, number, numbers) for number in range(len(self))]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import dense
 from dense.cli import VERBS, main
-from dense.essentials import TRAININGS
+from dense.cli.trainings import TRAININGS
 from dense.recipes import config_folder, title
 from dense.suggest import did_you_mean, nearest
 
@@ -127,13 +127,13 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Maps of good pictures are written, bad ones are listed, and none at all is an error."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(pictures / "a.png")
-    (pictures / "b.jpg").write_bytes(b"")
+    """Maps of good images are written, bad ones are listed, and none at all is an error."""
+    images = tmp_path / "pictures"
+    images.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(images / "a.png")
+    (images / "b.jpg").write_bytes(b"")
     out = tmp_path / "out"
-    command = ["features", str(pictures), "--backbone", "dino_vits16", "--output", str(out), "--layers", "0,1", *TINY]
+    command = ["features", str(images), "--backbone", "dino_vits16", "--output", str(out), "--layers", "0,1", *TINY]
     assert main(command) == 0
     arrays = np.load(out / "a.npz")
     assert arrays["map_1"].shape == (32, 4, 5)
@@ -142,16 +142,16 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["layers"] == [0, 1]
     assert len(facts["skipped"]) == 1
     assert "empty (0 bytes)" in capsys.readouterr().out
-    (pictures / "a.png").unlink()
+    (images / "a.png").unlink()
     assert main(command) == 1
-    assert "none of 1 pictures could be read" in capsys.readouterr().err
-    (pictures / "b.jpg").unlink()
+    assert "none of 1 images could be read" in capsys.readouterr().err
+    (images / "b.jpg").unlink()
     assert main(command) == 1
-    assert "no pictures in" in capsys.readouterr().err
+    assert "no images in" in capsys.readouterr().err
 
 
 def test_features_of_twins_and_specks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Pictures of one name keep their own files; one that is too small is skipped."""
+    """Images of one name keep their own files; one that is too small is skipped."""
     folders = [tmp_path / name / "a" for name in "pqr"]
     for i, folder in enumerate(folders):
         folder.mkdir(parents=True)
@@ -173,10 +173,10 @@ def test_features_of_twins_and_specks(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_features_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before the backbone is made: a file where the folder should be, and nothing that was asked for."""
-    picture = tmp_path / "a.png"
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture)
-    command = ["features", str(picture), "--backbone", "dino_vits16", *TINY]
-    assert status([*command, "--output", str(picture)]) == 1
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(image)
+    command = ["features", str(image), "--backbone", "dino_vits16", *TINY]
+    assert status([*command, "--output", str(image)]) == 1
     assert status([*command, "--output", str(tmp_path / "out"), "--format", "none"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "choose another --output" in first

@@ -1,4 +1,4 @@
-"""The demo: a report that stands alone, of scenes and of anybody's pictures, and what it refuses."""
+"""The demo: a report that stands alone, of scenes and of anybody's images, and what it refuses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from dense.backbone import load_backbone
-from dense.data.scenes import clip, render
-from dense.demo.charts import chart, nice
+from dense.data.scenes import dataset as clip
+from dense.data.scenes import render
 from dense.demo.looking import middle_of, rows_of
-from dense.demo.report import Command, Gallery, Part, Table, page
+from dense.demo.report import Command, Gallery, Part, Table, chart, nice, page
 from dense.discover import Objects, default_source
-from dense.predict.video import FilmWriter
+from dense.media.video import VideoWriter
 from tests.runs import Done, call
 
 TINY = ["--steps", "2", "--restoration-steps", "2", "--pretraining-steps", "2", "--scenes", "8", "4"]
@@ -34,14 +34,14 @@ class Reader(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.addresses: list[str] = []
-        self.pictures = 0
+        self.images = 0
         self.words: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-        self.pictures += tag == "img"
+        self.images += tag == "img"
         if tag not in VOID:
             self.open.append(tag)
 
@@ -70,22 +70,22 @@ def demo(*arguments: object) -> Done:
 
 
 def test_a_page_is_whole_and_says_what_it_was_given() -> None:
-    """In the order pictures, curves, numbers, commands; text is text, whatever it holds."""
-    picture = np.zeros((8, 12, 3), np.uint8)
+    """In the order images, curves, numbers, commands; text is text, whatever it holds."""
+    image = np.zeros((8, 12, 3), np.uint8)
     part = Part(
         "Heads",
-        galleries=[Gallery("Depth <b>", "words", [{"a & b": picture}])],
+        galleries=[Gallery("Depth <b>", "words", [{"a & b": image}])],
         charts=[chart("loss", {"x<y": ([0, 1], [2, 1])})],
         tables=[Table("T", ("h",), [("<script>",)])],
-        ran=["dense demo --images 'my pictures'"],
+        ran=["dense demo --images 'my images'"],
         own=[Command("Do:", "dense train")],
         seconds=3,
     )
     found = Reader(page("Title", "words", [part, Part("Empty")], {"seed": "0"}))
     words = "|".join(found.words)
-    assert found.pictures == 1
+    assert found.images == 1
     assert "script" not in found.open
-    for text in ("Depth <b>", "a & b", "<script>", "dense demo --images 'my pictures'", "3 s", "seed"):
+    for text in ("Depth <b>", "a & b", "<script>", "dense demo --images 'my images'", "3 s", "seed"):
         assert text in words
     order = [words.index(f"|{name}|") for name in ("Pictures", "Curves", "Numbers")]
     assert order == sorted(order)
@@ -115,7 +115,7 @@ def test_charts_leave_out_what_is_not_finite() -> None:
 # ---- what a backbone sees
 
 
-def test_rows_of_pictures_of_any_size() -> None:
+def test_rows_of_images_of_any_size() -> None:
     """Each with the same captions; without a class token no attention."""
     images = [render(0, 1, (48, 80)).image, render(0, 2, (50, 33)).image]
     for name, attends in (("scenes_tiny", True), ("resnet18", False)):
@@ -141,31 +141,31 @@ def test_the_cross_lies_inside_the_mask() -> None:
     assert middle_of(Objects(nothing, torch.zeros(1, 1), nothing.float())) == (4, 3)
 
 
-# ---- own pictures
+# ---- own images
 
 
-def test_own_pictures(tmp_path: Path) -> None:
+def test_own_images(tmp_path: Path) -> None:
     """A folder, damaged files named; a second time over the first."""
-    folder = tmp_path / "my pictures"
+    folder = tmp_path / "my images"
     folder.mkdir()
     for i in range(3):
         Image.fromarray(render(0, i, (40, 56)).image).save(folder / f"{i}.png")
-    (folder / "1.png").write_bytes(b"no picture")
+    (folder / "1.png").write_bytes(b"no image")
     for _ in range(2):
         done = demo("--images", folder, "--output", tmp_path / "out", "--size", 48)
         assert done.returncode == 0, done.stderr
     assert f"open {tmp_path / 'out/report.html'}" in done.stdout
     found = read(tmp_path / "out")
     words = " ".join(found.words)
-    assert found.pictures == 2 * 6
+    assert found.images == 2 * 6
     assert "Not read: " in words
     assert f"dense discover '{folder}' --backbone scenes_tiny --method tokencut" in words
     assert "scenes_tiny" in words
 
 
-def test_a_film_is_followed(tmp_path: Path) -> None:
+def test_a_video_is_followed(tmp_path: Path) -> None:
     """Frames, then what is found in the first one in all."""
-    writer = FilmWriter(tmp_path / "film.mp4", 10)
+    writer = VideoWriter(tmp_path / "film.mp4", 10)
     for scene in clip(0, 3, 6, 64):
         writer.add(scene.image)
     writer.close()
@@ -177,8 +177,8 @@ def test_a_film_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "out/first.png").is_file()
 
 
-def test_own_pictures_go_beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody says where; pictures of the folder one is in have its name."""
+def test_own_images_go_beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody says where; images of the folder one is in have its name."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(render(0, 1, (40, 56)).image).save("a.png")
     done = demo("--images", ".", "--size", 48)
@@ -191,8 +191,8 @@ def test_own_pictures_go_beside_the_demo(tmp_path: Path, monkeypatch: pytest.Mon
     ("make", "message"),
     [
         (lambda path: None, "no such"),
-        (lambda path: path.mkdir(), "no pictures in"),
-        (lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"x")), "none of the pictures"),
+        (lambda path: path.mkdir(), "no images in"),
+        (lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"x")), "none of the images"),
     ],
 )
 def test_what_cannot_be_shown(make: object, message: str, tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ def test_a_tiny_demo_and_again(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     found = read(tmp_path / "out")
     words = " ".join(found.words)
-    assert found.pictures == 6 + 6 + 6 + 3
+    assert found.images == 6 + 6 + 6 + 3
     for text in (
-        "random weights",
+        "random initialisation",
         "abs_rel",
         "mIoU",
         "k-NN accuracy",
@@ -274,7 +274,7 @@ def test_a_tiny_demo_and_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_whole_demo(tmp_path: Path) -> None:
-    """As `make demo` runs it; heads on the pretrained backbone end better than on random weights."""
+    """As `make demo` runs it; heads on the pretrained backbone end better than on random initialisation."""
     done = demo("--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     read(tmp_path / "out")

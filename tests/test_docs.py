@@ -36,7 +36,7 @@ LINES = [pytest.param(line, id=f"{page.stem}: {line}") for page in PAGES for lin
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Pages, pictures and folders."""
+    """Pages, images and folders."""
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
         if not target.startswith(("http", "mailto")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -71,7 +71,7 @@ def test_the_first_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """What needs no weights of others, shortened, in order."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "PICTURES").mkdir()
-    Image.fromarray(render(0, 1, (48, 64)).image).save("PICTURES/a.png")
+    Image.fromarray(render(0, 1, (48, 64)).image).save("IMAGES/a.png")
     ran = 0
     for line in commands(ROOT / "docs/start.md"):
         verb, *rest = shlex.split(line)[1:]
@@ -112,7 +112,7 @@ def test_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("PICTURES").mkdir()
     for number in range(2):
-        Image.fromarray(render(0, number, (48, 64)).image).save(f"PICTURES/{number}.png")
+        Image.fromarray(render(0, number, (48, 64)).image).save(f"IMAGES/{number}.png")
     backbone = dense.load_backbone("dino_vits16")
     backbone.export_official("FILE.pth")
     dense.load_backbone("scenes_tiny").save_pretrained("runs/mine/backbone")

@@ -21,9 +21,9 @@ import heads
 from dense.backbone import Backbone, load_backbone
 from dense.cli import main
 from dense.export import Exported, export
-from dense.export.check import compare
+from dense.export.files import compare
 from dense.export.network import Network
-from dense.tasks.model import DenseModel
+from dense.model.network import DenseModel
 from tests.heads.conftest import randomise
 
 DEPTH = {"depth": {"name": "regression", "activation": "exp"}}
@@ -56,7 +56,7 @@ def trained(name: str, options: dict[str, Any], head: str, outputs: dict[str, An
     return model
 
 
-def onnx_answers(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+def onnx_predictions(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
     """The file in onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
@@ -77,24 +77,24 @@ SLOW = [(case, ".pt2") for case in CASES if (case, ".pt2") not in FILES]
 
 
 @pytest.mark.parametrize(("case", "suffix"), [*FILES, *(pytest.param(*f, marks=pytest.mark.slow) for f in SLOW)])
-def test_files_answer_as_the_model(case: str, suffix: str) -> None:
-    """At every promised size, for one picture and for two, and from raw pixels where asked."""
+def test_files_prediction_as_the_model(case: str, suffix: str) -> None:
+    """At every promised size, for one image and for two, and from raw pixels where asked."""
     model, done = written(case, suffix)
-    run = onnx_answers(done.path) if suffix == ".onnx" else torch.export.load(done.path).module()
+    run = onnx_predictions(done.path) if suffix == ".onnx" else torch.export.load(done.path).module()
     assert max(done.difference.values()) < 1e-4
     for batch, size in [(b, s) for s in CASES[case][-1] for b in (1, 2)]:
         pixels = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
         normalised = model.backbone.normalise(pixels)
         with torch.no_grad():
             expected = model(normalised)
-            answers = run(pixels.float() if CASES[case][4].get("raw") else normalised)
+            predictions = run(pixels.float() if CASES[case][4].get("raw") else normalised)
         if isinstance(expected, Tensor):
             expected = {next(iter(model.outputs)): expected}
-        assert list(answers) == list(expected) == list(done.difference)
+        assert list(predictions) == list(expected) == list(done.difference)
         for output, values in expected.items():
-            assert answers[output].shape == (batch, values.shape[1], *size)
+            assert predictions[output].shape == (batch, values.shape[1], *size)
             assert values.std() > 1e-3  # a constant would prove nothing
-            torch.testing.assert_close(answers[output], values, atol=1e-4 * float(values.abs().max()), rtol=0)
+            torch.testing.assert_close(predictions[output], values, atol=1e-4 * float(values.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,14 +156,14 @@ def test_a_bare_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file = tmp_path / "a.pt2"
     sets = [word for k, v in (TINY | {"depth": 2}).items() for word in ("--set", f"{k}={v}")]
     assert main(["export", "dinov3_vits16", "--output", str(file), "--size", "32", "48", "--layers", "0,1", *sets]) == 0
-    assert "random weights" in capsys.readouterr().out
+    assert "random initialisation" in capsys.readouterr().out
     command = ["export", "scenes_tiny", "--size", "32", "48", "--layers", "last", "--output"]
     assert main([*command, str(tmp_path / "b.pt2")]) == 0
     assert "random" not in capsys.readouterr().out  # it comes with the package
     assert main([*command, str(file / "b.pt2")]) == 1
     assert "choose another --output" in capsys.readouterr().err
-    answers = torch.export.load(file).module()(torch.randn(4, 3, 32, 48))
-    shapes = {name: tuple(values.shape) for name, values in answers.items()}
+    predictions = torch.export.load(file).module()(torch.randn(4, 3, 32, 48))
+    shapes = {name: tuple(values.shape) for name, values in predictions.items()}
     assert shapes == {n: s for i in (0, 1) for n, s in ((f"map_{i}", (4, 16, 2, 3)), (f"prefix_{i}", (4, 5, 16)))}
 
 
@@ -214,13 +214,13 @@ def test_a_wrong_file_is_named_with_its_difference(tmp_path: Path, monkeypatch: 
         compare(network, off, [(1, (32, 32))], Path("a.onnx"))
     with pytest.raises(RuntimeError, match=r"differs .* by nan"):
         compare(network, lambda x: {n: v * np.nan for n, v in network(x).items()}, [(1, (32, 32))], Path("a.onnx"))
-    with pytest.raises(RuntimeError, match="2 pictures of 32x32 it does not run: only one"):
-        compare(network, _one_picture, [(2, (32, 32))], Path("a.onnx"))
-    monkeypatch.setattr("dense.export.check.TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="2 images of 32x32 it does not run: only one"):
+        compare(network, _one_image, [(2, (32, 32))], Path("a.onnx"))
+    monkeypatch.setattr("dense.export.files.TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match="was written, but"):
         export(nn.Module.eval(backbone("dinov3_vits16")), tmp_path / "a.pt2", (32, 32))
     assert (tmp_path / "a.pt2").exists()
 
 
-def _one_picture(images: Tensor) -> dict[str, Tensor]:
+def _one_image(images: Tensor) -> dict[str, Tensor]:
     raise ValueError("only one")

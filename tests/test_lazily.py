@@ -9,12 +9,12 @@ import pytest
 
 import dense
 from dense import tasks
-from dense.lazily import lazily
+from dense.suggest import lazily
 
 
 def test_names_come_from_their_modules() -> None:
     """All that are public, and only when they are asked for."""
-    code = "import sys; from dense import tasks; from dense.tasks.model import DenseModel\n"
+    code = "import sys; from dense import tasks; from dense.model.network import DenseModel\n"
     code += "assert 'dense.tasks.data' not in sys.modules and tasks.DenseModel is DenseModel\n"
     code += "from dense.tasks import DenseData; assert 'dense.tasks.data' in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense import completion, console, helps
-from dense.cli import VERBS, main
+from dense import console
+from dense.cli import VERBS, completion, helps, main
+from dense.cli.evaluate import VERBS as MEASURES
+from dense.cli.parser import EXAMPLES
+from dense.cli.trainings import HELP
 from dense.console import progress, voice
-from dense.essentials import HELP
-from dense.evaluate.cli import VERBS as MEASURES
-from dense.examples import EXAMPLES
 from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints
 from dense.training.cli import of_union
@@ -48,7 +48,7 @@ def test_every_help_ends_with_examples(verb: str) -> None:
 
 
 def test_kept_help_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every verb but the trainings, whatever the width. If it is not: python -m dense.helps"""
+    """Of every verb but the trainings, whatever the width. If it is not: python -m dense.cli.helps"""
     assert {path.stem for path in HELP.iterdir()} == {*EVERY_VERB} - {"train", "pretrain"}
     monkeypatch.setenv("COLUMNS", helps.WIDTH)
     for verb in helps.kept():
@@ -107,7 +107,7 @@ def test_errors_are_one_line_and_debug_shows_where_they_came_from(
     def wrong(argv: list[str]) -> int:
         raise KeyError("blocks.0.attn\nand more")
 
-    monkeypatch.setattr("dense.convert.main", wrong)
+    monkeypatch.setattr("dense.cli.convert.main", wrong)
     assert main(["convert"]) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1
@@ -137,7 +137,7 @@ def test_wrong_usage_is_told_from_a_mistake_of_ours(
         def wrong(argv: list[str]) -> int:
             raise error
 
-        monkeypatch.setattr("dense.convert.main", wrong)
+        monkeypatch.setattr("dense.cli.convert.main", wrong)
         return main(["convert"]), capsys.readouterr().err
 
     assert raises(UnknownOption("dpt takes no 'x'")) == (2, "dense convert: error: dpt takes no 'x'\n")
@@ -160,7 +160,7 @@ def test_quiet_leaves_results(tmp_path: Path) -> None:
     """No notices, wherever --quiet stands."""
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     features = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
-    assert "1 pictures written" in call(["--quiet", *features]).stdout
+    assert "1 images written" in call(["--quiet", *features]).stdout
     config = write_config(tmp_path, **{"model.steps": 2})
     loud, quiet = run(config, tmp_path / "loud"), run(config, tmp_path / "quiet", "--quiet")
     assert "starting" in loud.stdout
@@ -182,7 +182,7 @@ def test_progress_is_for_verbs_that_may_speak(
         assert list(progress(iter("ab"), "pictures", 2)) == ["a", "b"]
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[0] == "pictures: 1 of 2, 0:00:00 left"
+    assert err.splitlines()[0] == "images: 1 of 2, 0:00:00 left"
     assert "\x1b" not in err
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with voice(quiet=False):
@@ -199,7 +199,7 @@ def test_interrupts_end_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def stop(argv: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dense.convert.main", stop)
+    monkeypatch.setattr("dense.cli.convert.main", stop)
     assert main(["convert"]) == 130
     assert "interrupted; the same command starts it again" in capsys.readouterr().err
 

@@ -7,8 +7,8 @@ from argparse import Namespace
 import pytest
 
 import dense
-from dense.backbone.names import SHIPPED, shipped
-from dense.evaluate.options import source_of_weights
+from dense.backbone.weights.names import SHIPPED, shipped
+from dense.cli.evaluate_options import source_of_weights
 from dense.evaluate.probe import SceneProbe
 
 NAMES = ("scenes_stem", "scenes_tiny")
@@ -47,4 +47,4 @@ def test_results_do_not_call_it_random() -> None:
     """Saved results say where the weights came from."""
     assert source_of_weights(Namespace(weights=None, backbone="scenes_tiny", seed=0)) == "scenes_tiny"
     unknown = Namespace(weights=None, backbone="vit_tiny_patch16_224", seed=0)
-    assert source_of_weights(unknown) == "random weights (seed 0)"
+    assert source_of_weights(unknown) == "random initialisation (seed 0)"

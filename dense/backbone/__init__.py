@@ -3,8 +3,8 @@
 from dense.backbone.base import Backbone
 from dense.backbone.build import describe
 from dense.backbone.load import load_backbone
-from dense.backbone.names import ALIASES
-from dense.backbone.report import LoadReport, WeightsError
 from dense.backbone.spec import BackboneSpec
+from dense.backbone.weights.names import ALIASES
+from dense.backbone.weights.report import LoadReport, WeightsError
 
 __all__ = ["ALIASES", "Backbone", "BackboneSpec", "LoadReport", "WeightsError", "describe", "load_backbone"]

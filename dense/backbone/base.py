@@ -1,4 +1,4 @@
-"""The one interface to every backbone: pictures of any size in, `Features` out."""
+"""The one interface to every backbone: images of any size in, `Features` out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone.hub import SavedModel
-from dense.backbone.padding import Borders, fit
-from dense.backbone.report import LoadReport, load_strictly
-from dense.backbone.spec import BackboneSpec, Layers, check_norm, resolve_layers
+from dense.backbone.spec import BackboneSpec, Borders, Layers, check_norm, fit, resolve_layers
+from dense.backbone.weights.report import LoadReport, load_strictly
 from heads.features import Features, Norm
 
 Query = Literal["class", "registers"] | tuple[int, int]
@@ -25,7 +24,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
 
     It never chooses a device and never hides a numerical choice: they are all in `spec`. Frozen is frozen: after
     `freeze()` no parameter has a gradient and `train()` leaves it in evaluation mode, yet gradients still flow through
-    it to the picture.
+    it to the image.
     """
 
     def __init__(self, spec: BackboneSpec) -> None:
@@ -44,7 +43,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         norm: Norm | None = None,
         masks: Tensor | None = None,
     ) -> Features:
-        """Features of normalised pictures (B, 3, H, W), any H and W of at least one patch.
+        """Features of normalised images (B, 3, H, W), any H and W of at least one patch.
 
         layers: block indices, "last", "last4", "even4" or "default"; norm: apply the final norm to every layer (True),
         to none (False) or to the last block alone ("last"); both default to `spec`. masks: (B, h, w) or (B, h*w), true
@@ -69,18 +68,18 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
             resized=resized,
         )
 
-    def picture_feature(self, images: Tensor) -> Tensor:
-        """One vector a picture (B, C): the class token after the final norm, or the mean of the deepest map."""
-        return self.picture_features([images])[0]
+    def image_feature(self, images: Tensor) -> Tensor:
+        """One vector an image (B, C): the class token after the final norm, or the mean of the deepest map."""
+        return self.image_features([images])[0]
 
-    def picture_features(
+    def image_features(
         self,
         groups: Sequence[Tensor],
         masks: Tensor | None = None,
         patches: bool = False,
         norm: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """`picture_feature` of pictures of several sizes, one group (B, 3, H, W) after the other: (sum of B, C).
+        """`picture_feature` of images of several sizes, one group (B, 3, H, W) after the other: (sum of B, C).
 
         With `patches` also the deepest patches (B, h*w, C) of the first group, after the final norm. masks: of the first
         group, see `forward`. norm: takes the place of the final norm for the vectors of all groups but the first.
@@ -97,18 +96,18 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         return torch.cat(vectors), tokens
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 pictures (B, 3, H, W) or (B, H, W, 3) -> float (B, 3, H, W), by `spec.mean` and `spec.std`, where they are."""
+        """uint8 images (B, 3, H, W) or (B, H, W, 3) -> float (B, 3, H, W), by `spec.mean` and `spec.std`, where they are."""
         if images.dtype != torch.uint8:
-            raise ValueError(f"expected uint8 pictures, got {images.dtype}")
+            raise ValueError(f"expected uint8 images, got {images.dtype}")
         if images.shape[-1] == 3 and images.shape[1] != 3:
             images = images.permute(0, 3, 1, 2)
         mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.spec.mean, self.spec.std))
         return (images.float().div_(255) - mean) / std
 
     def fit(self, images: Tensor) -> tuple[Tensor, Borders, bool]:
-        """Check pictures (B, 3, H, W) and bring them to a multiple of the patch by `spec.padding`."""
+        """Check images (B, 3, H, W) and bring them to a multiple of the patch by `spec.padding`."""
         if images.ndim != 4:
-            raise ValueError(f"expected pictures of shape (B, 3, H, W), got {tuple(images.shape)}")
+            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
         if images.shape[1] != 3:
             raise ValueError(
                 f"expected 3 channels (RGB), got {images.shape[1]} in {tuple(images.shape)}; drop the alpha channel or "
@@ -116,7 +115,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
             )
         if not images.is_floating_point():
             raise ValueError(
-                f"expected float pictures normalised by spec.mean and spec.std, got {images.dtype}; "
+                f"expected float images normalised by spec.mean and spec.std, got {images.dtype}; "
                 "divide by 255 and normalise first"
             )
         smallest = 1 if self.spec.kind == "pyramid" else self.spec.patch
@@ -126,7 +125,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
     def _features(
         self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Maps (B, C, h, w) and prefix tokens (B, P, C) of pictures whose size fits."""
+        """Maps (B, C, h, w) and prefix tokens (B, P, C) of images whose size fits."""
 
     @abc.abstractmethod
     def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
@@ -169,13 +168,13 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
 
     def export_official(self, path: str | Path | None = None) -> dict[str, Tensor]:
         """The state dict in its release's own layout; also written to `path` (.pth or .safetensors) when one is given."""
-        from dense.backbone.official import export_official
+        from dense.backbone.weights.official import export_official
 
         return export_official(self, path)
 
     @classmethod
     def from_spec(cls, spec: BackboneSpec) -> Backbone:
-        """Build the right adapter, with fresh weights."""
+        """Build the right adapter, with random initialisation."""
         from dense.backbone.build import build
 
         return build(spec)

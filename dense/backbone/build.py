@@ -1,4 +1,4 @@
-"""From a name to a spec, from a spec to an adapter with fresh weights."""
+"""From a name to a spec, from a spec to an adapter with random initialisation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
 from dense.backbone.base import Backbone
-from dense.backbone.hybrid import STAGES, Hybrid
-from dense.backbone.names import ALIASES, default_layers, resolve, shipped
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.pyramid import Pyramid
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
-from dense.backbone.vit import Eva, ViT
+from dense.backbone.vit import STAGES, Eva, Hybrid, ViT
+from dense.backbone.weights.names import ALIASES, default_layers, resolve, shipped
 from dense.suggest import UnknownOption, did_you_mean
 
 # fields of the spec that a person may set; the others follow from the model
@@ -54,7 +53,7 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
 
 
 def build(spec: BackboneSpec) -> Backbone:
-    """The adapter for a spec, with fresh weights."""
+    """The adapter for a spec, with random initialisation."""
     model = _create(spec.name, dict(spec.arguments))
     if spec.norm_eps is not None and spec.kind != "pyramid":
         for module in model.modules():

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dense._version import __version__
-from dense.backbone.checkpoint import read_checkpoint
-from dense.backbone.names import directory
-from dense.backbone.report import WeightsError
+from dense.backbone.weights.checkpoint import read_checkpoint
+from dense.backbone.weights.names import directory
+from dense.backbone.weights.report import WeightsError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -36,7 +36,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """A module with fresh weights."""
+        """A module with random initialisation."""
         raise TypeError(f"{cls.__name__} must define from_config()")
 
     def tensors(self) -> dict[str, Tensor]:

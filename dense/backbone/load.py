@@ -10,16 +10,16 @@ from typing import Any
 import timm
 import torch
 
-from dense.backbone import official
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, build, describe
-from dense.backbone.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
 from dense.backbone.hub import CONFIG, fetching, read_json
-from dense.backbone.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
-from dense.backbone.names import ALIASES, directory, resolve
 from dense.backbone.positions import PERIODS, periods_of
-from dense.backbone.report import LoadReport, WeightsError, compare
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
+from dense.backbone.weights import official
+from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
+from dense.backbone.weights.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
+from dense.backbone.weights.names import ALIASES, directory, resolve
+from dense.backbone.weights.report import LoadReport, WeightsError, compare
 
 Weights = str | Path | Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def load_backbone(
     Args:
         name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), a backbone that comes
             with the package ("scenes_tiny"), or a directory written by `save_pretrained` or by Hugging Face's transformers.
-        weights: None for fresh weights; "timm" for timm's published ones (downloads); a .pth, .pt, .ckpt or .safetensors
+        weights: None for random initialisation; "timm" for timm's published ones (downloads); a .pth, .pt, .ckpt or .safetensors
             file; a directory; or a state dict. Official, training, Hugging Face, timm and own layouts are recognised by
             their names, and a partial match is refused.
         branch: of a training checkpoint that holds both, "teacher" or "student".

@@ -1,4 +1,4 @@
-"""Pictures of several sizes as one packed sequence (T, C): all work on single tokens is done once, attention size by size.
+"""Images of several sizes as one packed sequence (T, C): all work on single tokens is done once, attention size by size.
 
 The only way on every device: the same numbers as one size at a time, not slower (benchmarks/packing.py), and fewer calls.
 """
@@ -18,16 +18,16 @@ SHARDED = "run_packed"  # the name of `run_block` as a method, where sharding ne
 
 
 class Group(NamedTuple):
-    """Pictures of one size, which lie one after the other in the sequence."""
+    """Images of one size, which lie one after the other in the sequence."""
 
-    pictures: int
-    tokens: int  # of a picture, prefix included
+    images: int
+    tokens: int  # of an image, prefix included
     rows: int  # how many of them, from the first, are wanted: all, or class token alone
 
     @property
     def length(self) -> int:
         """Of the sequence."""
-        return self.pictures * self.tokens
+        return self.images * self.tokens
 
 
 Groups = Sequence[Group]
@@ -49,7 +49,7 @@ def _kind(module: Any) -> str:
 
 
 def run_block(block: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | None], prefix: int) -> Tensor:
-    """A pre-norm block of timm's on a packed sequence (T, C), giving the rows that are wanted of each picture.
+    """A pre-norm block of timm's on a packed sequence (T, C), giving the rows that are wanted of each image.
 
     In training the rate of the block's drop path is that of batch-subset stochastic depth; see `residual`.
     """
@@ -68,22 +68,22 @@ def run_block(block: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | No
 def residual(x: Tensor, branch: Callable[[Tensor, Groups], Tensor], groups: Groups, rate: float) -> Tensor:
     """``x + branch(x)`` on the rows that are wanted, with batch-subset stochastic depth.
 
-    Of a group's B pictures, b = max(int(B (1 - rate)), 1) are drawn; the branch sees them alone and is scaled by B / b, so
+    Of a group's B images, b = max(int(B (1 - rate)), 1) are drawn; the branch sees them alone and is scaled by B / b, so
     that its expectation is that of no stochastic depth.
     Oquab et al., "DINOv2", 2023, section 5.
     """
     if not rate:
         return wanted(x, groups) + branch(x, groups)
-    subset = [g._replace(pictures=max(int(g.pictures * (1 - rate)), 1)) for g in groups]
-    drawn = [torch.randperm(g.pictures, device=x.device)[: s.pictures] for g, s in zip(groups, subset, strict=True)]
+    subset = [g._replace(images=max(int(g.images * (1 - rate)), 1)) for g in groups]
+    drawn = [torch.randperm(g.images, device=x.device)[: s.images] for g, s in zip(groups, subset, strict=True)]
     y = branch(x.index_select(0, places(groups, drawn)), subset)
     after = shortened(subset)
-    scaled = [part * (g.pictures / s.pictures) for part, g, s in zip(split(y, after), groups, subset, strict=True)]
+    scaled = [part * (g.images / s.images) for part, g, s in zip(split(y, after), groups, subset, strict=True)]
     return wanted(x, groups).index_add(0, places(shortened(groups), drawn), torch.cat(scaled).to(x.dtype))
 
 
 def attend(attention: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | None], prefix: int) -> Tensor:
-    """Attention within each picture, one fused call a group: (T, C) -> the rows that are wanted."""
+    """Attention within each image, one fused call a group: (T, C) -> the rows that are wanted."""
     x = x.unsqueeze(0)  # 1, T, C
     if all(g.rows == g.tokens for g in groups):
         query, key, value = project_together(attention, x, ("query", "key", "value"))  # each 1, heads, T, d
@@ -95,8 +95,8 @@ def attend(attention: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | N
         split(query[0], shortened(groups), 1), split(key[0], groups, 1), split(value[0], groups, 1), strict=True
     )
     for group, rope, (q, k, v) in zip(groups, ropes, parts, strict=True):
-        q = q.unflatten(1, (group.pictures, group.rows)).transpose(0, 1)  # B, heads, rows, d
-        k, v = (y.unflatten(1, (group.pictures, group.tokens)).transpose(0, 1) for y in (k, v))  # B, heads, N, d
+        q = q.unflatten(1, (group.images, group.rows)).transpose(0, 1)  # B, heads, rows, d
+        k, v = (y.unflatten(1, (group.images, group.tokens)).transpose(0, 1) for y in (k, v))  # B, heads, N, d
         if group.rows > prefix:
             q = rotate(attention, q, rope, prefix)
         k = rotate(attention, k, rope, prefix)
@@ -135,14 +135,14 @@ def wanted(x: Tensor, groups: Groups) -> Tensor:
     if all(g.rows == g.tokens for g in groups):
         return x
     parts = zip(split(x, groups), groups, strict=True)
-    return torch.cat([part.unflatten(0, (g.pictures, g.tokens))[:, : g.rows].flatten(0, 1) for part, g in parts])
+    return torch.cat([part.unflatten(0, (g.images, g.tokens))[:, : g.rows].flatten(0, 1) for part, g in parts])
 
 
 def places(groups: Groups, drawn: Sequence[Tensor]) -> Tensor:
-    """Where in the packed sequence the tokens of drawn pictures (b,) of each group lie."""
+    """Where in the packed sequence the tokens of drawn images (b,) of each group lie."""
     found, first = [], 0
-    for group, pictures in zip(groups, drawn, strict=True):
-        tokens = torch.arange(group.tokens, device=pictures.device)
-        found.append((first + pictures[:, None] * group.tokens + tokens).flatten())
+    for group, images in zip(groups, drawn, strict=True):
+        tokens = torch.arange(group.tokens, device=images.device)
+        found.append((first + images[:, None] * group.tokens + tokens).flatten())
         first += group.length
     return torch.cat(found)

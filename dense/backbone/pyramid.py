@@ -12,7 +12,7 @@ from heads.features import Norm
 
 
 class Pyramid(Backbone):
-    """A timm model with `forward_intermediates` whose stages shrink the picture.
+    """A timm model with `forward_intermediates` whose stages shrink the image.
 
     The final norm, where there is one (ConvNeXt), belongs to the deepest stage; shallower stages are left raw by every
     setting of `norm`.

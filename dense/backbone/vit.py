@@ -43,14 +43,14 @@ class ViT(Backbone):
         return (self.spec.image_size[0] // self.spec.patch, self.spec.image_size[1] // self.spec.patch)
 
     def embed(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
-        """Pictures whose size fits -> tokens (B, P + h*w, C), rotary positions, (h, w)."""
+        """Images whose size fits -> tokens (B, P + h*w, C), rotary positions, (h, w)."""
         return self._tokens(self._patches(self._hidden(images, masks)), self._grid(images), masks)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         return (images.shape[-2] // self.spec.patch, images.shape[-1] // self.spec.patch)
 
     def _hidden(self, images: Tensor, masks: Tensor | None) -> Tensor:
-        """Pictures in which masked patches are grey, where a convolution would show their pixels to their neighbours."""
+        """Images in which masked patches are grey, where a convolution would show their pixels to their neighbours."""
         if masks is None or not isinstance(self.model.patch_embed, HybridEmbed):
             return images
         grid = self._grid(images)
@@ -151,21 +151,21 @@ class ViT(Backbone):
             maps.append(to_map(y[:, self.spec.prefix :], grid))
         return tuple(maps), tuple(prefix)
 
-    def picture_features(
+    def image_features(
         self,
         groups: Sequence[Tensor],
         masks: Tensor | None = None,
         patches: bool = False,
         norm: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As every backbone's; the groups run as one packed sequence, and stochastic depth leaves out whole pictures.
+        """As every backbone's; the groups run as one packed sequence, and stochastic depth leaves out whole images.
 
         The last block computes the rows of class tokens alone where nothing else is wanted: the same numbers as `forward`
         for less work.
         """
         blocks, spec = self.model.blocks, self.spec
         if not all(can_pack(block) for block in blocks):
-            return super().picture_features(groups, masks, patches, norm)
+            return super().image_features(groups, masks, patches, norm)
         embedded = [self.embed(self.fit(g)[0], None if i else masks) for i, g in enumerate(groups)]
         packed = [Group(len(x), x.shape[1], x.shape[1]) for x, _, _ in embedded]
         x = torch.cat([tokens.flatten(0, 1) for tokens, _, _ in embedded])  # T, C
@@ -187,7 +187,7 @@ class ViT(Backbone):
             end = packed[0].length
             x = torch.cat((self.model.norm(x[:end]), norm(x[end:])))
         parts = [
-            y.unflatten(0, (g.pictures, g.rows)) for y, g in zip(split(x, packed), packed, strict=True)
+            y.unflatten(0, (g.images, g.rows)) for y, g in zip(split(x, packed), packed, strict=True)
         ]  # B, rows, C
         vectors = [part[:, 0] if spec.class_token else part[:, spec.prefix :].mean(1) for part in parts]
         return torch.cat(vectors), parts[0][:, spec.prefix :] if patches else None
@@ -299,3 +299,41 @@ def _flat(masks: Tensor, batch: int, grid: tuple[int, int]) -> Tensor:
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, h*w, C) -> (B, C, h, w), a view with channels last in memory."""
     return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+STAGES = 2  # stages of the ResNet that a head can see
+
+
+class Hybrid(ViT):
+    """A ViT on a ResNet. As in DPT, layers 0 and 1 are the first two stages, raw and without tokens; the rest are blocks."""
+
+    def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
+        stages = self._stages(self._hidden(images, masks))
+        maps = tuple(stages[layer] for layer in layers if layer < STAGES)
+        prefix = tuple(m.new_zeros(m.shape[0], 0, m.shape[1]) for m in maps)
+        blocks = tuple(layer for layer in layers if layer >= STAGES)
+        if not blocks:
+            return maps, prefix
+        tokens = self._tokens(self._projected(stages[-1]), self._grid(images), masks)
+        deeper, tokens_of = self._layers(*tokens, blocks, norm)
+        return maps + deeper, prefix + tokens_of
+
+    def _patches(self, images: Tensor) -> Tensor:
+        return self._projected(self._stages(images)[-1])
+
+    def _projected(self, x: Tensor) -> Tensor:
+        """The deepest stage as patches (B, h*w, C)."""
+        embed = self.model.patch_embed
+        return embed.proj(embed.backbone.norm(x)).flatten(2).transpose(1, 2)
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        """The map of each stage of the ResNet, strides 4, 8 and 16."""
+        resnet = self.model.patch_embed.backbone
+        x, maps = resnet.stem(images), []
+        for stage in resnet.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.spec.strides[layer] for layer in layers)

@@ -1,9 +1,9 @@
-"""From a large pile of pictures and a small curated set to pictures worth pretraining on, as DINOv2 made its own."""
+"""From a large pool of images and a small curated set to images worth pretraining on, as DINOv2 made its own."""
 
 from dense.curate.embeddings import Embedder
 from dense.curate.filters import Preparation, read_boxes
-from dense.curate.pile import Pile
+from dense.curate.pool import Pool
 from dense.curate.run import curate
 from dense.curate.settings import Settings
 
-__all__ = ["Embedder", "Pile", "Preparation", "Settings", "curate", "read_boxes"]
+__all__ = ["Embedder", "Pool", "Preparation", "Settings", "curate", "read_boxes"]

@@ -1,4 +1,4 @@
-"""What is known of every picture, in parts on disk: its state, hashes, size, sharpness, and one vector of a backbone."""
+"""What is known of every image, in parts on disk: its state, hashes, size, sharpness, and one vector of a backbone."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from dense.backbone import Backbone
 from dense.console import counting
 from dense.curate.filters import STATES, Preparation
 from dense.curate.hashes import perceptual_hash
-from dense.curate.pile import Pile
-from dense.curate.vectors import Vectors
-from dense.data.cache import key_digest, weights_digest
+from dense.curate.pool import Pool
+from dense.curate.search import Vectors
+from dense.data.cache import DamagedRecord, key_digest, read_record, sweep, weights_digest, write_record
 from dense.data.loader import workers_options
-from dense.data.records import DamagedRecord, read_record, sweep, write_record
-from dense.evaluate.features import Readout, blocks_of, default_readout, describe, evaluating
-from dense.evaluate.views import CenterCrop
-from dense.visual import Picture
+from dense.evaluate.classification.data import CenterCrop
+from dense.evaluate.classification.features import Readout, blocks_of, default_readout, describe, evaluating
+from dense.media.draw import Picture
 
 COLUMNS = np.dtype(
     [("state", "u1"), ("edited", "u1"), ("hash", "u1", 8), ("mirrored", "u1", 8), ("height", "<u4"), ("width", "<u4"), ("sharpness", "<f4")]
@@ -33,9 +32,9 @@ COLUMNS = np.dtype(
 
 @dataclass(frozen=True)
 class Embedder:
-    """How pictures become vectors, and where these are kept.
+    """How images become vectors, and where these are kept.
 
-    folder: parts of `part` pictures lie below it, in a folder for each set of choices; what is whole there is not computed again
+    folder: parts of `part` images lie below it, in a folder for each set of choices; what is whole there is not computed again
     """
 
     backbone: Backbone
@@ -49,7 +48,7 @@ class Embedder:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.part < 1 or self.workers < 0:
             raise ValueError(
-                f"batch {self.batch_size}, part {self.part}, workers {self.workers}: expected 1 or more pictures, 0 or more workers"
+                f"batch {self.batch_size}, part {self.part}, workers {self.workers}: expected 1 or more images, 0 or more workers"
             )
 
     @property
@@ -58,37 +57,37 @@ class Embedder:
         return self.readout or default_readout(self.backbone.spec.class_token)
 
     def key(self) -> dict[str, Any]:
-        """All that vectors depend on besides the picture."""
+        """All that vectors depend on besides the image."""
         return {
             "backbone": self.backbone.spec.to_dict(), "weights": weights_digest(self.backbone.state_dict()),
             "view": [self.view.resize, self.view.crop, self.view.resample], "readout": self.kind,
         }  # fmt: skip
 
-    def __call__(self, pile: Pile, prepare: Preparation, what: str) -> Embedded:
-        """Everything about the pictures of a pile; `what` names them while it is computed."""
-        key = {**self.key(), **prepare.key(), "pile": pile.roots, "part": self.part}
+    def __call__(self, pool: Pool, prepare: Preparation, what: str) -> Embedded:
+        """Everything about the images of a pool; `what` names them while it is computed."""
+        key = {**self.key(), **prepare.key(), "pile": pool.roots, "part": self.part}
         folder = self.folder / key_digest(key)
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        starts = range(0, len(pile), self.part)
-        spans = [range(start, min(start + self.part, len(pile))) for start in starts]
-        versions = [pile.version(span) for span in spans]
+        starts = range(0, len(pool), self.part)
+        spans = [range(start, min(start + self.part, len(pool))) for start in starts]
+        versions = [pool.version(span) for span in spans]
         missing = [n for n, span in enumerate(spans) if not whole(part_path(folder, span), versions[n])]
         with counting(what) as count, evaluating(self.backbone):
-            done = len(pile) - sum(len(spans[n]) for n in missing)
-            for n, part in zip(missing, self._parts(pile, prepare, [spans[n] for n in missing]), strict=True):
+            done = len(pool) - sum(len(spans[n]) for n in missing)
+            for n, part in zip(missing, self._parts(pool, prepare, [spans[n] for n in missing]), strict=True):
                 facts = {"version": versions[n], "words": part.words, "edits": part.edits}
                 write_record(
                     part_path(folder, spans[n]), [part.vectors, torch.from_numpy(part.columns.view(np.uint8))], facts
                 )
                 done += len(spans[n])
-                count(done, len(pile))
+                count(done, len(pool))
         return read_parts(folder, spans)
 
-    def _parts(self, pile: Pile, prepare: Preparation, spans: list[range]) -> Iterator[Part]:
+    def _parts(self, pool: Pool, prepare: Preparation, spans: list[range]) -> Iterator[Part]:
         batches: Any = [span[i : i + self.batch_size] for span in spans for i in range(0, len(span), self.batch_size)]
         loader = DataLoader(
-            _Looks(pile, prepare, self.view),
+            _Looks(pool, prepare, self.view),
             batch_sampler=batches,
             collate_fn=list,
             **workers_options(self.workers),
@@ -98,7 +97,7 @@ class Embedder:
             yield _part([next(looks) for _ in span])
 
     def _embed(self, batch: list[Look]) -> Iterator[tuple[Look, NDArray[np.float16]]]:
-        """Each look with its vector, zero where there is no picture."""
+        """Each look with its vector, zero where there is no image."""
         for look in batch:
             if look.error:
                 raise ValueError(look.error)
@@ -120,7 +119,7 @@ class Embedder:
 
 
 class Look(NamedTuple):
-    """What a worker found of one picture."""
+    """What a worker found of one image."""
 
     columns: NDArray[Any]  # of COLUMNS, (1,)
     view: Picture | None
@@ -139,21 +138,21 @@ class Part(NamedTuple):
 
 
 class _Looks(Dataset[Look]):
-    def __init__(self, pile: Pile, prepare: Preparation, view: CenterCrop) -> None:
-        self.pile, self.prepare, self.view = pile, prepare, view
+    def __init__(self, pool: Pool, prepare: Preparation, view: CenterCrop) -> None:
+        self.pool, self.prepare, self.view = pool, prepare, view
 
     def __getitem__(self, index: int) -> Look:
         columns = np.zeros(1, COLUMNS)
         try:
-            found = self.prepare(self.pile, index)
+            found = self.prepare(self.pool, index)
         except ValueError as error:
             return Look(columns, None, "", (), str(error))
         columns["state"], columns["edited"] = STATES.index(found.state), bool(found.edits)
-        if found.picture is None:
+        if found.image is None:
             return Look(columns, None, found.words, (), "")
-        view = np.ascontiguousarray(self.view(found.picture))
-        columns["hash"][0], columns["mirrored"][0] = perceptual_hash(found.picture)
-        columns["height"], columns["width"] = found.picture.shape[:2]
+        view = np.ascontiguousarray(self.view(found.image))
+        columns["hash"][0], columns["mirrored"][0] = perceptual_hash(found.image)
+        columns["height"], columns["width"] = found.image.shape[:2]
         columns["sharpness"] = sharpness(view)
         return Look(columns, view, "", found.edits, "")
 
@@ -173,7 +172,7 @@ def _part(looks: list[tuple[Look, NDArray[np.float16]]]) -> Part:
 
 
 def part_path(folder: Path, span: range) -> Path:
-    """Where the part of a span of pictures lies."""
+    """Where the part of a span of images lies."""
     return folder / f"{span.start:012d}.part"
 
 
@@ -187,7 +186,7 @@ def whole(path: Path, version: str) -> bool:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A pile's pictures as they were found: small facts in memory, vectors on disk."""
+    """A pile's images as they were found: small facts in memory, vectors on disk."""
 
     columns: NDArray[Any]  # N of COLUMNS
     vectors: Vectors  # N
@@ -205,12 +204,12 @@ class Embedded:
 
     @property
     def fit(self) -> NDArray[np.int64]:
-        """Indices of the pictures that may be used."""
+        """Indices of the images that may be used."""
         return np.flatnonzero(self.columns["state"] == 0)
 
 
 def read_parts(folder: Path, spans: list[range]) -> Embedded:
-    """All parts of a pile, mapped."""
+    """All parts of a pool, mapped."""
     columns, arrays, words, edits = [], [], dict[int, str](), dict[int, list[str]]()
     for span in spans:
         (vectors, packed), facts = read_record(part_path(folder, span), verify=False)

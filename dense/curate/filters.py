@@ -1,4 +1,4 @@
-"""Which pictures are fit to be learnt from: sizes, blank ones, people's own filters, and faces that are blurred."""
+"""Which images are fit to be learnt from: sizes, blank ones, people's own filters, and faces that are blurred."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dense.data.images import ImageError
+from dense.data.image import ImageError
+from dense.media.draw import Picture
 from dense.suggest import did_you_mean
-from dense.visual import Picture
 
 Filter = Callable[[Picture, str], "bool | Picture"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -29,21 +29,21 @@ CELLS = 6  # a blurred box keeps so many cells along its longer side
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as it would be learnt from, or why it is not fit; `edits` names what changed it."""
+    """An image as it would be learnt from, or why it is not fit; `edits` names what changed it."""
 
     state: str  # of STATES
-    picture: Picture | None = None
+    image: Picture | None = None
     words: str = ""
     edits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """``prepare(pile, index)``: edits a picture and judges it.
+    """``prepare(pool, index)``: edits an image and judges it.
 
-    min_side: pixels of the shorter side. min_contrast: standard deviation of the grey values below which a picture is
-    blank. filters: ``module:function`` each, called with a picture (H, W, 3) uint8 and its name: True keeps it, False
-    drops it, a picture takes its place. They must give the same answer to the same picture. boxes: of faces, say, by name.
+    min_side: pixels of the shorter side. min_contrast: standard deviation of the grey values below which an image is
+    blank. filters: ``module:function`` each, called with an image (H, W, 3) uint8 and its name: True keeps it, False
+    drops it, an image takes its place. They must give the same target to the same image. boxes: of faces, say, by name.
     """
 
     min_side: int = 0
@@ -51,33 +51,33 @@ class Preparation:
     filters: tuple[str, ...] = ()
     boxes: Mapping[str, Sequence[Box]] = field(default_factory=dict)
 
-    def __call__(self, pile: Any, index: int) -> Prepared:
-        name = pile.name(index)
+    def __call__(self, pool: Any, index: int) -> Prepared:
+        name = pool.name(index)
         try:
-            picture = pile.read(index)
+            image = pool.read(index)
         except ImageError as error:
             return Prepared("unreadable", words=str(error))
         edits: list[str] = []
         if boxes := self.boxes.get(key_of(name)):
-            picture = blur(picture, boxes, name)
+            image = blur(image, boxes, name)
             edits.append("blur")
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if min(height, width) < self.min_side:
             return Prepared("too small", words=f"{height}x{width} pixels (height x width)")
         for text in self.filters:
-            answer = ask(text, picture, name)
-            if answer is False:
+            target = ask(text, image, name)
+            if target is False:
                 return Prepared("filtered", words=text)
-            if answer is not True:
-                picture = answer
+            if target is not True:
+                image = target
                 edits.append(text)
-        contrast = float(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).std())
+        contrast = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).std())
         if contrast < self.min_contrast:
             return Prepared("blank", words=f"grey values differ by {contrast:.1f} (standard deviation)")
-        return Prepared("fit", picture, edits=tuple(edits))
+        return Prepared("fit", image, edits=tuple(edits))
 
     def unknown(self, names: Iterable[str]) -> set[str]:
-        """Pictures that boxes are of and that are not among these."""
+        """Images that boxes are of and that are not among these."""
         return set(self.boxes).difference(map(key_of, names))
 
     def key(self) -> dict[str, Any]:
@@ -87,18 +87,18 @@ class Preparation:
         return {"min_side": self.min_side, "min_contrast": self.min_contrast, "filters": codes, "boxes": boxes}
 
 
-def ask(text: str, picture: Picture, name: str) -> bool | Picture:
-    """What a filter says of a picture, checked."""
+def ask(text: str, image: Picture, name: str) -> bool | Picture:
+    """What a filter says of an image, checked."""
     try:
-        answer = find_filter(text)(picture.copy(), name)
+        target = find_filter(text)(image.copy(), name)
     except Exception as error:
         raise ValueError(f"filter {text} failed on {name}: {type(error).__name__}: {error}") from error
-    if isinstance(answer, bool | np.bool_):
-        return bool(answer)
-    if isinstance(answer, np.ndarray) and answer.dtype == np.uint8 and answer.shape[2:] == (3,) and answer.size:
-        return np.ascontiguousarray(answer)
-    got = f"an array {answer.shape} of {answer.dtype}" if isinstance(answer, np.ndarray) else repr(answer)[:60]
-    raise ValueError(f"filter {text} gave {got} for {name}; expected True, False or a picture (H, W, 3) of uint8")
+    if isinstance(target, bool | np.bool_):
+        return bool(target)
+    if isinstance(target, np.ndarray) and target.dtype == np.uint8 and target.shape[2:] == (3,) and target.size:
+        return np.ascontiguousarray(target)
+    got = f"an array {target.shape} of {target.dtype}" if isinstance(target, np.ndarray) else repr(target)[:60]
+    raise ValueError(f"filter {text} gave {got} for {name}; expected True, False or an image (H, W, 3) of uint8")
 
 
 @cache
@@ -117,7 +117,7 @@ def find_filter(text: str) -> Filter:
         valid = [key for key, value in vars(sys.modules[module]).items() if callable(value)]
         raise ValueError(f"filter {text}: {module} has no {name}.{did_you_mean(name, valid)}") from None
     if not callable(found):
-        raise ValueError(f"filter {text}: {name} is {type(found).__name__}, expected a function of picture and name")
+        raise ValueError(f"filter {text}: {name} is {type(found).__name__}, expected a function of image and name")
     return found
 
 
@@ -131,7 +131,7 @@ def code_digest(function: Filter) -> str:
 
 
 def read_boxes(path: str | Path) -> dict[str, list[Box]]:
-    """Boxes by picture from JSON: ``{"a.jpg": [[left, top, right, bottom], ...]}``, paths relative to the file's folder."""
+    """Boxes by image from JSON: ``{"a.jpg": [[left, top, right, bottom], ...]}``, paths relative to the file's folder."""
     path = Path(path)
     try:
         content = json.loads(path.read_text())
@@ -153,14 +153,14 @@ def read_boxes(path: str | Path) -> dict[str, list[Box]]:
 
 
 def key_of(name: str, folder: Path = Path()) -> str:
-    """One name for one picture, however its path is written."""
+    """One name for one image, however its path is written."""
     return name if name.startswith("scenes:") else os.path.abspath(folder / name)  # noqa: PTH100 (shards hold a colon)
 
 
-def blur(picture: Picture, boxes: Sequence[Box], name: str) -> Picture:
-    """A copy of a picture whose boxes keep a few cells, smoothly joined: what was there cannot be won back."""
-    blurred = picture.copy()
-    height, width = picture.shape[:2]
+def blur(image: Picture, boxes: Sequence[Box], name: str) -> Picture:
+    """A copy of an image whose boxes keep a few cells, smoothly joined: what was there cannot be won back."""
+    blurred = image.copy()
+    height, width = image.shape[:2]
     for left, top, right, bottom in boxes:
         x, y = max(0, int(np.floor(left))), max(0, int(np.floor(top)))
         u, v = min(width, int(np.ceil(right))), min(height, int(np.ceil(bottom)))

@@ -1,4 +1,4 @@
-"""Perceptual hashes: 64 bits that a picture keeps when it is resized, compressed or made brighter."""
+"""Perceptual hashes: 64 bits that an image keeps when it is resized, compressed or made brighter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dense.curate.search import faiss
-from dense.visual import Picture
+from dense.media.draw import Picture
 
 Hashes = NDArray[np.uint8]  # N, 8
 SIDE, LOW = 32, 8  # pixels a side that are transformed, and frequencies a side that are kept
@@ -16,13 +16,13 @@ MOST = 2 * BANDS - 1
 CHUNK = 65536
 
 
-def perceptual_hash(picture: Picture) -> tuple[Hashes, Hashes]:
-    """Hashes (8,) of a picture and of its mirror image: which low frequencies of its cosine transform exceed the median.
+def perceptual_hash(image: Picture) -> tuple[Hashes, Hashes]:
+    """Hashes (8,) of an image and of its mirror image: which low frequencies of its cosine transform exceed the median.
 
     Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010. A mirror image has the same
     transform but for the sign of odd horizontal frequencies, so it is not looked at.
     """
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = np.asarray(cv2.dct(small)[:LOW, :LOW], np.float32)
     mirrored = (low * np.where(np.arange(LOW) % 2, -1, 1)).astype(np.float32)
@@ -59,7 +59,7 @@ def near_hashes(
 
 
 def hash_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs (P,), (P,) among pictures that join all those whose hashes are near; equal ones form a chain, not a clique."""
+    """Pairs (P,), (P,) among images that join all those whose hashes are near; equal ones form a chain, not a clique."""
     if not len(hashes):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     _, first, same = np.unique(hashes.view(np.uint64)[:, 0], return_index=True, return_inverse=True)

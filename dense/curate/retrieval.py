@@ -1,4 +1,4 @@
-"""Pictures of the pile that are like the curated ones, and equal shares of them."""
+"""Images of the pool that are like the curated ones, and equal shares of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.curate.search import assign, build, cluster, search_all
+from dense.curate.search import Vectors, assign, build, cluster, search_all
 from dense.curate.settings import LARGE, PER_CELL, Retrieve, Settings
-from dense.curate.vectors import Vectors
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Places in the pile, each once, best first, with the curated picture and set that each was chosen for."""
+    """Places in the pool, each once, best first, with the curated image and set that each was chosen for."""
 
     places: Indices
     queries: Indices
@@ -28,28 +27,28 @@ class Retrieved:
 
 
 def mode(settings: Settings, queries: int) -> Retrieve:
-    """What auto means for so many curated pictures."""
+    """What auto means for so many curated images."""
     return settings.retrieve if settings.retrieve != "auto" else "nearest" if queries >= LARGE else "clusters"
 
 
-def retrieve(pile: Vectors, queries: Vectors, sets: Indices, settings: Settings) -> Retrieved:
-    """The pictures that `settings` asks for; sets: the number of the curated set of each query (Q,)."""
-    if not len(pile) or not len(queries):
+def retrieve(pool: Vectors, queries: Vectors, sets: Indices, settings: Settings) -> Retrieved:
+    """The images that `settings` asks for; sets: the number of the curated set of each query (Q,)."""
+    if not len(pool) or not len(queries):
         none = np.zeros(0, np.int64)
         return Retrieved(none, none, none)
     how = mode(settings, len(queries))
-    places, found, ranks = (nearest_of if how == "nearest" else sampled_of)(pile, queries, sets, settings)
+    places, found, ranks = (nearest_of if how == "nearest" else sampled_of)(pool, queries, sets, settings)
     order = np.lexsort((found, ranks))  # every query's best comes before any query's second
     places, found = places[order], found[order]
     first = np.sort(np.unique(places, return_index=True)[1])
     return Retrieved(places[first], found[first], sets[found[first]])
 
 
-def nearest_of(pile: Vectors, queries: Vectors, sets: Indices, settings: Settings) -> tuple[Indices, Indices, Indices]:
+def nearest_of(pool: Vectors, queries: Vectors, sets: Indices, settings: Settings) -> tuple[Indices, Indices, Indices]:
     """Places, queries and ranks of the k nearest of each query."""
-    k = min(settings.per_query, len(pile))
+    k = min(settings.per_query, len(pool))
     rows = []
-    for start, _, places in search_all(build(pile, settings.index, settings.seed), queries, k):
+    for start, _, places in search_all(build(pool, settings.index, settings.seed), queries, k):
         count = len(places)
         found = np.repeat(np.arange(start, start + count), k)
         rows.append(np.stack([places.reshape(-1), found, np.tile(np.arange(k), count)]))
@@ -58,13 +57,13 @@ def nearest_of(pile: Vectors, queries: Vectors, sets: Indices, settings: Setting
     return places[known], found[known], ranks[known]
 
 
-def sampled_of(pile: Vectors, queries: Vectors, sets: Indices, settings: Settings) -> tuple[Indices, Indices, Indices]:
-    """Places, queries and ranks of random pictures of the clusters that queries fall into, by curated set.
+def sampled_of(pool: Vectors, queries: Vectors, sets: Indices, settings: Settings) -> tuple[Indices, Indices, Indices]:
+    """Places, queries and ranks of random images of the clusters that queries fall into, by curated set.
 
     A cluster gives `per_query` for each query of a set in it, at most `per_cluster` and all it has.
     """
-    centres = cluster(pile, cells(len(pile), settings), settings.seed)
-    homes, wanted = assign(pile, centres), assign(queries, centres)
+    centres = cluster(pool, cells(len(pool), settings), settings.seed)
+    homes, wanted = assign(pool, centres), assign(queries, centres)
     members = np.argsort(homes, kind="stable")
     starts = np.searchsorted(homes[members], np.arange(len(centres) + 1))
     rows: list[NDArray[np.int64]] = [np.zeros((3, 0), np.int64)]
@@ -81,7 +80,7 @@ def sampled_of(pile: Vectors, queries: Vectors, sets: Indices, settings: Setting
 
 
 def cells(count: int, settings: Settings) -> int:
-    """How many clusters a pile of so many pictures has."""
+    """How many clusters a pool of so many images has."""
     wanted = settings.clusters or min(100_000, -(-count // PER_CELL))
     return min(wanted, count)
 

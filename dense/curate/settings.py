@@ -10,20 +10,20 @@ from dense.suggest import did_you_mean
 
 Keep = Literal["largest", "sharpest"]
 Retrieve = Literal["auto", "nearest", "clusters"]
-LARGE = 10_000  # curated pictures from which on `auto` retrieves the nearest
-PER_CELL = 100  # pictures of the pile for each cluster, unless their number is given
+LARGE = 10_000  # curated images from which on `auto` retrieves the nearest
+PER_CELL = 100  # images of the pool for each cluster, unless their number is given
 
 
 @dataclass(frozen=True)
 class Settings:
     """hash_distance: bits of 64 by which hashes of duplicates may differ, 0 to 7
-    threshold: cosine from which on pictures are duplicates; held_out_threshold: from which on one is a held-out picture
-    neighbours: of each picture in the graph of duplicates; keep: which picture of a group stays
-    retrieve: the nearest of each curated picture, or a sample of its cluster; auto: the nearest from 10,000 curated pictures on
-    per_query: pictures for each curated one; per_cluster: at most, of one cluster
-    clusters: of the pile; 0: one for 100 pictures, at most 100,000
-    total: at most so many of the pile, in equal shares from the curated sets and the sources of the pile; 0: no limit
-    index: flat is exact, ivfpq is small and quick, auto is flat up to 200,000 pictures
+    threshold: cosine from which on images are duplicates; held_out_threshold: from which on one is a held-out image
+    neighbours: of each image in the graph of duplicates; keep: which image of a group stays
+    retrieve: the nearest of each curated image, or a sample of its cluster; auto: the nearest from 10,000 curated images on
+    per_query: images for each curated one; per_cluster: at most, of one cluster
+    clusters: of the pool; 0: one for 100 images, at most 100,000
+    total: at most so many of the pool, in equal shares from the curated sets and the sources of the pool; 0: no limit
+    index: flat is exact, ivfpq is small and quick, auto is flat up to 200,000 images
     """
 
     hash_distance: int = 6

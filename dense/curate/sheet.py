@@ -11,12 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dense.curate.decisions import FATES, Curation, alike
 from dense.curate.embeddings import Embedded
-from dense.curate.fates import FATES, Curation
 from dense.curate.filters import Preparation
-from dense.curate.pile import Pile
-from dense.curate.report import alike
-from dense.visual import Picture, contain
+from dense.curate.pool import Pool
+from dense.media.draw import Picture, contain
 
 PAIRS, ROWS, ACROSS, SIDE = 60, 20, 8, 128
 STYLE = (
@@ -29,14 +28,14 @@ Row = Sequence[tuple[Picture, str]]
 
 
 def write_sheet(
-    done: Curation, prepare: Preparation, like: Pile | None, held_out: Pile | None, tested: Embedded | None,
+    done: Curation, prepare: Preparation, like: Pool | None, held_out: Pool | None, tested: Embedded | None,
     report: Mapping[str, Any], path: Path,
 ) -> None:  # fmt: skip
     """One HTML file that needs no network. Pictures that filters dropped are not shown."""
     sections = [("Counts", table(report["counts"]))]
     for fate, title, names in (
-        ("held out", "Held-out pictures in the pile", held_out),
-        ("duplicate", "Duplicates", done.pile),
+        ("held out", "Held-out pictures in the pool", held_out),
+        ("duplicate", "Duplicates", done.pool),
     ):
         pairs = doubtful(done, tested, FATES.index(fate))
         if pairs and names is not None:
@@ -62,12 +61,12 @@ def doubtful(done: Curation, tested: Embedded | None, fate: int) -> list[tuple[i
     return worst
 
 
-def pair(done: Curation, prepare: Preparation, names: Pile, index: int, cosine: float, bits: int, fate: str) -> Row:
+def pair(done: Curation, prepare: Preparation, names: Pool, index: int, cosine: float, bits: int, fate: str) -> Row:
     """The picture that was dropped, and the one that it shows."""
     other = int(done.of[index])
     shown = Preparation() if fate == "held out" else prepare
     words = f"{Path(names.name(other)).name}: cosine {cosine:.3f}, {bits} bits"
-    return [*cell(done.pile, prepare, index), *cell(names, shown, other, words)]
+    return [*cell(done.pool, prepare, index), *cell(names, shown, other, words)]
 
 
 def asked(done: Curation) -> list[int]:
@@ -76,21 +75,21 @@ def asked(done: Curation) -> list[int]:
     return queries[np.linspace(0, len(queries) - 1, min(ROWS, len(queries))).round().astype(int)].tolist()
 
 
-def retrieved(done: Curation, prepare: Preparation, like: Pile, query: int) -> Row:
+def retrieved(done: Curation, prepare: Preparation, like: Pool, query: int) -> Row:
     """A curated picture and what it brought."""
     places = done.retrieved.places[done.retrieved.queries == query]
     brought = [
         one
         for index in places[done.fates[places] < 0][: ACROSS - 1].tolist()
-        for one in cell(done.pile, prepare, index)
+        for one in cell(done.pool, prepare, index)
     ]
     return [*cell(like, prepare, query), *brought] if brought else []
 
 
-def cell(pile: Pile, prepare: Preparation, index: int, words: str = "") -> Row:
+def cell(pool: Pool, prepare: Preparation, index: int, words: str = "") -> Row:
     """A picture, small, with its name; none if it can no longer be read."""
-    found = prepare(pile, index).picture
-    return [] if found is None else [(contain(found, SIDE), words or Path(pile.name(index)).name)]
+    found = prepare(pool, index).image
+    return [] if found is None else [(contain(found, SIDE), words or Path(pool.name(index)).name)]
 
 
 def figures(row: Row) -> str:

@@ -10,38 +10,38 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dense.console import progress
-from dense.curate.fates import Curation
+from dense.curate.decisions import Curation
 from dense.curate.filters import Preparation
-from dense.curate.pile import Pile, png
+from dense.curate.pool import Pool, png
 
 Form = Literal["list", "shards"]
 PER_SHARD = 10_000
 RESULTS = ("pictures.txt", "edited", "shards")
 
 
-def form_of(pile: Pile, form: Form | None) -> Form:
+def form_of(pool: Pool, form: Form | None) -> Form:
     """The form that is asked for, or the one that fits."""
     if form is not None and form not in get_args(Form):
         raise ValueError(f"form={form!r}: expected list or shards")
-    if form == "list" and not pile.in_files:
-        raise ValueError("a list can only name files, and the pile holds shards or scenes; write shards")
-    return form or ("list" if pile.in_files else "shards")
+    if form == "list" and not pool.in_files:
+        raise ValueError("a list can only name files, and the pool holds shards or scenes; write shards")
+    return form or ("list" if pool.in_files else "shards")
 
 
-def check_apart(piles: Sequence[Pile | None], output: Path) -> None:
-    """Raise where a result would take the place of pictures that are read, or of what is no result of a curation."""
+def check_apart(pools: Sequence[Pool | None], output: Path) -> None:
+    """Raise where a result would take the place of images that are read, or of what is no result of a curation."""
     places = {name: (output / name).resolve() for name in RESULTS}
-    for pile in piles:
-        found = set() if pile is None else pile.folders | {Path(root).resolve() for root in pile.roots}
+    for pool in pools:
+        found = set() if pool is None else pool.folders | {Path(root).resolve() for root in pool.roots}
         for name, place in places.items():
             if any(folder.is_relative_to(place) for folder in found):
-                raise ValueError(f"{output / name} is among the pictures and would be replaced; choose another output")
+                raise ValueError(f"{output / name} is among the images and would be replaced; choose another output")
     if not (output / "report.json").is_file() and (there := [name for name, place in places.items() if place.exists()]):
         raise FileExistsError(f"{output / there[0]} is there and of no earlier curation; choose another output")
 
 
-def write_pictures(done: Curation, prepare: Preparation, output: Path, form: Form) -> dict[str, Any]:
-    """pictures.txt, with changed pictures in edited/, or shards/; what was there of an earlier run is replaced."""
+def write_images(done: Curation, prepare: Preparation, output: Path, form: Form) -> dict[str, Any]:
+    """images.txt, with changed images in edited/, or shards/; what was there of an earlier run is replaced."""
     for name in (*RESULTS, *(f"{name}.partial" for name in RESULTS)):
         if (output / name).is_dir():
             shutil.rmtree(output / name)
@@ -55,7 +55,7 @@ def write_list(done: Curation, prepare: Preparation, output: Path) -> dict[str, 
     partial, changes, edited = output / "pictures.txt.partial", output / "edited.partial", 0
     with partial.open("w", encoding="utf-8", errors="surrogateescape") as lines:
         for index in progress(done.kept.tolist(), "list"):
-            path = Path(done.pile.name(index)).absolute()
+            path = Path(done.pool.name(index)).absolute()
             if index in done.found.edits:
                 path = Path("edited") / f"{index:012d}.png"
                 changes.mkdir(exist_ok=True)
@@ -71,7 +71,7 @@ def write_list(done: Curation, prepare: Preparation, output: Path) -> dict[str, 
 
 
 def write_shards(done: Curation, prepare: Preparation, output: Path, most: int = PER_SHARD) -> dict[str, Any]:
-    """Tar files of up to `most` pictures, whose bytes are those of the originals unless they were changed."""
+    """Tar files of up to `most` images, whose bytes are those of the originals unless they were changed."""
     partial, count = output / "shards.partial", 0
     partial.mkdir(parents=True)
     kept = done.kept.tolist()
@@ -80,7 +80,7 @@ def write_shards(done: Curation, prepare: Preparation, output: Path, most: int =
         with tarfile.open(partial / f"{count:06d}.tar", "w", format=tarfile.GNU_FORMAT) as archive:
             for _ in kept[start : start + most]:
                 name, data = next(members)
-                info = tarfile.TarInfo(name)  # whose time is 0: the same pictures make the same file
+                info = tarfile.TarInfo(name)  # whose time is 0: the same images make the same file
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
         count += 1
@@ -95,20 +95,20 @@ def write_shards(done: Curation, prepare: Preparation, output: Path, most: int =
 
 
 def files(done: Curation, prepare: Preparation) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every picture that stays."""
+    """Name and bytes of every image that stays."""
     for index in done.kept.tolist():
         if index in done.found.edits:
             data, ending = png(changed(done, prepare, index)), ".png"
         else:
-            data, ending = done.pile.original(index)
+            data, ending = done.pool.original(index)
         yield f"{index:012d}{ending}", data
 
 
 def changed(done: Curation, prepare: Preparation, index: int) -> Any:
-    """A picture with its edits, made anew."""
-    found = prepare(done.pile, index)
-    if found.picture is None:
+    """An image with its edits, made anew."""
+    found = prepare(done.pool, index)
+    if found.image is None:
         raise ValueError(
-            f"{done.pile.name(index)} is now {found.state} ({found.words}) and was not; did a file or a filter change?"
+            f"{done.pool.name(index)} is now {found.state} ({found.words}) and was not; did a file or a filter change?"
         )
-    return found.picture
+    return found.image

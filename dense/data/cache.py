@@ -1,10 +1,16 @@
-"""Features of a frozen backbone, computed once for every picture and then read from disk."""
+"""Several tensors in one file that is whole or absent, whoever is killed while writing it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import secrets
 import shutil
+import struct
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,24 +19,115 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dense.data.labelled import Identity, Progress
-from dense.data.records import DTYPES, DamagedRecord, read_record, sweep, write_record
+from dense.data.labelled.sample import Identity, Progress
 
-Compute = Callable[[Tensor], Sequence[Tensor]]  # B, 3, H, W uint8 -> tensors of B pictures each
-Load = Callable[[int], Tensor]  # number of a picture in what was asked for -> 3, H, W uint8
+MAGIC = b"dense-records-1\n"
+LENGTHS = struct.Struct("<QII")  # bytes of the file, bytes of the description, CRC of all that follows
+ALIGN = 64
+PARTIAL = ".partial"
+ABANDONED = 3600.0  # seconds after which a partial file has no writer any more
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}  # of features
+STORED = DTYPES | {"uint8": torch.uint8}
+
+
+class DamagedRecord(ValueError):
+    """A file that is no record, or not whole."""
+
+
+def write_record(path: Path, tensors: Sequence[Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors, all bfloat16, float16, float32 or uint8, and plain facts about them.
+
+    The file appears under its name when it is complete, so readers see the old one or the new one, and of several
+    writers the last one's.
+    """
+    tensors = [tensor.detach().cpu().contiguous() for tensor in tensors]
+    description = {
+        "facts": dict(facts),
+        "tensors": [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in tensors],
+    }
+    text = json.dumps(description).encode()
+    start = len(MAGIC) + LENGTHS.size
+    text += b" " * (-(start + len(text)) % ALIGN)
+    parts = [text]
+    for tensor in tensors:
+        data = tensor.view(-1).view(torch.uint8).numpy().tobytes()
+        parts += [data, bytes(-len(data) % ALIGN)]
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    size = start + sum(map(len, parts))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            file.write(MAGIC + LENGTHS.pack(size, len(text), checksum))
+            file.writelines(parts)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_record(path: Path, verify: bool = True) -> tuple[list[Tensor], dict[str, Any]]:
+    """The tensors, mapped from the file (writing to them changes memory alone), and the facts.
+
+    FileNotFoundError if there is none; DamagedRecord if it is cut short or, with `verify`, if a byte has changed.
+    """
+    found = path.stat().st_size
+    start = len(MAGIC) + LENGTHS.size
+    try:  # torch's mapping keeps no file open, so any number of records may be in use
+        memory = torch.from_file(str(path), shared=False, size=found, dtype=torch.uint8) if found else torch.empty(0)
+    except RuntimeError as error:
+        raise DamagedRecord(f"{path} cannot be mapped ({error})") from None
+    head = bytes(memory[:start].numpy())
+    if len(head) < start or not head.startswith(MAGIC):
+        raise DamagedRecord(f"{path} is not a record of this version")
+    size, length, checksum = LENGTHS.unpack(head[len(MAGIC) :])
+    if found != size or size < start + length:
+        raise DamagedRecord(f"{path} has {found} bytes of {size}")
+    if verify and zlib.crc32(memory[start:].numpy().data) != checksum:
+        raise DamagedRecord(f"{path} has changed since it was written")
+    try:
+        description = json.loads(bytes(memory[start : start + length].numpy()))
+        return list(_tensors(memory, start + length, description["tensors"])), description["facts"]
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DamagedRecord(f"{path} cannot be understood ({error})") from None
+
+
+def _tensors(memory: Tensor, offset: int, described: Sequence[tuple[str, list[int]]]) -> Iterator[Tensor]:
+    for name, shape in described:
+        dtype = STORED[name]
+        size = torch.Size(shape).numel() * dtype.itemsize
+        yield memory[offset : offset + size].view(dtype).view(shape)
+        offset += size + -size % ALIGN
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed writers left behind long ago; how many files."""
+    removed = 0
+    for path in folder.rglob(f"*{PARTIAL}"):
+        with contextlib.suppress(OSError):  # another process may sweep too
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+Compute = Callable[[Tensor], Sequence[Tensor]]  # B, 3, H, W uint8 -> tensors of B images each
+Load = Callable[[int], Tensor]  # number of an image in what was asked for -> 3, H, W uint8
 
 
 class FeatureCache:
-    """``cache.fetch(identities, load)``: what `compute` makes of pictures, from disk where it is known.
+    """``cache.fetch(identities, load)``: what `compute` makes of images, from disk where it is known.
 
-    A record holds the tensors of one picture: the maps of several layers, say, then their prefix tokens; pictures may
+    A record holds the tensors of one image: the maps of several layers, say, then their prefix tokens; images may
     differ in size. Records lie in a folder of their own for every `key`, which must name all that features depend on:
-    the weights (see `weights_digest`), the spec, layers, norm, precision, and how pictures are prepared. A record whose
-    picture has changed since, that is cut short or has a wrong checksum counts as absent and is replaced.
+    the weights (see `weights_digest`), the spec, layers, norm, precision, and how images are prepared. A record whose
+    image has changed since, that is cut short or has a wrong checksum counts as absent and is replaced.
 
     Any number of processes may read and write at once, and be killed: a record is there as a whole or not at all.
 
-    copies: varied versions of each picture, when it is augmented; `copy` chooses one and must decide how it is varied
+    copies: varied versions of each image, when it is augmented; `copy` chooses one and must decide how it is varied
     dtype: in which tensors are stored
     verify: compare checksums whenever a record is read, at about a millisecond for a megabyte
     """
@@ -57,13 +154,13 @@ class FeatureCache:
             about.write_text(json.dumps(self.key, indent=1, sort_keys=True) + "\n")
 
     def path(self, identity: Identity, copy: int = 0) -> Path:
-        """Where a picture's record is or would be."""
+        """Where an image's record is or would be."""
         digest = hashlib.blake2b(f"{copy}\0{identity.name}".encode("utf-8", "surrogateescape"), digest_size=16)
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.features"
 
     def get(self, identity: Identity, copy: int = 0) -> list[Tensor] | None:
-        """The tensors of one picture, mapped from the disk; None if they are absent, damaged or out of date."""
+        """The tensors of one image, mapped from the disk; None if they are absent, damaged or out of date."""
         self._check_copy(copy)
         try:
             tensors, facts = read_record(self.path(identity, copy), self.verify)
@@ -73,7 +170,7 @@ class FeatureCache:
         return tensors if known else None
 
     def put(self, identity: Identity, tensors: Sequence[Tensor], copy: int = 0) -> None:
-        """Keep the tensors of one picture, without their batch axis."""
+        """Keep the tensors of one image, without their batch axis."""
         self._check_copy(copy)
         stored = [tensor.to(self.dtype) for tensor in tensors]
         size = sum(tensor.nbytes for tensor in stored)
@@ -85,7 +182,7 @@ class FeatureCache:
     def fetch(
         self, identities: Sequence[Identity], load: Load, copy: int = 0, batch_size: int = 8
     ) -> list[list[Tensor]]:
-        """The tensors of each picture; those that are not known are computed, by batches of one size, and kept."""
+        """The tensors of each image; those that are not known are computed, by batches of one size, and kept."""
         found = [self.get(identity, copy) for identity in identities]
         missing = [number for number, tensors in enumerate(found) if tensors is None]
         for numbers, tensors in self._computed(missing, load, batch_size):
@@ -105,7 +202,7 @@ class FeatureCache:
     ) -> int:
         """Compute whatever is not known yet, of all copies, and check what is; how many records were computed.
 
-        load: number of a picture and of a copy -> 3, H, W uint8. The features of the whole set take
+        load: number of an image and of a copy -> 3, H, W uint8. The features of the whole set take
         ``len(identities) * copies`` records; a first record that shows there is no room for them raises at once.
         """
         sweep(self.folder)
@@ -129,9 +226,9 @@ class FeatureCache:
     def _computed(
         self, numbers: Sequence[int], load: Load, batch_size: int
     ) -> Iterator[tuple[list[int], Sequence[Tensor]]]:
-        """Features of pictures by batches, each of pictures of one size."""
+        """Features of images by batches, each of images of one size."""
         if numbers and self.compute is None:
-            raise RuntimeError(f"{len(numbers)} pictures have no features in {self.folder} and compute is None")
+            raise RuntimeError(f"{len(numbers)} images have no features in {self.folder} and compute is None")
         for start in range(0, len(numbers), 4 * batch_size):  # a few at once, so that sizes can be sorted
             sizes: dict[torch.Size, list[tuple[int, Tensor]]] = {}
             for number in numbers[start : start + 4 * batch_size]:
@@ -150,7 +247,7 @@ class FeatureCache:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
-                f"features of {total} pictures take up to {needed / 1e9:.1f} GB and {self.folder} has {free / 1e9:.1f} GB "
+                f"features of {total} images take up to {needed / 1e9:.1f} GB and {self.folder} has {free / 1e9:.1f} GB "
                 "free; use fewer layers, fewer copies, a smaller size, or another folder"
             )
 

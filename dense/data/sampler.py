@@ -1,4 +1,4 @@
-"""Which pictures a batch holds: a pure function of (seed, optimiser step, rank, world), so that a run can start anywhere."""
+"""Which images a batch holds: a pure function of (seed, optimiser step, rank, world), so that a run can start anywhere."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ ROUNDS = 8
 
 
 class Draw(NamedTuple):
-    """One picture of a batch. `epoch` counts passes over the data, so no (epoch, picture) ever comes twice."""
+    """One image of a batch. `epoch` counts passes over the data, so no (epoch, image) ever comes twice."""
 
     epoch: int
-    picture: int
+    image: int
 
 
 class IndexSampler(Sampler[list[Draw]]):
     """Endless batches of `Draw`, from any optimiser step on; for `DataLoader(batch_sampler=...)`.
 
-    An optimiser step takes ``batch_size * world * accumulate`` pictures: ``accumulate`` batches, one after the other,
+    An optimiser step takes ``batch_size * world * accumulate`` images: ``accumulate`` batches, one after the other,
     each of which is cut into equal parts by rank. So two ranks with batches of b see together, batch for batch, what
     one rank with batches of 2b sees.
 
-    Each epoch is a new permutation of the data. It holds as many whole steps as fit; the few pictures that are left
+    Each epoch is a new permutation of the data. It holds as many whole steps as fit; the few images that are left
     over (fewer than one step) are dropped, others every time. A data set smaller than one step is gone through several
     times within the step: then a step is an epoch of the schedules, and `Draw.epoch` goes on counting passes.
     """
@@ -58,7 +58,7 @@ class IndexSampler(Sampler[list[Draw]]):
 
     @property
     def step_size(self) -> int:
-        """Pictures of one optimiser step, over all processes and micro-batches."""
+        """Images of one optimiser step, over all processes and micro-batches."""
         return self.batch_size * self.world * self.accumulate
 
     @property
@@ -92,7 +92,7 @@ def permute(places: NDArray[np.int64], length: int, key: tuple[int, ...]) -> NDA
     """Where a random permutation of ``range(length)``, chosen by `key`, sends `places` (any shape).
 
     No table is made: it is a Feistel cipher on a grid of a x b >= length cells, applied again where it leaves the range
-    (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so a billion pictures cost what ten cost.
+    (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so a billion images cost what ten cost.
     """
     rows = int(np.ceil(np.sqrt(length)))
     columns = -(-length // rows)

@@ -1,4 +1,4 @@
-"""Pictures inside WebDataset shards: local tar files, indexed once, then read at random."""
+"""Images inside WebDataset shards: local tar files, indexed once, then read at random."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.images import EXTENSIONS, ImageError, decode_image
-from dense.data.names import Names
+from dense.data.image import EXTENSIONS, ImageError, decode_image
+from dense.data.store import Names
 
 
-class ShardPictures:
-    """The pictures of tar files in the layout of WebDataset, in the order of the shards and of their members.
+class ShardImages:
+    """The images of tar files in the layout of WebDataset, in the order of the shards and of their members.
 
-    A sample is a run of members that share the name up to the first dot: ``0001.jpg`` is a picture, and ``0001.cls``, a
+    A sample is a run of members that share the name up to the first dot: ``0001.jpg`` is an image, and ``0001.cls``, a
     number as text, its label. Other members are ignored; nothing is unpickled. Only positions are kept in memory.
 
     shards: a tar file, a pattern such as ``shards/{0000..0127}.tar`` (needs the extra ``shards``) or ``shards/*.tar``,
@@ -36,14 +36,14 @@ class ShardPictures:
         )
         if not self.members:
             raise FileNotFoundError(
-                f"no pictures in the {len(self.shards)} tar file(s) {shards}; expected members such as 0001.jpg, ending "
+                f"no images in the {len(self.shards)} tar file(s) {shards}; expected members such as 0001.jpg, ending "
                 f"after their first dot in one of {', '.join(sorted(EXTENSIONS))}"
             )
         found = np.array(labels, np.int64)
         self.labels: NDArray[np.int64] | None = found if (found >= 0).any() else None
 
     def _index(self, labels: array[int]) -> Iterator[str]:
-        """Names of pictures; fills the other columns on the way."""
+        """Names of images; fills the other columns on the way."""
         for which, shard in enumerate(self.shards):
             key, label, before = "", -1, len(labels)
             for member, data in _members(shard):
@@ -52,8 +52,8 @@ class ShardPictures:
                     key, label, before = name, -1, len(labels)
                 if data is not None:
                     label = _label(data, shard, member.name)
-                    for picture in range(before, len(labels)):  # those of this sample that came before their label
-                        labels[picture] = label
+                    for image in range(before, len(labels)):  # those of this sample that came before their label
+                        labels[image] = label
                 elif f"{dot}{extension}" in EXTENSIONS:
                     self._which.append(which)
                     self._start.append(member.offset_data)
@@ -68,11 +68,11 @@ class ShardPictures:
         return f"{self.shard(index)}:{self.members[index]}"
 
     def shard(self, index: int) -> str:
-        """The tar file that holds a picture."""
+        """The tar file that holds an image."""
         return self.shards[int(self._which[index])]
 
     def data(self, index: int) -> bytes:
-        """The bytes of a picture's file, or ImageError."""
+        """The bytes of an image's file, or ImageError."""
         try:
             with Path(self.shard(index)).open("rb") as file:
                 file.seek(int(self._start[index]))
@@ -126,7 +126,7 @@ def _members(shard: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                 archive.next()
         except tarfile.ReadError:
             raise ValueError(
-                f"{shard} is not an uncompressed tar file ({error}); pictures are read at random, so unpack .tar.gz first"
+                f"{shard} is not an uncompressed tar file ({error}); images are read at random, so unpack .tar.gz first"
             ) from None
         warnings.warn(f"{shard} is damaged or truncated ({error}); what comes before is used", stacklevel=2)
 

@@ -1,4 +1,4 @@
-"""From labelled pictures to tensors: the same geometry for the picture and its answers, colour for the picture alone."""
+"""From labelled images to tensors: the same geometry for the image and its targets, colour for the image alone."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.labelled import IGNORE, DepthKind, Labelled
-from dense.data.samples import Batch, Sample, collate, to_tensors
+from dense.data.labelled.sample import IGNORE, Batch, DepthKind, Labelled, Sample, collate, to_tensors
 from dense.suggest import did_you_mean
 
-FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, around pictures that are padded
+FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, around images that are padded
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training pictures vary. The default varies nothing.
+    """How training images vary. The default varies nothing.
 
-    scale: range of a factor by which the picture is resized before it is cropped
+    scale: range of a factor by which the image is resized before it is cropped
     flip: probability of a mirror image; rotate: degrees, either way, with probability `rotate_probability`
     brightness, contrast, saturation: factors within 1 +- so much; hue: share of the circle; gamma: range of the
         exponent; colour: each channel's own factor within 1 +- so much. Each with probability `photometric`
-    focal_corrected: divide metric depth by `scale`'s factor. An object twice as large in the picture is either twice as
+    focal_corrected: divide metric depth by `scale`'s factor. An object twice as large in the image is either twice as
         near or seen through twice the focal length; a camera that does not zoom means the first.
     """
 
@@ -83,12 +82,12 @@ PRESETS: dict[str, Augment] = {
 
 
 class TrainTransform:
-    """``transform(sample, seed)``: a varied crop of a labelled picture as tensors, a pure function of its arguments.
+    """``transform(sample, seed)``: a varied crop of a labelled image as tensors, a pure function of its arguments.
 
-    Answers are never mixed: they are resized and rotated to the nearest pixel. What lies outside the picture is
+    Targets are never mixed: they are resized and rotated to the nearest pixel. What lies outside the image is
     `IGNORE` or NaN.
 
-    crop_size: side, or height and width, of the result; None keeps the picture's size
+    crop_size: side, or height and width, of the result; None keeps the image's size
     depth_kind: of the source. Resizing changes what metric depth should be, so with `augment.scale` it must be known,
         and be inverse and relative or `augment.focal_corrected`
     """
@@ -116,7 +115,7 @@ class TrainTransform:
     def _refuse_zoom(self) -> None:
         if self.augment.rescales and not self.augment.focal_corrected:
             raise ValueError(
-                f"scale={self.augment.scale} with metric depth: a resized picture shows things nearer or farther than "
+                f"scale={self.augment.scale} with metric depth: a resized image shows things nearer or farther than "
                 "its depth says; set focal_corrected=True to divide depth by the factor, or scale=(1, 1)"
             )
 
@@ -157,7 +156,7 @@ def _geometry(augment: Augment, crop_size: tuple[int, int] | None) -> list[A.Bas
         steps.append(
             A.RandomScale(
                 (low - 1, high - 1), mask_interpolation=cv2.INTER_NEAREST_EXACT, area_for_downscale="image", p=1.0
-            )  # plain INTER_NEAREST would move answers by up to half a pixel
+            )  # plain INTER_NEAREST would move targets by up to half a pixel
         )
     if augment.rotate:
         steps.append(A.Rotate(augment.rotate, fill=FILL, fill_mask=0, p=augment.rotate_probability))
@@ -195,18 +194,18 @@ def _factor(applied: Sequence[tuple[str, dict[str, Any]]]) -> float:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """A labelled picture as tensors, with nothing left to chance.
+    """A labelled image as tensors, with nothing left to chance.
 
     size: None keeps it; a number is the new shorter side, the shape is kept; or height and width
-    answers: "keep" them at the size they were made at, where they are to be compared, or "resize" them with the picture
+    targets: "keep" them at the size they were made at, where they are to be compared, or "resize" them with the image
     """
 
     size: int | tuple[int, int] | None = None
-    answers: Literal["keep", "resize"] = "keep"
+    targets: Literal["keep", "resize"] = "keep"
 
     def __post_init__(self) -> None:
-        if self.answers not in ("keep", "resize"):
-            raise ValueError(f"answers={self.answers!r}: expected 'keep' or 'resize'")
+        if self.targets not in ("keep", "resize"):
+            raise ValueError(f"targets={self.targets!r}: expected 'keep' or 'resize'")
         if self.size is not None and (min(self.size) if isinstance(self.size, tuple) else self.size) < 1:
             raise ValueError(f"size={self.size}: expected at least 1 pixel")
 
@@ -217,7 +216,7 @@ class EvalTransform:
         shrinks = height * width < sample.image.shape[0] * sample.image.shape[1]
         image = _resize(sample.image, (height, width), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         labels, depth = sample.labels, sample.depth
-        if self.answers == "resize":
+        if self.targets == "resize":
             labels, depth = (_resize(a, (height, width), cv2.INTER_NEAREST_EXACT) for a in (labels, depth))
         return to_tensors(Labelled(image, labels, depth, sample.name))
 

@@ -1,5 +1,5 @@
-"""`dense demo`: what works, seen on embedded scenes or on anybody's pictures, as one report."""
+"""`dense demo`: what works, seen on embedded scenes or on anybody's images, as one report."""
 
-from dense.demo.cli import main
+from dense.demo.verb import main
 
 __all__ = ["main"]

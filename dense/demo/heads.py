@@ -1,4 +1,4 @@
-"""Part two: heads on the frozen backbone and on the same network with random weights, trained from cached features."""
+"""Part two: heads on the frozen backbone and on the same network with random initialisation, trained from cached features."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from dense.backbone import Backbone
 from dense.data.scenes import CLASSES, Scenes
-from dense.demo.charts import chart
 from dense.demo.looking import framed
-from dense.demo.report import Command, Gallery, Part, Table
+from dense.demo.report import Command, Gallery, Part, Table, chart
 from dense.demo.verbs import run, timed
+from dense.media.draw import Picture, depth_picture, label_picture
 from dense.predict import Predictor
-from dense.predict.answers import parts
+from dense.predict.predictions import parts
 from dense.training.curves import read_metrics
-from dense.visual import Picture, depth_picture, label_picture
 
 HEADS = {"depth": "depth/scenes_dpt", "segmentation": "segmentation/scenes_dpt", "joint": "joint/scenes_dpt"}
 NUMBERS = {"abs_rel": "abs_rel", "delta1": "delta1", "miou": "mIoU", "aacc": "pixel accuracy"}
@@ -40,7 +39,7 @@ class Plan:
 
 
 def train_heads(plan: Plan, backbone: Backbone, source: str) -> Part:
-    """Depth, segmentation and both at once, each beside random weights; linear probes; predictions on held-out scenes.
+    """Depth, segmentation and both at once, each beside random initialisation; linear probes; predictions on held-out scenes.
 
     source: the name or directory that the commands call the backbone by.
     """
@@ -48,18 +47,18 @@ def train_heads(plan: Plan, backbone: Backbone, source: str) -> Part:
         random = plan.folder / "random"
         torch.manual_seed(plan.seed)
         Backbone.from_spec(backbone.spec).save_pretrained(random)
-        sources = {"pretrained": source, "random weights": str(random)}
+        sources = {"pretrained": source, "random initialisation": str(random)}
         runs = {(task, kind): train(part, plan, task, kind, name) for task in HEADS for kind, name in sources.items()}
         part.galleries = predictions(plan, runs)
         part.charts = curves(runs)
         part.about_charts = (
             "Validation while heads train on features of the frozen backbone, computed once. The same heads on the same "
-            "network with random weights say what pretraining is worth."
+            "network with random initialisation say what pretraining is worth."
         )
         part.tables = [numbers(plan, runs), probes(part, plan, source)]
         part.own = [
-            Command("Train a head on your labelled pictures (MINE/images with MINE/depth or MINE/masks):", f"dense train --config depth/dpt_dinov2 --data.layout folder --data.root MINE --output {plan.folder}/mine_depth"),
-            Command("Measure it, and use it:", f"dense evaluate depth {plan.folder}/mine_depth/model --data MINE\ndense predict {plan.folder}/mine_depth/model PHOTOS --output answers"),
+            Command("Train a head on your labelled images (MINE/images with MINE/depth or MINE/masks):", f"dense train --config depth/dpt_dinov2 --data.layout folder --data.root MINE --output {plan.folder}/mine_depth"),
+            Command("Measure it, and use it:", f"dense evaluate depth {plan.folder}/mine_depth/model --data MINE\ndense predict {plan.folder}/mine_depth/model PHOTOS --output predictions"),
         ]  # fmt: skip
     return part
 
@@ -78,7 +77,7 @@ def train(part: Part, plan: Plan, task: str, kind: str, source: str) -> Path:
 
 
 def predictions(plan: Plan, runs: Mapping[tuple[str, str], Path]) -> list[Gallery]:
-    """Scenes of the test split with the truth and what the heads of both backbones say."""
+    """Scenes of the test split with the ground truth and what the heads of both backbones say."""
     predictors = {key: Predictor.open(folder / "model") for key, folder in runs.items()}
     scenes = Scenes("test", plan.shown, SIZE, seed=plan.seed)
     depths, classes = [], []
@@ -94,13 +93,13 @@ def predictions(plan: Plan, runs: Mapping[tuple[str, str], Path]) -> list[Galler
                 depth[words] = coloured(found.values, bounds)
             if labelled is not None:
                 label[words] = labelled.picture()
-        depths.append({name: framed(picture) for name, picture in depth.items()})
-        classes.append({name: framed(picture) for name, picture in label.items()})
+        depths.append({name: framed(image) for name, image in depth.items()})
+        classes.append({name: framed(image) for name, image in label.items()})
     how = f"DPT heads after {plan.steps} steps on {plan.scenes[0]} labelled scenes, on scenes that nothing was trained on."
     return [
         Gallery(
             "Depth",
-            f"{how} Near is bright, by the logarithm. Joint heads answer both questions with one decoder.",
+            f"{how} Near is bright, by the logarithm. Joint heads prediction both questions with one decoder.",
             depths,
         ),
         Gallery("Classes", f"{how} Each colour is one of {len(CLASSES)} classes, the same everywhere.", classes),
@@ -163,7 +162,7 @@ def probes(part: Part, plan: Plan, source: str) -> Table:
     }
     rows = [
         (words, *(f"{found[prefix + name]:.3f}" for name in names))
-        for words, prefix in (("pretrained", ""), ("random weights", "random/"), ("raw pixels", "pixels/"))
+        for words, prefix in (("pretrained", ""), ("random initialisation", "random/"), ("raw pixels", "pixels/"))
     ]
     return Table(
         "Linear probes of its patches",

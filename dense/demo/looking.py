@@ -1,7 +1,8 @@
-"""What a frozen backbone sees in pictures without any label: attention, objects, features as colours, similarity."""
+"""What a frozen backbone sees in images without any label: attention, objects, features as colours, similarity."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,19 +13,33 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.console import progress
-from dense.discover import PCA, Attention, MaskCut, Objects, Source, TokenCut, feature_at, on_grid, similarity
-from dense.discovering.reading import Seen, pixels, show
-from dense.discovering.writing import drawn, full_size, similarity_picture
-from dense.visual import Picture, enlarge, heat, to_picture
+from dense.data.scenes import Scenes
+from dense.demo.report import Command, Gallery, Part, Table
+from dense.demo.verbs import run, timed
+from dense.discover import (
+    PCA,
+    Attention,
+    MaskCut,
+    Objects,
+    Source,
+    TokenCut,
+    default_source,
+    feature_at,
+    on_grid,
+    similarity,
+)
+from dense.discover.reading import Seen, pixels, show
+from dense.discover.writing import drawn, full_size, similarity_picture
+from dense.media.draw import Picture, enlarge, heat, to_picture
 
-CELL = 320  # pixels of a picture's longer side in the report
+CELL = 320  # pixels of an image's longer side in the report
 Row = dict[str, Picture]
 
 
 def rows_of(
     backbone: Backbone, images: Sequence[Picture], shorter: int, source: Source, how: str = "guided"
 ) -> list[Row]:
-    """A row of captioned pictures for each image (H, W, 3).
+    """A row of captioned images for each image (H, W, 3).
 
     shorter: pixels of the shorter side that the backbone sees, 0 for the image's own. how: refinement of masks.
     """
@@ -32,7 +47,7 @@ def rows_of(
     features = [features_of(backbone, one, source) for one in seen]
     colours = PCA.fit(features)
     rows: list[Row] = []
-    for one, own in progress(list(zip(seen, features, strict=True)), "looking at pictures"):
+    for one, own in progress(list(zip(seen, features, strict=True)), "looking at images"):
         row: Row = {"picture": one.image}
         size = (one.image.shape[0], one.image.shape[1])
         if backbone.spec.class_token:
@@ -56,7 +71,7 @@ def features_of(backbone: Backbone, one: Seen, source: Source) -> Tensor:
 
 
 def masks(backbone: Backbone, one: Seen, method: Attention | TokenCut | MaskCut, source: Source) -> Objects:
-    """What a method finds in one picture, on the grid."""
+    """What a method finds in one image, on the grid."""
     found = on_grid(backbone, pixels([one], backbone), method, source)
     assert isinstance(found, Objects)
     return found
@@ -72,20 +87,76 @@ def middle_of(found: Objects) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def crossed(picture: Picture, cell: tuple[int, int], features: Tensor) -> Picture:
-    """A picture with a cross at a cell (x, y) of the grid."""
-    height, width = picture.shape[:2]
+def crossed(image: Picture, cell: tuple[int, int], features: Tensor) -> Picture:
+    """An image with a cross at a cell (x, y) of the grid."""
+    height, width = image.shape[:2]
     x, y = (cell[0] + 0.5) * width / features.shape[-1], (cell[1] + 0.5) * height / features.shape[-2]
-    marked, side = picture.copy(), max(12, round(min(height, width) / 12))
+    marked, side = image.copy(), max(12, round(min(height, width) / 12))
     for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
         cv2.drawMarker(marked, (round(x), round(y)), colour, cv2.MARKER_CROSS, side, thickness, cv2.LINE_AA)
     return marked
 
 
-def framed(picture: Picture, side: int = CELL) -> Picture:
-    """A picture with its longer side at `side` pixels."""
-    height, width = picture.shape[:2]
+def framed(image: Picture, side: int = CELL) -> Picture:
+    """An image with its longer side at `side` pixels."""
+    height, width = image.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
+
+
+SIDE = 192  # pixels of the scenes that are looked at
+METHODS = ("attention", "tokencut", "maskcut")
+NUMBERS = {"jaccard": "Jaccard", "corloc": "CorLoc", "iou": "foreground IoU", "miou": "Hungarian mIoU"}
+WORDS = (
+    "Nothing here was told what an object is. Attention: where the class token looks. TokenCut: one side of the normalised cut "
+    "of the graph of patches. MaskCut: several cuts, one after the other. PCA: the three main directions of features as "
+    "colours. Similar to the cross: the cosine with the features at one point."
+)
+
+
+def find_objects(folder: Path, backbone: Backbone, source: str, shown: int, measured: int, seed: int) -> Part:
+    """Images of scenes of the test split, and scores on scenes of the validation split beside random initialisation."""
+    with timed("Discovery") as part:
+        scenes = Scenes("test", shown, SIDE, seed=seed)
+        images = [scenes[i].image for i in range(shown)]
+        part.galleries = [
+            Gallery(
+                "Objects and parts, without labels", WORDS, rows_of(backbone, images, 0, default_source(backbone.spec))
+            )
+        ]
+        methods = [name for name in METHODS if name != "attention" or backbone.spec.class_token]
+        output = folder / "discovery"
+        run(part, [
+            "evaluate", "discovery", "--backbone", source, "--data", "scenes", "--scenes", str(measured), "--side", str(SIDE),
+            "--method", *methods, "--baselines", "--seed", str(seed), "--output", str(output),
+        ])  # fmt: skip
+        found = json.loads((output / "results.json").read_text())["numbers"]
+        rows = [
+            (
+                name.removeprefix("random "),
+                "random initialisation" if name.startswith("random ") else "pretrained",
+                *cells(values),
+            )
+            for name, values in sorted(found.items(), key=lambda item: methods.index(item[0].removeprefix("random ")))
+        ]
+        part.tables = [
+            Table(
+                "Objects without labels",
+                ("method", "backbone", *NUMBERS.values()),
+                rows,
+                f"{measured} scenes of the validation split, {SIDE} px, whole patches without refinement, seed {seed}. Jaccard: "
+                "each object with the mask (of attention: the head) that fits it best. CorLoc: the best mask's box meets an "
+                "object's with an IoU of 0.5.",
+            )
+        ]
+        part.own = [
+            Command("Find objects in your own images, or make this report of them:", f"dense discover IMAGES --backbone NAME --weights FILE --method tokencut --output {folder}/found\ndense demo --images IMAGES --backbone NAME --weights FILE --output {folder}/own"),
+        ]  # fmt: skip
+    return part
+
+
+def cells(values: dict[str, float]) -> list[str]:
+    """Numbers of one method."""
+    return [f"{values[name]:.3f}" if name in values else "" for name in NUMBERS]

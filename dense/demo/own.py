@@ -1,4 +1,4 @@
-"""The report of anybody's pictures or of a film: all that needs no labels."""
+"""The report of anybody's images or of a video: all that needs no labels."""
 
 from __future__ import annotations
 
@@ -12,52 +12,51 @@ import torch
 from numpy.typing import NDArray
 
 from dense.backbone import Backbone
+from dense.cli.track import drawn
 from dense.console import progress
-from dense.data.images import ImageError, list_images, read_image
-from dense.demo.finding import WORDS
-from dense.demo.looking import framed, masks, rows_of
+from dense.data.image import ImageError, list_images, read_image
+from dense.demo.looking import WORDS, framed, masks, rows_of
 from dense.demo.report import Command, Gallery, Part, shell
 from dense.demo.verbs import timed
 from dense.discover import MaskCut, default_source, track, tracking, tracking_source
-from dense.discovering.reading import show
-from dense.discovering.writing import full_size, write_index
-from dense.predict.video import EXTENSIONS, Film
-from dense.tracking import drawn
-from dense.visual import Picture
+from dense.discover.reading import show
+from dense.discover.writing import full_size, write_index
+from dense.media.draw import Picture
+from dense.media.video import EXTENSIONS, Video
 
-FRAMES = 48  # of a film that are tracked
+FRAMES = 48  # of a video that are tracked
 
 
-def is_film(path: Path) -> bool:
+def is_video(path: Path) -> bool:
     """By its name."""
     return path.suffix.lower() in EXTENSIONS and not path.is_dir()
 
 
-def own_pictures(
+def own_images(
     path: Path, backbone: Backbone, shown: int, shorter: int, weights: Sequence[str], folder: Path
 ) -> list[Part]:
-    """Parts about a picture, a folder of pictures or a film.
+    """Parts about an image, a folder of images or a video.
 
     shown: how many of them. shorter: pixels of the shorter side that the backbone sees. weights: the options that name the
     backbone, for the commands.
     """
-    film = is_film(path)
+    video = is_video(path)
     with timed("Looking") as part:
-        images, failed = frames_of(path, shown) if film else pictures_of(path, shown, folder)
+        images, failed = frames_of(path, shown) if video else images_of(path, shown, folder)
         rows = rows_of(backbone, images, shorter, default_source(backbone.spec))
         words = WORDS + (f" Not read: {'; '.join(failed)}." if failed else "")
         part.galleries = [Gallery(path.resolve().name, words, rows)]
         part.own = [
             Command("Masks of all of them:", shell(["discover", str(path), *weights, "--method", "tokencut", "--output", str(folder / "found")])),
         ]  # fmt: skip
-        if not film:
+        if not video:
             maps = ["features", str(path), *weights, "--output", str(folder / "features"), "--format", "none", "--pca"]
             part.own.append(Command("Features as colours:", shell(maps)))
-    return [part, followed(path, backbone, shorter, weights, folder)] if film else [part]
+    return [part, followed(path, backbone, shorter, weights, folder)] if video else [part]
 
 
-def pictures_of(path: Path, most: int, report: Path) -> tuple[list[Picture], list[str]]:
-    """Pictures spread evenly over a folder, but not those of the report in it, and what could not be read, in words."""
+def images_of(path: Path, most: int, report: Path) -> tuple[list[Picture], list[str]]:
+    """Images spread evenly over a folder, but not those of the report in it, and what could not be read, in words."""
     paths = list_images(path, without=report)
     images, failed = [], []
     for one in paths[:: max(1, len(paths) // most)][:most]:
@@ -66,22 +65,22 @@ def pictures_of(path: Path, most: int, report: Path) -> tuple[list[Picture], lis
         except ImageError as error:
             failed.append(str(error))
     if not images:
-        raise ValueError(f"none of the pictures in {path} that were tried could be read: {'; '.join(failed[:3])}")
+        raise ValueError(f"none of the images in {path} that were tried could be read: {'; '.join(failed[:3])}")
     return images, failed
 
 
 def frames_of(path: Path, most: int) -> tuple[list[Picture], list[str]]:
-    """Frames spread evenly over a film."""
-    film = Film(path)
-    step = max(1, film.length // most)
-    return list(islice(islice(iter(film), 0, None, step), most)), []
+    """Frames spread evenly over a video."""
+    video = Video(path)
+    step = max(1, video.length // most)
+    return list(islice(islice(iter(video), 0, None, step), most)), []
 
 
 def followed(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str], folder: Path) -> Part:
-    """What MaskCut finds in the first frame, followed through the film; FOLDER/first.png is its mask."""
+    """What MaskCut finds in the first frame, followed through the video; FOLDER/first.png is its mask."""
     with timed("Tracking") as part:
-        film = Film(path)
-        frames = list(islice(iter(film), FRAMES))
+        video = Video(path)
+        frames = list(islice(iter(video), FRAMES))
         mask = first_mask(backbone, frames[0], shorter)
         if not mask.any():
             part.galleries = [Gallery("Tracking", "MaskCut found nothing in the first frame to follow.", [])]
@@ -89,12 +88,12 @@ def followed(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str
         write_index(folder / "first.png", mask, int(mask.max()) + 1, background=True)
         how = tracking("v1", backbone.spec.patch, size=shorter)
         labels = track(backbone, frames, mask, source=tracking_source(backbone.spec), **asdict(how))
-        pictures = [
+        images = [
             drawn(frame, numbers.cpu().numpy())
             for frame, numbers in zip(frames, progress(labels, "tracking", len(frames)), strict=True)
         ]
         chosen = np.linspace(0, len(frames) - 1, min(8, len(frames))).round().astype(int)
-        cells = {f"frame {i}": framed(pictures[i]) for i in chosen}
+        cells = {f"frame {i}": framed(images[i]) for i in chosen}
         items = list(cells.items())
         part.galleries = [
             Gallery(
@@ -104,7 +103,7 @@ def followed(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str
             )
         ]
         line = ["track", str(path), "--mask", str(folder / "first.png"), *weights, "--output", str(folder / "tracked")]
-        part.own = [Command("All of the film, from a mask of yours or from this one:", shell(line))]
+        part.own = [Command("All of the video, from a mask of yours or from this one:", shell(line))]
     return part
 
 

@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 
 from dense.data.scenes import CLASSES
-from dense.demo.charts import chart
-from dense.demo.report import Command, Part, Table
+from dense.demo.report import Command, Part, Table, chart
 from dense.demo.verbs import run, timed
 from dense.training.curves import read_metrics
 
@@ -33,7 +32,7 @@ def pretraining(folder: Path, steps: int | None, seed: int) -> Part:
         part.about_charts = (
             "A falling loss proves nothing by itself. The entropy of the mean target stays near log K: all prototypes are in "
             "use. That of a single target first rises towards it, and in a long run falls after some hundred steps, and the "
-            "loss with it. A minute shows the beginning, and hardly moves k-NN from chance; the pictures above come from the "
+            "loss with it. A minute shows the beginning, and hardly moves k-NN from chance; the images above come from the "
             "backbone that ships, an hour of the same."
         )
         part.tables = [
@@ -52,8 +51,8 @@ def pretraining(folder: Path, steps: int | None, seed: int) -> Part:
         ]
         part.own = [
             Command(
-                "Pretrain on your own unlabelled pictures:",
-                f"dense pretrain --config pretrain/small_data --data.root PICTURES --output {folder}/mine",
+                "Pretrain on your own unlabelled images:",
+                f"dense pretrain --config pretrain/small_data --data.root IMAGES --output {folder}/mine",
             ),
         ]
     return part

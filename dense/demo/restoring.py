@@ -10,16 +10,16 @@ from dense.demo.heads import Plan
 from dense.demo.looking import framed
 from dense.demo.report import Command, Gallery, Part, Table
 from dense.demo.verbs import run, timed
+from dense.media.draw import Picture
 from dense.metrics import RestorationMetrics
 from dense.predict import Predictor, Restoration
-from dense.visual import Picture
 
 NOISE = 50  # its standard deviation, of 255
 SIZE = 96  # pixels of the scenes
 PATCHES = (48, 4)  # side, how many a step
 
 
-def restore_pictures(plan: Plan, source: str) -> Part:
+def restore_images(plan: Plan, source: str) -> Part:
     """Some seconds of training, then noisy scenes of the test split, restored."""
     with timed("Restoration") as part:
         folder = plan.folder / "restoration"
@@ -29,7 +29,7 @@ def restore_pictures(plan: Plan, source: str) -> Part:
             f"--data.scenes=[{plan.scenes[0]},{plan.scenes[1]}]", f"--data.patches=[[0,{PATCHES[0]},{PATCHES[1]}]]",
             f"--data.degrade={{kinds: {{noise: [{NOISE}]}}, unseen: {{}}}}",
         ])  # fmt: skip
-        rows, found = pictures(plan, Predictor.open(folder / "model"))
+        rows, found = images(plan, Predictor.open(folder / "model"))
         part.galleries = [
             Gallery(
                 "Noise taken away",
@@ -48,12 +48,12 @@ def restore_pictures(plan: Plan, source: str) -> Part:
             )
         ]
         part.own = [
-            Command("Train a restoration on clean pictures of your own, damaged on the fly, and use it:", f"dense train --config restoration/dino_ir --data.root PICTURES --output {plan.folder}/mine_restoration\ndense predict {plan.folder}/mine_restoration/model PHOTOS --output restored"),
+            Command("Train a restoration on clean images of your own, degraded on the fly, and use it:", f"dense train --config restoration/dino_ir --data.root IMAGES --output {plan.folder}/mine_restoration\ndense predict {plan.folder}/mine_restoration/model PHOTOS --output restored"),
         ]  # fmt: skip
     return part
 
 
-def pictures(plan: Plan, predictor: Predictor) -> tuple[list[dict[str, Picture]], dict[str, dict[str, float]]]:
+def images(plan: Plan, predictor: Predictor) -> tuple[list[dict[str, Picture]], dict[str, dict[str, float]]]:
     """Noisy, restored and clean scenes with their PSNR, and the means of both."""
     scenes = Scenes("test", plan.shown, SIZE, seed=plan.seed)
     rows: list[dict[str, Picture]] = []
@@ -61,18 +61,18 @@ def pictures(plan: Plan, predictor: Predictor) -> tuple[list[dict[str, Picture]]
     for number in range(plan.shown):
         clean = scenes[number].image
         noisy = degrade(clean, {"noise": NOISE}, (plan.seed, number))
-        answer = predictor(noisy)
-        assert isinstance(answer, Restoration)
+        prediction = predictor(noisy)
+        assert isinstance(prediction, Restoration)
         captions: dict[str, Picture] = {}
-        for name, picture in (("noisy", noisy), ("restored", answer.values)):
+        for name, image in (("noisy", noisy), ("restored", prediction.values)):
             alone = RestorationMetrics((name,))
             for metric in (metrics, alone):
-                metric.update(unit(picture), unit(clean), [name])
-            captions[f"{name}, {alone.compute()['psnr']:.1f} dB"] = framed(picture)
+                metric.update(unit(image), unit(clean), [name])
+            captions[f"{name}, {alone.compute()['psnr']:.1f} dB"] = framed(image)
         rows.append({**captions, "clean": framed(clean)})
     return rows, metrics.compute()["per_degradation"]
 
 
-def unit(picture: Picture) -> torch.Tensor:
+def unit(image: Picture) -> torch.Tensor:
     """(H, W, 3) of 0 to 255 to (1, 3, H, W) of 0 to 1."""
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255

@@ -1,7 +1,7 @@
 """Objects and regions without labels, from attention and features, for every backbone.
 
-Each method is a small frozen dataclass that maps features (B, C, h, w) to an answer on their grid; `discover` reads the
-features of pictures, runs a method and brings its answer to the pictures' size.
+Each method is a small frozen dataclass that maps features (B, C, h, w) to a prediction on their grid; `discover` reads the
+features of images, runs a method and brings its prediction to the images' size.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.discover.answers import Answer, Objects, Regions, boxes
 from dense.discover.attention import Attention
 from dense.discover.coclusters import CoClusters
+from dense.discover.graph import feature_at, similarity
 from dense.discover.kmeans import KMeans
 from dense.discover.lost import LOST
 from dense.discover.maskcut import MaskCut
 from dense.discover.pca import PCA
 from dense.discover.propagate import Propagation, Tracker, propagate
 from dense.discover.refine import Refinement, guided_filter, refine_objects, refine_regions
-from dense.discover.similarity import feature_at, similarity
+from dense.discover.results import Objects, Prediction, Regions, boxes
 from dense.discover.source import Source, default_source
 from dense.discover.spectral import Spectral
 from dense.discover.stego import Distillation, Stego
@@ -69,21 +69,21 @@ __all__ = [
     "tracking_source",
 ]
 
-Learnt = CoClusters | Stego  # classes that hold for many pictures, learnt from them
+Learnt = CoClusters | Stego  # classes that hold for many images, learnt from them
 Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | Learnt
 
 
 @torch.inference_mode()
-def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Answer:
-    """What `method` finds in normalised pictures (B, 3, H, W), on the grid of patches."""
+def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Prediction:
+    """What `method` finds in normalised images (B, 3, H, W), on the grid of patches."""
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
     source = source or default_source(backbone.spec, across=isinstance(method, Learnt))
     return method(source(backbone, images))
 
 
-def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Answer:
-    """What `method` finds in normalised pictures (B, 3, H, W), at their size.
+def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Prediction:
+    """What `method` finds in normalised images (B, 3, H, W), at their size.
 
     source: which features it looks at; those that suit the backbone's family, if left out.
     """
@@ -96,34 +96,36 @@ def attention(backbone: Backbone, images: Tensor, **options: Any) -> Objects:
 
 
 def lost(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """One object a picture by LOST; options are `LOST`'s: k_patches."""
+    """One object an image by LOST; options are `LOST`'s: k_patches."""
     return _objects(backbone, images, LOST(**options), source)
 
 
 def tokencut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """One object a picture by TokenCut; options are `TokenCut`'s: tau, eps."""
+    """One object an image by TokenCut; options are `TokenCut`'s: tau, eps."""
     return _objects(backbone, images, TokenCut(**options), source)
 
 
 def maskcut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Several objects a picture by MaskCut; options are `MaskCut`'s: count, tau, eps, least."""
+    """Several objects an image by MaskCut; options are `MaskCut`'s: count, tau, eps, least."""
     return _objects(backbone, images, MaskCut(**options), source)
 
 
 def spectral(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Regions:
-    """K regions a picture by spectral clustering; options are `Spectral`'s: count, tau, seed."""
+    """K regions an image by spectral clustering; options are `Spectral`'s: count, tau, seed."""
     return _regions(backbone, images, Spectral(**options), source)
 
 
 def kmeans(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Regions:
-    """K regions a picture by k-means; options are `KMeans`': count, iterations, tries, seed."""
+    """K regions an image by k-means; options are `KMeans`': count, iterations, tries, seed."""
     return _regions(backbone, images, KMeans(**options), source)
 
 
-def refine(answer: Answer, pictures: Tensor, how: Refinement = "guided") -> Answer:
-    """An answer on the grid, as `on_grid` gives it, along the edges of pictures (B, 3, H, W) uint8, at their size."""
+def refine(prediction: Prediction, images: Tensor, how: Refinement = "guided") -> Prediction:
+    """A prediction on the grid, as `on_grid` gives it, along the edges of images (B, 3, H, W) uint8, at their size."""
     return (
-        refine_objects(answer, pictures, how) if isinstance(answer, Objects) else refine_regions(answer, pictures, how)
+        refine_objects(prediction, images, how)
+        if isinstance(prediction, Objects)
+        else refine_regions(prediction, images, how)
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.discover.answers import Objects
+from dense.discover.results import Objects
 from dense.discover.source import whole
 
 Mode = Literal["heads", "mean", "best"]
@@ -36,7 +36,7 @@ class Attention:
             raise ValueError(f"mode={self.mode!r}: expected one of {', '.join(get_args(Mode))}")
 
     def rows(self, backbone: Backbone, images: Tensor) -> Tensor:
-        """Normalised pictures -> attention of the class token to patches (B, heads, h, w), a sum of 1 a head."""
+        """Normalised images -> attention of the class token to patches (B, heads, h, w), a sum of 1 a head."""
         rows = backbone.attention(whole(images, backbone.spec), self.layer)
         return rows / rows.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 

@@ -1,4 +1,4 @@
-"""Classes that hold for a whole set of pictures: cosine k-means over the patches of all of them, a batch at a time."""
+"""Classes that hold for a whole set of images: cosine k-means over the patches of all of them, a batch at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dense.discover.answers import Regions
 from dense.discover.graph import tokens_of
 from dense.discover.kmeans import check_count, cosine_kmeans, renewed
+from dense.discover.results import Regions
 from dense.discover.source import check_channels, check_features
 
 Stream = Callable[[], Iterable[Tensor]]  # each call starts anew: features (B, C, h, w), sizes may differ
@@ -22,7 +22,7 @@ Stream = Callable[[], Iterable[Tensor]]  # each call starts anew: features (B, C
 
 @dataclass(frozen=True)
 class CoClusters:
-    """`count` classes, known by a mean to subtract and by their centres; region k is class k in every picture."""
+    """`count` classes, known by a mean to subtract and by their centres; region k is class k in every image."""
 
     centres: Tensor  # K, C, unit length
     mean: Tensor  # C
@@ -46,7 +46,7 @@ class CoClusters:
             raise ValueError(f"passes={passes}: expected at least 1, such as 2")
         rows, mean = _reservoir(stream(), sample, seed)
         if len(rows) < count:
-            raise ValueError(f"{len(rows)} patches cannot be shared out into {count} classes; give more pictures")
+            raise ValueError(f"{len(rows)} patches cannot be shared out into {count} classes; give more images")
         mean = mean if centre else torch.zeros_like(mean)
         centres = cosine_kmeans(F.normalize(rows - mean, dim=-1)[None], count, seed=seed)[1][0]  # K, C
         for _ in range(passes - 1):
@@ -98,5 +98,5 @@ def _reservoir(batches: Iterable[Tensor], size: int, seed: int) -> tuple[Tensor,
             keys, order = keys.topk(size)
             kept = kept[order.to(kept.device)]
     if not seen:
-        raise ValueError("no pictures to learn classes from")
+        raise ValueError("no images to learn classes from")
     return kept, total / seen

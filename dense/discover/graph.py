@@ -1,7 +1,8 @@
-"""The graph of a picture's patches and its normalised cut (Shi and Malik, 2000), as TokenCut uses it."""
+"""The graph of an image's patches and its normalised cut (Shi and Malik, 2000), as TokenCut uses it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ def uncuttable(alike: Tensor, kept: Tensor) -> Tensor:
 def normalised_cut(alike: Tensor, eps: float = 1e-5, kept: Tensor | None = None, accuracy: float = 1e-3) -> Cut:
     """Cut graphs of edges (B, N, N), 0 or 1, whose weights are 1 on edges and `eps` elsewhere.
 
-    kept: (B, N), 1 for patches that take part, 0 for those that do not. Solved in fp32, and again in fp64 for pictures
+    kept: (B, N), 1 for patches that take part, 0 for those that do not. Solved in fp32, and again in fp64 for images
     whose gap is too narrow for it.
     """
     kept = alike.new_ones(alike.shape[:2]) if kept is None else kept.to(alike.dtype)
@@ -101,3 +102,18 @@ def _dense(alike: Tensor, eps: float, kept: Tensor) -> Cut:
     second = values[:, -2] if values.shape[-1] > 1 else values[:, -1]
     found = (values[:, -1], scale * vectors[..., -1], residuals, values[:, -1] - second)
     return Cut(*(x.to(alike.dtype) for x in found))
+
+
+def feature_at(features: Tensor, point: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """The feature (C,) of the patch of (C, h, w) that holds the pixel `point` (x, y) of an image of `size` (H, W)."""
+    (x, y), (height, width), (rows, columns) = point, size, features.shape[-2:]
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"point {x:g},{y:g} lies outside the image, which is {width} wide and {height} high")
+    return features[:, int(y * rows / height), int(x * columns / width)]
+
+
+def similarity(features: Tensor, query: Tensor) -> Tensor:
+    """Cosine of every patch of (B, C, h, w) with queries (C,) or (Q, C): (B, h, w) or (B, Q, h, w)."""
+    cosines = F.normalize(torch.atleast_2d(query), dim=-1) @ tokens_of(features).mT  # B, Q, N
+    cosines = cosines.unflatten(-1, features.shape[-2:])
+    return cosines[:, 0] if query.ndim == 1 else cosines

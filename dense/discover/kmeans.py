@@ -1,4 +1,4 @@
-"""k-means by cosine: of one picture's patches, or of any rows."""
+"""k-means by cosine: of one image's patches, or of any rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dense.discover.answers import Regions
 from dense.discover.graph import tokens_of
+from dense.discover.results import Regions
 from dense.discover.source import check_features
 
-MOST = 254  # regions that an index picture can hold
+MOST = 254  # regions that an index image can hold
 
 
 @dataclass(frozen=True)
 class KMeans:
-    """K regions a picture by cosine k-means of its patches, started `tries` times by k-means++; the best one counts."""
+    """K regions an image by cosine k-means of its patches, started `tries` times by k-means++; the best one counts."""
 
     count: int = 5
     iterations: int = 50
@@ -43,7 +43,7 @@ def check_count(count: int) -> None:
 def cosine_kmeans(rows: Tensor, count: int, steps: int = 50, tries: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Unit rows (B, N, C) -> labels (B, N) and unit centres (B, K, C), each set of rows by itself.
 
-    Every set draws the same numbers, so that a set's answer does not depend on its neighbours in the batch.
+    Every set draws the same numbers, so that a set's prediction does not depend on its neighbours in the batch.
     """
     generator = torch.Generator().manual_seed(seed)
     best: tuple[Tensor, Tensor, Tensor] | None = None

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dense.discover.answers import Objects
-from dense.discover.components import component_of
+from dense.discover.results import Objects, component_of
 from dense.discover.source import check_features
 from dense.discover.tokencut import chunks
 
 
 @dataclass(frozen=True)
 class LOST:
-    """One object a picture; it must be smaller than what surrounds it.
+    """One object an image; it must be smaller than what surrounds it.
 
     The degree of a patch is the number of patches with which its features have a positive product. The seed has the
     lowest degree d; of the `k_patches` lowest ones, those alike the seed expand it; patches whose products with these
@@ -30,7 +29,7 @@ class LOST:
             raise ValueError(f"k_patches={self.k_patches}: expected at least 1, such as 100")
 
     def __call__(self, features: Tensor) -> Objects:
-        """Features (B, C, h, w) -> one mask a picture on the grid."""
+        """Features (B, C, h, w) -> one mask per image on the grid."""
         features = check_features(features)
         parts = [self._some(part) for part in chunks(features)]
         return Objects(*(torch.cat(x) for x in zip(*parts, strict=True)))

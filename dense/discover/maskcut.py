@@ -7,19 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dense.discover.answers import Objects
-from dense.discover.components import component_of
 from dense.discover.graph import edges, normalised_cut, tokens_of, uncuttable
+from dense.discover.results import Objects, component_of
 from dense.discover.source import check_features
 from dense.discover.tokencut import check_graph, chunks, sides
 
 
 @dataclass(frozen=True)
 class MaskCut:
-    """Up to `count` objects a picture, each TokenCut's among the patches that no earlier mask holds.
+    """Up to `count` objects an image, each TokenCut's among the patches that no earlier mask holds.
 
-    tau, eps and the scores are TokenCut's. A side that holds three corners of the picture or more is the background, and the
-    other side is taken. A mask smaller than `least` of the picture is left empty with score 0. Masks never overlap: what a
+    tau, eps and the scores are TokenCut's. A side that holds three corners of the image or more is the background, and the
+    other side is taken. A mask smaller than `least` of the image is left empty with score 0. Masks never overlap: what a
     mask holds takes no part in later cuts.
     """
 
@@ -31,12 +30,12 @@ class MaskCut:
     def __post_init__(self) -> None:
         check_graph(self.tau, self.eps)
         if not 1 <= self.count <= 255:
-            raise ValueError(f"count={self.count}: expected 1 to 255 objects a picture, such as 3")
+            raise ValueError(f"count={self.count}: expected 1 to 255 objects an image, such as 3")
         if not 0 <= self.least < 1:
-            raise ValueError(f"least={self.least}: expected a share of the picture from 0 to 1, such as 0.01")
+            raise ValueError(f"least={self.least}: expected a share of the image from 0 to 1, such as 0.01")
 
     def __call__(self, features: Tensor) -> Objects:
-        """Features (B, C, h, w) -> `count` masks a picture on the grid, in the order in which they were cut."""
+        """Features (B, C, h, w) -> `count` masks an image on the grid, in the order in which they were cut."""
         features = check_features(features)
         parts = [self._some(part) for part in chunks(features)]
         return Objects(*(torch.cat(x) for x in zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""Masks on a grid of patches brought to the edges of the picture."""
+"""Masks on a grid of patches brought to the edges of the image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dense.discover.answers import Objects, Regions
-from dense.discover.components import without_specks
+from dense.discover.results import Objects, Regions, without_specks
 
 Refinement = Literal["none", "guided", "grabcut"]
 SPECK = 0.05  # parts of a refined mask smaller than this share of its largest part are dropped
@@ -34,12 +33,12 @@ def box_mean(values: Tensor, radius: int) -> Tensor:
 
 
 def guided_filter(guide: Tensor, values: Tensor, radius: int, eps: float = 1e-3) -> Tensor:
-    """He et al., 2010: values (B, K, H, W) smoothed along the edges of pictures (B, 3, H, W) in 0..1, in fp64 sums.
+    """He et al., 2010: values (B, K, H, W) smoothed along the edges of images (B, 3, H, W) in 0..1, in fp64 sums.
 
     Around each pixel, values are fitted by a linear function of colour, a ridge regression with penalty `eps`.
     """
     if guide.shape[0] != values.shape[0] or guide.shape[-2:] != values.shape[-2:]:
-        raise ValueError(f"pictures {tuple(guide.shape)} and values {tuple(values.shape)} differ in number or size")
+        raise ValueError(f"images {tuple(guide.shape)} and values {tuple(values.shape)} differ in number or size")
     exact = torch.float32 if values.device.type == "mps" else torch.float64
     colour, wanted = guide.to(exact), values.to(exact)
     mean = box_mean(colour, radius)  # B, 3, H, W
@@ -67,7 +66,7 @@ def inverse3(matrices: Tensor) -> Tensor:
 
 
 def grab_cut(image: np.ndarray, mask: np.ndarray, cell: int, steps: int = 3) -> np.ndarray:
-    """GrabCut (Rother et al., 2004) of a picture (H, W, 3) uint8 from a mask (H, W) bool, which is trusted `cell` pixels and
+    """GrabCut (Rother et al., 2004) of an image (H, W, 3) uint8 from a mask (H, W) bool, which is trusted `cell` pixels and
     more from its edge."""
     if not mask.any() or mask.all():
         return mask
@@ -85,23 +84,23 @@ def grab_cut(image: np.ndarray, mask: np.ndarray, cell: int, steps: int = 3) -> 
     return (trust == cv2.GC_FGD) | (trust == cv2.GC_PR_FGD)
 
 
-def refine_objects(objects: Objects, pictures: Tensor, how: Refinement = "guided", eps: float = 1e-3) -> Objects:
-    """Objects whose masks follow the edges of pictures (B, 3, H, W) uint8, at their size; specks are dropped.
+def refine_objects(objects: Objects, images: Tensor, how: Refinement = "guided", eps: float = 1e-3) -> Objects:
+    """Objects whose masks follow the edges of images (B, 3, H, W) uint8, at their size; specks are dropped.
 
     A mask of which nothing would be left, a patch or two on a plain ground, stays as it was.
     """
-    size = (pictures.shape[-2], pictures.shape[-1])
+    size = (images.shape[-2], images.shape[-1])
     if how == "none":
         return objects.resized(size)
     cell = cell_size(objects.maps, size)
     if how == "guided":
         soft = F.interpolate(on_grid(objects).float(), size=size, mode="bilinear", align_corners=False)
-        masks = guided_filter(pictures.float() / 255, soft, cell, eps) > 0.5
+        masks = guided_filter(images.float() / 255, soft, cell, eps) > 0.5
     elif how == "grabcut":
         coarse = objects.resized(size).masks.cpu().numpy()
-        images = pictures.permute(0, 2, 3, 1).cpu().numpy()
-        cut = [[grab_cut(image, mask, cell) for mask in masks] for image, masks in zip(images, coarse, strict=True)]
-        masks = torch.from_numpy(np.array(cut)).to(pictures.device)
+        pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+        cut = [[grab_cut(image, mask, cell) for mask in masks] for image, masks in zip(pixels, coarse, strict=True)]
+        masks = torch.from_numpy(np.array(cut)).to(images.device)
     else:
         raise ValueError(f"refine={how!r}: expected none, guided or grabcut")
     there = objects.masks.flatten(2).any(-1)[..., None, None]
@@ -110,9 +109,9 @@ def refine_objects(objects: Objects, pictures: Tensor, how: Refinement = "guided
     return replace(objects, masks=torch.where(left, masks, objects.resized(size).masks))
 
 
-def refine_regions(regions: Regions, pictures: Tensor, how: Refinement = "guided", eps: float = 1e-3) -> Regions:
-    """Regions whose borders follow the edges of pictures (B, 3, H, W) uint8, at their size."""
-    size = (pictures.shape[-2], pictures.shape[-1])
+def refine_regions(regions: Regions, images: Tensor, how: Refinement = "guided", eps: float = 1e-3) -> Regions:
+    """Regions whose borders follow the edges of images (B, 3, H, W) uint8, at their size."""
+    size = (images.shape[-2], images.shape[-1])
     if how == "none":
         return regions.resized(size)
     if how != "guided":
@@ -125,7 +124,7 @@ def refine_regions(regions: Regions, pictures: Tensor, how: Refinement = "guided
     best = best.expand(len(soft), -1, -1)
     for k in range(regions.count):  # one region at a time: memory does not grow with their number
         full = F.interpolate(soft[:, k : k + 1], size=size, mode="bilinear", align_corners=False)
-        value = guided_filter(pictures.float() / 255, full, cell, eps)[:, 0]
+        value = guided_filter(images.float() / 255, full, cell, eps)[:, 0]
         labels, best = torch.where(value > best, k, labels), torch.maximum(value, best)
     return replace(regions, labels=labels.to(torch.uint8))
 
@@ -140,5 +139,5 @@ def on_grid(objects: Objects) -> Tensor:
 
 
 def cell_size(cells: Tensor, size: tuple[int, int]) -> int:
-    """Pixels of the picture a cell, along the longer side of a cell."""
+    """Pixels of the image a cell, along the longer side of a cell."""
     return max(1, round(max(size[0] / cells.shape[-2], size[1] / cells.shape[-1])))

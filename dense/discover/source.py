@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.padding import fit
-from dense.backbone.spec import BackboneSpec
+from dense.backbone.spec import BackboneSpec, fit
 
 What = Literal["key", "query", "value", "token"]
 SILENT = 1e-5  # features that differ from their mean by no more than this share of it are one and the same
@@ -21,7 +20,7 @@ class Source:
     """Features of patches; the class token and registers are no patches and never take part.
 
     what: keys, queries or values of block `layer`, all heads side by side and before rotary positions, or the tokens
-    that leave it. norm: the final norm over tokens. centre: subtract each picture's mean, so that what all of its patches
+    that leave it. norm: the final norm over tokens. centre: subtract each image's mean, so that what all of its patches
     share, positions and loud channels, no longer makes all of them alike.
     """
 
@@ -37,9 +36,9 @@ class Source:
             raise ValueError(f"norm=True is for tokens; there is no norm over what={self.what!r}")
 
     def __call__(self, backbone: Backbone, images: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, H, W) of any size -> features (B, C, h, w) in fp32.
+        """Normalised images (B, 3, H, W) of any size -> features (B, C, h, w) in fp32.
 
-        Pictures are stretched to whole patches: a border of padding would be an object of its own.
+        Images are stretched to whole patches: a border of padding would be an object of its own.
         """
         images = whole(images, backbone.spec)
         if self.what == "token":
@@ -51,12 +50,12 @@ class Source:
 
 
 def whole(images: Tensor, spec: BackboneSpec) -> Tensor:
-    """Pictures (B, 3, H, W) stretched to the nearest whole number of patches."""
+    """Images (B, 3, H, W) stretched to the nearest whole number of patches."""
     return fit(images, spec.patch, "resize", smallest=1)[0]
 
 
 def centred(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) less each picture's mean; constant features become exact zeros, not rounding noise."""
+    """Features (B, C, h, w) less each image's mean; constant features become exact zeros, not rounding noise."""
     mean = features.mean((-2, -1), keepdim=True)
     rest = features - mean
     loud = rest.norm(dim=1, keepdim=True) > SILENT * mean.norm(dim=1, keepdim=True)
@@ -67,8 +66,8 @@ def default_source(spec: BackboneSpec, across: bool = False) -> Source:
     """Keys of the last block for DINO and iBOT, as LOST, TokenCut and MaskCut were published; centred tokens elsewhere.
 
     DINOv2 and DINOv3 keep loud channels and positions in their last keys, which all patches share: uncentred, every
-    pair of patches is alike, and what is cut is the position, the same in every picture. `across` pictures nothing of
-    each picture's own is subtracted: one that a single class fills would be left with nothing.
+    pair of patches is alike, and what is cut is the position, the same in every image. `across` images nothing of
+    each image's own is subtracted: one that a single class fills would be left with nothing.
     """
     if spec.family in ("dino", "ibot"):
         return Source()
@@ -99,7 +98,7 @@ def check_features(features: Tensor) -> Tensor:
         raise ValueError(f"expected features of shape (B, C, h, w), none of them 0, got {tuple(features.shape)}")
     if not bool(torch.isfinite(features).all()):
         bad = [i for i, f in enumerate(features) if not bool(torch.isfinite(f).all())]
-        raise ValueError(f"features of pictures {bad[:10]} are not finite; compute them in fp32 or bf16, not in fp16")
+        raise ValueError(f"features of images {bad[:10]} are not finite; compute them in fp32 or bf16, not in fp16")
     return features.float()
 
 

@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dense.discover.answers import Regions
 from dense.discover.eigen import largest
 from dense.discover.graph import DENSE, tokens_of
 from dense.discover.kmeans import by_size, check_count, cosine_kmeans
+from dense.discover.results import Regions
 from dense.discover.source import SILENT, check_features
 from dense.discover.tokencut import check_tau, chunks
 
 
 @dataclass(frozen=True)
 class Spectral:
-    """K regions a picture: the `count` leading eigenvectors of D^-1/2 A D^-1/2 with A = max(cosine - tau, 0), rows made unit
+    """K regions an image: the `count` leading eigenvectors of D^-1/2 A D^-1/2 with A = max(cosine - tau, 0), rows made unit
     length, grouped by k-means."""
 
     count: int = 5

@@ -1,4 +1,4 @@
-"""Classes of a set of pictures by a small trained head, in the spirit of STEGO: codes keep what features agree on."""
+"""Classes of a set of images by a small trained head, in the spirit of STEGO: codes keep what features agree on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dense.console import progress
-from dense.discover.answers import Regions
 from dense.discover.coclusters import CoClusters, Stream
 from dense.discover.kmeans import check_count
+from dense.discover.results import Regions
 from dense.discover.source import check_channels, check_features
 
-MOST = 20_000_000  # numbers kept of the features of all pictures while the head learns
+MOST = 20_000_000  # numbers kept of the features of all images while the head learns
 
 
 @dataclass(frozen=True)
 class Distillation:
     """How the head learns.
 
-    Pairs of pictures are each picture with itself, with one of its `neighbours` nearest, and with `negatives` others. Two
+    Pairs of images are each image with itself, with one of its `neighbours` nearest, and with `negatives` others. Two
     patches of a pair attract where their features agree more than most and repel elsewhere: `attract` is the share of
     patches that attract, for the three kinds of pairs. STEGO gives the border as a cosine instead (.18, .12 and .46), which
     has to be found anew for each backbone and each data set. `weights` are the published ones.
@@ -33,7 +33,7 @@ class Distillation:
 
     dim: int = 70
     batch: int = 16
-    samples: int = 121  # patches a picture and step: 11x11
+    samples: int = 121  # patches an image and step: 11x11
     neighbours: int = 7
     negatives: int = 5
     weights: tuple[float, float, float] = (0.67, 0.25, 0.63)
@@ -63,7 +63,7 @@ class CodeHead(nn.Module):
 
 @dataclass(frozen=True)
 class Stego:
-    """`count` classes of codes; region k is class k in every picture.
+    """`count` classes of codes; region k is class k in every image.
 
     Hamilton et al., "Unsupervised Semantic Segmentation by Distilling Feature Correspondences", 2022. Without its CRF.
     """
@@ -126,8 +126,8 @@ class Stego:
 @torch.enable_grad()
 @torch.inference_mode(False)
 def distil(rows: Tensor, steps: int = 1000, how: Distillation = Distillation(), seed: int = 0) -> CodeHead:
-    """A head whose codes correspond where features do, after so many steps; unit rows (N, P, C): P patches of each of N pictures."""
-    pictures, patches, channels = rows.shape
+    """A head whose codes correspond where features do, after so many steps; unit rows (N, P, C): P patches of each of N images."""
+    images, patches, channels = rows.shape
     rows = rows.clone()  # may come from inference
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -135,23 +135,23 @@ def distil(rows: Tensor, steps: int = 1000, how: Distillation = Distillation(), 
         head = CodeHead(channels, how.dim)
     head.to(rows.device)
     optimiser = torch.optim.Adam(head.parameters(), how.lr)
-    near = nearest_pictures(rows, how.neighbours)  # N, k
+    near = nearest_images(rows, how.neighbours)  # N, k
 
     def draw(index: Tensor) -> tuple[Tensor, Tensor]:
-        """Some patches of pictures (B,), and their codes."""
+        """Some patches of images (B,), and their codes."""
         places = torch.randint(patches, (len(index), how.samples), generator=generator).to(rows.device)
         some = rows[index[:, None], places]  # B, S, C
         return some, head(some)
 
     for _ in progress(range(steps), "learning codes"):
-        index = torch.randint(pictures, (min(how.batch, pictures),), generator=generator).to(rows.device)
+        index = torch.randint(images, (min(how.batch, images),), generator=generator).to(rows.device)
         column = torch.randint(near.shape[1], index.shape, generator=generator).to(rows.device)
         anchor = draw(index)
         pairs = [(draw(index), 0), (draw(near[index, column]), 1)]
         for _ in range(how.negatives):
             other = (
-                index + torch.randint(1, max(pictures, 2), index.shape, generator=generator).to(rows.device)
-            ) % pictures
+                index + torch.randint(1, max(images, 2), index.shape, generator=generator).to(rows.device)
+            ) % images
             pairs.append((draw(other), 2))
         loss = rows.new_zeros(())
         for other_rows, kind in pairs:
@@ -175,12 +175,12 @@ def correspondence_loss(rows: Tensor, codes: Tensor, others: Tensor, other_codes
     return -(similarity.clamp_min(0) * (agreement - border)).mean()
 
 
-def nearest_pictures(rows: Tensor, count: int) -> Tensor:
-    """For each picture the others most like it, by mean unit row: (N, P, C) -> (N, k)."""
+def nearest_images(rows: Tensor, count: int) -> Tensor:
+    """For each image the others most like it, by mean unit row: (N, P, C) -> (N, k)."""
     means = F.normalize(rows.mean(1), dim=-1)
     count = min(count, len(means) - 1)
     if count < 1:
-        raise ValueError("one picture has no neighbours; give at least two pictures, or use cocluster or kmeans")
+        raise ValueError("one image has no neighbours; give at least two images, or use cocluster or kmeans")
     near = []
     for start in range(0, len(means), 1024):
         alike = means[start : start + 1024] @ means.T
@@ -196,7 +196,7 @@ def _codes(head: CodeHead, mean: Tensor, features: Tensor) -> Tensor:
 
 
 def _patches(batches: Iterable[Tensor], seed: int, each: int = 256) -> tuple[Tensor, Tensor]:
-    """`each` random patches (N, each, C) of pictures drawn with equal chances, as many as `MOST` allows, and the mean."""
+    """`each` random patches (N, each, C) of images drawn with equal chances, as many as `MOST` allows, and the mean."""
     generator = torch.Generator().manual_seed(seed)
     kept: list[Tensor] = []
     keys: list[float] = []
@@ -206,14 +206,14 @@ def _patches(batches: Iterable[Tensor], seed: int, each: int = 256) -> tuple[Ten
         total = total.to(rows.device) + rows.sum((0, 1))
         seen += rows.shape[0] * rows.shape[1]
         most = max(2, MOST // (each * rows.shape[2]))
-        for picture, key in zip(rows, torch.rand(len(rows), generator=generator).tolist(), strict=True):
-            some = picture[torch.randint(len(picture), (each,), generator=generator).to(picture.device)]
+        for image, key in zip(rows, torch.rand(len(rows), generator=generator).tolist(), strict=True):
+            some = image[torch.randint(len(image), (each,), generator=generator).to(image.device)]
             if len(kept) < most:
                 kept.append(some)
                 keys.append(key)
-            elif key > min(keys):  # the pictures with the largest keys stay
+            elif key > min(keys):  # the images with the largest keys stay
                 place = keys.index(min(keys))
                 kept[place], keys[place] = some, key
     if not kept:
-        raise ValueError("no pictures to learn classes from")
+        raise ValueError("no images to learn classes from")
     return torch.stack(kept), total / seen

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dense.discover.answers import Objects
-from dense.discover.components import component_of
 from dense.discover.graph import edges, normalised_cut, tokens_of, uncuttable
+from dense.discover.results import Objects, component_of
 from dense.discover.source import check_features
 
 CELLS = 2**26  # entries of all graphs at work at once: 256 MB
@@ -19,7 +18,7 @@ LARGEST = 20_000  # patches whose edges still fit in memory: 1.6 GB
 
 @dataclass(frozen=True)
 class TokenCut:
-    """One object a picture.
+    """One object an image.
 
     tau: two patches are joined if their cosine exceeds it. eps: weight between patches that are not joined. The score
     is 1 minus the normalised cut's second eigenvalue: near 1, two sides that share hardly an edge. If all pairs of patches
@@ -33,7 +32,7 @@ class TokenCut:
         check_graph(self.tau, self.eps)
 
     def __call__(self, features: Tensor) -> Objects:
-        """Features (B, C, h, w) -> one mask a picture on the grid."""
+        """Features (B, C, h, w) -> one mask per image on the grid."""
         features = check_features(features)
         grid, found = features.shape[-2:], []
         for part in chunks(features):
@@ -63,10 +62,10 @@ def check_tau(tau: float) -> None:
 
 
 def chunks(features: Tensor) -> Iterator[Tensor]:
-    """Features of as many pictures at once as have graphs that fit in memory together."""
+    """Features of as many images at once as have graphs that fit in memory together."""
     patches = features.shape[-2] * features.shape[-1]
     if patches > LARGEST:
-        raise ValueError(f"a graph of {patches} patches does not fit; show smaller pictures, {LARGEST} patches at most")
+        raise ValueError(f"a graph of {patches} patches does not fit; show smaller images, {LARGEST} patches at most")
     yield from features.split(max(1, CELLS // patches**2))
 
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dense.backbone import Backbone, BackboneSpec
-from dense.data.videos import objects_of
-from dense.discover.answers import Size, nearest
+from dense.data.video import objects_of
 from dense.discover.propagate import Propagation, Tracker
+from dense.discover.results import Size, nearest
 from dense.discover.source import Source, has_norm
 from dense.suggest import did_you_mean
 
@@ -100,7 +100,7 @@ def track(
 ) -> Iterator[Tensor]:
     """The number of the object at every pixel, (H, W) uint8 frame by frame, the first frame's being `mask`.
 
-    frames: uint8 pictures (H, W, 3) or (3, H, W) of one size, of which one is held at a time and the features of
+    frames: uint8 images (H, W, 3) or (3, H, W) of one size, of which one is held at a time and the features of
     `context` + 1. mask: (H, W), 0 where there is no object; 255 is unknown, unless no other number is there.
     protocol: v1 or v3; `changes` are settings of `Tracking`.
     """
@@ -134,7 +134,7 @@ def track(
 
 
 def pixels_of(frame: NDArray[np.uint8] | Tensor) -> Tensor:
-    """A picture as (1, 3, H, W) uint8."""
+    """An image as (1, 3, H, W) uint8."""
     pixels = torch.as_tensor(frame)
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[-1]):
         raise ValueError(
@@ -144,7 +144,7 @@ def pixels_of(frame: NDArray[np.uint8] | Tensor) -> Tensor:
 
 
 def resized(pixels: Tensor, size: Size) -> Tensor:
-    """uint8 pictures (B, 3, H, W) at another size."""
+    """uint8 images (B, 3, H, W) at another size."""
     if tuple(pixels.shape[-2:]) == size:
         return pixels
     full = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True, align_corners=False)

@@ -11,28 +11,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dense.arguments import Parser
+from dense.cli.evaluate_options import add_labelled, add_output, open_data
+from dense.cli.parser import Parser
 from dense.console import progress, say
-from dense.data.check import check_all
-from dense.data.labelled import LabelledSource
+from dense.data.labelled.check import check_all
+from dense.data.labelled.sample import LabelledSource
 from dense.data.transforms import EvalTransform
-from dense.evaluate.options import add_labelled, add_output, open_data
 from dense.evaluate.protocol import Protocol
 from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
+from dense.model.inference import Edges, Maps, Network, augmented, slid
+from dense.model.network import DenseModel, Inference
 from dense.suggest import did_you_mean
-from dense.tasks.inference import Edges, Maps, Network, augmented, slid
-from dense.tasks.model import DenseModel, Inference
 
-ANSWERS = {"depth": ("depth",), "segmentation": ("labels",)}
-CHECKED = 100  # labelled pictures that are looked into before the first is measured
+TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
+CHECKED = 100  # labelled images that are looked into before the first is measured
 
 
 @dataclass(frozen=True)
 class DenseProtocol:
     """Everything that decides a dense number besides the weights.
 
-    resize: shorter side of the pictures; predictions are resized to the answers before they are compared. window,
-    stride, edges: sliding windows. scales, flip: averages of logits (of depth itself), over whole pictures, or over
+    resize: shorter side of the images; predictions are resized to the targets before they are compared. window,
+    stride, edges: sliding windows. scales, flip: averages of logits (of depth itself), over whole images, or over
     each window by itself (`over`). crop, cap, alignment, average: see DepthMetrics. ignore: label that does not count.
     """
 
@@ -86,7 +86,7 @@ def find_protocol(name: str) -> DenseProtocol:
 
 @torch.inference_mode()
 def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, dict[str, Any]]:
-    """Numbers of a model on labelled pictures: "depth", "segmentation" or both, as far as model and pictures go."""
+    """Numbers of a model on labelled images: "depth", "segmentation" or both, as far as model and images go."""
     device = next(model.eval().parameters()).device
     measured = metrics(model, source, protocol)
     for metric in measured.values():
@@ -154,9 +154,9 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
     return found
 
 
-def resized(maps: Maps, name: str, answer: Tensor) -> Tensor:
-    """A map at the size of the answer."""
-    size = answer.shape[-2:]
+def resized(maps: Maps, name: str, target: Tensor) -> Tensor:
+    """A map at the size of the target."""
+    size = target.shape[-2:]
     if maps[name].shape[-2:] == size:
         return maps[name]
     return F.interpolate(maps[name], size=size, mode="bilinear", align_corners=False)
@@ -169,22 +169,22 @@ def table(name: str, metric: Any) -> dict[str, Any]:
 
 
 def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]:
-    """The sub-verbs: options, the model, the pictures, numbers."""
-    from dense.evaluate.cli import Outcome
+    """The sub-verbs: options, the model, the images, numbers."""
+    from dense.cli.evaluate import Outcome
 
     add_options(parser)
     options = parser.parse_args(argv)
     protocol = settle(options)
-    source = open_data(options, answers=ANSWERS[what], classes=options.classes)
+    source = open_data(options, targets=TARGETS[what], classes=options.classes)
     model = DenseModel.from_pretrained(options.model).to(options.device)
-    measured = metrics(model, source, protocol)  # raises before the pictures are looked at
+    measured = metrics(model, source, protocol)  # raises before the images are looked at
     if what not in measured:
         raise ValueError(
             f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(measured)}"
         )
     if (whole := getattr(source, "whole", 0)) and str(options.data) != model.facts.get("pictures"):
         say(
-            f"{options.data} is not split, and the model was trained on other pictures: {len(source)} of its {whole} count; "
+            f"{options.data} is not split, and the model was trained on other images: {len(source)} of its {whole} count; "
             "--split all counts every one"
         )
     check_all({options.split: source}, limit=CHECKED)
@@ -199,7 +199,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     described = Protocol(
         name=f"{what}, {protocol.name}",
         train=str(model.facts.get("pictures", "unknown")),
-        val=f"{options.data} {options.split} ({len(source)} pictures)",
+        val=f"{options.data} {options.split} ({len(source)} images)",
         view=f"shorter side {protocol.resize}" if protocol.resize else "as they are",
         resolution=protocol.window or protocol.resize or 0,
         features=f"layers {', '.join(map(str, model.layers))}",
@@ -213,7 +213,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
 
 
 def add_options(parser: Parser) -> None:
-    """Which model, which pictures, how."""
+    """Which model, which images, how."""
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
@@ -225,7 +225,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scales", type=float, nargs="+", help="average over sizes")
-    parser.add_argument("--crop", choices=tuple(CROPS), help="part of the picture that counts")
+    parser.add_argument("--crop", choices=tuple(CROPS), help="part of the image that counts")
     parser.add_argument("--cap", type=float, nargs=2, metavar=("NEAR", "FAR"), help="metres that count")
     parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="of relative depth")
     parser.add_argument("--boundary", action="store_true", help="boundary IoU too")

@@ -1,4 +1,4 @@
-"""Pictures with the objects that are in them: instances where the data have them, connected parts of classes elsewhere."""
+"""Images with the objects that are in them: instances where the data have them, connected parts of classes elsewhere."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dense.data.files import FileSource
-from dense.data.labelled import IGNORE, LabelledSource
-from dense.data.scene_source import SceneSource
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.sample import IGNORE, LabelledSource
+from dense.data.labelled.scenes import SceneSource
 from dense.suggest import did_you_mean
 
 BACKGROUND = ("background", "sky", "ground")  # classes that are no objects, if no others are named
@@ -21,8 +21,8 @@ BORDER = 255  # of instances in VOC's files
 
 
 @dataclass(frozen=True)
-class Truth:
-    """A picture and what is in it."""
+class GroundTruth:
+    """An image and what is in it."""
 
     image: NDArray[np.uint8]  # H, W, 3
     objects: NDArray[np.bool_]  # M, H, W
@@ -30,12 +30,12 @@ class Truth:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Where the truth is known."""
+        """Where the ground truth is known."""
         return self.labels != IGNORE
 
 
-class Truths:
-    """Every picture of a source with its objects, those below `least` of the picture left out.
+class GroundTruths:
+    """Every image of a source with its objects, those below `least` of the image left out.
 
     objects: in words, where they come from: "instances" of embedded scenes and of VOC's SegmentationObject, or "parts":
     what hangs together of each class that is not `background`.
@@ -73,22 +73,22 @@ class Truths:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __iter__(self) -> Iterator[Truth]:
+    def __iter__(self) -> Iterator[GroundTruth]:
         for index in range(len(self.source)):
             yield self[index]
 
-    def __getitem__(self, index: int) -> Truth:
+    def __getitem__(self, index: int) -> GroundTruth:
         if isinstance(self.source, SceneSource):
             scene = self.source.scenes[index]
-            return self._truth(scene.image, scene.semantic, scene.instance)
+            return self._ground_truth(scene.image, scene.semantic, scene.instance)
         sample = self.source.read(index)
         if sample.labels is None:
             raise ValueError(f"{sample.name} has no mask; remove it, or add its mask")
         if self._instances is not None:
             with Image.open(self._instances[index]) as file:
                 instances = np.array(file)
-            return self._truth(sample.image, sample.labels, np.where(instances == BORDER, 0, instances))
-        return self._truth(sample.image, sample.labels, self._parts(sample.labels))
+            return self._ground_truth(sample.image, sample.labels, np.where(instances == BORDER, 0, instances))
+        return self._ground_truth(sample.image, sample.labels, self._parts(sample.labels))
 
     def _parts(self, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
         parts, count = np.zeros(labels.shape, np.int32), 0
@@ -99,7 +99,9 @@ class Truths:
                 count += some - 1
         return parts
 
-    def _truth(self, image: NDArray[np.uint8], labels: NDArray[np.uint8], instances: NDArray[np.integer]) -> Truth:
+    def _ground_truth(
+        self, image: NDArray[np.uint8], labels: NDArray[np.uint8], instances: NDArray[np.integer]
+    ) -> GroundTruth:
         numbers, areas = np.unique(instances, return_counts=True)
         kept = numbers[(numbers > 0) & (areas >= self.least * instances.size)]
-        return Truth(image, instances[None] == kept[:, None, None], labels)
+        return GroundTruth(image, instances[None] == kept[:, None, None], labels)

@@ -1,4 +1,4 @@
-"""Answers per patch: what a patch shows and how far it is, from maps in pixels; and the two probes that learn them."""
+"""Targets per patch: what a patch shows and how far it is, from maps in pixels; and the two probes that learn them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good are a backbone's patches and pictures? Quick linear probes and k-NN on the embedded scenes."""
+"""How good are a backbone's patches and images? Quick linear probes and k-NN on the embedded scenes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.scenes import CLASSES, Scenes
-from dense.evaluate.features import evaluating, final_norm
-from dense.evaluate.knn import TEMPERATURE, knn_accuracy
+from dense.evaluate.classification.features import evaluating, final_norm
+from dense.evaluate.classification.knn import TEMPERATURE, knn_accuracy
 from dense.evaluate.patches import (
     LinearClassifier,
     RidgeRegression,
@@ -30,7 +30,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Answers:
+class Targets:
     """Rendered scenes of a split."""
 
     images: Tensor  # N, 3, H, W uint8
@@ -38,7 +38,7 @@ class Answers:
     depth: Tensor  # N, H, W, infinite at the sky
 
     @classmethod
-    def render(cls, split: str, length: int, size: int, seed: int) -> Answers:
+    def render(cls, split: str, length: int, size: int, seed: int) -> Targets:
         """`length` scenes, kept in memory."""
         scenes = Scenes(split, length, size, seed)
         images, semantic = np.empty((length, size, size, 3), np.uint8), np.empty((length, size, size), np.uint8)
@@ -55,10 +55,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Described:
-    """A split as some way of describing pictures sees it."""
+    """A split as some way of describing images sees it."""
 
     patches: Tensor  # N, h*w, D
-    pictures: dict[str, Tensor]  # name -> (N, D)
+    images: dict[str, Tensor]  # name -> (N, D)
 
 
 class SceneProbe:
@@ -76,8 +76,8 @@ class SceneProbe:
             raise ValueError(f"train={train} and val={val} scenes; expected at least 2 and 1")
         self.size, self.seed = size, seed
         self.splits = {
-            "train": Answers.render("train", train, size, seed),
-            "val": Answers.render("val", val, size, seed),
+            "train": Targets.render("train", train, size, seed),
+            "val": Targets.render("val", val, size, seed),
         }
 
     def __call__(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
@@ -88,11 +88,11 @@ class SceneProbe:
 
     def baselines(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
         """The same by means that learn nothing: `random/...`, its own random initialisation; `pixels/...`, raw pixels of
-        patches of its size, and of the picture shrunk to 16x16; `histogram/knn_average`, colours of the picture."""
+        patches of its size, and of the image shrunk to 16x16; `histogram/knn_average`, colours of the image."""
         patch = cell(backbone)
         self._check(patch)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # fresh weights are made on the CPU
+            torch.default_generator.manual_seed(self.seed)  # random initialisation are made on the CPU
             fresh = Backbone.from_spec(backbone.spec).to(next(backbone.parameters()).device)
         numbers = {f"random/{k}": v for k, v in self(fresh, layers).items()}
         pixels = {name: self._pixels(split, patch) for name, split in self.splits.items()}
@@ -102,12 +102,12 @@ class SceneProbe:
 
     # ---- descriptions
 
-    def _describe(self, backbone: Backbone, answers: Answers, layers: Layers) -> Described:
+    def _describe(self, backbone: Backbone, targets: Targets, layers: Layers) -> Described:
         device = next(backbone.parameters()).device
         patches: list[Tensor] = []
         tokens: list[Tensor] = []
         with evaluating(backbone), torch.inference_mode():
-            for images in answers.images.split(BATCH):
+            for images in targets.images.split(BATCH):
                 features = backbone(backbone.normalise(images.to(device)), layers=layers, norm=final_norm(backbone))
                 if len({m.shape[-2:] for m in features.maps}) > 1:
                     raise ValueError(f"layers {layers!r} of {backbone.spec.name} have different grids; probe one")
@@ -115,20 +115,20 @@ class SceneProbe:
                 if features.has_class_token:
                     tokens.append(features.class_token.float())
         joined = torch.cat(patches)  # N, h*w, D
-        pictures = {"class": torch.cat(tokens)} if tokens else {}
-        return Described(joined, pictures | self._pooled(joined, answers, cell(backbone)))
+        pooled = {"class": torch.cat(tokens)} if tokens else {}
+        return Described(joined, pooled | self._pooled(joined, targets, cell(backbone)))
 
-    def _pixels(self, answers: Answers, patch: int) -> Described:
-        images = answers.images.float() / 255
+    def _pixels(self, targets: Targets, patch: int) -> Described:
+        images = targets.images.float() / 255
         patches = torch.nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)  # N, h*w, 3*p*p
         small = torch.nn.functional.interpolate(images, size=(16, 16), mode="area").flatten(1)
-        pooled = self._pooled(patches, answers, patch)
+        pooled = self._pooled(patches, targets, patch)
         return Described(patches, {"average": small - small.mean(1, keepdim=True), "object": pooled["object"]})
 
-    def _pooled(self, patches: Tensor, answers: Answers, patch: int) -> dict[str, Tensor]:
-        """Averages over the picture and over its dominant object."""
-        share = torch.cat([shares(s, patch, len(CLASSES)) for s in answers.semantic.split(BATCH)]).flatten(1, 2)
-        dominant = dominant_classes(answers)
+    def _pooled(self, patches: Tensor, targets: Targets, patch: int) -> dict[str, Tensor]:
+        """Averages over the image and over its dominant object."""
+        share = torch.cat([shares(s, patch, len(CLASSES)) for s in targets.semantic.split(BATCH)]).flatten(1, 2)
+        dominant = dominant_classes(targets)
         weights = share.gather(2, dominant.view(-1, 1, 1).expand(-1, share.shape[1], 1)).to(patches.device)  # N, h*w, 1
         return {"average": patches.mean(1), "object": (patches * weights).sum(1) / weights.sum(1)}
 
@@ -137,17 +137,17 @@ class SceneProbe:
     def _measure(self, described: dict[str, Described]) -> dict[str, float]:
         train, val = described["train"], described["val"]
         numbers = dict(self._dense(train.patches, val.patches))
-        for name in val.pictures:
-            numbers[f"knn_{name}"] = self._knn(train.pictures[name], val.pictures[name])
+        for name in val.images:
+            numbers[f"knn_{name}"] = self._knn(train.images[name], val.images[name])
         return numbers
 
     def _dense(self, train: Tensor, val: Tensor) -> Iterator[tuple[str, float]]:
         patch = round(self.size / val.shape[1] ** 0.5)
         labels, depths, valid = {}, {}, {}
-        for name, answers in self.splits.items():
-            parts = [shares(s, patch, len(CLASSES)).argmax(-1) for s in answers.semantic.split(BATCH)]
+        for name, targets in self.splits.items():
+            parts = [shares(s, patch, len(CLASSES)).argmax(-1) for s in targets.semantic.split(BATCH)]
             labels[name] = torch.cat(parts).flatten().to(train.device)
-            depths[name], valid[name] = (t.flatten().to(train.device) for t in log_depths(answers.depth, patch))
+            depths[name], valid[name] = (t.flatten().to(train.device) for t in log_depths(targets.depth, patch))
         train, val = train.flatten(0, 1), val.flatten(0, 1)
         classify = LinearClassifier(train, labels["train"], len(CLASSES))
         yield "segmentation_miou", mean_iou(classify(val), labels["val"], len(CLASSES))
@@ -155,7 +155,7 @@ class SceneProbe:
         yield "depth_abs_rel", absolute_relative(regress(val[valid["val"]]), depths["val"][valid["val"]])
 
     def _knn(self, train: Tensor, val: Tensor) -> float:
-        labels = {name: dominant_classes(answers).to(train.device) for name, answers in self.splits.items()}
+        labels = {name: dominant_classes(targets).to(train.device) for name, targets in self.splits.items()}
         return knn_accuracy(train, labels["train"], val, labels["val"], (K,), TEMPERATURE)[K]
 
     def _check(self, patch: int) -> None:
@@ -171,16 +171,16 @@ def cell(backbone: Backbone) -> int:
     return backbone.spec.patch
 
 
-def dominant_classes(answers: Answers) -> Tensor:
+def dominant_classes(targets: Targets) -> Tensor:
     """The solid that covers most pixels of each scene, (N,), the lower index on a tie."""
-    flat = answers.semantic.flatten(1).long()
+    flat = targets.semantic.flatten(1).long()
     counts = torch.zeros(len(flat), len(CLASSES), dtype=torch.int64).scatter_add_(1, flat, torch.ones_like(flat))
     counts[:, :2] = -1  # sky and ground
     return counts.argmax(1)
 
 
 def histogram(images: Tensor, bins: int = 8) -> Tensor:
-    """Square roots of the shares of `bins`**3 colours in pictures (N, 3, H, W) uint8."""
+    """Square roots of the shares of `bins`**3 colours in images (N, 3, H, W) uint8."""
     red, green, blue = (images.flatten(2).long() * bins // 256).unbind(1)  # N, H*W
     colours = (red * bins + green) * bins + blue
     counts = torch.zeros(len(images), bins**3).scatter_add_(1, colours, torch.ones(colours.shape))

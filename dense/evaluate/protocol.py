@@ -22,9 +22,9 @@ class Protocol:
     """Everything that decides a number besides the weights. Numbers of equal protocols may be compared."""
 
     name: str  # knn, linear-dino, linear-dinov2, finetune, probe
-    train: str  # where the pictures come from, and how many
+    train: str  # where the images come from, and how many
     val: str
-    view: str  # of validation pictures, in words
+    view: str  # of validation images, in words
     resolution: int  # pixels a side that the backbone sees
     features: str  # the readout, or the layers of a dense probe
     norm: bool | str  # whether features are read after the final norm

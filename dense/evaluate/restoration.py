@@ -1,4 +1,4 @@
-"""Restoration measured: `dense evaluate restoration`, PSNR and SSIM by kind and level of damage."""
+"""Restoration measured: `dense evaluate restoration`, PSNR and SSIM by kind and level of degradation."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from dense.arguments import Parser
+from dense.cli.evaluate_options import add_labelled, add_output, open_data
+from dense.cli.parser import Parser
 from dense.console import progress
-from dense.data.check import check_all
-from dense.data.degrade import Damage, Degrade
-from dense.data.labelled import LabelledSource
+from dense.data.degrade import Degradation, Degrade
+from dense.data.labelled.check import check_all
+from dense.data.labelled.sample import LabelledSource
 from dense.evaluate.dense import CHECKED
-from dense.evaluate.options import add_labelled, add_output, open_data
 from dense.evaluate.protocol import Protocol
 from dense.metrics import RestorationMetrics
-from dense.tasks.damaged import DamagedPictures, check_plan
-from dense.tasks.inference import augmented, through
-from dense.tasks.model import DenseModel, Inference
+from dense.model.inference import augmented, through
+from dense.model.network import DenseModel, Inference
+from dense.tasks.degraded import DegradedImages, check_plan
 
-INPUT = "input"  # the damaged picture as it is, for comparison
+INPUT = "input"  # the degraded image as it is, for comparison
 
 
 @torch.inference_mode()
@@ -32,22 +32,22 @@ def evaluate_restoration(
     inference: Inference | None = None,
     flip: bool = False,
 ) -> dict[str, Any]:
-    """Numbers of `RestorationMetrics` with a row for each kind and level of damage, and those of the damaged pictures
-    themselves under "input". plan: None for pictures that come with their damage. inference: how pictures meet the model;
+    """Numbers of `RestorationMetrics` with a row for each kind and level of degradation, and those of the degraded degraded
+    themselves under "input". plan: None for degraded that come with their degradation. inference: how degraded meet the model;
     None for as it was saved."""
     if "restored" not in model.outputs:
         raise ValueError(
-            f"the model predicts {' and '.join(model.outputs)}, no restored picture; train a RestorationTask"
+            f"the model predicts {' and '.join(model.outputs)}, no restored image; train a RestorationTask"
         )
     where = next(model.eval().parameters()).device
-    pictures = DamagedPictures(source, plan, every=True)
-    names = tuple(label(group[0]) for group in pictures.groups)
+    degraded = DegradedImages(source, plan, every=True)
+    names = tuple(label(group[0]) for group in degraded.groups)
     ours, theirs = (RestorationMetrics(names).to(where) for _ in range(2))
     network = augmented(through(model, inference or model.inference), flip=flip)
-    for index in progress(range(len(pictures)), "pictures"):
-        sample = pictures[index]
+    for index in progress(range(len(degraded)), "degraded"):
+        sample = degraded[index]
         if sample.clean is None:
-            raise ValueError(f"{sample.name} has no clean picture to be compared with; use layout paired or --degrade")
+            raise ValueError(f"{sample.name} has no clean image to be compared with; use layout paired or --degrade")
         name = names[index % len(names)]
         images, clean = sample.image[None].to(where), sample.clean[None].to(where).float() / 255
         ours.update(network(model.backbone.normalise(images))["restored"], clean, [name])
@@ -55,16 +55,16 @@ def evaluate_restoration(
     return ours.compute() | {INPUT: theirs.compute()}
 
 
-def label(damage: Damage) -> str:
+def label(degradation: Degradation) -> str:
     """noise 25, or noise 35, unseen."""
-    if not damage.level:
-        return damage.kind
-    return f"{damage.kind} {damage.level:g}{'' if damage.seen else ', unseen'}"
+    if not degradation.level:
+        return degradation.kind
+    return f"{degradation.kind} {degradation.level:g}{'' if degradation.seen else ', unseen'}"
 
 
 def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     """The sub-verb."""
-    from dense.evaluate.cli import Outcome
+    from dense.cli.evaluate import Outcome
 
     add_options(parser)
     options = parser.parse_args(argv)
@@ -79,7 +79,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     described = Protocol(
         name="restoration",
         train=str(model.facts.get("pictures", "unknown")),
-        val=f"{options.data} {options.split} ({len(source)} pictures)",
+        val=f"{options.data} {options.split} ({len(source)} images)",
         view="as they are",
         resolution=inference.window or 0,
         features=f"layers {', '.join(map(str, model.layers))}",
@@ -105,12 +105,12 @@ def seen_through(model: DenseModel, options: Namespace) -> Inference:
 
 
 def add_options(parser: Parser) -> None:
-    """Which model, which pictures, which damage."""
+    """Which model, which images, which degradation."""
     parser.add_argument("model", help="directory that dense train wrote")
-    parser.add_argument("--data", required=True, help="folder of clean pictures, of input/ and target/, or scenes")
-    parser.add_argument("--layout", default="pictures", help="pictures, paired, or one with depth: folder, nyuv2, ...")
+    parser.add_argument("--data", required=True, help="folder of clean images, of input/ and target/, or scenes")
+    parser.add_argument("--layout", default="pictures", help="images, paired, or one with depth: folder, nyuv2, ...")
     parser.add_argument("--split", default="val", help="train, val, test or all")
-    for name, words in (("degrade", "damage"), ("unseen", "damage that was not trained on")):
+    for name, words in (("degrade", "degradation"), ("unseen", "degradation that was not trained on")):
         parser.add_argument(
             f"--{name}", type=levels, nargs="+", default=[], metavar="KIND=LEVELS",
             help=f"{words}, such as noise=15,25 or noise for the usual levels",
@@ -132,10 +132,10 @@ def levels(words: str) -> tuple[str, list[float]]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A row a kind and level, with the PSNR of the damaged pictures."""
+    """A row a kind and level, with the PSNR of the degraded images."""
     rows, before = found["per_degradation"], found[INPUT]["per_degradation"]
     width = max(map(len, (*rows, "all")))
-    lines = [f"{'damage':<{width}}   input    psnr    ssim  psnr_y  ssim_y"]
+    lines = [f"{'degradation':<{width}}   input    psnr    ssim  psnr_y  ssim_y"]
     for name, row in (*rows.items(), ("all", found)):
         start = before[name]["psnr"] if name in before else found[INPUT]["psnr"]
         lines.append(

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dense.arguments import Parser
 from dense.backbone import Backbone
-from dense.backbone.options import open_backbone
+from dense.cli.backbone_options import open_backbone
+from dense.cli.discover_options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
+from dense.cli.evaluate_options import add_common
+from dense.cli.parser import Parser
 from dense.console import progress
-from dense.data.videos import UNKNOWN, Clip, davis, objects_of, scene_clips
+from dense.data.video import UNKNOWN, Clip, davis, objects_of, scene_clips
 from dense.discover import Source, Tracking, track, tracking
-from dense.discover.options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
 from dense.evaluate.discovery import table
-from dense.evaluate.options import add_common
 from dense.evaluate.protocol import Protocol
 from dense.metrics.video import contour_accuracy, mean_recall_decay, region_similarity
 
@@ -38,16 +38,16 @@ class Score:
     def __init__(self) -> None:
         self.objects: dict[str, list[list[float]]] = {}
 
-    def add(self, name: str, predictions: Iterable[Tensor], truths: Iterable[NDArray[np.uint8]]) -> None:
+    def add(self, name: str, predictions: Iterable[Tensor], ground_truths: Iterable[NDArray[np.uint8]]) -> None:
         """Numbers of objects (H, W) frame by frame, as followed and as they are."""
         frames: list[Tensor] = []
         numbers = torch.empty(0)
-        for predicted, given in zip(predictions, truths, strict=True):
-            truth = torch.from_numpy(given)
+        for predicted, given in zip(predictions, ground_truths, strict=True):
+            ground_truth = torch.from_numpy(given)
             if not len(numbers):
                 numbers = torch.tensor(objects_of(given), dtype=torch.uint8)[:, None, None]
-            masks, objects = predicted.cpu() == numbers, truth == numbers
-            valid = (truth != UNKNOWN) | (numbers == UNKNOWN).any()
+            masks, objects = predicted.cpu() == numbers, ground_truth == numbers
+            valid = (ground_truth != UNKNOWN) | (numbers == UNKNOWN).any()
             frames.append(
                 torch.stack([region_similarity(masks, objects, valid), contour_accuracy(masks, objects, valid)])
             )
@@ -82,7 +82,7 @@ def evaluate_video(backbone: Backbone, clips: Sequence[Clip], how: Tracking, sou
         mask = next(first)[1]
         del first  # tee keeps what the slowest has not seen
         followed = track(backbone, (image for image, _ in images), mask, source=source, **asdict(how))
-        score.add(clip.name, followed, (truth for _, truth in masks))
+        score.add(clip.name, followed, (ground_truth for _, ground_truth in masks))
     return score
 
 
@@ -90,7 +90,7 @@ def repeat_first(clips: Sequence[Clip]) -> Score:
     """What it is worth to leave the first mask where it is."""
     score = Score()
     for clip in clips:
-        score.add(clip.name, _first_mask(clip), (truth for _, truth in clip))
+        score.add(clip.name, _first_mask(clip), (ground_truth for _, ground_truth in clip))
     return score
 
 
@@ -102,7 +102,7 @@ def _first_mask(clip: Clip) -> Iterator[Tensor]:
 
 def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     """The sub-verb."""
-    from dense.evaluate.cli import Outcome
+    from dense.cli.evaluate import Outcome
 
     add_options(parser)
     options = parser.parse_args(argv)
@@ -121,7 +121,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     if options.baselines:
         torch.manual_seed(options.seed)
         random = Backbone.from_spec(backbone.spec).freeze().to(options.device)
-        rows["random weights"] = evaluate_video(random, clips, how, source).numbers()
+        rows["random initialisation"] = evaluate_video(random, clips, how, source).numbers()
         rows["first mask"] = repeat_first(clips).numbers()
         print(table({name or "backbone": numbers for name, numbers in rows.items()}))
     numbers: dict[str, Any] = {f"{name} {key}".strip(): v for name, found in rows.items() for key, v in found.items()}
@@ -156,7 +156,7 @@ def add_options(parser: Parser) -> None:
     add_tracking(parser)
     add_features(parser)
     parser.add_argument(
-        "--baselines", action="store_true", help="also random weights, and the first mask left in place"
+        "--baselines", action="store_true", help="also random initialisation, and the first mask left in place"
     )
     parser.add_argument("--clips", type=int, default=20, help="how many embedded clips")
     parser.add_argument("--frames", type=int, default=24, help="their length")

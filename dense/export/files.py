@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from dense.export.network import Maps
+from dense.export.network import Maps, Network, example
+from heads.features import Size
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -88,3 +89,35 @@ def write_pt2(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> No
 def pt2_runner(path: Path) -> Callable[[Tensor], Maps]:
     """The file in torch."""
     return torch.export.load(path).module()
+
+
+TOLERANCE = 1e-4  # of the largest absolute value of an output
+
+
+@torch.no_grad()
+def compare(
+    network: Network, run: Callable[[Tensor], Maps], sizes: Sequence[tuple[int, Size]], path: Path
+) -> dict[str, float]:
+    """The largest difference of each output, relative to its scale; too large a one raises."""
+    found: dict[str, float] = {}
+    for batch, size in sizes:
+        images = example(network, batch, size)
+        where = f"{path} was written, but on {batch} images of {size[0]}x{size[1]}"
+        try:
+            predictions = run(images)
+        except Exception as error:
+            raise RuntimeError(f"{where} it does not run: {error}") from error
+        for name, expected in network(images).items():
+            if predictions[name].shape != expected.shape:
+                raise RuntimeError(
+                    f"{where} its {name} has shape {tuple(predictions[name].shape)}, not {tuple(expected.shape)}"
+                )
+            scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+            difference = float((predictions[name] - expected).abs().max() / scale)
+            if not difference <= TOLERANCE:  # also not a number
+                raise RuntimeError(
+                    f"{where} its {name} differs from the model's by {difference:.1e} of the largest value, more than "
+                    f"{TOLERANCE:.0e}; do not use it, and try another --opset or a .pt2 file"
+                )
+            found[name] = max(found.get(name, 0.0), difference)
+    return found

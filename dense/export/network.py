@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from dense.backbone import Backbone
 from dense.backbone.positions import interpolate_positions
 from dense.backbone.spec import Layers, resolve_layers
-from dense.tasks.model import DenseModel
+from dense.model.network import DenseModel
 from heads.features import Norm, Size
 
 Maps = dict[str, Tensor]
 
 
 class Network(nn.Module):
-    """Pictures (B, 3, H, W) to named maps.
+    """Images (B, 3, H, W) to named maps.
 
     model: a trained one, whose outputs are the maps; or a backbone, which gives `map_N` (B, C, h, w) and, where it has
-    such tokens, `prefix_N` (B, P, C) of each layer. raw: the pictures are 0 to 255 and normalised here; else they come
+    such tokens, `prefix_N` (B, P, C) of each layer. raw: the images are 0 to 255 and normalised here; else they come
     normalised.
     """
 
@@ -62,7 +62,7 @@ class Network(nn.Module):
         return maps | {n: p for n, p in prefix.items() if p.shape[1] > 0}
 
     def at(self, size: Size) -> Network:
-        """The same network with its position table read for pictures of `size`, once and for all; weights are shared."""
+        """The same network with its position table read for images of `size`, once and for all; weights are shared."""
         if not has_table(self.backbone):
             return self
         if isinstance(self.model, DenseModel):
@@ -79,7 +79,7 @@ class Network(nn.Module):
         return baked
 
 
-def pictures(network: Network, batch: int, size: Size) -> Tensor:
+def example(network: Network, batch: int, size: Size) -> Tensor:
     """Random ones, of the range that the network takes."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(batch, 3, *size, generator=generator) * 255
@@ -92,7 +92,7 @@ def has_table(backbone: Backbone) -> bool:
 
 
 def padded_size(backbone: Backbone, size: Size) -> Size:
-    """What the backbone sees of pictures of `size`."""
+    """What the backbone sees of images of `size`."""
     height, width = backbone.fit(torch.empty(1, 3, *size, device="meta"))[0].shape[-2:]
     return height, width
 

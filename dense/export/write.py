@@ -15,11 +15,10 @@ from dense._version import __version__
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.hub import CONFIG, read_json
 from dense.backbone.spec import Layers
-from dense.export.check import compare
-from dense.export.files import onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
-from dense.export.network import Network, check_size, pictures
-from dense.predict.answers import Depth
-from dense.tasks.model import DenseModel
+from dense.export.files import compare, onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
+from dense.export.network import Network, check_size, example
+from dense.model.network import DenseModel
+from dense.predict.predictions import Depth
 from heads.features import Norm, Size
 
 
@@ -43,12 +42,12 @@ def export(
     layers: Layers | None = None,
     norm: Norm | None = None,
 ) -> Exported:
-    """Write a .onnx or .pt2 file for pictures of `size` (height, width) and any batch, and compare it with the model.
+    """Write a .onnx or .pt2 file for images of `size` (height, width) and any batch, and compare it with the model.
 
     Args:
         model: what `dense train` wrote (its directory, or the model), or a backbone (directory, name, or the backbone).
         dynamic: also any other height and width of whole patches, at least two; impossible with a position table.
-        raw: the file takes pictures of 0 to 255 and normalises them itself.
+        raw: the file takes images of 0 to 255 and normalises them itself.
         opset: of ONNX; torch's default if left out.
         layers, norm: of a bare backbone, by default its own.
     """
@@ -76,8 +75,8 @@ def export(
         axes |= {2: patch * Dim("rows", min=2), 3: patch * Dim("columns", min=2)}
         sizes.append((2, (size[0] + patch, size[1] + 3 * patch)))
     with torch.no_grad():
-        names = list(network(pictures(network, 1, size)))
-        program = torch.export.export(network.at(size), (pictures(network, 2, size),), dynamic_shapes=(axes,))
+        names = list(network(example(network, 1, size)))
+        program = torch.export.export(network.at(size), (example(network, 2, size),), dynamic_shapes=(axes,))
     facts = metadata(network, size, dynamic, names)
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".onnx":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dense.losses.kinds import KINDS
 from dense.suggest import did_you_mean
+from heads.outputs import DepthKind
 
 
 class DepthLoss(nn.Module):
@@ -83,3 +83,8 @@ def safe_sqrt(values: Tensor) -> Tensor:
 def per_pixel(values: Tensor) -> Tensor:
     """One value per image, (B,) -> (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)
+
+
+KINDS: tuple[str, ...] = get_args(DepthKind)
+
+__all__ = ["KINDS", "DepthKind"]

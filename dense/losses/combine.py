@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dense.losses.base import DepthLoss
-from dense.losses.berhu import BerHu
 from dense.losses.bins import BinCrossEntropy
-from dense.losses.gradient_log import GradientLog
-from dense.losses.gradient_matching import GradientMatching, MiDaSLoss
-from dense.losses.l1 import L1
+from dense.losses.gradients import GradientLog, GradientMatching, MiDaSLoss
+from dense.losses.regression import L1, BerHu
 from dense.losses.segmentation import CrossEntropy, Dice, Focal, Lovasz
 from dense.losses.silog import SiLog
 from dense.losses.ssi import SSI, RobustSSI
@@ -66,7 +64,7 @@ class WeightedSum(nn.Module):
                 loss.check_kind(kind)
 
     def forward(
-        self, prediction: Tensor, *truth: Tensor, logits: Tensor | None = None
+        self, prediction: Tensor, *ground_truth: Tensor, logits: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total with its gradient, and the parts without weight and gradient.
 
@@ -81,7 +79,7 @@ class WeightedSum(nn.Module):
                 raise ValueError(
                     f"the loss {name!r} reads the logits of a head's bins; use Bins(logits=True) and pass them"
                 )
-            value = loss(logits if reads else prediction, *truth)
+            value = loss(logits if reads else prediction, *ground_truth)
             total = total + self.weights[name] * value
             parts[name] = value.detach()
         return total, parts

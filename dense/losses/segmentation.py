@@ -82,7 +82,7 @@ class Dice(nn.Module):
 class Focal(nn.Module):
     """Cross-entropy that cares less for pixels already right, each class against the rest.
 
-    With p the sigmoid probability of the truth, for or against a class: mean over pixels and classes of
+    With p the sigmoid probability of the ground truth, for or against a class: mean over pixels and classes of
     ``-(1 - p)^gamma log p``, times ``alpha`` where the class is present and ``1 - alpha`` where not, if given.
     Lin et al., "Focal loss for dense object detection", 2017, equation 5.
 

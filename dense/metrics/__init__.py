@@ -2,8 +2,7 @@
 
 from dense.metrics.boundary import BoundaryIoU
 from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window
-from dense.metrics.depth import DepthMetrics
-from dense.metrics.relative import RelativeDepthMetrics
+from dense.metrics.depth import DepthMetrics, RelativeDepthMetrics
 from dense.metrics.restoration import RestorationMetrics, psnr, ssim
 from dense.metrics.segmentation import SegmentationMetrics
 

@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from dense.metrics.labels import as_labels, class_names, counted, nanmean
+from dense.metrics.segmentation import as_labels, class_names, counted, nanmean
 
 
 class BoundaryIoU(Metric):
     """IoU of the pixels of each class that lie close to its outline, all images of the set pooled.
 
     The band of a class is the part of it that ``steps`` erosions with a 3x3 square take away, the border of the
-    picture being an outline too; steps are ``distance`` times the picture's diagonal, rounded, at least 1. Cheng et
+    image being an outline too; steps are ``distance`` times the image's diagonal, rounded, at least 1. Cheng et
     al., "Boundary IoU: Improving object-centric image segmentation evaluation", 2021. There a band is that of an object
     and scores are averaged by an instance metric; here it is that of a class, and intersections and unions are summed.
 
     Pixels whose true label is ``ignore`` belong to no band, and where a class meets them is no outline, for what is
-    there is not known. A class that has no band in truth and predictions is NaN and left out of the mean.
+    there is not known. A class that has no band in ground truth and predictions is NaN and left out of the mean.
 
     >>> metric = BoundaryIoU(2)
     >>> labels = torch.zeros(1, 50, 50, dtype=torch.long)
@@ -51,9 +51,13 @@ class BoundaryIoU(Metric):
         predicted = as_labels(prediction, labels)
         valid = counted(predicted, labels, self.classes, self.ignore)
         steps = max(1, round(self.distance * math.hypot(*labels.shape[1:])))
-        truth, guess = band(labels, valid, steps), band(predicted, valid, steps)
-        both = truth & guess & (labels == predicted)
-        shared, true, guessed = (self._count(labels[both]), self._count(labels[truth]), self._count(predicted[guess]))
+        ground_truth, guess = band(labels, valid, steps), band(predicted, valid, steps)
+        both = ground_truth & guess & (labels == predicted)
+        shared, true, guessed = (
+            self._count(labels[both]),
+            self._count(labels[ground_truth]),
+            self._count(predicted[guess]),
+        )
         self.intersections += shared
         self.unions += true + guessed - shared
 
@@ -73,7 +77,7 @@ class BoundaryIoU(Metric):
 
 
 def band(labels: Tensor, valid: Tensor, steps: int) -> Tensor:
-    """True where a class ends, or the picture does, within ``steps`` pixels, in rows and columns alike; (B, H, W).
+    """True where a class ends, or the image does, within ``steps`` pixels, in rows and columns alike; (B, H, W).
 
     A pixel is inside its class if the largest and the smallest label of the square around it are the same: the
     work does not grow with the number of classes.

@@ -1,4 +1,4 @@
-"""The parts of a picture on which published depth results are measured."""
+"""The parts of an image on which published depth results are measured."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def crop_mask(height: int, width: int, crop: Crop, device: torch.device | None =
 
 
 def kitti_benchmark_window(height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the 352x1216 part at the bottom centre, to which KITTI pictures and depths are cut first.
+    """Rows and columns of the 352x1216 part at the bottom centre, to which KITTI images and depths are cut first.
 
     >>> kitti_benchmark_window(375, 1242)
     (slice(23, 375, None), slice(13, 1229, None))

@@ -7,14 +7,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchmetrics import Metric
 
-from dense.metrics.labels import counted, nanmean
+from dense.metrics.segmentation import counted, nanmean
 
 
 def jaccard(masks: Tensor, objects: Tensor, valid: Tensor | None = None) -> Tensor:
     """IoU of every object (M, H, W) with every mask (K, H, W), both bool, as (M, K); pixels that are not valid are left out.
 
     The DINO paper's rule for attention: for each object the best of the heads, then the mean over the objects of a
-    picture, then over pictures: ``jaccard(masks, objects).amax(1).mean()``.
+    image, then over images: ``jaccard(masks, objects).amax(1).mean()``.
     """
     if masks.shape[1:] != objects.shape[1:]:
         raise ValueError(f"masks are {tuple(masks.shape[1:])}, objects {tuple(objects.shape[1:])}; resize the masks")
@@ -38,8 +38,8 @@ def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
 class Saliency(Metric):
     """Foreground against background, over a set.
 
-    ``max_f``: precision and recall of a soft map at 255 thresholds, each averaged over pictures; the highest
-    (1 + b) P R / (b P + R) with b = 0.3. ``iou`` and ``accuracy`` of binary masks, averaged over pictures.
+    ``max_f``: precision and recall of a soft map at 255 thresholds, each averaged over images; the highest
+    (1 + b) P R / (b P + R) with b = 0.3. ``iou`` and ``accuracy`` of binary masks, averaged over images.
     """
 
     full_state_update = False
@@ -48,7 +48,7 @@ class Saliency(Metric):
     precision: Tensor
     recall: Tensor
     sums: Tensor
-    pictures: Tensor
+    images: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,28 +57,32 @@ class Saliency(Metric):
         self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pictures", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, soft: Tensor, mask: Tensor, truth: Tensor, valid: Tensor | None = None) -> None:
-        """One picture: a map (H, W) of any range, which is brought to 0..1, a mask and the truth (H, W) bool."""
-        if not soft.shape == mask.shape == truth.shape:
-            raise ValueError(f"map {tuple(soft.shape)}, mask {tuple(mask.shape)} and truth {tuple(truth.shape)} differ")
-        known = torch.ones_like(truth) if valid is None else valid
-        values, mask, truth = soft[known].double(), mask[known], truth[known]
+    def update(self, soft: Tensor, mask: Tensor, ground_truth: Tensor, valid: Tensor | None = None) -> None:
+        """One image: a map (H, W) of any range, which is brought to 0..1, a mask and the ground truth (H, W) bool."""
+        if not soft.shape == mask.shape == ground_truth.shape:
+            raise ValueError(
+                f"map {tuple(soft.shape)}, mask {tuple(mask.shape)} and ground truth {tuple(ground_truth.shape)} differ"
+            )
+        known = torch.ones_like(ground_truth) if valid is None else valid
+        values, mask, ground_truth = soft[known].double(), mask[known], ground_truth[known]
         if not values.numel():
             return
         low, high = values.min(), values.max()
         level = ((values - low) / (high - low).clamp_min(1e-12) * self.LEVELS).long().clamp(0, self.LEVELS - 1)
-        hits = torch.bincount(level[truth], minlength=self.LEVELS).flip(0).cumsum(0).flip(0).double()
+        hits = torch.bincount(level[ground_truth], minlength=self.LEVELS).flip(0).cumsum(0).flip(0).double()
         found = torch.bincount(level, minlength=self.LEVELS).flip(0).cumsum(0).flip(0).double()
         self.precision += hits / found.clamp_min(1)
-        self.recall += hits / truth.sum().clamp_min(1)
-        union = (mask | truth).sum()
-        iou = (mask & truth).sum() / union.clamp_min(1) if bool(union) else union.new_ones((), dtype=torch.double)
-        self.sums += torch.stack([iou.double(), (mask == truth).double().mean()])
-        self.pictures += 1
+        self.recall += hits / ground_truth.sum().clamp_min(1)
+        union = (mask | ground_truth).sum()
+        iou = (
+            (mask & ground_truth).sum() / union.clamp_min(1) if bool(union) else union.new_ones((), dtype=torch.double)
+        )
+        self.sums += torch.stack([iou.double(), (mask == ground_truth).double().mean()])
+        self.images += 1
 
     def compute(self) -> dict[str, float]:
-        """``max_f``, ``iou``, ``accuracy``; NaN without a picture."""
-        n = int(self.pictures)
+        """``max_f``, ``iou``, ``accuracy``; NaN without an image."""
+        n = int(self.images)
         if not n:
             return dict.fromkeys(("max_f", "iou", "accuracy"), float("nan"))
         p, r = self.precision / n, self.recall / n
@@ -90,8 +94,8 @@ class Saliency(Metric):
 class HungarianIoU(Metric):
     """mIoU of regions whose numbers mean nothing: each is matched with one class so that the sum of IoUs is highest.
 
-    Over the classes that are in the truth; a class without a region counts 0. ``update`` adds pictures to one matching,
-    so call it for one picture alone where every picture has regions of its own.
+    Over the classes that are in the ground truth; a class without a region counts 0. ``update`` adds images to one matching,
+    so call it for one image alone where every image has regions of its own.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""How near restored pictures are to clean ones: PSNR and SSIM, of RGB and of luma."""
+"""How near restored images are to clean ones: PSNR and SSIM, of RGB and of luma."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ K1, K2 = 0.01, 0.03
 
 
 class RestorationMetrics(Metric):
-    """Means over pictures of PSNR (dB) and SSIM, over RGB (``psnr``, ``ssim``) and over the luma Y of ITU-R BT.601 in 16
-    to 235, as MATLAB's rgb2ycbcr has it (``psnr_y``, ``ssim_y``), for each kind of damage and for all pictures.
+    """Means over images of PSNR (dB) and SSIM, over RGB (``psnr``, ``ssim``) and over the luma Y of ITU-R BT.601 in 16
+    to 235, as MATLAB's rgb2ycbcr has it (``psnr_y``, ``ssim_y``), for each kind of degradation and for all images.
 
-    Pictures are clamped to 0..1 and rounded to 8 bits first, as they are saved. A perfect picture has the PSNR of one
+    Images are clamped to 0..1 and rounded to 8 bits first, as they are saved. A perfect image has the PSNR of one
     wrong by a tenth of a step everywhere, 68.1 dB, so that a mean stays finite.
 
     >>> metrics = RestorationMetrics(("noise",))
@@ -37,26 +37,28 @@ class RestorationMetrics(Metric):
     def __init__(self, kinds: Sequence[str]) -> None:
         super().__init__()
         if not kinds:
-            raise ValueError("kinds=(): expected at least one name of a kind of damage")
+            raise ValueError("kinds=(): expected at least one name of a kind of degradation")
         self.kinds = tuple(kinds)
         self.add_state("totals", torch.zeros(len(self.kinds), len(NUMBERS)), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(len(self.kinds), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, restored: Tensor, clean: Tensor, kinds: Sequence[str]) -> None:
-        """Add pictures (B, 3, H, W) of 0 to 1, each with its kind of damage."""
+        """Add images (B, 3, H, W) of 0 to 1, each with its kind of degradation."""
         if restored.shape != clean.shape:
             raise ValueError(f"restored {tuple(restored.shape)} and clean {tuple(clean.shape)} differ in size")
-        ours, truth = (bytes_of(t) for t in (restored, clean))
-        y, truth_y = luma(ours), luma(truth)
-        found = torch.stack((psnr(ours, truth), ssim(ours, truth), psnr(y, truth_y), ssim(y, truth_y)), 1)  # B, 4
+        ours, ground_truth = (bytes_of(t) for t in (restored, clean))
+        y, ground_truth_y = luma(ours), luma(ground_truth)
+        found = torch.stack(
+            (psnr(ours, ground_truth), ssim(ours, ground_truth), psnr(y, ground_truth_y), ssim(y, ground_truth_y)), 1
+        )  # B, 4
         for kind, numbers in zip(kinds, found, strict=True):
             if kind not in self.kinds:
-                raise ValueError(f"unknown kind of damage {kind!r}: expected one of {', '.join(self.kinds)}")
+                raise ValueError(f"unknown kind of degradation {kind!r}: expected one of {', '.join(self.kinds)}")
             self.totals[self.kinds.index(kind)] += numbers
             self.counts[self.kinds.index(kind)] += 1
 
     def compute(self) -> dict[str, Any]:
-        """Means over all pictures, and ``per_degradation`` of each kind."""
+        """Means over all images, and ``per_degradation`` of each kind."""
         count = int(self.counts.sum())
         means = self.totals.sum(0) / count if count else torch.full((len(NUMBERS),), math.nan)
         per_kind = {
@@ -68,27 +70,27 @@ class RestorationMetrics(Metric):
         return numbers | {"pictures": float(count), "per_degradation": per_kind}
 
 
-def bytes_of(pictures: Tensor) -> Tensor:
+def bytes_of(images: Tensor) -> Tensor:
     """0 to 1 -> whole numbers of 0 to 255, as fp32."""
-    return (pictures.float().clamp(0, 1) * 255).round()
+    return (images.float().clamp(0, 1) * 255).round()
 
 
-def luma(pictures: Tensor) -> Tensor:
+def luma(images: Tensor) -> Tensor:
     """RGB (B, 3, H, W) of 0 to 255 to Y (B, 1, H, W) of 16 to 235, not rounded."""
-    red, green, blue = pictures.unbind(1)
+    red, green, blue = images.unbind(1)
     return (16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255)[:, None]
 
 
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each picture (B, C, H, W) of 0 to 255, (B,)."""
+    """Peak signal-to-noise ratio in dB of each image (B, C, H, W) of 0 to 255, (B,)."""
     error = (restored - clean).square().flatten(1).mean(1).clamp(min=0.01)
     return 10 * torch.log10(255**2 / error)
 
 
 def ssim(restored: Tensor, clean: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., 2004) of each picture (B, C, H, W) of 0 to 255, (B,).
+    """Structural similarity (Wang et al., 2004) of each image (B, C, H, W) of 0 to 255, (B,).
 
-    Gaussian windows that lie inside the picture, biased moments, the mean over channels. A picture smaller than the
+    Gaussian windows that lie inside the image, biased moments, the mean over channels. An image smaller than the
     window gets a smaller one.
     """
     channels, height, width = restored.shape[1:]

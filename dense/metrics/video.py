@@ -11,22 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def region_similarity(masks: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+def region_similarity(masks: Tensor, ground_truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """IoU of each mask with its own object, both (M, H, W) bool: (M,). 1 where both are empty."""
-    masks, truth = _known(masks, truth, valid)
-    both, either = ((x.flatten(1).sum(1).double()) for x in (masks & truth, masks | truth))
+    masks, ground_truth = _known(masks, ground_truth, valid)
+    both, either = ((x.flatten(1).sum(1).double()) for x in (masks & ground_truth, masks | ground_truth))
     return torch.where(either > 0, both / either.clamp_min(1), 1.0)
 
 
-def contour_accuracy(masks: Tensor, truth: Tensor, valid: Tensor | None = None, tolerance: float = 0.008) -> Tensor:
+def contour_accuracy(
+    masks: Tensor, ground_truth: Tensor, valid: Tensor | None = None, tolerance: float = 0.008
+) -> Tensor:
     """F-measure of each mask's contour with that of its object, both (M, H, W) bool: (M,).
 
     A pixel of a contour is right if the other contour has one within `tolerance` times the diagonal, rounded up. Two empty
     masks agree; an empty one has nothing in common with one that is not.
     """
-    masks, truth = _known(masks, truth, valid)
+    masks, ground_truth = _known(masks, ground_truth, valid)
     reach = math.ceil(tolerance * math.hypot(*masks.shape[-2:]))
-    found, true = contours(masks), contours(truth)
+    found, true = contours(masks), contours(ground_truth)
     hits = (found & within(true, reach)).flatten(1).sum(1).double()
     seen = (true & within(found, reach)).flatten(1).sum(1).double()
     n_found, n_true = (x.flatten(1).sum(1).double() for x in (found, true))
@@ -59,7 +61,9 @@ def mean_recall_decay(values: Tensor) -> tuple[float, float, float]:
     return float(values.mean()), float((values > 0.5).double().mean()), float(first - last)
 
 
-def _known(masks: Tensor, truth: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    if masks.shape != truth.shape or masks.ndim != 3:
-        raise ValueError(f"masks are {tuple(masks.shape)}, objects {tuple(truth.shape)}: expected (M, H, W) of both")
-    return (masks, truth) if valid is None else (masks & valid, truth & valid)
+def _known(masks: Tensor, ground_truth: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    if masks.shape != ground_truth.shape or masks.ndim != 3:
+        raise ValueError(
+            f"masks are {tuple(masks.shape)}, objects {tuple(ground_truth.shape)}: expected (M, H, W) of both"
+        )
+    return (masks, ground_truth) if valid is None else (masks & valid, ground_truth & valid)

@@ -1,9 +1,9 @@
-"""From pictures to typed answers."""
+"""From images to typed predictions."""
 
 from pathlib import Path
 from typing import Any
 
-from dense.predict.answers import Answer, Depth, Joint, Restoration, Segmentation
+from dense.predict.predictions import Depth, Joint, Prediction, Restoration, Segmentation
 from dense.predict.predictor import Predictor
 
 
@@ -31,4 +31,4 @@ def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
     return Predictor.open(source, device, **options)
 
 
-__all__ = ["Answer", "Depth", "Joint", "Predictor", "Restoration", "Segmentation", "load"]
+__all__ = ["Depth", "Joint", "Prediction", "Predictor", "Restoration", "Segmentation", "load"]

@@ -1,4 +1,4 @@
-"""From a picture of any size to a typed answer of the same size."""
+"""From an image of any size to a typed prediction of the same size."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dense.data.images import read_image, to_rgb
-from dense.data.labelled import Labelled
+from dense.data.image import read_image, to_rgb
+from dense.data.labelled.sample import Labelled
 from dense.data.transforms import EvalTransform
-from dense.predict.answers import Answer, Depth, Joint, Restoration, Segmentation
-from dense.tasks.inference import Maps, augmented, slid, slide
-from dense.tasks.model import DenseModel, Inference
+from dense.model.inference import Maps, augmented, slid, slide
+from dense.model.network import DenseModel, Inference
+from dense.predict.predictions import Depth, Joint, Prediction, Restoration, Segmentation
 
 Picture = NDArray[np.uint8]
-WHOLE = 1_000_000  # pixels above which a picture is not seen as it is, even if the model says nothing of that
+WHOLE = 1_000_000  # pixels above which an image is not seen as it is, even if the model says nothing of that
 WINDOW = 512  # side of the windows through which it is seen then, brought to a multiple of the patch
-ROWS = 256  # rows of a picture for which all classes are kept at once
-KEPT = 512_000_000  # bytes up to which the maps of a resized picture are kept whole
+ROWS = 256  # rows of an image for which all classes are kept at once
+KEPT = 512_000_000  # bytes up to which the maps of a resized image are kept whole
 
 torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """``predictor("photo.jpg")``: a `Depth`, a `Segmentation` or both (`Joint`), of the picture's own size.
+    """``predictor("photo.jpg")``: a `Depth`, a `Segmentation` or both (`Joint`), of the image's own size.
 
-    `model` is the network alone. inference: how pictures meet it, by default as it was saved. flip, scales: average
+    `model` is the network alone. inference: how images meet it, by default as it was saved. flip, scales: average
     over the mirror image and over sizes of each view. precision: fp32, bf16 or fp16. batch: windows at once.
 
-    If nobody says how, a large picture is seen through windows for its classes; for its depth it is made smaller, since
-    depth is told from the whole scene and windows would disagree. A picture to restore keeps its size, always.
+    If nobody says how, a large image is seen through windows for its classes; for its depth it is made smaller, since
+    depth is told from the whole scene and windows would disagree. An image to restore keeps its size, always.
     """
 
     OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
@@ -61,13 +61,15 @@ class Predictor:
             raise ValueError(f"batch={batch}: expected at least 1 window at once")
         labels = model.outputs.get("labels")
         if labels is not None and labels.count > 255:
-            raise ValueError(f"the model knows {labels.count} classes; answers hold 255 at most, for labels are bytes")
+            raise ValueError(
+                f"the model knows {labels.count} classes; predictions hold 255 at most, for labels are bytes"
+            )
         self.model, self.precision, self.batch = model.eval(), precision, batch
         self.inference = inference or model.inference
         if "restored" in model.outputs and self.inference.resize is not None:
-            raise ValueError(f"resize={self.inference.resize}: a restored picture keeps its size; leave it out")
+            raise ValueError(f"resize={self.inference.resize}: a restored image keeps its size; leave it out")
         if "restored" in model.outputs and tuple(scales) != (1.0,):
-            raise ValueError(f"scales={tuple(scales)}: a restored picture keeps its size; leave them out")
+            raise ValueError(f"scales={tuple(scales)}: a restored image keeps its size; leave them out")
         self._augmented = augmented(self._maps, scales, flip)
 
     @classmethod
@@ -90,18 +92,18 @@ class Predictor:
 
     # ---- use
 
-    def __call__(self, picture: str | Path | Picture | Image.Image) -> Answer:
-        """The answer for a file, which is turned as its EXIF data say, an array (H, W, 3) uint8 RGB or a PIL picture, both
+    def __call__(self, source: str | Path | Picture | Image.Image) -> Prediction:
+        """The prediction for a file, which is turned as its EXIF data say, an array (H, W, 3) uint8 RGB or a PIL image, both
         of which are taken as they lie."""
-        image = as_array(picture)
-        return self._answer(self.reduced(image), image.shape[:2])
+        image = as_array(source)
+        return self._prediction(self.reduced(image), image.shape[:2])
 
-    def many(self, pictures: Iterable[str | Path | Picture | Image.Image]) -> Iterator[tuple[Picture, Answer]]:
-        """Pictures with their answers; the next file is read while this one is computed."""
+    def many(self, sources: Iterable[str | Path | Picture | Image.Image]) -> Iterator[tuple[Picture, Prediction]]:
+        """Images with their predictions; the next file is read while this one is computed."""
         with ThreadPoolExecutor(1) as reader:
             waiting = None
-            for picture in pictures:
-                coming = reader.submit(as_array, picture)
+            for source in sources:
+                coming = reader.submit(as_array, source)
                 if waiting is not None:
                     image = waiting.result()
                     yield image, self(image)
@@ -138,7 +140,7 @@ class Predictor:
         return sink.values
 
     def _seen(self, image: Picture) -> Tensor:
-        """The picture at the size at which it is seen, (3, h, w) uint8, resized as for validation."""
+        """The image at the size at which it is seen, (3, h, w) uint8, resized as for validation."""
         size: int | tuple[int, int] | None = self.inference.resize
         pixels = image.shape[0] * image.shape[1]
         if size is None and self.inference.window is None and pixels > WHOLE and "depth" in self.model.outputs:
@@ -156,11 +158,11 @@ class Predictor:
         return window, stride or max(1, window * 2 // 3)
 
     def _network(self, images: Tensor) -> Maps:
-        """uint8 pictures to maps in fp32."""
+        """uint8 images to maps in fp32."""
         return self._augmented(self.model.backbone.normalise(images))
 
     def _maps(self, images: Tensor) -> Maps:
-        """Normalised pictures to maps in fp32; those smaller than a patch are stretched to one."""
+        """Normalised images to maps in fp32; those smaller than a patch are stretched to one."""
         dtype = torch_precision[self.precision]
         context = torch.autocast(images.device.type, dtype) if dtype else nullcontext()
         patch, (height, width) = self.model.backbone.spec.patch, images.shape[-2:]
@@ -170,7 +172,7 @@ class Predictor:
             maps = self.model.decode(self.model.features(images), images=images)
         return {name: _interpolated(values.float(), (height, width)) for name, values in maps.items()}
 
-    def _answer(self, values: dict[str, Tensor], size: tuple[int, ...]) -> Answer:
+    def _prediction(self, values: dict[str, Tensor], size: tuple[int, ...]) -> Prediction:
         found: dict[str, Any] = {}
         if "restored" in values:
             return Restoration(values["restored"].cpu().numpy())
@@ -184,7 +186,7 @@ class Predictor:
 
 
 class _Sink:
-    """Takes finished logits block by block and keeps what answers need: one number a pixel, or two."""
+    """Takes finished logits block by block and keeps what predictions need: one number a pixel, or two."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -239,15 +241,15 @@ def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def as_array(picture: str | Path | Picture | Image.Image) -> Picture:
-    """(H, W, 3) uint8 RGB of a file, an array or a PIL picture."""
-    if isinstance(picture, str | Path):
-        return read_image(picture)
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise ValueError(f"expected a path, a PIL picture or a uint8 array (H, W, 3) in RGB, got {what}")
-    if 0 in picture.shape:
-        raise ValueError(f"the picture is empty: {picture.shape}")
-    return picture
+def as_array(image: str | Path | Picture | Image.Image) -> Picture:
+    """(H, W, 3) uint8 RGB of a file, an array or a PIL image."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"expected a path, a PIL image or a uint8 array (H, W, 3) in RGB, got {what}")
+    if 0 in image.shape:
+        raise ValueError(f"the image is empty: {image.shape}")
+    return image

@@ -1,4 +1,4 @@
-"""Predictions beside the truth, as one picture."""
+"""Predictions beside the ground truth, as one picture."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dense.data.transforms import Sample
-from dense.losses.kinds import DepthKind
-from dense.predict.answers import Restoration, parts
+from dense.losses.base import DepthKind
+from dense.media.draw import Picture, depth_picture, enlarge, label_picture, sheet
+from dense.model.network import DenseModel
+from dense.predict.predictions import Restoration, parts
 from dense.predict.predictor import Predictor
-from dense.tasks.model import DenseModel
-from dense.visual import Picture, depth_picture, enlarge, label_picture, sheet
 
 SIDE = 224  # pixels of a cell
 
@@ -19,31 +19,31 @@ SIDE = 224  # pixels of a cell
 def predictions_sheet(
     model: DenseModel, samples: Sequence[Sample], classes: tuple[str, ...] | None, kind: DepthKind | None = None
 ) -> Picture:
-    """A row a sample: the picture, then for each output the prediction and the truth, in the same colours, each column
+    """A row a sample: the picture, then for each output the prediction and the ground truth, in the same colours, each column
     under its name. kind: of the true depth."""
     predictor = Predictor(model)
     rows, headings = [], list[str]()
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
-        answer = predictor(image)
-        depth, segmentation = parts(answer)
+        prediction = predictor(image)
+        depth, segmentation = parts(prediction)
         row: dict[str, Picture] = {"picture": image}
-        if isinstance(answer, Restoration):
-            row["restored"] = answer.values
+        if isinstance(prediction, Restoration):
+            row["restored"] = prediction.values
             if sample.clean is not None:
                 row["undamaged"] = sample.clean.permute(1, 2, 0).numpy()
         if segmentation is not None:
-            row["classes, answer"] = segmentation.picture()
+            row["classes, prediction"] = segmentation.picture()
             if sample.labels is not None:
-                row["classes, truth"] = label_picture(sample.labels.numpy(), len(classes or ()))
+                row["classes, ground truth"] = label_picture(sample.labels.numpy(), len(classes or ()))
         if depth is not None:
             metric = depth.kind == "metric" and sample.depth is not None
-            truth = None if sample.depth is None else sample.depth[0].numpy()
-            known = truth[np.isfinite(truth)] if truth is not None else np.zeros(0)
+            ground_truth = None if sample.depth is None else sample.depth[0].numpy()
+            known = ground_truth[np.isfinite(ground_truth)] if ground_truth is not None else np.zeros(0)
             bounds = tuple(np.quantile(known, (0.01, 0.99))) if metric and known.size else None
-            row["depth, answer"] = depth_picture(depth.values, bounds) if bounds else depth.picture()
-            if truth is not None:
-                row["depth, truth"] = depth_picture(truth, bounds, inverse=kind == "inverse_relative")
+            row["depth, prediction"] = depth_picture(depth.values, bounds) if bounds else depth.picture()
+            if ground_truth is not None:
+                row["depth, ground truth"] = depth_picture(ground_truth, bounds, inverse=kind == "inverse_relative")
         headings = max(headings, list(row), key=len)
         height, width = image.shape[:2]
         factor = SIDE / max(height, width)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dense.backbone import WeightsError
-from dense.published.file import Published, is_ours
+from dense.model.network import DenseModel
+from dense.published.family import Published, is_ours
 from dense.published.recognise import FAMILIES, recognise
 from dense.published.vit import is_backbone
 from dense.suggest import UnknownOption, did_you_mean
-from dense.tasks.model import DenseModel
 
 
 def load_published(source: str | Path | Published, family: str | None = None, **said: Any) -> DenseModel:

@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any
 
 from dense.backbone.spec import resolve_layers
-from dense.published.family import Family, choose, metric_alone, positive
-from dense.published.file import Published
+from dense.model.network import DenseModel, Inference
+from dense.published.family import Family, Published, choose, metric_alone, positive
 from dense.published.keys import assemble, dpt_spec, hidden, renamed
 from dense.published.vit import DINOV2, inside
-from dense.tasks.model import DenseModel, Inference
 
 TABLE = {
     r"^projects\.(\d)\.": r"neck.reassemble.\1.project.",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dense.backbone.names import default_layers
 from dense.backbone.spec import resolve_layers
-from dense.published.family import Family, positive
-from dense.published.file import Published
+from dense.backbone.weights.names import default_layers
+from dense.model.network import DenseModel, Inference
+from dense.published.family import Family, Published, positive
 from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
 from dense.published.vit import Given, given
-from dense.tasks.model import DenseModel, Inference
 
 TABLE = {
     r"^reassemble_blocks\.projects\.(\d)\.conv\.": r"neck.reassemble.\1.project.",

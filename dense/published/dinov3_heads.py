@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from dense.backbone import Backbone, WeightsError
-from dense.backbone.names import default_layers
 from dense.backbone.spec import Layers, resolve_layers
-from dense.published.family import Family, choose, positive
-from dense.published.file import Published, State
+from dense.backbone.weights.names import default_layers
+from dense.model.network import DenseModel, Inference
+from dense.published.family import Family, Published, State, choose, positive
 from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
 from dense.published.vit import Given, given
-from dense.tasks.model import DenseModel, Inference
 
 NAMES = {
     384: "dinov3_vits16",

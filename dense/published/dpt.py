@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dense.backbone.hybrid import STAGES
 from dense.backbone.spec import resolve_layers
-from dense.published.family import Family, choose
-from dense.published.file import Published
+from dense.backbone.vit import STAGES
+from dense.model.network import DenseModel, Inference
+from dense.published.family import Family, Published, choose
 from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
 from dense.published.vit import PLAIN, inside
-from dense.tasks.model import DenseModel, Inference
 
 HALF = (0.5, 0.5, 0.5)  # mean and std
 STRIDES = (4, 8, 16, 16)  # of a hybrid's layers

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from dense.backbone import Backbone, WeightsError
-from dense.backbone.huggingface import to_huggingface
-from dense.published.file import State
+from dense.backbone.weights.huggingface import to_huggingface
+from dense.model.network import DenseModel
+from dense.published.family import State
 from dense.published.huggingface import BIT, DEPTH, DEPTH_ANYTHING, FACTORS, LABELS
 from dense.published.keys import Table, rename
-from dense.tasks.model import DenseModel
 
 COMMON = {"residual": "input", "input_norm": False, "deepest_unit": False, "align_corners": True}
 OF_DEPTH_ANYTHING = COMMON | {
@@ -257,7 +257,7 @@ def _to_bit(name: str) -> str:
 
 
 def _preprocessor(model: DenseModel) -> dict[str, Any]:
-    """How transformers is to bring pictures to the network."""
+    """How transformers is to bring images to the network."""
     spec, side = model.backbone.spec, model.inference.resize or model.backbone.spec.image_size[0]
     return {
         "image_processor_type": "DPTImageProcessor",

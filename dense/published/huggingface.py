@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dense.backbone import Backbone, WeightsError, load_backbone
-from dense.backbone.huggingface import describe_config, from_huggingface, mlp_ratio
 from dense.backbone.spec import Positions
+from dense.backbone.weights.huggingface import describe_config, from_huggingface, mlp_ratio
+from dense.model.network import DenseModel, Inference
 from dense.published.dpt import HALF, of_hybrid
-from dense.published.family import Family, choose, metric_alone, positive
-from dense.published.file import Published, State
+from dense.published.family import Family, Published, State, choose, metric_alone, positive
 from dense.published.keys import assemble, dpt_spec, hidden, renamed
-from dense.tasks.model import DenseModel, Inference
 
 NECK = {
     r"^neck\.reassemble_stage\.layers\.(\d)\.projection\.": r"neck.reassemble.\1.project.",
@@ -201,7 +200,7 @@ def head_of(file: Published) -> State:
 
 
 def statistics(file: Published, otherwise: tuple[float, ...] | None) -> dict[str, Any]:
-    """mean and std from preprocessor_config.json, brought to pictures of 0 to 1."""
+    """mean and std from preprocessor_config.json, brought to images of 0 to 1."""
     facts = file.preprocessor
     scale = 255 * facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 255
     if not facts.get("do_normalize", True):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import heads
 from dense.backbone import Backbone
-from dense.backbone.report import WeightsError, compare
-from dense.data.class_names import ADE20K, VOC2012
-from dense.published.file import Published, State
-from dense.tasks.model import DenseModel, Inference, Task
+from dense.backbone.weights.report import WeightsError, compare
+from dense.data.labelled.layouts import ADE20K, VOC2012
+from dense.model.network import DenseModel, Inference, Task
+from dense.published.family import Published, State
 from heads.features import Norm
 from heads.outputs import Classes
 

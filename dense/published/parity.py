@@ -1,4 +1,4 @@
-"""A certificate that a published file gives here what its own library makes of it: the same pictures through both."""
+"""A certificate that a published file gives here what its own library makes of it: the same images through both."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from dense._version import __version__
 from dense.backbone import Backbone, WeightsError
-from dense.backbone.checkpoint import backbone_state, read_checkpoint
 from dense.backbone.positions import periods_of, set_periods
+from dense.backbone.weights.checkpoint import backbone_state, read_checkpoint
+from dense.model.network import DenseModel
 from dense.published.export import export_huggingface
-from dense.published.file import Published
-from dense.tasks.model import DenseModel
+from dense.published.family import Published
 from heads.features import Size
 from heads.outputs import Bins, Regression
 
@@ -67,7 +67,7 @@ class Certificate:
 def certify(path: str | Path, model: DenseModel | Backbone) -> Certificate:
     """Compare a model or a backbone that was loaded from `path` with an independent implementation of the same weights.
 
-    Pictures are random; sizes are the native one and, where both read positions by one rule, others.
+    Images are random; sizes are the native one and, where both read positions by one rule, others.
     """
     path = Path(path)
     if isinstance(model, Backbone):
@@ -87,7 +87,7 @@ def certify(path: str | Path, model: DenseModel | Backbone) -> Certificate:
             largest = float(other.abs().max()) or 1.0
             differences[f"{height}x{width}"] = float((ours - other).abs().max()) / largest
     if not differences:
-        raise WeightsError(f"{path}: both give zero everywhere for random pictures, which verifies nothing")
+        raise WeightsError(f"{path}: both give zero everywhere for random images, which verifies nothing")
     backbone = model if isinstance(model, Backbone) else model.backbone
     name = (
         backbone.spec.name

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from dense.backbone.report import WeightsError
+from dense.backbone.weights.report import WeightsError
 from dense.published import depth_anything, dinov2_heads, dinov3_heads, dpt, huggingface, restormer, smp
-from dense.published.family import Family
-from dense.published.file import Published
+from dense.published.family import Family, Published
 from dense.published.vit import is_backbone
 from dense.suggest import did_you_mean
 
@@ -16,7 +15,7 @@ MODULES = (dpt, depth_anything, huggingface, dinov2_heads, dinov3_heads, smp, re
 FAMILIES: dict[str, Family] = {family.name: family for module in MODULES for family in module.FAMILIES}
 
 KNOWN_ELSEWHERE = {  # sign -> what it is, of files that are not read here
-    r"^aggregator\.": "VGGT, which sees several pictures at once",
+    r"^aggregator\.": "VGGT, which sees several images at once",
     r"conditional_log_binomial\.|^core\.core\.": "ZoeDepth",
     r"relative_position_bias_table|^pretrained\.model\.layers\.": "MiDaS v3.1 on BEiT or Swin; read is v3 (DPT-Large, DPT-Hybrid)",
     r"^pretrained\.layer1\.": "MiDaS v2, on a convolutional network",

@@ -7,11 +7,10 @@ from typing import Any
 
 import heads
 from dense.backbone import load_backbone
-from dense.backbone.report import WeightsError, compare
 from dense.backbone.spec import Layers, resolve_layers
-from dense.published.family import Family
-from dense.published.file import Published, State
-from dense.tasks.model import DenseModel
+from dense.backbone.weights.report import WeightsError, compare
+from dense.model.network import DenseModel
+from dense.published.family import Family, Published, State
 from heads.restoration import Restormer
 
 BLOCK = r"encoder_level1\.0\."
@@ -57,8 +56,8 @@ def body_options(state: State) -> dict[str, Any]:
     embed, project = state["patch_embed.proj.weight"], state["latent.0.ffn.project_in.weight"]
     if embed.shape[1] != 3:
         raise WeightsError(
-            f"this Restormer takes pictures of {embed.shape[1]} channels (defocus deblurring from two views, or grey "
-            "pictures); read are those of 3"
+            f"this Restormer takes images of {embed.shape[1]} channels (defocus deblurring from two views, or grey "
+            "images); read are those of 3"
         )
     dim, hidden = embed.shape[0], project.shape[0] // 2
     deep = 8 * dim  # where the fewest digits are lost

@@ -6,10 +6,9 @@ from typing import Any
 
 from dense.backbone import WeightsError, load_backbone
 from dense.backbone.spec import Layers, resolve_layers
-from dense.published.family import Family
-from dense.published.file import Published
+from dense.model.network import DenseModel
+from dense.published.family import Family, Published
 from dense.published.keys import assemble, class_names, dpt_spec, renamed
-from dense.tasks.model import DenseModel
 
 TABLE = {
     r"^decoder\.projection_blocks\.(\d)\.project\.0\.": r"neck.reassemble.\1.readout.",

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dense.backbone import Backbone, WeightsError, load_backbone
-from dense.backbone.huggingface import mlp_ratio
 from dense.backbone.load import recognise
-from dense.backbone.names import directory
-from dense.published.file import Published, State
+from dense.backbone.weights.huggingface import mlp_ratio
+from dense.backbone.weights.names import directory
+from dense.published.family import Published, State
 
 Given = Backbone | str | Path | None  # a backbone, its name or its directory
 HEAD = 64  # channels of an attention head in every published ViT
-Names = dict[tuple[int, int, int], str]  # width, depth, side of the picture -> name
+Names = dict[tuple[int, int, int], str]  # width, depth, side of the image -> name
 DINOV2: Names = {
     (384, 12, 518): "dinov2_vits14",
     (768, 12, 518): "dinov2_vitb14",

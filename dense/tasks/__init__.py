@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from dense.lazily import lazily
+from dense.suggest import lazily
 
 if TYPE_CHECKING:
+    from dense.model.network import DenseModel
     from dense.tasks.data import DenseData
     from dense.tasks.depth import DepthTask
     from dense.tasks.joint import JointTask
-    from dense.tasks.model import DenseModel
     from dense.tasks.restoration import RestorationTask
     from dense.tasks.segmentation import SegmentationTask
 
@@ -18,7 +18,7 @@ __getattr__ = lazily(  # a model that predicts needs no Lightning, which takes s
     __name__,
     {
         "DenseData": "dense.tasks.data",
-        "DenseModel": "dense.tasks.model",
+        "DenseModel": "dense.model.network",
         "DepthTask": "dense.tasks.depth",
         "JointTask": "dense.tasks.joint",
         "RestorationTask": "dense.tasks.restoration",

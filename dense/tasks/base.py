@@ -16,11 +16,11 @@ from torchmetrics import Metric
 import heads
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
+from dense.model.network import DenseModel, Inference, Task, normalised
 from dense.tasks.batch import Batch
-from dense.tasks.model import DenseModel, Inference, Task, normalised
-from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.tuning import TuneOptions, parameter_groups, prepare
-from dense.training.continuing import continue_metrics, refuse_another, seed_micro_batch
+from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
 from heads.features import Features, Size
 
 Maps = dict[str, Tensor]
@@ -143,7 +143,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.trainer.datamodule.remember(self)  # type: ignore[attr-defined]
 
     def features(self, batch: Batch) -> Features:
-        """Of the batch's pictures, or what the cache holds."""
+        """Of the batch's images, or what the cache holds."""
         if batch.cached is not None:
             assert batch.size is not None
             return self.network.restored(batch.cached, batch.size)
@@ -155,7 +155,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         return self.network.features(images)
 
     def decode(self, features: Features, batch: Batch, size: Size | None) -> Maps:
-        """Maps of a batch; a head that reads the pictures gets them."""
+        """Maps of a batch; a head that reads the images gets them."""
         images = None
         if self.network.head.reads_pixels and batch.images is not None:
             images = normalised(self.network.backbone, batch.images)
@@ -253,8 +253,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch."""
-        answer = next(a for a in (batch.clean, batch.labels, batch.depth) if a is not None)
-        size = (answer.shape[-2], answer.shape[-1])  # answers are compared at the size they were made at
+        target = next(a for a in (batch.clean, batch.labels, batch.depth) if a is not None)
+        size = (target.shape[-2], target.shape[-1])  # targets are compared at the size they were made at
         self.update_metrics(self.metrics, self.decode(self.features(batch), batch, size), batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -278,7 +278,7 @@ def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:
 
 
 def target_size(features: Features, choice: str) -> Size | None:
-    """Where the loss is computed: four times the grid of the finest map, never more than the picture."""
+    """Where the loss is computed: four times the grid of the finest map, never more than the image."""
     if choice == "picture":
         return None
     stride = min(features.strides)

@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from dense.model.network import DenseModel
 from dense.tasks.base import DenseTask
-from dense.tasks.lora import LoRALinear, merge_lora
-from dense.tasks.model import DenseModel
+from dense.tasks.tuning import LoRALinear, merge_lora
 
 
 class BestModel(pl.Callback):

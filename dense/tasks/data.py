@@ -1,4 +1,4 @@
-"""Labelled pictures to batches: a batch is a pure function of (seed, optimiser step, rank, world)."""
+"""Labelled images to batches: a batch is a pure function of (seed, optimiser step, rank, world)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from dense.console import counting, say
 from dense.data.cache import FeatureCache, weights_digest
-from dense.data.check import check_all, check_one_size
 from dense.data.degrade import Degrade
 from dense.data.degrade.plan import PAIRED
-from dense.data.labelled import DataError, DepthKind, Identity, LabelledSource, open_labelled
+from dense.data.labelled.check import check_all, check_one_size
+from dense.data.labelled.sample import DataError, DepthKind, Identity, LabelledSource, open_labelled
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform, collate
 from dense.tasks.batch import Batch
-from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_plan, check_stages
-from dense.training.continuing import pictures_in_words, refuse_another
+from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_plan, check_stages
+from dense.training.fit import images_in_words, refuse_another
 
 if TYPE_CHECKING:
     from dense.tasks.base import DenseTask
@@ -40,7 +40,7 @@ class Item(NamedTuple):
 class Drawn(Dataset[Item]):
     """``dataset[epoch, index]``: an augmented sample, a pure function of (seed, epoch, index).
 
-    With a cache there are so many versions of each picture as it has copies, which come in turn.
+    With a cache there are so many versions of each image as it has copies, which come in turn.
     """
 
     def __init__(self, source: LabelledSource, transform: TrainTransform, seed: int) -> None:
@@ -56,7 +56,7 @@ class Drawn(Dataset[Item]):
         return Item(self.sample(index, copy), recall(self, index, copy))
 
     def identity(self, index: int) -> Identity:
-        """For the cache: how a picture varies depends on its number, which is another when pictures are added or go."""
+        """For the cache: how an image varies depends on its number, which is another when images are added or go."""
         name, version = self.source.identity(index)
         return Identity(name, f"{version}, number {index}" if self.transform.varies else version)
 
@@ -95,39 +95,39 @@ def recall(dataset: Drawn | Fixed, index: int, copy: int) -> list[Tensor] | None
     tensors = cache.get(dataset.identity(index), copy)
     if tensors is None:
         raise RuntimeError(
-            f"the features of {dataset.source.name(index)} in {cache.folder} were damaged, or the picture changed, while "
+            f"the features of {dataset.source.name(index)} in {cache.folder} were degraded, or the image changed, while "
             "training; run the same command again"
         )
     return tensors
 
 
 class DenseData(pl.LightningDataModule):
-    """Pictures with masks, depth or both, to train on and to validate on.
+    """Images with masks, depth or both, to train on and to validate on.
 
     Args:
         root: a folder of images/ with masks/ or depth/, a published data set, or scenes for the embedded ones.
-        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen; for restoration also pictures (any folder of
+        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen; for restoration also images (any folder of
             clean ones) or paired (input/ and target/).
-        batch_size: pictures a process and micro-batch.
+        batch_size: images a process and micro-batch.
         workers: processes that load; 0 loads in the main process.
-        seed: of the order of pictures and of their augmentation.
-        crop_size: side, or height and width, of training crops; null for whole pictures of one size.
-        augment: how training pictures vary.
-        val_size: shorter side at which pictures are validated; null for their own. Answers keep their size.
+        seed: of the order of images and of their augmentation.
+        crop_size: side, or height and width, of training crops; null for whole images of one size.
+        augment: how training images vary.
+        val_size: shorter side at which images are validated; null for their own. Targets keep their size.
         partial: samples may lack the mask or the depth.
-        answers: labels, depth or both: what is read of a folder; null for what the task learns.
+        targets: labels, depth or both: what is read of a folder; null for what the task learns.
         classes: names and values of classes, or a YAML file, instead of classes.yaml.
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
         cache: folder in which features of a frozen backbone are kept; null computes them in every step.
-        copies: with a cache, how many augmented versions of each picture there are; 1 without augmentation.
+        copies: with a cache, how many augmented versions of each image there are; 1 without augmentation.
         val_ratio: share that is validated on, of a folder that is not split.
-        kb_crop: cut KITTI's pictures to 352x1216 at the bottom centre.
+        kb_crop: cut KITTI's images to 352x1216 at the bottom centre.
         check: look for everything that is wrong before training; a number looks into so many samples of a split.
         scenes: embedded scenes to train and to validate on.
         scene_size: their side.
         scene_seed: of the series they belong to.
         camera_heights: range in metres for training and for validation; null for the default.
-        degrade: damage to clean pictures, for restoration.
+        degrade: degradation to clean images, for restoration.
         patches: [from step, side, batch size] of each stage of progressive training on patches, for restoration; null for
             crop_size and batch_size.
     """
@@ -143,7 +143,7 @@ class DenseData(pl.LightningDataModule):
         augment: Augment = Augment(),
         val_size: int | None = None,
         partial: bool = False,
-        answers: list[Literal["labels", "depth"]] | None = None,
+        targets: list[Literal["labels", "depth"]] | None = None,
         classes: str | list[str] | dict[Any, Any] | None = None,
         depth: str | dict[str, Any] | None = None,
         cache: str | None = None,
@@ -166,7 +166,7 @@ class DenseData(pl.LightningDataModule):
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
         self.embedded = root == "scenes"
         options: dict[str, Any] = {
-            "layout": layout, "partial": partial, "answers": answers or ["labels", "depth"], "classes": classes, "depth": depth, "val_ratio": val_ratio,
+            "layout": layout, "partial": partial, "targets": targets or ["labels", "depth"], "classes": classes, "depth": depth, "val_ratio": val_ratio,
             "kb_crop": kb_crop, "size": scene_size, "seed": scene_seed,
         }  # fmt: skip
         heights = camera_heights or (None, None)
@@ -175,7 +175,7 @@ class DenseData(pl.LightningDataModule):
             for split, length, height in zip(("train", "val"), scenes, heights, strict=True)
         )
         if check:
-            with counting("checking pictures") as told:
+            with counting("checking images") as told:
                 check_all(
                     {"train": self.train, "val": self.val},
                     limit=None if check is True else int(check),
@@ -183,12 +183,12 @@ class DenseData(pl.LightningDataModule):
                 )
         self.degrade, self.restores = degrade, degrade is not None or layout == "paired"
         self.stages: tuple[Stage, ...] = check_stages(patches) if patches else ()
-        self.train_set: Drawn | DamagedPatches
-        self.val_set: Fixed | DamagedPictures
+        self.train_set: Drawn | DegradedPatches
+        self.val_set: Fixed | DegradedImages
         if crop_size is None and batch_size > 1 and not self.stages:
             if augment.rescales:
                 raise ValueError(
-                    f"data.augment.scale={augment.scale} makes pictures of many sizes, which are no batch; set "
+                    f"data.augment.scale={augment.scale} makes images of many sizes, which are no batch; set "
                     "data.crop_size, or data.batch_size to 1"
                 )
             limit = None if check is True else int(check)
@@ -198,11 +198,11 @@ class DenseData(pl.LightningDataModule):
             check_plan(degrade, self.train, layout)
             if cache is not None or val_size is not None:
                 raise ValueError(
-                    "data.cache and data.val_size are not for restoration, whose pictures change; leave them out"
+                    "data.cache and data.val_size are not for restoration, whose images change; leave them out"
                 )
             sides: list[int | tuple[int, int] | None] = [stage.side for stage in self.stages] or [crop_size]
-            self.train_set = DamagedPatches(self.train, augment, sides, degrade, seed)
-            self.val_set = DamagedPictures(self.val, degrade)
+            self.train_set = DegradedPatches(self.train, augment, sides, degrade, seed)
+            self.val_set = DegradedImages(self.val, degrade)
         else:
             if self.stages:
                 raise ValueError(
@@ -234,14 +234,14 @@ class DenseData(pl.LightningDataModule):
         return self.train.depth_kind
 
     @property
-    def damages(self) -> tuple[str, ...]:
-        """Kinds of damage that are measured apart, for restoration."""
+    def degradations(self) -> tuple[str, ...]:
+        """Kinds of degradation that are measured apart, for restoration."""
         if not self.restores:
             return ()
         return self.degrade.labels() if self.degrade is not None else (PAIRED,)
 
     @property
-    def dataset(self) -> Drawn | DamagedPatches:
+    def dataset(self) -> Drawn | DegradedPatches:
         """What a pass goes through."""
         return self.train_set
 
@@ -259,7 +259,7 @@ class DenseData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """One picture at a time, for sizes differ; scenes in batches."""
+        """One image at a time, for sizes differ; scenes in batches."""
         size = self.batch_size if self.embedded else 1
         return DataLoader(
             cast("Dataset[Any]", self.val_set),
@@ -269,10 +269,10 @@ class DenseData(pl.LightningDataModule):
         )
 
     def collate(self, items: Sequence[Item] | Sequence[Sample]) -> Batch:
-        """Answers that the whole set lacks stay away; those that one sample lacks are unknown everywhere."""
+        """Targets that the whole set lacks stay away; those that one sample lacks are unknown everywhere."""
         if isinstance(items[0], Sample):
             together = collate(items)  # type: ignore[arg-type]
-            return Batch(together.images, clean=together.clean, damages=together.damages)
+            return Batch(together.images, clean=together.clean, degradations=together.degradations)
         items = cast(Sequence[Item], items)
         batch = collate([i.sample for i in items], labels=self.classes is not None, depth=self.depth_kind is not None)
         if items[0].tensors is None:
@@ -285,7 +285,7 @@ class DenseData(pl.LightningDataModule):
         return {"settings": self._settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Other pictures or settings are refused, naming what differs."""
+        """Other images or settings are refused, naming what differs."""
         refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
 
     def _settings(self) -> dict[str, Any]:
@@ -293,19 +293,19 @@ class DenseData(pl.LightningDataModule):
         total = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         own = {
             **self.settings,
-            "pictures a step, over all processes": total,
+            "images a step, over all processes": total,
             "classes": self.classes,
             "depth_kind": self.depth_kind,
-            **self._pictures,
+            **self._images,
         }
         return json.loads(json.dumps(own))
 
     @cached_property
-    def _pictures(self) -> dict[str, str]:
+    def _images(self) -> dict[str, str]:
         found = {}
         for what, source in (("to train on", self.train), ("to validate on", self.val)):
             name = (lambda i, s=source: s.identity(i).name) if self.embedded else source.name
-            found[what] = pictures_in_words(len(source), name, self.root)
+            found[what] = images_in_words(len(source), name, self.root)
         return found
 
     def remember(self, task: DenseTask) -> None:
@@ -316,7 +316,7 @@ class DenseData(pl.LightningDataModule):
             raise ValueError("data.cache keeps features of a frozen backbone, and model.tune lets it learn; drop one")
         network, trainer = task.network, task.trainer
         if network.head.reads_pixels:
-            raise ValueError("data.cache keeps features, and this head reads the pictures too; leave data.cache out")
+            raise ValueError("data.cache keeps features, and this head reads the images too; leave data.cache out")
         key = {
             "weights": weights_digest(network.backbone.state_dict()),
             "spec": network.backbone.spec.to_dict(),
@@ -344,7 +344,7 @@ class DenseData(pl.LightningDataModule):
                 say(f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache")
                 if copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
                     say(
-                        "the cache holds one version of each picture, so its crop and augmentation are the same in every "
+                        "the cache holds one version of each image, so its crop and augmentation are the same in every "
                         "epoch; --data.copies 4 keeps four"
                     )
         trainer.strategy.barrier()

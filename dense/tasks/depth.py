@@ -1,22 +1,52 @@
-"""Depth, metric or relative."""
+"""The depth of a data set as a head's kind of depth, and where it counts."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from dense import losses
-from dense.data.layouts import LAYOUTS
-from dense.losses.kinds import DepthKind
+from dense.data.labelled.layouts import LAYOUTS
+from dense.losses.base import DepthKind
 from dense.metrics import DepthMetrics, RelativeDepthMetrics
+from dense.model.network import Inference
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
-from dense.tasks.model import Inference
-from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
-from dense.tasks.targets import check_kinds, depth_target
+from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.tuning import TuneOptions
+
+
+def depth_target(depth: Tensor, given: DepthKind, wanted: DepthKind, options: TargetOptions) -> tuple[Tensor, Tensor]:
+    """Depth (B, 1, H, W) of kind `given` -> the target of kind `wanted` and a mask of where it counts.
+
+    Metric depth becomes its logarithm or its inverse; what is infinitely far has the inverse 0. `options` bound metric
+    depth: what lies nearer or farther does not count, but for the inverse of the infinitely far.
+    """
+    check_kinds(given, wanted)
+    if given == "inverse_relative":
+        return depth, torch.isfinite(depth) & (depth >= 0)
+    low, high = options.min_depth or 0.0, options.max_depth
+    inside = (depth > 0) & (depth >= low)
+    if wanted == "inverse_relative":
+        far = torch.isinf(depth) & (depth > 0)
+        valid = far | (inside if high is None else inside & (depth <= high))
+        return torch.where(valid, 1 / torch.where(valid, depth, torch.ones_like(depth)), 0.0), valid
+    valid = inside & torch.isfinite(depth)
+    valid = valid if high is None else valid & (depth <= high)
+    safe = torch.where(valid, depth, torch.ones_like(depth))
+    return (safe.log() if wanted == "log" else safe), valid
+
+
+def check_kinds(given: Any, wanted: Any) -> None:
+    """Raise where a head's kind of depth cannot be learnt from the data's."""
+    if given == "inverse_relative" and wanted != "inverse_relative":
+        raise ValueError(
+            f"the data hold inverse relative depth, from which no {wanted} depth can be learnt (scale and shift are "
+            "unknown); use kind: inverse_relative in the head's output"
+        )
 
 
 @dataclass(frozen=True)
@@ -68,9 +98,9 @@ class DepthTask(DenseTask):
             tune: how much of the backbone learns.
             target: where the loss is computed and which depths count.
             evaluation: how validation depth is measured.
-            inference: how pictures meet the network later; saved with the model.
+            inference: how images meet the network later; saved with the model.
             steps: optimiser steps.
-            seed: of the head's weights, dropout and the order of pictures.
+            seed: of the head's weights, dropout and the order of images.
         """
         super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
         self.loss_options, self.evaluation = loss, evaluation
@@ -96,7 +126,7 @@ class DepthTask(DenseTask):
         return self.loss(maps["depth"], target, mask, logits=maps.get("depth.bins"))
 
     def build_metrics(self) -> nn.Module:
-        """abs_rel and company, in metres; of relative truth, ssi_mae."""
+        """abs_rel and company, in metres; of relative ground truth, ssi_mae."""
         metrics = depth_metrics(self.evaluation, self.network.outputs["depth"].kind, self.given)
         self.monitor = f"val/{depth_error(metrics)}"
         return metrics
@@ -112,7 +142,7 @@ def depth_of(data: Any) -> DepthKind:
     if data.depth_kind is None:
         raise ValueError("the data have no depth; a depth task needs it (root/depth, or another layout)")
     if data.val.depth_kind is None:
-        raise ValueError("the pictures to validate on have no depth; give them some, or the best model cannot be told")
+        raise ValueError("the images to validate on have no depth; give them some, or the best model cannot be told")
     return data.depth_kind
 
 
@@ -128,7 +158,7 @@ def depth_loss(spec: dict[str, Any], output: Any, given: DepthKind) -> tuple[los
 
 
 def depth_metrics(evaluation: DepthEvaluation, kind: DepthKind, given: DepthKind) -> nn.Module:
-    """Metrics for predictions of a kind against a truth of another; relative ones are aligned first, in any case."""
+    """Metrics for predictions of a kind against a ground truth of another; relative ones are aligned first, in any case."""
     if given == "inverse_relative":
         check_kinds(given, kind)
         return RelativeDepthMetrics()

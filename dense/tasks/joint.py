@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from dense import losses
 from dense.losses import FixedWeights, UncertaintyWeights
 from dense.metrics import SegmentationMetrics
+from dense.model.network import Inference
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
-from dense.tasks.depth import DepthEvaluation, depth_error, depth_loss, depth_metrics, depth_of
-from dense.tasks.model import Inference
-from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
+from dense.tasks.depth import DepthEvaluation, depth_error, depth_loss, depth_metrics, depth_of, depth_target
+from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.segmentation import classes_output, label_losses
-from dense.tasks.targets import depth_target
 from dense.tasks.tuning import TuneOptions
 
 
@@ -39,7 +38,7 @@ class JointMetrics(nn.Module):
 
 
 class JointTask(DenseTask):
-    """Depth and a class for every pixel; a sample may lack either answer.
+    """Depth and a class for every pixel; a sample may lack either target.
 
     weighting: "uncertainty" learns how much each counts (Kendall et al., 2018), "fixed" takes `weights`.
     """
@@ -80,9 +79,9 @@ class JointTask(DenseTask):
             tune: how much of the backbone learns.
             target: where the loss is computed and which depths count.
             evaluation: how validation depth is measured.
-            inference: how pictures meet the network later; saved with the model.
+            inference: how images meet the network later; saved with the model.
             steps: optimiser steps.
-            seed: of the head's weights, dropout and the order of pictures.
+            seed: of the head's weights, dropout and the order of images.
         """
         super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
         if set(weights) != {"depth", "labels"}:
@@ -116,7 +115,7 @@ class JointTask(DenseTask):
         return list(self.weighting.parameters())
 
     def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Each over the samples that have the answer."""
+        """Each over the samples that have the target."""
         assert batch.depth is not None
         assert batch.labels is not None
         target, mask = depth_target(batch.depth, self.given, self.kind, self.target)
@@ -132,7 +131,7 @@ class JointTask(DenseTask):
         return JointMetrics(depth, SegmentationMetrics(len(classes), names=classes))
 
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
-        """Where there is an answer."""
+        """Where there is a target."""
         assert batch.depth is not None
         metrics.depth.update(maps["depth"], batch.depth, batch.depth.isfinite())
         metrics.labels.update(maps["labels"].argmax(1), batch.labels)

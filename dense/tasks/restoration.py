@@ -1,4 +1,4 @@
-"""Restoration of damaged pictures, guided by DINO features."""
+"""Restoration of degraded images, guided by DINO features."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dense.backbone.spec import resolve_layers
 from dense.losses import PerceptionContrast
 from dense.metrics import RestorationMetrics
+from dense.model.inference import through
+from dense.model.network import DenseModel, Inference, normalised
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
-from dense.tasks.inference import through
-from dense.tasks.model import DenseModel, Inference, normalised
-from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.tuning import TuneOptions
 
 
@@ -39,7 +39,7 @@ class PerceptionOptions:
 
 
 class RestorationTask(DenseTask):
-    """Clean pictures from damaged ones. The backbone stays frozen, and both guides the body and judges its result."""
+    """Clean images from degraded ones. The backbone stays frozen, and both guides the body and judges its result."""
 
     task = "restoration"
     outputs: ClassVar = {"restored": ("picture",)}
@@ -66,15 +66,15 @@ class RestorationTask(DenseTask):
             body_weights: a published file of Restormer from which the body starts.
             optim: optimiser and schedule.
             tune: how much of the backbone learns.
-            inference: how pictures meet the network later; saved with the model.
+            inference: how images meet the network later; saved with the model.
             steps: optimiser steps.
-            seed: of the head's weights and the order of pictures.
+            seed: of the head's weights and the order of images.
         """
         super().__init__(backbone, head, optim, tune, TargetOptions(), inference, steps, seed)
         if head.get("name") != "restoration":
             raise ValueError(f"head.name={head.get('name')!r}: a restoration task needs the head 'restoration'")
         if inference.resize is not None:
-            raise ValueError(f"inference.resize={inference.resize}: a restored picture keeps its size; leave it out")
+            raise ValueError(f"inference.resize={inference.resize}: a restored image keeps its size; leave it out")
         if perception.weight and not tune.frozen:
             raise ValueError(
                 f"perception.weight={perception.weight} judges by a frozen backbone, and model.tune lets it learn; drop one"
@@ -87,13 +87,13 @@ class RestorationTask(DenseTask):
         return {"perception": asdict(self.perception), "body_weights": self.body_weights}
 
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
-        """The one output; the data must have damage."""
-        if not data.damages:
+        """The one output; the data must have degradation."""
+        if not data.degradations:
             raise ValueError(
-                "the data have no damage to undo: say data.degrade, such as {kinds: {noise: [25]}}, or bring pairs with "
+                "the data have no degradation to undo: say data.degrade, such as {kinds: {noise: [25]}}, or bring pairs with "
                 "data.layout: paired"
             )
-        self.damages = tuple(data.damages)
+        self.degradations = tuple(data.degradations)
         return {"restored": outputs.get("restored", {"name": "picture"})}
 
     def build(self, data: Any) -> DenseModel:
@@ -121,7 +121,7 @@ class RestorationTask(DenseTask):
         return l1 + self.perception.weight * contrast, parts | {"perception": contrast.detach()}
 
     def _perceived(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of normalised pictures by which they are compared."""
+        """Features of normalised images by which they are compared."""
         backbone = self.network.backbone
         seen = self.network.head.seen(images, backbone.spec.patch)  # type: ignore[operator]
         return backbone(seen, layers=self.contrast_layers, norm=self.perception.norm).maps
@@ -133,13 +133,13 @@ class RestorationTask(DenseTask):
         self.update_metrics(self.metrics, maps, batch)
 
     def build_metrics(self) -> nn.Module:
-        """PSNR and SSIM by kind of damage."""
-        return RestorationMetrics(self.damages)
+        """PSNR and SSIM by kind of degradation."""
+        return RestorationMetrics(self.degradations)
 
     def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
-        """Of pictures as they would be saved."""
+        """Of images as they would be saved."""
         assert batch.clean is not None
-        metrics.update(maps["restored"], batch.clean.float() / 255, batch.damages)  # type: ignore[operator]
+        metrics.update(maps["restored"], batch.clean.float() / 255, batch.degradations)  # type: ignore[operator]
 
     def numbers(self) -> dict[str, float]:
         """Also the PSNR of each kind."""

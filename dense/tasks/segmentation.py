@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from dense import losses
 from dense.metrics import SegmentationMetrics
+from dense.model.network import Inference
 from dense.tasks.base import DenseTask, Maps
 from dense.tasks.batch import Batch
-from dense.tasks.model import Inference
-from dense.tasks.recipe import BackboneOptions, OptimOptions, TargetOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
 from dense.tasks.tuning import TuneOptions
 
 AUXILIARY = 0.4  # weight of an auxiliary head's loss
@@ -48,9 +48,9 @@ class SegmentationTask(DenseTask):
             optim: optimiser and schedule.
             tune: how much of the backbone learns.
             target: where the loss is computed.
-            inference: how pictures meet the network later; saved with the model.
+            inference: how images meet the network later; saved with the model.
             steps: optimiser steps.
-            seed: of the head's weights, dropout and the order of pictures.
+            seed: of the head's weights, dropout and the order of images.
         """
         super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
         self.loss_options, self.loss = loss, losses.build(loss)
@@ -81,7 +81,7 @@ def classes_output(outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, A
     if data.classes is None:
         raise ValueError("the data have no masks; a segmentation needs them (root/masks, or another layout)")
     if data.val.classes is None:
-        raise ValueError("the pictures to validate on have no masks; give them some, or the best model cannot be told")
+        raise ValueError("the images to validate on have no masks; give them some, or the best model cannot be told")
     output = outputs.get("labels", {"name": "classes"})
     count = output.get("count", len(data.classes))
     if count != len(data.classes):

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from dense.training.writable import check_writable
+from dense.console import check_writable
 
 LAST = "last.ckpt"
 

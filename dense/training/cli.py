@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dense.arguments import with_suggestion
-from dense.examples import COMMON, epilogue
+from dense.cli.parser import COMMON, epilogue
+from dense.console import check_writable
 from dense.recipes import find_config
+from dense.suggest import with_suggestion
 from dense.training.precision import resolve_precision
-from dense.training.writable import check_writable
 
 
 class TrainingParser(LightningArgumentParser):

@@ -1,4 +1,4 @@
-"""Restoration of damaged pictures, guided by DINO features."""
+"""Restoration of degraded images, guided by DINO features."""
 
 from heads.restoration.fusion import AddFusion, ChannelFusion, WindowFusion
 from heads.restoration.head import Picture, RestorationHead

@@ -1,7 +1,7 @@
 """D-R adaptation and fusion: DINO features brought to a level of the restoration body, and into it.
 
 Lin et al., Multi-task Image Restoration Guided by Robust DINO Features, 2023 (arXiv 2312.01677). By default DINO features
-ask (query) and restoration features answer (key, value). All output projections start at zero, so that an untrained
+ask (query) and restoration features target (key, value). All output projections start at zero, so that an untrained
 fusion changes nothing.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from heads.checks import one_of, positive_integer
 from heads.levels import ChannelNorm
 from heads.resize import resize
-from heads.restoration.blocks import channel_attention
+from heads.restoration.restormer import channel_attention
 
 Query = Literal["dino", "restoration"]
 
@@ -66,8 +66,8 @@ class AttentionFusion(Fusion):
     def mix(self, x: Tensor, adapted: Tensor) -> Tensor:
         """See `Fusion`."""
         x, adapted = self.norm_x(x), self.norm_guide(adapted)
-        asking, answering = (adapted, x) if self.query == "dino" else (x, adapted)
-        k, v = self.kv(answering).chunk(2, dim=1)
+        asking, targeting = (adapted, x) if self.query == "dino" else (x, adapted)
+        k, v = self.kv(targeting).chunk(2, dim=1)
         return self.attend(self.q(asking), k, v)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class AttentionFusion(Fusion):
 
 
 class ChannelFusion(AttentionFusion):
-    """Attention between channels at the level's own resolution, as in Restormer: linear in the picture."""
+    """Attention between channels at the level's own resolution, as in Restormer: linear in the image."""
 
     def __init__(self, width: int, dim: int, heads: int, query: Query = "dino") -> None:
         super().__init__(width, dim, heads, query)
@@ -88,7 +88,7 @@ class ChannelFusion(AttentionFusion):
 
 
 class WindowFusion(AttentionFusion):
-    """Attention between the pixels of windows of `window` x `window`: linear in the picture too."""
+    """Attention between the pixels of windows of `window` x `window`: linear in the image too."""
 
     def __init__(self, width: int, dim: int, heads: int, query: Query = "dino", window: int = 8) -> None:
         super().__init__(width, dim, heads, query)

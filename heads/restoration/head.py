@@ -1,15 +1,14 @@
-"""The restoration head: Restormer, and DINO features that guide it.
-
-Lin et al., Multi-task Image Restoration Guided by Robust DINO Features, 2023 (arXiv 2312.01677).
-"""
+"""What the backbone sees of an image that is to be restored: never more than a fixed number of patches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from heads.checks import one_of, positive_integer
@@ -18,16 +17,48 @@ from heads.head import DenseHead
 from heads.outputs import Output
 from heads.resize import resize
 from heads.restoration.fusion import AddFusion, ChannelFusion, Fusion, Query, WindowFusion
-from heads.restoration.guide import guide_picture
 from heads.restoration.psf import PixelSemanticFusion
 from heads.restoration.restormer import Guide, build_body
+
+
+def guide_size(size: Size, patch: int, tokens: int) -> Size:
+    """Whole patches nearest to the shape of an image of `size`, at most `tokens` of them; never enlarged beyond rounding."""
+    height, width = size
+    scale = min(1.0, math.sqrt(tokens * patch**2 / (height * width)))
+    rows, columns = (max(1, round(side * scale / patch)) for side in size)
+    while rows * columns > tokens and (rows, columns) != (1, 1):
+        rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+    return rows * patch, columns * patch
+
+
+def guide_image(images: Tensor, patch: int, tokens: int) -> Tensor:
+    """Images (B, 3, H, W) at `guide_size`, which covers all of them."""
+    height, width = images.shape[-2:]
+    rows, columns = guide_size((height, width), patch, tokens)
+    if rows != height:
+        images = weights(height, rows).to(images) @ images
+    if columns != width:
+        images = images @ weights(width, columns).to(images).mT
+    return images
+
+
+def weights(old: int, new: int) -> Tensor:
+    """The matrix (new, old) of an antialiased linear resize: as `interpolate(mode="bilinear", antialias=True)` does, which
+    ONNX does not know."""
+    scale = old / new
+    reach = max(scale, 1.0)
+    centres = (torch.arange(new, dtype=torch.float64) + 0.5) * scale
+    places = torch.arange(old, dtype=torch.float64) + 0.5
+    table = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
+    return (table / table.sum(1, keepdim=True)).float()
+
 
 Guidance = Literal["none", "addition", "channels", "windows"]
 
 
 @dataclass(frozen=True)
 class Picture(Output):
-    """A picture, RGB of 0 to 1, not clamped; an output of the restoration head alone."""
+    """An image, RGB of 0 to 1, not clamped; an output of the restoration head alone."""
 
     align_corners: bool | None = None
     name: ClassVar[str] = "picture"
@@ -51,13 +82,13 @@ class Picture(Output):
 
 
 class RestorationHead(DenseHead):
-    """Pictures and their features to restored pictures.
+    """Images and their features to restored images.
 
     in_channels: of the backbone's maps, shallow to deep. body: a name of `BODIES` or the options of `Restormer`. guidance:
     "channels" and "windows" are D-R attention between channels, or between pixels of windows; "addition" adds; "none" is
     the body alone, for which no features are computed. query: who asks in the attention, "dino" or "restoration". width:
     channels of the fused features. window: side of the windows, in pixels of each level. tokens: most patches of a
-    picture that the backbone sees; a larger picture is made smaller for it.
+    image that the backbone sees; a larger image is made smaller for it.
     """
 
     reads_pixels = True
@@ -75,7 +106,7 @@ class RestorationHead(DenseHead):
     ) -> None:
         super().__init__(outputs)
         if len(outputs) != 1 or not isinstance(next(iter(outputs.values())), Picture):
-            raise ValueError(f"the head 'restoration' has one output, a picture, and was given {', '.join(outputs)}")
+            raise ValueError(f"the head 'restoration' has one output, an image, and was given {', '.join(outputs)}")
         one_of("guidance", guidance, ("none", "addition", "channels", "windows"))
         one_of("query", query, ("dino", "restoration"))
         for name, value in (("width", width), ("window", window), ("tokens", tokens)):
@@ -98,14 +129,14 @@ class RestorationHead(DenseHead):
 
     def seen(self, images: Tensor, patch: int) -> Tensor:
         """What the backbone shall see: whole patches, `tokens` at most."""
-        return guide_picture(images, patch, self.tokens)
+        return guide_image(images, patch, self.tokens)
 
     def forward(
         self, features: Features | None, images: Tensor | None = None, size: Size | None = None
     ) -> dict[str, Tensor]:
         """Output's name -> (B, 3, H, W), of 0 to 1 if `images` are. features: of what `seen` gave; None without guidance."""
         if images is None:
-            raise ValueError("the head 'restoration' reads the pictures themselves; give them as images=, of 0 to 1")
+            raise ValueError("the head 'restoration' reads the images themselves; give them as images=, of 0 to 1")
         guide = None if features is None or self.psf is None else self._guide(self.psf(features.maps))
         if self.reads_features and guide is None:
             raise ValueError(f"guidance={self.guidance!r} needs features; give those of what head.seen(images) shows")
@@ -117,7 +148,7 @@ class RestorationHead(DenseHead):
         return self.forward(features, images)
 
     def expert_weights(self, features: Features) -> Tensor:
-        """How much each layer counts for each picture, (B, layers)."""
+        """How much each layer counts for each image, (B, layers)."""
         if self.psf is None:
             raise ValueError("guidance='none' has no experts; there are weights with addition, channels or windows")
         return self.psf.gate(features.maps)

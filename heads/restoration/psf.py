@@ -1,4 +1,4 @@
-"""Pixel-semantic fusion: shallow DINO layers know pixels, deep ones do not mind the damage; a gate weighs them.
+"""Pixel-semantic fusion: shallow DINO layers know pixels, deep ones do not mind the degradation; a gate weighs them.
 
 Lin et al., Multi-task Image Restoration Guided by Robust DINO Features, 2023 (arXiv 2312.01677).
 """
@@ -30,7 +30,7 @@ class Expert(nn.Sequential):
 class PixelSemanticFusion(nn.Module):
     """Maps (B, C_i, h_i, w_i), shallow to deep, to one (B, width, h, w) at the finest grid: `sum of gate_i expert_i(map_i)`.
 
-    The gate reads the mean of every map, so the weights belong to the picture; `gate` tells them.
+    The gate reads the mean of every map, so the weights belong to the image; `gate` tells them.
     """
 
     def __init__(self, in_channels: Sequence[int], width: int) -> None:

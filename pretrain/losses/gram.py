@@ -19,7 +19,7 @@ class GramLoss(nn.Module):
     features themselves may turn freely, only how patches resemble one another is held.
     Simeoni et al., "DINOv3", 2025, section 4.
 
-    level: "image" compares the patches of each picture, "batch" those of all pictures together. negatives: "keep" all
+    level: "image" compares the patches of each image, "batch" those of all images together. negatives: "keep" all
     similarities; with "teacher" those below 0 in the teacher count as 0, and in the student where both are below; with
     "both" those below 0 count as 0 wherever they are.
 

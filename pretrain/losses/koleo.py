@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from pretrain.processes import is_distributed
+from pretrain.sharding import is_distributed
 
 
 class KoLeoLoss(nn.Module):
@@ -32,7 +32,7 @@ class KoLeoLoss(nn.Module):
         self._warned = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scalar loss in fp32 of features (B, D) of one crop of B pictures."""
+        """Scalar loss in fp32 of features (B, D) of one crop of B images."""
         if features.ndim != 2:
             raise ValueError(f"expected features (B, D), got {tuple(features.shape)}")
         with torch.autocast(features.device.type, enabled=False):
@@ -40,7 +40,7 @@ class KoLeoLoss(nn.Module):
             everybody, first = gather(own) if self.distributed else (own, 0)
             if len(everybody) < 2:
                 if not self._warned:
-                    warnings.warn("KoLeo is skipped: a batch of 1 picture has no neighbours", stacklevel=2)
+                    warnings.warn("KoLeo is skipped: a batch of 1 image has no neighbours", stacklevel=2)
                     self._warned = True
                 return 0.0 * own.sum()
             nearest = everybody[self._nearest(own.detach(), everybody.detach(), first)]  # B, D
@@ -50,7 +50,7 @@ class KoLeoLoss(nn.Module):
         """Where among `everybody` (N, D) the nearest other sample of each of `own` (B, D) is, which begin at `first`."""
         group, total = self.group or len(everybody), len(everybody)
         if total % group:
-            raise ValueError(f"koleo group={group} does not divide a batch of {total} pictures; choose one that does")
+            raise ValueError(f"koleo group={group} does not divide a batch of {total} images; choose one that does")
         mine = torch.arange(first, first + len(own), device=own.device)
         theirs = torch.arange(total, device=own.device)
         strangers = (mine[:, None] // group != theirs // group) | (mine[:, None] == theirs)  # B, N

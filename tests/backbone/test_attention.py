@@ -95,7 +95,7 @@ def test_queries_keys_and_values(name: str) -> None:
 
 
 def test_any_size_and_gradients(token_backbone: Backbone) -> None:
-    """Odd sizes are padded; gradients reach the picture through a frozen backbone."""
+    """Odd sizes are padded; gradients reach the image through a frozen backbone."""
     token_backbone.freeze()
     images = torch.randn(1, 3, 97, 61, requires_grad=True)
     maps = token_backbone.attention(images)

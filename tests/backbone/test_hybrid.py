@@ -45,7 +45,7 @@ def test_use(backbone: Backbone, tmp_path: Path) -> None:
     """Odd sizes, attention, the class token and saved directories as of every ViT."""
     images = torch.randn(1, 3, 70, 90)
     assert backbone.attention(images).shape == (1, 4, 5, 6)
-    assert backbone.picture_feature(images).shape == (1, 32)
+    assert backbone.image_feature(images).shape == (1, 32)
     assert [m.shape[-2:] for m in backbone(images, layers=(0, 1), norm=False).maps] == [(20, 24), (10, 12)]
     backbone.save_pretrained(tmp_path)
     again = load_backbone(tmp_path)

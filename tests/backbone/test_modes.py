@@ -12,7 +12,7 @@ from tests.backbone.conftest import tiny
 
 
 def test_frozen_is_frozen(token_backbone: Backbone) -> None:
-    """No parameter has a gradient and train() changes nothing, yet gradients flow through to the picture."""
+    """No parameter has a gradient and train() changes nothing, yet gradients flow through to the image."""
     token_backbone.freeze()
     wrapper = torch.nn.Sequential(token_backbone).train()
     assert wrapper.training
@@ -116,12 +116,12 @@ def test_drop_path_is_a_matter_of_training() -> None:
 @pytest.mark.parametrize(
     "name", ["dino_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "vit_base_patch16_siglip_224"]
 )
-def test_the_picture_feature_is_that_of_the_whole_forward(name: str) -> None:
+def test_the_image_feature_is_that_of_the_whole_forward(name: str) -> None:
     """Computing the last block for the class token alone changes neither the value nor any gradient."""
     backbone = tiny(name).train()
     other = copy.deepcopy(backbone)
     images = torch.randn(2, 3, 64, 80)
-    short = backbone.picture_feature(images)
+    short = backbone.image_feature(images)
     features = other(images, layers="last", norm=True)
     whole = features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
     torch.testing.assert_close(short, whole, rtol=1e-5, atol=1e-5)

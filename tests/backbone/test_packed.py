@@ -1,4 +1,4 @@
-"""Packed pictures of several sizes against timm's blocks on each size alone, and batch-subset stochastic depth."""
+"""Packed images of several sizes against timm's blocks on each size alone, and batch-subset stochastic depth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = [
 
 
 def groups(backbone: Backbone) -> list[Tensor]:
-    """Two pictures of 4 x 4 patches, three of 2 x 3."""
+    """Two images of 4 x 4 patches, three of 2 x 3."""
     p, generator = backbone.spec.patch, torch.Generator().manual_seed(0)
     sizes = ((2, 4 * p, 4 * p), (3, 2 * p, 3 * p))
     return [torch.randn(n, 3, h, w, generator=generator) for n, h, w in sizes]
@@ -38,11 +38,11 @@ def build(name: str) -> Backbone:
 
 
 def alone(
-    backbone: Backbone, pictures: list[Tensor], masks: Tensor | None, norm: nn.Module | None
+    backbone: Backbone, groups: list[Tensor], masks: Tensor | None, norm: nn.Module | None
 ) -> tuple[Tensor, Tensor]:
     """The same from `forward`, whose blocks are timm's, one size at a time."""
     vectors, tokens = [], None
-    for number, images in enumerate(pictures):
+    for number, images in enumerate(groups):
         own = norm if number else None
         features = backbone(images, layers="last", norm=own is None, masks=None if number else masks)
         patches = features.maps[-1].flatten(2).mT
@@ -63,18 +63,18 @@ def gradients(module: nn.Module, value: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("whole", [True, False], ids=["patches", "class"])
 def test_packed_equals_alone(name: str, whole: bool) -> None:
-    """Outputs and gradients, with masks and another norm for small pictures, and where class tokens alone are wanted."""
+    """Outputs and gradients, with masks and another norm for small images, and where class tokens alone are wanted."""
     backbone = build(name)
-    pictures = groups(backbone)
+    images = groups(backbone)
     masks = torch.arange(2 * 16).reshape(2, 16) % 3 == 0 if whole else None
     norm = copy.deepcopy(backbone.model.norm) if whole and backbone.spec.class_token else None
     assert all(can_pack(block) for block in backbone.model.blocks)
-    vectors, tokens = backbone.picture_features(pictures, masks, whole, norm)
-    expected, their_tokens = alone(copy.deepcopy(backbone), pictures, masks, copy.deepcopy(norm))
+    vectors, tokens = backbone.image_features(images, masks, whole, norm)
+    expected, their_tokens = alone(copy.deepcopy(backbone), images, masks, copy.deepcopy(norm))
     torch.testing.assert_close(vectors, expected, rtol=1e-5, atol=1e-5)
     weights = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))
     value, other = (vectors * weights).sum(), copy.deepcopy(backbone)
-    expected, their_tokens = alone(other, pictures, masks, norm)
+    expected, their_tokens = alone(other, images, masks, norm)
     peer = (expected * weights).sum()
     if whole:
         assert tokens is not None
@@ -91,14 +91,14 @@ def test_packed_equals_alone(name: str, whole: bool) -> None:
 
 @pytest.mark.parametrize("name", ["dinov2_vits14_reg", "dinov3_vits16"])
 def test_recomputing_blocks_changes_nothing(name: str) -> None:
-    """Checkpointed blocks draw the same pictures again, and give the same gradients."""
+    """Checkpointed blocks draw the same images again, and give the same gradients."""
     backbone = build(name)
     set_drop_path(backbone, 0.5, uniform=True)
     found = []
     for enable in (False, True):
         backbone.set_grad_checkpointing(enable)
         torch.manual_seed(0)
-        found.append(gradients(backbone, backbone.picture_features(groups(backbone))[0].square().sum()))
+        found.append(gradients(backbone, backbone.image_features(groups(backbone))[0].square().sum()))
     assert all(torch.equal(found[0][n], found[1][n]) for n in found[0])
 
 
@@ -107,7 +107,7 @@ def test_blocks_of_another_kind_run_one_size_at_a_time() -> None:
     backbone = build("dino_vits16")
     backbone.model.blocks[0].attn.gate = nn.Linear(32, 32)
     assert not can_pack(backbone.model.blocks[0])
-    vectors, tokens = backbone.picture_features(groups(backbone), patches=True)
+    vectors, tokens = backbone.image_features(groups(backbone), patches=True)
     expected, their_tokens = alone(backbone, groups(backbone), None, None)
     assert torch.equal(vectors, expected)
     assert tokens is not None
@@ -125,19 +125,19 @@ def branch(x: Tensor, groups: object) -> Tensor:
 
 
 @pytest.mark.parametrize(("rate", "kept"), [(0.3, (7, 3)), (0.95, (1, 1)), (0.01, (9, 4))])
-def test_whole_pictures_are_left_out_and_the_others_scaled(rate: float, kept: tuple[int, int]) -> None:
-    """max(int(B (1 - rate)), 1) of B pictures of each group are kept, all their tokens, times B over that."""
+def test_whole_images_are_left_out_and_the_others_scaled(rate: float, kept: tuple[int, int]) -> None:
+    """max(int(B (1 - rate)), 1) of B images of each group are kept, all their tokens, times B over that."""
     added = residual(torch.zeros(40, 1), branch, PACK, rate)
-    for part, (pictures, tokens, _), count in zip(added.split([30, 10]), PACK, kept, strict=True):
-        part = part.reshape(pictures, tokens)
+    for part, (images, tokens, _), count in zip(added.split([30, 10]), PACK, kept, strict=True):
+        part = part.reshape(images, tokens)
         assert (part == part[:, :1]).all()
         values = part[:, 0]
         assert int((values > 0).sum()) == count
-        torch.testing.assert_close(values[values > 0], torch.full((count,), pictures / count))
+        torch.testing.assert_close(values[values > 0], torch.full((count,), images / count))
 
 
 def test_expectation_is_that_of_drop_path_by_sample() -> None:
-    """Averaged over draws, both add the whole branch, and each picture is left out as often as any other."""
+    """Averaged over draws, both add the whole branch, and each image is left out as often as any other."""
     torch.manual_seed(0)
     x = torch.zeros(40, 1)
     draws = torch.stack([residual(x, branch, PACK, 0.4) for _ in range(1500)]).mean(0)
@@ -146,7 +146,7 @@ def test_expectation_is_that_of_drop_path_by_sample() -> None:
     torch.testing.assert_close(by_sample, torch.ones(40, 1), rtol=0, atol=0.1)
 
 
-def test_the_branch_sees_the_kept_pictures_alone() -> None:
+def test_the_branch_sees_the_kept_images_alone() -> None:
     """And its gradient reaches them alone, while the identity reaches all."""
     seen: list[int] = []
     weight = torch.ones(1, requires_grad=True)
@@ -167,10 +167,10 @@ def test_the_branch_sees_the_kept_pictures_alone() -> None:
 def test_rate_0_is_none() -> None:
     """And evaluation leaves nothing out."""
     backbone = build("dinov2_vits14_reg")
-    expected = backbone.picture_features(groups(backbone))[0]
+    expected = backbone.image_features(groups(backbone))[0]
     set_drop_path(backbone, 0.0)
-    assert torch.equal(backbone.picture_features(groups(backbone))[0], expected)
+    assert torch.equal(backbone.image_features(groups(backbone))[0], expected)
     set_drop_path(backbone, 0.5, uniform=True)
-    assert len({float(backbone.picture_features(groups(backbone))[0].sum()) for _ in range(4)}) > 1
+    assert len({float(backbone.image_features(groups(backbone))[0].sum()) for _ in range(4)}) > 1
     backbone.eval()
-    assert torch.equal(backbone.picture_features(groups(backbone))[0], expected)
+    assert torch.equal(backbone.image_features(groups(backbone))[0], expected)

@@ -1,4 +1,4 @@
-"""Any size: padding, cropping and resizing, odd grids, and the pictures that must be refused."""
+"""Any size: padding, cropping and resizing, odd grids, and the images that must be refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dense.backbone import Backbone, load_backbone
-from dense.backbone.padding import fit
+from dense.backbone.spec import fit
 from tests.backbone.conftest import tiny
 
 SIZES = [(224, 224), (250, 333), (15 * 16, 17 * 16), (14, 29), (16, 16), (518, 140), (97, 61)]
@@ -16,7 +16,7 @@ SIZES = [(224, 224), (250, 333), (15 * 16, 17 * 16), (14, 29), (16, 16), (518, 1
 
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size(token_backbone: Backbone, size: tuple[int, int]) -> None:
-    """The grid covers the padded picture and the padding leads back to the given size."""
+    """The grid covers the padded image and the padding leads back to the given size."""
     patch = token_backbone.spec.patch
     if min(size) < patch:
         pytest.skip("smaller than a patch of this model")
@@ -32,7 +32,7 @@ def test_any_size(token_backbone: Backbone, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ["dino_vits8", "dinov2_vits14", "dinov3_vits16"])
 def test_an_impulse_stays_at_its_place(name: str) -> None:
-    """A white dot at the centre of a 250x333 picture is found in the centre after padding, decoding and cropping back."""
+    """A white dot at the centre of a 250x333 image is found in the centre after padding, decoding and cropping back."""
     backbone = load_backbone(name, **{"embed_dim": 32, "depth": 1, "num_heads": 4})
     image = torch.zeros(1, 1, 250, 333)
     image[..., 125, 166] = 1.0
@@ -55,7 +55,7 @@ def test_padding_is_central() -> None:
 
 @pytest.mark.parametrize(("policy", "padded"), [("pad", (252, 336)), ("crop", (238, 322)), ("resize", (252, 336))])
 def test_policies(policy: Any, padded: tuple[int, int]) -> None:
-    """Each policy is in the spec, and its maps come back to the picture's size."""
+    """Each policy is in the spec, and its maps come back to the image's size."""
     backbone = tiny("dinov2_vits14", padding=policy)
     features = backbone(torch.randn(1, 3, 250, 333))
     assert backbone.spec.padding == policy
@@ -66,7 +66,7 @@ def test_policies(policy: Any, padded: tuple[int, int]) -> None:
 
 
 def test_batches_and_layouts_agree(token_backbone: Backbone) -> None:
-    """Batch 1 equals its row of a batch; a non-contiguous picture equals its contiguous copy."""
+    """Batch 1 equals its row of a batch; a non-contiguous image equals its contiguous copy."""
     images = torch.randn(3, 3, 112, 96)
     transposed = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
     assert not transposed.is_contiguous()
@@ -90,7 +90,7 @@ def test_refused(token_backbone: Backbone) -> None:
 
 
 def test_nan_passes_through(token_backbone: Backbone) -> None:
-    """A NaN is neither hidden nor spread to other pictures."""
+    """A NaN is neither hidden nor spread to other images."""
     images = torch.randn(2, 3, 64, 64)
     images[0, 0, 20, 20] = float("nan")
     with torch.no_grad():

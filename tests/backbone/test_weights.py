@@ -70,7 +70,7 @@ def test_large_published_layouts(alias: str) -> None:
 def test_the_seven_billion_by_shapes() -> None:
     """DINOv3 7B, without memory: the official names and count follow from the model's shapes."""
     from dense.backbone.build import build, describe
-    from dense.backbone.official import to_dinov3
+    from dense.backbone.weights.official import to_dinov3
 
     with torch.device("meta"):
         backbone = build(describe("dinov3_vit7b16"))

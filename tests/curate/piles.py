@@ -1,4 +1,4 @@
-"""Folders of scenes with everything that a pile may hold."""
+"""Folders of scenes with everything that a pool may hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERB += ["--held-out-threshold", "0.995", "--min-side", "32"]
 
 
 def scene(number: int, size: int = 64) -> NDArray[np.uint8]:
-    """A picture unlike those of other numbers."""
+    """An image unlike those of other numbers."""
     return render(7, number, size).image
 
 

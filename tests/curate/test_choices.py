@@ -10,7 +10,7 @@ import pytest
 from dense.curate import Settings
 from dense.curate.duplicates import Described, best, groups, leaks
 from dense.curate.retrieval import balanced, mode, retrieve, shares
-from dense.curate.vectors import Vectors
+from dense.curate.search import Vectors
 
 
 def described(vectors: np.ndarray, hashes: np.ndarray | None = None) -> Described:
@@ -49,7 +49,7 @@ def test_hashes_join_what_features_do_not() -> None:
 
 @pytest.mark.parametrize(("keep", "expected"), [("largest", 2), ("sharpest", 1)])
 def test_the_best_of_a_group_stays(keep: Any, expected: int) -> None:
-    """Ties go by the other measure, then to the first; curated pictures before all."""
+    """Ties go by the other measure, then to the first; curated images before all."""
     group, pixels = np.array([0, 0, 0, 1, 1]), np.array([10, 10, 20, 5, 5])
     sharp, none = np.array([1, 3, 2, 7, 7], np.float32), np.zeros(5, bool)
     assert best(group, none, pixels, sharp, keep).tolist() == [expected] * 3 + [3, 3]
@@ -61,19 +61,19 @@ def test_no_leak_is_missed() -> None:
     """Every copy of a held-out vector is found, however many there are of one: neighbours do not limit it."""
     rng = np.random.default_rng(0)
     tests = rng.standard_normal((20, 16))
-    pile = np.concatenate(
+    pool = np.concatenate(
         [tests[rng.integers(20, size=400)] + 0.01 * rng.standard_normal((400, 16)), rng.standard_normal((400, 16))]
     )
-    shows = leaks(described(pile), described(tests), Settings(neighbours=1))
+    shows = leaks(described(pool), described(tests), Settings(neighbours=1))
     assert (shows[:400] >= 0).all()
     assert (shows[400:] >= 0).mean() < 0.02
-    assert (leaks(described(pile), described(tests[:0]), Settings()) == -1).all()
+    assert (leaks(described(pool), described(tests[:0]), Settings()) == -1).all()
 
 
 # ---- retrieval
 
 
-def pile_of(sizes: dict[float, int]) -> Vectors:
+def pool_of(sizes: dict[float, int]) -> Vectors:
     rng = np.random.default_rng(0)
     return Vectors(
         [directions([d + 0.1 * rng.standard_normal() for d, n in sizes.items() for _ in range(n)]).astype(np.float32)]
@@ -81,9 +81,9 @@ def pile_of(sizes: dict[float, int]) -> Vectors:
 
 
 def test_the_nearest_are_retrieved() -> None:
-    """k of each query, each picture once, all queries' best before any query's second."""
-    pile, queries = pile_of({0: 10, 90: 10, 180: 10}), Vectors([directions([0, 90, 90]).astype(np.float32)])
-    found = retrieve(pile, queries, np.array([0, 1, 1]), Settings(retrieve="nearest", per_query=3))
+    """k of each query, each image once, all queries' best before any query's second."""
+    pool, queries = pool_of({0: 10, 90: 10, 180: 10}), Vectors([directions([0, 90, 90]).astype(np.float32)])
+    found = retrieve(pool, queries, np.array([0, 1, 1]), Settings(retrieve="nearest", per_query=3))
     assert len(set(found.places.tolist())) == len(found) == 6
     assert (found.places // 10 == (found.queries > 0)).all()
     assert (found.sets == (found.queries > 0)).all()
@@ -91,26 +91,26 @@ def test_the_nearest_are_retrieved() -> None:
 
 
 def test_more_is_asked_for_than_there_is() -> None:
-    """A query set larger than the pile gets all of it, once."""
-    pile, queries = pile_of({0: 3}), Vectors([directions([float(d) for d in range(100)]).astype(np.float32)])
+    """A query set larger than the pool gets all of it, once."""
+    pool, queries = pool_of({0: 3}), Vectors([directions([float(d) for d in range(100)]).astype(np.float32)])
     for how in ("nearest", "clusters"):
-        found = retrieve(pile, queries, np.zeros(100, np.int64), Settings(retrieve=how, per_query=50))
+        found = retrieve(pool, queries, np.zeros(100, np.int64), Settings(retrieve=how, per_query=50))
         assert sorted(found.places.tolist()) == [0, 1, 2]
-    none = retrieve(pile.chosen(np.zeros(0, np.int64)), queries, np.zeros(100, np.int64), Settings())
+    none = retrieve(pool.chosen(np.zeros(0, np.int64)), queries, np.zeros(100, np.int64), Settings())
     assert len(none) == 0
 
 
 def test_clusters_are_sampled_within_caps() -> None:
     """By query and by cluster; nothing of clusters that no query is in; the same for the same seed alone."""
-    pile = pile_of({0: 100, 90: 100, 180: 100})
+    pool = pool_of({0: 100, 90: 100, 180: 100})
     queries = Vectors([directions([0] * 5 + [90] * 30).astype(np.float32)])
     sets = np.zeros(35, np.int64)
     settings = Settings(retrieve="clusters", clusters=3, per_query=4, per_cluster=60)
-    found = retrieve(pile, queries, sets, settings)
+    found = retrieve(pool, queries, sets, settings)
     assert np.bincount(found.places // 100, minlength=3).tolist() == [20, 60, 0]
     assert np.bincount(found.queries).max() <= 4
-    assert (retrieve(pile, queries, sets, settings).places == found.places).all()
-    other = retrieve(pile, queries, sets, Settings(retrieve="clusters", clusters=3, per_cluster=60, seed=1))
+    assert (retrieve(pool, queries, sets, settings).places == found.places).all()
+    other = retrieve(pool, queries, sets, Settings(retrieve="clusters", clusters=3, per_cluster=60, seed=1))
     assert set(other.places.tolist()) != set(found.places.tolist())
 
 

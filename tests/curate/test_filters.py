@@ -1,4 +1,4 @@
-"""What is fit: sizes, blank pictures, filters of people's own, boxes."""
+"""What is fit: sizes, blank images, filters of people's own, boxes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dense.curate import Pile, Preparation, read_boxes
+from dense.curate import Pool, Preparation, read_boxes
 from dense.curate.filters import blur, find_filter
-from tests.curate.piles import folder, save
+from tests.curate.pools import folder, save
 
 CODE = """
-def keep(picture, name): return True
-def drop(picture, name): return name.endswith("000.png")
-def grey(picture, name): return picture.mean(2, keepdims=True).repeat(3, 2).astype("uint8")
-def spoil(picture, name):
-    picture[:] = 0
+def keep(image, name): return True
+def drop(image, name): return name.endswith("000.png")
+def grey(image, name): return image.mean(2, keepdims=True).repeat(3, 2).astype("uint8")
+def spoil(image, name):
+    image[:] = 0
     return True
-def nothing(picture, name): return None
-def floats(picture, name): return picture / 255
-def fails(picture, name): return picture[1000]
+def nothing(image, name): return None
+def floats(image, name): return image / 255
+def fails(image, name): return image[1000]
 number = 3
 """
 
@@ -43,26 +43,26 @@ def prepared(root: Path, *names: str) -> Preparation:
 
 
 def test_filters_keep_drop_and_replace(filters: Path) -> None:
-    """In turn; a filter sees what the one before it left, and cannot change a picture behind one's back."""
-    pile = Pile.open([folder(filters / "pile", range(2))])
-    assert prepared(filters, "keep", "spoil")(pile, 0).edits == ()
-    np.testing.assert_array_equal(prepared(filters, "spoil")(pile, 0).picture, pile.read(0))
-    kept, dropped = (prepared(filters, "drop")(pile, index) for index in (0, 1))
+    """In turn; a filter sees what the one before it left, and cannot change an image behind one's back."""
+    pool = Pool.open([folder(filters / "pile", range(2))])
+    assert prepared(filters, "keep", "spoil")(pool, 0).edits == ()
+    np.testing.assert_array_equal(prepared(filters, "spoil")(pool, 0).image, pool.read(0))
+    kept, dropped = (prepared(filters, "drop")(pool, index) for index in (0, 1))
     assert (kept.state, dropped.state, dropped.words) == ("fit", "filtered", "my_filters_of_tests:drop")
-    changed = prepared(filters, "keep", "grey")(pile, 0)
+    changed = prepared(filters, "keep", "grey")(pool, 0)
     assert changed.edits == ("my_filters_of_tests:grey",)
-    assert changed.picture is not None
-    assert (changed.picture[..., 0] == changed.picture[..., 2]).all()
+    assert changed.image is not None
+    assert (changed.image[..., 0] == changed.image[..., 2]).all()
 
 
 @pytest.mark.parametrize(
     ("name", "words"), [("nothing", "gave None"), ("floats", "float64"), ("fails", "failed on .*000.png: IndexError")]
 )
-def test_wrong_answers_stop(filters: Path, name: str, words: str) -> None:
-    """A safety filter that does not work must not let pictures through."""
-    pile = Pile.open([folder(filters / "pile", range(1))])
+def test_wrong_targets_stop(filters: Path, name: str, words: str) -> None:
+    """A safety filter that does not work must not let images through."""
+    pool = Pool.open([folder(filters / "pile", range(1))])
     with pytest.raises(ValueError, match=words):
-        prepared(filters, name)(pile, 0)
+        prepared(filters, name)(pool, 0)
 
 
 @pytest.mark.parametrize(
@@ -86,40 +86,40 @@ def test_the_code_of_a_filter_counts(filters: Path) -> None:
     assert prepared(filters, "keep").key() != before
 
 
-def test_unfit_pictures(tmp_path: Path) -> None:
+def test_unfit_images(tmp_path: Path) -> None:
     """Each by its own reason."""
     root = folder(tmp_path, range(1))
     save(root / "1.png", np.full((64, 64, 3), 90, np.uint8))
     save(root / "2.png", np.zeros((64, 31, 3), np.uint8))
     (root / "3.png").write_bytes(b"\x89PNG\r\n")
     prepare = Preparation(min_side=32, min_contrast=4.0)
-    pile = Pile.open([root])
-    assert [prepare(pile, index).state for index in range(4)] == ["fit", "blank", "too small", "unreadable"]
+    pool = Pool.open([root])
+    assert [prepare(pool, index).state for index in range(4)] == ["fit", "blank", "too small", "unreadable"]
 
 
 def test_boxes_are_blurred_and_nothing_else(tmp_path: Path) -> None:
     """What was there cannot be told: two noises of one mean leave the same."""
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    done = blur(picture, [(10, 20, 40.5, 50)], "a")
+    image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    done = blur(image, [(10, 20, 40.5, 50)], "a")
     outside = np.ones((60, 80), bool)
     outside[20:50, 10:41] = False
-    assert (done[outside] == picture[outside]).all()
-    assert done[20:50, 10:41].std() < 0.25 * picture[20:50, 10:41].std()
-    assert (blur(picture, [(-5, -5, 500, 500)], "a").shape) == picture.shape
+    assert (done[outside] == image[outside]).all()
+    assert done[20:50, 10:41].std() < 0.25 * image[20:50, 10:41].std()
+    assert (blur(image, [(-5, -5, 500, 500)], "a").shape) == image.shape
     with pytest.raises(ValueError, match="holds nothing of a"):
-        blur(picture, [(80, 0, 90, 10)], "a")
+        blur(image, [(80, 0, 90, 10)], "a")
 
 
 def test_boxes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative to their file, however the pile is named."""
+    """Relative to their file, however the pool is named."""
     folder(tmp_path / "pile", range(2))
-    (tmp_path / "boxes.json").write_text(json.dumps({"pile/001.png": [[0, 0, 20, 20]], "pile/9.png": []}))
+    (tmp_path / "boxes.json").write_text(json.dumps({"pool/001.png": [[0, 0, 20, 20]], "pool/9.png": []}))
     monkeypatch.chdir(tmp_path / "pile")
-    pile = Pile.open(["../pile"])
+    pool = Pool.open(["../pile"])
     prepare = Preparation(boxes=read_boxes("../boxes.json"))
-    assert [prepare(pile, index).edits for index in range(2)] == [(), ("blur",)]
-    assert prepare.unknown(pile.name(index) for index in range(2)) == {str(tmp_path / "pile/9.png")}
+    assert [prepare(pool, index).edits for index in range(2)] == [(), ("blur",)]
+    assert prepare.unknown(pool.name(index) for index in range(2)) == {str(tmp_path / "pool/9.png")}
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from sklearn.preprocessing import normalize
 from benchmarks._planted import COPIES
 from dense.curate import search as searching
 from dense.curate.hashes import hash_pairs, near_hashes, perceptual_hash
-from dense.curate.search import IVFPQ, Flat, assign, build, cluster, faiss, search_all
-from dense.curate.vectors import Vectors
-from tests.curate.piles import scene
+from dense.curate.search import IVFPQ, Flat, Vectors, assign, build, cluster, faiss, search_all
+from tests.curate.pools import scene
 
 
 def bits(a: np.ndarray, b: np.ndarray) -> int:
@@ -62,7 +61,7 @@ def test_near_hashes_miss_nothing(distance: int) -> None:
 
 
 def test_equal_hashes_are_joined_without_all_pairs() -> None:
-    """Ten thousand copies of one picture make ten thousand pairs, not fifty million."""
+    """Ten thousand copies of one image make ten thousand pairs, not fifty million."""
     hashes = np.zeros((10_000, 8), np.uint8)
     hashes[-1] = 255
     first, second = hash_pairs(hashes, hashes, 6)
@@ -144,11 +143,11 @@ def test_clusters_are_those_of_the_data() -> None:
     """Fifty clumps, fifty clusters: nearly every clump is in one."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((20, 30))
-    truth = rng.integers(20, size=2000)
-    vectors = Vectors([(centres[truth] + 0.1 * rng.standard_normal((2000, 30))).astype(np.float32)])
+    ground_truth = rng.integers(20, size=2000)
+    vectors = Vectors([(centres[ground_truth] + 0.1 * rng.standard_normal((2000, 30))).astype(np.float32)])
     found = cluster(vectors, 20, 0)
     homes = assign(vectors, found)
-    most = [np.bincount(homes[truth == number]).max() for number in range(20)]
+    most = [np.bincount(homes[ground_truth == number]).max() for number in range(20)]
     assert sum(most) > 0.9 * 2000
     assert (cluster(vectors, 20, 0) == found).all()
 

@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 
 from benchmarks._planted import COPIES
-from dense.data.pictures import ListPictures, open_pictures
-from dense.data.shards import ShardPictures
+from dense.data.shards import ShardImages
+from dense.data.unlabelled import ListImages, open_images
 from pretrain.data import PretrainData
-from tests.curate.piles import VERB, folder, save, scene
+from tests.curate.pools import VERB, folder, save, scene
 from tests.runs import call, environment
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def pile(tmp_path: Path) -> Path:
-    """Twelve scenes, copies of three, a test picture mirrored, and what is unfit."""
+def pool(tmp_path: Path) -> Path:
+    """Twelve scenes, copies of three, a test image mirrored, and what is unfit."""
     root = folder(tmp_path / "pile", range(12))
     save(root / "large/000.png", COPIES["twice the size"](scene(0)))
     save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
@@ -50,7 +50,7 @@ def curate(*arguments: Any) -> dict[str, Any]:
 
 
 def lines(output: Path) -> dict[str, dict[str, Any]]:
-    """Dropped pictures by name of file."""
+    """Dropped images by name of file."""
     found = [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
     return {Path(line["picture"]).name: line for line in found}
 
@@ -61,10 +61,10 @@ def contents(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(output)): path.read_bytes() for path in found}
 
 
-def test_a_pile_becomes_a_list(pile: Path, tmp_path: Path) -> None:
+def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
     """Copies, leaks and what is unfit go, each with its reason; the largest copy stays; pretraining reads the rest."""
     tests = folder(tmp_path / "tests", range(100, 104))
-    report = curate(pile, "--held-out", tests, "--output", tmp_path / "out")
+    report = curate(pool, "--held-out", tests, "--output", tmp_path / "out")
     counts = {name: number for name, number in report["counts"].items() if number}
     assert counts == {
         "pictures": 19, "kept": 12, "unreadable": 1, "too small": 1, "blank": 1, "held out": 1, "duplicate": 3,
@@ -74,28 +74,28 @@ def test_a_pile_becomes_a_list(pile: Path, tmp_path: Path) -> None:
         "000.png": "duplicate", "001.jpg": "duplicate", "002.jpg": "duplicate", "leak.png": "held out", "blank.png": "blank",
         "tiny.png": "too small", "bad.jpg": "unreadable",
     }  # fmt: skip
-    assert dropped["000.png"]["of"] == str(pile / "large/000.png")
+    assert dropped["000.png"]["of"] == str(pool / "large/000.png")
     assert dropped["leak.png"]["of"] == str(tests / "100.png")
     assert dropped["leak.png"]["bits"] <= 2
-    assert "damaged" in dropped["bad.jpg"]["words"] or "not a picture" in dropped["bad.jpg"]["words"]
-    kept = open_pictures(tmp_path / "out/pictures.txt")
-    assert isinstance(kept, ListPictures)
+    assert "damaged" in dropped["bad.jpg"]["words"] or "not an image" in dropped["bad.jpg"]["words"]
+    kept = open_images(tmp_path / "out/pictures.txt")
+    assert isinstance(kept, ListImages)
     assert len(kept) == 12
     assert {Path(kept.name(i)).parent.name for i in range(12)} == {"pile", "large"}
     assert len(PretrainData(str(tmp_path / "out/pictures.txt"), workers=0).dataset[0].views) > 0
     page = (tmp_path / "out/sheet.html").read_text()
     assert page.count("<figure>") == 2 * 4
-    assert "Held-out pictures in the pile" in page
+    assert "Held-out images in the pool" in page
     assert "http" not in page
 
 
-def test_shards_hold_the_bytes_of_the_files(pile: Path, tmp_path: Path) -> None:
-    """And can be a pile again, whose copies are found in another pile."""
-    curate(pile, "--form", "shards", "--output", tmp_path / "out")
-    kept = open_pictures(tmp_path / "out/shards")
-    assert isinstance(kept, ShardPictures)
+def test_shards_hold_the_bytes_of_the_files(pool: Path, tmp_path: Path) -> None:
+    """And can be a pool again, whose copies are found in another pool."""
+    curate(pool, "--form", "shards", "--output", tmp_path / "out")
+    kept = open_images(tmp_path / "out/shards")
+    assert isinstance(kept, ShardImages)
     dropped = {line["picture"] for line in lines(tmp_path / "out").values()}
-    files = [p for p in sorted(map(str, pile.rglob("*.*"))) if p not in dropped]
+    files = [p for p in sorted(map(str, pool.rglob("*.*"))) if p not in dropped]
     assert sorted(kept.data(i) for i in range(len(kept))) == sorted(Path(p).read_bytes() for p in files)
     more = folder(tmp_path / "more", range(10, 14))
     report = curate(tmp_path / "out/shards", more, "--output", tmp_path / "again")
@@ -107,10 +107,10 @@ def test_shards_hold_the_bytes_of_the_files(pile: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_the_same_seed_writes_the_same(pile: Path, tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same(pool: Path, tmp_path: Path) -> None:
     """Byte for byte, also over what an earlier run left; another seed samples others."""
     like = folder(tmp_path / "like", range(3))
-    asked = [pile, "--like", like, "--clusters", 2, "--per-query", 1]
+    asked = [pool, "--like", like, "--clusters", 2, "--per-query", 1]
     for name in ("a", "b", "b"):
         curate(*asked, "--output", tmp_path / name)
     ours, theirs = (contents(tmp_path / name) for name in "ab")
@@ -123,57 +123,57 @@ def test_the_same_seed_writes_the_same(pile: Path, tmp_path: Path) -> None:
     assert found - {ours["pictures.txt"]}
 
 
-def test_edits_are_written(pile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blurred and replaced pictures as files of their own; counted by filter."""
+def test_edits_are_written(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blurred and replaced images as files of their own; counted by filter."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = "def grey(p, name): return p[..., :1].repeat(3, 2) if '005' in name else '006' not in name"
     (tmp_path / "filters_of_verb.py").write_text(code)
     (tmp_path / "boxes.json").write_text(
-        json.dumps({"pile/004.png": [[5, 5, 60, 60]], "pile/absent.png": [[0, 0, 1, 1]]})
+        json.dumps({"pool/004.png": [[5, 5, 60, 60]], "pool/absent.png": [[0, 0, 1, 1]]})
     )
     report = curate("pile", "--filter", "filters_of_verb:grey", "--blur-boxes", "boxes.json", "--output", "out")
     assert report["filters"] == {
         "blur": {"dropped": 0, "changed": 1},
         "filters_of_verb:grey": {"dropped": 1, "changed": 1},
     }
-    assert report["boxes of no picture"] == 1
-    kept = open_pictures("out/pictures.txt")
+    assert report["boxes of no image"] == 1
+    kept = open_images("out/pictures.txt")
     edited = [kept.read(i) for i in range(len(kept)) if "edited" in kept.name(i)]
     assert len(edited) == 2
     assert sum((image == image[..., :1]).all() for image in edited) == 1
     assert not any((image == scene(number)).all() for image in edited for number in (4, 5))
     (tmp_path / "boxes.json").write_text(json.dumps({"absent.png": [[0, 0, 1, 1]]}))
     done = call(["curate", "pile", "--blur-boxes", "boxes.json", "--output", "out", *VERB])
-    assert "boxes are of no picture that is here" in done.stderr
+    assert "boxes are of no image that is here" in done.stderr
 
 
-def test_retrieval_of_a_curated_set(pile: Path, tmp_path: Path) -> None:
+def test_retrieval_of_a_curated_set(pool: Path, tmp_path: Path) -> None:
     """What is nearest to it; or it joins, and the pile's copies of it go."""
     like = folder(tmp_path / "like", range(5, 7))
-    report = curate(pile, "--like", like, "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "a")
+    report = curate(pool, "--like", like, "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "a")
     assert report["retrieval"] == "nearest"
-    assert (tmp_path / "a/pictures.txt").read_text().split() == [str(pile / "005.png"), str(pile / "006.png")]
+    assert (tmp_path / "a/pictures.txt").read_text().split() == [str(pool / "005.png"), str(pool / "006.png")]
     report = curate(
-        pile, "--like", like, "--with-curated", "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "b"
+        pool, "--like", like, "--with-curated", "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "b"
     )
     assert report["kept of"][str(like)] == 2
     assert {name for name, line in lines(tmp_path / "b").items() if line["why"] == "duplicate"} >= {
         "005.png",
         "006.png",
     }
-    report = curate(pile, "--like", like, "--retrieve", "nearest", "--per-query", 100, "--output", tmp_path / "c")
+    report = curate(pool, "--like", like, "--retrieve", "nearest", "--per-query", 100, "--output", tmp_path / "c")
     assert report["counts"]["not retrieved"] == 0
 
 
 def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
     """Evenly, as far as they reach."""
-    piles = [
+    pools = [
         folder(tmp_path / "a", range(8)),
         folder(tmp_path / "b", range(20, 22)),
         folder(tmp_path / "c", range(30, 36)),
     ]
-    report = curate(*piles, "--total", 8, "--output", tmp_path / "out")
+    report = curate(*pools, "--total", 8, "--output", tmp_path / "out")
     assert list(report["kept of"].values()) == [3, 2, 3]
     assert report["counts"]["over the total"] == 8
 
@@ -182,7 +182,7 @@ def test_a_threshold_that_takes_much_is_doubted(tmp_path: Path) -> None:
     """Unlike scenes that only a low cosine calls copies; a copy by hash is none of them."""
     root = folder(tmp_path / "pile", range(12))
     save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
-    doubt = "more than a fifth of the pile"
+    doubt = "more than a fifth of the pool"
     for threshold, doubted in ((0.3, True), (1.0, False)):
         output = tmp_path / str(threshold)
         done = call(["curate", str(root), "--output", str(output), *VERB, "--threshold", str(threshold)])
@@ -196,7 +196,7 @@ def test_a_threshold_that_takes_much_is_doubted(tmp_path: Path) -> None:
 
 
 def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
-    """Not its first pictures, which may be of its first classes alone; the seed decides which."""
+    """Not its first images, which may be of its first classes alone; the seed decides which."""
     root = folder(tmp_path / "pile", range(16))
     found = []
     for seed in (0, 1):
@@ -214,12 +214,12 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["nowhere"], "nowhere does not exist"),
-        (["empty"], "no pictures in"),
-        (["bad"], "none of 2 pictures is fit: 2 unreadable"),
-        (["pile", "--like", "bad"], "none of 2 curated pictures is fit"),
-        (["pile", "--held-out", "bad"], "none of the held-out pictures can be read"),
-        (["pile", "--held-out", "pile"], "nothing of 3 pictures is left: 3 held out"),
-        (["pile", "--like", "pile", "pile"], "pile is named twice"),
+        (["empty"], "no images in"),
+        (["bad"], "none of 2 images is fit: 2 unreadable"),
+        (["pile", "--like", "bad"], "none of 2 curated images is fit"),
+        (["pile", "--held-out", "bad"], "none of the held-out images can be read"),
+        (["pile", "--held-out", "pile"], "nothing of 3 images is left: 3 held out"),
+        (["pile", "--like", "pile", "pile"], "pool is named twice"),
         (["pile", "--held-out", "pile", "--held-out-crops", "2"], "crops of 2.0"),
         (["pile", "--with-curated"], "--with-curated needs --like"),
         (["pile", "--threshold", "7"], "threshold=7.0: expected 0 to 1"),
@@ -244,7 +244,7 @@ def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path, m
 
 
 def test_nothing_that_is_not_its_own_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures that are read stay where they are, and so do other people's folders."""
+    """Images that are read stay where they are, and so do other people's folders."""
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "pile", range(3))
     folder(tmp_path / "mine/shards", range(3, 6))
@@ -253,10 +253,10 @@ def test_nothing_that_is_not_its_own_is_replaced(tmp_path: Path, monkeypatch: py
     listed = tmp_path / "elsewhere.txt"
     listed.write_text("mine/shards/003.png\n")
     for asked, output, words in (
-        ("out/shards", "out", "out/shards is among the pictures"),
-        ("out/shards/000000.tar", "out", "out/shards is among the pictures"),
-        ("mine", "mine", "mine/shards is among the pictures"),
-        ("elsewhere.txt", "mine", "mine/shards is among the pictures"),
+        ("out/shards", "out", "out/shards is among the images"),
+        ("out/shards/000000.tar", "out", "out/shards is among the images"),
+        ("mine", "mine", "mine/shards is among the images"),
+        ("elsewhere.txt", "mine", "mine/shards is among the images"),
         ("pile", "mine", "mine/shards is there and of no earlier curation"),
     ):
         done = call(["curate", asked, "--form", "shards", "--output", output, *VERB])
@@ -281,7 +281,7 @@ def test_a_missing_engine_is_told_before_any_work(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_parts_and_changed_pictures_are_looked_at_again(tmp_path: Path) -> None:
+def test_damaged_parts_and_changed_images_are_looked_at_again(tmp_path: Path) -> None:
     """And no others."""
     root, output = folder(tmp_path / "pile", range(9)), tmp_path / "out"
     curate(root, "--part", 3, "--output", output)
@@ -319,10 +319,10 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert contents(output) == contents(tmp_path / "whole")
 
 
-def test_workers_change_nothing(pile: Path, tmp_path: Path) -> None:
+def test_workers_change_nothing(pool: Path, tmp_path: Path) -> None:
     """Processes that load leave the same."""
     for workers in ("0", "1"):
-        done = call(["curate", str(pile), "--output", str(tmp_path / workers), *VERB, "--workers", workers])
+        done = call(["curate", str(pool), "--output", str(tmp_path / workers), *VERB, "--workers", workers])
         assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "0") == contents(tmp_path / "1")
 
@@ -341,7 +341,7 @@ def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "TEST": range(30, 32),
     }.items():
         folder(tmp_path / name, numbers)
-    (tmp_path / "boxes.json").write_text(json.dumps({"PILE/000.png": [[1, 1, 30, 30]]}))
+    (tmp_path / "boxes.json").write_text(json.dumps({"POOL/000.png": [[1, 1, 30, 30]]}))
     page = (ROOT / "docs/curate.md").read_text()
     blocks = re.findall(r"```(\w*)\n(.*?)```", page, re.S)
     (tmp_path / "my_filters.py").write_text(

@@ -13,8 +13,8 @@ HEIGHT, WIDTH = 6, 8
 ORIENTATION = 0x0112
 
 
-def picture(path: Path, value: int = 100, size: tuple[int, int] = (HEIGHT, WIDTH), orientation: int = 1) -> Path:
-    """A picture whose pixels are stored in this size (height, width)."""
+def image_file(path: Path, value: int = 100, size: tuple[int, int] = (HEIGHT, WIDTH), orientation: int = 1) -> Path:
+    """An image whose pixels are stored in this size (height, width)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.full((*size, 3), value, np.uint8))
     exif = Image.Exif()
@@ -54,7 +54,7 @@ def text(path: Path, content: str) -> Path:
 def folder(root: Path, names: list[str], masks: bool = True, depth: bool = False) -> Path:
     """images/ with masks/ and depth/, two classes and millimetres."""
     for number, name in enumerate(names):
-        picture(root / "images" / f"{name}.jpg", number % 256)
+        image_file(root / "images" / f"{name}.jpg", number % 256)
         if masks:
             mask(root / "masks" / f"{name}.png", np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 2)
         if depth:

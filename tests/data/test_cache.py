@@ -17,24 +17,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dense.data.cache import FeatureCache, key_digest, prune, weights_digest
-from dense.data.files import file_identity
-from dense.data.labelled import Identity
-from dense.data.records import DamagedRecord, read_record, sweep, write_record
-from tests.data.labelled_files import picture
+from dense.data.cache import (
+    DamagedRecord,
+    FeatureCache,
+    key_digest,
+    prune,
+    read_record,
+    sweep,
+    weights_digest,
+    write_record,
+)
+from dense.data.labelled.files import file_identity
+from dense.data.labelled.sample import Identity
+from tests.data.labelled_files import image_file
 
 FORK = multiprocessing.get_context("fork")
 
 
 class Counting:
-    """Features that tell their picture's mean: a map and a prefix; counts pictures."""
+    """Features that tell their image's mean: a map and a prefix; counts images."""
 
     def __init__(self) -> None:
-        self.pictures = 0
+        self.images = 0
         self.batches: list[tuple[int, ...]] = []
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        self.pictures += len(images)
+        self.images += len(images)
         self.batches.append(tuple(images.shape))
         mean = images.float().mean((1, 2, 3))
         height, width = images.shape[2] // 4, images.shape[3] // 4
@@ -46,7 +54,7 @@ def image(number: int, size: tuple[int, int] = (8, 12)) -> Tensor:
 
 
 def identities(count: int, version: str = "1") -> list[Identity]:
-    return [Identity(f"picture {i}", version) for i in range(count)]
+    return [Identity(f"image {i}", version) for i in range(count)]
 
 
 def cache(folder: Path, weights: str = "w", **options: Any) -> FeatureCache:
@@ -55,7 +63,7 @@ def cache(folder: Path, weights: str = "w", **options: Any) -> FeatureCache:
 
 def computed(cache: FeatureCache) -> int:
     assert isinstance(cache.compute, Counting)
-    return cache.compute.pictures
+    return cache.compute.images
 
 
 # ---- what is read is what was computed
@@ -134,7 +142,7 @@ def test_workers_read(tmp_path: Path) -> None:
     result = worker.get(identities(2)[1])
     assert result is not None
     assert (result[0] == 1).all()
-    with pytest.raises(RuntimeError, match=r"1 pictures have no features in .* and compute is None"):
+    with pytest.raises(RuntimeError, match=r"1 images have no features in .* and compute is None"):
         worker.fetch(identities(3), image)
 
 
@@ -162,12 +170,12 @@ def test_other_weights_are_another_cache(tmp_path: Path) -> None:
         FeatureCache(tmp_path, {"model": module})
 
 
-def test_a_changed_picture_replaces_its_record(tmp_path: Path) -> None:
+def test_a_changed_image_replaces_its_record(tmp_path: Path) -> None:
     """Known by size and time; no rubbish is left behind."""
-    path = picture(tmp_path / "a.png")
+    path = image_file(tmp_path / "a.png")
     subject = cache(tmp_path / "cache")
     subject.fetch([file_identity(path)], image)
-    picture(path, size=(30, 30))
+    image_file(path, size=(30, 30))
     assert subject.get(file_identity(path)) is None
     subject.fetch([file_identity(path)], lambda _: image(9))
     assert (subject.fetch([file_identity(path)], image)[0][0] == 9).all()
@@ -310,7 +318,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Said at the first record of many, with both numbers."""
     usage = shutil.disk_usage(tmp_path)._replace(free=900)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"features of 100 pictures take up to 0.0 GB and .* free; use fewer layers"):
+    with pytest.raises(OSError, match=r"features of 100 images take up to 0.0 GB and .* free; use fewer layers"):
         cache(tmp_path).fill(identities(100), lambda i, copy: image(i))
     with pytest.raises(OSError, match="no room for features in"):
         cache(tmp_path).put(identities(1)[0], [torch.zeros(1000)])

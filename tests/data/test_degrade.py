@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve
 
 from dense.data.degrade import KINDS, Degrade, degrade
-from dense.data.degrade.blur import disc, filtered, line
-from dense.data.degrade.weather import known
+from dense.data.degrade.kinds import disc, filtered, known, line
 from dense.data.scenes import render
 
 
-def picture(value: int | None = None) -> NDArray[np.uint8]:
+def random_image(value: int | None = None) -> NDArray[np.uint8]:
     if value is not None:
         return np.full((48, 64, 3), value, np.uint8)
     return render(0, 1, (48, 64)).image
@@ -25,8 +24,8 @@ DEPTH = np.linspace(1, 30, 48 * 64, dtype=np.float32).reshape(48, 64)
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_seed_decides(name: str) -> None:
-    """And a higher level damages more (a lower quality, of JPEG)."""
-    image, kind = picture(), KINDS[name]
+    """And a higher level degradations more (a lower quality, of JPEG)."""
+    image, kind = random_image(), KINDS[name]
     before = image.copy()
     levels = sorted({*kind.seen, *kind.unseen}, reverse=name == "jpeg")
     found = [degrade(image, {name: level}, 7, DEPTH) for level in levels]
@@ -43,14 +42,14 @@ def test_a_seed_decides(name: str) -> None:
 
 
 def test_noise_has_its_level() -> None:
-    assert degrade(picture(128), {"noise": 25}, 0).astype(float).std() == pytest.approx(25, rel=0.03)
+    assert degrade(random_image(128), {"noise": 25}, 0).astype(float).std() == pytest.approx(25, rel=0.03)
 
 
 def test_haze_is_the_scattering_model() -> None:
-    """The air is what an infinitely far pixel shows, and every pixel lies between the picture and the air."""
+    """The air is what an infinitely far pixel shows, and every pixel lies between the image and the air."""
     depth = DEPTH.copy()
     depth[0] = np.inf
-    image = picture(20)
+    image = random_image(20)
     hazy = degrade(image, {"haze": 0.1}, 3, depth).astype(float)
     air = hazy[0, 0]
     assert air.min() > 0.7 * 255
@@ -72,7 +71,7 @@ def test_blur_is_a_convolution() -> None:
     for kernel in (line(9, 30), line(1, 0), disc(2.5)):
         assert kernel.sum() == pytest.approx(1, abs=1e-5)
         np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=0.02)  # no shift
-        image = picture().astype(np.float32) / 255
+        image = random_image().astype(np.float32) / 255
         ours = filtered(image, kernel)
         theirs = np.stack([convolve(image[..., c], kernel[::-1, ::-1], mode="mirror") for c in range(3)], -1)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -82,11 +81,11 @@ def test_blur_is_a_convolution() -> None:
 
 
 def test_rain_adds_light() -> None:
-    assert (degrade(picture(), {"rain": 2}, 0).astype(int) >= picture().astype(int) - 1).all()
+    assert (degrade(random_image(), {"rain": 2}, 0).astype(int) >= random_image().astype(int) - 1).all()
 
 
 def test_jpeg_is_opencv() -> None:
-    image = picture()
+    image = random_image()
     _, file = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 10])
     decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
     assert decoded is not None
@@ -94,13 +93,13 @@ def test_jpeg_is_opencv() -> None:
 
 
 def test_low_light_loses_light() -> None:
-    dark = degrade(picture(200), {"low_light": 8}, 0).astype(float)
+    dark = degrade(random_image(200), {"low_light": 8}, 0).astype(float)
     assert dark.mean() == pytest.approx(200 / 8 ** (1 / 2.2), rel=0.02)
     assert dark.std() > 0.3
 
 
-def test_damages_follow_one_another() -> None:
-    image = picture()
+def test_degradations_follow_one_another() -> None:
+    image = random_image()
     both = degrade(image, {"motion": 9, "jpeg": 10}, 0)
     assert np.array_equal(both, degrade(degrade(image, {"motion": 9}, 0), {"jpeg": 10}, 0))
 
@@ -126,7 +125,7 @@ def test_plan() -> None:
 
 
 def test_plans_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match=r"unknown damage 'nois'.*noise"):
+    with pytest.raises(ValueError, match=r"unknown degradation 'nois'.*noise"):
         Degrade({"nois": []})
     with pytest.raises(ValueError, match=r"noise=-1: expected a level of 0\.1 to 255"):
         Degrade({"noise": [-1]})
@@ -135,4 +134,4 @@ def test_plans_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="together=3: expected 1 to 1"):
         Degrade({"noise": [25]}, together=3)
     with pytest.raises(ValueError, match="haze needs the depth"):
-        degrade(picture(), {"haze": 0.1}, 0)
+        degrade(random_image(), {"haze": 0.1}, 0)

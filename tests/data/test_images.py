@@ -1,4 +1,4 @@
-"""Reading pictures: every mode rightly, every damage with one kind of error, and nothing else."""
+"""Reading images: every mode rightly, every damage with one kind of error, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dense.data import images
-from dense.data.images import EXTENSIONS, ImageError, decode_image, list_images, read_image, to_rgb
+from dense.data import image as images
+from dense.data.image import EXTENSIONS, ImageError, decode_image, list_images, read_image, to_rgb
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=2)  # 16, 16, 3
 
 
 def stored(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as the bytes of a file."""
+    """An image as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -56,7 +56,7 @@ def test_grey_and_colour(kind: str) -> None:
 
 
 def test_height_comes_first(tmp_path: Path) -> None:
-    """A wide picture is wide; the array is the caller's own."""
+    """A wide image is wide; the array is the caller's own."""
     Image.new("RGB", (30, 20), (1, 2, 3)).save(tmp_path / "wide.png")
     result = read_image(tmp_path / "wide.png")
     assert result.shape == (20, 30, 3)
@@ -126,7 +126,7 @@ def test_other_colour_spaces(mode: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits(kind: str) -> None:
-    """65535 is white, half of it half, and a dark picture stays dark."""
+    """65535 is white, half of it half, and a dark image stays dark."""
     values = np.array([[0, 257, 32768, 65535]], np.uint16)
     result = decode_image(stored(Image.fromarray(values), kind))
     assert result[0, :, 0].tolist() == [0, 1, 128, 255]
@@ -138,7 +138,7 @@ def test_sixteen_bits(kind: str) -> None:
 def test_twelve_bits_in_sixteen_are_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the name of the first picture; not of black ones, nor of those that go beyond, nor of 8 bits."""
+    """By the name of the first image; not of black ones, nor of those that go beyond, nor of 8 bits."""
     monkeypatch.setattr(images, "_dark", [])
     for name, highest in (("black", 0), ("bright", 4096), ("first", 4095), ("second", 1000)):
         Image.fromarray(np.array([[0, highest]], np.uint16)).save(tmp_path / f"{name}.tif")
@@ -155,7 +155,7 @@ def test_twelve_bits_in_sixteen_are_said_once(
     assert said.count("\n") == 1
     monkeypatch.setattr(images, "_dark", [])
     to_rgb(Image.fromarray(np.array([[0, 7]], np.uint16)))
-    assert capsys.readouterr().out.startswith("a picture is read as")
+    assert capsys.readouterr().out.startswith("an image is read as")
 
 
 def test_sixteen_bit_colour() -> None:
@@ -189,7 +189,7 @@ def test_thirty_two_bits() -> None:
 
 
 def test_the_first_frame_of_many() -> None:
-    """An animation is its first picture."""
+    """An animation is its first image."""
     frames = [Image.new("RGB", (4, 4), colour) for colour in ((200, 0, 0), (0, 200, 0))]
     for kind in ("GIF", "TIFF", "WEBP"):
         file = stored(frames[0], kind, save_all=True, append_images=frames[1:])
@@ -217,23 +217,23 @@ def test_exif_orientation(orientation: int) -> None:
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b""]
 )
 def test_damaged_exif(exif: bytes) -> None:
-    """The picture counts, not what is said about it."""
+    """The image counts, not what is said about it."""
     assert decode_image(stored(Image.fromarray(COLOUR), "JPEG", exif=exif)).shape == (16, 16, 3)
 
 
 # ---- damage
 
 
-def test_not_a_picture(tmp_path: Path) -> None:
+def test_not_a_image(tmp_path: Path) -> None:
     """Each problem is named, with the file."""
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "folder.jpg").mkdir()
     for name, message in (
         ("empty.jpg", "empty.jpg is empty"),
-        ("text.png", "text.png is not a picture of a known format"),
+        ("text.png", "text.png is not an image of a known format"),
         ("folder.jpg", "folder.jpg is a folder"),
-        ("missing.jpg", "no such picture: .*missing.jpg"),
+        ("missing.jpg", "no such image: .*missing.jpg"),
     ):
         with pytest.raises(ImageError, match=message):
             read_image(tmp_path / name)
@@ -243,7 +243,7 @@ def test_not_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
 def test_truncated(kind: str, tmp_path: Path) -> None:
-    """A file cut anywhere is an error, not half a picture."""
+    """A file cut anywhere is an error, not half an image."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     file = stored(Image.fromarray(noise), kind)
     for share in (0.02, 0.3, 0.7):
@@ -255,7 +255,7 @@ def test_truncated(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
 def test_any_damage_is_an_image_error(kind: str) -> None:
-    """Bytes changed at random: a picture or ImageError, whatever the reader of the format raises."""
+    """Bytes changed at random: an image or ImageError, whatever the reader of the format raises."""
     rng = np.random.default_rng(1)
     file = stored(Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)), kind)
     outcomes = set()
@@ -316,10 +316,10 @@ def test_list_images(tmp_path: Path) -> None:
     assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)] == ["a.webp", "b/1.png", "b/2.JPG"]
     assert list_images([tmp_path / "notes.txt", tmp_path / "b"])[0].name == "notes.txt"
     assert [p.name for p in list_images(tmp_path, without=tmp_path / "b")] == ["a.webp"]
-    assert len(list_images(tmp_path, without=tmp_path)) == 3  # answers beside the pictures
-    with pytest.raises(FileNotFoundError, match="no such picture or folder"):
+    assert len(list_images(tmp_path, without=tmp_path)) == 3  # targets beside the images
+    with pytest.raises(FileNotFoundError, match="no such image or folder"):
         list_images(tmp_path / "c")
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no pictures in .*none; looked for \.bmp"):
+    with pytest.raises(FileNotFoundError, match=r"no images in .*none; looked for \.bmp"):
         list_images(str(tmp_path / "none"))
     assert ".jpg" in EXTENSIONS

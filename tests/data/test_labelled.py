@@ -1,4 +1,4 @@
-"""Sources of labelled pictures: miniature copies of published layouts, anybody's folders, and what is wrong with them."""
+"""Sources of labelled images: miniature copies of published layouts, anybody's folders, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dense.data.check import check_all, check_files, check_overlap
-from dense.data.class_names import ADE20K
-from dense.data.files import FileSource
-from dense.data.images import ImageError
-from dense.data.labelled import DataError, LabelledSource, open_labelled
-from dense.data.layouts import LAYOUTS, Layout
-from dense.data.masks import LabelFormat
-from tests.data.labelled_files import HEIGHT, WIDTH, depth16, folder, mask, palette, picture, text
+from dense.data.image import ImageError
+from dense.data.labelled.check import check_all, check_files, check_overlap
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.layouts import ADE20K, LAYOUTS, Layout
+from dense.data.labelled.masks import LabelFormat
+from dense.data.labelled.sample import DataError, LabelledSource, open_labelled
+from tests.data.labelled_files import HEIGHT, WIDTH, depth16, folder, image_file, mask, palette, text
 
 VOC_COLOURS = [(i, 255 - i, i // 2) for i in range(256)]
 
@@ -30,7 +29,7 @@ def problems(source: LabelledSource) -> str:
 
 def ade20k(root: Path) -> None:
     for split, name in (("training", "ADE_train_1"), ("training", "ADE_train_2"), ("validation", "ADE_val_1")):
-        picture(root / f"images/{split}/{name}.jpg")
+        image_file(root / f"images/{split}/{name}.jpg")
         mask(root / f"annotations/{split}/{name}.png", np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 4)
 
 
@@ -38,7 +37,7 @@ def voc2012(root: Path) -> None:
     values = np.full((HEIGHT, WIDTH), 20, np.uint8)
     values[0], values[1] = 255, 0
     for name in ("2007_1", "2007_2", "2007_3"):
-        picture(root / f"JPEGImages/{name}.jpg")
+        image_file(root / f"JPEGImages/{name}.jpg")
         palette(root / f"SegmentationClass/{name}.png", values, VOC_COLOURS)
     text(root / "ImageSets/Segmentation/train.txt", "2007_1\n2007_3\n")
     text(root / "ImageSets/Segmentation/val.txt", "2007_2\n")
@@ -47,7 +46,7 @@ def voc2012(root: Path) -> None:
 def cityscapes(root: Path) -> None:
     for split, town in (("train", "aachen"), ("val", "lindau")):
         stem = f"{split}/{town}/{town}_000000_000019"
-        picture(root / f"leftImg8bit/{stem}_leftImg8bit.png")
+        image_file(root / f"leftImg8bit/{stem}_leftImg8bit.png")
         values = np.full((HEIGHT, WIDTH), 7, np.uint8)
         values[0], values[1], values[2] = 33, 3, 0
         mask(root / f"gtFine/{stem}_gtFine_labelIds.png", values)
@@ -55,9 +54,9 @@ def cityscapes(root: Path) -> None:
 
 
 def nyuv2(root: Path) -> None:
-    picture(root / "sync/bathroom/rgb_00045.jpg")
+    image_file(root / "sync/bathroom/rgb_00045.jpg")
     depth16(root / "sync/bathroom/sync_depth_00045.png", 2500)
-    picture(root / "official_splits/test/kitchen/rgb_1.jpg")
+    image_file(root / "official_splits/test/kitchen/rgb_1.jpg")
     depth16(root / "official_splits/test/kitchen/sync_depth_1.png", 0)
     text(
         root / "nyudepthv2_train_files_with_gt.txt", "/bathroom/rgb_00045.jpg /bathroom/sync_depth_00045.png 518.8579\n"
@@ -70,7 +69,7 @@ def kitti_eigen(root: Path) -> None:
     values = np.zeros(size, np.uint16)
     values[-1, 2 + 1], values[8, 2] = 256, 512
     for drive, split in (("0001", "train"), ("0002", "val")):
-        picture(root / f"raw/2011/{drive}_sync/image_02/data/5.png", size=size)
+        image_file(root / f"raw/2011/{drive}_sync/image_02/data/5.png", size=size)
         depth16(root / f"data_depth_annotated/{split}/{drive}_sync/proj_depth/groundtruth/image_02/5.png", values, size)
     line = "2011/{0}_sync/image_02/data/5.png {0}_sync/proj_depth/groundtruth/image_02/5.png 721.5\n"
     text(root / "eigen_train_files_with_gt.txt", line.format("0001"))
@@ -133,7 +132,7 @@ def test_nyuv2(tmp_path: Path) -> None:
 
 
 def test_kitti_eigen(tmp_path: Path) -> None:
-    """Lines without a ground truth are dropped; the crop is at the bottom centre, of picture and depth alike."""
+    """Lines without a ground truth are dropped; the crop is at the bottom centre, of image and depth alike."""
     kitti_eigen(tmp_path)
     source = open_labelled(tmp_path, "test", layout="kitti_eigen", kb_crop=True)
     assert len(source) == 1
@@ -150,7 +149,7 @@ def test_kitti_eigen(tmp_path: Path) -> None:
 def test_a_layout_of_ones_own(tmp_path: Path) -> None:
     """Another suffix, another list."""
     for name in ("a", "b"):
-        picture(tmp_path / f"scans/{name}/rgb.png")
+        image_file(tmp_path / f"scans/{name}/rgb.png")
         mask(tmp_path / f"scans/{name}/mask_final.png", 1)
     layout = Layout(
         "mine", "scans/{id}/rgb.png", "scans/{id}/mask_final.png", label_format=LabelFormat.numbered(("x", "y"))
@@ -181,7 +180,7 @@ def test_layouts_that_are_wrong(make: Callable[[], Layout], words: str) -> None:
 
 
 def test_masks_and_depth_together(tmp_path: Path) -> None:
-    """Both answers of a picture, with its own extension."""
+    """Both targets of an image, with its own extension."""
     folder(tmp_path, ["a", "deep/er/b"], depth=True)
     source = open_labelled(tmp_path, "all")
     assert (source.classes, source.depth_kind, len(source)) == (("sky", "ground"), "metric", 2)
@@ -193,17 +192,17 @@ def test_masks_and_depth_together(tmp_path: Path) -> None:
     assert source.check() == []
 
 
-def test_only_the_answers_that_are_asked_for(tmp_path: Path) -> None:
+def test_only_the_targets_that_are_asked_for(tmp_path: Path) -> None:
     """Depth without a meaning stops nobody who learns classes, and masks are no depth."""
     folder(tmp_path, ["a", "b"], depth=True)
     (tmp_path / "depth.yaml").unlink()
     with pytest.raises(FileNotFoundError, match=r"depth\.yaml"):
         open_labelled(tmp_path, "all")
-    source = open_labelled(tmp_path, "all", answers=("labels",))
+    source = open_labelled(tmp_path, "all", targets=("labels",))
     assert (source.classes, source.depth_kind, source.read(0).depth) == (("sky", "ground"), None, None)
     folder(tmp_path / "other", ["a"])
-    with pytest.raises(FileNotFoundError, match="no answers: expected depth/, but"):
-        open_labelled(tmp_path / "other", "all", answers=("depth",))
+    with pytest.raises(FileNotFoundError, match="no targets: expected depth/, but"):
+        open_labelled(tmp_path / "other", "all", targets=("depth",))
 
 
 @pytest.mark.parametrize("pattern", ["{0}/train/{1}", "{0}/{1}/train"])
@@ -212,14 +211,14 @@ def test_splits_by_folder(tmp_path: Path, pattern: str, train: str) -> None:
     """train/images and images/train."""
     for split, name in ((train, "a"), ("val", "b")):
         root = pattern.replace("train", split)
-        picture(Path(root.format(tmp_path, "images")) / f"{name}.png")
+        image_file(Path(root.format(tmp_path, "images")) / f"{name}.png")
         mask(Path(root.format(tmp_path, "masks")) / f"{name}.png")
     text(tmp_path / "classes.yaml", "[sky]")
     for split, name in (("train", "a"), ("val", "b")):
         source = open_labelled(tmp_path, split)
         assert [Path(source.name(i)).stem for i in range(len(source))] == [name]
         assert source.check() == []
-    with pytest.raises(FileNotFoundError, match=r"no pictures of split test: expected one of images/, test/images/"):
+    with pytest.raises(FileNotFoundError, match=r"no images of split test: expected one of images/, test/images/"):
         open_labelled(tmp_path, "test")
 
 
@@ -232,7 +231,7 @@ def test_splits_by_list(tmp_path: Path) -> None:
         open_labelled(tmp_path, "val")
     text(tmp_path / "val.txt", "b\nb\nnobody\n")
     assert "line 2: b was listed before, in line 1" in problems(open_labelled(tmp_path, "val"))
-    assert "line 3: no picture" in problems(open_labelled(tmp_path, "val"))
+    assert "line 3: no image" in problems(open_labelled(tmp_path, "val"))
 
 
 def names(root: Path, split: str, **options: float) -> set[str]:
@@ -241,7 +240,7 @@ def names(root: Path, split: str, **options: float) -> set[str]:
 
 
 def test_splits_by_name(tmp_path: Path) -> None:
-    """Without folders and lists: the parts are disjoint, complete, and stable when pictures are added."""
+    """Without folders and lists: the parts are disjoint, complete, and stable when images are added."""
     folder(tmp_path, [f"{i:03}" for i in range(60)])
     train, val = names(tmp_path, "train", val_ratio=0.3), names(tmp_path, "val", val_ratio=0.3)
     assert not train & val
@@ -263,8 +262,8 @@ def test_a_share_of_too_few(tmp_path: Path) -> None:
         assert tuple(len(open_labelled(tmp_path, s, val_ratio=ratio)) for s in ("train", "val")) == counts
 
 
-def test_partial_answers(tmp_path: Path) -> None:
-    """Joint training on pictures of which some have masks and some depth; one with neither is of no use."""
+def test_partial_targets(tmp_path: Path) -> None:
+    """Joint training on images of which some have masks and some depth; one with neither is of no use."""
     folder(tmp_path, ["a", "b", "c"], depth=True)
     (tmp_path / "masks/a.png").unlink()
     (tmp_path / "depth/b.png").unlink()
@@ -277,7 +276,7 @@ def test_partial_answers(tmp_path: Path) -> None:
         (True, False), (False, True), (False, False),
     ]  # fmt: skip
     (tmp_path / "masks/b.png").unlink()
-    assert "b.jpg has neither of its answers" in problems(open_labelled(tmp_path, "all", partial=True))
+    assert "b.jpg has neither of its targets" in problems(open_labelled(tmp_path, "all", partial=True))
 
 
 def test_no_declaration(tmp_path: Path) -> None:
@@ -298,7 +297,7 @@ def test_no_declaration(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    """A wrong path, an empty folder, no answers, a wrong name: what was looked for and what is there."""
+    """A wrong path, an empty folder, no targets, a wrong name: what was looked for and what is there."""
     text(tmp_path / "data/readme.txt", "")
     for options, words in (
         (
@@ -307,14 +306,14 @@ def test_nothing_there(tmp_path: Path) -> None:
         ),
         ({"root": tmp_path / "dta"}, r"expected one of images/, train/images/, images/train/ but .*dta does not exist"),
         ({"root": tmp_path / "data"}, r"expected one of images/.* data holds readme\.txt|data holds readme"),
-        ({"root": tmp_path / "data", "layout": "ade20k"}, r"no pictures such as images/training/{id}\.jpg .*"),
+        ({"root": tmp_path / "data", "layout": "ade20k"}, r"no images such as images/training/{id}\.jpg .*"),
         ({"root": tmp_path / "data", "layout": "voc2012"}, r"train\.txt is not there; it lists the samples of train"),
     ):
         with pytest.raises(FileNotFoundError, match=words):
             open_labelled(split="train", **options)  # type: ignore[arg-type]
-    picture(tmp_path / "data/images/a.jpg")
+    image_file(tmp_path / "data/images/a.jpg")
     with pytest.raises(
-        FileNotFoundError, match=r"has no answers: expected masks/ or depth/.*holds images/, readme\.txt"
+        FileNotFoundError, match=r"has no targets: expected masks/ or depth/.*holds images/, readme\.txt"
     ):
         open_labelled(tmp_path / "data", "train")
     with pytest.raises(ValueError, match=r"layout='ade20': expected one of .*Did you mean ade20k\?"):
@@ -347,7 +346,7 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     mask(tmp_path / "masks/4.png", 9)
     mask(tmp_path / "masks/5.png", 255)
     depth16(tmp_path / "depth/6.png", 0)
-    picture(tmp_path / "images/7.png")
+    image_file(tmp_path / "images/7.png")
     mask(tmp_path / "depth/8.png", 30)
     (tmp_path / "masks/9.png").write_bytes(b"")
     depth16(tmp_path / "depth/10.png", 7, (2, 2))
@@ -356,14 +355,14 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     said = "\n".join(lines)
     for words in (
         "images/0.jpg has no mask masks/0.*",
-        "masks/1.png is a mask without a picture images/1.*",
+        "masks/1.png is a mask without an image images/1.*",
         "masks/2.png has 6x9 pixels (height x width), ",
         "images/3.jpg is damaged or truncated",
         "masks/4.png holds the value 9 at 48 pixels",
         "the mask of " + str(tmp_path / "images/5.jpg") + " is ignored everywhere",
         "the depth map of " + str(tmp_path / "images/6.jpg") + " knows no depth anywhere",
-        "are two pictures of one sample, 7; keep one",
-        "masks/9.png is not a picture of a known format",
+        "are two images of one sample, 7; keep one",
+        "masks/9.png is not an image of a known format",
         "depth/10.png has 2x2 pixels",
     ):
         assert words in said, words
@@ -383,17 +382,17 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
     assert str(DataError("alone")) == "alone"
 
 
-def test_turned_pictures(tmp_path: Path) -> None:
-    """EXIF turns a picture; its answers must be turned too, and the error says so if they are not."""
+def test_turned_images(tmp_path: Path) -> None:
+    """EXIF turns an image; its targets must be turned too, and the error says so if they are not."""
     folder(tmp_path, [])
     text(tmp_path / "classes.yaml", "[sky, ground]")
     for name, size in (("good", (WIDTH, HEIGHT)), ("bad", (HEIGHT, WIDTH))):
-        picture(tmp_path / f"images/{name}.jpg", size=(HEIGHT, WIDTH), orientation=6)
+        image_file(tmp_path / f"images/{name}.jpg", size=(HEIGHT, WIDTH), orientation=6)
         mask(tmp_path / f"masks/{name}.png", 0, size)
     source = open_labelled(tmp_path, "all")
     assert source.read(1).image.shape == (WIDTH, HEIGHT, 3)
     assert len(source.check()) == 1
-    assert "bad.jpg has 8x6; the picture is turned by its EXIF data and the mask is not" in problems(source)
+    assert "bad.jpg has 8x6; the image is turned by its EXIF data and the mask is not" in problems(source)
     with pytest.raises(DataError, match="turned by its EXIF"):
         source.read(0)
 
@@ -426,24 +425,24 @@ def test_splits_that_overlap(tmp_path: Path) -> None:
     text(tmp_path / "val.txt", "b\nc\ncopy\nlink\n")
     train, val = (open_labelled(tmp_path, split) for split in ("train", "val"))
     said = "\n".join(check_overlap(train, val))
-    assert "train and val share 2 pictures: " in said
+    assert "train and val share 2 images: " in said
     assert "images/b.jpg, " in said
-    assert "val has copies of train's pictures: 1 picture: " in said
+    assert "val has copies of train's images: 1 image: " in said
     assert "copy.jpg (as " in said
-    with pytest.raises(DataError, match="share 2 pictures"):
+    with pytest.raises(DataError, match="share 2 images"):
         check_all({"train": train, "val": val})
     text(tmp_path / "val.txt", "c\n")
     check_all({"train": train, "val": open_labelled(tmp_path, "val")})
 
 
 def test_strays_are_told_once(tmp_path: Path) -> None:
-    """A mask without a picture belongs to no split."""
+    """A mask without an image belongs to no split."""
     folder(tmp_path, [f"{i}" for i in range(30)])
     mask(tmp_path / "masks/stray.png")
     sources = {split: open_labelled(tmp_path, split, val_ratio=0.3) for split in ("train", "val")}
     with pytest.raises(DataError) as caught:
         check_all(sources)
-    assert len([line for line in caught.value.problems if "without a picture" in line]) == 1
+    assert len([line for line in caught.value.problems if "without an image" in line]) == 1
 
 
 def test_reading_what_is_broken(tmp_path: Path) -> None:
@@ -452,9 +451,9 @@ def test_reading_what_is_broken(tmp_path: Path) -> None:
     mask(tmp_path / "masks/a.png", 0, (2, 2))
     (tmp_path / "images/b.jpg").write_bytes(b"no")
     source = open_labelled(tmp_path, "all")
-    with pytest.raises(DataError, match=r"masks/a\.png has 2x2 pixels .*every mask must have its picture's size"):
+    with pytest.raises(DataError, match=r"masks/a\.png has 2x2 pixels .*every mask must have its image's size"):
         source.read(0)
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         source.read(1)
 
 
@@ -499,7 +498,7 @@ def test_scenes() -> None:
 
 def test_camera_heights() -> None:
     """Scenes are seen from where was asked."""
-    from dense.data.scene_source import SceneSource
+    from dense.data.labelled.scenes import SceneSource
 
     source = SceneSource("val", 4, 24, camera_height=(3.0, 4.5))
     assert all(3.0 <= source.scenes[i].camera.height <= 4.5 for i in range(4))

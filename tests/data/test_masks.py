@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.data.declarations import depth_format, label_format
-from dense.data.depths import DepthFormat, read_depth
-from dense.data.images import ImageError
-from dense.data.labelled import DataError
-from dense.data.masks import LabelFormat, read_labels
-from tests.data.labelled_files import mask, palette, picture, text
+from dense.data.image import ImageError
+from dense.data.labelled.declarations import depth_format, label_format
+from dense.data.labelled.depth import DepthFormat, read_depth
+from dense.data.labelled.masks import LabelFormat, read_labels
+from dense.data.labelled.sample import DataError
+from tests.data.labelled_files import image_file, mask, palette, text
 
 RAW = np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
 THREE = LabelFormat.numbered(("a", "b", "c"))
@@ -66,7 +66,7 @@ def test_grey_stored_as_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_bits_are_not_stretched(tmp_path: Path, bits: int) -> None:
-    """A grey PNG of 1, 2 or 4 bits holds 0, 1, 2, ..., though readers of pictures stretch it to 0..255."""
+    """A grey PNG of 1, 2 or 4 bits holds 0, 1, 2, ..., though readers of images stretch it to 0..255."""
     values = np.arange(16).reshape(2, 8) % 2**bits
     rows = b""
     for row in values:
@@ -120,15 +120,15 @@ def test_undeclared_values(tmp_path: Path, form: LabelFormat, values: Any, words
 
 
 def test_masks_that_cannot_be_read(tmp_path: Path) -> None:
-    """JPEG, transparent, missing, empty, truncated, no picture at all."""
+    """JPEG, transparent, missing, empty, truncated, no image at all."""
     with pytest.raises(DataError, match=r"is a JPEG, which changes values"):
-        read_labels(picture(tmp_path / "m.jpg"), THREE)
+        read_labels(image_file(tmp_path / "m.jpg"), THREE)
     Image.new("RGBA", (2, 2), (0, 0, 0, 9)).save(tmp_path / "clear.png")
     with pytest.raises(DataError, match="transparent in places"):
         read_labels(tmp_path / "clear.png", THREE)
     with pytest.raises(ImageError, match="no such mask"):
         read_labels(tmp_path / "none.png", THREE)
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         read_labels(text(tmp_path / "words.png", "hello"), THREE)
     whole = mask(tmp_path / "half.png", np.random.default_rng(0).integers(0, 3, (40, 40)), (40, 40)).read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
@@ -240,7 +240,7 @@ def test_depth_that_is_refused(tmp_path: Path) -> None:
     form = DepthFormat("metric")
     mask(tmp_path / "8bit.png", 7)
     mask(tmp_path / "16bit.png", 700, kind=np.uint16)
-    picture(tmp_path / "colour.png")
+    image_file(tmp_path / "colour.png")
     (tmp_path / "a.exr").write_bytes(b"v/1\x01")
     np.savez(tmp_path / "two.npz", a=np.ones((2, 2)), b=np.ones((2, 2)))
     np.save(tmp_path / "negative.npy", np.array([[-1.0, 2]]))
@@ -250,7 +250,7 @@ def test_depth_that_is_refused(tmp_path: Path) -> None:
     for name, words in {
         "8bit.png": "8 bits, which is a rendering of depth for the eye.*give scale",
         "16bit.png": r"whole numbers .uint16, up to 700. and no scale.*scale: 1000",
-        "colour.png": "is a colour picture",
+        "colour.png": "is a colour image",
         "a.exr": "EXR cannot be read.*convert",
         "two.npz": r"holds 2 arrays .a, b.; expected one",
         "negative.npy": r"negative depth .-1.*invalid: \[-1\]",

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dense.data.loader import init_worker
 from dense.data.sampler import Draw, IndexSampler, permute
-from dense.data.workers import init_worker
 
 
 def first(sampler: IndexSampler, batches: int) -> list[list[Draw]]:
@@ -56,7 +56,7 @@ def test_an_epoch_is_a_pass_without_repeats() -> None:
     for epoch in range(6):
         draws = [draw for step in range(4) for draw in sampler.batch(4 * epoch + step)]
         assert {draw.epoch for draw in draws} == {epoch}
-        indices = {draw.picture for draw in draws}
+        indices = {draw.image for draw in draws}
         assert len(indices) == 20
         assert indices <= set(range(23))
         left.append(frozenset(range(23)) - indices)
@@ -85,13 +85,13 @@ def test_accumulation_keeps_the_step() -> None:
     assert [a + b for a, b in zip(micro[::2], micro[1::2], strict=True)] == first(IndexSampler(50, 8), 10)
 
 
-def test_fewer_pictures_than_a_step() -> None:
+def test_fewer_images_than_a_step() -> None:
     """They come several times, each time in another epoch, equally often."""
     sampler = IndexSampler(length=6, batch_size=16)
     assert sampler.steps_per_epoch == 1
     draws = [draw for batch in first(sampler, 12) for draw in batch]  # 192 = 32 passes
     assert len(set(draws)) == len(draws)
-    assert set(Counter(draw.picture for draw in draws).values()) == {32}
+    assert set(Counter(draw.image for draw in draws).values()) == {32}
     assert {draw.epoch for draw in draws} == set(range(32))
 
 
@@ -120,7 +120,7 @@ class Echo(Dataset[torch.Tensor]):
     """Gives back what it is asked for, and how many threads it may use."""
 
     def __getitem__(self, draw: Draw) -> torch.Tensor:
-        return torch.tensor([draw.epoch, draw.picture, torch.get_num_threads()])
+        return torch.tensor([draw.epoch, draw.image, torch.get_num_threads()])
 
 
 def test_loader_with_and_without_workers() -> None:

@@ -14,9 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from dense.data.scenes import CLASSES, SPLITS, Scene, Scenes, dominant_class, render, sample
 from dense.data.scenes.curved import Ball, Capsule, Cone, Cylinder, Dome, Torus, Tube
-from dense.data.scenes.flat import Boxes, Pyramid
 from dense.data.scenes.render import FAR, cast, shade
-from dense.data.scenes.solid import Solid
+from dense.data.scenes.solid import Boxes, Pyramid, Solid
 from dense.data.scenes.world import Thing, World
 
 MANY = 350
@@ -232,7 +231,7 @@ def test_the_same_scene_at_two_sizes() -> None:
         assert abs(shrunk - small.image).mean() < 6
 
 
-def test_a_wide_picture_shows_the_square_in_its_middle() -> None:
+def test_a_wide_image_shows_the_square_in_its_middle() -> None:
     wide, square = render(0, 3, (40, 80)), render(0, 3, 40)
     assert (wide.semantic[:, 20:60] == square.semantic).mean() > 0.995
 

@@ -1,4 +1,4 @@
-"""Transforms: picture and answers move together, answers are never mixed, and the same seed gives the same sample."""
+"""Transforms: image and targets move together, targets are never mixed, and the same seed gives the same sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dense.data.labelled import IGNORE, Labelled
+from dense.data.labelled.sample import IGNORE, Labelled
 from dense.data.transforms import PRESETS, Augment, EvalTransform, Sample, TrainTransform, collate, to_tensors
 
 ALL = replace(PRESETS["segmentation"], rotate=20, rotate_probability=1.0, focal_corrected=True)
@@ -54,7 +54,7 @@ def test_nothing_global_is_touched() -> None:
 
 @pytest.mark.parametrize("name", ["none", "segmentation", "depth"])
 def test_shapes_and_types(name: str) -> None:
-    """Of every preset, also for pictures smaller than the crop."""
+    """Of every preset, also for images smaller than the crop."""
     augment = Augment.preset(name)
     if augment.rescales:
         augment = replace(augment, focal_corrected=True)
@@ -68,7 +68,7 @@ def test_shapes_and_types(name: str) -> None:
         assert result.image.is_contiguous()
 
 
-def test_answers_keep_their_values_and_agree() -> None:
+def test_targets_keep_their_values_and_agree() -> None:
     """Classes and depths are those of the sample; at every pixel the depth is that of the class; outside, both are
     unknown."""
     augment = replace(ALL, flip=0.5)
@@ -86,7 +86,7 @@ def test_answers_keep_their_values_and_agree() -> None:
     assert outside > 0
 
 
-def test_the_picture_moves_with_its_answers() -> None:
+def test_the_image_moves_with_its_targets() -> None:
     """Without colour changes, the grey value tells the class, but at the edges between squares."""
     augment = Augment(scale=(0.7, 2.0), flip=0.5, rotate=15)
     transform = TrainTransform(augment, 40, "inverse_relative")
@@ -99,7 +99,7 @@ def test_the_picture_moves_with_its_answers() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 3, 0.5])
-def test_resized_answers_are_not_shifted(factor: float) -> None:
+def test_resized_targets_are_not_shifted(factor: float) -> None:
     """At a whole factor, every pixel becomes a block of pixels; halved, none leaves its block of four."""
     labels = np.arange(12 * 16, dtype=np.uint8).reshape(12, 16)
     given = Labelled(np.zeros((12, 16, 3), np.uint8), labels, labels.astype(np.float32), "ramp")
@@ -119,7 +119,7 @@ def test_resized_answers_are_not_shifted(factor: float) -> None:
 
 @pytest.mark.parametrize("size", [32, (20, 30), None])
 def test_an_impulse_stays_on_its_pixel(size: Any) -> None:
-    """Cropped, padded, flipped: where the picture is white, the class is 1 and the depth is 7."""
+    """Cropped, padded, flipped: where the image is white, the class is 1 and the depth is 7."""
     image, labels = np.zeros((25, 35, 3), np.uint8), np.zeros((25, 35), np.uint8)
     depth = np.ones((25, 35), np.float32)
     image[12, 17], labels[12, 17], depth[12, 17] = 255, 1, 7
@@ -143,7 +143,7 @@ def test_flip_flips_all_alike() -> None:
 
 
 def test_padding_is_no_class() -> None:
-    """Around a small picture: IGNORE, NaN and a colour near the mean."""
+    """Around a small image: IGNORE, NaN and a colour near the mean."""
     result = TrainTransform(Augment(), 60, "metric")(sample(20, 20), 0)
     assert result.labels is not None
     assert result.depth is not None
@@ -151,8 +151,8 @@ def test_padding_is_no_class() -> None:
     assert result.image[:, result.labels == IGNORE].T.unique(dim=0).tolist() == [[124, 116, 104]]
 
 
-def test_photometry_leaves_answers_alone() -> None:
-    """The picture changes, each time otherwise, and nothing else."""
+def test_photometry_leaves_targets_alone() -> None:
+    """The image changes, each time otherwise, and nothing else."""
     augment = Augment(
         brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, gamma=(0.7, 1.4), colour=0.2, photometric=1
     )
@@ -180,7 +180,7 @@ def test_metric_depth_is_not_resized_unawares() -> None:
 
 @pytest.mark.parametrize("factor", [0.5, 2.0, 1.25])
 def test_focal_correction(factor: float) -> None:
-    """Twice as large in the picture is half as far, and infinity stays."""
+    """Twice as large in the image is half as far, and infinity stays."""
     given = sample()
     depth = given.depth
     assert depth is not None
@@ -204,7 +204,7 @@ def test_focal_correction(factor: float) -> None:
     ("size", "shape"), [(None, (40, 60)), (20, (20, 30)), (80, (80, 120)), ((33, 70), (33, 70)), (27, (27, 40))]
 )
 def test_evaluation(size: Any, shape: tuple[int, int]) -> None:
-    """The picture at a size; answers as they were, or with it."""
+    """The image at a size; targets as they were, or with it."""
     kept, resized = EvalTransform(size)(sample()), EvalTransform(size, "resize")(sample())
     assert tuple(kept.image.shape[1:]) == tuple(resized.image.shape[1:]) == shape
     assert torch.equal(kept.labels, to_tensors(sample()).labels)  # type: ignore[arg-type]
@@ -217,7 +217,7 @@ def test_evaluation(size: Any, shape: tuple[int, int]) -> None:
 # ---- batches
 
 
-def test_batches_with_lacking_answers() -> None:
+def test_batches_with_lacking_targets() -> None:
     """Unknown where one lacks it, None where all do or where it is not asked for."""
     both = to_tensors(sample())
     first, second = both._replace(depth=None), both._replace(labels=None)
@@ -234,7 +234,7 @@ def test_batches_with_lacking_answers() -> None:
     assert collate([first, first], depth=True).depth is not None
     assert collate([first, first], labels=False).labels is None
     one = EvalTransform(20)(sample())
-    assert collate([one]).labels.shape == (1, 40, 60)  # type: ignore[union-attr]  # answers may be larger, one by one
+    assert collate([one]).labels.shape == (1, 40, 60)  # type: ignore[union-attr]  # targets may be larger, one by one
     with pytest.raises(ValueError, match=r"of 2 sizes, \[\(20, 30\), \(40, 60\)\]: crop them"):
         collate([one, one])
 
@@ -247,7 +247,7 @@ def test_batches_with_lacking_answers() -> None:
         (lambda: Augment.preset("segmentaton"), "Did you mean segmentation"),
         (lambda: TrainTransform(Augment(), 0), "crop_size=0"),
         (lambda: EvalTransform(0), "size=0"),
-        (lambda: EvalTransform(answers="drop"), "expected 'keep' or 'resize'"),  # type: ignore[arg-type]
+        (lambda: EvalTransform(targets="drop"), "expected 'keep' or 'resize'"),  # type: ignore[arg-type]
     ],
 )
 def test_options_that_are_wrong(make: Any, words: str) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.data.labelled import DataError
-from dense.data.videos import SceneClip, davis, list_frames, objects_of, read_objects, scene_clips
+from dense.data.labelled.sample import DataError
+from dense.data.video import SceneClip, davis, list_frames, objects_of, read_objects, scene_clips
 from tests.evaluate.davis import miniature
 
 
@@ -53,7 +53,7 @@ def test_masks(tmp_path: Path) -> None:
     Image.fromarray(numbers.astype(np.uint16) * 100).save(tmp_path / "deep.png")
     (tmp_path / "d.png").write_bytes(b"nothing")
     for name, message in (
-        ("c.png", "painted in colours"), ("j.jpg", "JPEG"), ("d.png", "not a picture"), ("none.png", "no such mask"),
+        ("c.png", "painted in colours"), ("j.jpg", "JPEG"), ("d.png", "not an image"), ("none.png", "no such mask"),
         ("deep.png", "0 to 1100"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -61,7 +61,7 @@ def test_masks(tmp_path: Path) -> None:
 
 
 def test_davis(tmp_path: Path) -> None:
-    """Sequences of the list, pictures with their masks; below DAVIS too."""
+    """Sequences of the list, images with their masks; below DAVIS too."""
     root = miniature(tmp_path / "DAVIS")
     for given in (root, tmp_path):
         clips = davis(given)
@@ -79,7 +79,7 @@ def test_davis_with_problems(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         davis(root)
     assert len(error.value.problems) == 2
-    assert "right has a picture or a mask alone at frame 00003" in str(error.value)
+    assert "right has an image or a mask alone at frame 00003" in str(error.value)
     assert "gone" in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"train\.txt is missing"):
         davis(root, "train")

@@ -27,7 +27,7 @@ def oracle(alike: Tensor, kept: Tensor | None = None) -> tuple[NDArray[np.float6
 
 @pytest.mark.parametrize("grid", [(7, 9), (20, 23)])
 def test_vectors_are_scipys(grid: tuple[int, int]) -> None:
-    """Small graphs by all eigenvectors, larger ones by steps; each picture of the batch."""
+    """Small graphs by all eigenvectors, larger ones by steps; each image of the batch."""
     alike = edges(tokens_of(smooth(3, grid)), 0.2)
     cut = normalised_cut(alike, EPS)
     compared = 0
@@ -120,5 +120,5 @@ def test_leading_vectors_of_spectral_clustering() -> None:
 )
 def test_too_many_patches_are_refused(method: TokenCut | MaskCut | LOST | Spectral) -> None:
     """Before memory is asked for, by every method that compares all pairs."""
-    with pytest.raises(ValueError, match="a graph of 20001 patches does not fit; show smaller pictures"):
+    with pytest.raises(ValueError, match="a graph of 20001 patches does not fit; show smaller images"):
         method(torch.zeros(1, 2, 1, 20_001))

@@ -50,7 +50,7 @@ def test_two_blobs_of_one_kind() -> None:
 
 
 def test_three_objects() -> None:
-    """MaskCut finds all three, each once; the picture of numbers shows them."""
+    """MaskCut finds all three, each once; the image of numbers shows them."""
     features, numbers = blobs((20, 24), [(2, 8, 2, 9), (4, 10, 14, 22), (13, 18, 6, 16)])
     found = MaskCut(3)(features)
     assert same_partition(found.labels[0], numbers)
@@ -97,7 +97,7 @@ def test_constant_features_are_one_region(method: Any, grid: tuple[int, int]) ->
 @pytest.mark.parametrize("method", named([*OBJECTS, *REGIONS]))
 @pytest.mark.parametrize("grid", [(1, 12), (9, 1), (17, 18)], ids=str)
 def test_batch_is_one_by_one(method: Any, grid: tuple[int, int]) -> None:
-    """Neighbours in a batch do not matter; rows and columns of patches are pictures too."""
+    """Neighbours in a batch do not matter; rows and columns of patches are images too."""
     features = smooth(3, grid)
     together, alone = method(features), [method(f[None]) for f in features]
     for i, one in enumerate(alone):
@@ -136,8 +136,8 @@ def test_attention_modes() -> None:
     assert best.scores[0, 0] == pytest.approx(3 / 4 - 3 / 16)
 
 
-def test_coclusters_hold_for_all_pictures(tmp_path: Any) -> None:
-    """Classes get one number in every picture, whatever its size; memory holds a sample; files bring them back."""
+def test_coclusters_hold_for_all_images(tmp_path: Any) -> None:
+    """Classes get one number in every image, whatever its size; memory holds a sample; files bring them back."""
     first, a = blobs((10, 12), [(2, 6, 2, 7)])
     second, b = blobs((8, 9), [(4, 8, 4, 9)], seed=1)
     passes = []
@@ -157,7 +157,7 @@ def test_coclusters_hold_for_all_pictures(tmp_path: Any) -> None:
         classes(torch.zeros(1, 8, 4, 4))
     with pytest.raises(ValueError, match="cannot be shared out"):
         CoClusters.fit(lambda: [torch.ones(1, 4, 1, 2)], 3)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         CoClusters.fit(lambda: [], 3)
 
 
@@ -199,7 +199,7 @@ def test_boxes_and_sizes() -> None:
         (lambda: Attention()(-torch.ones(1, 2, 3, 3)), "not negative"),
         (lambda: TokenCut()(torch.zeros(3, 4, 4)), r"\(B, C, h, w\)"),
         (lambda: LOST()(torch.zeros(1, 3, 0, 4)), r"none of them 0"),
-        (lambda: KMeans()(torch.full((2, 3, 4, 4), torch.nan)), r"pictures \[0, 1\] are not finite"),
+        (lambda: KMeans()(torch.full((2, 3, 4, 4), torch.nan)), r"images \[0, 1\] are not finite"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:

@@ -21,22 +21,22 @@ from dense.discover import (
     guided_filter,
     on_grid,
     refine,
-    similarity,
 )
+from dense.discover import graph as similarity
 from dense.discover.refine import box_mean, grab_cut
 from dense.discover.source import centred, choose
 from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
 from tests.discover.features import blobs
 
 
-def pictures(batch: int = 2, height: int = 50, width: int = 75) -> torch.Tensor:
+def images_of_size(batch: int = 2, height: int = 50, width: int = 75) -> torch.Tensor:
     """Normalised, of no whole number of patches."""
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
-    """Masks at the pictures' size, boxes, scores; registers and class token are no patches; a batch is one by one."""
-    images = pictures()
+    """Masks at the images' size, boxes, scores; registers and class token are no patches; a batch is one by one."""
+    images = images_of_size()
     patch = token_backbone.spec.patch
     grid = (round(50 / patch), round(75 / patch))
     assert default_source(token_backbone.spec)(token_backbone, images).shape == (2, 32, *grid)
@@ -58,7 +58,7 @@ def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
 
 
 def test_attention_is_that_of_the_backbone(token_backbone: Backbone) -> None:  # noqa: F811
-    """Renormalised over patches, for the stretched picture."""
+    """Renormalised over patches, for the stretched image."""
     images = torch.randn(1, 3, 56, 112, generator=torch.Generator().manual_seed(0))
     if token_backbone.spec.patch == 16:
         images = images[..., :48, :112]
@@ -74,7 +74,7 @@ def test_sources() -> None:
     assert choose(own.spec, what="key", layer=2) == Source("key", layer=2, centre=True)
     assert choose(own.spec, centre=False).centre is False
     assert default_source(own.spec, across=True) == Source("token", norm=True, centre=False)
-    features = Source("token", centre=True)(own, pictures())
+    features = Source("token", centre=True)(own, images_of_size())
     torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)
     torch.testing.assert_close(
         Source("token", norm=True)(own, torch.zeros(1, 3, 28, 28)),
@@ -97,7 +97,7 @@ def test_convolutional_backbones() -> None:
         discover(backbone, images, Attention())
 
 
-def test_a_small_picture() -> None:
+def test_a_small_image() -> None:
     """One patch holds no object, and one smaller than a patch is stretched to it."""
     backbone = tiny("dino_vits16")
     for size in ((16, 16), (16, 64), (9, 12)):
@@ -117,7 +117,7 @@ def test_box_means() -> None:
 
 
 def test_guided_filter() -> None:
-    """A linear function of colour stays; a constant stays; masks snap to the picture's edge."""
+    """A linear function of colour stays; a constant stays; masks snap to the image's edge."""
     guide = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     linear = guide[:, :1] * 2 - guide[:, 2:] + 0.5
     torch.testing.assert_close(guided_filter(guide, linear, 4, 1e-9), linear, atol=1e-4, rtol=0)
@@ -133,8 +133,8 @@ def test_refined_masks_meet_the_edge(how: str) -> None:
     y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
     disc = (y - 50) ** 2 + (x - 44) ** 2 < 27**2
     noise = torch.randint(0, 40, (96, 96, 3), generator=torch.Generator().manual_seed(0))
-    picture = torch.where(disc[..., None], torch.tensor([200, 60, 40]), torch.tensor([40, 120, 180])) + noise
-    pixels = picture.clamp(0, 255).to(torch.uint8).permute(2, 0, 1)[None]
+    image = torch.where(disc[..., None], torch.tensor([200, 60, 40]), torch.tensor([40, 120, 180])) + noise
+    pixels = image.clamp(0, 255).to(torch.uint8).permute(2, 0, 1)[None]
     cells = torch.nn.functional.avg_pool2d(disc[None, None].float(), 12)
     coarse = Objects(cells > 0.5, torch.ones(1, 1), cells)
     fine = refine(coarse, pixels, how)  # type: ignore[arg-type]
@@ -208,18 +208,18 @@ def test_pca() -> None:
 
 
 def test_similarity() -> None:
-    """A click on an object shows that object, in every picture; x before y."""
+    """A click on an object shows that object, in every image; x before y."""
     features, numbers = blobs((10, 15), [(2, 6, 9, 14)], noise=0.01)
     query = feature_at(features[0], (115.0, 39.0), (100, 150))  # row 3, column 11
     heat = similarity(torch.cat([features, features.flip(-1)]), query)
     assert torch.equal(heat[0] > 0.5, numbers == 1)
     assert torch.equal(heat[1].flip(-1) > 0.5, numbers == 1)
     assert similarity(features, torch.stack([query, query])).shape == (1, 2, 10, 15)
-    with pytest.raises(ValueError, match="outside the picture, which is 150 wide and 100 high"):
+    with pytest.raises(ValueError, match="outside the image, which is 150 wide and 100 high"):
         feature_at(features[0], (39.0, 115.0), (100, 150))
 
 
-def test_answers_on_the_grid_take_no_gradients() -> None:
+def test_predictions_on_the_grid_take_no_gradients() -> None:
     """Discovery records none."""
     backbone = tiny("dino_vits16")
     found = on_grid(backbone, torch.randn(1, 3, 32, 32), TokenCut())

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dense.discover import CoClusters, Distillation, Stego
-from dense.discover.stego import CodeHead, correspondence_loss, distil, nearest_pictures
+from dense.discover.stego import CodeHead, correspondence_loss, distil, nearest_images
 from tests.discover.features import blobs
 
 QUICK = Distillation(dim=8, batch=4, samples=30, neighbours=2, negatives=2, lr=5e-3)
@@ -37,7 +37,7 @@ def test_the_loss_against_plain_loops() -> None:
 
 
 def scenes(count: int = 12) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Pictures of two kinds of objects on a ground, with a strong direction of its own in every picture."""
+    """Images of two kinds of objects on a ground, with a strong direction of its own in every image."""
     maps, labels = [], []
     generator = torch.Generator().manual_seed(5)
     for seed in range(count):
@@ -48,21 +48,23 @@ def scenes(count: int = 12) -> tuple[list[torch.Tensor], torch.Tensor]:
     return maps, torch.stack(labels)
 
 
-def purity(found: torch.Tensor, truth: torch.Tensor) -> float:
+def purity(found: torch.Tensor, ground_truth: torch.Tensor) -> float:
     """Share of patches in the most frequent class of their cluster."""
-    counts = torch.zeros(int(found.max()) + 1, int(truth.max()) + 1)
-    counts.index_put_((found.flatten().long(), truth.flatten()), torch.ones(truth.numel()), accumulate=True)
+    counts = torch.zeros(int(found.max()) + 1, int(ground_truth.max()) + 1)
+    counts.index_put_(
+        (found.flatten().long(), ground_truth.flatten()), torch.ones(ground_truth.numel()), accumulate=True
+    )
     return float(counts.amax(1).sum() / counts.sum())
 
 
-def test_codes_find_what_pictures_share() -> None:
-    """With a direction of its own in every picture, codes keep the classes better than the features; the same seed
+def test_codes_find_what_images_share() -> None:
+    """With a direction of its own in every image, codes keep the classes better than the features; the same seed
     gives the same classes."""
-    maps, truth = scenes()
+    maps, ground_truth = scenes()
     plain = CoClusters.fit(lambda: maps, 3)
     ours = Stego.fit(lambda: maps, 3, steps=150, how=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2))
     found, baseline = (torch.cat([m(f).labels for f in maps]) for m in (ours, plain))
-    assert purity(found, truth) > max(purity(baseline, truth), 0.85)
+    assert purity(found, ground_truth) > max(purity(baseline, ground_truth), 0.85)
     again = Stego.fit(lambda: maps, 3, steps=150, how=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2))
     assert all(torch.equal(again(f).labels, ours(f).labels) for f in maps)
 
@@ -77,11 +79,11 @@ def test_nothing_random_is_left_behind() -> None:
 
 
 def test_neighbours() -> None:
-    """The nearest by mean feature, never the picture itself, and as many as there are."""
+    """The nearest by mean feature, never the image itself, and as many as there are."""
     means = torch.eye(4)[[0, 0, 1, 1]] + 0.1 * torch.eye(4)
-    near = nearest_pictures(means[:, None].expand(-1, 3, -1), 1)
+    near = nearest_images(means[:, None].expand(-1, 3, -1), 1)
     assert near[:, 0].tolist() == [1, 0, 3, 2]
-    assert nearest_pictures(means[:, None], 7).shape == (4, 3)
+    assert nearest_images(means[:, None], 7).shape == (4, 3)
 
 
 def test_kept_and_refused(tmp_path: Path) -> None:
@@ -95,8 +97,8 @@ def test_kept_and_refused(tmp_path: Path) -> None:
     wrong: list[tuple[str, Any]] = [
         ("expected a head and its codes", lambda: Stego.load(tmp_path / "others.safetensors")),
         ("features have 8 channels, the classes 16", lambda: classes(torch.zeros(1, 8, 4, 4))),
-        ("at least two pictures", lambda: Stego.fit(lambda: maps[:1], 3, how=QUICK)),
-        ("no pictures", lambda: Stego.fit(lambda: [], 3)),
+        ("at least two images", lambda: Stego.fit(lambda: maps[:1], 3, how=QUICK)),
+        ("no images", lambda: Stego.fit(lambda: [], 3)),
         ("steps=-1: expected 0 or more", lambda: Stego.fit(lambda: maps, 3, steps=-1)),
         ("samples=1", lambda: Distillation(samples=1)),
         ("three shares", lambda: Distillation(attract=(0.1, 0.0, 0.1))),

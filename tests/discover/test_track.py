@@ -33,8 +33,8 @@ def j_and_f(found: list[torch.Tensor], masks: list[NDArray[np.uint8]], number: i
 @pytest.mark.parametrize("protocol", ["v1", "v3"])
 def test_moving_squares_by_their_colours(backbone: Backbone, protocol: str) -> None:
     """Four objects on paths of their own."""
-    pictures, masks = squares(8, steps=[(0, 3), (1, 2), (2, 1), (0, -2)])
-    found = list(dense.track(backbone, pictures, masks[0], protocol, colours, size=0))  # type: ignore[arg-type]
+    images, masks = squares(8, steps=[(0, 3), (1, 2), (2, 1), (0, -2)])
+    found = list(dense.track(backbone, images, masks[0], protocol, colours, size=0))  # type: ignore[arg-type]
     assert np.array_equal(found[0].numpy(), masks[0])
     assert {(tuple(one.shape), one.dtype) for one in found} == {((64, 96), torch.uint8)}
     for number in range(1, 5):
@@ -43,8 +43,8 @@ def test_moving_squares_by_their_colours(backbone: Backbone, protocol: str) -> N
 
 def test_steps_of_whole_patches_are_exact(backbone: Backbone) -> None:
     """And numbers are those of the mask; tensors are frames too."""
-    pictures, masks = squares(10, steps=[(4, 4)])
-    frames = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    images, masks = squares(10, steps=[(4, 4)])
+    frames = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     found = dense.track(backbone, frames, masks[0] * 77, source=colours, size=0)  # type: ignore[arg-type]
     for labels, mask in zip(found, masks, strict=True):
         assert (labels.numpy() != mask * 77).mean() < 0.005  # corners of the square, which are blended
@@ -53,8 +53,8 @@ def test_steps_of_whole_patches_are_exact(backbone: Backbone) -> None:
 
 def test_an_object_that_leaves_is_gone(backbone: Backbone) -> None:
     """And no other takes its number."""
-    pictures, masks = squares(14, steps=[(0, -4), (0, 2)])
-    found = list(dense.track(backbone, pictures, masks[0], source=colours, size=0))  # type: ignore[arg-type]
+    images, masks = squares(14, steps=[(0, -4), (0, 2)])
+    found = list(dense.track(backbone, images, masks[0], source=colours, size=0))  # type: ignore[arg-type]
     assert (masks[-1] == 1).sum() == 0
     assert (found[-1] == 1).sum() == 0
     assert j_and_f(found, masks, 2) > 0.85
@@ -62,9 +62,9 @@ def test_an_object_that_leaves_is_gone(backbone: Backbone) -> None:
 
 def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
     """Sizes that are no whole patches; registers and the class token are no patches."""
-    pictures, masks = squares(3, (50, 75))
+    images, masks = squares(3, (50, 75))
     for protocol in ("v1", "v3"):
-        found = list(dense.track(token_backbone, pictures, masks[0], protocol, size=64))
+        found = list(dense.track(token_backbone, images, masks[0], protocol, size=64))
         assert [tuple(one.shape) for one in found] == [(50, 75)] * 3
         assert all(set(one.unique().tolist()) <= {0, 1} for one in found)
 
@@ -73,20 +73,20 @@ def test_pyramids() -> None:
     """The deepest map; there is no norm over a ResNet's."""
     pyramid = dense.load_backbone("resnet18")
     assert tracking_source(pyramid.spec) == Source("token", norm=False)
-    pictures, masks = squares(3)
-    assert len(list(dense.track(pyramid, pictures, masks[0], size=0))) == 3
+    images, masks = squares(3)
+    assert len(list(dense.track(pyramid, images, masks[0], size=0))) == 3
 
 
 def test_reading_is_streaming(backbone: Backbone) -> None:
     """A frame is read when its mask is wanted, but for the second, which shows that there is one."""
-    pictures, masks = squares(9)
+    images, masks = squares(9)
     read = 0
 
     def frames() -> Iterator[NDArray[np.uint8]]:
         nonlocal read
-        for picture in pictures:
+        for image in images:
             read += 1
-            yield picture
+            yield image
 
     for given, _ in enumerate(dense.track(backbone, frames(), masks[0], source=colours, size=0), 1):  # type: ignore[arg-type]
         assert read == max(2, given)
@@ -129,8 +129,8 @@ def test_small_objects_keep_a_patch() -> None:
 
 def test_an_object_that_is_everywhere_stays(backbone: Backbone) -> None:
     """No background is made up, neither in the first frame nor by bringing labels to 0..1."""
-    pictures, masks = squares(4)
-    for labels in dense.track(backbone, pictures, np.full_like(masks[0], 3), source=colours, size=0):  # type: ignore[arg-type]
+    images, masks = squares(4)
+    for labels in dense.track(backbone, images, np.full_like(masks[0], 3), source=colours, size=0):  # type: ignore[arg-type]
         assert labels.unique().tolist() == [3]
 
 
@@ -145,24 +145,24 @@ def test_normalising_brings_faint_objects_out() -> None:
 
 def test_what_is_refused(backbone: Backbone) -> None:
     """Each in one line."""
-    pictures, masks = squares(3)
+    images, masks = squares(3)
 
     def run(frames: list[NDArray[np.uint8]], mask: NDArray[np.integer], **changes: object) -> None:
         list(dense.track(backbone, frames, mask, source=colours, **({"size": 0} | changes)))  # type: ignore[arg-type]
 
     for frames, mask, message in (
-        (pictures, masks[0][:50], "frame 0 is 64x96, not 50x96 .height x width., the mask's size"),
-        ([*pictures, pictures[0][:40]], masks[0], "frame 3 is 40x96, not 64x96"),
-        (pictures, masks[0] * 0, "holds no object"),
-        (pictures, np.stack([masks[0]] * 3, -1), "expected a mask of shape"),
-        (pictures[:1], masks[0], "the video has 1 frames: expected 2 or more"),
+        (images, masks[0][:50], "frame 0 is 64x96, not 50x96 .height x width., the mask's size"),
+        ([*images, images[0][:40]], masks[0], "frame 3 is 40x96, not 64x96"),
+        (images, masks[0] * 0, "holds no object"),
+        (images, np.stack([masks[0]] * 3, -1), "expected a mask of shape"),
+        (images[:1], masks[0], "the video has 1 frames: expected 2 or more"),
         ([], masks[0], "has 0 frames"),
-        ([p / 2.0 for p in pictures], masks[0], "in uint8"),
+        ([p / 2.0 for p in images], masks[0], "in uint8"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             run(frames, mask)
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="size=-1"):
-        run(pictures, masks[0], size=-1)
+        run(images, masks[0], size=-1)
     with pytest.raises(TypeError, match="topp"):
-        run(pictures, masks[0], topp=3)
+        run(images, masks[0], topp=3)

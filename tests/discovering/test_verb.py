@@ -1,4 +1,4 @@
-"""`dense discover`: files, folders and films to masks, annotations and sheets."""
+"""`dense discover`: files, folders and videos to masks, annotations and sheets."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from dense.cli import main
-from dense.discovering.reading import Seen, batches, show
-from dense.discovering.writing import annotation
-from dense.predict.video import Film, FilmWriter
+from dense.discover.reading import Seen, batches, show
+from dense.discover.writing import annotation
+from dense.media.video import Video, VideoWriter
 from tests.evaluate.test_cli import BACKBONE
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures of other sizes in a tree, and a damaged one."""
+    """Two images of other sizes in a tree, and a damaged one."""
     root = tmp_path / "pictures"
     (root / "deep").mkdir(parents=True)
     for path, size in ((root / "a.png", (40, 50)), (root / "deep" / "b.png", (61, 33))):
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, out: Path, *options: str) -> int:
-    """The verb on small pictures."""
+    """The verb on small images."""
     return main(["discover", str(folder), *BACKBONE, "--size", "32", "--out", str(out), *options])
 
 
@@ -39,7 +39,7 @@ def run(folder: Path, out: Path, *options: str) -> int:
     "method", ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego"]
 )
 def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Masks of the pictures' own sizes, annotations that agree with them, one sheet; the damaged picture is named."""
+    """Masks of the images' own sizes, annotations that agree with them, one sheet; the damaged image is named."""
     out = tmp_path / "out"
     assert (
         run(
@@ -67,7 +67,7 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
         assert (out / f"{stem}_overlay.png").is_file()
 
 
-def test_classes_are_kept_for_other_pictures(folder: Path, tmp_path: Path) -> None:
+def test_classes_are_kept_for_other_images(folder: Path, tmp_path: Path) -> None:
     """What one run learnt another uses, and names the same."""
     assert run(folder, tmp_path / "a", "--method", "cocluster", "--count", "3") == 0
     file = tmp_path / "a" / "classes.safetensors"
@@ -78,37 +78,37 @@ def test_classes_are_kept_for_other_pictures(folder: Path, tmp_path: Path) -> No
 
 
 def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A point of the first picture, seen in all; points outside are refused."""
+    """A point of the first image, seen in all; points outside are refused."""
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 0
     assert Image.open(tmp_path / "out" / "deep" / "b_similarity.png").size == (33, 61)
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "60,10") == 1
-    assert "outside the picture, which is 50 wide and 40 high" in capsys.readouterr().err
+    assert "outside the image, which is 50 wide and 40 high" in capsys.readouterr().err
     (folder / "a.png").write_bytes(b"")
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 1
-    assert "--point is in the first picture, which cannot be read" in capsys.readouterr().err
+    assert "--point is in the first image, which cannot be read" in capsys.readouterr().err
 
 
-def test_answers_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A second run into a folder among the pictures finds what the first one found."""
+def test_predictions_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second run into a folder among the images finds what the first one found."""
     for _ in range(2):
         assert run(folder, folder / "out", "--method", "kmeans") == 0
     assert len(json.loads((folder / "out" / "annotations.json").read_text())["images"]) == 2
     with pytest.raises(SystemExit):
         run(folder, folder)
-    assert "where answers go; choose another --out" in capsys.readouterr().err
+    assert "where predictions go; choose another --out" in capsys.readouterr().err
 
 
-def test_films(tmp_path: Path) -> None:
-    """Come back as films of the same length."""
+def test_videos(tmp_path: Path) -> None:
+    """Come back as videos of the same length."""
     path = tmp_path / "film.mp4"
-    writer = FilmWriter(path, 10.0)
+    writer = VideoWriter(path, 10.0)
     for i in range(5):
         frame = np.full((48, 64, 3), 40, np.uint8)
         frame[10:30, 5 + 4 * i : 25 + 4 * i] = (200, 80, 40)
         writer.add(frame)
     writer.close()
     assert run(path, tmp_path / "out", "--refine", "none", "--batch", "2") == 0
-    frames = list(Film(tmp_path / "out" / "film_discovered.mp4"))
+    frames = list(Video(tmp_path / "out" / "film_discovered.mp4"))
     assert len(frames) == 5
     assert frames[0].shape == (48, 64, 3)
     with pytest.raises(SystemExit):
@@ -124,7 +124,7 @@ def test_films(tmp_path: Path) -> None:
         (["--method", "similarity"], "needs --point X,Y"),
         (["--method", "similarity", "--point", "3;4"], "expected X,Y"),
         (["--method", "attention", "--what", "key"], "attention has none"),
-        (["--batch", "0"], "1 or more pictures"),
+        (["--batch", "0"], "1 or more images"),
     ],
 )
 def test_wrong_usage(
@@ -147,7 +147,7 @@ def test_run_lengths() -> None:
     assert annotation(np.ones((2, 2), bool))["segmentation"]["counts"] == [0, 4]
 
 
-def test_pictures_meet_the_backbone_in_whole_patches() -> None:
+def test_images_meet_the_backbone_in_whole_patches() -> None:
     """Batches hold what follows each other at one size."""
     sizes = [(40, 50), (80, 100), (40, 41), (40, 50)]
     seen = [show(np.zeros((*size, 3), np.uint8), Path(str(i)), 32, 8) for i, size in enumerate(sizes)]

@@ -16,11 +16,11 @@ def miniature(root: Path) -> Path:
     (root / "ImageSets/2017").mkdir(parents=True)
     (root / "ImageSets/2017/val.txt").write_text("right\ndown\n")
     for name, steps in (("right", [(0, 2), (0, 1)]), ("down", [(2, 0)])):
-        pictures, masks = squares(6, (48, 64), steps)
+        images, masks = squares(6, (48, 64), steps)
         for kind in ("JPEGImages", "Annotations"):
             (root / kind / "480p" / name).mkdir(parents=True)
-        for t, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
-            Image.fromarray(picture).save(root / f"JPEGImages/480p/{name}/{t:05d}.jpg", quality=95)
+        for t, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            Image.fromarray(image).save(root / f"JPEGImages/480p/{name}/{t:05d}.jpg", quality=95)
             index = Image.fromarray(mask).convert("P")
             index.putpalette(PALETTE)
             index.save(root / f"Annotations/480p/{name}/{t:05d}.png")

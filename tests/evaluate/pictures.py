@@ -1,4 +1,4 @@
-"""Folders of pictures whose class can be seen: a colour with noise."""
+"""Folders of images whose class can be seen: a colour with noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 40), "red": (230, 40, 30)}
 
 
 def folder(root: Path, each: int, seed: int = 0, classes: tuple[str, ...] = tuple(COLOURS)) -> Path:
-    """`each` pictures of odd sizes for every class, in folders of its name."""
+    """`each` images of odd sizes for every class, in folders of its name."""
     rng = np.random.default_rng(seed)
     for name in classes:
         (root / name).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 
 from dense.backbone import load_backbone
 from dense.cli import main
-from tests.evaluate.pictures import folder
+from tests.evaluate.images import folder
 
 BACKBONE = ["--backbone", "vit_tiny_patch16_224"]
 for option in ("patch_size=8", "img_size=32", "embed_dim=32", "depth=4", "num_heads=4"):
@@ -20,7 +20,7 @@ for option in ("patch_size=8", "img_size=32", "embed_dim=32", "depth=4", "num_he
 
 @pytest.fixture
 def pair(tmp_path: Path) -> list[str]:
-    """Options that name two small folders, one of them with a damaged picture."""
+    """Options that name two small folders, one of them with a damaged image."""
     train, val = folder(tmp_path / "train", 6), folder(tmp_path / "val", 4, seed=1)
     (train / "red" / "0.png").write_bytes(b"")
     return ["--train", str(train), "--val", str(val), "--resize", "36", "--crop", "32", "--workers", "0"]
@@ -32,13 +32,13 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def test_knn(tmp_path: Path, pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Colours are told by a random backbone; protocol, versions, seed and skipped pictures are saved."""
+    """Colours are told by a random backbone; protocol, versions, seed and skipped images are saved."""
     out = tmp_path / "out"
     command = ["evaluate", "knn", *BACKBONE, *pair, "--k", "3", "200", "--output", str(out), "--readout", "average"]
     assert main(command) == 0
     text, found = capsys.readouterr().out, results(out)
-    assert "random weights (seed 0)" in text
-    assert "could not be read: 1 of the pictures" in text
+    assert "random initialisation (seed 0)" in text
+    assert "could not be read: 1 of the images" in text
     assert "shorter side 36 bicubic (PIL, antialiased), centre crop 32" in text
     assert found["numbers"]["top1 k=3"] >= 0.8
     assert f"top1 k=3: {found['numbers']['top1 k=3']:.4f}" in text
@@ -53,7 +53,7 @@ def test_knn(tmp_path: Path, pair: list[str], capsys: pytest.CaptureFixture[str]
 
 
 def test_linear_and_a_saved_directory(tmp_path: Path, pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A saved backbone is named by its folder; 52 heads are saved and the best printed; scenes stand in for pictures."""
+    """A saved backbone is named by its folder; 52 heads are saved and the best printed; scenes stand in for images."""
     torch.manual_seed(1)
     saved = tmp_path / "saved"
     load_backbone(
@@ -115,15 +115,15 @@ def test_mistakes_come_before_the_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work had begun")
 
-    monkeypatch.setattr("dense.backbone.options.load_backbone", never)
+    monkeypatch.setattr("dense.cli.backbone_options.load_backbone", never)
     command = ["evaluate", "knn", *BACKBONE, *pair]
     val = command.index("--val") + 1
     cases = {
-        "its own answer": [*command[:val], command[command.index("--train") + 1], *command[val + 1 :]],
+        "its own target": [*command[:val], command[command.index("--train") + 1], *command[val + 1 :]],
         "does not exist": [*command[:val], "nowhere", *command[val + 1 :]],
         "have no classes": [*command[:val], command[val] + "/red", *command[val + 1 :]],
         "only one of them is embedded scenes": [*command[:val], "scenes:val", *command[val + 1 :]],
-        "does not fit pictures resized to 36": [*command, "--crop", "99"],
+        "does not fit images resized to 36": [*command, "--crop", "99"],
         "k is (0,)": [*command, "--k", "0"],
         "temperature is -1.0": [*command, "--temperature", "-1"],
         "--batch-size 0": [*command, "--batch-size", "0"],

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dense.data.labelled import Identity, Labelled, open_labelled
+from dense.data.labelled.sample import Identity, Labelled, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
 from dense.evaluate.protocol import as_json
@@ -21,7 +21,7 @@ from tests.runs import call
 
 
 class Fake(nn.Module):
-    """A network that reads its answers from the picture: depth is red, class 1 is where green is bright."""
+    """A network that reads its targets from the image: depth is red, class 1 is where green is bright."""
 
     def __init__(self, kind: str = "metric", classes: tuple[str, ...] = ("sky", "ground")) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def test_a_model_in_training_mode_is_measured_in_evaluation_mode() -> None:
     evaluate_dense(Fake().train(), Source(*TWO), DenseProtocol("plain"))  # type: ignore[arg-type]
 
 
-def test_predictions_meet_answers_at_the_size_of_the_answers() -> None:
+def test_predictions_meet_targets_at_the_size_of_the_targets() -> None:
     big = np.repeat(np.repeat(np.array([[0, 255], [255, 0]]), 8, 0), 8, 1)
     one = sample(big, big, (big > 0).astype(np.uint8))
     for protocol in (
@@ -114,8 +114,8 @@ def test_predictions_meet_answers_at_the_size_of_the_answers() -> None:
 
 
 def test_relative_depth_needs_an_alignment() -> None:
-    truth = 1 / (np.array([[0.5, 1.0], [2.0, 4.0]]) + 3)
-    source = Source(sample([[1, 2], [4, 8]], np.zeros((2, 2)), None, truth), classes=None)
+    ground_truth = 1 / (np.array([[0.5, 1.0], [2.0, 4.0]]) + 3)
+    source = Source(sample([[1, 2], [4, 8]], np.zeros((2, 2)), None, ground_truth), classes=None)
     relative = Fake("inverse_relative")
     with pytest.raises(ValueError, match="--alignment"):
         evaluate_dense(relative, source, DenseProtocol("plain"))  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_relative_depth_needs_an_alignment() -> None:
     assert found["depth"]["abs_rel"] < 1e-4
 
 
-def test_relative_truth() -> None:
+def test_relative_ground_truth() -> None:
     source = Source(sample([[1, 2], [4, 8]], np.zeros((2, 2)), None, [[5, 7], [11, 19]]), kind="inverse_relative")
     found = evaluate_dense(Fake("inverse_relative"), source, DenseProtocol("plain"))  # type: ignore[arg-type]
     assert found["depth"]["ssi_mae"] < 1e-4
@@ -181,7 +181,7 @@ def test_boundary_iou_has_one_name(saved: Path, tmp_path: Path) -> None:
     assert [name for name in numbers if "boundary" in name] == ["boundary_iou"]
 
 
-def test_pictures_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
+def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
     """Declarations and the share of validation can be given; what the protocol does not see is saved with the numbers."""
     for i in range(8):
         for folder, mode in (("images", "RGB"), ("masks", "L"), ("depth", "I;16")):
@@ -197,17 +197,17 @@ def test_pictures_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None
     share = open_labelled(
         tmp_path, "val", classes=list(CLASSES), depth={"kind": "metric", "scale": 1000}, val_ratio=0.7
     )
-    assert f"({len(share)} pictures)" in protocol["val"]
+    assert f"({len(share)} images)" in protocol["val"]
     assert f"{len(share)} of its 8 count; --split all" in done.stdout
     assert (protocol["settings"]["stride"], protocol["settings"]["kb_crop"]) == (8, False)
     done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--split", "all"])
-    assert "all (8 pictures)" in done.stdout
+    assert "all (8 images)" in done.stdout
     assert "is not split" not in done.stdout
     done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--kb-crop"])
     assert "crop of KITTI" in done.stderr
 
 
-def test_nothing_is_measured_where_the_answer_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nothing_is_measured_where_the_target_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model("depth").save_pretrained(tmp_path)
     monkeypatch.setattr("dense.evaluate.dense.evaluate_dense", lambda *_: pytest.fail("measured in vain"))
     done = call(["evaluate", "segmentation", str(tmp_path), "--data", "scenes", "--scenes", "2", "--size", "32"])

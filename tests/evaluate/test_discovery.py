@@ -1,4 +1,4 @@
-"""Metrics of what is found without labels, on answers known by hand, and the verb."""
+"""Metrics of what is found without labels, on predictions known by hand, and the verb."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from dense.cli import main
-from dense.data.labelled import open_labelled
+from dense.data.labelled.sample import open_labelled
 from dense.discover import Objects, TokenCut
 from dense.evaluate.discovery import Score
-from dense.evaluate.objects import Truth, Truths
+from dense.evaluate.objects import GroundTruth, GroundTruths
 from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard
 from tests.evaluate.test_cli import BACKBONE
 
@@ -46,22 +46,22 @@ def test_box_iou() -> None:
 
 
 def test_saliency_against_scikit_learn() -> None:
-    """Precision and recall at a threshold, and their best F; a picture of pure truth scores 1."""
+    """Precision and recall at a threshold, and their best F; an image of pure ground truth scores 1."""
     metrics = pytest.importorskip("sklearn.metrics")
-    soft, truth = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)), box(4, 15, 6, 20, (20, 30))
-    soft = soft + truth * 0.4
+    soft, ground_truth = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)), box(4, 15, 6, 20, (20, 30))
+    soft = soft + ground_truth * 0.4
     mask = soft > 0.8
     saliency = Saliency()
-    saliency.update(soft, mask, truth)
+    saliency.update(soft, mask, ground_truth)
     found = saliency.compute()
-    assert found["iou"] == pytest.approx(metrics.jaccard_score(truth.flatten(), mask.flatten()))
-    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth.flatten(), mask.flatten()))
-    precision, recall, _ = metrics.precision_recall_curve(truth.flatten(), soft.flatten())
+    assert found["iou"] == pytest.approx(metrics.jaccard_score(ground_truth.flatten(), mask.flatten()))
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(ground_truth.flatten(), mask.flatten()))
+    precision, recall, _ = metrics.precision_recall_curve(ground_truth.flatten(), soft.flatten())
     assert found["max_f"] == pytest.approx(
         (1.3 * precision * recall / (0.3 * precision + recall + 1e-12)).max(), abs=0.01
     )
     perfect = Saliency()
-    perfect.update(truth.float(), truth, truth)
+    perfect.update(ground_truth.float(), ground_truth, ground_truth)
     assert perfect.compute() == {"max_f": 1.0, "iou": 1.0, "accuracy": 1.0}
 
 
@@ -76,24 +76,26 @@ def test_hungarian_matching() -> None:
     assert fewer.compute()["miou"] == pytest.approx((1 + 0.5 + 0) / 3)
 
 
-def test_scores_of_a_known_answer() -> None:
+def test_scores_of_a_known_prediction() -> None:
     """A mask on one of two objects: Jaccard of both, a hit, and what saliency makes of it."""
     objects = torch.stack([box(1, 5, 1, 5), box(6, 9, 6, 11)])
     labels = objects.any(0).to(torch.uint8).numpy()
-    truth = Truth(np.zeros((10, 12, 3), np.uint8), objects.numpy(), labels)
+    ground_truth = GroundTruth(np.zeros((10, 12, 3), np.uint8), objects.numpy(), labels)
     score = Score(TokenCut(), 2)
-    score.add(Objects(objects[None, :1], torch.ones(1, 1), objects[None, :1].float()), truth)
+    score.add(Objects(objects[None, :1], torch.ones(1, 1), objects[None, :1].float()), ground_truth)
     numbers = score.numbers()
     assert numbers["jaccard"] == 0.5
     assert numbers["corloc"] == 1
     assert numbers["iou"] == pytest.approx(16 / 31)
     nothing = Score(TokenCut(), 2)
-    nothing.add(Objects(torch.zeros(1, 1, 10, 12, dtype=torch.bool), torch.zeros(1, 1), torch.zeros(1, 1, 5, 6)), truth)
+    nothing.add(
+        Objects(torch.zeros(1, 1, 10, 12, dtype=torch.bool), torch.zeros(1, 1), torch.zeros(1, 1, 5, 6)), ground_truth
+    )
     assert nothing.numbers()["corloc"] == nothing.numbers()["jaccard"] == 0
 
 
 def voc(root: Path, instances: bool) -> Path:
-    """One picture in VOC's layout, with two objects of one class that touch."""
+    """One image in VOC's layout, with two objects of one class that touch."""
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     (root / "ImageSets/Segmentation/val.txt").write_text("a\n")
@@ -107,24 +109,24 @@ def voc(root: Path, instances: bool) -> Path:
     return root
 
 
-def test_truth(tmp_path: Path) -> None:
+def test_ground_truth(tmp_path: Path) -> None:
     """Instances where VOC has them, else what hangs together; scenes bring theirs; small objects are left out."""
-    exact = Truths(open_labelled(voc(tmp_path / "a", True), "val", layout="voc2012"))
+    exact = GroundTruths(open_labelled(voc(tmp_path / "a", True), "val", layout="voc2012"))
     assert exact.objects == "instances"
     assert exact[0].objects.sum((1, 2)).tolist() == [100, 100]
     assert (~exact[0].valid).sum() == 30
-    parts = Truths(open_labelled(voc(tmp_path / "b", False), "val", layout="voc2012"))
+    parts = GroundTruths(open_labelled(voc(tmp_path / "b", False), "val", layout="voc2012"))
     assert parts.objects == "parts, without background"
     assert parts[0].objects.sum((1, 2)).tolist() == [200]
     scenes = open_labelled("scenes", "val", length=2, size=48)
-    assert Truths(scenes)[0].objects.sum((1, 2)).min() >= 0.002 * 48 * 48
-    assert len(Truths(scenes, least=1.0)[0].objects) == 0
+    assert GroundTruths(scenes)[0].objects.sum((1, 2)).min() >= 0.002 * 48 * 48
+    assert len(GroundTruths(scenes, least=1.0)[0].objects) == 0
     with pytest.raises(ValueError, match="Did you mean sky"):
-        Truths(scenes, ["skie"])
+        GroundTruths(scenes, ["skie"])
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table of methods, the same for random weights, and a protocol that is saved."""
+    """A table of methods, the same for random initialisation, and a protocol that is saved."""
     command = ["evaluate", "discovery", *BACKBONE, "--data", "scenes", "--scenes", "2", "--side", "50"]
     assert (
         main([*command, "--method", "all", "--baselines", "--count", "3", "--steps", "20", "--output", str(tmp_path)])
@@ -138,7 +140,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["numbers"]["kmeans"]) == {"jaccard", "miou"}
     assert all(0 <= value <= 1 for numbers in found["numbers"].values() for value in numbers.values())
     assert found["protocol"]["settings"]["methods"]["maskcut"]["count"] == 3
-    assert "instances, at least 0.002 of the picture" in text
+    assert "instances, at least 0.002 of the image" in text
     assert "random lost" in text
     with pytest.raises(SystemExit):
         main([*command, "--method", "lost", "--tau", "0.1"])

@@ -1,4 +1,4 @@
-"""Views against torchvision, and sets of pictures that agree, or say why not."""
+"""Views against torchvision, and sets of images that agree, or say why not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torchvision import transforms as tv
 
-from dense.evaluate.examples import Examples, open_examples
-from dense.evaluate.views import AsItIs, CenterCrop, RandomCrop
-from tests.evaluate.pictures import folder
+from dense.evaluate.classification.data import AsItIs, CenterCrop, Examples, RandomCrop, open_examples
+from tests.evaluate.images import folder
 
 
 @pytest.mark.parametrize("size", [(300, 401), (517, 256), (256, 256), (90, 61)])
@@ -53,7 +52,7 @@ def test_random_crop_is_a_function_of_its_draw() -> None:
     assert 0.4 < np.mean(mirrored) < 0.6
 
 
-def test_damaged_pictures_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_damaged_images_are_skipped_and_counted(tmp_path: Path) -> None:
     """All others arrive in order with the right labels, also from workers."""
     train, val = folder(tmp_path / "train", 3), folder(tmp_path / "val", 2)
     (train / "green" / "1.png").write_bytes(b"")
@@ -72,7 +71,7 @@ def test_damaged_pictures_are_skipped_and_counted(tmp_path: Path) -> None:
 
 
 def test_training_order(tmp_path: Path) -> None:
-    """Each pass shows every picture once, in another order, in whole batches; the global random state stays."""
+    """Each pass shows every image once, in another order, in whole batches; the global random state stays."""
     folder(tmp_path / "train", 4)
     folder(tmp_path / "val", 1)
     train, _ = open_examples(str(tmp_path / "train"), str(tmp_path / "val"))
@@ -94,7 +93,7 @@ def test_classes_must_agree(tmp_path: Path) -> None:
         open_examples(str(train), str(tmp_path / "odd"))
     _, val = open_examples(str(train), str(folder(tmp_path / "val", 2, classes=("green", "red"))))
     assert val.labels.tolist() == [1, 1, 2, 2]
-    with pytest.raises(ValueError, match="its own answer"):
+    with pytest.raises(ValueError, match="its own target"):
         open_examples(str(train), str(tmp_path / "val" / ".." / "train"))
     with pytest.raises(ValueError, match="have no classes"):
         open_examples(str(train / "red"), str(tmp_path / "val"))
@@ -110,7 +109,7 @@ def test_scenes_have_all_solids_as_classes() -> None:
     assert isinstance(train, Examples)
     assert len(train.classes) == 12
     assert train.classes[0] == "sphere"
-    wanted = train.pictures.labels
+    wanted = train.images.labels
     assert wanted is not None
     assert train.labels.tolist() == (wanted - 2).tolist()
     assert next(val.batches(AsItIs(), 8)).images.shape == (2, 3, 32, 32)

@@ -66,7 +66,7 @@ def test_modes_and_running_statistics_stay(resnet: Backbone, vit: Backbone) -> N
     before = copy.deepcopy(resnet.state_dict())
     images = torch.randn(4, 3, 64, 64)
     alone, together = extract(resnet, images[:1]).average, extract(resnet, images).average[:1]
-    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)  # running statistics do not mix pictures
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)  # running statistics do not mix images
     with pytest.raises(RuntimeError), evaluating(resnet):
         raise RuntimeError
     assert [module.training for module in resnet.modules()] == modes
@@ -96,7 +96,7 @@ def test_training_goes_on_after_extraction(name: str) -> None:
 
 
 def test_batches_with_labels_and_bytes(vit: Backbone) -> None:
-    """uint8 pictures are normalised, labels travel along, empty batches are passed over, none at all is an error."""
+    """uint8 images are normalised, labels travel along, empty batches are passed over, none at all is an error."""
     images = torch.randint(0, 255, (5, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(5)
     batches = [(images[:2], labels[:2]), (images[:0], labels[:0]), (images[2:], labels[2:], ["more"])]
@@ -109,5 +109,5 @@ def test_batches_with_labels_and_bytes(vit: Backbone) -> None:
     assert part.labels is not None
     assert part.labels.tolist() == [3, 1]
     assert len(Pooled.cat([part, part])) == 4
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         extract(vit, [])

@@ -11,17 +11,11 @@ import torch
 from timm.optim import param_groups_layer_decay
 
 from dense.backbone import Backbone, load_backbone
-from dense.evaluate.examples import open_examples
-from dense.evaluate.finetune import (
-    Classifier,
-    FineTuneRecipe,
-    classification_accuracy,
-    fine_tune,
-)
-from dense.evaluate.views import CenterCrop, RandomCrop
+from dense.evaluate.classification.data import CenterCrop, RandomCrop, open_examples
+from dense.evaluate.classification.finetune import Classifier, FineTuneRecipe, classification_accuracy, fine_tune
 from dense.tasks.tuning import layer_numbers, parameter_groups
 from tests.backbone.conftest import TINY, tiny
-from tests.evaluate.pictures import folder
+from tests.evaluate.images import folder
 
 
 @pytest.mark.parametrize(
@@ -129,5 +123,5 @@ def test_colours_are_learnt(tmp_path: Path, precision: str) -> None:
     assert moved["mask_token"] == 0
     for a, b in zip(results[0].parameters(), results[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         classification_accuracy(classifier, [])

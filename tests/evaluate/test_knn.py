@@ -54,15 +54,15 @@ def test_similarity_weighs_votes() -> None:
     assert knn_classify(bank, labels, query, (3,), 10.0)[3].predictions.tolist() == [8]
 
 
-def test_few_pictures_and_odd_labels() -> None:
+def test_few_images_and_odd_labels() -> None:
     """k beyond the bank is the whole bank, one query is enough, labels may be any numbers, top-5 of two classes works."""
     bank, labels = clusters(12, 2, 0.3, 0)
-    queries, truth = clusters(1, 2, 0.3, 3)
+    queries, ground_truth = clusters(1, 2, 0.3, 3)
     named = torch.tensor([1000, -7])
     found = knn_classify(bank, named[labels], queries, (10, 200), top=5)
-    assert found[200].predictions.tolist() == named[truth].tolist()
+    assert found[200].predictions.tolist() == named[ground_truth].tolist()
     assert found[200].classes.shape == (1, 2)
-    assert accuracy(found[200], named[truth], top=5) == 1.0
+    assert accuracy(found[200], named[ground_truth], top=5) == 1.0
     whole = knn_classify(bank, labels, queries, (12,))[12]
     torch.testing.assert_close(found[200].shares, whole.shares)
 
@@ -70,8 +70,8 @@ def test_few_pictures_and_odd_labels() -> None:
 def test_accuracy_counts() -> None:
     """Three quarters right is .75; features of no meaning give about chance."""
     bank, labels = clusters(200, 4, 0.2, 0)
-    queries, truth = clusters(100, 4, 0.2, 1)
-    wrong = truth.clone()
+    queries, ground_truth = clusters(100, 4, 0.2, 1)
+    wrong = ground_truth.clone()
     wrong[:25] = (wrong[:25] + 1) % 4
     assert knn_accuracy(bank, labels, queries, wrong) == {k: pytest.approx(0.75) for k in (10, 20, 100, 200)} | {
         200: pytest.approx(knn_accuracy(bank, labels, queries, wrong, (200,))[200])

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dense.backbone import Backbone
 from dense.evaluate import Pooled
-from dense.evaluate.examples import open_examples
-from dense.evaluate.linear import (
+from dense.evaluate.classification.data import CenterCrop, RandomCrop, open_examples
+from dense.evaluate.classification.linear import (
     GRID,
     HeadGrid,
     LinearRecipe,
@@ -24,8 +24,7 @@ from dense.evaluate.linear import (
     linear_evaluation,
     repeat,
 )
-from dense.evaluate.views import CenterCrop, RandomCrop
-from tests.evaluate.pictures import folder
+from tests.evaluate.images import folder
 
 
 def data(n: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -87,7 +86,7 @@ def test_published_recipes(vit: Backbone, resnet: Backbone) -> None:
 
 
 def test_the_best_head_leads() -> None:
-    """Among readouts and rates, the one that is best on validation pictures, the smaller rate on a tie."""
+    """Among readouts and rates, the one that is best on validation images, the smaller rate on a tie."""
     features, labels = data(400)
     noise = torch.randn(400, 1, 12, generator=torch.Generator().manual_seed(9))
     pooled = Pooled(noise, features, labels)
@@ -118,7 +117,7 @@ def test_kept_features_are_all_seen_each_pass() -> None:
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_statistics_stay(tmp_path: Path, resnet: Backbone, augment: bool) -> None:
-    """Batch norms in training mode neither mix pictures nor learn from them."""
+    """Batch norms in training mode neither mix images nor learn from them."""
     train, val = open_examples(str(folder(tmp_path / "train", 4)), str(folder(tmp_path / "val", 1)))
     recipe = replace(dinov2_recipe(resnet.spec), steps=2, batch_size=4, augment=augment)
     before = {name: value.clone() for name, value in resnet.train().state_dict().items()}
@@ -129,7 +128,7 @@ def test_statistics_stay(tmp_path: Path, resnet: Backbone, augment: bool) -> Non
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_colours_are_learnt(tmp_path: Path, vit: Backbone, augment: bool) -> None:
-    """End to end on pictures: three colours by a frozen random backbone, which stays as it was."""
+    """End to end on images: three colours by a frozen random backbone, which stays as it was."""
     train, val = open_examples(str(folder(tmp_path / "train", 10)), str(folder(tmp_path / "val", 4, seed=1)))
     (tmp_path / "train" / "red" / "3.png").write_bytes(b"damaged")
     vit.train()

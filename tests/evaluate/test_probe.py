@@ -1,4 +1,4 @@
-"""Probes: against scikit-learn, on answers that are known, and end to end on a few scenes."""
+"""Probes: against scikit-learn, on targets that are known, and end to end on a few scenes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dense.backbone import Backbone
 from dense.data.scenes import CLASSES, Scenes
 from dense.evaluate import SceneProbe, probe_scenes
 from dense.evaluate.patches import LinearClassifier, RidgeRegression, absolute_relative, log_depths, mean_iou, shares
-from dense.evaluate.probe import Answers, Described, dominant_classes, histogram
+from dense.evaluate.probe import Described, Targets, dominant_classes, histogram
 
 
 def test_shares_and_depths_by_loops() -> None:
-    """Every patch of a picture that is not square, counted one by one."""
+    """Every patch of an image that is not square, counted one by one."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (2, 8, 12))
     depth = rng.uniform(1, 9, (2, 8, 12)).astype(np.float32)
@@ -82,8 +82,8 @@ def test_metrics() -> None:
 
 
 def test_dominant_classes_and_histogram() -> None:
-    """The scenes' own answer, and a histogram whose squares are shares."""
-    assert dominant_classes(Answers.render("val", 20, 40, 3)).tolist() == Scenes("val", 20, 40, 3).labels.tolist()
+    """The scenes' own target, and a histogram whose squares are shares."""
+    assert dominant_classes(Targets.render("val", 20, 40, 3)).tolist() == Scenes("val", 20, 40, 3).labels.tolist()
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     images[0, 0, :2] = 255
     found = histogram(images).square()[0]
@@ -92,14 +92,14 @@ def test_dominant_classes_and_histogram() -> None:
 
 
 def test_perfect_features_score_perfectly() -> None:
-    """Features that hold the answers reach them on held-out scenes; shuffled answers do not."""
+    """Features that hold the targets reach them on held-out scenes; shuffled targets do not."""
     probe = SceneProbe(40, 20, 48)
     described, shuffled = {}, {}
-    for name, answers in probe.splits.items():
-        share = shares(answers.semantic, 8, len(CLASSES)).flatten(1, 2)
-        depth, counts = log_depths(answers.depth, 8)
+    for name, targets in probe.splits.items():
+        share = shares(targets.semantic, 8, len(CLASSES)).flatten(1, 2)
+        depth, counts = log_depths(targets.depth, 8)
         features = torch.cat((share, torch.where(counts, depth, 0.0).flatten(1).unsqueeze(-1)), dim=2)
-        described[name] = Described(features, probe._pooled(features[..., 2:-1], answers, 8))
+        described[name] = Described(features, probe._pooled(features[..., 2:-1], targets, 8))
         order = torch.randperm(features.shape[0] * features.shape[1], generator=torch.Generator().manual_seed(0))
         shuffled[name] = Described(features.flatten(0, 1)[order].view_as(features), {})
     found, worse = probe._measure(described), probe._measure(shuffled)

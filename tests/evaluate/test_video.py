@@ -1,4 +1,4 @@
-"""DAVIS' protocol on answers known by hand, on a miniature of its files, and the verb."""
+"""DAVIS' protocol on targets known by hand, on a miniature of its files, and the verb."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dense.data.videos import davis, scene_clips
+from dense.data.video import davis, scene_clips
 from dense.discover import Tracking
 from dense.evaluate.video import Score, evaluate_video, repeat_first
 from tests.backbone.conftest import tiny
@@ -23,20 +23,20 @@ def test_first_and_last_frames_do_not_count() -> None:
     """Perfect between them; objects that come later and unknown pixels are no matter."""
     masks = squares(5, (48, 64), [(0, 2), (0, 1)])[1]
     wrong = np.zeros_like(masks[0])
-    answers = [torch.from_numpy(one) for one in (wrong, *masks[1:4], wrong)]
-    truths = [mask.copy() for mask in masks]
-    truths[2][40:, :10], truths[3][:, 60:] = 3, 255
+    targets = [torch.from_numpy(one) for one in (wrong, *masks[1:4], wrong)]
+    ground_truths = [mask.copy() for mask in masks]
+    ground_truths[2][40:, :10], ground_truths[3][:, 60:] = 3, 255
     score = Score()
-    score.add("a", answers, truths)
+    score.add("a", targets, ground_truths)
     assert score.numbers() == {
         "j_and_f": 1.0, "j_mean": 1.0, "j_recall": 1.0, "j_decay": 0.0, "f_mean": 1.0, "f_recall": 1.0, "f_decay": 0.0,
     }  # fmt: skip
-    answers[3] = torch.from_numpy(wrong)
-    score.add("b", answers, truths)
+    targets[3] = torch.from_numpy(wrong)
+    score.add("b", targets, ground_truths)
     assert score.numbers()["j_mean"] == pytest.approx(5 / 6)
     assert score.clips() == {"a": 1.0, "b": pytest.approx(2 / 3)}
     with pytest.raises(ValueError, match="has 2 frames: expected 3 or more"):
-        Score().add("c", answers[:2], truths[:2])
+        Score().add("c", targets[:2], ground_truths[:2])
 
 
 def test_objects_weigh_alike() -> None:
@@ -89,8 +89,8 @@ def test_the_verb(tmp_path: Path) -> None:
     done = call(["evaluate", "video", *BACKBONE, *scenes, "--baselines", "--output", str(out)])
     assert done.returncode == 0, done.stderr
     saved = json.loads((out / "results.json").read_text())
-    assert {"j_and_f", "random weights j_and_f", "first mask j_and_f"} <= set(saved["numbers"])
-    assert saved["numbers"]["j_and_f"] == saved["numbers"]["random weights j_and_f"]  # both of seed 0
+    assert {"j_and_f", "random initialisation j_and_f", "first mask j_and_f"} <= set(saved["numbers"])
+    assert saved["numbers"]["j_and_f"] == saved["numbers"]["random initialisation j_and_f"]  # both of seed 0
     assert (saved["protocol"]["settings"]["shape"], saved["protocol"]["settings"]["topk"]) == ("circle", 3)
 
 

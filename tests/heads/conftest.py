@@ -21,7 +21,7 @@ def features_of(
     seed: int = 0,
     **changes: Any,
 ) -> Features:
-    """Features of a ViT whose picture was padded centrally from `image` to the grid."""
+    """Features of a ViT whose image was padded centrally from `image` to the grid."""
     generator = torch.Generator().manual_seed(seed)
     padded = (grid[0] * patch, grid[1] * patch)
     image = image or padded

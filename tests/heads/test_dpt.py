@@ -32,7 +32,7 @@ def neck_of(**options: Any) -> DPT:
 
 @pytest.mark.parametrize("grid", [(15, 17), (1, 6), (6, 1), (1, 1), (2, 3), (4, 9)])
 def test_any_grid(grid: tuple[int, int]) -> None:
-    """The fused map has eight times the grid, and the output is the picture's size."""
+    """The fused map has eight times the grid, and the output is the image's size."""
     neck = neck_of()
     features = features_of(grid)
     assert neck(features).shape == (2, 8, 8 * grid[0], 8 * grid[1])
@@ -209,7 +209,7 @@ def test_names_of_parameters() -> None:
 
 
 def test_export() -> None:
-    """A head of one picture size exports."""
+    """A head of one image size exports."""
 
     class Network(torch.nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""From decoder to picture: sizes, padding, modes, precision."""
+"""From decoder to image: sizes, padding, modes, precision."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_keys_by_mode() -> None:
 
 
 def test_padding_does_not_shift() -> None:
-    """A padded picture's answer is the middle of the answer to the frame."""
+    """A padded image's target is the middle of the target to the frame."""
     features = features_of((4, 5), image=(50, 61))
     whole = replace(features, image_size=features.padded_size, padding=(0, 0, 0, 0))
     head = joint().eval()
@@ -46,8 +46,8 @@ def test_padding_does_not_shift() -> None:
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("image", [(56, 70), (50, 61), (60, 73)])
 @pytest.mark.parametrize("resized", [False, True])
-def test_a_coarser_size_covers_the_picture(align_corners: bool, image: tuple[int, int], resized: bool) -> None:
-    """A plane x + y of the frame stays that plane of the picture at every size: padded, cropped or stretched."""
+def test_a_coarser_size_covers_the_image(align_corners: bool, image: tuple[int, int], resized: bool) -> None:
+    """A plane x + y of the frame stays that plane of the image at every size: padded, cropped or stretched."""
     features = features_of((4, 5), image=image)
     if resized:
         features = replace(features, padding=(0, 0, 0, 0), resized=True)
@@ -75,7 +75,7 @@ def test_half_precision_does_not_shift() -> None:
 
 
 def test_a_coarser_size() -> None:
-    """A loss can be taken at four times the grid; the answer is a thinner one of the same."""
+    """A loss can be taken at four times the grid; the target is a thinner one of the same."""
     head, features = joint().eval(), features_of((4, 5))
     coarse, full = head(features, size=(16, 20)), head(features)
     for name, value in coarse.items():
@@ -87,7 +87,7 @@ def test_a_coarser_size() -> None:
 
 
 def test_cropped_and_resized_features() -> None:
-    """The backbone's other two policies end at the picture's size too."""
+    """The backbone's other two policies end at the image's size too."""
     head = joint().eval()
     for changes in ({"padding": (-2, -3, -1, -4), "image_size": (61, 75)}, {"resized": True, "image_size": (50, 90)}):
         features = replace(features_of((4, 5)), **changes)

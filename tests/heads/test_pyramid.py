@@ -53,7 +53,7 @@ def check(head: PyramidHead, features: Any, images: torch.Tensor | None = None) 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("layers", [1, 4])
 def test_vit(decoder: str, layers: int) -> None:
-    """One map or four, an odd grid and a padded picture."""
+    """One map or four, an odd grid and a padded image."""
     features = features_of((15, 17), (16,) * layers, patch=4, image=(57, 66))
     if decoder in ("deeplabv3", "pspnet"):
         layers, features = 1, features_of((15, 17), (16,), patch=4, image=(57, 66))
@@ -70,7 +70,7 @@ def test_convolutional(decoder: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("decoder", ALL)
 def test_stem(decoder: str) -> None:
-    """A stem that reads the picture stands in for the level of stride 2."""
+    """A stem that reads the image stands in for the level of stride 2."""
     features = features_of((5, 6), (16,), patch=8, image=(37, 45))
     head = head_of(decoder, (16,), stride2="stem", stem_width=4)
     images = torch.randn(2, 3, 37, 45)
@@ -80,15 +80,15 @@ def test_stem(decoder: str) -> None:
     assert head.neck(features, images).shape[-2:] == (
         96,
         96,
-    )  # 6 cells of the deepest level, four levels and the picture's
+    )  # 6 cells of the deepest level, four levels and the image's
     with pytest.raises(ValueError, match="call head"):
         head(features)
-    with pytest.raises(ValueError, match="expected the pictures of these features"):
+    with pytest.raises(ValueError, match="expected the images of these features"):
         head(features, images[..., 1:])
 
 
 def test_stride_2_of_the_backbone() -> None:
-    """Five maps, as segmentation_models_pytorch has them, end at the picture's size."""
+    """Five maps, as segmentation_models_pytorch has them, end at the image's size."""
     features = pyramid_of((4, 8, 12, 16, 24), (2, 4, 8, 16, 32), (64, 96))
     head = head_of("unet", (4, 8, 12, 16, 24), strides=(2, 4, 8, 16, 32))
     assert head.neck(features).shape[-2:] == (64, 96)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import heads
 from heads import Features, PixelSemanticFusion, RestorationHead, Restormer
 from heads.restoration import ChannelFusion, WindowFusion
-from heads.restoration.blocks import ChannelNorm, channel_attention
-from heads.restoration.guide import guide_picture, guide_size
+from heads.restoration.head import guide_image, guide_size
+from heads.restoration.restormer import ChannelNorm, channel_attention
 
 OUTPUTS = {"restored": {"name": "picture"}}
 GUIDED = ("addition", "channels", "windows")
@@ -140,7 +140,7 @@ def test_gate_weighs_experts() -> None:
     experts = [expert(m) for expert, m in zip(psf.experts, told.maps, strict=True)]
     expected = sum(w.view(-1, 1, 1, 1) * e for w, e in zip(weights.unbind(1), experts, strict=True))
     torch.testing.assert_close(psf(told.maps), expected)
-    assert not torch.allclose(weights[0], weights[1])  # another picture, other weights
+    assert not torch.allclose(weights[0], weights[1])  # another image, other weights
 
 
 def test_the_backbone_sees_a_fixed_number_of_patches() -> None:
@@ -150,10 +150,10 @@ def test_the_backbone_sees_a_fixed_number_of_patches() -> None:
         assert rows * columns <= 256 * 14**2
     assert guide_size((140, 280), 14, 256) == (140, 280)
     images = torch.rand(1, 3, 90, 131)
-    shown = guide_picture(images, 8, 50)
+    shown = guide_image(images, 8, 50)
     expected = F.interpolate(images, size=shown.shape[-2:], mode="bilinear", antialias=True)
     torch.testing.assert_close(shown, expected, atol=1e-5, rtol=0)
-    assert guide_picture(images[..., :88, :128], 8, 10**6).equal(images[..., :88, :128])
+    assert guide_image(images[..., :88, :128], 8, 10**6).equal(images[..., :88, :128])
 
 
 def test_plain_data_and_back() -> None:
@@ -176,7 +176,7 @@ def test_errors_name_the_value() -> None:
         head(body={"dim": 16, "heads": [1, 3, 4, 8]})
     with pytest.raises(ValueError, match=r"blocks=\(1, 1\): expected 4 numbers"):
         head(body={"blocks": [1, 1]})
-    with pytest.raises(ValueError, match="reads the pictures themselves"):
+    with pytest.raises(ValueError, match="reads the images themselves"):
         head()(features())
     with pytest.raises(ValueError, match="guidance='channels' needs features"):
         head()(None, torch.rand(1, 3, 8, 8))
@@ -184,7 +184,7 @@ def test_errors_name_the_value() -> None:
         head("none").expert_weights(features())
     with pytest.raises(ValueError, match="needs the head 'restoration'"):
         heads.build({"name": "linear", "in_channels": [16], "outputs": OUTPUTS})
-    with pytest.raises(ValueError, match="has one output, a picture"):
+    with pytest.raises(ValueError, match="has one output, an image"):
         heads.build({"name": "restoration", "in_channels": [16], "outputs": {"depth": {"name": "regression"}}})
     with pytest.raises(ValueError, match=r"heads=3 does not divide"):
         ChannelFusion(8, 16, 3)

@@ -15,7 +15,7 @@ from dense.metrics import RestorationMetrics, psnr, ssim
 from dense.metrics.restoration import bytes_of, luma
 
 
-def pictures(count: int = 3, size: tuple[int, int] = (32, 41)) -> tuple[torch.Tensor, torch.Tensor]:
+def images(count: int = 3, size: tuple[int, int] = (32, 41)) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     clean = torch.nn.functional.avg_pool2d(torch.rand(count, 3, size[0] + 4, size[1] + 4), 5, 1)
     return (clean + 0.1 * torch.randn_like(clean)), clean
@@ -33,7 +33,7 @@ def ssim_map(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float
 
 
 def test_psnr_of_torchmetrics_and_ssim_of_scipy() -> None:
-    restored, clean = (bytes_of(t) for t in pictures())
+    restored, clean = (bytes_of(t) for t in images())
     for a, b in ((restored, clean), (luma(restored), luma(clean))):
         ours, ours_ssim = psnr(a, b), ssim(a, b)
         for i in range(len(a)):
@@ -56,12 +56,12 @@ def test_luma_by_hand() -> None:
 
 def test_states_of_devices_without_fp64() -> None:
     metrics = RestorationMetrics(("noise",))
-    metrics.update(*pictures(1), ["noise"])
+    metrics.update(*images(1), ["noise"])
     assert {metrics.totals.dtype, metrics.counts.dtype} == {torch.float32, torch.long}
 
 
 def test_means_by_kind() -> None:
-    restored, clean = pictures(4)
+    restored, clean = images(4)
     metrics = RestorationMetrics(("noise", "rain", "haze"))
     metrics.update(restored[:3], clean[:3], ["noise", "rain", "noise"])
     metrics.update(restored[3:], clean[3:], ["rain"])
@@ -73,8 +73,8 @@ def test_means_by_kind() -> None:
     assert "haze" not in found["per_degradation"]
 
 
-def test_pictures_count_as_they_are_saved() -> None:
-    """Clamped, and rounded to 8 bits; equal pictures stay finite."""
+def test_images_count_as_they_are_saved() -> None:
+    """Clamped, and rounded to 8 bits; equal images stay finite."""
     clean = torch.full((1, 3, 16, 16), 1.0)
     metrics = RestorationMetrics(("noise",))
     metrics.update(clean * 3 - 0.001, clean, ["noise"])
@@ -83,13 +83,13 @@ def test_pictures_count_as_they_are_saved() -> None:
     assert found["ssim"] == pytest.approx(1)
 
 
-def test_small_pictures_and_errors() -> None:
-    restored, clean = pictures(1, (4, 3))
+def test_small_images_and_errors() -> None:
+    restored, clean = images(1, (4, 3))
     metrics = RestorationMetrics(("noise",))
     assert math.isnan(metrics.compute()["psnr"])
     metrics.update(restored, clean, ["noise"])
     assert math.isfinite(metrics.compute()["ssim"])
-    with pytest.raises(ValueError, match="unknown kind of damage 'snow'"):
+    with pytest.raises(ValueError, match="unknown kind of degradation 'snow'"):
         metrics.update(restored, clean, ["snow"])
     with pytest.raises(ValueError, match="differ in size"):
         metrics.update(restored, clean[..., :2], ["noise"])

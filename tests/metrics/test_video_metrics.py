@@ -11,7 +11,7 @@ from dense.metrics.video import contour_accuracy, contours, mean_recall_decay, r
 
 
 def contour_by_loops(mask: np.ndarray) -> np.ndarray:
-    """A pixel whose right, lower or lower right neighbour within the picture is other."""
+    """A pixel whose right, lower or lower right neighbour within the image is other."""
     height, width = mask.shape
     found = np.zeros_like(mask)
     for i in range(height):
@@ -21,10 +21,10 @@ def contour_by_loops(mask: np.ndarray) -> np.ndarray:
     return found
 
 
-def f_by_distances(mask: np.ndarray, truth: np.ndarray) -> float:
+def f_by_distances(mask: np.ndarray, ground_truth: np.ndarray) -> float:
     """By the distance of every pixel to the other contour."""
     reach = np.ceil(0.008 * np.hypot(*mask.shape))
-    a, b = contour_by_loops(mask), contour_by_loops(truth)
+    a, b = contour_by_loops(mask), contour_by_loops(ground_truth)
     if not a.any() or not b.any():
         return float(a.any() == b.any())
     precision = (ndimage.distance_transform_edt(~b) <= reach)[a].mean()
@@ -41,13 +41,13 @@ def shapes(count: int, size: tuple[int, int], seed: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(60, 90), (130, 71), (1, 40)])
 def test_against_numpy_and_scipy(size: tuple[int, int]) -> None:
     """Related shapes, so that values are spread, with tolerances of 1 and 2 pixels."""
-    truth = shapes(4, size, 0)
-    masks = np.stack([np.roll(one, (k, 2 * k), (0, 1)) for k, one in enumerate(truth)])
+    ground_truth = shapes(4, size, 0)
+    masks = np.stack([np.roll(one, (k, 2 * k), (0, 1)) for k, one in enumerate(ground_truth)])
     masks[3] ^= shapes(1, size, 5)[0]
-    a, b = torch.from_numpy(masks), torch.from_numpy(truth)
-    j = [(x & y).sum() / (x | y).sum() if (x | y).any() else 1.0 for x, y in zip(masks, truth, strict=True)]
+    a, b = torch.from_numpy(masks), torch.from_numpy(ground_truth)
+    j = [(x & y).sum() / (x | y).sum() if (x | y).any() else 1.0 for x, y in zip(masks, ground_truth, strict=True)]
     np.testing.assert_allclose(region_similarity(a, b), j)
-    f = [f_by_distances(x, y) for x, y in zip(masks, truth, strict=True)]
+    f = [f_by_distances(x, y) for x, y in zip(masks, ground_truth, strict=True)]
     np.testing.assert_allclose(contour_accuracy(a, b), f)
     assert f[0] == j[0] == 1
     assert size[0] == 1 or min(f) < 0.9

@@ -1,4 +1,4 @@
-"""DPT heads equal those of transformers and of segmentation_models_pytorch with the same random weights."""
+"""DPT heads equal those of transformers and of segmentation_models_pytorch with the same random initialisation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def depth_anything(**options: Any) -> Any:
 @pytest.mark.parametrize("size", [(98, 70), (126, 210), (210, 238), (14, 84)])
 @pytest.mark.parametrize("metric", [False, True])
 def test_depth_anything(size: tuple[int, int], metric: bool) -> None:
-    """From the picture, through our backbone, at sizes that are not square, with odd grids and one row."""
+    """From the image, through our backbone, at sizes that are not square, with odd grids and one row."""
     model = depth_anything(**({"depth_estimation_type": "metric", "max_depth": 20} if metric else {}))
     if metric:
         output = Regression("sigmoid", max_depth=20.0, hidden=6, upsample="picture")
@@ -110,7 +110,7 @@ def test_dpt_depth_with_projection() -> None:
 
 
 def test_dpt_segmentation() -> None:
-    """Logits at the size of the picture."""
+    """Logits at the size of the image."""
     model = dpt("DPTForSemanticSegmentation", "project", True, num_labels=5, use_auxiliary_head=False)
     neck = DPT(CHANNELS, 8, WIDTHS, readout="project", batch_norm=True, bias=False)
     head = neck.with_outputs(labels=Classes(5))
@@ -153,7 +153,7 @@ def head_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def from_hidden(hidden: tuple[Tensor, ...]) -> Features:
-    """Their hidden states of a square picture as features."""
+    """Their hidden states of a square image as features."""
     tokens = hidden[1:]
     side = round((tokens[0].shape[1] - 1) ** 0.5)
     maps = tuple(t[:, 1:].transpose(1, 2).unflatten(2, (side, side)) for t in tokens)

@@ -197,13 +197,13 @@ def test_focal_against_a_loop(alpha: float | None) -> None:
     values = []
     for k in range(5):
         p, y = 1 / (1 + np.exp(-logits[:, k].numpy()[valid])), (labels.numpy() == k)[valid]
-        truth = np.where(y, p, 1 - p)
+        ground_truth = np.where(y, p, 1 - p)
         weight = 1.0 if alpha is None else np.where(y, alpha, 1 - alpha)
-        values.append(np.mean(-weight * (1 - truth) ** 2 * np.log(truth)))
+        values.append(np.mean(-weight * (1 - ground_truth) ** 2 * np.log(ground_truth)))
     assert Focal(alpha=alpha)(logits, labels).item() == pytest.approx(np.mean(values), rel=1e-6)
 
 
-def test_lovasz_of_certain_answers_is_one_minus_the_jaccard_index() -> None:
+def test_lovasz_of_certain_targets_is_one_minus_the_jaccard_index() -> None:
     """The extension meets the set function at its corners."""
     from sklearn.metrics import jaccard_score
 

@@ -138,7 +138,7 @@ def test_outlines_against_scipy(distance: float, size: tuple[int, int]) -> None:
     assert metric.compute()["boundary_iou"] == pytest.approx(np.mean(wanted))
 
 
-def test_no_outline_where_the_truth_is_unknown() -> None:
+def test_no_outline_where_the_ground_truth_is_unknown() -> None:
     """A pixel is inside if erosion keeps it when unknown pixels are taken for its own class."""
     predicted, labels = example()
     metric = BoundaryIoU(5, 0.06)

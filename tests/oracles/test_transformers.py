@@ -1,4 +1,4 @@
-"""Features equal Hugging Face's modules with the same random weights, through our loader."""
+"""Features equal Hugging Face's modules with the same random initialisation, through our loader."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 
 import heads
 from dense.backbone import load_backbone
-from dense.tasks.model import DenseModel, Inference, Task
+from dense.model.network import DenseModel, Inference, Task
 
 BACKBONE = {"patch_size": 8, "img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2}
 OUTPUTS: dict[str, dict[str, Any]] = {

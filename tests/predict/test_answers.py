@@ -1,4 +1,4 @@
-"""Typed answers: units, alignment, and files that hold what was predicted."""
+"""Typed predictions: units, alignment, and files that hold what was predicted."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ def test_to_metric() -> None:
     assert depth().to_metric() is not None
     np.testing.assert_allclose(depth("log").to_metric().values, np.exp(depth().values), rtol=1e-6)
     relative = depth("inverse_relative")
-    truth = 1 / (0.5 * relative.values + 0.1)
-    truth[0] = np.nan
-    metric = relative.to_metric(truth)
+    ground_truth = 1 / (0.5 * relative.values + 0.1)
+    ground_truth[0] = np.nan
+    metric = relative.to_metric(ground_truth)
     np.testing.assert_allclose(metric.values, 1 / (0.5 * relative.values + 0.1), rtol=1e-4)
     assert metric.unit == "m"
-    assert relative.align_lsq(truth) == pytest.approx((0.5, 0.1), rel=1e-4)
-    assert relative.to_metric(truth, farthest=0.5).values.max() == pytest.approx(0.5)
+    assert relative.align_lsq(ground_truth) == pytest.approx((0.5, 0.1), rel=1e-4)
+    assert relative.to_metric(ground_truth, farthest=0.5).values.max() == pytest.approx(0.5)
     with pytest.raises(ValueError, match="reference"):
         relative.to_metric()
     with pytest.raises(ValueError, match=r"\(3, 6\)"):
-        relative.align_lsq(truth[:3])
+        relative.align_lsq(ground_truth[:3])
     with pytest.raises(ValueError, match="at least 2"):
-        relative.align_lsq(np.full_like(truth, np.nan))
+        relative.align_lsq(np.full_like(ground_truth, np.nan))
 
 
 def test_depth_files_hold_the_depth(tmp_path: Path) -> None:
-    answer = depth()
-    paths = answer.save(tmp_path / "deep/a")
+    prediction = depth()
+    paths = prediction.save(tmp_path / "deep/a")
     assert [p.name for p in paths] == ["a_depth.npy", "a_depth.png", "a_depth.json"]
-    np.testing.assert_array_equal(np.load(paths[0]), answer.values)
+    np.testing.assert_array_equal(np.load(paths[0]), prediction.values)
     assert cv2.imread(str(paths[1])).shape == (4, 6, 3)
     assert json.loads(paths[2].read_text()) == {"kind": "metric", "unit": "m"}
 
 
 def test_segmentation_files_hold_the_classes(tmp_path: Path) -> None:
-    answer = segmentation()
-    paths = answer.save(tmp_path / "a.b", np.zeros((4, 6, 3), np.uint8))
+    prediction = segmentation()
+    paths = prediction.save(tmp_path / "a.b", np.zeros((4, 6, 3), np.uint8))
     assert [p.name for p in paths] == ["a.b_labels.png", "a.b_scores.png", "a.b_overlay.png"]
     with Image.open(paths[0]) as index:
         assert index.mode == "P"
-        np.testing.assert_array_equal(np.asarray(index), answer.labels)
+        np.testing.assert_array_equal(np.asarray(index), prediction.labels)
     assert (cv2.imread(str(paths[1]), cv2.IMREAD_UNCHANGED) == 128).all()
-    assert len(answer.save(tmp_path / "c")) == 2
+    assert len(prediction.save(tmp_path / "c")) == 2
 
 
 def test_masks_and_shares() -> None:
-    answer = segmentation()
-    assert answer.mask("ground").sum() == 8
-    assert sum(answer.shares().values()) == pytest.approx(1)
+    prediction = segmentation()
+    assert prediction.mask("ground").sum() == 8
+    assert sum(prediction.shares().values()) == pytest.approx(1)
     with pytest.raises(ValueError, match="sky, ground, tree"):
-        answer.mask("sea")
+        prediction.mask("sea")
 
 
 def test_joint_saves_both(tmp_path: Path) -> None:

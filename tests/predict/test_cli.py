@@ -1,4 +1,4 @@
-"""`dense predict` on files, folders and films, and on what cannot be read."""
+"""`dense predict` on files, folders and videos, and on what cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dense.data.scenes import render
-from dense.predict.video import Film, FilmError, FilmWriter
+from dense.media.video import Video, VideoError, VideoWriter
 from tests.predict.models import model
 from tests.runs import Done, call
 
@@ -27,8 +27,8 @@ def photo(path: Path, index: int = 1) -> Path:
     return path
 
 
-def film(path: Path, frames: int = 3, size: tuple[int, int] = (32, 48)) -> Path:
-    writer = FilmWriter(path, 10)
+def video(path: Path, frames: int = 3, size: tuple[int, int] = (32, 48)) -> Path:
+    writer = VideoWriter(path, 10)
     for index in range(frames):
         writer.add(render(0, index, size).image)
     writer.close()
@@ -42,28 +42,28 @@ def predict(model: Path, *inputs: Path | str, output: Path) -> Done:
 def test_folders_keep_their_shape_and_damaged_files_are_named(saved: Path, tmp_path: Path) -> None:
     photo(tmp_path / "in/a.png")
     photo(tmp_path / "in/sub/b.jpg")
-    (tmp_path / "in/c.png").write_bytes(b"no picture")
-    film(tmp_path / "in/film.mp4")
-    (tmp_path / "in/bad.mp4").write_bytes(b"no film")
+    (tmp_path / "in/c.png").write_bytes(b"no image")
+    video(tmp_path / "in/film.mp4")
+    (tmp_path / "in/bad.mp4").write_bytes(b"no video")
     done = predict(saved, tmp_path / "in", output=tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "wrote answers for 3 of 5" in done.stdout
+    assert "wrote predictions for 3 of 5" in done.stdout
     assert "c.png" in done.stderr
     assert "bad.mp4" in done.stderr
     names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
     ends = ("depth.npy", "depth.png", "depth.json", "labels.png", "scores.png", "overlay.png")
     assert names == {f"{stem}_{end}" for stem in ("a", "sub/b") for end in ends} | {"film_predicted.mp4"}
     assert np.load(tmp_path / "out/a_depth.npy").shape == (24, 32)
-    assert len(list(Film(tmp_path / "out/film_predicted.mp4"))) == 3
+    assert len(list(Video(tmp_path / "out/film_predicted.mp4"))) == 3
 
 
-def test_answers_are_no_inputs(saved: Path, tmp_path: Path) -> None:
+def test_predictions_are_no_inputs(saved: Path, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     for _ in range(2):
         assert "1 of 1" in predict(saved, tmp_path, output=tmp_path / "answers").stdout
     done = predict(saved, tmp_path / "a.png", output=tmp_path)
     assert done.returncode == 2
-    assert "all pictures lie in" in done.stderr
+    assert "all images lie in" in done.stderr
 
 
 def test_numbers_alone(saved: Path, tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_names_that_clash(saved: Path, tmp_path: Path) -> None:
     a, b = photo(tmp_path / "a.png"), photo(tmp_path / "a.jpg")
     done = predict(saved, a, b, output=tmp_path / "out")
     assert done.returncode == 1
-    assert "same answer" in done.stderr
-    films = [film(tmp_path / folder / "x.mp4") for folder in ("one", "two")]
-    assert "same answer" in predict(saved, *films, output=tmp_path / "out").stderr
+    assert "same prediction" in done.stderr
+    videos = [video(tmp_path / folder / "x.mp4") for folder in ("one", "two")]
+    assert "same prediction" in predict(saved, *videos, output=tmp_path / "out").stderr
     assert "1 of 1" in predict(saved, a, a, output=tmp_path / "out").stdout
 
 
@@ -91,9 +91,9 @@ def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:
     cases = {
         "no directory": predict(tmp_path / "no/model", a, output=tmp_path / "o"),
         "config.json": predict(empty, a, output=tmp_path / "o"),
-        "no such picture": predict(saved, tmp_path / "b.png", output=tmp_path / "o"),
-        "no pictures in": predict(saved, empty, output=tmp_path / "o"),
-        "no such film": predict(saved, tmp_path / "b.mp4", output=tmp_path / "o"),
+        "no such image": predict(saved, tmp_path / "b.png", output=tmp_path / "o"),
+        "no images in": predict(saved, empty, output=tmp_path / "o"),
+        "no such video": predict(saved, tmp_path / "b.mp4", output=tmp_path / "o"),
         "another --output": predict(saved, a, output=a),
         "no device": call(["predict", str(saved), str(a), "--device", "cuda:99"]),
         "fp32": call(["predict", str(saved), str(a), "--precision", "fp8"]),
@@ -108,17 +108,17 @@ def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:
     assert predict(saved, tmp_path / "bad.png", output=tmp_path / "o").returncode == 1
 
 
-def test_films(tmp_path: Path) -> None:
+def test_videos(tmp_path: Path) -> None:
     for size in ((32, 48), (33, 47)):
-        path = film(tmp_path / "deep" / f"{size[1]}.mp4", 4, size)
-        read = Film(path)
+        path = video(tmp_path / "deep" / f"{size[1]}.mp4", 4, size)
+        read = Video(path)
         assert read.rate == pytest.approx(10)
         frames = list(read)
         assert [f.shape for f in frames] == [(size[0] + size[0] % 2, size[1] + size[1] % 2, 3)] * 4
         seen = frames[0][: size[0], : size[1]].astype(float)
         assert np.abs(seen - render(0, 0, size).image).mean() < 25
     with pytest.raises(FileNotFoundError):
-        Film(tmp_path / "absent.mp4")
+        Video(tmp_path / "absent.mp4")
     (tmp_path / "text.mp4").write_text("text")
-    with pytest.raises(FilmError, match="OpenCV"):
-        Film(tmp_path / "text.mp4")
+    with pytest.raises(VideoError, match="OpenCV"):
+        Video(tmp_path / "text.mp4")

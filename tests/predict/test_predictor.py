@@ -1,4 +1,4 @@
-"""From pictures of any size to answers of that size: whole, resized, through windows, mirrored, at several scales."""
+"""From images of any size to predictions of that size: whole, resized, through windows, mirrored, at several scales."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dense.data.images import ImageError
+from dense.data.image import ImageError
 from dense.data.scenes import render
+from dense.model.network import Inference
 from dense.predict import Depth, Joint, Predictor, Segmentation
 from dense.predict import predictor as module
 from dense.predict.predictor import _bands
-from dense.tasks.model import Inference
 from tests.predict.models import model
 from tests.runs import environment
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def random_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -34,13 +34,18 @@ def plain(network: torch.nn.Module, image: np.ndarray) -> dict[str, Tensor]:
         return network.decode(network.features(network.backbone.normalise(pixels)))  # type: ignore[operator, union-attr]
 
 
-def check(answer: object, size: tuple[int, int]) -> None:
-    """A whole answer of this size."""
-    assert isinstance(answer, Joint)
-    assert answer.depth.values.shape == answer.segmentation.labels.shape == answer.segmentation.scores.shape == size
-    assert np.isfinite(answer.depth.values).all()
-    assert (answer.segmentation.labels < 3).all()
-    assert ((answer.segmentation.scores > 0.3) & (answer.segmentation.scores <= 1.00001)).all()
+def check(prediction: object, size: tuple[int, int]) -> None:
+    """A whole prediction of this size."""
+    assert isinstance(prediction, Joint)
+    assert (
+        prediction.depth.values.shape
+        == prediction.segmentation.labels.shape
+        == prediction.segmentation.scores.shape
+        == size
+    )
+    assert np.isfinite(prediction.depth.values).all()
+    assert (prediction.segmentation.labels < 3).all()
+    assert ((prediction.segmentation.scores > 0.3) & (prediction.segmentation.scores <= 1.00001)).all()
 
 
 SIZES = [(1, 1), (1, 40), (7, 5), (8, 8), (33, 50), (64, 31)]
@@ -59,21 +64,21 @@ WAYS = {
 def test_any_size_in_same_size_out(way: str) -> None:
     predictor = Predictor(model("depth", "labels"), **WAYS[way])  # type: ignore[arg-type]
     for size in SIZES:
-        check(predictor(picture(*size)), size)
+        check(predictor(random_image(*size)), size)
 
 
 def test_whole_is_what_the_network_says() -> None:
-    network, image = model("depth", "labels"), picture(33, 50)
-    maps, answer = plain(network, image), Predictor(network)(image)
-    assert isinstance(answer, Joint)
-    np.testing.assert_allclose(answer.depth.values, maps["depth"][0, 0].numpy(), rtol=1e-5)
+    network, image = model("depth", "labels"), random_image(33, 50)
+    maps, prediction = plain(network, image), Predictor(network)(image)
+    assert isinstance(prediction, Joint)
+    np.testing.assert_allclose(prediction.depth.values, maps["depth"][0, 0].numpy(), rtol=1e-5)
     scores, labels = maps["labels"].softmax(1)[0].max(0)
-    assert (answer.segmentation.labels == labels.numpy()).all()
-    np.testing.assert_allclose(answer.segmentation.scores, scores.numpy(), atol=1e-5)
+    assert (prediction.segmentation.labels == labels.numpy()).all()
+    np.testing.assert_allclose(prediction.segmentation.scores, scores.numpy(), atol=1e-5)
 
 
-def test_a_window_larger_than_the_picture_equals_whole() -> None:
-    network, image = model("depth", "labels"), picture(33, 50)
+def test_a_window_larger_than_the_image_equals_whole() -> None:
+    network, image = model("depth", "labels"), random_image(33, 50)
     whole, windowed = Predictor(network)(image), Predictor(network, inference=Inference(window=64, stride=32))(image)
     assert isinstance(whole, Joint)
     assert isinstance(windowed, Joint)
@@ -83,20 +88,20 @@ def test_a_window_larger_than_the_picture_equals_whole() -> None:
 
 def test_resized_logits_are_resized_back_before_they_become_labels() -> None:
     """As `dense evaluate` does, with and without windows."""
-    network, image = model("labels"), picture(24, 36)
+    network, image = model("labels"), random_image(24, 36)
     small = F.interpolate(plain(network, image)["labels"], size=(48, 72), mode="bilinear", align_corners=False)
     large = np.repeat(np.repeat(image, 2, 0), 2, 1)  # which areas bring back to `image` exactly
     for inference in (Inference(resize=24), Inference(resize=24, window=99)):
-        answer = Predictor(network, inference=inference)(large)
-        assert isinstance(answer, Segmentation)
-        assert (answer.labels == small[0].argmax(0).numpy()).all()
+        prediction = Predictor(network, inference=inference)(large)
+        assert isinstance(prediction, Segmentation)
+        assert (prediction.labels == small[0].argmax(0).numpy()).all()
 
 
 def test_too_many_logits_to_keep_become_labels_first(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(model("depth", "labels"), inference=Inference(resize=24, window=16))
-    kept = predictor(picture(50, 70))
+    kept = predictor(random_image(50, 70))
     monkeypatch.setattr(module, "KEPT", 0)
-    reduced = predictor(picture(50, 70))
+    reduced = predictor(random_image(50, 70))
     check(reduced, (50, 70))
     assert isinstance(kept, Joint)
     assert isinstance(reduced, Joint)
@@ -116,27 +121,27 @@ def test_bands_are_a_bilinear_resize(size: tuple[int, int]) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_flip_makes_answers_mirror_alike() -> None:
-    predictor, image = Predictor(model("depth"), flip=True), picture(32, 48)
+def test_flip_makes_predictions_mirror_alike() -> None:
+    predictor, image = Predictor(model("depth"), flip=True), random_image(32, 48)
     there, back = predictor(image), predictor(np.ascontiguousarray(image[:, ::-1]))
     assert isinstance(there, Depth)
     assert isinstance(back, Depth)
     np.testing.assert_allclose(there.values[:, ::-1], back.values, rtol=1e-4)
 
 
-def test_scales_resize_the_normalised_picture() -> None:
+def test_scales_resize_the_normalised_image() -> None:
     """Not its bytes, which would be rounded."""
-    network, image = model("depth"), picture(32, 48)
+    network, image = model("depth"), random_image(32, 48)
     pixels = network.backbone.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
     half = F.interpolate(pixels, size=(16, 24), mode="bilinear", align_corners=False)
     with torch.no_grad():
         expected = F.interpolate(network.decode(network.features(half))["depth"], size=(32, 48), mode="bilinear")
-    answer = Predictor(network, scales=(0.5,))(image)
-    assert isinstance(answer, Depth)
-    np.testing.assert_allclose(answer.values, expected[0, 0].numpy(), rtol=1e-5)
+    prediction = Predictor(network, scales=(0.5,))(image)
+    assert isinstance(prediction, Depth)
+    np.testing.assert_allclose(prediction.values, expected[0, 0].numpy(), rtol=1e-5)
 
 
-def test_large_pictures_are_windowed_for_classes_and_shrunk_for_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_windowed_for_classes_and_shrunk_for_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WHOLE", 1000)
     monkeypatch.setattr(module, "WINDOW", 27)  # 24 is the next multiple of the patch
     seen: list[tuple[int, ...]] = []
@@ -144,12 +149,12 @@ def test_large_pictures_are_windowed_for_classes_and_shrunk_for_depth(monkeypatc
         network = model(*names)
         features = network.features
         network.features = lambda x, f=features: seen.append(tuple(x.shape[-2:])) or f(x)  # type: ignore[method-assign]
-        Predictor(network)(picture(40, 100))
+        Predictor(network)(random_image(40, 100))
     assert [size for size in seen if size != (24, 24)] == [(20, 50), (20, 50)]
 
 
 def test_bf16_is_near_fp32() -> None:
-    network, image = model("depth"), picture(32, 48)
+    network, image = model("depth"), random_image(32, 48)
     full, half = Predictor(network)(image), Predictor(network, precision="bf16")(image)
     assert isinstance(full, Depth)
     assert isinstance(half, Depth)
@@ -157,7 +162,7 @@ def test_bf16_is_near_fp32() -> None:
     assert 0 < np.abs(full.values - half.values).mean() / full.values.mean() < 0.05
 
 
-def test_paths_arrays_and_pil_pictures(tmp_path: Path) -> None:
+def test_paths_arrays_and_pil_images(tmp_path: Path) -> None:
     predictor, image = Predictor(model("depth")), render(0, 1, (24, 40)).image
     Image.fromarray(image).save(tmp_path / "a.png")
     inputs = (tmp_path / "a.png", str(tmp_path / "a.png"), image, Image.fromarray(image), image[:, ::-1][:, ::-1])
@@ -172,26 +177,26 @@ def test_files_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
     image, exif = render(0, 1, (24, 40)).image, Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
-    answer = Predictor(model("depth"))(tmp_path / "turned.png")
-    assert isinstance(answer, Depth)
-    assert answer.values.shape == (40, 24)
+    prediction = Predictor(model("depth"))(tmp_path / "turned.png")
+    assert isinstance(prediction, Depth)
+    assert prediction.values.shape == (40, 24)
 
 
 def test_many_are_as_one_by_one(tmp_path: Path) -> None:
-    predictor, images = Predictor(model("depth")), [picture(20, 30), picture(31, 17), picture(8, 8)]
+    predictor, images = Predictor(model("depth")), [random_image(20, 30), random_image(31, 17), random_image(8, 8)]
     found = list(predictor.many(images))
     assert [image.shape for image, _ in found] == [image.shape for image in images]
-    for image, answer in found:
+    for image, prediction in found:
         alone = predictor(image)
-        assert isinstance(answer, Depth)
+        assert isinstance(prediction, Depth)
         assert isinstance(alone, Depth)
-        assert (answer.values == alone.values).all()
+        assert (prediction.values == alone.values).all()
     assert list(predictor.many([])) == []
-    with pytest.raises(ImageError, match="no such picture"):
+    with pytest.raises(ImageError, match="no such image"):
         list(predictor.many([tmp_path / "absent.png"]))
 
 
-def test_what_is_no_picture_is_named() -> None:
+def test_what_is_no_image_is_named() -> None:
     predictor = Predictor(model("depth"))
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), torch.zeros(3, 4, 4)):
         with pytest.raises(ValueError, match="uint8 array"):
@@ -228,15 +233,15 @@ from tests.predict.models import model
 predictor = Predictor(model("labels", count=150))
 predictor(np.zeros((64, 64, 3), np.uint8))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-answer = predictor(np.zeros((3000, 4000, 3), np.uint8))
-assert answer.labels.shape == (3000, 4000)
+prediction = predictor(np.zeros((3000, 4000, 3), np.uint8))
+assert prediction.labels.shape == (3000, 4000)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_large_picture_with_150_classes_takes_little_memory() -> None:
+def test_a_large_image_with_150_classes_takes_little_memory() -> None:
     """12 megapixels, whose logits alone would be 7.2 GB; benchmarks/sliding.py does 40 under 2 GB."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=False, env=environment(PYTHONPATH=".")

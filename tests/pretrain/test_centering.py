@@ -34,7 +34,7 @@ def test_targets_are_centred_and_sharpened() -> None:
     assert targets.dtype == torch.float32 and not targets.requires_grad
     torch.testing.assert_close(targets, ((logits.detach() - center.center) / 0.05).softmax(-1))
     torch.testing.assert_close(center(logits.bfloat16(), 0.05).sum(-1), torch.ones(8))
-    # The same preference in every picture is what centring takes away.
+    # The same preference in every image is what centring takes away.
     center.center.copy_(torch.randn(1, 20))
     torch.testing.assert_close(center(center.center.repeat(3, 1), 0.05), torch.full((3, 20), 0.05))
 

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from dense.recipes import config_folder
 from pretrain.checks import check_views
+from pretrain.data import Batch
 from pretrain.masking import VIEWS
 from pretrain.module import DINO
-from pretrain.pictures import Batch
 from pretrain.views import MultiCrop
 
 FOLDER = config_folder() / "pretrain"
@@ -67,7 +67,7 @@ def test_a_config_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         batch = Batch([torch.empty(2, 3, s, s, device="meta", dtype=torch.uint8) for s in choice.sizes], *[torch.empty(0)] * 2, [])  # fmt: skip
         assert module.student.grid(batch.views[0])[0] > 2
     assert len(crops.sizes) >= VIEWS
-    assert module.plan(pictures=10**7, total_batch=2048).steps > 0
+    assert module.plan(images=10**7, total_batch=2048).steps > 0
     assert set(module.terms) >= {"dino"}
 
 
@@ -78,7 +78,7 @@ def test_published_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return sum(p.numel() for p in network.parameters())
 
     short = built("dinov2_vitl16_short", tmp_path, monkeypatch)
-    plan = short.plan(pictures=1_281_167, total_batch=2048)
+    plan = short.plan(images=1_281_167, total_batch=2048)
     assert (plan.steps, plan.steps_per_epoch) == (125_000, 1250)
     assert plan.lr(12_499) == pytest.approx(4e-3 * 2**0.5)
     term: Any = short.terms["dino"]
@@ -95,12 +95,12 @@ def test_published_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert parameters(huge.student.backbone) + parameters(huge.student.local_norm) == 6_716_043_264
     assert huge.student.head.last_layer.weight.shape == (262144, 512)
     assert huge.student.patch_head.last_layer.weight.shape == (98304, 384)
-    plan = huge.plan(pictures=10**9, total_batch=4096)
+    plan = huge.plan(images=10**9, total_batch=4096)
     assert plan.steps == 1_000_000
     assert [plan.lr(s) for s in (99_999, 500_000, 999_999)] == pytest.approx([4e-4] * 3)
     assert {round(plan.momentum(s), 6) for s in (0, 10**6)} == {0.994}
     gram: Any = built("dinov3_vit7b16_gram", tmp_path, monkeypatch)
-    assert gram.plan(pictures=10**9, total_batch=4096).steps == 200_000
+    assert gram.plan(images=10**9, total_batch=4096).steps == 200_000
     assert (gram.terms["gram"].weight(0), gram.terms["dino"].local_weight) == (2.0, 0.5)
     ibot: Any = built("ibot_vits16", tmp_path, monkeypatch)
     assert [round(ibot.terms[n].targets.temperature(10**6, 100), 4) for n in ("dino", "ibot")] == [0.04, 0.07]

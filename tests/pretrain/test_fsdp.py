@@ -159,6 +159,6 @@ def _one_step(rank: int, mode: Any, optimizer: str) -> None:
     copied = unsharded(follower.network.backbone)  # type: ignore[arg-type]
     assert not any(isinstance(p, DTensor) for p in copied.parameters())
     torch.testing.assert_close(
-        copied.picture_feature(torch.ones(1, 3, 32, 32)),
-        leader.network.backbone.picture_feature(torch.ones(1, 3, 32, 32)),  # type: ignore[union-attr, operator]
+        copied.image_feature(torch.ones(1, 3, 32, 32)),
+        leader.network.backbone.image_feature(torch.ones(1, 3, 32, 32)),  # type: ignore[union-attr, operator]
     )

@@ -41,9 +41,9 @@ def train(centring: bool, temperature: float, seed: int = 0, steps: int = 300) -
     teacher = Teacher(student)
     optimizer = build_optimizer("adamw", parameter_groups(student), lr=3e-3)
     statistics, monitor = TargetStatistics(K), HealthMonitor(K, warmup_steps=150, patience=20)
-    pictures, diagnoses = torch.randn(256, 16), []
+    images, diagnoses = torch.randn(256, 16), []
     for step in range(steps):
-        views = pictures[torch.randint(256, (32,))].repeat(4, 1)
+        views = images[torch.randint(256, (32,))].repeat(4, 1)
         views = views + 0.3 * torch.randn_like(views)
         features, logits = teacher(views[:64])
         targets = center(logits, temperature)

@@ -9,14 +9,14 @@ from tests.pretrain.golden import det
 
 
 def masks() -> torch.Tensor:
-    """3 pictures of 4 patches; the second has none masked."""
+    """3 images of 4 patches; the second has none masked."""
     return torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 1]]).bool()
 
 
 def test_golden_value() -> None:
     targets = SinkhornKnopp()(det(5, 6, phase=0.5), 0.05)
     assert targets[0].tolist() == pytest.approx([0.092297, 0.028081, 0.002979, 0.876644, 0, 0], abs=2e-6)
-    value = IBOTLoss()(det(5, 6, phase=0.2), targets, token_weights(masks()), pictures=3)
+    value = IBOTLoss()(det(5, 6, phase=0.2), targets, token_weights(masks()), images=3)
     assert value.item() == pytest.approx(0.885279, abs=2e-6)
 
 
@@ -30,7 +30,7 @@ def test_equals_the_formula_in_numpy_across_pieces(monkeypatch: pytest.MonkeyPat
     torch.manual_seed(0)
     logits, targets = torch.randn(5, 7).requires_grad_(), torch.randn(5, 7).mul(2).softmax(-1)
     weights = token_weights(masks())
-    value = IBOTLoss(0.2)(logits, targets, weights, pictures=3)
+    value = IBOTLoss(0.2)(logits, targets, weights, images=3)
     rows = -(targets.numpy() * log_softmax(logits.detach().numpy() / 0.2, axis=1)).sum(1)
     assert value.item() == pytest.approx(float(np.sum(rows * weights.numpy()) / 3), rel=1e-5)
     (gradient,) = torch.autograd.grad(2 * value, logits)
@@ -49,7 +49,7 @@ def test_the_gradient_in_double_differences() -> None:
 
 def test_no_masked_patch_is_zero_with_a_gradient() -> None:
     logits = torch.zeros(0, 6).requires_grad_()
-    value = IBOTLoss()(logits, torch.zeros(0, 6), torch.zeros(0), pictures=2)
+    value = IBOTLoss()(logits, torch.zeros(0, 6), torch.zeros(0), images=2)
     value.backward()
     assert value.item() == 0
     assert logits.grad is not None
@@ -69,5 +69,5 @@ def test_wrong_arguments() -> None:
         IBOTLoss(0)
     with pytest.raises(ValueError, match=r"expected \(M, K\)"):
         IBOTLoss()(torch.zeros(5, 6), torch.zeros(4, 6), torch.zeros(5), 3)
-    with pytest.raises(ValueError, match="pictures=0"):
+    with pytest.raises(ValueError, match="images=0"):
         IBOTLoss()(torch.zeros(5, 6), torch.zeros(5, 6), torch.zeros(5), 0)

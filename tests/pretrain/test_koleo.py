@@ -46,7 +46,7 @@ def test_groups_are_batches_of_their_own() -> None:
     torch.testing.assert_close(KoLeoLoss(group=4)(features), apart)
 
 
-def test_one_picture_is_skipped_with_a_notice() -> None:
+def test_one_image_is_skipped_with_a_notice() -> None:
     loss, features = KoLeoLoss(), torch.randn(1, 4).requires_grad_()
     with pytest.warns(UserWarning, match="skipped: a batch of 1"):
         value = loss(features)

@@ -34,7 +34,7 @@ def test_masks_are_blocks() -> None:
 
 
 def test_a_mask_depends_on_seed_step_and_place_alone() -> None:
-    """However processes and micro-batches share a step, its pictures get the same masks."""
+    """However processes and micro-batches share a step, its images get the same masks."""
     masks = BlockMasks(seed=5)
     whole = of_step(masks, 7, 8).view(2, 8, -1)
     for ranks in (2, 4):

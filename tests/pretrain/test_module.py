@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dense.training.continuing import differences
+from dense.training.fit import differences
 from pretrain.health import TrainingFailed
 from pretrain.module import DINO
 from pretrain.recipe import BackboneOptions, HeadOptions, OptimOptions, TeacherOptions
@@ -26,7 +26,7 @@ def make(**options: object) -> DINO:
 
 
 def crops() -> list[torch.Tensor]:
-    """Two global and three local views of 4 pictures."""
+    """Two global and three local views of 4 images."""
     generator = torch.Generator().manual_seed(0)
     sizes = [32, 32, 16, 16, 16]
     return [torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8, generator=generator) for s in sizes]
@@ -56,19 +56,19 @@ def test_crops_run_together_as_they_would_alone() -> None:
 def test_plan() -> None:
     """Schedules of a run: scaled lr, warm-up in epochs, and the published ends."""
     module = make(epochs=10, optim=OptimOptions(lr=5e-4, warmup_epochs=2), teacher=TeacherOptions(momentum=0.996))
-    plan = module.plan(pictures=1024, total_batch=128)
+    plan = module.plan(images=1024, total_batch=128)
     assert (plan.steps, plan.steps_per_epoch) == (80, 8)
     assert plan.lr(15) == pytest.approx(2.5e-4)
     assert plan.lr(0) == 0
     assert plan.weight_decay(0) == pytest.approx(0.04)
     assert plan.momentum(80) == 1.0
     with pytest.raises(ValueError, match="fewer than one total batch of 2048"):
-        module.plan(pictures=1024, total_batch=2048)
+        module.plan(images=1024, total_batch=2048)
 
 
 def test_a_warm_up_longer_than_the_run_is_no_crash() -> None:
     """Ten epochs of warm-up in a run of one step."""
-    plan = make(steps=1).plan(pictures=64, total_batch=64)
+    plan = make(steps=1).plan(images=64, total_batch=64)
     assert plan.steps == 1
     assert plan.lr(0) == 0
 
@@ -98,11 +98,11 @@ def test_differences_name_leaves() -> None:
 def test_plan_of_dinov2() -> None:
     """The square root of the batch, epochs of a number of steps, and a constant rate after the warm-up."""
     optim = OptimOptions(lr=4e-3, lr_scaling="sqrt", warmup_epochs=2)
-    plan = make(epochs=10, steps_per_epoch=5, optim=optim).plan(pictures=10_000, total_batch=256)
+    plan = make(epochs=10, steps_per_epoch=5, optim=optim).plan(images=10_000, total_batch=256)
     assert (plan.steps, plan.steps_per_epoch) == (50, 5)
     assert plan.lr(9) == pytest.approx(2e-3)
     constant = OptimOptions(lr=1e-3, lr_scaling="none", lr_schedule="constant", warmup_epochs=2)
-    plan = make(epochs=10, steps_per_epoch=5, optim=constant).plan(pictures=10_000, total_batch=256)
+    plan = make(epochs=10, steps_per_epoch=5, optim=constant).plan(images=10_000, total_batch=256)
     assert [plan.lr(s) for s in (0, 9, 30, 49)] == pytest.approx([0, 1e-3, 1e-3, 1e-3])
 
 

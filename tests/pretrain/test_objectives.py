@@ -76,7 +76,7 @@ def test_stopped_and_continued(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """iBOT, distributed KoLeo and Gram over gloo with 2 x 2 pictures follow one process with 4: the same masks above all."""
+    """iBOT, distributed KoLeo and Gram over gloo with 2 x 2 images follow one process with 4: the same masks above all."""
     plain = {
         **FULL,
         "model.koleo": {"weight": 0.1, "distributed": True},

@@ -1,4 +1,4 @@
-"""From pictures to batches of views: damage never stops a run, and workers change nothing."""
+"""From images to batches of views: damage never stops a run, and workers change nothing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dense.data.images import ImageError
-from dense.data.pictures import FolderPictures
+from dense.data.image import ImageError
+from dense.data.loader import init_worker
 from dense.data.sampler import IndexSampler
-from dense.data.workers import init_worker
-from pretrain.pictures import BadPictures, Batch, ViewsOf, collate
+from dense.data.unlabelled import FolderImages
+from pretrain.data import BadImages, Batch, ViewsOf, collate
 from pretrain.views import MultiCrop
 
 VIEWS = MultiCrop(16, 8, 2)
@@ -23,7 +23,7 @@ VIEWS = MultiCrop(16, 8, 2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures, of which numbers 2, 5 and 9 cannot be read, and of the others each is of another kind."""
+    """Twelve images, of which numbers 2, 5 and 9 cannot be read, and of the others each is of another kind."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -40,14 +40,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.save(root / f"{number:02d}{'.jpg' if number in (0, 1) else '.png'}")
     (root / "02.png").write_bytes(b"")
     (root / "05.png").write_bytes((root / "07.png").read_bytes()[:300])
-    (root / "09.png").write_text("not a picture")
+    (root / "09.png").write_text("not an image")
     return root
 
 
 def batches(folder: Path, workers: int, start: int = 0, count: int = 12) -> list[Batch]:
     """Batches of five of the folder."""
     loader = DataLoader(
-        ViewsOf(FolderPictures(folder), VIEWS, seed=3),
+        ViewsOf(FolderImages(folder), VIEWS, seed=3),
         batch_sampler=IndexSampler(12, 5, seed=3, start_step=start),
         collate_fn=collate,
         num_workers=workers,
@@ -59,18 +59,18 @@ def batches(folder: Path, workers: int, start: int = 0, count: int = 12) -> list
 def same(a: Batch, b: Batch) -> bool:
     """Whether two batches agree in every byte."""
     views = all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
-    return views and torch.equal(a.pictures, b.pictures) and torch.equal(a.bad, b.bad)
+    return views and torch.equal(a.images, b.images) and torch.equal(a.bad, b.bad)
 
 
 def test_batches(folder: Path) -> None:
-    """Crop-major uint8 stacks, and only pictures that can be read."""
+    """Crop-major uint8 stacks, and only images that can be read."""
     whole = batches(folder, 0)
     for batch in whole:
         assert [tuple(v.shape) for v in batch.views] == [(5, 3, 16, 16)] * 2 + [(5, 3, 8, 8)] * 2
         assert all(v.dtype == torch.uint8 for v in batch.views)
-        assert not set(batch.pictures.tolist()) & {2, 5, 9}
+        assert not set(batch.images.tolist()) & {2, 5, 9}
     assert set(torch.cat([b.bad for b in whole]).tolist()) == {2, 5, 9}
-    assert set(torch.cat([b.pictures for b in whole]).tolist()) == set(range(12)) - {2, 5, 9}
+    assert set(torch.cat([b.images for b in whole]).tolist()) == set(range(12)) - {2, 5, 9}
 
 
 def test_workers_and_late_starts_change_nothing(folder: Path) -> None:
@@ -82,23 +82,23 @@ def test_workers_and_late_starts_change_nothing(folder: Path) -> None:
 
 
 def test_views_differ_between_epochs(folder: Path) -> None:
-    """The same picture is seen otherwise next time; its replacement, too, is chosen again."""
-    data = ViewsOf(FolderPictures(folder), VIEWS)
+    """The same image is seen otherwise next time; its replacement, too, is chosen again."""
+    data = ViewsOf(FolderImages(folder), VIEWS)
     first, again, other = data[0, 4], data[0, 4], data[1, 4]
     assert torch.equal(first.views[0], again.views[0])
     assert not torch.equal(first.views[0], other.views[0])
     assert torch.equal(data[4].views[0], first.views[0])  # a plain index is the first epoch
-    assert (first.picture, first.bad) == (4, [])
-    assert len({data[epoch, 2].picture for epoch in range(30)}) > 5
+    assert (first.image, first.bad) == (4, [])
+    assert len({data[epoch, 2].image for epoch in range(30)}) > 5
     assert all(data[epoch, 2].bad[0] == 2 for epoch in range(30))
-    assert not torch.equal(ViewsOf(FolderPictures(folder), VIEWS, seed=1)[0, 4].views[0], first.views[0])
+    assert not torch.equal(ViewsOf(FolderImages(folder), VIEWS, seed=1)[0, 4].views[0], first.views[0])
 
 
-def test_two_bad_pictures_in_a_batch_do_not_give_twins() -> None:
-    """Their views differ even where one picture replaces both."""
+def test_two_bad_images_in_a_batch_do_not_give_twins() -> None:
+    """Their views differ even where one image replaces both."""
 
     class One:
-        """Only the last picture can be read."""
+        """Only the last image can be read."""
 
         labels = None
 
@@ -115,7 +115,7 @@ def test_two_bad_pictures_in_a_batch_do_not_give_twins() -> None:
 
     data = ViewsOf(One(), VIEWS)
     a, b = data[0, 0], data[0, 1]
-    assert a.picture == b.picture == 2
+    assert a.image == b.image == 2
     assert set(a.bad) <= {0, 1}
     assert not torch.equal(a.views[0], b.views[0])
 
@@ -124,34 +124,32 @@ def test_nothing_can_be_read(tmp_path: Path) -> None:
     """An end and an explanation, not an endless search."""
     for number in range(150):
         (tmp_path / f"{number}.jpg").touch()
-    with pytest.raises(
-        ImageError, match=r"none of 10\d pictures, tried one after the other, could be read; .* is empty"
-    ):
-        ViewsOf(FolderPictures(tmp_path), VIEWS)[0, 0]
+    with pytest.raises(ImageError, match=r"none of 10\d images, tried one after the other, could be read; .* is empty"):
+        ViewsOf(FolderImages(tmp_path), VIEWS)[0, 0]
 
 
-def test_errors_that_are_not_the_pictures_are_not_hidden(folder: Path) -> None:
+def test_errors_that_are_not_the_images_are_not_hidden(folder: Path) -> None:
     """A mistake in the views stops the run."""
 
     def broken(image: np.ndarray, seed: tuple[int, ...]) -> list[torch.Tensor]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        ViewsOf(FolderPictures(folder), broken)[0, 0]
+        ViewsOf(FolderImages(folder), broken)[0, 0]
 
 
 def test_the_report(folder: Path) -> None:
     """Counted once each, named with their reasons; silent if there is nothing to say."""
-    bad = BadPictures(FolderPictures(folder))
+    bad = BadImages(FolderImages(folder))
     assert bad.report() == ""
     for batch in batches(folder, 0):
         bad.add(batch.bad)
     assert len(bad) == 3
     lines = bad.report().splitlines()
-    assert lines[0] == "3 of 12 pictures could not be read and were replaced by others:"
+    assert lines[0] == "3 of 12 images could not be read and were replaced by others:"
     assert "02.png is empty" in lines[1]
     assert "05.png is damaged or truncated" in lines[2]
-    assert "09.png is not a picture" in lines[3]
+    assert "09.png is not an image" in lines[3]
     assert bad.report(most=1).splitlines()[2:] == ["  and 2 more"]
     bad.add([0])
     assert "00.jpg could not be read during training, but can be now" in bad.report()

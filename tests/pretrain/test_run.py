@@ -225,14 +225,14 @@ def test_other_batches_are_refused(finished: Path, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_other_pictures_are_refused(tmp_path: Path) -> None:
+def test_other_images_are_refused(tmp_path: Path) -> None:
     """As many under the same names too, for what is made would be told to come of them; those that moved are the same."""
     random = np.random.default_rng(0)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         for i in range(8):
-            picture = random.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / folder / f"{i}.jpg")
+            image = random.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / folder / f"{i}.jpg")
     changes = {"model.steps": 2, "data.workers": 0}
     for folder, status in (("a", 0), ("b", 1), ("moved", 0)):
         if folder == "moved":
@@ -242,28 +242,26 @@ def test_other_pictures_are_refused(tmp_path: Path) -> None:
         assert ("data.which" in done.stderr) == bool(status)
 
 
-def test_pictures_of_every_kind(tmp_path: Path) -> None:
-    """A folder with damaged and odd pictures trains to the end and lists what it could not read."""
-    pictures = tmp_path / "pictures" / "class"
-    pictures.mkdir(parents=True)
+def test_images_of_every_kind(tmp_path: Path) -> None:
+    """A folder with damaged and odd images trains to the end and lists what it could not read."""
+    images = tmp_path / "pictures" / "class"
+    images.mkdir(parents=True)
     random = np.random.default_rng(0)
     for i in range(6):
-        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(pictures / f"{i}.jpg")
-    Image.fromarray(random.integers(0, 255, (40, 50, 4), dtype=np.uint8), "CMYK").save(pictures / "cmyk.jpg")
-    Image.fromarray(random.integers(0, 65535, (40, 50), dtype=np.uint16)).save(pictures / "deep.png")
-    (pictures / "empty.jpg").write_bytes(b"")
-    whole = (pictures / "0.jpg").read_bytes()
-    (pictures / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+        Image.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(images / f"{i}.jpg")
+    Image.fromarray(random.integers(0, 255, (40, 50, 4), dtype=np.uint8), "CMYK").save(images / "cmyk.jpg")
+    Image.fromarray(random.integers(0, 65535, (40, 50), dtype=np.uint16)).save(images / "deep.png")
+    (images / "empty.jpg").write_bytes(b"")
+    whole = (images / "0.jpg").read_bytes()
+    (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     config = write_config(tmp_path, **{"data.root": str(tmp_path / "pictures"), "model.steps": 6, "data.workers": 1})
     done = run(config, tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "2 of 10 pictures could not be read" in done.stdout
+    assert "2 of 10 images could not be read" in done.stdout
     assert "empty.jpg" in done.stdout
     assert "truncated.jpg" in done.stdout
     again = run(config, tmp_path / "run")
-    assert "2 of 10 pictures could not be read" in again.stdout, (
-        "what an earlier part of the run found is not forgotten"
-    )
+    assert "2 of 10 images could not be read" in again.stdout, "what an earlier part of the run found is not forgotten"
 
 
 @pytest.mark.parametrize(
@@ -314,7 +312,7 @@ def test_pretraining_continues_from_weights(finished: Path, tmp_path: Path) -> N
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """DDP over gloo with 2 x 2 pictures follows the same losses as one process with 4, and shares the work of k-NN."""
+    """DDP over gloo with 2 x 2 images follows the same losses as one process with 4, and shares the work of k-NN."""
     knn = {"train": "scenes:train", "val": "scenes:val", "resize": None, "scenes": [25, 11], "scene_size": 32, "k": 5}
     plain = {"model.backbone.drop_path": 0.0, "model.health.every": 1, "model.steps": 4, "knn": knn}
     one, two = tmp_path / "one", tmp_path / "two"
@@ -379,7 +377,7 @@ def test_python_call(tmp_path: Path) -> None:
 import lightning.pytorch as pl
 from pretrain import DINO, PretrainData, MultiCrop
 from pretrain.recipe import BackboneOptions, HeadOptions
-from pretrain.cli import run
+from dense.cli.pretrain import run
 from pathlib import Path
 model = DINO(BackboneOptions("vit_tiny_patch16_224", dict(patch_size=8, img_size=32, depth=1, embed_dim=16, num_heads=2)), HeadOptions(16, 16, 8), steps=2)
 data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)

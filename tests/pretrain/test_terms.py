@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dense.backbone import load_backbone
+from pretrain.data import Batch
 from pretrain.head import ProjectionHead
 from pretrain.health import HealthMonitor, marginal_error
 from pretrain.losses import DINOLoss, GramLoss
 from pretrain.mixed import MixedCrops, StepSampler
 from pretrain.module import DINO
 from pretrain.network import MultiCropNetwork, grid_of
-from pretrain.pictures import Batch
 from pretrain.recipe import BackboneOptions, GramOptions, HeadOptions, IBOTOptions, KoLeoOptions, TeacherOptions
 from pretrain.terms import Gram
 from pretrain.views import MultiCrop
@@ -25,7 +25,7 @@ HEAD = HeadOptions(24, 16, 8)
 
 
 def crops(seed: int = 0) -> list[torch.Tensor]:
-    """Two global and two local views of 3 pictures."""
+    """Two global and two local views of 3 images."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, 256, (3, 3, s, s), dtype=torch.uint8, generator=generator) for s in (32, 32, 16, 16)]
 
@@ -174,18 +174,16 @@ def test_gram_views_are_the_global_ones_enlarged() -> None:
     """The same box and flip at twice the size, without changes of colour."""
     import numpy as np
 
-    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     views = MultiCrop(32, 16, 1, jitter=0, grey=0, solarise=0, blur_sigma=(1e-3, 1e-3), gram_size=64)
     assert (len(views), views.sizes, views.gram_crops) == (5, (32, 32, 16), 2)
     for seed in range(4):
-        first, second, _, *large = views(picture, seed)
+        first, second, _, *large = views(image, seed)
         for small, big in zip((first, second), large, strict=True):
             down = torch.nn.functional.interpolate(big[None].float(), (32, 32), mode="bicubic", antialias=True)[0]
             assert (down - small.float()).abs().mean() < 12  # the mean difference of other crops is above 60
-    plain = MultiCrop(32, 16, 1)(picture, 0)
-    assert all(
-        torch.equal(a, b) for a, b in zip(plain, MultiCrop(32, 16, 1, gram_size=64)(picture, 0)[:3], strict=True)
-    )
+    plain = MultiCrop(32, 16, 1)(image, 0)
+    assert all(torch.equal(a, b) for a, b in zip(plain, MultiCrop(32, 16, 1, gram_size=64)(image, 0)[:3], strict=True))
 
 
 def test_mixed_sizes_are_those_of_the_step() -> None:

@@ -1,4 +1,4 @@
-"""The views against torchvision's on PIL pictures: the same numbers where they can be, the same statistics elsewhere."""
+"""The views against torchvision's on PIL images: the same numbers where they can be, the same statistics elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNLIKELY = 1e-4  # a test that compares samples fails by chance once in so many 
 OFF: dict[str, Any] = {"flip": 0, "jitter": 0, "grey": 0, "solarise": 0, "blur_sigma": (0.1, 0.1)}
 
 
-def picture(height: int, width: int, seed: int = 0, smooth: float = 2.0) -> NDArray[np.uint8]:
+def random_image(height: int, width: int, seed: int = 0, smooth: float = 2.0) -> NDArray[np.uint8]:
     """Smooth coloured noise over the whole range of a byte."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), smooth), None, 0, 255, cv2.NORM_MINMAX)
@@ -73,7 +73,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
 
 def test_a_view_depends_on_seed_and_number_alone() -> None:
     """Not on what was asked before, on how many views there are, or on the process."""
-    image = picture(60, 80)
+    image = random_image(60, 80)
     views = MultiCrop(32, 16, 3)
     wanted = views(image, (1, 2, 3))
     views(image, (1, 2, 4))
@@ -86,16 +86,16 @@ def test_a_view_depends_on_seed_and_number_alone() -> None:
 
 def test_every_number_of_the_seed_counts() -> None:
     """Other seed, epoch or index: other views; and no two local views are the same."""
-    image = picture(60, 80)
+    image = random_image(60, 80)
     views = MultiCrop(32, 16, 4)
     seeds = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), 7, 2**40]
     made = [[view.numpy().tobytes() for view in views(image, seed)] for seed in seeds]
     assert len({view for some in made for view in some}) == len(seeds) * 6
 
 
-def test_the_picture_is_left_alone() -> None:
-    """Also where the crop is the whole picture at its own size; memory of several workers may hold it."""
-    image = picture(32, 32)
+def test_the_image_is_left_alone() -> None:
+    """Also where the crop is the whole image at its own size; memory of several workers may hold it."""
+    image = random_image(32, 32)
     before = image.copy()
     views = MultiCrop(32, 32, 4, global_scale=(1, 1), local_scale=(1, 1), ratio=(1, 1))
     for index in range(20):
@@ -104,7 +104,7 @@ def test_the_picture_is_left_alone() -> None:
     assert np.array_equal(image, before)
 
 
-# ---- any picture
+# ---- any image
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 1), (10, 10), (7, 301), (2, 2), (500, 375)])
@@ -112,14 +112,14 @@ def test_any_size(size: tuple[int, int]) -> None:
     """Smaller than the crop, thin, wide: uint8 views of the asked size, channels first and contiguous."""
     views = MultiCrop(48, 24, 3)
     for index in range(10):
-        made = views(picture(*size), (0, 0, index))
+        made = views(random_image(*size), (0, 0, index))
         assert [tuple(view.shape) for view in made] == [(3, 48, 48)] * 2 + [(3, 24, 24)] * 3
         assert all(view.dtype == torch.uint8 and view.is_contiguous() for view in made)
 
 
 def test_grey_stays_grey() -> None:
-    """A picture without colour gets none, and one of a single value keeps a single value."""
-    grey = np.repeat(picture(40, 50)[..., :1], 3, axis=2)
+    """An image without colour gets none, and one of a single value keeps a single value."""
+    grey = np.repeat(random_image(40, 50)[..., :1], 3, axis=2)
     views = MultiCrop(24, 12, 3)
     for index in range(40):
         for view in views(grey, index):
@@ -131,9 +131,9 @@ def test_grey_stays_grey() -> None:
 @pytest.mark.parametrize(
     "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_wrong_pictures(wrong: NDArray[Any]) -> None:
+def test_wrong_images(wrong: NDArray[Any]) -> None:
     """Named by what they are."""
-    with pytest.raises(ValueError, match=r"expected a uint8 picture \(H, W, 3\)"):
+    with pytest.raises(ValueError, match=r"expected a uint8 image \(H, W, 3\)"):
         MultiCrop()(wrong, 0)
 
 
@@ -146,7 +146,7 @@ def test_wrong_pictures(wrong: NDArray[Any]) -> None:
 @pytest.mark.parametrize("size", [224, 96])
 def test_resampling_is_pils(box: tuple[int, int, int, int], size: int) -> None:
     """Bicubic with antialias: at most two grey levels away anywhere, far less than one on average."""
-    image = picture(375, 500, smooth=1.0)
+    image = random_image(375, 500, smooth=1.0)
     top, left, height, width = box
     wanted = (
         Image.fromarray(image)
@@ -181,7 +181,7 @@ def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, floa
 
 
 @pytest.mark.parametrize("shape", [(20, 400), (400, 20), (1, 50), (300, 1), (1, 1)])
-def test_the_box_of_thin_pictures(shape: tuple[int, int]) -> None:
+def test_the_box_of_thin_images(shape: tuple[int, int]) -> None:
     """Where no box of the wanted area fits, the central one of an allowed ratio, as torchvision's."""
     transform = RandomResizedCrop(96, (1.0, 1.0), (3 / 4, 4 / 3))
     theirs = published.RandomResizedCrop.get_params(torch.empty(3, *shape), [1.0, 1.0], [3 / 4, 4 / 3])
@@ -209,7 +209,9 @@ def test_each_colour_step_is_pils(name: str, mean: float, most: int) -> None:
     for index in range(40):
         factor = jitter.get_params()[name]
         params = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, name: factor, "order": (name,)}
-        apart = difference(jitter.apply(picture(64, 64, index), **params), adjusted(picture(64, 64, index), params))
+        apart = difference(
+            jitter.apply(random_image(64, 64, index), **params), adjusted(random_image(64, 64, index), params)
+        )
         assert apart.mean() < mean
         assert apart.max() <= most
 
@@ -220,7 +222,7 @@ def test_jitter_in_any_order() -> None:
     jitter.set_random_seed(0)
     clipped = 0
     for index, order in enumerate(ORDERS * 3):
-        image = picture(48, 48, index)
+        image = random_image(48, 48, index)
         params = jitter.get_params() | {"order": order}
         wanted = np.asarray(adjusted(image, params))
         clipped += int((wanted == 255).mean() > 0.02)
@@ -249,7 +251,7 @@ def test_jitter_draws_as_torchvision() -> None:
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.5, 1.0, 1.7, 2.0])
 def test_blur_is_pils(sigma: float) -> None:
     """Strength and result of PIL's blur, which is three box filters."""
-    image = picture(80, 90, smooth=0.7)
+    image = random_image(80, 90, smooth=0.7)
     wanted = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
     ours = blur(image, sigma)
     assert difference(ours, wanted).mean() < 1.0
@@ -261,7 +263,7 @@ def test_blur_is_pils(sigma: float) -> None:
 @pytest.mark.parametrize("sigma", [0.1, 0.6, 2.0])
 def test_released_blur_is_torchvisions(sigma: float) -> None:
     """A Gaussian cut to nine pixels."""
-    image = picture(40, 50, smooth=0.7)
+    image = random_image(40, 50, smooth=0.7)
     wanted = reference.gaussian_blur(Image.fromarray(image), [9, 9], [sigma, sigma])
     assert difference(blur(image, sigma, 9), wanted).max() <= 1
 
@@ -282,8 +284,8 @@ def test_solarise_is_pils(threshold: int) -> None:
 def test_solarising_comes_last() -> None:
     """Whatever went before, nothing bright is left."""
     views = MultiCrop(24, 12, 0, solarise=1.0)
-    assert max(int(views(picture(40, 50), i)[1].max()) for i in range(40)) == 127
-    assert max(int(views(picture(40, 50), i)[0].max()) for i in range(40)) > 200
+    assert max(int(views(random_image(40, 50), i)[1].max()) for i in range(40)) == 127
+    assert max(int(views(random_image(40, 50), i)[0].max()) for i in range(40)) > 200
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_solarising_comes_last() -> None:
 )
 def test_how_often(step: dict[str, Any], wanted: tuple[float, float, float]) -> None:
     """Each step alone changes the share of views that was published, in each kind of view."""
-    image = picture(16, 16, smooth=1.0)
+    image = random_image(16, 16, smooth=1.0)
     same = {"global_scale": (1, 1), "local_scale": (1, 1), "ratio": (1, 1), "blur_sigma": (1e-3, 1e-3)}
     views = MultiCrop(16, 16, 1, **(OFF | same | step))
     original = torch.from_numpy(image).permute(2, 0, 1)
@@ -325,7 +327,7 @@ class PublishedBlur:
 
 
 def published_view(size: int, scale: tuple[float, float], blurred: float, solarised: float) -> published.Compose:
-    """The published pipeline of one view, on PIL pictures."""
+    """The published pipeline of one view, on PIL images."""
     return published.Compose(
         [
             published.RandomResizedCrop(size, scale, interpolation=InterpolationMode.BICUBIC),
@@ -349,7 +351,7 @@ def measure(view: NDArray[np.uint8]) -> list[float]:
 
 def test_the_whole_is_torchvisions() -> None:
     """Brightness, contrast, colour, sharpness and slant of the views are distributed as the published pipeline's."""
-    image = picture(90, 120, smooth=3.0)
+    image = random_image(90, 120, smooth=3.0)
     image[:, :60] //= 2
     count = 400
     views = MultiCrop(48, 24, 1)

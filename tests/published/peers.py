@@ -67,7 +67,7 @@ def hybrid(name: str, **options: Any) -> Any:
 
 
 def made(model: Any) -> Any:
-    """With random weights under which outputs vary by more than rounding."""
+    """With random initialisation under which outputs vary by more than rounding."""
     torch.manual_seed(0)
     randomise(model, 0.1)
     with torch.no_grad():

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import dense
 from dense.backbone import Backbone, WeightsError, load_backbone
+from dense.model.network import DenseModel
 from dense.published import FAMILIES, load_published
-from dense.tasks.model import DenseModel
 from tests.backbone.conftest import randomise
 from tests.published import layouts, peers
 
@@ -310,15 +310,15 @@ def test_a_directory_without_its_config_is_named(tmp_path: Path) -> None:
 
 def test_load_gives_a_predictor(anything: Path, tmp_path: Path) -> None:
     """`dense.load` takes the options of both, and what it saves is opened again."""
-    picture = np.random.default_rng(0).integers(0, 256, (50, 77, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (50, 77, 3), np.uint8)
     predictor = dense.load(anything, family="depth_anything_v2", kind="metric", max_depth=20, resize=42)
-    answer = predictor(picture)
-    assert isinstance(answer, dense.Depth)
-    assert (answer.kind, answer.values.shape, predictor.inference.resize) == ("metric", (50, 77), 42)
+    prediction = predictor(image)
+    assert isinstance(prediction, dense.Depth)
+    assert (prediction.kind, prediction.values.shape, predictor.inference.resize) == ("metric", (50, 77), 42)
     predictor.model.save_pretrained(tmp_path / "own")
-    again = dense.load(tmp_path / "own", resize=42)(picture)
+    again = dense.load(tmp_path / "own", resize=42)(image)
     assert isinstance(again, dense.Depth)
-    np.testing.assert_array_equal(again.values, answer.values)
+    np.testing.assert_array_equal(again.values, prediction.values)
     with pytest.raises(TypeError, match="no published file, and a model takes no 'kind'"):
         dense.load(tmp_path / "own", kind="metric")
     with pytest.raises(TypeError, match="Did you mean resize"):

@@ -1,4 +1,4 @@
-"""Published heads equal transformers and segmentation_models_pytorch with the same random weights, to 1e-5."""
+"""Published heads equal transformers and segmentation_models_pytorch with the same random initialisation, to 1e-5."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 import dense
 from dense.backbone import WeightsError, load_backbone
+from dense.model.network import DenseModel
 from dense.published import load_published
-from dense.tasks.model import DenseModel
 from tests.heads.conftest import randomise
 from tests.published import layouts, peers
 from tests.published.peers import close, directory
@@ -68,7 +68,7 @@ def test_hf_depth_anything_on_swiglu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("readout", ["ignore", "add", "project"])
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_hf_dpt_depth(readout: str, batch_norm: bool, tmp_path: Path) -> None:
-    """Its own ViT, which takes square pictures alone, with even grids."""
+    """Its own ViT, which takes square images alone, with even grids."""
     peer = peers.dpt("DPTForDepthEstimation", readout, batch_norm)
     model = load_published(directory(peer, tmp_path), kind="relative")
     assert model.depth_kind == "inverse_relative"
@@ -76,7 +76,7 @@ def test_hf_dpt_depth(readout: str, batch_norm: bool, tmp_path: Path) -> None:
 
 
 def test_hf_dpt_at_an_odd_grid(tmp_path: Path) -> None:
-    """There theirs is larger than the picture, by fusions that double; ours is that, brought back."""
+    """There theirs is larger than the image, by fusions that double; ours is that, brought back."""
     peer = peers.dpt("DPTForDepthEstimation", "project")
     model = load_published(directory(peer, tmp_path), kind="metric")
     images = torch.randn(2, 3, 80, 80)
@@ -87,7 +87,7 @@ def test_hf_dpt_at_an_odd_grid(tmp_path: Path) -> None:
 
 
 def test_hf_dpt_on_dinov2(tmp_path: Path) -> None:
-    """The converted heads of the DINOv2 hub: odd grids and pictures that are not square."""
+    """The converted heads of the DINOv2 hub: odd grids and images that are not square."""
     backbone = peers.dinov2_config(apply_layernorm=False)
     peer = peers.dpt("DPTForDepthEstimation", width=256, add_projection=True, backbone_config=backbone)
     model = load_published(directory(peer, tmp_path), kind="metric")
@@ -314,16 +314,16 @@ def test_dinov3_depth_dpt(bins: str, normalisation: str, tmp_path: Path) -> None
         {"do_normalize": False},
     ],
 )
-def test_pictures_are_prepared_as_the_preprocessor_says(facts: dict[str, Any], tmp_path: Path) -> None:
+def test_images_are_prepared_as_the_preprocessor_says(facts: dict[str, Any], tmp_path: Path) -> None:
     """Sides that are padded, and numbers by any scale, equal transformers' image processor."""
     backbone = peers.dinov2_config(apply_layernorm=False)
     peer = peers.dpt("DPTForDepthEstimation", backbone_config=backbone)
     processor = peers.transformers().DPTImageProcessor(do_resize=False, **facts)
     processor.save_pretrained(directory(peer, tmp_path))
     model = load_published(tmp_path, kind="metric")
-    picture = torch.randint(0, 256, (3, 80, 94), dtype=torch.uint8)
-    theirs = processor(picture, return_tensors="pt")["pixel_values"]
-    mine = model.backbone.normalise(picture[None])
+    image = torch.randint(0, 256, (3, 80, 94), dtype=torch.uint8)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    mine = model.backbone.normalise(image[None])
     if facts.get("do_pad"):
         mine = model.backbone.fit(mine)[0]
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)

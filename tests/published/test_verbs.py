@@ -12,9 +12,9 @@ from PIL import Image
 
 import dense
 from dense.backbone import WeightsError
+from dense.model.network import DenseModel
 from dense.published import load_published
 from dense.published.export import export_huggingface
-from dense.tasks.model import DenseModel
 from tests.published import layouts, peers
 from tests.runs import call
 

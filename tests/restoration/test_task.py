@@ -18,19 +18,19 @@ from PIL import Image
 import dense
 import heads
 from dense.backbone import WeightsError, load_backbone
-from dense.data.clean import open_clean
 from dense.data.degrade import KINDS, Degrade, degrade
-from dense.data.labelled import DataError, Labelled
-from dense.data.scene_source import SceneSource
+from dense.data.labelled.clean import open_clean
+from dense.data.labelled.sample import DataError, Labelled
+from dense.data.labelled.scenes import SceneSource
 from dense.data.scenes import render
 from dense.evaluate.restoration import evaluate_restoration
 from dense.export import export
+from dense.model.network import Inference
 from dense.recipes import config_folder, find_config
 from dense.tasks import DenseData, DenseModel, RestorationTask
 from dense.tasks.batch import Batch
-from dense.tasks.damaged import DamagedPatches, DamagedPictures, Stage, StagedSampler, check_stages
-from dense.tasks.model import Inference
-from dense.tasks.recipe import BackboneOptions, OptimOptions
+from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_stages
+from dense.tasks.options import BackboneOptions, OptimOptions
 from dense.tasks.restoration import PerceptionOptions
 from dense.tasks.tuning import TuneOptions
 from dense.training.checkpoints import Checkpoints
@@ -108,7 +108,7 @@ def test_evaluated(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "results.json").is_file()
     done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "nois=25"])
     assert done.returncode != 0
-    assert "unknown damage 'nois'" in done.stderr
+    assert "unknown degradation 'nois'" in done.stderr
     done = call(["evaluate", "restoration", str(run / "model"), *options, "--degrade", "noise=strong"])
     assert done.returncode == 2
     assert "noise=strong: expected KIND=LEVELS with numbers" in done.stderr
@@ -127,7 +127,7 @@ def test_evaluated_on_the_share_that_was_not_trained_on(run: Path, tmp_path: Pat
     options = ["--degrade", "noise=25", "--val-ratio", "0.3", "--output", str(tmp_path / "out")]
     done = call(["evaluate", "restoration", str(run / "model"), "--data", str(tmp_path), *options])
     assert done.returncode == 0, done.stderr
-    assert f"({count} pictures)" in (tmp_path / "out/results.json").read_text()
+    assert f"({count} images)" in (tmp_path / "out/results.json").read_text()
 
 
 def test_predicted(run: Path, tmp_path: Path) -> None:
@@ -135,13 +135,13 @@ def test_predicted(run: Path, tmp_path: Path) -> None:
     done = call(["predict", str(run / "model"), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")])
     assert done.returncode == 0, done.stderr
     restored = np.asarray(Image.open(tmp_path / "out/photo_restored.png"))
-    answer = dense.load(run / "model")(tmp_path / "photo.png")
-    assert np.array_equal(answer.values, restored)
+    target = dense.load(run / "model")(tmp_path / "photo.png")
+    assert np.array_equal(target.values, restored)
     assert restored.shape == (33, 50, 3)
 
 
-def test_windows_and_tiny_pictures() -> None:
-    """One window is the whole; pictures smaller than a patch are restored as they are; no resizing."""
+def test_windows_and_tiny_images() -> None:
+    """One window is the whole; images smaller than a patch are restored as they are; no resizing."""
     from dense.predict import Predictor
 
     network, image = model(), render(0, 1, (40, 24)).image
@@ -151,7 +151,7 @@ def test_windows_and_tiny_pictures() -> None:
     assert Predictor.of(network)(image[:3, :5]).values.shape == (3, 5, 3)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="keeps its size"):
         Predictor.of(network, resize=20)
-    with pytest.raises(ValueError, match=r"scales=\(1\.0, 0\.5\): a restored picture keeps its size"):
+    with pytest.raises(ValueError, match=r"scales=\(1\.0, 0\.5\): a restored image keeps its size"):
         Predictor.of(network, scales=[1.0, 0.5])
 
 
@@ -169,11 +169,11 @@ def test_validated_and_measured_through_the_saved_windows() -> None:
     assert max(sides) == 40
     sides.clear()
     task = RestorationTask(inference=network.inference)
-    task.network, task.damages = network, ("noise",)
+    task.network, task.degradations = network, ("noise",)
     task.metrics = task.build_metrics()
-    for sample in map(DamagedPictures(source, plan).__getitem__, range(2)):
+    for sample in map(DegradedImages(source, plan).__getitem__, range(2)):
         assert sample.clean is not None
-        task.validation_step(Batch(sample.image[None], clean=sample.clean[None], damages=(sample.damage,)), 0)
+        task.validation_step(Batch(sample.image[None], clean=sample.clean[None], degradations=(sample.degradation,)), 0)
     assert max(sides) == 24
     assert task.numbers()["psnr"] == pytest.approx(found["psnr"])
 
@@ -194,16 +194,16 @@ def test_plain_body_reads_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["none", "channels", "windows", "addition"])
 def test_exported(guidance: str, tmp_path: Path) -> None:
-    """The file answers as the model, whose windows are cut off at the edge, and whose backbone sees less than the picture."""
+    """The file targets as the model, whose windows are cut off at the edge, and whose backbone sees less than the image."""
     network, pixels = model(guidance), torch.randint(0, 256, (1, 3, 44, 52), dtype=torch.uint8)
     done = export(network, tmp_path / "model.onnx", (44, 52), raw=True)
     assert done.metadata["outputs"] == ["restored"]
     session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
-    (answer,) = session.run(None, {session.get_inputs()[0].name: pixels.float().numpy()})
+    (target,) = session.run(None, {session.get_inputs()[0].name: pixels.float().numpy()})
     with torch.no_grad():
         expected = network(network.backbone.normalise(pixels))
     assert (expected - pixels / 255).std() > 1e-3  # the shortcut alone would prove nothing
-    assert np.abs(answer - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
+    assert np.abs(target - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
     with pytest.raises(ValueError, match="one file a size"):
         export(model(guidance), tmp_path / "model.onnx", (40, 56), dynamic=True)
 
@@ -229,31 +229,31 @@ def test_published_weights(tmp_path: Path) -> None:
 
 
 def test_published_weights_on_the_command_line(tmp_path: Path) -> None:
-    """Predicted as they are, and converted to a directory that answers the same."""
+    """Predicted as they are, and converted to a directory that targets the same."""
     torch.manual_seed(0)
     body = Restormer(**TINY)  # type: ignore[arg-type]
     torch.save({"params": body.state_dict()}, tmp_path / "deraining.pth")
-    picture = render(0, 1, (30, 41)).image
-    Image.fromarray(picture).save(tmp_path / "photo.png")
+    image = render(0, 1, (30, 41)).image
+    Image.fromarray(image).save(tmp_path / "photo.png")
     done = call(["convert", str(tmp_path / "deraining.pth"), str(tmp_path / "mine")])
     assert done.returncode == 0, done.stderr
-    answers = []
+    targets = []
     for number, name in enumerate(("deraining.pth", "mine")):
         out = tmp_path / str(number)
         done = call(["predict", str(tmp_path / "photo.png"), "--model", str(tmp_path / name), "--output", str(out)])
         assert done.returncode == 0, done.stderr
-        answers.append(np.asarray(Image.open(out / "photo_restored.png")))
+        targets.append(np.asarray(Image.open(out / "photo_restored.png")))
     with torch.no_grad():
-        expected = body(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[0].clamp(0, 1) * 255
-    assert np.array_equal(*answers)
-    assert np.abs(answers[0] - expected.permute(1, 2, 0).numpy()).max() <= 0.51
+        expected = body(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)[0].clamp(0, 1) * 255
+    assert np.array_equal(*targets)
+    assert np.abs(targets[0] - expected.permute(1, 2, 0).numpy()).max() <= 0.51
 
 
 def test_perception_loss_moves_the_head_alone() -> None:
     task = RestorationTask(perception=PerceptionOptions(weight=1.0, layers=[0, 1]))
     task.network, task.contrast_layers = model(), (0, 1)
     clean = torch.randint(0, 255, (2, 3, 24, 24), dtype=torch.uint8)
-    batch = Batch(clean // 2, clean=clean, damages=("noise", "noise"))
+    batch = Batch(clean // 2, clean=clean, degradations=("noise", "noise"))
     loss, parts = task.losses(task.decode(task.features(batch), batch, None), batch)
     loss.backward()
     assert set(parts) == {"l1", "perception"}
@@ -262,11 +262,11 @@ def test_perception_loss_moves_the_head_alone() -> None:
     assert task.network.head.body.output.weight.grad is not None  # type: ignore[union-attr]
 
 
-def test_one_picture_can_be_learnt() -> None:
-    """A tiny body overfits one damaged picture."""
+def test_one_image_can_be_learnt() -> None:
+    """A tiny body overfits one degraded image."""
     torch.manual_seed(0)
-    pictures = DamagedPictures(SceneSource("train", 1, 32), Degrade({"noise": [50]}, unseen={}))
-    sample = pictures[0]
+    images = DegradedImages(SceneSource("train", 1, 32), Degrade({"noise": [50]}, unseen={}))
+    sample = images[0]
     assert sample.clean is not None
     image, clean = sample.image[None] / 255, sample.clean[None] / 255
     body = Restormer(**TINY)  # type: ignore[arg-type]
@@ -283,11 +283,11 @@ def test_one_picture_can_be_learnt() -> None:
 @pytest.mark.parametrize(
     "guidance", ["channels", *(pytest.param(name, marks=pytest.mark.slow) for name in ("addition", "windows"))]
 )
-def test_guided_models_learn_some_pictures(guidance: str) -> None:
-    """All of it together, PSF and fusions too: some dB above the damaged pictures, and the guide counts."""
+def test_guided_models_learn_some_images(guidance: str) -> None:
+    """All of it together, PSF and fusions too: some dB above the degraded images, and the guide counts."""
     torch.manual_seed(0)
-    pictures = DamagedPictures(SceneSource("train", 2, 32), Degrade({"noise": [50]}, unseen={}))
-    samples = [pictures[i] for i in range(2)]
+    degraded = DegradedImages(SceneSource("train", 2, 32), Degrade({"noise": [50]}, unseen={}))
+    samples = [degraded[i] for i in range(2)]
     pixels = torch.stack([sample.image for sample in samples])
     images, clean = pixels / 255, torch.stack([sample.clean for sample in samples if sample.clean is not None]) / 255
     backbone: Any = load_backbone("scenes_tiny", frozen=True)
@@ -311,23 +311,23 @@ def test_guided_models_learn_some_pictures(guidance: str) -> None:
 
 
 def test_patches_grow_with_the_step() -> None:
-    """From any step on as from the first, and every (epoch, picture) once."""
+    """From any step on as from the first, and every (epoch, image) once."""
     stages = (Stage(0, 16, 4), Stage(3, 24, 2))
     steps = zip(range(6), StagedSampler(10, 4, 0, stages=stages), strict=False)
     whole = [batch for _, batch in steps]
     assert [(len(b), {d.side for d in b}) for b in whole] == [(4, {16})] * 3 + [(2, {24})] * 3
     later = StagedSampler(10, 4, 0, stages=stages, start_step=4)
     assert [batch for _, batch in zip(range(2), later, strict=False)] == whole[4:]
-    drawn = [(d.epoch, d.picture) for b in whole for d in b]
+    drawn = [(d.epoch, d.image) for b in whole for d in b]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_damage_is_mixed_within_a_batch_and_repeats() -> None:
+def test_degradation_is_mixed_within_a_batch_and_repeats() -> None:
     from dense.data.transforms import Augment
 
-    patches = DamagedPatches(SceneSource("train", 8, 32), Augment(flip=0.5), [16], Degrade(), 0)
+    patches = DegradedPatches(SceneSource("train", 8, 32), Augment(flip=0.5), [16], Degrade(), 0)
     first = [patches[(0, i)] for i in range(8)]
-    assert len({s.damage for s in first}) > 1
+    assert len({s.degradation for s in first}) > 1
     for i, sample in enumerate(first):
         again = patches[(0, i)]
         assert torch.equal(again.image, sample.image)
@@ -348,11 +348,11 @@ class Holes(SceneSource):
 
 @pytest.mark.parametrize("rotate", [0.0, 90.0])
 def test_haze_where_no_depth_is_known(rotate: float) -> None:
-    """A patch takes the depth nearest to it in its picture, also from outside the patch; one outside the picture has none."""
+    """A patch takes the depth nearest to it in its image, also from outside the patch; one outside the image has none."""
     from dense.data.transforms import Augment
 
     augment = Augment(rotate=rotate, rotate_probability=1.0)
-    patches = DamagedPatches(Holes("train", 4, 32), augment, [4], Degrade({"haze": [0.1]}, unseen={}), 0)
+    patches = DegradedPatches(Holes("train", 4, 32), augment, [4], Degrade({"haze": [0.1]}, unseen={}), 0)
     for draw in [(epoch, index) for epoch in range(25) for index in range(4)]:
         sample = patches[draw]
         assert sample.clean is not None
@@ -379,23 +379,23 @@ def test_pairs(tmp_path: Path) -> None:
     found = evaluate_restoration(model(), source, None)
     assert found["per_degradation"]["paired"]["pictures"] == 10
     data = DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16, workers=0)
-    assert data.damages == ("paired",)
+    assert data.degradations == ("paired",)
     patch = data.train_set[(0, 0)]
     assert torch.equal(patch.image, patch.clean // 2)  # the same crop of both
     (tmp_path / "target/2.png").unlink()
-    with pytest.raises(DataError, match=r"input/2\.png has no clean picture"):
+    with pytest.raises(DataError, match=r"input/2\.png has no clean image"):
         DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16)
     Image.fromarray(render(0, 3, (20, 24)).image).save(tmp_path / "target/3.png")
     assert any("a pair has one size" in line for line in open_clean(tmp_path, "all", "paired").check())
 
 
-def test_any_folder_of_pictures(tmp_path: Path) -> None:
+def test_any_folder_of_images(tmp_path: Path) -> None:
     for i in range(6):
         Image.fromarray(render(0, i, (24, 30)).image).save(tmp_path / f"{i}.png")
     plan = Degrade({"noise": [25]})
     data = DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
     assert len(data.train) + len(data.val) == 6
-    assert data.damages == ("noise", "noise_unseen")
+    assert data.degradations == ("noise", "noise_unseen")
     with pytest.raises(ValueError, match="haze needs metric depth"):
         DenseData(str(tmp_path), layout="pictures", degrade=Degrade(), val_ratio=0.4)
     with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):
@@ -404,14 +404,14 @@ def test_any_folder_of_pictures(tmp_path: Path) -> None:
         DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, patches=[(5, 16, 2)])
     for i in range(6, 12):
         Image.fromarray(render(0, i, (30, 24)).image).save(tmp_path / f"{i}.png")
-    with pytest.raises(DataError, match=r"pictures of 2 sizes.* are no batch; set data\.crop_size"):
+    with pytest.raises(DataError, match=r"images of 2 sizes.* are no batch; set data\.crop_size"):
         DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
     for split, name in (("train", "a.png"), ("val", "b.png"), ("train", "c.png")):
         (tmp_path / "split" / split).mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / ("1.png" if name == "c.png" else "2.png"), tmp_path / "split" / split / name)
-    with pytest.raises(DataError, match=r"val has copies of train's pictures: 1 picture: .*b\.png"):
+    with pytest.raises(DataError, match=r"val has copies of train's images: 1 image: .*b\.png"):
         DenseData(str(tmp_path / "split"), layout="pictures", degrade=plan, crop_size=16)
-    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png"):
         DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
 
@@ -419,7 +419,7 @@ def test_any_folder_of_pictures(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a folder"):
         open_clean(tmp_path / "nowhere", "train", "pictures")
-    with pytest.raises(FileNotFoundError, match="no pictures"):
+    with pytest.raises(FileNotFoundError, match="no images"):
         open_clean(tmp_path, "train", "pictures")
     with pytest.raises(FileNotFoundError, match=r"expected .*input"):
         open_clean(tmp_path, "all", "paired")
@@ -431,21 +431,21 @@ def test_refused(tmp_path: Path) -> None:
         RestorationTask(perception=PerceptionOptions(weight=0.1), tune=TuneOptions(unfreeze="all"))
     task = RestorationTask(BackboneOptions("scenes_tiny", layers="even4"), optim=OptimOptions())
     data = DenseData("scenes", scenes=(2, 2), scene_size=24)
-    with pytest.raises(ValueError, match="no damage to undo"):
+    with pytest.raises(ValueError, match="no degradation to undo"):
         task.build(data)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("--data.degrade={kinds: {nois: [25]}}", "unknown damage 'nois': known are rain, noise"),
+        ("--data.degrade={kinds: {nois: [25]}}", "unknown degradation 'nois': known are rain, noise"),
         ("--data.degrade={kinds: {noise: [-5]}}", "noise=-5.0: expected a level of 0.1 to 255"),
         ("--data.degrade={kinds: {noise: []}, kinde: 3}", "Option 'kinde' is not accepted"),
         ("--data.patches=[[0,16]]", "data.patches: Expected a tuple with 3 elements"),
         ("--data.degrade=null", "which needs data.degrade"),
     ],
 )
-def test_wrong_damage_is_said_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
+def test_wrong_degradation_is_said_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
     done = call(["train", *SHORT[:4], wrong, f"--output={tmp_path}", "--data.check=1"])
     assert done.returncode in (1, 2)
     assert message in done.stderr.splitlines()[0]
@@ -467,7 +467,7 @@ def test_a_recipe_builds(path: Path) -> None:
 
 
 def test_the_page_names_what_there_is() -> None:
-    """The table of damages is that of the code, and the recipes exist."""
+    """The table of degradations is that of the code, and the recipes exist."""
     page = (config_folder().parent / "docs/restoration.md").read_text()
     for name, kind in KINDS.items():
         row = next(line for line in page.splitlines() if line.startswith(f"| {name} |")).split("|")

@@ -69,7 +69,7 @@ def test_the_crop_of_validation_follows_the_data(layout: str, crop: str) -> None
 
 
 def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> None:
-    """Before pictures are looked for or a folder is made, and with the options that help."""
+    """Before images are looked for or a folder is made, and with the options that help."""
     own = [
         "--model.backbone.name",
         "scenes_tiny",
@@ -91,8 +91,8 @@ def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("room", ["segmentation", "depth"])
-def test_a_recipe_for_few_pictures_serves_a_folder(room: str, tmp_path: Path) -> None:
-    """Of pictures of many sizes, some smaller than a crop, on a published backbone as it stands, on another by its name alone."""
+def test_a_recipe_for_few_images_serves_a_folder(room: str, tmp_path: Path) -> None:
+    """Of images of many sizes, some smaller than a crop, on a published backbone as it stands, on another by its name alone."""
     recipe = yaml.safe_load((config_folder() / room / "small_data.yaml").read_text())
     inner, data = recipe["model"]["init_args"], recipe["data"]
     patch = describe(inner["backbone"]["name"]).patch
@@ -101,11 +101,11 @@ def test_a_recipe_for_few_pictures_serves_a_folder(room: str, tmp_path: Path) ->
     assert "tune" not in inner
     assert data["crop_size"] % patch == 0
     assert inner["steps"] // recipe["val_every"] > recipe["patience"] > 0
-    answers = {"segmentation": "masks", "depth": "depth"}[room]
+    targets = {"segmentation": "masks", "depth": "depth"}[room]
     for number, size in enumerate([(240, 320), (48, 64), (256, 224), (100, 90), (230, 250)]):
         scene = render(0, number, size)
         values = (scene.instance > 0).astype(np.uint8) if room == "segmentation" else scene.depth.astype(np.float32)
-        for kind, array in (("images", scene.image), (answers, values)):
+        for kind, array in (("images", scene.image), (targets, values)):
             (tmp_path / "MINE" / kind).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(tmp_path / "MINE" / kind / f"{number}.{'tiff' if kind == 'depth' else 'png'}"), array)
     (tmp_path / "MINE/classes.yaml").write_text("[ground, thing]")
@@ -115,8 +115,8 @@ def test_a_recipe_for_few_pictures_serves_a_folder(room: str, tmp_path: Path) ->
     given = ["--config", f"{room}/small_data", "--data.root", str(tmp_path / "MINE"), "--output", str(tmp_path / "run")]
     done = call(["train", *given, *own, *short])
     assert done.returncode == 0, done.stderr
-    assert "4 pictures of" in done.stdout + done.stderr
+    assert "4 images of" in done.stdout + done.stderr
     assert "1 to validate on" in done.stdout + done.stderr
-    answer = dense.load(tmp_path / "run/model")(tmp_path / "MINE/images/0.png")
-    assert isinstance(answer, Segmentation if room == "segmentation" else Depth)
-    assert (answer.labels if isinstance(answer, Segmentation) else answer.values).shape == (240, 320)
+    target = dense.load(tmp_path / "run/model")(tmp_path / "MINE/images/0.png")
+    assert isinstance(target, Segmentation if room == "segmentation" else Depth)
+    assert (target.labels if isinstance(target, Segmentation) else target.values).shape == (240, 320)

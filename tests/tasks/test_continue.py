@@ -124,7 +124,7 @@ def labelled(root: Path, seed: int) -> None:
     ],
 )
 def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    """Though the run has ended, it is not said to be of pictures that it never saw; what lies there stays."""
+    """Though the run has ended, it is not said to be of images that it never saw; what lies there stays."""
     labelled(tmp_path / "data", 0)
     labelled(tmp_path / "other", 1)
     change = {key: str(tmp_path / value) if key == "data.root" else value for key, value in change.items()}
@@ -143,7 +143,7 @@ def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], w
 
 
 def test_data_that_moved_continue(tmp_path: Path) -> None:
-    """The same pictures at another place, loaded by more workers, are the same data."""
+    """The same images at another place, loaded by more workers, are the same data."""
     labelled(tmp_path / "data", 0)
     first = {"data.batch_size": 2, "model.init_args.steps": 2, "val_every": 2}
     assert run(tmp_path, "run", **first, **{"data.root": str(tmp_path / "data")}).returncode == 0
@@ -166,7 +166,7 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """DDP over gloo with 2 x 2 pictures ends as one process with 4, though not all of the backbone is read."""
+    """DDP over gloo with 2 x 2 images ends as one process with 4, though not all of the backbone is read."""
     head = {"name": "linear", "outputs": {"labels": {"name": "classes"}}}
     plain = {"model.init_args.head": head, "model.init_args.tune": {"unfreeze": 1}, "model.init_args.backbone.norm": False,
              "model.init_args.steps": 3, "val_every": 3}  # fmt: skip
@@ -209,7 +209,7 @@ def test_relative_depth_files_train_relative_depth(tmp_path: Path) -> None:
         ({"model.init_args.tune": {"unfreeze": 9}}, "4 blocks"),
         ({"val_every": -1}, "val_every=-1"),
         ({"data.crop_size": 0}, "data.crop_size=0: expected at least 1 pixel"),
-        ({"data.crop_size": [24, 7]}, "data.crop_size=(24, 7): a picture of 24x7 is smaller than one patch of 8x8"),
+        ({"data.crop_size": [24, 7]}, "data.crop_size=(24, 7): an image of 24x7 is smaller than one patch of 8x8"),
         ({"data.augment": {"flipp": 1}}, "flip"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Curves of a run as pictures."""
+"""Curves of a run as images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_single_validation_is_seen(tmp_path: Path) -> None:
     for name, values in {"one": [0.5], "none": []}.items():
         plot_curves({"val/miou": ([4.0] * len(values), values)}, ["val/miou"], tmp_path / f"{name}.png", "run")
     one, none = (cv2.imread(str(tmp_path / f"{name}.png")).astype(int) for name in ("one", "none"))
-    coloured = [(picture.max(2) - picture.min(2) > 60).sum() for picture in (one, none)]
+    coloured = [(image.max(2) - image.min(2) > 60).sum() for image in (one, none)]
     assert coloured[0] > 10
     assert coloured[1] == 0
 

@@ -1,4 +1,4 @@
-"""Sliding windows and test-time augmentation, against a plain accumulation over the whole picture."""
+"""Sliding windows and test-time augmentation, against a plain accumulation over the whole image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dense.tasks.inference import Edges, Maps, augmented, slid, slide, starts
+from dense.model.inference import Edges, Maps, augmented, slid, slide, starts
 
 
 def network(images: Tensor) -> Maps:
@@ -17,7 +17,7 @@ def network(images: Tensor) -> Maps:
 
 
 def naive(image: Tensor, window: int, stride: int, edges: Edges) -> Maps:
-    """Sums and counts of the whole picture."""
+    """Sums and counts of the whole image."""
     height, width = image.shape[-2:]
     tall, wide = min(window, height), min(window, width)
     total, count = {}, torch.zeros(height, width)
@@ -52,7 +52,7 @@ def test_slide_is_the_mean_over_windows(
         torch.testing.assert_close(found[name][0], values, atol=1e-5, rtol=1e-5)
 
 
-def test_blocks_tile_the_picture_once() -> None:
+def test_blocks_tile_the_image_once() -> None:
     seen = torch.zeros(61, 83)
 
     def finish(name: str, values: Tensor, top: int, left: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dense.backbone import Backbone, load_backbone
-from dense.tasks.lora import LoRALinear, add_lora, merge_lora
+from dense.tasks.tuning import LoRALinear, add_lora, merge_lora
 
 TINY = {"patch_size": 8, "img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2}
 
@@ -56,7 +56,7 @@ def test_attention_and_keys_of_an_adapted_backbone_are_those_of_the_merged_one(n
         torch.testing.assert_close(
             backbone.qkv(images, which=which), merged.qkv(images, which=which), atol=1e-5, rtol=1e-4
         )
-    torch.testing.assert_close(backbone.picture_feature(images), merged.picture_feature(images), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.image_feature(images), merged.image_feature(images), atol=1e-5, rtol=1e-4)
 
 
 def test_what_cannot_be_adapted_is_named() -> None:

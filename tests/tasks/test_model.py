@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dense.backbone import WeightsError, load_backbone
-from dense.tasks.model import DenseModel, Inference
+from dense.model.network import DenseModel, Inference
 from tests.predict.models import BACKBONE, model
 
 
@@ -56,7 +56,7 @@ def test_wrong_tensors_raise(tmp_path: Path, tensors: dict[str, torch.Tensor | N
         DenseModel.from_pretrained(tmp_path)
 
 
-def test_damaged_files_raise(tmp_path: Path) -> None:
+def test_degraded_files_raise(tmp_path: Path) -> None:
     model("depth").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "head"}))

@@ -1,14 +1,14 @@
-"""Depth of data as the depth that a head learns, and batches that lack answers."""
+"""Depth of data as the depth that a head learns, and batches that lack targets."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dense.data.samples import Sample, collate
+from dense.data.labelled.sample import Sample, collate
 from dense.tasks.batch import Batch
-from dense.tasks.recipe import OptimOptions, TargetOptions
-from dense.tasks.targets import depth_target
+from dense.tasks.depth import depth_target
+from dense.tasks.options import OptimOptions, TargetOptions
 
 NAN, INF = float("nan"), float("inf")
 DEPTH = torch.tensor([0.5, 2.0, 8.0, NAN, INF, 0.0]).view(1, 1, 2, 3)
@@ -47,7 +47,7 @@ def test_inverse_depth() -> None:
             depth_target(DEPTH, "inverse_relative", wanted, BOUNDS)  # type: ignore[arg-type]
 
 
-def test_answers_are_resized_to_the_nearest() -> None:
+def test_targets_are_resized_to_the_nearest() -> None:
     labels = torch.tensor([[[0, 1], [255, 3]]]).repeat_interleave(4, 1).repeat_interleave(4, 2)
     depth = torch.where(labels == 255, NAN, labels.float())[:, None]
     batch = Batch(labels=labels, depth=depth).resized((2, 2))
@@ -57,8 +57,8 @@ def test_answers_are_resized_to_the_nearest() -> None:
     assert batch.depth.isnan().sum() == 1
 
 
-def test_an_answer_that_lacks_is_as_large_as_the_other() -> None:
-    """A picture resized for validation beside its depth at full size."""
+def test_an_target_that_lacks_is_as_large_as_the_other() -> None:
+    """An image resized for validation beside its depth at full size."""
     batch = collate([Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), None, torch.ones(1, 8, 8), "")], True, True)
     assert batch.labels is not None
     assert batch.labels.shape == (1, 8, 8)

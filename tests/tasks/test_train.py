@@ -18,11 +18,11 @@ import torch
 import dense
 from dense.data.scenes import CLASSES, render
 from dense.data.transforms import Augment
+from dense.model.network import DenseModel
 from dense.predict import Depth, Joint, Segmentation
 from dense.tasks.data import DenseData
-from dense.tasks.model import DenseModel
 from tests import runs
-from tests.data.labelled_files import mask, picture
+from tests.data.labelled_files import image_file, mask
 from tests.data.test_labelled import kitti_eigen
 from tests.runs import Done, assert_same, call, environment
 
@@ -94,13 +94,13 @@ def test_what_a_run_leaves(finished: Path) -> None:
     best = max(float(row[column]) for row in rows[1:] if row[column])
     assert results["numbers"]["val/miou"] == pytest.approx(best)
     predictor = dense.load(finished / "model")
-    answer = predictor(render(0, 3, (45, 61)).image)
-    assert isinstance(answer, Segmentation)
-    assert answer.labels.shape == (45, 61)
-    assert answer.classes == CLASSES
-    assert answer.labels.max() < len(CLASSES)
-    assert ((answer.scores > 0) & (answer.scores <= 1)).all()
-    assert sum(answer.shares().values()) == pytest.approx(1)
+    target = predictor(render(0, 3, (45, 61)).image)
+    assert isinstance(target, Segmentation)
+    assert target.labels.shape == (45, 61)
+    assert target.classes == CLASSES
+    assert target.labels.max() < len(CLASSES)
+    assert ((target.scores > 0) & (target.scores <= 1)).all()
+    assert sum(target.shares().values()) == pytest.approx(1)
 
 
 def test_the_backbone_stayed_as_it_was(finished: Path) -> None:
@@ -143,11 +143,11 @@ def test_depth(tmp_path: Path) -> None:
     done = call(argv(write(tmp_path, **task("DepthTask")), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "val/abs_rel" in done.stdout
-    answer = dense.load(tmp_path / "run/model")(render(0, 3, (45, 61)).image)
-    assert isinstance(answer, Depth)
-    assert (answer.kind, answer.unit) == ("metric", "m")
-    assert answer.values.shape == (45, 61)
-    assert (answer.values > 0).all()
+    target = dense.load(tmp_path / "run/model")(render(0, 3, (45, 61)).image)
+    assert isinstance(target, Depth)
+    assert (target.kind, target.unit) == ("metric", "m")
+    assert target.values.shape == (45, 61)
+    assert (target.values > 0).all()
 
 
 def test_relative_depth_is_aligned_when_validated(tmp_path: Path) -> None:
@@ -156,32 +156,32 @@ def test_relative_depth_is_aligned_when_validated(tmp_path: Path) -> None:
     config["model"]["init_args"]["head"] = DPT | {"outputs": outputs}
     done = call(argv(write(tmp_path, **config), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    answer = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
-    assert isinstance(answer, Depth)
-    assert answer.kind == "inverse_relative"
+    target = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
+    assert isinstance(target, Depth)
+    assert target.kind == "inverse_relative"
     with pytest.raises(ValueError, match="reference"):
-        answer.to_metric()
-    truth = render(0, 3, 40).depth
-    assert answer.to_metric(truth).kind == "metric"
+        target.to_metric()
+    ground_truth = render(0, 3, 40).depth
+    assert target.to_metric(ground_truth).kind == "metric"
 
 
 STEM = {"name": "pyramid", "decoder": "unet", "stride2": "stem", "width": 8, "stem_width": 4}
 SMALL = {"decoder_options": {"decoder_channels": [8, 8, 4, 4, 4]}}
 
 
-def test_a_head_that_reads_the_picture(tmp_path: Path) -> None:
-    """A stem gets the pictures in training, in validation, when measured and from a predictor."""
+def test_a_head_that_reads_the_image(tmp_path: Path) -> None:
+    """A stem gets the images in training, in validation, when measured and from a predictor."""
     changes = task("JointTask", head=STEM | SMALL)
     done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     scenes = ["--data", "scenes", "--scenes", "2", "--size", "32"]
     done = call(["evaluate", "depth", str(tmp_path / "run/model"), *scenes])
     assert done.returncode == 0, done.stderr
-    answer = dense.load(tmp_path / "run/model", flip=True)(render(0, 3, (45, 61)).image)
-    assert isinstance(answer, Joint)
-    assert answer.depth.values.shape == (45, 61)
+    target = dense.load(tmp_path / "run/model", flip=True)(render(0, 3, (45, 61)).image)
+    assert isinstance(target, Joint)
+    assert target.depth.values.shape == (45, 61)
     assert (
-        "reads the pictures too"
+        "reads the images too"
         in failure(tmp_path / "cached", **changes, **{"data.cache": str(tmp_path / "cache")}).stderr
     )
 
@@ -198,8 +198,8 @@ def test_heads_on_a_convolutional_backbone(tmp_path: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
-def test_joint_on_samples_that_lack_an_answer(tmp_path: Path, weighting: str) -> None:
-    """Half of the pictures have masks, half have depth."""
+def test_joint_on_samples_that_lack_an_target(tmp_path: Path, weighting: str) -> None:
+    """Half of the images have masks, half have depth."""
     root = tmp_path / "data"
     for split in ("train", "val"):
         for i in range(6):
@@ -219,9 +219,9 @@ def test_joint_on_samples_that_lack_an_answer(tmp_path: Path, weighting: str) ->
     done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "val/score" in done.stdout
-    answer = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
-    assert isinstance(answer, Joint)
-    paths = answer.save(tmp_path / "answer", render(0, 3, 40).image)
+    target = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
+    assert isinstance(target, Joint)
+    paths = target.save(tmp_path / "answer", render(0, 3, 40).image)
     assert all(path.stat().st_size for path in paths)
     index = cv2.imread(str(tmp_path / "answer_labels.png"), cv2.IMREAD_UNCHANGED)
     assert index.shape[:2] == (40, 40)
@@ -278,9 +278,9 @@ def test_a_head_overfits_sixteen_scenes(tmp_path: Path) -> None:
     right = []
     for i in range(16):
         scene = render(0, i, 32)
-        answer = predictor(scene.image)
-        assert isinstance(answer, Segmentation)
-        right.append((answer.labels == scene.semantic).mean())
+        target = predictor(scene.image)
+        assert isinstance(target, Segmentation)
+        right.append((target.labels == scene.semantic).mean())
     assert np.mean(right) > 0.9
 
 
@@ -330,27 +330,27 @@ def test_a_cache_changes_nothing_but_the_time(finished: Path, tmp_path: Path) ->
     assert cached["numbers"]["val/aacc"] == pytest.approx(plain["numbers"]["val/aacc"], abs=0.1)
 
 
-def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
+def test_a_degraded_record_is_computed_again(tmp_path: Path) -> None:
     changes = {"data.cache": str(tmp_path / "cache")}
     first = call(argv(write(tmp_path, **changes), tmp_path / "first"))
     assert first.returncode == 0
     assert first.stdout.count("--data.copies") == 1  # this recipe augments, and one copy varies no more
     record = next((tmp_path / "cache").rglob("*.features"))
-    damaged = bytearray(record.read_bytes())
-    damaged[-3] ^= 1
-    record.write_bytes(damaged)
+    degraded = bytearray(record.read_bytes())
+    degraded[-3] ^= 1
+    record.write_bytes(degraded)
     again = call(argv(write(tmp_path, **changes), tmp_path / "again"))
     assert "1 computed" in again.stdout
     assert_same(tmp_path / "first", tmp_path / "again")
 
 
 def test_what_is_learnt_can_be_validated(tmp_path: Path) -> None:
-    """Validation pictures without the answer are refused: every number of theirs would be unknown."""
-    for split, answers in (("train", ("masks", "depth")), ("val", ("masks",)), ("other", ("depth",))):
+    """Validation images without the target are refused: every number of theirs would be unknown."""
+    for split, targets in (("train", ("masks", "depth")), ("val", ("masks",)), ("other", ("depth",))):
         for i in range(2):
-            picture(tmp_path / split / f"images/{i}.png", 50 * i + ord(split[0]))
-            for answer in answers:
-                mask(tmp_path / split / answer / f"{i}.png", 1, kind=np.uint8 if answer == "masks" else np.uint16)
+            image_file(tmp_path / split / f"images/{i}.png", 50 * i + ord(split[0]))
+            for target in targets:
+                mask(tmp_path / split / target / f"{i}.png", 1, kind=np.uint8 if target == "masks" else np.uint16)
     data = {"root": str(tmp_path), "classes": ["a", "b"], "depth": {"kind": "metric", "scale": 1}, "workers": 0}
     changes = task("JointTask") | {"data": data | {"partial": True}}
     assert "validate on have no depth" in failure(tmp_path / "a", **changes).stderr
@@ -359,26 +359,26 @@ def test_what_is_learnt_can_be_validated(tmp_path: Path) -> None:
     assert "validate on have no masks" in failure(tmp_path / "b", **changes).stderr
 
 
-def test_pictures_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
-    """Which is said before training; a picture turned by its EXIF data has the size at which it is read."""
+def test_images_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
+    """Which is said before training; an image turned by its EXIF data has the size at which it is read."""
     for i, (size, orientation) in enumerate([((6, 8), 1), ((8, 6), 6), ((6, 8), 3)] * 4):
-        picture(tmp_path / f"images/{i}.png", i, size, orientation)
+        image_file(tmp_path / f"images/{i}.png", i, size, orientation)
         mask(tmp_path / f"masks/{i}.png", i % 2)
     data: dict[str, Any] = {"root": str(tmp_path), "classes": ["a", "b"], "val_ratio": 0.3, "workers": 0}
     DenseData(**data)
-    with pytest.raises(ValueError, match=r"scale=\(0.5, 2.0\) makes pictures of many sizes.*crop_size"):
+    with pytest.raises(ValueError, match=r"scale=\(0.5, 2.0\) makes images of many sizes.*crop_size"):
         DenseData(**data, augment=Augment(scale=(0.5, 2.0)))
-    picture(tmp_path / "images/1.png", 1, (7, 8))
+    image_file(tmp_path / "images/1.png", 1, (7, 8))
     mask(tmp_path / "masks/1.png", size=(7, 8))
-    picture(tmp_path / "images/2.png", 2, (8, 8))
+    image_file(tmp_path / "images/2.png", 2, (8, 8))
     mask(tmp_path / "masks/2.png", size=(8, 8))
     for fine in ({"crop_size": 6}, {"batch_size": 1}):
         DenseData(**data, **fine)
-    with pytest.raises(ValueError, match=r"pictures of . sizes.*\(6x8\).*data.crop_size"):
+    with pytest.raises(ValueError, match=r"images of . sizes.*\(6x8\).*data.crop_size"):
         DenseData(**data)
 
 
-def test_pictures_of_kitti_can_be_cut(tmp_path: Path) -> None:
+def test_images_of_kitti_can_be_cut(tmp_path: Path) -> None:
     """And a cache knows whether they were."""
     kitti_eigen(tmp_path)
     whole, cut = (DenseData(str(tmp_path), "kitti_eigen", check=False, kb_crop=b) for b in (False, True))
@@ -386,8 +386,8 @@ def test_pictures_of_kitti_can_be_cut(tmp_path: Path) -> None:
     assert not set(whole.views.values()) & set(cut.views.values())
 
 
-def test_a_cache_knows_that_pictures_were_added(tmp_path: Path) -> None:
-    """A picture that now follows another is cropped elsewhere; its answers and its features must be of one place."""
+def test_a_cache_knows_that_images_were_added(tmp_path: Path) -> None:
+    """An image that now follows another is cropped elsewhere; its targets and its features must be of one place."""
 
     def labelled(folder: Path, name: str) -> None:
         scene = render(0, ord(name), 40)

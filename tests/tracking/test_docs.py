@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.data.scenes import clip
-from dense.predict.video import FilmWriter
+from dense.data.scenes import dataset as clip
+from dense.media.video import VideoWriter
 from tests.runs import call
 
 PAGE = Path(__file__).parents[2] / "docs/discovery.md"
@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.S)
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("FRAMES").mkdir()
-    writer = FilmWriter("FILM.mp4", 10)
+    writer = VideoWriter("FILM.mp4", 10)
     for i, frame in enumerate(clip(0, 5, 3, (48, 64))):
         Image.fromarray(frame.image).save(f"FRAMES/{i}.png")
         writer.add(frame.image)

@@ -1,4 +1,4 @@
-"""`dense track`: films and folders to masks, overlays and a sheet."""
+"""`dense track`: videos and folders to masks, overlays and a sheet."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.predict.video import Film, FilmWriter
-from dense.tracking import drawn, overlays
-from dense.tracking.drawing import Spread
+from dense.cli.track import drawn, overlays
+from dense.discover.drawing import Spread
+from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
 from tests.discover.videos import squares
 from tests.evaluate.test_cli import BACKBONE
@@ -19,12 +19,12 @@ from tests.runs import Done, call
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def clip(tmp_path: Path) -> Path:
     """Six frames, and the numbers of the first one's squares beside them."""
-    pictures, masks = squares(6, (48, 64), [(0, 2), (0, 1)])
-    writer = FilmWriter(tmp_path / "film.mp4", 10.0)
-    for picture in pictures:
-        writer.add(picture)
+    images, masks = squares(6, (48, 64), [(0, 2), (0, 1)])
+    writer = VideoWriter(tmp_path / "film.mp4", 10.0)
+    for image in images:
+        writer.add(image)
     writer.close()
     Image.fromarray(masks[0]).convert("P").save(tmp_path / "first.png")
     return tmp_path / "film.mp4"
@@ -37,9 +37,9 @@ def run(video: Path, *options: str, mask: Path | None = None) -> Done:
     return call(["track", str(video), "--mask", str(mask), *BACKBONE, "--size", "32", "--out", str(out), *options])
 
 
-def test_a_film(film: Path) -> None:
-    """A mask a frame at the film's size, with a palette; a film, a sheet, and all settings; says where."""
-    done, out = run(film, "--topk", "3", "--overlays"), film.parent / "out"
+def test_a_video(clip: Path) -> None:
+    """A mask a frame at the film's size, with a palette; a clip, a sheet, and all settings; says where."""
+    done, out = run(clip, "--topk", "3", "--overlays"), clip.parent / "out"
     assert done.returncode == 0, done.stderr
     assert f"2 objects in 6 frames: masks in {out / 'masks'}, {out / 'sheet.png'}" in done.stdout
     assert "these weights are random" in done.stdout
@@ -49,24 +49,24 @@ def test_a_film(film: Path) -> None:
         with Image.open(path) as image:
             assert (image.mode, image.size) == ("P", (64, 48))
             assert set(np.unique(np.array(image))) <= {0, 1, 2}
-    assert np.array_equal(np.array(Image.open(masks[0])), np.array(Image.open(film.parent / "first.png")))
+    assert np.array_equal(np.array(Image.open(masks[0])), np.array(Image.open(clip.parent / "first.png")))
     assert len(list((out / "overlays").iterdir())) == 6
-    assert [frame.shape for frame in Film(out / "film_tracked.mp4")] == [(48, 64, 3)] * 6
-    assert Film(out / "film_tracked.mp4").rate == 10
+    assert [frame.shape for frame in Video(out / "film_tracked.mp4")] == [(48, 64, 3)] * 6
+    assert Video(out / "film_tracked.mp4").rate == 10
     assert Image.open(out / "sheet.png").width > 4 * 200
     saved = json.loads((out / "tracked.json").read_text())
     assert (saved["objects"], saved["settings"]["topk"], saved["settings"]["size"]) == ([1, 2], 3, 32)
 
 
-def test_a_folder(film: Path) -> None:
+def test_a_folder(clip: Path) -> None:
     """Masks are named after the frames."""
-    folder = film.parent / "frames"
+    folder = clip.parent / "frames"
     folder.mkdir()
-    for i, frame in enumerate(Film(film)):
+    for i, frame in enumerate(Video(clip)):
         Image.fromarray(frame).save(folder / f"f{8 + i}.png")
     done = run(folder, "--no-film", "--protocol", "v3")
     assert done.returncode == 0, done.stderr
-    out = film.parent / "out"
+    out = clip.parent / "out"
     assert {path.name for path in (out / "masks").iterdir()} == {f"f{i}.png" for i in range(8, 14)}
     assert not (out / "frames_tracked.mp4").exists()
     assert not (out / "overlays").exists()
@@ -76,18 +76,18 @@ def test_a_folder(film: Path) -> None:
     assert "f9.png is empty" in done.stderr
 
 
-def test_mistakes(film: Path) -> None:
+def test_mistakes(clip: Path) -> None:
     """One line each, and nothing is written where nothing was begun."""
-    root = film.parent
-    (root / "bad.mp4").write_bytes(b"no film")
-    writer = FilmWriter(root / "one.mp4", 10.0)
+    root = clip.parent
+    (root / "bad.mp4").write_bytes(b"no video")
+    writer = VideoWriter(root / "one.mp4", 10.0)
     writer.add(np.zeros((48, 64, 3), np.uint8))
     writer.close()
     Image.fromarray(np.zeros((48, 64), np.uint8)).save(root / "none.png")
     Image.fromarray(np.ones((40, 64), np.uint8)).save(root / "small.png")
     for video, options, mask, message in (
-        ("none.mp4", [], "first.png", "no such film"),
-        ("bad.mp4", [], "first.png", "is not a film that OpenCV can read"),
+        ("none.mp4", [], "first.png", "no such video"),
+        ("bad.mp4", [], "first.png", "is not a video that OpenCV can read"),
         ("one.mp4", [], "first.png", "has 1 frames: expected 2 or more"),
         ("film.mp4", [], "none.png", "holds no object"),
         ("film.mp4", [], "gone.png", "no such mask"),
@@ -99,17 +99,17 @@ def test_mistakes(film: Path) -> None:
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
     assert not list((root / "out").glob("*.mp4"))
-    assert run(film, "--protocl", "v1").returncode == 2
+    assert run(clip, "--protocl", "v1").returncode == 2
 
 
 def test_overlays() -> None:
     """Frames in, frames out, one by one."""
-    pictures, masks = squares(3, (48, 64))
-    found = list(overlays(tiny("dino_vits16"), iter(pictures), masks[0], size=0))
+    images, masks = squares(3, (48, 64))
+    found = list(overlays(tiny("dino_vits16"), iter(images), masks[0], size=0))
     assert [one.shape for one in found] == [(48, 64, 3)] * 3
-    assert np.array_equal(found[0], drawn(pictures[0], masks[0]))
-    assert not np.array_equal(found[0], pictures[0])
-    assert np.array_equal(drawn(pictures[0], masks[0] * 0), (pictures[0] * 0.6).astype(np.uint8))
+    assert np.array_equal(found[0], drawn(images[0], masks[0]))
+    assert not np.array_equal(found[0], images[0])
+    assert np.array_equal(drawn(images[0], masks[0] * 0), (images[0] * 0.6).astype(np.uint8))
 
 
 @pytest.mark.parametrize(("frames", "kept"), [(1, [0]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (19, [0, 8, 16])])
@@ -119,5 +119,5 @@ def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
     for i in range(frames):
         spread.add(np.full((10, 20, 3), i, np.uint8))
         assert len(spread.kept) <= 4
-    assert [int(picture[0, 0, 0]) for picture in spread.kept] == kept
+    assert [int(image[0, 0, 0]) for image in spread.kept] == kept
     assert spread.kept[0].shape == (120, 240, 3)

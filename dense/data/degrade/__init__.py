@@ -1,6 +1,6 @@
-"""Damage to clean pictures, on the fly and from a seed: rain, noise, blur, haze, JPEG, low light."""
+"""Degradation to clean images, on the fly and from a seed: rain, noise, blur, haze, JPEG, low light."""
 
 from dense.data.degrade.kinds import KINDS, Kind, degrade
-from dense.data.degrade.plan import Damage, Degrade
+from dense.data.degrade.plan import Degradation, Degrade
 
-__all__ = ["KINDS", "Damage", "Degrade", "Kind", "degrade"]
+__all__ = ["KINDS", "Degradation", "Degrade", "Kind", "degrade"]

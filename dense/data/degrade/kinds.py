@@ -1,4 +1,4 @@
-"""The kinds of damage by name, with the levels they are learnt at and those they are tested at."""
+"""Blur by motion and by defocus."""
 
 from __future__ import annotations
 
@@ -6,13 +6,121 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.degrade.blur import defocus, motion
-from dense.data.degrade.sensor import jpeg, low_light, noise
-from dense.data.degrade.weather import haze, rain
 from dense.suggest import did_you_mean
+
+Kernel = NDArray[np.float32]  # k, k with sum 1
+FINER = 8  # kernels are drawn so many times finer than pixels
+
+
+def motion(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
+    """The camera moves along a line while it looks. level: pixels; the direction is drawn."""
+    return filtered(image, line(level, draw.uniform(0, 180)))
+
+
+def defocus(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
+    """Each point becomes a disc. level: its radius in pixels."""
+    return filtered(image, disc(level))
+
+
+def line(length: float, angle: float) -> Kernel:
+    """A line of `length` pixels at `angle` degrees, 0 along a row and 90 along a column."""
+    reach = int(np.ceil((length - 1) / 2))
+    side = (2 * reach + 1) * FINER
+    middle, half = (side - 1) / 2, max(length - 1, 0) / 2 * FINER
+    step = half * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
+    fine = np.zeros((side, side), np.float32)
+    start, end = np.round(middle - step).astype(int), np.round(middle + step).astype(int)
+    cv2.line(fine, start.tolist(), end.tolist(), 1.0, FINER)
+    return coarse(fine)
+
+
+def disc(radius: float) -> Kernel:
+    """A disc of `radius` pixels."""
+    reach = int(np.ceil(radius))
+    places = (np.arange((2 * reach + 1) * FINER) + 0.5) / FINER - reach - 0.5
+    return coarse((np.hypot(places, places[:, None]) <= max(radius, 0.5)).astype(np.float32))
+
+
+def coarse(fine: Kernel) -> Kernel:
+    """Shares of pixels."""
+    side = fine.shape[0] // FINER
+    kernel = fine.reshape(side, FINER, side, FINER).mean((1, 3))
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def filtered(image: Any, kernel: Kernel) -> Any:
+    """Mirrored at the borders."""
+    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+
+
+def noise(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
+    """White Gaussian noise. level: its standard deviation, of 255."""
+    return image + draw.standard_normal(image.shape, np.float32) * np.float32(level / 255)
+
+
+def low_light(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
+    """Less light, in linear intensities, and the noise that comes with it. level: how many times less."""
+    linear = image ** np.float32(2.2) / np.float32(level)
+    electrons = np.float32(4000)  # of a white pixel in good light
+    linear = draw.poisson(linear * electrons).astype(np.float32) / electrons
+    return linear ** np.float32(1 / 2.2)
+
+
+def jpeg(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
+    """Compressed and read again. level: the quality, 1 to 100."""
+    pixels = np.round(image * 255).astype(np.uint8)[..., ::-1]
+    _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, round(level)])
+    decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1].astype(np.float32) / 255
+
+
+Colours = NDArray[np.float32]  # H, W, 3 in 0..1
+Depth = NDArray[np.float32]  # H, W in metres
+
+
+def rain(image: Colours, level: float, draw: np.random.Generator, depth: Depth | None) -> Colours:
+    """Bright streaks of one slant, screened over the image. level: share of pixels in which a drop starts, in percent."""
+    height, width = image.shape[:2]
+    length = draw.uniform(0.06, 0.16) * min(height, width)
+    angle = 90 + draw.uniform(-30, 30)
+    drops = (draw.random((height, width), np.float32) < level / 100).astype(np.float32)
+    drops *= draw.uniform(0.5, 1.0, (height, width)).astype(np.float32)
+    streaks = filtered(drops, line(max(length, 3), angle))
+    streaks = np.minimum(streaks * np.float32(0.6 * max(length, 3)), 0.8)[..., None]
+    return 1 - (1 - image) * (1 - streaks)
+
+
+def haze(image: Colours, level: float, draw: np.random.Generator, depth: Depth | None) -> Colours:
+    """The scattering model `I = J t + A (1 - t)`, `t = exp(-level * depth)`, of true depth; what is infinitely far is air.
+
+    level: extinction in 1 / metre. The air A is a light grey, a little tinted. Depth that is unknown is that of the
+    nearest pixel where it is known.
+    """
+    if depth is None:
+        raise ValueError("haze needs the depth of the image in metres; give data with depth, or leave haze out")
+    air = np.clip(draw.uniform(0.75, 0.95) + draw.uniform(-0.03, 0.03, 3), 0, 1).astype(np.float32)
+    transmission = np.exp(-np.float32(level) * known(depth))[..., None]  # 0 where depth is infinite
+    return image * transmission + air * (1 - transmission)
+
+
+def known(depth: Depth) -> Depth:
+    """Depth without holes."""
+    holes = np.isnan(depth)
+    if not holes.any():
+        return depth
+    if holes.all():
+        raise ValueError("haze needs depth, and here none is known")
+    _, nearest = cv2.distanceTransformWithLabels(
+        holes.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    table = np.zeros(int(nearest.max()) + 1, np.float32)
+    table[nearest[~holes]] = depth[~holes]
+    return table[nearest]
 
 
 @dataclass(frozen=True)
@@ -20,7 +128,7 @@ class Kind:
     """One kind. seen: levels to train on; unseen: levels that only ask how well that generalises. low, high: what a level
     can be."""
 
-    damage: Callable[..., Any]  # picture (H, W, 3) fp32 of 0 to 1, level, generator, depth -> the same
+    degradation: Callable[..., Any]  # image (H, W, 3) fp32 of 0 to 1, level, generator, depth -> the same
     seen: tuple[float, ...]
     unseen: tuple[float, ...]
     low: float
@@ -47,24 +155,24 @@ KINDS: dict[str, Kind] = {
 def find_kind(name: str) -> Kind:
     """By name."""
     if name not in KINDS:
-        raise ValueError(f"unknown damage {name!r}: known are {', '.join(KINDS)}.{did_you_mean(name, KINDS)}")
+        raise ValueError(f"unknown degradation {name!r}: known are {', '.join(KINDS)}.{did_you_mean(name, KINDS)}")
     return KINDS[name]
 
 
 def degrade(
     image: NDArray[np.uint8],
-    damages: dict[str, float],
+    degradations: dict[str, float],
     seed: int | tuple[int, ...],
     depth: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) with damages by kind and level, one after the other; a pure function of its arguments.
+    """An image (H, W, 3) with degradations by kind and level, one after the other; a pure function of its arguments.
 
     depth (H, W) in metres is what haze needs: +inf where there is nothing, NaN where it is unknown.
     """
     draw = np.random.default_rng(seed)
-    damaged = image.astype(np.float32) / 255
-    for name, level in damages.items():
+    degraded = image.astype(np.float32) / 255
+    for name, level in degradations.items():
         kind = find_kind(name)
         kind.check(name, level)
-        damaged = np.clip(kind.damage(damaged, level, draw, depth), 0, 1).astype(np.float32)
-    return np.round(damaged * 255).astype(np.uint8)
+        degraded = np.clip(kind.degradation(degraded, level, draw, depth), 0, 1).astype(np.float32)
+    return np.round(degraded * 255).astype(np.uint8)

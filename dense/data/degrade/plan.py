@@ -1,4 +1,4 @@
-"""Which damages a data set gets: mixed at random to train on, one by one to be measured."""
+"""Which degradations a data set gets: mixed at random to train on, one by one to be measured."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dense.data.degrade.kinds import KINDS, find_kind
 
 PAPER = ("rain", "noise", "motion", "defocus", "haze")  # deraining, denoising, deblurring, dehazing
 Levels = dict[str, list[float]]
-PAIRED = "paired"  # the name of damage that came with the pictures
+PAIRED = "paired"  # the name of degradation that came with the images
 
 
-class Damage(NamedTuple):
-    """One damage to be measured."""
+class Degradation(NamedTuple):
+    """One degradation to be measured."""
 
     kind: str
     level: float
@@ -30,11 +30,11 @@ class Damage(NamedTuple):
 
 @dataclass(frozen=True)
 class Degrade:
-    """Kinds of damage with their levels.
+    """Kinds of degradation with their levels.
 
     kinds: name -> levels to train on; an empty list stands for the usual ones of that kind, and no kinds for rain, noise,
     motion, defocus and haze. unseen: name -> levels that are only measured, an empty list for the usual ones; null for
-    those of the kinds that are trained on. together: most kinds in one picture, one after the other, in training; each
+    those of the kinds that are trained on. together: most kinds in one image, one after the other, in training; each
     kind is drawn once.
     """
 
@@ -61,24 +61,26 @@ class Degrade:
 
     @property
     def needs_depth(self) -> bool:
-        """Whether some damage is haze."""
+        """Whether some degradation is haze."""
         return "haze" in self.kinds or "haze" in (self.unseen or {})
 
     def draw(self, seed: Sequence[int]) -> dict[str, float]:
-        """Kinds and levels of a training picture, each as likely as the others."""
+        """Kinds and levels of a training image, each as likely as the others."""
         generator = np.random.default_rng((*seed, 1))
         count = int(generator.integers(1, self.together + 1))
         chosen = generator.permutation(list(self.kinds))[:count].tolist()
         return {name: float(generator.choice(self.kinds[name])) for name in chosen}
 
-    def damages(self) -> list[Damage]:
+    def degradations(self) -> list[Degradation]:
         """Every kind and level, one by one."""
-        seen = [Damage(name, level) for name, levels in self.kinds.items() for level in levels]
-        return seen + [Damage(name, level, False) for name, levels in (self.unseen or {}).items() for level in levels]
+        seen = [Degradation(name, level) for name, levels in self.kinds.items() for level in levels]
+        return seen + [
+            Degradation(name, level, False) for name, levels in (self.unseen or {}).items() for level in levels
+        ]
 
     def labels(self) -> tuple[str, ...]:
         """Names of the groups in which results are told."""
-        return tuple(dict.fromkeys(damage.label for damage in self.damages()))
+        return tuple(dict.fromkeys(degradation.label for degradation in self.degradations()))
 
 
 def usual(kinds: Sequence[str] = PAPER) -> Levels:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from dense.data.scenes.curved import Ball, Capsule, Cone, Cylinder, Dome, Torus, Tube
-from dense.data.scenes.flat import Boxes, Pyramid
-from dense.data.scenes.solid import Solid
+from dense.data.scenes.solid import Boxes, Pyramid, Solid
 
 
 def _box(rng: Random, size: float) -> Solid:

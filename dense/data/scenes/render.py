@@ -3,11 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.scenes.camera import Camera
 from dense.data.scenes.looks import Colour, Light
 from dense.data.scenes.patterns import on_ground, on_solid, sheet
 from dense.data.scenes.solid import Array, Surface
-from dense.data.scenes.world import Thing, World
+from dense.data.scenes.world import Camera, Thing, World
 
 FAR = 60.0  # metres of planar depth at which the ground ends in the haze
 SKY, GROUND = 0, 1  # in a map of what is seen; thing number k of the world is 2 + k
@@ -37,7 +36,7 @@ def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8
 
 
 def _affine(matrix: NDArray[np.float64], columns: Array, rows: Array) -> Array:
-    """The products of (K, 3) with (column, row, 1) over the picture: K, H, W."""
+    """The products of (K, 3) with (column, row, 1) over the image: K, H, W."""
     narrow = matrix.astype(np.float32)
     return (narrow[:, :1] * columns + narrow[:, 2:])[:, None, :] + (narrow[:, 1:2] * rows)[:, :, None]
 
@@ -54,7 +53,7 @@ def _enter(camera: Camera, thing: Thing, columns: Array, rows: Array) -> Array:
 
 
 def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) of what `cast` returned."""
+    """The image (H, W, 3) of what `cast` returned."""
     height, width = depth.shape
     rays = _affine(world.camera.rotation, *world.camera.plane(height, width)).reshape(3, -1)
     flat = seen.reshape(-1)
@@ -62,30 +61,30 @@ def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uin
     if above.size < flat.size:
         distance = depth.reshape(-1).copy()
         distance[above] = 0
-        picture = _matter(world, rays, distance, flat, 1 / (world.camera.focal * min(height, width)))
+        shaded = _matter(world, rays, distance, flat, 1 / (world.camera.focal * min(height, width)))
     else:
-        picture = np.empty_like(rays)
+        shaded = np.empty_like(rays)
     if above.size:
         for channel, value in enumerate(_heaven(world, *(ray[above] for ray in rays))):
-            picture[channel][above] = value
-    np.clip(picture, 0, 1, out=picture)
-    _soften(picture, seen)
-    np.sqrt(picture, out=picture)
-    picture *= 255
-    picture += np.float32(0.5)
+            shaded[channel][above] = value
+    np.clip(shaded, 0, 1, out=shaded)
+    _soften(shaded, seen)
+    np.sqrt(shaded, out=shaded)
+    shaded *= 255
+    shaded += np.float32(0.5)
     image = np.empty((flat.size, 3), np.uint8)
     for channel in range(3):
-        image[:, channel] = picture[channel]
+        image[:, channel] = shaded[channel]
     return image.reshape(height, width, 3)
 
 
-def _soften(picture: Array, seen: NDArray[np.uint8]) -> None:
+def _soften(shaded: Array, seen: NDArray[np.uint8]) -> None:
     """Mixes pixels at an outline with their neighbours, in place: a cheap stand-in for several rays a pixel."""
     edge = np.zeros(seen.shape, bool)
     sides, ends = seen[1:-1, 1:] != seen[1:-1, :-1], seen[1:, 1:-1] != seen[:-1, 1:-1]
     edge[1:-1, 1:-1] = sides[:, 1:] | sides[:, :-1] | ends[1:] | ends[:-1]
     place, width = np.flatnonzero(edge), seen.shape[1]
-    for channel in picture:
+    for channel in shaded:
         around = channel[place - width] + channel[place - 1] + channel[place + 1] + channel[place + width]
         channel[place] = channel[place] * np.float32(0.4) + around * np.float32(0.15)
 

@@ -1,4 +1,4 @@
-"""A picture with its exact answers, as a function of (seed, index, size)."""
+"""An image with its exact targets, as a function of (seed, index, size)."""
 
 from dataclasses import dataclass
 from random import Random
@@ -6,16 +6,15 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.scenes.camera import Camera
 from dense.data.scenes.catalogue import CLASSES
 from dense.data.scenes.render import cast, shade
-from dense.data.scenes.world import World, attempt
+from dense.data.scenes.world import Camera, World, attempt
 
 CAMERA_HEIGHT = (0.6, 2.6)  # metres
 OBJECTS = (2, 7)
 CLEARANCE = 0.4  # metres kept free around the camera
-PROOF = 24  # side of the coarse picture that decides whether a world is worth rendering
-VISIBLE, FILLING = 0.08, 0.5  # shares of that picture the largest thing must have at least and at most
+PROOF = 24  # side of the coarse image that decides whether a world is worth rendering
+VISIBLE, FILLING = 0.08, 0.5  # shares of that image the largest thing must have at least and at most
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def clear(world: World) -> bool:
     return not any(np.linalg.norm(thing.position - place) < thing.solid.radius + CLEARANCE for thing in world.things)
 
 
-def answers(world: World, seen: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+def targets(world: World, seen: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Semantic and instance maps from what `cast` saw."""
     labels = np.array([0, 1, *(thing.label for thing in world.things)], np.uint8)
     numbers = np.array([0, 0, *range(1, len(world.things) + 1)], np.uint16)
@@ -91,16 +90,16 @@ def render(
 ) -> Scene:
     """The scene `index` of the endless series `seed`, at `size` (a side, or height and width).
 
-    A picture that is not square shows more along its longer side. `supersample` averages that many rays a side and
+    An image that is not square shows more along its longer side. `supersample` averages that many rays a side and
     pixel in the image; depth and labels always belong to the ray through the pixel's centre.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width, supersample) < 1:
         raise ValueError(f"size is {size} and supersample {supersample}, expected positive numbers")
-    return picture(sample(seed, index, camera_height=camera_height, objects=objects), height, width, supersample)
+    return scene_of(sample(seed, index, camera_height=camera_height, objects=objects), height, width, supersample)
 
 
-def picture(world: World, height: int, width: int, supersample: int = 1) -> Scene:
+def scene_of(world: World, height: int, width: int, supersample: int = 1) -> Scene:
     """A world as its camera sees it."""
     depth, seen = cast(world, height, width)
     if supersample == 1:
@@ -109,7 +108,7 @@ def picture(world: World, height: int, width: int, supersample: int = 1) -> Scen
         fine = shade(world, *cast(world, height * supersample, width * supersample)).astype(np.uint16)
         total = fine.reshape(height, supersample, width, supersample, 3).sum((1, 3), dtype=np.uint32)
         image = ((total + supersample**2 // 2) // supersample**2).astype(np.uint8)
-    semantic, instance = answers(world, seen)
+    semantic, instance = targets(world, seen)
     return Scene(image, depth, semantic, instance, world.camera)
 
 

@@ -1,0 +1,1 @@
+"""Checkpoint layouts: official releases, Hugging Face, names and load reports."""

@@ -1,0 +1,152 @@
+"""Read a weight file without running it, and find the backbone inside a training checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy._core import multiarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dense.backbone.weights.report import WeightsError
+from dense.suggest import did_you_mean
+
+Branch = Literal["teacher", "student"]
+StateDict = dict[str, Tensor]
+
+# the only classes a checkpoint may name besides tensors: DINO v1 keeps its arguments and a few NumPy numbers
+_NUMBERS = [np.float64, np.float32, np.int64, np.int32, np.bool_]
+SAFE_CLASSES: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *_NUMBERS,
+    *(type(np.dtype(number)) for number in _NUMBERS),
+    multiarray.scalar,
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
+]
+
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+_HEADS = re.compile(
+    r"^(head|dino_head|ibot_head|fc|classifier|pooler|lm_head|local_head|projectors)\.|^(vit|dinov2)\.pooler\."
+)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a .pth, .pt, .bin, .ckpt or .safetensors file: plain data and tensors, or a `WeightsError`."""
+    path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path} is a directory without config.json; expected a weight file or a saved model")
+    if not path.is_file():
+        raise FileNotFoundError(f"no such weight file: {path}")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise WeightsError(f"{path} is empty (0 bytes); download or copy it again")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise WeightsError(f"{path} is not a whole safetensors file ({error}); it may be truncated") from None
+    _refuse_text(path, head)
+    if head[:2] == b"PK" and not zipfile.is_zipfile(path):
+        raise WeightsError(
+            f"{path} is truncated: it begins as a PyTorch file but its end is missing; download it again"
+        )
+    try:
+        with torch.serialization.safe_globals(SAFE_CLASSES):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+)", str(error))
+        if found:
+            raise WeightsError(
+                f"{path} was refused: it asks to run {found.group(1)!r}, which a weight file has no need of. "
+                "Weight files hold tensors; ask its author for a safetensors or plain state dict"
+            ) from None
+        raise WeightsError(f"{path} is not a PyTorch weight file, or is damaged ({_first_line(error)})") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
+        raise WeightsError(f"{path} is damaged or is not a PyTorch weight file ({_first_line(error)})") from None
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a state dict or a training checkpoint")
+    return dict(content)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _refuse_text(path: Path, head: bytes) -> None:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:
+            return
+        text = head[: error.start].decode("utf-8")
+    if text.isprintable() or ("\n" in text and all(c.isprintable() or c.isspace() for c in text)):
+        hint = (
+            " It is a web page: the download link has expired or asks for a login." if "<html" in text.lower() else ""
+        )
+        raise WeightsError(f"{path} is a text file that begins {text[:60]!r}, not weights.{hint}")
+
+
+def backbone_state(
+    checkpoint: Mapping[str, Any], branch: Branch = "teacher", source: str = "the file"
+) -> tuple[StateDict, list[str], str]:
+    """The backbone's tensors inside a bare state dict or a training checkpoint.
+
+    Returns (tensors without wrappers' prefixes, names of what was left out, where they were found). Of a checkpoint with
+    a teacher and a student, the `branch` is taken.
+    """
+    if branch not in get_args(Branch):
+        raise ValueError(f"branch={branch!r}: expected teacher or student.{did_you_mean(branch, get_args(Branch))}")
+    other = "student" if branch == "teacher" else "teacher"
+    missing = f"{source} holds a {other} and no {branch}; use branch={other!r}"
+    where: list[str] = []
+    while True:
+        nested = {k: v for k, v in checkpoint.items() if isinstance(v, Mapping) and v}
+        order = [branch, "model_ema", "state_dict_ema", "state_dict", "model", "module", "encoder"]
+        key = next((k for k in order if k in nested), None)
+        if key is None:
+            break
+        where.append(key)
+        checkpoint = nested[key]
+    tensors = {k: v for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        if other in nested:
+            raise WeightsError(missing)
+        found = ", ".join(str(k) for k in list(checkpoint)[:8]) or "nothing"
+        raise WeightsError(
+            f"{source} holds no weights: found {found}; expected a state dict or one under 'teacher', 'model' or 'state_dict'"
+        )
+    for prefix in (f"{branch}.network.", f"{branch}.", f"model.{branch}."):  # Lightning keeps both in one state dict
+        inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if inside:
+            where.append(branch)
+            tensors = inside
+            break
+    else:
+        if any(k.startswith((f"{other}.", f"model.{other}.")) for k in tensors):
+            raise WeightsError(missing)
+    tensors = {_unwrapped(k): v for k, v in tensors.items()}
+    inside = {k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")}
+    ignored = []
+    if inside:
+        ignored = [k for k in tensors if not k.startswith("backbone.")]
+        tensors = {_unwrapped(k): v for k, v in inside.items()}
+    heads = [k for k in tensors if _HEADS.match(k) and not k.startswith("head.norm.")]
+    ignored += heads
+    return {k: v for k, v in tensors.items() if k not in set(heads)}, ignored, ".".join(where) or "bare"
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name.replace("._orig_mod.", ".").replace("._fsdp_wrapped_module.", ".")

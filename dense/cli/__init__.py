@@ -1,0 +1,117 @@
+"""The command `dense`: verbs that load only when they are called."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from dense._version import __version__
+from dense.cli.parser import COMMON
+from dense.cli.trainings import instant_help
+from dense.console import voice
+from dense.suggest import UnknownOption, did_you_mean
+
+VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
+    "pretrain": ("dense.cli.pretrain", "learn a backbone from unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
+    "train": ("dense.cli.train", "train a head for depth, segmentation, both or restoration on labelled images"),
+    "evaluate": ("dense.cli.evaluate", "measure a backbone or a model by a named protocol, saved with the numbers"),
+    "predict": (
+        "dense.cli.predict",
+        "depth, classes or restorations of images, folders and videos, by a trained model",
+    ),
+    "discover": ("dense.cli.discover", "objects and regions of images and videos without labels"),
+    "track": ("dense.cli.track", "follow objects of a first frame through a video"),
+    "curate": ("dense.cli.curate", "a pretraining set from a pool: no copies, no test images, like a curated set"),
+    "features": ("dense.cli.features", "write a backbone's feature maps for images"),
+    "convert": ("dense.cli.convert", "convert weights between official, timm, Hugging Face and own layouts"),
+    "export": ("dense.cli.export", "write a trained model or a backbone as one ONNX or torch.export file"),
+    "demo": ("dense.demo.verb", "see it work: a report of embedded scenes, without downloads, or of your own images"),
+    "completion": ("dense.cli.completion", "completion of verbs and options, for bash, zsh or fish"),
+}
+
+
+def usage() -> str:
+    """The help of `dense`."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items())
+    return (
+        f"dense {__version__}: DINO backbones and dense heads\n\n"
+        f"usage: dense VERB [options]      dense VERB --help\n\nverbs:\n{verbs}\n\n"
+        "options:\n  --version  print the version\n  -h, --help  print this help\n\n"
+        "options of every verb:\n"
+        + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
+        + "\n\nexit status: 0 done, and what could not be read is listed; 1 the work failed; 2 wrong usage; 130 Ctrl-C"
+    )
+
+
+def process() -> NoReturn:
+    """`dense` as a process of its own, with the exit status of `main`.
+
+    One of a group leaves without taking Python down: gloo's threads live on after `destroy_process_group`, one that asks for
+    Python meanwhile aborts the process, and Lightning ends the others for it.
+    """
+    status = main()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, 1 (the work failed), 2 (wrong usage) or 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        print(f"dense {__version__}")
+        return 0
+    given = {option for option in COMMON if option in arguments}
+    verb, *rest = [argument for argument in arguments if argument not in given] or [""]
+    if verb not in VERBS:
+        print(f"dense: error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)} See dense --help.", file=sys.stderr)
+        return 2
+    with voice(quiet="--quiet" in given):
+        return run(verb, rest, debug="--debug" in given)
+
+
+def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
+    """Call a verb and turn errors into one line, or with `debug` leave them as they are."""
+    try:
+        if text := instant_help(verb, rest):
+            print(text, flush=True)
+            return 0
+        return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+    except KeyboardInterrupt as stop:
+        print(f"\ndense {verb}: interrupted; {str(stop) or 'the same command starts it again'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"dense {verb}: error: {in_words(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UnknownOption) else 1
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, if it was meant for people; else its kind, its first line and how to learn more."""
+    text = str(error)
+    if isinstance(error, ValueError | OSError | ImportError | UnknownOption) and text:
+        return text
+    if isinstance(error, RuntimeError) and text and "\n" not in text:
+        return text
+    first = text.strip().partition("\n")[0]
+    return f"{type(error).__name__}{': ' if first else ''}{first} (--debug shows where it came from)"
+
+
+if __name__ == "__main__":
+    process()

@@ -1,0 +1,1 @@
+"""Labelled images: layouts, masks, depth maps, and the checks before training."""

@@ -1,0 +1,213 @@
+"""Names of the classes of published data sets, in the order of their numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dense.data.labelled.declarations import depth_format, label_format
+from dense.data.labelled.depth import DepthFormat
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.masks import LabelFormat
+from dense.suggest import did_you_mean
+
+ADE20K = tuple(
+    """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
+    table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair,
+    seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, chest of drawers,
+    counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table, pillow,
+    screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench, countertop,
+    stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel, bus, towel, light, truck,
+    tower, chandelier, awning, streetlight, booth, television receiver, airplane, dirt track, apparel, pole, land,
+    bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain, conveyer belt, canopy, washer,
+    plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, minibike, cradle, oven, ball, food, step, tank,
+    trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic
+    light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag"""
+    .replace("\n    ", " ").split(", ")
+)  # fmt: skip
+
+VOC2012 = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+CITYSCAPES = (  # name, value in labelIds
+    ("road", 7), ("sidewalk", 8), ("building", 11), ("wall", 12), ("fence", 13), ("pole", 17), ("traffic light", 19),
+    ("traffic sign", 20), ("vegetation", 21), ("terrain", 22), ("sky", 23), ("person", 24), ("rider", 25), ("car", 26),
+    ("truck", 27), ("bus", 28), ("train", 31), ("motorcycle", 32), ("bicycle", 33),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set keeps what. Paths are patterns below the root.
+
+    image, labels, depth: patterns with ``{split}`` and ``{id}``, such as ``images/{split}/{id}.jpg``; ids may hold
+        folders, and the ending ``.*`` stands for any that can be read
+    splits: name of a split -> what ``{split}`` becomes
+    ids: pattern of a text file that lists the split's samples; None takes every file that fits
+    columns: what a line of that file holds; patterns may name columns other than ``id``. A line in which a column is
+        "None" is dropped
+    folders: folders below the root in which all this may lie, tried in order
+    label_format, depth_format: how masks and depth are written
+    evaluation_crop, depth_range: the protocol of published results: which pixels, and which metres, are compared
+    image_size: height and width that all images have
+    kb_crop: height and width of the crop that `open_labelled(kb_crop=True)` cuts
+    """
+
+    name: str
+    image: str
+    labels: str | None = None
+    depth: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val", "test": "test"})
+    ids: str | None = None
+    columns: tuple[str, ...] = ("id",)
+    folders: tuple[str, ...] = ("",)
+    label_format: LabelFormat | None = None
+    depth_format: DepthFormat | None = None
+    evaluation_crop: str = "none"
+    depth_range: tuple[float, float] | None = None
+    image_size: tuple[int, int] | None = None
+    kb_crop: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        known = {"split", *self.columns}
+        for what, pattern in self.patterns:
+            names = set(re.findall(r"{(\w*)}", pattern))
+            if wrong := sorted(names - known):
+                raise ValueError(f"{what}={pattern!r} names {{{wrong[0]}}}: expected {{{'}, {'.join(sorted(known))}}}")
+            if pattern.count("{id}") > 1 and (self.ids is None or pattern.endswith(".*")):
+                raise ValueError(f"{what}={pattern!r}: expected {{id}} once where files are searched for")
+            if not names - {"split"}:
+                raise ValueError(f"{what}={pattern!r}: expected {{{self.columns[0]}}} somewhere, or all would be one")
+        if self.columns != ("id",) and self.ids is None:
+            raise ValueError(f"columns={self.columns}: expected ids, the file that has them")
+        if self.labels is not None and self.label_format is None:
+            raise ValueError(f"label_format is missing: what do the values in {self.labels} mean?")
+        if self.depth is not None and self.depth_format is None:
+            raise ValueError(f"depth_format is missing: how is depth written in {self.depth}?")
+
+    @property
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """The names and patterns of all that a sample has."""
+        for what in ("image", "labels", "depth"):
+            if (pattern := getattr(self, what)) is not None:
+                yield what, pattern
+
+
+def _cityscapes() -> LabelFormat:
+    used = [value for _, value in CITYSCAPES]
+    unused = (*(value for value in range(34) if value not in used), 255)
+    return LabelFormat(tuple(name for name, _ in CITYSCAPES), tuple((value,) for value in used), unused)
+
+
+VOC = Layout(
+    "voc2012",
+    image="JPEGImages/{id}.jpg",
+    labels="SegmentationClass/{id}.png",
+    ids="ImageSets/Segmentation/{split}.txt",
+    splits={"train": "train", "val": "val", "trainval": "trainval"},
+    folders=("", "VOC2012", "VOCdevkit/VOC2012"),
+    label_format=LabelFormat.numbered(VOC2012),
+)
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "ade20k",
+            image="images/{split}/{id}.jpg",
+            labels="annotations/{split}/{id}.png",
+            splits={"train": "training", "val": "validation"},
+            folders=("", "ADEChallengeData2016"),
+            label_format=LabelFormat.numbered(ADE20K, zero_label=True, ignored=()),
+        ),
+        VOC,
+        replace(VOC, name="voc2012_aug", labels="SegmentationClassAug/{id}.png", splits={"train": "trainaug", "val": "val"}),
+        Layout(
+            "cityscapes",
+            image="leftImg8bit/{split}/{id}_leftImg8bit.png",
+            labels="gtFine/{split}/{id}_gtFine_labelIds.png",
+            splits={"train": "train", "val": "val"},
+            label_format=_cityscapes(),
+        ),
+        Layout(
+            "nyuv2",
+            image="{image}",
+            depth="{depth}",
+            ids="{split}.txt",
+            columns=("image", "depth", "focal"),
+            splits={
+                "train": "nyudepthv2_train_files_with_gt",
+                "val": "nyudepthv2_test_files_with_gt",
+                "test": "nyudepthv2_test_files_with_gt",
+            },
+            folders=("", "sync", "official_splits/test", "train_test_inputs"),
+            depth_format=DepthFormat("metric", scale=1000),
+            evaluation_crop="nyu_eigen",
+            depth_range=(1e-3, 10.0),
+            image_size=(480, 640),
+        ),
+        Layout(
+            "kitti_eigen",
+            image="{image}",
+            depth="{depth}",
+            ids="{split}.txt",
+            columns=("image", "depth", "focal"),
+            splits={
+                "train": "eigen_train_files_with_gt",
+                "val": "eigen_test_files_with_gt",
+                "test": "eigen_test_files_with_gt",
+            },
+            folders=(
+                "", "raw", "raw_data", "gts", "data_depth_annotated", "data_depth_annotated/train",
+                "data_depth_annotated/val", "train_test_inputs",
+            ),
+            depth_format=DepthFormat("metric", scale=256),
+            evaluation_crop="garg",
+            depth_range=(1e-3, 80.0),
+            kb_crop=(352, 1216),
+        ),
+    )
+}  # fmt: skip
+
+
+def find_layout(layout: str | Layout) -> Layout:
+    """A layout by name."""
+    if isinstance(layout, Layout):
+        return layout
+    if layout not in LAYOUTS:
+        names = ["folder", *LAYOUTS]
+        raise ValueError(f"layout={layout!r}: expected one of {', '.join(names)}.{did_you_mean(layout, names)}")
+    return LAYOUTS[layout]
+
+
+def open_layout(
+    root: str | Path,
+    split: str,
+    layout: str | Layout,
+    *,
+    partial: bool = False,
+    classes: str | Path | Sequence[str] | Mapping[Any, Any] | LabelFormat | None = None,
+    depth: str | Path | Mapping[str, Any] | DepthFormat | None = None,
+    ids: str | Path | None = None,
+    kb_crop: bool = False,
+) -> FileSource:
+    """A split of a published data set, or of one that a `Layout` describes; see `open_labelled`."""
+    from dense.data.labelled.pairing import pair
+
+    layout = find_layout(layout)
+    if classes is not None:
+        layout = replace(layout, label_format=label_format(classes))
+    if depth is not None:
+        layout = replace(layout, depth_format=depth_format(depth))
+    if kb_crop and layout.kb_crop is None:
+        raise ValueError(f"kb_crop=True with layout {layout.name!r}: it is a crop of KITTI's images; leave it out")
+    if split not in layout.splits:
+        names = list(layout.splits)
+        raise ValueError(f"split={split!r}: {layout.name} has {', '.join(names)}.{did_you_mean(split, names)}")
+    source = pair(Path(root), layout, split, ids=ids, partial=partial)
+    return replace(source, crop=layout.kb_crop) if kb_crop else source

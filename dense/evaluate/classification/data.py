@@ -1,0 +1,238 @@
+"""Labelled images of a training and a validation set: opened, compared and loaded, damaged ones skipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dense.data.image import ImageError
+from dense.data.loader import init_worker
+from dense.data.unlabelled import FolderImages, Images, SceneImages, open_images
+from dense.suggest import did_you_mean
+
+Draw = tuple[int, int]  # epoch, index
+
+
+class Batch(NamedTuple):
+    """What a loader gives: images that could be read, and errors of those that could not."""
+
+    images: Tensor  # B, 3, S, S uint8
+    labels: Tensor  # B
+    skipped: list[str]
+
+
+@dataclass
+class Examples:
+    """Images of a set that have a label, and those that turned out to be unreadable."""
+
+    source: str
+    images: Images
+    labels: NDArray[np.int64]  # len(images), 0 to number of classes - 1; -1 for an image without a class
+    classes: tuple[str, ...]
+    skipped: set[str] = field(default_factory=set)  # why
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Of the labelled images."""
+        return np.flatnonzero(self.labels >= 0)
+
+    def __len__(self) -> int:
+        return int((self.labels >= 0).sum())
+
+    def share(self, rank: int, world: int) -> Examples:
+        """Every `world`-th of the labelled images, from the `rank`-th on."""
+        labels = np.full_like(self.labels, -1)
+        own = self.indices[rank::world]
+        labels[own] = self.labels[own]
+        return replace(self, labels=labels)
+
+    def batches(
+        self, view: View, batch_size: int, *, workers: int = 0, seed: int = 0, epochs: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
+        """Batches in order, once; or shuffled and whole ones only, a pass for each of `epochs`."""
+        draws = _Order(self.indices, batch_size, seed, epochs)
+        loader = DataLoader(
+            _Views(self, view, seed),
+            batch_sampler=draws,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=init_worker,
+            generator=torch.Generator().manual_seed(seed),  # or the global one would move
+        )
+        for batch in loader:
+            self.skipped.update(batch.skipped)
+            yield batch
+
+
+def open_examples(
+    train: str, val: str, *, scenes: tuple[int, int] = (2000, 500), size: int = 96, seed: int = 0
+) -> tuple[Examples, Examples]:
+    """Training and validation images whose classes agree; see `open_pictures` for what may be named.
+
+    scenes, size, seed: how many embedded scenes each set has, their side and their seed.
+    """
+    if train == val or (Path(train).exists() and Path(val).exists() and Path(train).samefile(val)):
+        raise ValueError(f"train and val are both {train}; each image would be its own target")
+    opened = [open_images(root, length=n, size=size, seed=seed) for root, n in zip((train, val), scenes, strict=True)]
+    first, second = (_names(source, root) for source, root in zip(opened, (train, val), strict=True))
+    unknown = [name for name in second.values() if name not in set(first.values())]
+    if unknown:
+        known = sorted(first.values())
+        raise ValueError(
+            f"val ({val}) has {len(unknown)} of {len(second)} classes that train ({train}) lacks: "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; train has {', '.join(known[:5])}"
+            f"{', ...' if len(known) > 5 else ''}.{did_you_mean(unknown[0], known)}"
+        )
+    if len(first) < 2:
+        raise ValueError(f"train ({train}) has one class alone, {', '.join(first.values())}; expected two or more")
+    numbers = {name: number for number, name in enumerate(first.values())}
+    classes = tuple(numbers)
+    return (
+        Examples(train, opened[0], _renumber(opened[0], first, numbers), classes),
+        Examples(val, opened[1], _renumber(opened[1], second, numbers), classes),
+    )
+
+
+def _names(images: Images, root: str) -> dict[int, str]:
+    """Label -> name of each class that occurs."""
+    labels = images.labels
+    if labels is None:
+        raise ValueError(f"the images of {root} have no classes; expected one folder a class, {root}/CLASS/picture.jpg")
+    if isinstance(images, SceneImages):  # also those that a short series lacks
+        return dict(enumerate(images.scenes.classes[2:], start=2))
+    occurring = [int(label) for label in np.unique(labels) if label >= 0]
+    if isinstance(images, FolderImages):
+        return {label: images.classes[label] for label in occurring}
+    return {label: str(label) for label in occurring}
+
+
+def _renumber(images: Images, names: dict[int, str], numbers: dict[str, int]) -> NDArray[np.int64]:
+    labels = images.labels
+    assert labels is not None
+    table = np.full(max(names) + 2, -1, np.int64)  # the last entry serves label -1
+    for label, name in names.items():
+        table[label] = numbers[name]
+    return table[labels]
+
+
+class _Views(Dataset[tuple[NDArray[np.uint8] | str, int]]):
+    """An image's view and label, or why there is none."""
+
+    def __init__(self, examples: Examples, view: View, seed: int) -> None:
+        self.images, self.labels, self.view, self.seed = examples.images, examples.labels, view, seed
+
+    def __getitem__(self, draw: Draw) -> tuple[NDArray[np.uint8] | str, int]:
+        epoch, index = draw
+        try:
+            image = self.images.read(index)
+        except ImageError as error:
+            return str(error), -1
+        return self.view(image, (self.seed, epoch, index)), int(self.labels[index])
+
+
+class _Order:
+    """Batches of (epoch, index)."""
+
+    def __init__(
+        self, indices: NDArray[np.int64], batch_size: int, seed: int, epochs: Sequence[int] | None = None
+    ) -> None:
+        self.indices, self.batch_size, self.seed, self.epochs = indices, min(batch_size, len(indices)), seed, epochs
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        if self.epochs is None:
+            for start in range(0, len(self.indices), self.batch_size):
+                yield [(0, int(i)) for i in self.indices[start : start + self.batch_size]]
+            return
+        for epoch in self.epochs:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+            for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
+                yield [(epoch, int(i)) for i in order[start : start + self.batch_size]]
+
+
+def _collate(samples: list[tuple[NDArray[np.uint8] | str, int]]) -> Batch:
+    good = [(image, label) for image, label in samples if not isinstance(image, str)]
+    bad = [image for image, _ in samples if isinstance(image, str)]
+    if not good:
+        return Batch(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), bad)
+    images = torch.from_numpy(np.stack([image for image, _ in good])).permute(0, 3, 1, 2).contiguous()
+    return Batch(images, torch.tensor([label for _, label in good]), bad)
+
+
+Picture = NDArray[np.uint8]  # H, W, 3
+Resample = Literal["bicubic", "bilinear"]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # PIL's are antialiased
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The shorter side to `resize` pixels, the longer in proportion, then a square of `crop` from the middle."""
+
+    resize: int = 256
+    crop: int = 224
+    resample: Resample = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ValueError(f"a crop of {self.crop} px does not fit images resized to {self.resize} px")
+
+    def __call__(self, image: Picture, draw: tuple[int, int, int] = (0, 0, 0)) -> Picture:
+        """(H, W, 3) -> (crop, crop, 3)."""
+        height, width = image.shape[:2]
+        short = min(height, width)
+        size = (self.resize * height // short, self.resize * width // short)
+        if size != (height, width):
+            image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), FILTERS[self.resample]))
+        top, left = (round((side - self.crop) / 2) for side in size)
+        return image[top : top + self.crop, left : left + self.crop]
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A box of random area and shape, resized to a square, mirrored half of the time; a function of three numbers."""
+
+    size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)  # of the image's area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    resample: Resample = "bilinear"
+
+    def __call__(self, image: Picture, draw: tuple[int, int, int] = (0, 0, 0)) -> Picture:
+        """(H, W, 3) and (seed, epoch, index) -> (size, size, 3)."""
+        rng = np.random.default_rng(draw)
+        top, left, height, width = self.box(rng, *image.shape[:2])
+        whole = Image.fromarray(image[top : top + height, left : left + width])
+        out = np.asarray(whole.resize((self.size, self.size), FILTERS[self.resample]))
+        return out[:, ::-1] if rng.random() < 0.5 else out
+
+    def box(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width; when ten draws do not fit, as much of the middle as the ratio allows."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area, ratio = height * width * rng.uniform(*self.scale), math.exp(rng.uniform(low, high))
+            h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < h <= height and 0 < w <= width:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        h = min(height, round(width / self.ratio[0]))
+        w = min(width, round(height * self.ratio[1]))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class AsItIs:
+    """The image unchanged: for scenes, which are rendered at the size that is wanted."""
+
+    def __call__(self, image: Picture, draw: tuple[int, int, int] = (0, 0, 0)) -> Picture:
+        """(H, W, 3) -> (H, W, 3)."""
+        return image
+
+
+View = CenterCrop | RandomCrop | AsItIs

@@ -1,0 +1,208 @@
+"""Linear classification of frozen features: the published recipes, and grids of heads trained in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dense.backbone import Backbone
+from dense.backbone.spec import BackboneSpec
+from dense.console import progress
+from dense.evaluate.classification.data import Examples, Resample, View
+from dense.evaluate.classification.features import Pooled, Readout, blocks_of, describe, evaluating, extract
+
+GRID = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+MOMENTUM = 0.9
+STD = 0.01  # of random initialisation; biases start at 0
+
+
+@dataclass(frozen=True)
+class LinearRecipe:
+    """SGD with momentum .9, no weight decay, a cosine to 0; the length is given in epochs or in steps."""
+
+    name: str
+    readouts: tuple[Readout, ...]
+    learning_rates: tuple[float, ...]  # at a batch of 256, in proportion to it
+    batch_size: int = 128
+    epochs: int | None = None
+    steps: int | None = None
+    anneal: Literal["epoch", "step"] = "step"  # how often the learning rate falls
+    augment: bool = True  # random crop and flip; without, features are computed once and kept
+    resample: Resample = "bilinear"  # of training crops
+
+    def __post_init__(self) -> None:
+        length = [number for number in (self.epochs, self.steps) if number is not None]
+        if len(length) != 1 or length[0] < 1:
+            raise ValueError(f"epochs={self.epochs}, steps={self.steps}: expected one of them, 1 or more")
+
+    def length(self, images: int) -> tuple[int, int]:
+        """Steps in all, and steps a pass over so many images."""
+        per_epoch = max(images // min(self.batch_size, images), 1)
+        return self.steps or (self.epochs or 0) * per_epoch, per_epoch
+
+    def scale(self, step: int, steps: int, per_epoch: int) -> float:
+        """What the learning rate is multiplied with: half a cosine from 1 to 0."""
+        done = step // per_epoch * per_epoch if self.anneal == "epoch" else step
+        return 0.5 * (1 + math.cos(math.pi * min(done / steps, 1.0)))
+
+
+def dino_recipe(spec: BackboneSpec) -> LinearRecipe:
+    """DINO's: 100 epochs at 0.001; class tokens of the last four blocks up to the width of ViT-S, class token and
+    average of the patches above it."""
+    readout: Readout = "average" if not spec.class_token else "last4" if spec.dim <= 384 else "class_average"
+    return LinearRecipe("dino", (readout,), (0.001,), epochs=100, anneal="epoch")
+
+
+def dinov2_recipe(spec: BackboneSpec) -> LinearRecipe:
+    """DINOv2's: 12,500 steps, 13 learning rates for each of the last or the last four class tokens, with and without the
+    average of the patches; 52 heads, of which the best on the validation set counts."""
+    readouts: tuple[Readout, ...] = ("class", "class_average", "last4", "last4_average")
+    return LinearRecipe(
+        "dinov2", readouts if spec.class_token else ("average",), GRID, steps=12_500, resample="bicubic"
+    )
+
+
+RECIPES = {"dino": dino_recipe, "dinov2": dinov2_recipe}
+
+
+class HeadGrid:
+    """Linear classifiers of one kind of feature, one a learning rate, side by side in one matrix product.
+
+    The gradient of softmax cross-entropy is written out, so that a step is two products and no graph.
+    """
+
+    def __init__(
+        self, width: int, classes: int, rates: Sequence[float], seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        self.rates = torch.tensor(rates, device=device).view(-1, 1, 1)  # R, 1, 1
+        self.weight = (torch.randn(len(rates), classes, width, generator=rng) * STD).to(device)  # R, C, D
+        self.bias = torch.zeros(len(rates), classes, 1, device=device)
+        self.moments = (torch.zeros_like(self.weight), torch.zeros_like(self.bias))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits (R, C, B) of features (B, D)."""
+        return self.weight @ features.T + self.bias
+
+    @torch.no_grad()
+    def step(self, features: Tensor, labels: Tensor, scale: float) -> Tensor:
+        """One step of SGD on features (B, D) and labels (B,), at `scale` times the learning rates; the losses (R,)."""
+        logits = self(features)
+        losses = logits.logsumexp(1) - logits[:, labels, torch.arange(len(labels), device=labels.device)]  # R, B
+        error = logits.softmax(1)
+        error[:, labels, torch.arange(len(labels), device=labels.device)] -= 1
+        error /= len(labels)
+        gradients = (error @ features, error.sum(2, keepdim=True))  # R, C, D and R, C, 1
+        for value, moment, gradient in zip((self.weight, self.bias), self.moments, gradients, strict=True):
+            moment.mul_(MOMENTUM).add_(gradient)
+            value.sub_(self.rates * scale * moment)
+        return losses.mean(1)
+
+    def accuracy(self, features: Tensor, labels: Tensor, top: int = 1) -> list[float]:
+        """Share of images whose label is among the `top` best, for each learning rate."""
+        top = min(top, self.weight.shape[1])
+        device = self.weight.device
+        right = torch.zeros(len(self.weight), device=device)
+        for part, wanted in zip(features.split(1024), labels.split(1024), strict=True):
+            best = self(part.to(device)).topk(top, dim=1).indices  # R, top, B
+            right += (best == wanted.to(device)).any(1).sum(1)
+        return [number / len(labels) for number in right.tolist()]
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """Accuracies on the validation set."""
+
+    top1: float
+    top5: float  # of the same head
+    readout: str
+    learning_rate: float
+    heads: dict[str, float]  # "READOUT lr=RATE" -> top-1
+
+
+def linear_evaluation(
+    backbone: Backbone,
+    train: Examples,
+    val: Examples,
+    recipe: LinearRecipe,
+    *,
+    train_view: View,
+    val_view: View,
+    seed: int = 0,
+    workers: int = 0,
+) -> LinearResult:
+    """Train every head of the recipe in one pass over frozen features, and evaluate each; the best one leads."""
+    blocks = blocks_of(recipe.readouts)
+    steps, per_epoch = recipe.length(len(train))
+    if recipe.augment:
+        epochs = range(-(-steps // per_epoch))
+        batches = train.batches(train_view, recipe.batch_size, workers=workers, seed=seed, epochs=epochs)
+        features: Iterator[Pooled] = (
+            describe(backbone, b.images, b.labels, blocks=blocks) for b in batches if len(b.images)
+        )
+    else:
+        shown = train.batches(val_view, 64, workers=workers, seed=seed)
+        kept = extract(backbone, progress(shown, "features", -(-len(train) // 64)), blocks=blocks)
+        steps, per_epoch = recipe.length(len(kept))
+        features = repeat(kept, recipe.batch_size, seed)
+    device = next(backbone.parameters()).device
+    with evaluating(backbone):
+        grids = fit_heads(features, recipe, len(train.classes), steps, per_epoch, seed=seed, device=device)
+    return compare(grids, extract(backbone, val.batches(val_view, 64, workers=workers), blocks=blocks), recipe)
+
+
+def repeat(pooled: Pooled, batch_size: int, seed: int = 0) -> Iterator[Pooled]:
+    """Endless shuffled batches of kept features, whole ones only."""
+    rng = torch.Generator().manual_seed(seed)
+    size = min(batch_size, len(pooled))
+    while True:
+        for chosen in torch.randperm(len(pooled), generator=rng).split(size):
+            if len(chosen) == size:
+                yield pooled[chosen]
+
+
+def fit_heads(
+    batches: Iterable[Pooled],
+    recipe: LinearRecipe,
+    classes: int,
+    steps: int,
+    per_epoch: int,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> dict[Readout, HeadGrid]:
+    """Train one `HeadGrid` a readout for `steps` batches, or as many as there are."""
+    rates = [rate * recipe.batch_size / 256 for rate in recipe.learning_rates]
+    grids: dict[Readout, HeadGrid] = {}
+    for step, batch in zip(progress(range(steps), "training"), batches, strict=False):
+        assert batch.labels is not None
+        labels = batch.labels.to(device)
+        for number, kind in enumerate(recipe.readouts):
+            x = batch.readout(kind).to(device)
+            if kind not in grids:
+                grids[kind] = HeadGrid(x.shape[1], classes, rates, seed + number, device)
+            grids[kind].step(x, labels, recipe.scale(step, steps, per_epoch))
+    if not grids:
+        raise ValueError("there are no images to train on")
+    return grids
+
+
+def compare(grids: dict[Readout, HeadGrid], val: Pooled, recipe: LinearRecipe) -> LinearResult:
+    """Evaluate all heads; the best top-1 leads, a smaller learning rate on a tie."""
+    assert val.labels is not None
+    heads: dict[str, float] = {}
+    best: tuple[float, float, Readout, float] | None = None
+    for kind, grid in grids.items():
+        x = val.readout(kind)
+        top1, top5 = grid.accuracy(x, val.labels), grid.accuracy(x, val.labels, 5)
+        for rate, first, fifth in zip(recipe.learning_rates, top1, top5, strict=True):
+            heads[f"{kind} lr={rate:g}"] = first
+            if best is None or first > best[0]:
+                best = (first, fifth, kind, rate)
+    assert best is not None
+    return LinearResult(*best, heads)

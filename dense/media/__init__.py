@@ -1,0 +1,1 @@
+"""Images and videos in and out for people: drawing, colour maps, contact sheets, video files."""

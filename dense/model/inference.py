@@ -1,0 +1,160 @@
+"""From one pass to a good target: flips, scales and sliding windows around any network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dense.model.network import DenseModel, Inference
+
+Maps = dict[str, Tensor]
+Network = Callable[[Tensor], Maps]  # normalised images (B, 3, H, W) -> name -> (B, K, H, W)
+Finish = Callable[[str, Tensor, int, int], None]  # name, finished values (K, h, w), top, left
+Edges = Literal["even", "inward"]
+
+
+def augmented(network: Network, scales: Sequence[float] = (1.0,), flip: bool = False) -> Network:
+    """The mean of `network`'s maps (of logits, where they are logits) over scales of the image and its mirror image."""
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales={tuple(scales)}: expected one or several positive numbers")
+    if tuple(scales) == (1.0,) and not flip:
+        return network
+
+    def run(images: Tensor) -> Maps:
+        height, width = images.shape[-2:]
+        total: Maps = {}
+        for scale in scales:
+            size = (max(round(height * scale), 1), max(round(width * scale), 1))
+            seen = images if size == (height, width) else _resize(images, size)
+            for mirrored in (False, True)[: 1 + flip]:
+                for name, values in network(seen.flip(-1) if mirrored else seen).items():
+                    values = _resize(values.flip(-1) if mirrored else values, (height, width))
+                    total[name] = total[name] + values if name in total else values
+        return {name: values / (len(scales) * (1 + flip)) for name, values in total.items()}
+
+    return run
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def starts(length: int, window: int, stride: int, edges: Edges = "even") -> list[int]:
+    """Where windows begin that cover `length` with steps of at most `stride`.
+
+    even: spread evenly. inward: every `stride`, the last one moved in (as mmsegmentation and DINOv3 do).
+    """
+    if length <= window:
+        return [0]
+    count = -(-(length - window) // stride) + 1
+    if edges == "inward":
+        return [min(i * stride, length - window) for i in range(count)]
+    return [round(i * (length - window) / (count - 1)) for i in range(count)]
+
+
+def slide(
+    network: Network, image: Tensor, window: int, stride: int, finish: Finish, edges: Edges = "even", batch: int = 1
+) -> None:
+    """See an image (3, H, W) through overlapping windows and average what they say, with little memory.
+
+    Windows go row by row. As soon as the last window over some pixels is done, their mean goes to `finish`, in blocks
+    that tile the image, and is forgotten; only the rows that the next row of windows shares are kept. Rows of windows
+    lie along the shorter side, for they are what memory holds.
+    """
+    height, width = image.shape[-2:]
+    if width > height:
+
+        def turned(images: Tensor) -> Maps:
+            return {name: values.mT for name, values in network(images.mT.contiguous()).items()}
+
+        def turned_back(name: str, values: Tensor, top: int, left: int) -> None:
+            finish(name, values.mT, left, top)
+
+        return slide(turned, image.mT, window, stride, turned_back, edges, batch)
+    tall, wide = min(window, height), min(window, width)
+    ys, xs = starts(height, tall, stride, edges), starts(width, wide, stride, edges)
+    count_y, count_x = _counts(ys, tall, height, image.device), _counts(xs, wide, width, image.device)
+    kept: Maps = {}  # K, rows shared with the next row of windows, W
+    shared = 0
+    for row, top in enumerate(ys):
+        last_row = row == len(ys) - 1
+        done_rows = tall if last_row else ys[row + 1] - top
+        active: Maps = {}  # K, tall, wide: sums over the windows of this row
+        for column, prediction in enumerate(_predictions(network, image, top, xs, (tall, wide), batch)):
+            left = xs[column]
+            done = wide if column == len(xs) - 1 else xs[column + 1] - left
+            for name, values in prediction.items():
+                if name in active:
+                    overlap = wide - (left - xs[column - 1])
+                    values[:, :, :overlap] += active[name][:, :, wide - overlap :]
+                active[name] = values
+                block = values[:, :, :done]
+                if shared:
+                    block[:, :shared] += kept[name][:, :shared, left : left + done]
+                count = count_y[top : top + done_rows, None] * count_x[None, left : left + done]
+                finish(name, block[:, :done_rows] / count, top, left)
+                if not last_row:
+                    if name not in kept:
+                        rows = max(a + tall - b for a, b in pairwise(ys))
+                        kept[name] = values.new_zeros(values.shape[0], rows, width)
+                    kept[name][:, : tall - done_rows, left : left + done] = block[:, done_rows:]
+        shared = tall - done_rows
+    return None
+
+
+def _predictions(
+    network: Network, image: Tensor, top: int, xs: Sequence[int], size: tuple[int, int], batch: int
+) -> Iterator[Maps]:
+    """Maps of each window of a row, as fp32 of their own."""
+    tall, wide = size
+    for first in range(0, len(xs), batch):
+        windows = torch.stack([image[:, top : top + tall, x : x + wide] for x in xs[first : first + batch]])
+        maps = network(windows)
+        for i in range(len(windows)):
+            yield {name: values[i].to(torch.float32, copy=True) for name, values in maps.items()}
+
+
+def _counts(begins: Sequence[int], window: int, length: int, device: torch.device) -> Tensor:
+    """How many windows cover each place, (length,)."""
+    counts = torch.zeros(length, device=device)
+    for begin in begins:
+        counts[begin : begin + window] += 1
+    return counts
+
+
+def slid(network: Network, window: int, stride: int, edges: Edges = "even", batch: int = 1) -> Network:
+    """`network` through sliding windows, with all maps kept: for images of ordinary size."""
+
+    def run(images: Tensor) -> Maps:
+        results: list[Maps] = []
+        for image in images:
+            whole: Maps = {}
+
+            def finish(name: str, values: Tensor, top: int, left: int, whole: Maps = whole) -> None:
+                if name not in whole:
+                    whole[name] = values.new_zeros(values.shape[0], *images.shape[-2:])
+                whole[name][:, top : top + values.shape[1], left : left + values.shape[2]] = values
+
+            slide(network, image, window, stride, finish, edges, batch)
+            results.append(whole)
+        return {name: torch.stack([r[name] for r in results]) for name in results[0]}
+
+    return run
+
+
+def through(model: DenseModel, inference: Inference) -> Network:
+    """A model's maps of normalised images: through the windows of `inference`, or of the whole without them."""
+
+    def run(images: Tensor) -> Maps:
+        return model.decode(model.features(images), images=images)
+
+    window, stride = inference.window, inference.stride
+    return run if window is None else slid(run, window, stride or max(1, window * 2 // 3))

@@ -1,0 +1,172 @@
+"""What a prediction is: values that know their kind, their unit and their classes, and how to save themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dense.losses.base import DepthKind
+from dense.media.draw import Picture, depth_picture, label_picture, overlay, palette, write_picture
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Depth of every pixel.
+
+    kind: metric (metres along the camera's axis), inverse_relative (1 / depth up to an unknown scale and shift) or log
+    (logarithm of metres). valid: where there is a value.
+    """
+
+    values: NDArray[np.float32]  # H, W
+    kind: DepthKind
+    unit: str  # "m", "1 / depth, unknown scale and shift", "log m"
+    valid: NDArray[np.bool_]  # H, W
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32], kind: DepthKind) -> Depth:
+        """With the unit of its kind."""
+        units = {"metric": "m", "log": "log m", "inverse_relative": "1 / depth, unknown scale and shift"}
+        return cls(values, kind, units[kind], np.isfinite(values))
+
+    def to_metric(self, reference: NDArray[np.floating] | None = None, farthest: float = 80.0) -> Depth:
+        """The same in metres. Inverse relative depth needs `reference`, metric depth (H, W) with NaN where unknown: scale
+        and shift are fitted to its inverse by least squares; what comes out farther than `farthest` is put there."""
+        if self.kind == "metric":
+            return self
+        if self.kind == "log":
+            return Depth.of(np.exp(self.values), "metric")
+        if reference is None:
+            raise ValueError(
+                "inverse relative depth has no metres of its own; give some known depth as reference, or train a head of "
+                "kind metric"
+            )
+        scale, shift = self.align_lsq(reference)
+        disparity = np.maximum(scale * self.values + shift, 1 / farthest)
+        return Depth.of((1 / disparity).astype(np.float32), "metric")
+
+    def align_lsq(self, reference: NDArray[np.floating]) -> tuple[float, float]:
+        """Scale and shift that bring inverse relative values nearest to the inverse of metric `reference`."""
+        if reference.shape != self.values.shape:
+            raise ValueError(f"reference is {reference.shape}, the depth {self.values.shape}; resize one of them")
+        known = self.valid & np.isfinite(reference) & (reference > 0)
+        if known.sum() < 2:
+            raise ValueError(f"{known.sum()} pixels have both depths; at least 2 are needed to fit scale and shift")
+        columns = np.stack([self.values[known], np.ones(known.sum())], axis=1).astype(np.float64)
+        scale, shift = np.linalg.lstsq(columns, 1 / reference[known].astype(np.float64), rcond=None)[0]
+        return float(scale), float(shift)
+
+    def picture(self) -> Picture:
+        """As colours, near bright."""
+        return depth_picture(np.where(self.valid, self.values, np.nan), inverse=self.kind == "inverse_relative")
+
+    def overlay(self, image: Picture) -> Picture:
+        """Colours alone: depth over an image is hard to read."""
+        return self.picture()
+
+    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+        """STEM_depth.npy (fp32), STEM_depth.png (colours) and STEM_depth.json (kind, unit); the paths."""
+        stem = Path(stem)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        paths = [Path(f"{stem}_depth{end}") for end in (".npy", ".png", ".json")]
+        np.save(paths[0], np.where(self.valid, self.values, np.nan).astype(np.float32))
+        write_picture(paths[1], self.picture())
+        paths[2].write_text(json.dumps({"kind": self.kind, "unit": self.unit}) + "\n")
+        return paths
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A class for every pixel, and how sure it is: its softmax probability."""
+
+    labels: NDArray[np.uint8]  # H, W
+    scores: NDArray[np.float32]  # H, W, in 0..1
+    classes: tuple[str, ...]
+
+    def picture(self) -> Picture:
+        """As colours."""
+        return label_picture(self.labels, len(self.classes))
+
+    def overlay(self, image: Picture) -> Picture:
+        """Colours over the image."""
+        return overlay(image, self.picture())
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Where a class is."""
+        if name not in self.classes:
+            raise ValueError(f"no class {name!r}: there are {', '.join(self.classes)}")
+        return self.labels == self.classes.index(name)
+
+    def shares(self) -> dict[str, float]:
+        """Share of the image that each class covers, largest first."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes)) / self.labels.size
+        return {self.classes[i]: float(counts[i]) for i in np.argsort(-counts) if counts[i] > 0}
+
+    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+        """STEM_labels.png (class indices, with a palette), STEM_scores.png (8 bits) and, with the image, an overlay."""
+        stem = Path(stem)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        paths = [Path(f"{stem}_labels.png"), Path(f"{stem}_scores.png")]
+        index = Image.fromarray(self.labels, mode="P")
+        index.putpalette(palette(len(self.classes)).reshape(-1).tolist())
+        index.save(paths[0])
+        if not cv2.imwrite(str(paths[1]), (self.scores * 255 + 0.5).astype(np.uint8)):
+            raise OSError(f"cannot write {paths[1]}")
+        if image is not None:
+            paths.append(Path(f"{stem}_overlay.png"))
+            write_picture(paths[-1], self.overlay(image))
+        return paths
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Both predictions of one pass."""
+
+    depth: Depth
+    segmentation: Segmentation
+
+    def overlay(self, image: Picture) -> Picture:
+        """Classes over the image."""
+        return self.segmentation.overlay(image)
+
+    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+        """The files of both."""
+        return self.depth.save(stem) + self.segmentation.save(stem, image)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """An image without its damage."""
+
+    values: Picture  # H, W, 3 uint8 RGB
+
+    def picture(self) -> Picture:
+        """Itself."""
+        return self.values
+
+    def overlay(self, image: Picture) -> Picture:
+        """Itself, in place of the image."""
+        return self.values
+
+    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+        """STEM_restored.png."""
+        path = Path(f"{stem}_restored.png")
+        write_picture(path, self.values)
+        return [path]
+
+
+Prediction = Depth | Segmentation | Joint | Restoration
+
+
+def parts(prediction: Prediction) -> tuple[Depth | None, Segmentation | None]:
+    """Its depth and its segmentation, where it has them."""
+    if isinstance(prediction, Joint):
+        return prediction.depth, prediction.segmentation
+    if isinstance(prediction, Restoration):
+        return None, None
+    return (prediction, None) if isinstance(prediction, Depth) else (None, prediction)

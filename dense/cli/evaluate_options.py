@@ -10,7 +10,8 @@ from dense.backbone import Backbone
 from dense.cli.backbone_options import add_backbone, is_random
 from dense.cli.parser import Parser, device
 from dense.console import check_writable
-from dense.data.labelled.sample import LabelledSource, open_labelled
+from dense.data.labelled.open import open_labelled
+from dense.data.labelled.sample import LabelledSource
 from dense.evaluate.classification.data import AsItIs, CenterCrop, Examples, RandomCrop, Resample, View, open_examples
 from dense.evaluate.classification.features import final_norm, statistics
 from dense.evaluate.protocol import Protocol

@@ -19,7 +19,7 @@ from dense.cli.discover_options import LEARNT, METHODS, add_settings, given_sett
 from dense.cli.evaluate_options import add_common
 from dense.cli.parser import Parser
 from dense.console import progress
-from dense.data.labelled.sample import open_labelled
+from dense.data.labelled.open import open_labelled
 from dense.discover import (
     Attention,
     Learnt,

@@ -108,7 +108,7 @@ def add_options(parser: Parser) -> None:
     """Which model, which images, which degradation."""
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder of clean images, of input/ and target/, or scenes")
-    parser.add_argument("--layout", default="pictures", help="images, paired, or one with depth: folder, nyuv2, ...")
+    parser.add_argument("--layout", default="images", help="images, paired, or one with depth: folder, nyuv2, ...")
     parser.add_argument("--split", default="val", help="train, val, test or all")
     for name, words in (("degrade", "degradation"), ("unseen", "degradation that was not trained on")):
         parser.add_argument(

@@ -155,7 +155,7 @@ def degraded(sample: Sample, degradations: dict[str, float], seed: tuple[int, ..
 def check_plan(plan: Degrade | None, source: LabelledSource, layout: str) -> None:
     """Raise where images cannot be degraded so."""
     if layout == "paired" and plan is not None:
-        raise ValueError("layout 'paired' brings its own degradation; leave degrade out, or use layout 'pictures'")
+        raise ValueError("layout 'paired' brings its own degradation; leave degrade out, or use layout 'images'")
     if plan is not None and plan.needs_depth and source.depth_kind != "metric":
         raise ValueError(
             "haze needs metric depth, which these images lack; name the other kinds, such as "

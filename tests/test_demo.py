@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from dense.backbone import load_backbone
-from dense.data.scenes import dataset as clip
-from dense.data.scenes import render
+from dense.data.scenes import clip, render
 from dense.demo.looking import middle_of, rows_of
 from dense.demo.report import Command, Gallery, Part, Table, chart, nice, page
 from dense.discover import Objects, default_source

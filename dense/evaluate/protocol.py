@@ -1,4 +1,4 @@
-"""How something was measured, saved with what came out."""
+"""How something was measured, saved with the numbers."""
 
 from __future__ import annotations
 
@@ -39,6 +39,40 @@ class Protocol:
         return "\n".join(f"  {k.replace('_', ' '):<{width}}  {_words(v)}" for k, v in fields.items())
 
 
+@dataclass(frozen=True)
+class Result:
+    """Numbers, the protocol by which they were measured, and the backbone that they belong to."""
+
+    protocol: Protocol
+    numbers: dict[str, Any]
+    backbone: BackboneSpec
+    skipped: Sequence[str] = ()  # images that could not be read
+    table: str = ""  # the numbers of several methods, classes or levels, for the screen
+
+    def __str__(self) -> str:
+        lines = [self.table] if self.table else []
+        lines += [f"{self.protocol.name} of {self.backbone.name}", str(self.protocol)]
+        lines += [f"{name}: {in_words(value)}" for name, value in self.numbers.items() if not isinstance(value, dict)]
+        return "\n".join(lines)
+
+    def save(self, folder: Path, *, weights: str, seed: int, seconds: float) -> Path:
+        """Write FOLDER/results.json with protocol, backbone, origin of its weights and versions; return its path."""
+        results = {
+            "numbers": self.numbers,
+            "protocol": asdict(self.protocol),
+            "backbone": self.backbone.to_dict(),
+            "weights": weights,
+            "seed": seed,
+            "seconds": round(seconds, 2),
+            "skipped": sorted(self.skipped),
+            "versions": versions(),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / "results.json"
+        target.write_text(as_json(results))
+        return target
+
+
 def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
@@ -74,31 +108,3 @@ def as_json(content: Any) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(finite(content), indent=2, default=str, allow_nan=False) + "\n"
-
-
-def write_results(
-    folder: Path,
-    protocol: Protocol,
-    numbers: Mapping[str, Any],
-    *,
-    backbone: BackboneSpec,
-    weights: str,
-    seed: int,
-    seconds: float,
-    skipped: Sequence[str] = (),
-) -> Path:
-    """Write FOLDER/results.json: numbers, protocol, backbone and where its weights came from, versions; returns its path."""
-    results = {
-        "numbers": dict(numbers),
-        "protocol": asdict(protocol),
-        "backbone": backbone.to_dict(),
-        "weights": weights,
-        "seed": seed,
-        "seconds": round(seconds, 2),
-        "skipped": sorted(skipped),
-        "versions": versions(),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "results.json"
-    target.write_text(as_json(results))
-    return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dense.cli.backbone_options import add_backbone, open_backbone
 from dense.cli.parser import Parser
 from dense.console import check_writable, progress
 from dense.data.image import ImageError, list_images, read_image
-from dense.discover.drawing import SHARED, add_pca, coloured, settle, wants_pca
+from dense.discover.pca import PCA, SHARED, pca_picture
 from dense.media.draw import write_picture
 from heads.features import Features, Norm
 
@@ -63,6 +64,24 @@ def layers_option(parser: Parser, text: str) -> Layers:
         parser.error(f"--layers {text!r}: expected last, last4, even4, default, or indices such as 2,5,8,11")
 
 
+def add_pca(parser: Parser) -> None:
+    """Add the options of PCA pictures."""
+    parser.add_argument(
+        "--pca", action="store_true", help="also write the deepest map's main directions as NAME_pca.png"
+    )
+    parser.add_argument("--pca-shared", action="store_true", help="the same colours mean the same in all pictures")
+    parser.add_argument(
+        "--pca-foreground", action="store_true", help="the first direction cuts out the object, the rest colour it"
+    )
+    parser.add_argument("--pca-colours", default="rgb", choices=["rgb", "hsv"], help="of three directions")
+    parser.add_argument("--pca-smooth", action="store_true", help="blend cells instead of showing them as squares")
+
+
+def wants_pca(options: Namespace) -> bool:
+    """Return whether any option asks for pictures."""
+    return options.pca or options.pca_shared or options.pca_foreground or options.pca_smooth
+
+
 def main(argv: Sequence[str]) -> int:
     """The verb."""
     parser = Parser(
@@ -91,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     if options.pca_shared:
         some = extract(backbone, paths[:: -(-len(paths) // SHARED)], layers, norm)
         found = [result for _, result in some if isinstance(result, Features)]
-        shared = settle(found, options) if found else None
+        shared = PCA.fit((f.maps[-1] for f in found), options.pca_foreground) if found else None
     skipped: list[str] = []
     last: Features | None = None
     names: set[str] = set()
@@ -107,7 +126,8 @@ def main(argv: Sequence[str]) -> int:
             name = f"{path.stem}_{twin}"
         names.add(name)
         if wants_pca(options):
-            write_picture(options.output / f"{name}_pca.png", coloured(result, options, shared))
+            picture = pca_picture(result, options.pca_colours, options.pca_foreground, options.pca_smooth, shared)
+            write_picture(options.output / f"{name}_pca.png", picture)
         written[name if options.format == "none" else f"{name}.{options.format}"] = str(path)
         save(options.output / name, options.format, result)
     if last is None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dense.cli.parser import Parser, device
-from dense.cli.published_options import add_options, said
+from dense.cli.published_options import add_options, published_facts
 from dense.console import check_writable, progress
-from dense.data.image import ImageError, list_images, read_image
-from dense.media.video import EXTENSIONS, Video, VideoError, VideoWriter
+from dense.data.image import ImageError, read_image
+from dense.media.inputs import sort_inputs
+from dense.media.video import Video, VideoError, VideoWriter
 from dense.predict import load
 from dense.predict.predictor import Predictor, torch_precision
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"all images lie in {options.output}, where predictions go; choose another --output")
     check_writable(options.output)
     predictor = load(
-        options.model, options.device, **said(options), resize=options.resize, window=options.window, stride=options.stride,
+        options.model, options.device, **published_facts(options), resize=options.resize, window=options.window, stride=options.stride,
         flip=options.flip, scales=options.scales, precision=options.precision, batch=options.batch,
     )  # fmt: skip
     failed = predict_images(predictor, images, options.output, overlays=not options.no_overlay)
@@ -62,39 +63,6 @@ def main(argv: Sequence[str]) -> int:
         some = "\n  ".join(failed[:20])
         print(f"could not be read: {len(failed)}\n  {some}", file=sys.stderr)
     return 1 if len(failed) == count else 0
-
-
-def sort_inputs(inputs: Iterable[str], without: Path | None = None) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Images with the names of their predictions, and videos, each once; nothing that lies in the folder `without`."""
-    images: dict[Path, Path] = {}
-    videos: dict[Path, Path] = {}
-    for item in map(Path, inputs):
-        if item.suffix.lower() in EXTENSIONS and not item.is_dir():
-            if not item.is_file():
-                raise FileNotFoundError(f"no such video: {item}")
-            videos[item] = Path(item.stem)
-            continue
-        inside = [p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()] if item.is_dir() else []
-        videos |= {p: Path(p.stem) for p in sorted(inside) if not _within(p, without)}
-        root = item if item.is_dir() else item.parent
-        try:
-            found = list_images(item)
-        except FileNotFoundError:
-            if not inside:
-                raise
-            continue
-        images |= {p: p.relative_to(root).with_suffix("") for p in found if not _within(p, without)}
-    for predictions in (images, videos):
-        seen: dict[Path, Path] = {}
-        for path, stem in predictions.items():
-            if stem in seen:
-                raise ValueError(f"{seen[stem]} and {path} would write the same prediction, {stem}; predict them apart")
-            seen[stem] = path
-    return list(images.items()), list(videos)
-
-
-def _within(path: Path, folder: Path | None) -> bool:
-    return folder is not None and path.resolve().is_relative_to(folder.resolve())
 
 
 def predict_images(

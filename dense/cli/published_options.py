@@ -1,4 +1,4 @@
-"""What a published file cannot say, on the command line."""
+"""Options for what a published file does not contain, such as the unit of its depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = ("family", "kind", "max_depth", "backbone", "weights")
 
 
 def add_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """--family, --kind, --max-depth, --backbone, --weights and --set KEY=VALUE."""
+    """Add --family, --kind, --max-depth, --backbone, --weights and --set KEY=VALUE."""
     group = parser.add_argument_group("of a published file or directory, what it cannot say itself (docs/published.md)")
     group.add_argument("--family", help="such as depth_anything_v2, where the keys fit several")
     group.add_argument("--kind", help="of its depth: relative, metric, nyu, kitti")
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) 
         )
 
 
-def said(options: argparse.Namespace) -> dict[str, Any]:
-    """What was given of it."""
-    found = {name: getattr(options, name) for name in NAMES if getattr(options, name, None) is not None}
-    return found | dict(options.set)
+def published_facts(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were given, as keyword arguments of `load_published`."""
+    given = {name: getattr(options, name) for name in NAMES if getattr(options, name, None) is not None}
+    return given | dict(options.set)

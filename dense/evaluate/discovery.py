@@ -15,14 +15,13 @@ from torch import Tensor
 from dense.backbone import Backbone
 from dense.backbone.spec import fit
 from dense.cli.backbone_options import open_backbone
-from dense.cli.discover_options import LEARNT, METHODS, add_settings, given_settings, source_of
+from dense.cli.discover_options import add_settings, given_settings, source_of
 from dense.cli.evaluate_options import add_common
 from dense.cli.parser import Parser
 from dense.console import progress
 from dense.data.labelled.sample import open_labelled
 from dense.discover import (
     Attention,
-    Learnt,
     MaskCut,
     Method,
     Objects,
@@ -33,6 +32,9 @@ from dense.discover import (
     on_grid,
     refine,
 )
+from dense.discover import FittedClusters as Learnt
+from dense.discover.methods import FITTED_METHODS as LEARNT
+from dense.discover.methods import METHODS
 from dense.evaluate.objects import GroundTruth, GroundTruths
 from dense.evaluate.protocol import Protocol
 from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard

@@ -49,8 +49,7 @@ def main(argv: Sequence[str]) -> int:
     check_writable(options.output)
     from dense.backbone.extract import extract, save
     from dense.data.image import ImageError, list_images
-    from dense.discover import PCA
-    from dense.discover.drawing import pca_picture
+    from dense.discover.pca import PCA, pca_picture
     from dense.media.draw import write_picture
 
     paths = list_images(options.images, without=options.output)
@@ -72,8 +71,7 @@ def main(argv: Sequence[str]) -> int:
         name = unused(path.stem, written)
         written[name] = str(path)
         if pca:
-            components = shared or PCA.fit(iter([result.maps[-1]]), options.pca_foreground)
-            picture = pca_picture(result, components, options.pca_colours, options.pca_smooth)
+            picture = pca_picture(result, options.pca_colours, options.pca_foreground, options.pca_smooth, shared)
             write_picture(options.output / f"{name}_pca.png", picture)
         save(options.output / name, options.format, result)
     if last is None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.cli.track import drawn, overlays
-from dense.discover.drawing import Spread
+from dense.discover.run_tracking import FrameSamples, drawn, overlays
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
 from tests.discover.videos import squares
@@ -115,7 +114,7 @@ def test_overlays() -> None:
 @pytest.mark.parametrize(("frames", "kept"), [(1, [0]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (19, [0, 8, 16])])
 def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
     """Over a video whose length nobody knows, with at most four frames held."""
-    spread = Spread(4)
+    spread = FrameSamples(4)
     for i in range(frames):
         spread.add(np.full((10, 20, 3), i, np.uint8))
         assert len(spread.kept) <= 4

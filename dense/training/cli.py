@@ -12,24 +12,24 @@ from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dense.cli.parser import COMMON, epilogue
-from dense.console import check_writable
+from dense.console import COMMON, check_writable
 from dense.recipes import find_config
 from dense.suggest import with_suggestion
 from dense.training.precision import resolve_precision
 
 
 class TrainingParser(LightningArgumentParser):
-    """jsonargparse with suggestions for wrong options and config keys, and examples; exits with status 2, no traceback."""
+    """jsonargparse with suggestions for wrong options and config keys, and examples."""
 
-    verb: ClassVar[str]  # what was called; parsers inside this one are named after the file that Python runs
+    verb: ClassVar[str]  # parsers inside this one are named after the file that Python runs
+    epilogue: ClassVar[str] = ""  # what stands below the help
 
     def format_help(self, formatter: Any = None) -> str:
         """With examples."""
-        return super().format_help(formatter) + epilogue(self.prog)
+        return super().format_help(formatter) + self.epilogue
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line with the nearest valid name and exit."""
+        """Raise UsageError with one line that names the nearest valid option."""
         text = " ".join(of_union(str(message)).split())
         text = (
             re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
@@ -61,8 +61,17 @@ class TrainingCLI(LightningCLI):
 
     output: ClassVar[str]
 
-    def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
-        TrainingParser.verb = prog
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        argv: Sequence[str],
+        prog: str,
+        description: str,
+        epilogue: str = "",
+        **options: Any,
+    ) -> None:
+        TrainingParser.verb, TrainingParser.epilogue = prog, epilogue
         arguments = shipped_configs(argv)
         super().__init__(
             model,

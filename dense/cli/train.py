@@ -15,6 +15,42 @@ def main(argv: Sequence[str]) -> int:
     return _train(argv)[0]
 
 
+def train(
+    recipe: str,
+    *,
+    data: str | Path,
+    output: str | Path,
+    backbone: str | Path | None = None,
+    weights: str | Path | None = None,
+    **overrides: Any,
+) -> Predictor:
+    """Train a head, exactly as `dense train` does, and return a predictor of the best model.
+
+    A run that was stopped continues when the same call is made again.
+
+    Args:
+        recipe: a shipped recipe such as "segmentation/small_data", or a YAML file.
+        data: folder of the labelled images (`data.root`).
+        output: folder of the run.
+        backbone: a timm name, an official name or a saved directory; None for the recipe's.
+        weights: "timm", a file or a directory; None for the recipe's.
+        **overrides: any other option by its dotted name, such as ``**{"model.steps": 200}``.
+
+    Raises:
+        UsageError: an option or a value is not accepted.
+        KeyboardInterrupt: a signal stopped the run.
+    """
+    from dense.predict import Predictor
+    from dense.training.cli import arguments_of
+
+    chosen = {"model.backbone.name": backbone, "model.backbone.weights": weights}
+    options = {"data.root": data, "output": output} | {k: v for k, v in chosen.items() if v is not None}
+    status, folder = _train(arguments_of(recipe, options | overrides))
+    if status:
+        raise KeyboardInterrupt(f"the run in {folder} was stopped; the same call continues it")
+    return Predictor.open(folder / "model")
+
+
 def _train(argv: Sequence[str]) -> tuple[int, Path]:
     """Train; return the exit status and the folder of the run."""
     from dense.cli.parser import epilogue

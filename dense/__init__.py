@@ -29,6 +29,7 @@ _PUBLIC = {
     "Segmentation": "dense.predict",
     "track": "dense.discover",
     "discover": "dense.discover",  # as a whole
+    "train": "dense.cli.train",
 }
 
 __all__ = [

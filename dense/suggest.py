@@ -17,6 +17,10 @@ class UnknownOption(TypeError):
     """A keyword argument that does not exist; on the command line it counts as wrong usage."""
 
 
+class UsageError(Exception):
+    """A command line, or a call that stands for one, is wrong. The message is the whole line that is shown."""
+
+
 def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
     """Return the `count` names most similar to `wrong`, best first, ignoring case, dashes and underscores."""
 

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 
 from dense.backbone import Backbone
+from dense.cli.parser import epilogue
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.fit import begin, fit, stopped
 from pretrain.data import PretrainData
@@ -51,7 +52,8 @@ class PretrainCLI(TrainingCLI):
 def main(argv: Sequence[str]) -> int:
     """The verb."""
     quiet()
-    cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION)
+    below = epilogue("dense pretrain")
+    cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION, epilogue=below)
     config: Any = cli.config
     folder = Path(config.output)
     knn = config.knn.as_dict()

@@ -10,15 +10,11 @@ from typing import Any
 
 
 class UsageError(Exception):
-    """Wrong usage of the command line; the verb ends with status 2 and this message."""
+    """Wrong usage of a command line, or of a call that stands for one; the message is the line to show."""
 
 
 class UnknownOption(TypeError):
     """A keyword argument that does not exist; on the command line it counts as wrong usage."""
-
-
-class UsageError(Exception):
-    """A command line, or a call that stands for one, is wrong. The message is the whole line that is shown."""
 
 
 def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:

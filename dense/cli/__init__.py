@@ -52,7 +52,7 @@ def process() -> NoReturn:
     if "_ARGCOMPLETE" in os.environ:
         from dense.cli.completion import complete
 
-        complete()
+        complete({verb: module for verb, (module, _) in VERBS.items()})
     status = main()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():

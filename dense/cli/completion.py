@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dense.cli import VERBS
 from dense.cli.parser import Parser
 
 FOLDERS = {"bash": "~/.local/share/bash-completion/completions/dense", "fish": "~/.config/fish/completions/dense.fish"}
@@ -30,23 +29,23 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def complete() -> None:
-    """Answer a shell that asks for candidates, and leave the process; without such a question do nothing."""
+def complete(verbs: Mapping[str, str]) -> None:
+    """Answer a shell that asks for candidates, and leave the process. verbs: verb -> its module."""
     import argcomplete
 
-    argcomplete.autocomplete(whole(), always_complete_options=False)
+    argcomplete.autocomplete(whole(verbs), always_complete_options=False)
 
 
-def whole() -> argparse.ArgumentParser:
-    """The parsers of all verbs in one."""
+def whole(verbs: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Return the parsers of all verbs in one."""
     root = argparse.ArgumentParser("dense", allow_abbrev=False)
-    verbs = root.add_subparsers()
-    for verb, (module, line) in VERBS.items():
-        of_verb = importlib.import_module(module)
-        if hasattr(of_verb, "parsers"):
-            measures = verbs.add_parser(verb, help=line).add_subparsers()
-            for name, one in of_verb.parsers(add_help=False).items():
-                measures.add_parser(name, parents=[one])
+    choices = root.add_subparsers()
+    for verb, name in verbs.items():
+        module = importlib.import_module(name)
+        if hasattr(module, "parsers"):
+            measures = choices.add_parser(verb).add_subparsers()
+            for measure, parser in module.parsers(add_help=False).items():
+                measures.add_parser(measure, parents=[parser])
         else:
-            verbs.add_parser(verb, help=line, parents=[of_verb.parser(add_help=False)])
+            choices.add_parser(verb, parents=[module.parser(add_help=False)])
     return root

@@ -260,8 +260,10 @@ def restoration(options: Namespace) -> Result:
     from dense.evaluate.model import evaluate
 
     given = {name: getattr(options, name) for name in (*DATA, "window", "stride", "flip")}
-    levels = {"degrade": dict(options.degrade), "unseen": dict(options.unseen)}
-    return evaluate(options.model, options.data, device=usable_device(options.device), **levels, **given)
+    return evaluate(
+        options.model, options.data, degrade=dict(options.degrade), unseen=dict(options.unseen),
+        device=usable_device(options.device), **given,
+    )  # fmt: skip
 
 
 def levels(words: str) -> tuple[str, list[float]]:

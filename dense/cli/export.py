@@ -30,9 +30,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--layers", type=layers, help="of a backbone: last, last4, even4, default, or 2,5,8,11")
     parser.add_argument(
         "--norm",
-        type=norm,
-        choices=(True, False, "last"),
-        metavar="{true,false,last}",
+        choices=["true", "false", "last"],
         help="of a backbone: final norm",
     )
     add_set(parser)
@@ -53,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{options.model} is randomly initialised; give --weights for trained ones")
     done = export(
         model, options.output, tuple(options.size),
-        dynamic=options.dynamic, raw=options.raw, opset=options.opset, layers=options.layers, norm=options.norm,
+        dynamic=options.dynamic, raw=options.raw, opset=options.opset, layers=options.layers, norm=norm(options.norm),
     )  # fmt: skip
     print(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB): images -> {', '.join(done.difference)}")
     where = "several sizes" if options.dynamic else "two batch sizes"

@@ -25,7 +25,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--layers", type=layers, default="last", help="last, last4, even4, default, or 2,5,8,11")
     parser.add_argument(
-        "--norm", type=norm, choices=(True, False, "last"), metavar="{true,false,last}",
+        "--norm", choices=["true", "false", "last"],
         help="final norm; the backbone's default if left out",
     )  # fmt: skip
     parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "none"], help="of the maps")
@@ -55,15 +55,15 @@ def main(argv: Sequence[str]) -> int:
     paths = list_images(options.images, without=options.output)
     backbone = open_backbone(options, frozen=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    shared = None
+    shared, final = None, norm(options.norm)
     if options.pca_shared:
-        some = extract(backbone, paths[:: -(-len(paths) // SHARED)], options.layers, options.norm)
+        some = extract(backbone, paths[:: -(-len(paths) // SHARED)], options.layers, final)
         found = [features.maps[-1] for _, features in some if not isinstance(features, ImageError)]
         shared = PCA.fit(iter(found), options.pca_foreground) if found else None
     skipped: list[str] = []
     written: dict[str, str] = {}
     last = None
-    for path, result in progress(extract(backbone, paths, options.layers, options.norm), "features", len(paths)):
+    for path, result in progress(extract(backbone, paths, options.layers, final), "features", len(paths)):
         if isinstance(result, ImageError):
             skipped.append(str(result))
             continue

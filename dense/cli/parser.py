@@ -87,9 +87,9 @@ def layers(text: str) -> str | tuple[int, ...]:
         ) from None
 
 
-def norm(text: str) -> bool | str:
-    """true, false or last."""
-    return {"true": True, "false": False}.get(text, text)
+def norm(text: str | None) -> Any:
+    """The final norm that --norm names: true, false, last, or None if it is left out."""
+    return {"true": True, "false": False}.get(text or "", text)
 
 
 def usable_device(name: str) -> str:

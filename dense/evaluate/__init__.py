@@ -26,6 +26,7 @@ _PUBLIC = {
     "accuracy": "dense.evaluate.classification.knn",
     "dino_recipe": "dense.evaluate.classification.linear",
     "dinov2_recipe": "dense.evaluate.classification.linear",
+    "evaluate": "dense.evaluate.model",
     "evaluating": "dense.evaluate.classification.features",
     "extract": "dense.evaluate.classification.features",
     "fine_tune": "dense.evaluate.classification.finetune",
@@ -46,9 +47,7 @@ __getattr__ = lazily(__name__, _PUBLIC)
 class _Callable(ModuleType):
     def __call__(self, model: Any, data: Any, protocol: str = "plain", **options: Any) -> "Result":
         """Measure a trained model; see `dense.evaluate.model.evaluate`."""
-        from dense.evaluate.model import evaluate
-
-        return evaluate(model, data, protocol, **options)
+        return self.evaluate(model, data, protocol, **options)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -28,8 +28,8 @@ def evaluate(
     depth: Any = None,
     val_ratio: float = 0.1,
     kb_crop: bool = False,
-    degrade: Mapping[str, Sequence[float]] | None = None,
-    unseen: Mapping[str, Sequence[float]] | None = None,
+    degrade: Mapping[str, list[float]] | None = None,
+    unseen: Mapping[str, list[float]] | None = None,
     scenes: int | None = None,
     size: int = 96,
     camera_height: Sequence[float] | None = None,
@@ -65,7 +65,7 @@ def evaluate(
         camera_height=(camera_height[0], camera_height[1]) if camera_height else None,
         **({} if restores else {"targets": TARGETS.get(what or "", ("labels", "depth")), "classes": classes}),
     )  # fmt: skip
-    names = {"data": str(data), "split": split, "kb_crop": kb_crop}
+    names: dict[str, Any] = {"data": str(data), "split": split, "kb_crop": kb_crop}
     if not restores:
         return measure(network, source, find_protocol(protocol, **changes), what, **names)
     if protocol != "plain":

@@ -207,7 +207,7 @@ def measure_probe(
         val=f"scenes:val ({val} images)",
         view="as rendered",
         resolution=size,
-        features=f"patches of layers {layers if isinstance(layers, str) else ','.join(map(str, layers))}",
+        features=f"patches of layers {','.join(map(str, layers)) if isinstance(layers, tuple) else layers}",
         norm=final_norm(backbone),
         statistics=statistics(backbone),
         classes=len(CLASSES),

@@ -38,6 +38,7 @@ def parser(**options: bool) -> Parser:
         action="store_true",
         help="compare with transformers, timm or segmentation_models_pytorch; save parity.json",
     )
+    parser.add_argument("--branch", choices=["teacher", "student"], default="teacher", help="of a training checkpoint")
     add_set(parser, "override of the backbone, such as positions=timm, or what a published file does not hold")
     add_published(parser, backbone=False)
     return parser

@@ -146,12 +146,12 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
         return {}
     ours, theirs = model.classes or (), source.classes
     if len(ours) != len(theirs):
-        raise ValueError(f"the model knows {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
+        raise ValueError(f"the model has {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
     for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
         if own != other:
             raise ValueError(
-                f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data as the "
-                "model does, and in its order"
+                f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data like "
+                "the model, and in its order"
             )
     found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(theirs), protocol.ignore, theirs)}
     if protocol.boundary:

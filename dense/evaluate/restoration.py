@@ -28,7 +28,7 @@ def evaluate_restoration(
     inference: Inference | None = None,
     flip: bool = False,
 ) -> dict[str, Any]:
-    """Return the numbers of `RestorationMetrics` per kind and level of degradation, and those of the inputs under "input".
+    """Return `RestorationMetrics` per kind and level of degradation, and those of the inputs under "input".
 
     plan: None for images that come degraded. inference: windows; None for those saved with the model.
     """

@@ -105,7 +105,8 @@ def test_verbs_that_do_not_train_need_no_lightning(tmp_path: Path) -> None:
     argv = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
     code = f"import sys; from dense.cli import main; assert main({argv}) == 0; import dense.predict\n"
     code += "import dense.evaluate.model, dense.discover, dense.published, dense.export, dense.curate\n"
-    code += "assert 'lightning' not in sys.modules"done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code += "assert 'lightning' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.parser import Parser, key_value
-from dense.cli.published_options import add_options
+from dense.cli.parser import Parser, add_published, add_set
 
 OF_HEADS = ("family", "kind", "max_depth", "weights")  # options for published heads alone
+EXAMPLES = (
+    ("dense convert dino_deitsmall16_pretrain.pth mine --backbone dino_vits16", "to a directory"),
+    ("dense convert runs/mine/backbone official.pth --official", "and back to the release's own layout"),
+)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
-    parser = Parser(
-        prog="dense convert",
-        description="Convert a backbone's weights, or a published head; every tensor must find its place.",
-    )
+def parser(**options: bool) -> Parser:
+    """The options."""
+    words = "Convert a backbone's weights, or a published head; every tensor must find its place."
+    parser = Parser("dense convert", words, EXAMPLES, **options)
     parser.add_argument("source", type=Path, help="weight file or directory")
     parser.add_argument(
         "target",
@@ -39,27 +39,21 @@ def main(argv: Sequence[str]) -> int:
         help="compare with transformers, timm or segmentation_models_pytorch; save parity.json",
     )
     parser.add_argument("--branch", choices=["teacher", "student"], default="teacher", help="of a training checkpoint")
-    parser.add_argument(
-        "--set",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override of the backbone, such as positions=timm, or what a published file cannot say",
-    )
-    add_options(parser, without=("backbone", "set"))
-    options = parser.parse_args(argv)
+    add_set(parser, "override of the backbone, such as positions=timm, or what a published file does not hold")
+    add_published(parser, backbone=False)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb; return 1 if --verify finds a difference."""
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
     if options.official and options.huggingface:
-        parser.error("--official and --huggingface write different layouts; choose one")
+        of_verb.error("--official and --huggingface write different layouts; choose one")
     if not options.official and options.target.suffix in (".pth", ".pt", ".safetensors"):
         raise ValueError(f"{options.target.name} looks like a file; add --official to write one, or name a directory")
     if options.huggingface and options.target.resolve() == options.source.resolve():
         raise ValueError(f"{options.target} would be written over itself in another layout; name another directory")
-    return run(options)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Read, write and, if asked, verify; return 1 if the outputs differ."""
     from dense.model.network import DenseModel
     from dense.published import is_ours
     from dense.published.convert import Layout, read, write

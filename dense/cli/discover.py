@@ -3,50 +3,57 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.backbone_options import add_backbone, open_backbone, say_if_random
 from dense.cli.discover_options import REFINEMENTS, add_method, given_features, given_settings
-from dense.cli.parser import Parser
+from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
 from dense.console import check_writable
 
+EXAMPLES = (
+    ("dense discover IMAGES --backbone scenes_tiny --method tokencut --output found", "one object per image"),
+    (
+        "dense discover IMAGES --backbone dino_vits16 --weights FILE --method cocluster --count 8",
+        "classes that all images share",
+    ),
+)
 
-def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
-    parser = Parser(
-        prog="dense discover", description="Masks of objects and regions in images and videos, without labels."
-    )
+
+def parser(**options: bool) -> Parser:
+    """The options."""
+    words = "Find objects and regions in images and videos, without labels."
+    parser = Parser("dense discover", words, EXAMPLES, **options)
     parser.add_argument("images", nargs="+", help="images, folders of images, videos")
     add_backbone(parser)
     parser.add_argument("--out", "--output", type=Path, default=Path("discovered"), help="folder for the predictions")
     add_method(parser)
     parser.add_argument("--refine", default="guided", choices=REFINEMENTS, help="edges of masks")
-    parser.add_argument("--size", type=int, default=480, help="shorter side that the backbone sees; 0: as it is")
-    parser.add_argument("--batch", type=int, default=4, help="images at once, where their sizes agree")
-    parser.add_argument("--maps", action="store_true", help="also write what masks were cut from, as NAME_maps.png")
-    parser.add_argument("--no-overlay", action="store_true", help="masks alone, no colours over images")
-    return run(parser, parser.parse_args(argv))
+    parser.add_argument("--size", type=int, default=480, help="shorter side for the backbone; 0: as it is")
+    parser.add_argument("--batch", type=int, default=4, help="images of one size per batch")
+    parser.add_argument("--maps", action="store_true", help="also write the soft maps of the masks, as NAME_maps.png")
+    parser.add_argument("--no-overlay", action="store_true", help="write masks only, no overlays")
+    return parser
 
 
-def run(parser: Parser, options: Namespace) -> int:
-    """Write the predictions; return 1 if no image could be read."""
+def main(argv: Sequence[str]) -> int:
+    """Run the verb; return 1 if no image could be read."""
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
     from dense.discover.methods import METHODS, source_of
     from dense.discover.run import DiscoveryRun
     from dense.media.inputs import sort_inputs
 
-    settings = given_settings(parser, options, [options.method])[options.method]
+    settings = given_settings(of_verb, options, [options.method])[options.method]
     method = METHODS[options.method](**settings) if options.method in METHODS else None
     if options.method == "similarity" and options.point is None:
-        parser.error("similarity needs --point X,Y, in pixels of the first image")
+        of_verb.error("similarity needs --point X,Y, in pixels of the first image")
     if options.size < 0 or options.batch < 1:
-        parser.error(f"--size {options.size} --batch {options.batch}: expected 0 or more pixels and 1 or more images")
+        of_verb.error(f"--size {options.size} --batch {options.batch}: expected 0 or more pixels and 1 or more images")
     images, videos = sort_inputs(options.images, without=options.out)
     if not images and not videos:
-        parser.error(f"all images lie in {options.out}, where predictions go; choose another --out")
+        of_verb.error(f"all images lie in {options.out}, the folder for predictions; choose another --out")
     if options.method == "similarity" and videos:
-        parser.error(f"similarity is for images, not for videos: leave {videos[0]} out")
+        of_verb.error(f"similarity is for images, not for videos: leave {videos[0]} out")
     check_writable(options.out)
     backbone = open_backbone(options, frozen=True)
     source = source_of(backbone.spec, options.method, **given_features(options))
@@ -55,10 +62,10 @@ def run(parser: Parser, options: Namespace) -> int:
         overlays=not options.no_overlay, maps=options.maps, weights=options.weights,
     )  # fmt: skip
     if options.method == "similarity":
-        job.similarities(point_of(parser, options.point))
+        job.similarities(point_of(of_verb, options.point))
     else:
         job.discover(method or job.fit(settings))
-    say_if_random(options)
+    warn_if_random(options)
     failed = job.unreadable
     if failed:
         some = "\n  ".join(failed[:20])

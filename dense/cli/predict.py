@@ -5,52 +5,69 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dense.cli.parser import Parser, device
-from dense.cli.published_options import add_options, published_facts
+from dense.cli.parser import Parser, add_device, add_published, published_options, usable_device
 from dense.console import check_writable, progress
-from dense.data.image import ImageError, read_image
-from dense.media.inputs import sort_inputs
-from dense.media.video import Video, VideoError, VideoWriter
-from dense.predict import load
-from dense.predict.predictor import Predictor, torch_precision
+
+if TYPE_CHECKING:
+    from dense.predict import Predictor
+
+EXAMPLES = (
+    ("dense predict runs/mine/model PHOTO.jpg FOLDER --output predictions", "images and folders"),
+    ("dense predict runs/mine/model VIDEO.mp4 --window 518 --stride 345", "a video, in sliding windows"),
+)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb."""
+def parser(**options: bool) -> Parser:
+    """The options."""
     parser = Parser(
-        prog="dense predict", description="Depth and classes of images and videos, or their restoration, by a trained or a published model.",
+        "dense predict",
+        "Predict depth, classes or restored images of images and videos with a trained or a published model.",
+        EXAMPLES,
         usage="dense predict MODEL IMAGES ... [options]",
-    )  # fmt: skip
+        **options,
+    )
     parser.add_argument(
-        "inputs", nargs="+", metavar="MODEL IMAGES",
-        help="a model: a directory that dense train wrote, a published file or directory; then images, folders, videos",
-    )  # fmt: skip
+        "inputs",
+        nargs="+",
+        metavar="MODEL IMAGES",
+        help="a model (a directory that dense train wrote, a published file or directory), then images, folders, videos",
+    )
     parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the predictions")
-    parser.add_argument("--resize", type=int, help="bring the shorter side to so many pixels first")
-    parser.add_argument("--window", type=int, help="see images through windows of this side")
+    parser.add_argument("--resize", type=int, help="resize the shorter side to so many pixels first")
+    parser.add_argument("--window", type=int, help="side of sliding windows in pixels")
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over sizes of the image")
-    parser.add_argument("--precision", choices=tuple(torch_precision), default="fp32", help="of the network")
-    parser.add_argument("--batch", type=int, default=1, help="windows at once")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--no-overlay", action="store_true", help="numbers alone, no colours over images")
-    add_options(parser)
-    options = parser.parse_args(argv)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
+    parser.add_argument("--batch", type=int, default=1, help="windows per batch")
+    add_device(parser)
+    parser.add_argument("--no-overlay", action="store_true", help="write values only, no overlays on the images")
+    add_published(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
     if options.model is None:
         options.model = options.inputs.pop(0)
     if not options.inputs:
-        parser.error("the following arguments are required: IMAGES (an image, a folder or a video)")
+        of_verb.error("the following arguments are required: IMAGES (an image, a folder or a video)")
+    check_writable(options.output)
+    from dense.media.inputs import sort_inputs
+    from dense.media.video import VideoError
+    from dense.predict import load
+
     images, videos = sort_inputs(options.inputs, without=options.output)
     if not images and not videos:
-        parser.error(f"all images lie in {options.output}, where predictions go; choose another --output")
-    check_writable(options.output)
-    predictor = load(
-        options.model, options.device, **published_facts(options), resize=options.resize, window=options.window, stride=options.stride,
-        flip=options.flip, scales=options.scales, precision=options.precision, batch=options.batch,
-    )  # fmt: skip
+        of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
+    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
+    how = {name: getattr(options, name) for name in names}
+    predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
     failed = predict_images(predictor, images, options.output, overlays=not options.no_overlay)
     for video in videos:
         try:
@@ -68,9 +85,11 @@ def main(argv: Sequence[str]) -> int:
 def predict_images(
     predictor: Predictor, images: Sequence[tuple[Path, Path]], output: Path, overlays: bool = True
 ) -> list[str]:
-    """Save the prediction of every image that can be read; those that cannot, in words."""
+    """Save the prediction of every readable image; return one message per unreadable one."""
+    from dense.data.image import ImageError, read_image
+
     failed = []
-    for path, stem in progress(images, "pictures"):
+    for path, stem in progress(images, "images"):
         try:
             image = read_image(path)
         except ImageError as error:
@@ -81,7 +100,9 @@ def predict_images(
 
 
 def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:
-    """OUTPUT/NAME_predicted.mp4, the video in the colours of its predictions."""
+    """Write OUTPUT/NAME_predicted.mp4, the video with its predictions in colour."""
+    from dense.media.video import Video, VideoWriter
+
     video = Video(path)
     target = output / f"{path.stem}_predicted.mp4"
     writer = VideoWriter(target, video.rate)

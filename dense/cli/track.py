@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.backbone_options import add_backbone, open_backbone, say_if_random
 from dense.cli.discover_options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
-from dense.cli.parser import Parser
+from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
 from dense.console import check_writable
 
+EXAMPLES = (
+    ("dense track VIDEO.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --output tracked", "a video"),
+)
 
-def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
-    parser = Parser(prog="dense track", description="Follow the objects of a first frame through a video.")
+
+def parser(**options: bool) -> Parser:
+    """The options."""
+    parser = Parser("dense track", "Follow the objects of a first frame through a video.", EXAMPLES, **options)
     parser.add_argument("video", type=Path, help="a video, or a folder of frames")
     parser.add_argument(
         "--mask", type=Path, required=True, help="PNG of the first frame with numbers of objects, 0: none"
@@ -27,11 +29,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--no-video", "--no-film", action="store_true", help="write no video of frames with their objects"
     )
-    return run(parser.parse_args(argv))
+    return parser
 
 
-def run(options: Namespace) -> int:
-    """Track and write."""
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    options = parser().parse_args(argv)
     from dense.data.video import objects_of, read_objects
     from dense.discover import tracking
     from dense.discover.run_tracking import track_to_files
@@ -47,6 +50,6 @@ def run(options: Namespace) -> int:
         backbone, frames, mask, settings, tracking_source_of(backbone.spec, options), options.out,
         {"weights": options.weights, "protocol": options.protocol}, options.overlays, not options.no_video,
     )  # fmt: skip
-    say_if_random(options)
+    warn_if_random(options)
     print(line)
     return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.scenes import CLASSES, Scenes
-from dense.evaluate.classification.features import evaluating, final_norm
+from dense.evaluate.classification.features import evaluating, final_norm, statistics
 from dense.evaluate.classification.knn import TEMPERATURE, knn_accuracy
 from dense.evaluate.patches import (
     LinearClassifier,
@@ -24,6 +24,7 @@ from dense.evaluate.patches import (
     mean_iou,
     shares,
 )
+from dense.evaluate.protocol import Protocol, Result
 
 K = 20
 BATCH = 64
@@ -187,7 +188,7 @@ def histogram(images: Tensor, bins: int = 8) -> Tensor:
     return (counts / colours.shape[1]).sqrt()
 
 
-def probe_scenes(
+def measure_probe(
     backbone: Backbone,
     *,
     train: int = 500,
@@ -196,9 +197,25 @@ def probe_scenes(
     seed: int = 0,
     layers: Layers = "last",
     baselines: bool = False,
-) -> dict[str, float]:
+) -> Result:
     """Probe a backbone on embedded scenes of `size` px; see `SceneProbe`, which keeps the scenes for a second time."""
-    start = time.perf_counter()
     probe = SceneProbe(train, val, size, seed)
-    numbers = probe(backbone, layers) | (probe.baselines(backbone, layers) if baselines else {})
-    return numbers | {"seconds": time.perf_counter() - start}
+    numbers: dict[str, Any] = probe(backbone, layers) | (probe.baselines(backbone, layers) if baselines else {})
+    protocol = Protocol(
+        name="probe",
+        train=f"scenes:train ({train} images)",
+        val=f"scenes:val ({val} images)",
+        view="as rendered",
+        resolution=size,
+        features=f"patches of layers {','.join(map(str, layers)) if isinstance(layers, tuple) else layers}",
+        norm=final_norm(backbone),
+        statistics=statistics(backbone),
+        classes=len(CLASSES),
+        settings={
+            "segmentation": "logistic regression of patches, L-BFGS, weight decay 1e-3",
+            "depth": "ridge regression of log depth, penalty 1e-3",
+            "k": K,
+            "temperature": TEMPERATURE,
+        },
+    )
+    return Result(protocol, numbers, backbone.spec)

@@ -13,7 +13,7 @@ from dense.discover.run_tracking import FrameSamples, draw_objects, overlays
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
 from tests.discover.videos import squares
-from tests.evaluate.test_cli import BACKBONE
+from tests.evaluate.test_verb import BACKBONE
 from tests.runs import Done, call
 
 
@@ -41,7 +41,7 @@ def test_a_video(clip: Path) -> None:
     done, out = run(clip, "--topk", "3", "--overlays"), clip.parent / "out"
     assert done.returncode == 0, done.stderr
     assert f"2 objects in 6 frames: masks in {out / 'masks'}, {out / 'sheet.png'}" in done.stdout
-    assert "these weights are random" in done.stdout
+    assert "the weights are random" in done.stdout
     masks = sorted((out / "masks").iterdir())
     assert [path.name for path in masks] == [f"{i:05d}.png" for i in range(6)]
     for path in masks:

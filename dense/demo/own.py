@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from dense.backbone import Backbone
-from dense.cli.track import drawn
 from dense.console import progress
 from dense.data.image import ImageError, list_images, read_image
 from dense.demo.looking import WORDS, framed, masks, rows_of
@@ -20,6 +19,7 @@ from dense.demo.report import Command, Gallery, Part, shell
 from dense.demo.verbs import timed
 from dense.discover import MaskCut, default_source, track, tracking, tracking_source
 from dense.discover.reading import show
+from dense.discover.run_tracking import drawn
 from dense.discover.writing import full_size, write_index
 from dense.media.draw import Picture
 from dense.media.video import EXTENSIONS, Video

@@ -31,15 +31,15 @@ from dense.discover.track import Tracking, track, tracking, tracking_source
 __all__ = [
     "LOST",
     "PCA",
-    "Answer",
     "Attention",
     "CoClusters",
     "Distillation",
+    "FittedClusters",
     "KMeans",
-    "Learnt",
     "MaskCut",
     "Method",
     "Objects",
+    "Prediction",
     "Propagation",
     "Refinement",
     "Regions",
@@ -69,8 +69,8 @@ __all__ = [
     "tracking_source",
 ]
 
-Learnt = CoClusters | Stego  # classes that hold for many images, learnt from them
-Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | Learnt
+FittedClusters = CoClusters | Stego  # classes that hold for many images, learnt from them
+Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | FittedClusters
 
 
 @torch.inference_mode()
@@ -78,7 +78,7 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
     """What `method` finds in normalised images (B, 3, H, W), on the grid of patches."""
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
-    source = source or default_source(backbone.spec, across=isinstance(method, Learnt))
+    source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters))
     return method(source(backbone, images))
 
 

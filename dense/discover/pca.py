@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dense.media.draw import Picture, to_picture
+from heads.features import Features
+
 Colours = Literal["rgb", "hsv"]
+SHARED = 64  # images at most, evenly spread, that shared colours are fitted to
 ROBUST = (0.02, 0.98)  # quantiles that become 0 and 1
 
 
@@ -78,6 +82,26 @@ class PCA:
         elif colours != "rgb":
             raise ValueError(f"colours={colours!r}: expected one of {', '.join(get_args(Colours))}")
         return values * (inside if smooth else (inside > 0.5))
+
+
+def pca_picture(
+    features: Features,
+    colours: Colours = "rgb",
+    foreground: bool = False,
+    smooth: bool = False,
+    shared: PCA | None = None,
+) -> Picture:
+    """Draw the deepest map of one image (a batch of one) at the image's size, by its own main directions or shared ones.
+
+    colours, smooth: as for `PCA`. foreground: as for `PCA.fit`, unless `shared` was fitted already.
+    """
+    pca = shared or PCA.fit([features.maps[-1]], foreground)
+    drawn = pca(features.maps[-1], colours, features.padded_size, smooth)
+    if features.resized:
+        drawn = F.interpolate(drawn, size=features.image_size, mode="nearest-exact")
+    else:
+        drawn = features.to_image(drawn)
+    return to_picture(drawn[0])
 
 
 def _main(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -277,6 +277,7 @@ class DenseData(pl.LightningDataModule):
         batch = collate([i.sample for i in items], labels=self.classes is not None, depth=self.depth_kind is not None)
         if items[0].tensors is None:
             return Batch(batch.images, batch.labels, batch.depth)
+        assert batch.images is not None
         cached = tuple(torch.stack(same) for same in zip(*(i.tensors or () for i in items), strict=True))
         return Batch(None, batch.labels, batch.depth, cached, (batch.images.shape[-2], batch.images.shape[-1]))
 

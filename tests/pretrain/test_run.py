@@ -377,7 +377,7 @@ def test_python_call(tmp_path: Path) -> None:
 import lightning.pytorch as pl
 from pretrain import DINO, PretrainData, MultiCrop
 from pretrain.recipe import BackboneOptions, HeadOptions
-from dense.cli.pretrain import run
+from pretrain.run import run
 from pathlib import Path
 model = DINO(BackboneOptions("vit_tiny_patch16_224", dict(patch_size=8, img_size=32, depth=1, embed_dim=16, num_heads=2)), HeadOptions(16, 16, 8), steps=2)
 data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)

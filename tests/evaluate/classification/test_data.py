@@ -99,7 +99,7 @@ def test_classes_must_agree(tmp_path: Path) -> None:
         open_examples(str(train / "red"), str(tmp_path / "val"))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_examples(str(train), str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="one class alone"):
+    with pytest.raises(ValueError, match="a single class"):
         open_examples(str(folder(tmp_path / "one", 1, classes=("red",))), str(folder(tmp_path / "uno", 1, 1, ("red",))))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.data.scenes import dataset as clip
+from dense.data.scenes import clip
 from dense.media.video import VideoWriter
 from tests.runs import call
 

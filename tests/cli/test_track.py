@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.cli.track import drawn, overlays
-from dense.discover.drawing import Spread
+from dense.discover.run_tracking import FrameSamples, drawn, overlays
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
 from tests.discover.videos import squares
-from tests.evaluate.test_cli import BACKBONE
+from tests.evaluate.test_verb import BACKBONE
 from tests.runs import Done, call
 
 
@@ -42,7 +41,7 @@ def test_a_video(clip: Path) -> None:
     done, out = run(clip, "--topk", "3", "--overlays"), clip.parent / "out"
     assert done.returncode == 0, done.stderr
     assert f"2 objects in 6 frames: masks in {out / 'masks'}, {out / 'sheet.png'}" in done.stdout
-    assert "these weights are random" in done.stdout
+    assert "the weights are random" in done.stdout
     masks = sorted((out / "masks").iterdir())
     assert [path.name for path in masks] == [f"{i:05d}.png" for i in range(6)]
     for path in masks:
@@ -115,7 +114,7 @@ def test_overlays() -> None:
 @pytest.mark.parametrize(("frames", "kept"), [(1, [0]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (19, [0, 8, 16])])
 def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
     """Over a video whose length nobody knows, with at most four frames held."""
-    spread = Spread(4)
+    spread = FrameSamples(4)
     for i in range(frames):
         spread.add(np.full((10, 20, 3), i, np.uint8))
         assert len(spread.kept) <= 4

@@ -14,7 +14,7 @@ from dense.cli import main
 from dense.discover.reading import Seen, batches, show
 from dense.discover.writing import annotation
 from dense.media.video import Video, VideoWriter
-from tests.evaluate.test_cli import BACKBONE
+from tests.evaluate.test_verb import BACKBONE
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_predictions_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixtu
     assert len(json.loads((folder / "out" / "annotations.json").read_text())["images"]) == 2
     with pytest.raises(SystemExit):
         run(folder, folder)
-    assert "where predictions go; choose another --out" in capsys.readouterr().err
+    assert "the folder for predictions; choose another --out" in capsys.readouterr().err
 
 
 def test_videos(tmp_path: Path) -> None:

@@ -5,23 +5,35 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dense import console
-from dense.cli import VERBS, completion, helps, main
-from dense.cli.evaluate import VERBS as MEASURES
-from dense.cli.parser import EXAMPLES
-from dense.cli.trainings import HELP
+from dense.cli import VERBS, discover_options, evaluate, main
+from dense.cli.parser import Parser
 from dense.console import progress, voice
+from dense.discover import track
+from dense.discover.attention import Mode
+from dense.discover.methods import FITTED_METHODS, METHODS
+from dense.discover.propagate import Shape
+from dense.discover.refine import Refinement
+from dense.discover.track import Decide
+from dense.evaluate import dense as dense_protocols
+from dense.evaluate.classification.features import READOUTS
+from dense.evaluate.classification.finetune import FineTuneRecipe
+from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE
+from dense.metrics import CROPS
+from dense.predict.predictor import torch_precision
 from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints
 from dense.training.cli import of_union
@@ -29,63 +41,81 @@ from tests.pretrain.runs import command, run, write_config
 from tests.runs import assert_same, call, environment
 
 TINY = ["--set", "embed_dim=32", "--set", "depth=2", "--set", "num_heads=4"]
-EVERY_VERB = [*VERBS, *(f"evaluate {name}" for name in MEASURES)]
 
 
 # ---- examples
 
 
-@pytest.mark.parametrize("verb", EVERY_VERB)
+def parsers() -> dict[str, Parser]:
+    """The parser of each verb and measure."""
+    found = {verb: import_module(module).parser() for verb, (module, _) in VERBS.items() if verb != "evaluate"}
+    return found | {f"evaluate {name}": parser for name, parser in evaluate.parsers().items()}
+
+
+PARSERS = parsers()
+
+
+@pytest.mark.parametrize("verb", PARSERS)
 def test_every_help_ends_with_examples(verb: str) -> None:
-    """Each of them, and what every verb takes."""
+    """The examples of the verb and the options of every verb."""
     shown = call([*verb.split(), "--help"]).stdout
-    assert EXAMPLES[f"dense {verb}"]
-    for line, words in EXAMPLES[f"dense {verb}"]:
+    assert PARSERS[verb].examples
+    for line, words in PARSERS[verb].examples:
         assert f"  {line}\n" in shown
         assert words in shown
     assert "--debug" in shown
     assert "--quiet" in shown
 
 
-def test_kept_help_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every verb but the trainings, whatever the width. If it is not: python -m dense.cli.helps"""
-    assert {path.stem for path in HELP.iterdir()} == {*EVERY_VERB} - {"train", "pretrain"}
-    monkeypatch.setenv("COLUMNS", helps.WIDTH)
-    for verb in helps.kept():
-        shown = call([*verb.split(), "--help"]).stdout
-        assert shown.split() == helps.help_of(verb).split(), verb
-
-
-def test_help_comes_at_once() -> None:
-    """Without the libraries, also among other options; what is no verb is still told."""
-    code = "import sys; from dense.cli import main\n"
-    code += f"for verb in {EVERY_VERB}: assert main([*verb.split(), '--flip', '-h']) == 0, verb\n"
-    code += "assert not {'torch', 'numpy', 'jsonargparse'} & set(sys.modules)"
+def test_help_and_wrong_options_import_nothing_heavy() -> None:
+    """Only the standard library and this project's light modules, so that they answer in a fraction of a second."""
+    code = "import sys, io, contextlib\nfrom dense.cli import main\n"
+    code += f"for verb in {[*PARSERS, 'evaluate']}:\n"
+    code += "  for wrong, status in (('-h', 0), ('--no-such-option', 2)):\n"
+    code += "    assert main([*verb.split(), wrong]) == status, (verb, wrong)\n"
+    code += "assert main(['train', '--config', 'depth/no_such_recipe']) == 1\n"
+    code += "assert not {'torch', 'numpy', 'jsonargparse', 'yaml', 'cv2'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert call(["evaluate", "dept", "--help"]).returncode == 2
 
 
-def test_verbs_that_do_not_train_need_no_lightning() -> None:
-    """It takes as long to import as all else that a prediction needs."""
-    modules = (
-        "predict.cli",
-        "discovering",
-        "tracking",
-        "features",
-        "convert",
-        "export.cli",
-        "curate.cli",
-        "evaluate.cli",
-    )
-    code = f"import sys; import dense.{', dense.'.join(modules)}; assert 'lightning' not in sys.modules"
+def test_choices_of_parsers_are_those_of_the_code() -> None:
+    """Parsers repeat the names instead of importing them."""
+    assert set(evaluate.PROTOCOLS) == set(dense_protocols.PROTOCOLS)
+    assert set(evaluate.CROPS) == set(CROPS)
+    assert evaluate.READOUTS == READOUTS
+    recipe = asdict(FineTuneRecipe())
+    assert {name: recipe[name] for name in evaluate.FINETUNING} == evaluate.FINETUNING
+    k = PARSERS["evaluate knn"].parse_args(["--backbone", "x", "--train", "a", "--val", "b"])
+    assert (tuple(k.k), k.temperature) == (NEIGHBOURS, TEMPERATURE)
+    assert (*METHODS, *FITTED_METHODS) == discover_options.METHODS
+    assert set(discover_options.ATTENTION_MODES) == set(get_args(Mode))
+    assert set(discover_options.SHAPES) == set(get_args(Shape))
+    assert set(discover_options.DECISIONS) == set(get_args(Decide))
+    assert set(discover_options.PROTOCOLS) == set(track.PROTOCOLS)
+    assert set(discover_options.REFINEMENTS) == set(get_args(Refinement))
+    assert set(discover_options.SETTINGS_OF_TRACKING) == {field.name for field in fields(track.Tracking)}
+    assert set(torch_precision) == {"fp32", "bf16", "fp16"}
+
+
+def test_verbs_that_do_not_train_need_no_lightning(tmp_path: Path) -> None:
+    """Lightning takes as long to import as everything else that a prediction needs."""
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    argv = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
+    code = f"import sys; from dense.cli import main; assert main({argv}) == 0; import dense.predict\n"
+    code += "import dense.evaluate.model, dense.discover, dense.published, dense.export, dense.curate\n"
+    code += "assert 'lightning' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line, _ in lines])
+LINES = [line for parser in PARSERS.values() for line, _ in parser.examples]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("dense ")])
 def test_examples_name_what_exists(line: str) -> None:
-    """Recipes parse as they are; of others, each option is one that the help lists."""
+    """Recipes parse as they are; other options are among those that the help lists."""
     _, verb, *rest = shlex.split(line.partition(" > ")[0])
     if verb in ("pretrain", "train"):
         done = call([verb, *rest, "--print_config"])
@@ -131,7 +161,7 @@ def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
 def test_wrong_usage_is_told_from_a_mistake_of_ours(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An option that something does not take has status 2 and its words alone, any other TypeError 1 and a way to learn more."""
+    """An unknown keyword argument has status 2 and its message; any other TypeError has status 1 and a hint."""
 
     def raises(error: Exception) -> tuple[int, str]:
         def wrong(argv: list[str]) -> int:
@@ -174,19 +204,19 @@ def test_progress_is_for_verbs_that_may_speak(
 ) -> None:
     """Nothing from Python or with quiet; lines with the time left in a log; a bar on a terminal."""
     monkeypatch.setattr(console, "EVERY", 0)
-    assert list(progress(range(3), "pictures")) == [0, 1, 2]
+    assert list(progress(range(3), "images")) == [0, 1, 2]
     with voice(quiet=True):
-        assert list(progress(range(3), "pictures")) == [0, 1, 2]
+        assert list(progress(range(3), "images")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
     with voice(quiet=False):
-        assert list(progress(iter("ab"), "pictures", 2)) == ["a", "b"]
+        assert list(progress(iter("ab"), "images", 2)) == ["a", "b"]
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[0] == "images: 1 of 2, 0:00:00 left"
     assert "\x1b" not in err
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with voice(quiet=False):
-        list(progress(range(3), "pictures"))
+        list(progress(range(3), "images"))
     assert "3/3" in capsys.readouterr().err
 
 
@@ -239,75 +269,42 @@ def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
 
 # ---- completion
 
-KNOWN: completion.Words = {
-    "": {"train": [], "evaluate": [], "completion": []},
-    "evaluate": {"knn": [], "probe": []},
-    "completion": {"bash": [], "zsh": [], "fish": []},
-    "train": {"--config": ["depth/dpt", "joint/dpt"], "--output": [], "--data.root": []},
-    "evaluate knn": {"--readout": ["class", "average"], "--train": []},
-}
+
 CASES = [
-    (["dense", "tr"], ["train"]),
-    (["dense", "evaluate", ""], ["knn", "probe"]),
-    (["dense", "train", "--da"], ["--data.root"]),
-    (["dense", "train", "--config", "de"], ["depth/dpt"]),
-    (["dense", "evaluate", "knn", "--r"], ["--readout"]),
-    (["dense", "evaluate", "knn", "--readout", "a"], ["average"]),
-    (["dense", "completion", "b"], ["bash"]),
-    (["dense", "train", "--output", ""], []),
+    ("dense tr", {"train", "track"}),
+    ("dense evaluate vi", {"video"}),
+    ("dense train --data.ro", {"--data.root"}),
+    ("dense train --config depth/sc", {"depth/scenes_dpt", "depth/scenes_linear", "depth/scenes_relative"}),
+    ("dense evaluate knn --rea", {"--readout"}),
+    ("dense evaluate knn --readout class", {"class", "class_average"}),
+    ("dense convert a b --branch t", {"teacher"}),
+    ("dense completion b", {"bash"}),
 ]
 
 
-def test_options_are_read_from_help() -> None:
-    """With choices, and the names of configs."""
-    found = completion.options_of(helps.help_of("convert"))
-    assert found["--branch"] == ["teacher", "student"]
-    assert {"--backbone", "--official", "--set", "--quiet", "--debug", "--help"} <= set(found)
-    training = completion.options_for("train")
-    assert "segmentation/scenes_linear" in training["--config"]
-    assert {"--model.steps", "--data.root", "--help_all"} <= set(training)
-
-
 @pytest.mark.parametrize(("typed", "expected"), CASES)
-def test_bash_completes(typed: list[str], expected: list[str]) -> None:
-    """In bash itself; where files are expected it is left to bash."""
-    words = " ".join(map(shlex.quote, typed))
-    ask = f'COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _dense; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run(
-        ["bash", "-c", f"{completion.bash(KNOWN)}\n{ask}"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == expected
-    assert done.stderr == ""
+def test_completion_answers(typed: str, expected: set[str], tmp_path: Path) -> None:
+    """As a shell asks, in a process of its own that imports nothing heavy."""
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9"}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out"), "_ARGCOMPLETE_IFS": "\n"}
+    code = "import sys; import dense.cli.completion as c; from dense.cli import process\n"
+    code += "import os; leave = os._exit\n"
+    code += "os._exit = lambda status: leave(9 if 'torch' in sys.modules else status)\nprocess()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {word.strip() for word in (tmp_path / "out").read_text().split("\n")} == expected
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
-@pytest.mark.parametrize(("typed", "expected"), CASES[:-1])
-def test_fish_completes(typed: list[str], expected: list[str], tmp_path: Path) -> None:
-    """In fish itself."""
-    script = f"{completion.fish(KNOWN)}\ncomplete -C {shlex.quote(' '.join(typed))}"
-    env = os.environ | {"HOME": str(tmp_path)}
-    done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, check=True, env=env)
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == expected
-
-
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
-@pytest.mark.parametrize(("typed", "expected"), CASES)
-def test_zsh_completes(typed: list[str], expected: list[str]) -> None:
-    """In zsh, with what would show candidates replaced by what prints them."""
-    words = " ".join(map(shlex.quote, typed))
-    ask = (
-        'compdef() { :; }; _files() { :; }; compadd() { shift; for w in "$@"; do [[ "$w" == "$PREFIX"* ]] && print -- $w; done }\n'
-        f"{completion.zsh(KNOWN)}\n"
-        f"words=({words}); CURRENT={len(typed)}; PREFIX={shlex.quote(typed[-1])}; _dense; true"
-    )
-    done = subprocess.run(["zsh", "-fc", ask], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == expected
-
-
-def test_the_verb_prints_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the shell that is named."""
-    monkeypatch.setattr(completion, "words", lambda: KNOWN)
-    assert "complete -o default -F _dense dense" in call(["completion", "bash"]).stdout
-    assert call(["completion", "zsh"]).stdout.startswith("#compdef dense")
-    assert "complete -c dense" in call(["completion", "fish"]).stdout
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_verb_prints_a_script(shell: str) -> None:
+    """A script that asks `dense` itself."""
+    assert "_ARGCOMPLETE" in call(["completion", shell]).stdout
     assert "Did you mean fish" in call(["completion", "fihs"]).stderr
+
+
+def test_bash_reads_the_script() -> None:
+    """The script runs in bash and registers the command."""
+    script = call(["completion", "bash"]).stdout + "\ncomplete -p dense"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert "dense" in done.stdout
+    assert done.stderr == ""

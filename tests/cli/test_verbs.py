@@ -15,8 +15,7 @@ from PIL import Image
 
 import dense
 from dense.cli import VERBS, main
-from dense.cli.trainings import TRAININGS
-from dense.recipes import config_folder, title
+from dense.cli.trainings import TRAININGS, TrainingParser
 from dense.suggest import did_you_mean, nearest
 
 TINY = ["--set", "embed_dim=32", "--set", "depth=2", "--set", "num_heads=4"]
@@ -36,7 +35,7 @@ def status(arguments: list[str]) -> int:
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
-    """The best of three under a second, every verb in one line, and no heavy import."""
+    """The best of three takes less than a second; every verb has a line; nothing heavy is imported."""
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -46,13 +45,14 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert min(times) < 1.0
     for verb, (_, line) in VERBS.items():
         assert any(row.split()[:1] == [verb] and line in row for row in done.stdout.splitlines())
-    code = "import sys; from dense.cli import main; main(['--help']); assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
+    code = "import sys; from dense.cli import main; main(['--help'])\n"
+    code += "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_one_of_a_group_leaves_without_taking_python_down(tmp_path: Path, alone: bool) -> None:
-    """Its status, its output and what is registered for the end are kept, but nothing is destroyed under the group's threads."""
+    """It keeps its status, its output and what atexit registered; nothing is destroyed under the group's threads."""
     code = "import atexit, sys, torch.distributed as group\nfrom dense import cli\n"
     code += "class Held:\n  def __del__(self): print('destroyed', flush=True)\nheld = Held()\n"
     code += "atexit.register(print, 'the end')\ncli.main = lambda: print('done') or 3\n"
@@ -71,16 +71,15 @@ def test_short_help_of_trainings(verb: str, recipe: str, capsys: pytest.CaptureF
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) < 90
-    folders, options = TRAININGS[verb][1:]
-    recipes = [path for folder in folders for path in (config_folder() / folder).glob("*.yaml")]
+    recipes = TrainingParser(verb).recipes()
     assert len(recipes) > 10
-    for path in recipes:
-        assert f"  {path.parent.name}/{path.stem} " in done.stdout
-        assert len(title(path)) > 10
+    for name, words in recipes.items():
+        assert f"  {name} " in done.stdout
+        assert len(words) > 10
     assert status([verb, "--config", recipe, "--data.root", "X", "--print_config"]) == 0
     keys = yaml.safe_load(capsys.readouterr().out)
     keys["model"] = keys["model"].get("init_args", keys["model"])
-    for option in options:
+    for option in TRAININGS[verb][2]:
         place = keys
         for part in option.split()[0].removeprefix("--").split("."):
             assert part in place, option
@@ -162,10 +161,11 @@ def test_features_of_twins_and_specks(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["features", *sources, "--backbone", "dino_vits16", "--output", str(out), *TINY]) == 0
     assert sorted(p.name for p in out.glob("*.npz")) == ["x.npz", "x_2.npz", "x_3.npz"]
     facts = json.loads((out / "features.json").read_text())
-    assert facts["pictures"]["x_3.npz"] == sources[2]
+    assert facts["images"]["x_3.npz"] == sources[2]
     assert "smaller than one patch" in capsys.readouterr().out
     command = ["features", *sources, "--backbone", "dino_vits16", "--output", str(out)]
     assert status([*command, "--layers", "1x"]) == 2
+    assert "expected last, last4, even4, default, or indices" in capsys.readouterr().err
     assert status([*command, "--set", "paddin=resize"]) == 2
     assert "Did you mean padding" in capsys.readouterr().err
     assert status([*command, "--set", "num_heads=5"]) == 1
@@ -180,7 +180,7 @@ def test_features_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     assert status([*command, "--output", str(tmp_path / "out"), "--format", "none"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "choose another --output" in first
-    assert "say --pca" in second
+    assert "add --pca" in second
     assert status([*command, "--output", str(tmp_path / "out"), "--format", "none", "--pca-foreground"]) == 0
     assert (tmp_path / "out/a_pca.png").is_file()
 

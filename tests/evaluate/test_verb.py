@@ -115,7 +115,7 @@ def test_mistakes_come_before_the_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("work had begun")
 
-    monkeypatch.setattr("dense.cli.backbone_options.load_backbone", never)
+    monkeypatch.setattr("dense.backbone.load_backbone", never)
     command = ["evaluate", "knn", *BACKBONE, *pair]
     val = command.index("--val") + 1
     cases = {
@@ -148,7 +148,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean linear" in capsys.readouterr().err
     for arguments, message in (
         (["--bakbone", "x"], "Did you mean --backbone"),
-        (["--backbone", "x", "--train", "a", "--val", "b", "--epochs", "1", "--steps", "1"], "give one"),
+        (["--backbone", "x", "--train", "a", "--val", "b", "--epochs", "1", "--steps", "1"], "not allowed with"),
     ):
         with pytest.raises(SystemExit) as end:
             main(["evaluate", "linear", *arguments])

@@ -109,7 +109,6 @@ def source_of(spec: BackboneSpec, method: str, options: Namespace) -> Source:
 
 def tracking_source_of(spec: BackboneSpec, options: Namespace) -> Source:
     """Return the features that the options give, or those of the protocols."""
-    from dense.discover.source import changed
     from dense.discover.track import tracking_source
 
-    return changed(tracking_source(spec), **given_features(options))
+    return tracking_source(spec).changed(**given_features(options))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from dense.backbone import Backbone
 from dense.console import progress
 from dense.data.video import objects_of
-from dense.discover import Source, Tracking, track
+from dense.discover.source import Source
+from dense.discover.track import Tracking, track
 from dense.discover.writing import write_index
 from dense.media.draw import Picture, contain, objects_picture, sheet, write_picture
 from dense.media.inputs import Frames
@@ -30,21 +31,18 @@ def track_to_files(
 ) -> str:  # fmt: skip
     """Track the objects of `mask` (H, W), the first frame's, through a video and write what is found below `output`.
 
-    facts: what tracked.json records besides the settings. pictures: also write every frame with its objects. video: write
-    NAME_tracked.mp4. Returns a line for people.
+    facts: entries of tracked.json besides the settings. pictures: also write every frame with its objects drawn. video:
+    write NAME_tracked.mp4. Returns a summary for the user.
     """
-    objects = objects_of(mask)
-    tracked, shown = tee(frames)  # holds the two frames that tracking is ahead
-    labels = (numbers.cpu().numpy() for numbers in track(backbone, tracked, mask, source=source, **asdict(settings)))
-    both = progress(zip(shown, labels, strict=True), frames.path.name, len(frames) or None)
-    masks, samples = output / "masks", FrameSamples()
+    objects, masks, samples = objects_of(mask), output / "masks", FrameSamples()
+    tracked = _tracked(backbone, frames, mask, source=source, **asdict(settings))
     writer = VideoWriter(output / f"{frames.path.stem}_tracked.mp4", frames.rate)
     masks.mkdir(parents=True, exist_ok=True)
     try:
-        for number, (image, numbers) in enumerate(both):
+        for number, (image, labels) in enumerate(progress(tracked, frames.path.name, len(frames) or None)):
             name = frames.name(number)
-            write_index(masks / f"{name}.png", numbers, max(objects) + 1, background=True)
-            picture = drawn(image, numbers)
+            write_index(masks / f"{name}.png", labels, max(objects) + 1, background=True)
+            picture = draw_objects(image, labels)
             if pictures:
                 write_picture(output / "overlays" / f"{name}.png", picture)
             if video:
@@ -59,18 +57,26 @@ def track_to_files(
     return f"{len(objects)} objects in {samples.count} frames: masks in {masks}, {output / 'sheet.png'}"
 
 
-def drawn(image: Picture, labels: NDArray[np.uint8]) -> Picture:
-    """Draw the objects of a frame (H, W, 3) by their numbers (H, W), in colour with contours, the rest darker."""
-    return objects_picture(image, labels, ((int(n), labels == n) for n in np.unique(labels) if n))
-
-
 def overlays(
     backbone: Backbone, frames: Iterable[Picture], mask: NDArray[np.integer], **options: Any
 ) -> Iterator[Picture]:
     """Yield every frame with the objects of the first frame's `mask` (H, W) drawn; options are those of `dense.track`."""
-    shown, tracked = tee(frames)  # holds the two frames that tracking is ahead
+    for frame, labels in _tracked(backbone, frames, mask, **options):
+        yield draw_objects(frame, labels)
+
+
+def _tracked(
+    backbone: Backbone, frames: Iterable[Picture], mask: NDArray[np.integer], **options: Any
+) -> Iterator[tuple[Picture, NDArray[np.uint8]]]:
+    """Yield every frame (H, W, 3) with the numbers (H, W) of its objects."""
+    shown, tracked = tee(frames)  # holds the one or two frames by which tracking is ahead
     for frame, labels in zip(shown, track(backbone, tracked, mask, **options), strict=True):
-        yield drawn(frame, labels.cpu().numpy())
+        yield frame, labels.cpu().numpy()
+
+
+def draw_objects(image: Picture, labels: NDArray[np.uint8]) -> Picture:
+    """Draw the objects of a frame (H, W, 3) by their numbers (H, W), in colour with contours, the rest darker."""
+    return objects_picture(image, labels, ((int(n), labels == n) for n in np.unique(labels) if n))
 
 
 class FrameSamples:
@@ -81,7 +87,7 @@ class FrameSamples:
         self.kept: list[Picture] = []
 
     def add(self, picture: Picture) -> None:
-        """Consider the next frame."""
+        """Count the next frame, and keep it if it is one of the evenly spaced ones."""
         if self.count % self.step == 0:
             if len(self.kept) == self.most:
                 self.kept, self.step = self.kept[::2], 2 * self.step

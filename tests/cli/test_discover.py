@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dense.cli import main
-from dense.discover.reading import Seen, batches, show
 from dense.discover.writing import annotation
+from dense.media.inputs import SizedImage, batches, resize_for_backbone
 from dense.media.video import Video, VideoWriter
 from tests.evaluate.test_verb import BACKBONE
 
@@ -150,8 +150,8 @@ def test_run_lengths() -> None:
 def test_images_meet_the_backbone_in_whole_patches() -> None:
     """Batches hold what follows each other at one size."""
     sizes = [(40, 50), (80, 100), (40, 41), (40, 50)]
-    seen = [show(np.zeros((*size, 3), np.uint8), Path(str(i)), 32, 8) for i, size in enumerate(sizes)]
-    assert [one.shown.shape[:2] for one in seen] == [(32, 40), (32, 40), (32, 32), (32, 40)]
+    seen = [resize_for_backbone(np.zeros((*size, 3), np.uint8), Path(str(i)), 32, 8) for i, size in enumerate(sizes)]
+    assert [one.resized.shape[:2] for one in seen] == [(32, 40), (32, 40), (32, 32), (32, 40)]
     assert [len(batch) for batch in batches(seen, 4)] == [2, 1, 1]
-    assert show(np.zeros((5, 5, 3), np.uint8), Path("x"), 0, 8).shown.shape[:2] == (8, 8)
-    assert isinstance(seen[0], Seen)
+    assert resize_for_backbone(np.zeros((5, 5, 3), np.uint8), Path("x"), 0, 8).resized.shape[:2] == (8, 8)
+    assert isinstance(seen[0], SizedImage)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.discover.run_tracking import FrameSamples, drawn, overlays
+from dense.discover.run_tracking import FrameSamples, draw_objects, overlays
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
 from tests.discover.videos import squares
@@ -106,9 +106,9 @@ def test_overlays() -> None:
     images, masks = squares(3, (48, 64))
     found = list(overlays(tiny("dino_vits16"), iter(images), masks[0], size=0))
     assert [one.shape for one in found] == [(48, 64, 3)] * 3
-    assert np.array_equal(found[0], drawn(images[0], masks[0]))
+    assert np.array_equal(found[0], draw_objects(images[0], masks[0]))
     assert not np.array_equal(found[0], images[0])
-    assert np.array_equal(drawn(images[0], masks[0] * 0), (images[0] * 0.6).astype(np.uint8))
+    assert np.array_equal(draw_objects(images[0], masks[0] * 0), (images[0] * 0.6).astype(np.uint8))
 
 
 @pytest.mark.parametrize(("frames", "kept"), [(1, [0]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (19, [0, 8, 16])])

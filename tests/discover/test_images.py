@@ -21,10 +21,11 @@ from dense.discover import (
     guided_filter,
     on_grid,
     refine,
+    similarity,
 )
-from dense.discover import graph as similarity
+from dense.discover.methods import source_of
 from dense.discover.refine import box_mean, grab_cut
-from dense.discover.source import centred, choose
+from dense.discover.source import centred
 from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
 from tests.discover.features import blobs
 
@@ -71,8 +72,8 @@ def test_sources() -> None:
     vit, own = tiny("dino_vits16"), tiny("dinov2_vits14_reg")
     assert default_source(vit.spec) == Source("key")
     assert default_source(own.spec) == Source("token", norm=True, centre=True)
-    assert choose(own.spec, what="key", layer=2) == Source("key", layer=2, centre=True)
-    assert choose(own.spec, centre=False).centre is False
+    assert source_of(own.spec, "tokencut", what="key", layer=2) == Source("key", layer=2, centre=True)
+    assert source_of(own.spec, "tokencut", centre=False).centre is False
     assert default_source(own.spec, across=True) == Source("token", norm=True, centre=False)
     features = Source("token", centre=True)(own, images_of_size())
     torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)

@@ -29,6 +29,8 @@ _PUBLIC = {
     "Segmentation": "dense.predict",
     "track": "dense.discover",
     "discover": "dense.discover",  # as a whole
+    "pretrain": "dense.cli.pretrain",
+    "train": "dense.cli.train",
 }
 
 __all__ = [

@@ -15,6 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 Count = Callable[[int, int | None], None]
 
+COMMON = {"--quiet": "results and errors alone, no progress", "--debug": "show where an error came from"}
 EVERY = 30.0  # seconds between lines where there is no terminal
 
 _verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "quiet" while a verb runs

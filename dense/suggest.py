@@ -13,6 +13,10 @@ class UnknownOption(TypeError):
     """An option that something does not take: wrong usage, told in words for people."""
 
 
+class UsageError(Exception):
+    """A command line, or a call that stands for one, is wrong. The message is the whole line that is shown."""
+
+
 def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
     """The `count` names most like `wrong`, best first; without regard to case, dashes and underscores."""
 

@@ -13,7 +13,7 @@ from dense._version import __version__
 from dense.cli.parser import COMMON
 from dense.cli.trainings import instant_help
 from dense.console import voice
-from dense.suggest import UnknownOption, did_you_mean
+from dense.suggest import UnknownOption, UsageError, did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
     "pretrain": ("dense.cli.pretrain", "learn a backbone from unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
@@ -95,6 +95,9 @@ def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UsageError as error:
+        print(f"dense {verb}: error: {error}", file=sys.stderr)
+        return 2
     except Exception as error:
         if debug:
             raise

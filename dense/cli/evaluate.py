@@ -31,7 +31,8 @@ from dense.evaluate.classification.finetune import FineTuneRecipe, classificatio
 from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE, accuracy, check_votes, knn_classify
 from dense.evaluate.classification.linear import RECIPES, linear_evaluation
 from dense.evaluate.probe import K, SceneProbe
-from dense.evaluate.protocol import Protocol, in_words, write_results
+from dense.evaluate.protocol import Protocol, write_results
+from dense.model.card import format_number
 from dense.suggest import did_you_mean
 
 Numbers = dict[str, Any]
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{outcome.protocol.name} of {outcome.backbone.spec.name}, {weights}\n{outcome.protocol}")
     for name, value in outcome.numbers.items():
         if not isinstance(value, dict):
-            print(f"{name}: {in_words(value)}")
+            print(f"{name}: {format_number(value)}")
     if outcome.skipped:
         some = "\n  ".join(sorted(outcome.skipped)[:10])
         print(f"skipped, because they could not be read: {len(outcome.skipped)} of the images\n  {some}")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from dense.console import COMMON
 from dense.suggest import with_suggestion
 
 
@@ -61,8 +62,6 @@ def device(text: str) -> str:
         raise argparse.ArgumentTypeError(f"this machine has no device {text!r} ({reason}); use cpu") from None
     return text
 
-
-COMMON = {"--quiet": "results and errors alone, no progress", "--debug": "show where an error came from"}
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what it does)
     "dense pretrain": (

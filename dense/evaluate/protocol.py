@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dense._version import __version__
 from dense.backbone.spec import BackboneSpec
-
-PACKAGES = ("torch", "timm", "numpy", "pillow")
+from dense.model.card import as_json, versions
 
 
 @dataclass(frozen=True)
@@ -41,39 +35,6 @@ class Protocol:
 
 def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def versions() -> dict[str, str]:
-    """Of everything that may change a number."""
-    found = {"dino-dense": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def in_words(value: Any) -> str:
-    """A number for the screen: four digits, two where those would be zeros, counts as they are."""
-    if not isinstance(value, float):
-        return str(value)
-    if 0 < abs(value) < 1e-3:
-        return f"{value:.2g}"
-    return "-" if math.isnan(value) else str(int(value)) if value.is_integer() and value > 1 else f"{value:.4f}"
-
-
-def as_json(content: Any) -> str:
-    """Text of plain data. What is not finite, such as the IoU of a class that does not occur, is null: JSON has no NaN."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: finite(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [finite(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite(content), indent=2, default=str, allow_nan=False) + "\n"
 
 
 def write_results(

@@ -6,30 +6,36 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dense.cli.parser import COMMON, epilogue
-from dense.console import check_writable
+from dense.console import COMMON, check_writable
 from dense.recipes import find_config
-from dense.suggest import with_suggestion
+from dense.suggest import UsageError, with_suggestion
 from dense.training.precision import resolve_precision
 
 
 class TrainingParser(LightningArgumentParser):
-    """jsonargparse with suggestions for wrong options and config keys, and examples; exits with status 2, no traceback."""
+    """jsonargparse with suggestions for wrong options and config keys, and examples."""
 
-    verb: ClassVar[str]  # what was called; parsers inside this one are named after the file that Python runs
+    verb: ClassVar[str]  # parsers inside this one are named after the file that Python runs
+    epilogue: ClassVar[str] = ""  # what stands below the help
 
     def format_help(self, formatter: Any = None) -> str:
         """With examples."""
-        return super().format_help(formatter) + epilogue(self.prog)
+        return super().format_help(formatter) + self.epilogue
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line with the nearest valid name and exit."""
+        """Raise UsageError with one line that names the nearest valid option."""
+        inner: BaseException | None = ex
+        while inner is not None:  # a parser inside this one has reported it already
+            if isinstance(inner, UsageError):
+                raise inner
+            inner = inner.__cause__ or inner.__context__
         text = " ".join(of_union(str(message)).split())
         text = (
             re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
@@ -39,9 +45,7 @@ class TrainingParser(LightningArgumentParser):
         text = with_suggestion(text, self.known_keys())
         if "required" in text and "model" in text.split():
             text += "; choose a recipe, --config NAME"
-        self.exit(
-            2, f"{self.verb}: error: {text.rstrip('.')} (see {self.verb} --help, or --print_config for every key)\n"
-        )
+        raise UsageError(f"{text.rstrip('.')} (see {self.verb} --help, or --print_config for every key)") from ex
 
     def known_keys(self) -> list[str]:
         """Dotted names of all options, and their last parts."""
@@ -61,8 +65,17 @@ class TrainingCLI(LightningCLI):
 
     output: ClassVar[str]
 
-    def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
-        TrainingParser.verb = prog
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        argv: Sequence[str],
+        prog: str,
+        description: str,
+        epilogue: str = "",
+        **options: Any,
+    ) -> None:
+        TrainingParser.verb, TrainingParser.epilogue = prog, epilogue
         arguments = shipped_configs(argv)
         super().__init__(
             model,
@@ -125,6 +138,22 @@ def of_union(message: str) -> str:
     if given and reason.startswith("Expected a"):
         reason += f", got {given[1]}"
     return f"{key[1]}: {reason}" if key else reason
+
+
+def arguments_of(recipe: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the command-line arguments of a recipe and options by dotted name, with any Python value that YAML knows."""
+    arguments = ["--config", recipe]
+    for name, value in options.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=_plain)
+        arguments += [f"--{name}", str(value) if isinstance(value, Path) else text]
+    return arguments
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as a mapping, a number of NumPy or torch as a number, anything else as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def shipped_configs(argv: Sequence[str]) -> list[str]:

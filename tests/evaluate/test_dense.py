@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dense.data.labelled.sample import Identity, Labelled, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
-from dense.evaluate.protocol import as_json
+from dense.model.card import as_json
 from tests.predict.models import model
 from tests.runs import call
 

@@ -101,17 +101,19 @@ class TargetStatistics(nn.Module):
 @torch.no_grad()
 def measure(
     statistics: TargetStatistics,
-    loss: Tensor,
     targets: Tensor,
+    cross_entropy: Tensor | None = None,
     features: Tensor | None = None,
     center: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """All measurements of one step, as scalars on the device: nothing here waits for it but ``effective_rank``.
+    """Return the measurements of one step as scalars on the device; only `effective_rank` synchronises with it.
 
-    ``targets`` (N, K), ``features`` (N, D) of the backbone, ``center`` of the teacher logits.
+    targets (N, K); cross_entropy: mean over the pairs of views, which gives `kl`; features (N, D) of the backbone;
+    center: of the teacher's logits.
     """
-    values = {"loss": loss.detach().float()} | statistics(targets)
-    values["kl"] = kl_divergence(values["loss"], values["teacher_entropy"])
+    values = statistics(targets)
+    if cross_entropy is not None:
+        values["kl"] = kl_divergence(cross_entropy.detach().float(), values["teacher_entropy"])
     if features is not None:
         values |= {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
     if center is not None:

@@ -67,3 +67,9 @@ def gathered(x: Tensor) -> Tensor:
 def is_distributed() -> bool:
     """Whether this is one process of a group."""
     return distributed.is_available() and distributed.is_initialized()
+
+
+def wait_for_all() -> None:
+    """Wait until every process of the group is here."""
+    if is_distributed():
+        distributed.barrier()

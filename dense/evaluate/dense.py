@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dense.cli.evaluate_options import add_labelled, add_output, open_data
@@ -22,6 +21,7 @@ from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, RelativeDepthMetrics
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
 from dense.suggest import did_you_mean
+from heads.resize import resize
 
 TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
 CHECKED = 100  # labelled images that are looked into before the first is measured
@@ -91,7 +91,7 @@ def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DensePro
     measured = metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
-    network = protocol.around(lambda images: model.decode(model.features(images), images=images))
+    network = protocol.around(model.maps)
     transform = EvalTransform(protocol.resize)
     for index in progress(range(len(source)), "pictures"):
         sample = transform(source.read(index))
@@ -156,10 +156,7 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
 
 def resized(maps: Maps, name: str, target: Tensor) -> Tensor:
     """A map at the size of the target."""
-    size = target.shape[-2:]
-    if maps[name].shape[-2:] == size:
-        return maps[name]
-    return F.interpolate(maps[name], size=size, mode="bilinear", align_corners=False)
+    return resize(maps[name], (target.shape[-2], target.shape[-1]), align_corners=False)
 
 
 def table(name: str, metric: Any) -> dict[str, Any]:
@@ -182,7 +179,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
         raise ValueError(
             f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(measured)}"
         )
-    if (whole := getattr(source, "whole", 0)) and str(options.data) != model.facts.get("pictures"):
+    if (whole := getattr(source, "whole", 0)) and str(options.data) != model.facts.get("images"):
         say(
             f"{options.data} is not split, and the model was trained on other images: {len(source)} of its {whole} count; "
             "--split all counts every one"
@@ -198,7 +195,7 @@ def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]
     settings = {k: v for k, v in vars(protocol).items() if k != "name"} | {"kb_crop": options.kb_crop}
     described = Protocol(
         name=f"{what}, {protocol.name}",
-        train=str(model.facts.get("pictures", "unknown")),
+        train=str(model.facts.get("images", "unknown")),
         val=f"{options.data} {options.split} ({len(source)} images)",
         view=f"shorter side {protocol.resize}" if protocol.resize else "as they are",
         resolution=protocol.window or protocol.resize or 0,
@@ -241,7 +238,7 @@ def settle(options: Namespace) -> DenseProtocol:
     changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     changes |= {k: True for k in ("flip", "boundary") if getattr(options, k)}
     if "window" in changes and protocol.stride is None:
-        changes.setdefault("stride", max(1, options.window * 2 // 3))  # as a predictor steps
+        changes.setdefault("stride", Inference(window=options.window).step)
     changes = {k: v for k, v in changes.items() if v != getattr(protocol, k)}
     return replace(protocol, name=f"{protocol.name}, changed", **changes) if changes else protocol
 

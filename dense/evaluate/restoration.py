@@ -78,7 +78,7 @@ def run(parser: Parser, argv: Sequence[str]) -> tuple[Any, Namespace]:
     print(table(found))
     described = Protocol(
         name="restoration",
-        train=str(model.facts.get("pictures", "unknown")),
+        train=str(model.facts.get("images", "unknown")),
         val=f"{options.data} {options.split} ({len(source)} images)",
         view="as they are",
         resolution=inference.window or 0,

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dense.cli.backbone_options import add_backbone, open_backbone, say_if_random
-from dense.cli.parser import Parser
+from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
+from dense.console import check_writable
 
+EXAMPLES = (
+    ("dense curate POOL --backbone dino_vits16 --weights FILE --output curated", "drop unusable images and duplicates"),
+    (
+        "dense curate POOL MORE --like CURATED --held-out TEST --backbone dino_vits16 --weights FILE --total 100000",
+        "images similar to CURATED, none of TEST, in equal shares",
+    ),
+    ("dense curate scenes:train --backbone scenes_tiny --resize 96 --crop 96", "embedded scenes, as shards"),
+)
 SOURCES = "folders, lists, shards or scenes:train"
-SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings
+SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings, but for the seed
     "hash_distance": {"default": 6, "help": "most differing bits, of 64, between hashes of duplicates, 0 to 7"},
     "threshold": {"default": 0.97, "help": "least cosine of duplicates"},
     "held_out_threshold": {"default": 0.9, "help": "least cosine of a held-out image and its copy"},
@@ -33,51 +41,15 @@ SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings
         "choices": ("auto", "flat", "ivfpq"),
         "help": "flat is exact, ivfpq small and fast; auto: flat up to 200000 images",
     },
-    "seed": {"default": 0, "help": "of samples, clusters, scenes and random initialisation"},
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    if options.with_curated and not options.like:
-        parser.error("--with-curated needs --like")
-    from dense.curate import Embedder, Pool, Preparation, Settings, curate, read_boxes
-    from dense.curate.search import import_faiss
-    from dense.evaluate.classification.data import CenterCrop
-
-    import_faiss()  # a missing package is reported before the backbone is loaded
-    settings = Settings(**{name: getattr(options, name) for name in SETTINGS})
-    boxes = read_boxes(options.blur_boxes) if options.blur_boxes else {}
-    prepare = Preparation(options.min_side, options.min_contrast, tuple(options.filter), boxes)
-    view = CenterCrop(options.resize, options.crop)
-    scenes = {"length": options.scenes, "size": options.scene_size, "seed": options.seed}
-    pool = Pool.open(options.pool, **scenes)
-    like = Pool.open(options.like, **scenes) if options.like else None
-    held_out = Pool.open(options.held_out, **scenes) if options.held_out else None
-    backbone = open_backbone(options, frozen=True)
-    say_if_random(options)
-    folder = options.embeddings or options.output / "embeddings"
-    embedder = Embedder(backbone, folder, view, options.readout, options.batch, options.workers, options.part)
-    report = curate(
-        pool, options.output, embedder, like=like, held_out=held_out, crops=options.held_out_crops, settings=settings,
-        prepare=prepare, with_curated=options.with_curated, form=options.form,
-    )  # fmt: skip
-    written = report["written"]
-    result = options.output / (written["list"] if "list" in written else written["shards"])
-    print(f"kept {written['pictures']} of {report['counts']['pictures']} images: {result}")
-    print(f"dropped images: {options.output / 'sheet.html'}")
-    return 0
-
-
-def build_parser() -> Parser:
-    """Return the parser of the verb."""
-    parser = Parser(
-        prog="dense curate",
-        description="Drop unusable images, duplicates and copies of held-out images from a pool; keep images similar to "
-        "a curated set. The same command continues a run that was stopped.",
+def parser(**options: bool) -> Parser:
+    words = (
+        "Drop unusable images, duplicates and copies of held-out images from a pool; keep images similar to a curated "
+        "set. The same command continues a run that was stopped."
     )
+    parser = Parser("dense curate", words, EXAMPLES, **options)
     add = parser.add_argument
     add("pool", nargs="+", help=f"uncurated images to select from: {SOURCES}")
     add("--like", nargs="+", default=[], help=f"curated images; without them all but copies are kept: {SOURCES}")
@@ -89,7 +61,7 @@ def build_parser() -> Parser:
     add("--with-curated", action="store_true", help="add the curated images to the result")
     add("--output", type=Path, default=Path("curated"), help="folder to write to")
     add("--form", choices=("list", "shards"), default=None, help="of the result; a list if all images are files")
-    add_backbone(parser, seed="")
+    add_backbone(parser, seed="of samples, clusters, scenes and random initialisation")
     add(
         "--readout", choices=("class", "average", "class_average", "last4", "last4_average"), default=None,
         help="class token, average of the patch tokens or both; class if left out",
@@ -112,3 +84,37 @@ def build_parser() -> Parser:
     add("--scenes", type=int, default=1000, help="number of embedded scenes")
     add("--scene-size", type=int, default=128, help="side of the embedded scenes")
     return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
+    if options.with_curated and not options.like:
+        of_verb.error("--with-curated needs --like")
+    check_writable(options.output)
+    from dense.curate import Embedder, Pool, Preparation, Settings, curate, read_boxes
+    from dense.curate.search import import_faiss
+    from dense.evaluate.classification.data import CenterCrop
+
+    import_faiss()  # a missing package is reported before the backbone is loaded
+    settings = Settings(**{name: getattr(options, name) for name in (*SETTINGS, "seed")})
+    boxes = read_boxes(options.blur_boxes) if options.blur_boxes else {}
+    prepare = Preparation(options.min_side, options.min_contrast, tuple(options.filter), boxes)
+    view = CenterCrop(options.resize, options.crop)
+    scenes = {"length": options.scenes, "size": options.scene_size, "seed": options.seed}
+    pool = Pool.open(options.pool, **scenes)
+    like = Pool.open(options.like, **scenes) if options.like else None
+    held_out = Pool.open(options.held_out, **scenes) if options.held_out else None
+    backbone = open_backbone(options, frozen=True)
+    warn_if_random(options)
+    folder = options.embeddings or options.output / "embeddings"
+    embedder = Embedder(backbone, folder, view, options.readout, options.batch, options.workers, options.part)
+    report = curate(
+        pool, options.output, embedder, like=like, held_out=held_out, crops=options.held_out_crops, settings=settings,
+        prepare=prepare, with_curated=options.with_curated, form=options.form,
+    )  # fmt: skip
+    written = report["written"]
+    result = options.output / (written["list"] if "list" in written else written["shards"])
+    print(f"kept {written['pictures']} of {report['counts']['pictures']} images: {result}")
+    print(f"dropped images: {options.output / 'sheet.html'}")
+    return 0

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks._planted import COPIES
-from dense.cli.curate import SETTINGS, build_parser
+from dense.cli.curate import SETTINGS, parser
 from dense.curate import Settings
 from dense.curate.images import Form
 from dense.curate.settings import CHOICES
@@ -276,7 +276,7 @@ def test_random_initialisation_is_reported(tmp_path: Path) -> None:
     backbone = ["--backbone", "vit_tiny_patch16_224", "--set", "img_size=48", "--set", "depth=1"]
     done = call(["curate", str(root), "--output", str(tmp_path / "out"), *VERB, *backbone])
     assert done.returncode == 0, done.stderr
-    assert "these weights are random" in done.stdout
+    assert "the weights are random" in done.stdout
 
 
 def test_a_missing_faiss_is_reported_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,15 +334,14 @@ def test_workers_change_nothing(pool: Path, tmp_path: Path) -> None:
 
 def test_the_parser_knows_every_setting() -> None:
     """Literal defaults and choices of the parser are those of the code, which it does not import."""
-    parser = build_parser()
-    actions = {action.dest: action for action in parser._actions}
+    actions = {action.dest: action for action in parser()._actions}
     for name, value in asdict(Settings()).items():
         assert actions[name].default == value, name
         known = get_args(CHOICES[name]) if name in CHOICES else None
         assert actions[name].choices == known, name
     assert actions["readout"].choices == READOUTS
     assert actions["form"].choices == get_args(Form)
-    assert list(SETTINGS) == [field.name for field in fields(Settings)]
+    assert [*SETTINGS, "seed"] == [field.name for field in fields(Settings)]
 
 
 # ---- docs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dense.backbone import Backbone, WeightsError, load_backbone
-from dense.backbone.hub import CONFIG, read_json
+from dense.backbone.saved import CONFIG, read_json
 from dense.cli.parser import Parser, key_value
 from dense.cli.published_options import add_options, said
 from dense.model.network import DenseModel

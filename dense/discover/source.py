@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.spec import BackboneSpec, fit
+from dense.backbone.base import pad_to_multiple
+from dense.backbone.spec import BackboneSpec
 
 What = Literal["key", "query", "value", "token"]
 SILENT = 1e-5  # features that differ from their mean by no more than this share of it are one and the same
@@ -51,7 +52,7 @@ class Source:
 
 def whole(images: Tensor, spec: BackboneSpec) -> Tensor:
     """Images (B, 3, H, W) stretched to the nearest whole number of patches."""
-    return fit(images, spec.patch, "resize", smallest=1)[0]
+    return pad_to_multiple(images, spec.patch, "resize", smallest=1)[0]
 
 
 def centred(features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.spec import fit
+from dense.backbone.base import pad_to_multiple
 from dense.cli.backbone_options import open_backbone
 from dense.cli.discover_options import LEARNT, METHODS, add_settings, given_settings, source_of
 from dense.cli.evaluate_options import add_common
@@ -125,7 +125,7 @@ def shown(pixels: Tensor, shorter: int, patch: int) -> Tensor:
         factor = shorter / min(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         pixels = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    whole = fit(pixels.float(), patch, "resize", smallest=1)[0]
+    whole = pad_to_multiple(pixels.float(), patch, "resize", smallest=1)[0]
     return whole.round().clamp(0, 255).to(torch.uint8)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dense.backbone.hub import CONFIG, read_json
+from dense.backbone.saved import CONFIG, read_json
 from dense.backbone.load import read_directory
 from dense.backbone.weights.checkpoint import read_checkpoint
 from dense.backbone.weights.report import WeightsError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import heads
 from dense.backbone import Backbone, BackboneSpec
-from dense.backbone.hub import SavedModel
+from dense.backbone.saved import SavedModel
 from dense.backbone.weights.report import LoadReport, load_strictly
 from heads.features import Features, Norm, Size
 
@@ -71,11 +71,11 @@ class DenseModel(nn.Module, SavedModel):
         if not head.reads_features:
             size = (images.shape[-2], images.shape[-1])
             return Features((), (), size, size, (0, 0, 0, 0), (), self.layers, self.norm)
-        return self.backbone(head.seen(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm)
+        return self.backbone(head.backbone_input(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm)
 
     def seen(self, size: Size) -> Size:
         """At which size the backbone sees images of `size`."""
-        shown = self.head.seen(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)  # type: ignore[operator]
+        shown = self.head.backbone_input(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)  # type: ignore[operator]
         return (shown.shape[-2], shown.shape[-1])
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class DenseModel(nn.Module, SavedModel):
     def restored(self, tensors: Sequence[Tensor], size: Size) -> Features:
         """Features from their tensors, the maps and then the prefixes of each layer, of images of `size`."""
         count, size = len(self.layers), (int(size[0]), int(size[1]))  # pinned memory makes lists of tuples
-        padded, borders, resized = self.backbone.fit(torch.empty(1, 3, *size, device="cpu"))
+        padded, borders, resized = self.backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="cpu"))
         return Features(
             maps=tuple(t.float() for t in tensors[:count]),
             prefix=tuple(t.float() for t in tensors[count:]),

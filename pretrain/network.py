@@ -93,7 +93,7 @@ class MultiCropNetwork(nn.Module):
 
 def grid_of(backbone: Backbone, size: tuple[int, int]) -> Grid:
     """Return the rows and columns of patches of an image of a size (H, W)."""
-    fitted = backbone.fit(torch.empty(1, 3, *size, device="meta"))[0]
+    fitted = backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="meta"))[0]
     return fitted.shape[-2] // backbone.spec.patch, fitted.shape[-1] // backbone.spec.patch
 
 

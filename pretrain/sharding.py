@@ -46,7 +46,7 @@ def unsharded(backbone: Backbone) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         copy = Backbone.from_spec(backbone.spec)
     copy.load_state_dict({name: whole(value) for name, value in state.items()})
-    copy.carry(backbone.carried)
+    copy.keep_unused(backbone.unused_tensors)
     return copy.to(next(iter(state.values())).device).requires_grad_(False).train(backbone.training)
 
 

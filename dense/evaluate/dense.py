@@ -17,7 +17,7 @@ from dense.metrics import BoundaryIoU, DepthMetrics, RelativeDepthMetrics, Segme
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
 from dense.suggest import UnknownOption, did_you_mean
-from heads.resize import resize
+from heads.layers import resize
 
 TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
 CHECKED = 100  # labelled images that are checked before the first is measured

@@ -93,7 +93,7 @@ def has_table(backbone: Backbone) -> bool:
 
 def padded_size(backbone: Backbone, size: Size) -> Size:
     """What the backbone sees of images of `size`."""
-    height, width = backbone.fit(torch.empty(1, 3, *size, device="meta"))[0].shape[-2:]
+    height, width = backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="meta"))[0].shape[-2:]
     return height, width
 
 

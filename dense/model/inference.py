@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from heads.resize import resize
+from heads.layers import resize
 
 if TYPE_CHECKING:
     from dense.model.network import DenseModel, Inference

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import heads
 from dense.backbone import Backbone, BackboneSpec
-from dense.backbone.hub import SavedModel
+from dense.backbone.saved import SavedModel
 from dense.backbone.weights.report import LoadReport, load_strictly
 from heads.features import Features, Norm, Size
 
@@ -86,11 +86,13 @@ class DenseModel(nn.Module, SavedModel):
         if not self.head.reads_features:
             size = (images.shape[-2], images.shape[-1])
             return Features((), (), size, size, (0, 0, 0, 0), (), self.layers, self.norm)
-        return self.backbone(self.head.seen(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm)
+        return self.backbone(
+            self.head.backbone_input(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm
+        )
 
     def backbone_size(self, size: Size) -> Size:
         """Return the size at which the backbone gets images of `size`."""
-        images = self.head.seen(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)
+        images = self.head.backbone_input(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)
         return (images.shape[-2], images.shape[-1])
 
     def pixels(self, images: Tensor) -> Tensor | None:
@@ -113,7 +115,7 @@ class DenseModel(nn.Module, SavedModel):
     def features_from(self, tensors: Sequence[Tensor], size: Size) -> Features:
         """Return `Features` of images of `size` from their bare tensors: the maps of each layer, then its prefixes."""
         count, size = len(self.layers), (int(size[0]), int(size[1]))  # pinned memory turns tuples into lists
-        padded, borders, resized = self.backbone.fit(torch.empty(1, 3, *size, device="cpu"))
+        padded, borders, resized = self.backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="cpu"))
         return Features(
             maps=tuple(t.float() for t in tensors[:count]),
             prefix=tuple(t.float() for t in tensors[count:]),

@@ -22,7 +22,7 @@ from dense.data.transforms import resize_image
 from dense.model.inference import Maps, augmented, slid, slide
 from dense.model.network import DenseModel, Inference
 from dense.predict.predictions import Depth, Joint, Prediction, Restoration, Segmentation
-from heads.resize import resize
+from heads.layers import resize
 
 RGB = NDArray[np.uint8]  # H, W, 3
 Source = str | Path | RGB | Image.Image

@@ -42,13 +42,13 @@ class RestorationTask(DenseTask):
     """Clean images from degraded ones. The backbone stays frozen, and both guides the body and judges its result."""
 
     task = "restoration"
-    outputs: ClassVar = {"restored": ("picture",)}
+    outputs: ClassVar = {"restored": ("image", "picture")}  # "picture" is the former name of "image"
     monitor, mode = "val/psnr", "max"
 
     def __init__(
         self,
         backbone: BackboneOptions = BackboneOptions(layers="even4"),
-        head: dict[str, Any] = {"name": "restoration", "outputs": {"restored": {"name": "picture"}}},  # noqa: B006
+        head: dict[str, Any] = {"name": "restoration", "outputs": {"restored": {"name": "image"}}},  # noqa: B006
         perception: PerceptionOptions = PerceptionOptions(),
         body_weights: str | None = None,
         optim: OptimOptions = OptimOptions(lr=3e-4, schedule="cosine", clip=0.01),
@@ -94,7 +94,7 @@ class RestorationTask(DenseTask):
                 "data.layout: paired"
             )
         self.degradations = tuple(data.degradations)
-        return {"restored": outputs.get("restored", {"name": "picture"})}
+        return {"restored": outputs.get("restored", {"name": "image"})}
 
     def build(self, data: Any) -> DenseModel:
         """With the published body, where there is one."""
@@ -123,7 +123,7 @@ class RestorationTask(DenseTask):
     def _perceived(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of normalised images by which they are compared."""
         backbone = self.network.backbone
-        seen = self.network.head.seen(images, backbone.spec.patch)  # type: ignore[operator]
+        seen = self.network.head.backbone_input(images, backbone.spec.patch)  # type: ignore[operator]
         return backbone(seen, layers=self.contrast_layers, norm=self.perception.norm).maps
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -105,7 +105,7 @@ def check_crop(network: DenseModel, data: DenseData) -> None:
     if not isinstance(data.train_set, Drawn) or (crop := data.train_set.transform.crop_size) is None:
         return
     try:
-        network.backbone.fit(torch.empty(1, 3, *network.seen(crop), device="meta"))
+        network.backbone.pad_to_patch_multiple(torch.empty(1, 3, *network.seen(crop), device="meta"))
     except ValueError as error:
         raise ValueError(f"data.crop_size={data.settings['crop_size']}: {error}") from None
 

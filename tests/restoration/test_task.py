@@ -58,7 +58,7 @@ def model(guidance: str = "channels", **options: Any) -> DenseModel:
         "guidance": guidance,
         "tokens": 16,
     }
-    head = heads.build(spec | options | {"outputs": {"restored": {"name": "picture"}}})
+    head = heads.build(spec | options | {"outputs": {"restored": {"name": "image"}}})
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return DenseModel(backbone, head, (0, 1), True, "restoration").eval()
@@ -292,8 +292,8 @@ def test_guided_models_learn_some_images(guidance: str) -> None:
     images, clean = pixels / 255, torch.stack([sample.clean for sample in samples if sample.clean is not None]) / 255
     backbone: Any = load_backbone("scenes_tiny", frozen=True)
     spec = {"name": "restoration", "in_channels": [128, 128], "body": TINY, "width": 8, "guidance": guidance}
-    head: Any = heads.build(spec | {"outputs": {"restored": {"name": "picture"}}})
-    told = backbone(head.seen(backbone.normalise(pixels), 8), layers=(0, 5))
+    head: Any = heads.build(spec | {"outputs": {"restored": {"name": "image"}}})
+    told = backbone(head.backbone_input(backbone.normalise(pixels), 8), layers=(0, 5))
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
     for _ in range(40):
         loss = (head(told, images)["restored"] - clean).abs().mean()

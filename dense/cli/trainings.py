@@ -64,7 +64,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options]] = {
             "--model.optim.lr RATE": "learning rate of the head",
             "--model.tune.unfreeze WHAT": "none, how many last blocks learn, or all; LoRA by --model.tune.lora_rank R",
             "--val_every N": "steps between validations; 0 for ten in a run",
-            "--patience N": "validations without progress that end it; 0: none",
+            "--patience N": "early stopping after so many validations without improvement; 0 for none",
             **RUN,
         },
     ),

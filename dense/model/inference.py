@@ -22,7 +22,7 @@ Edges = Literal["even", "inward"]
 
 
 def augmented(network: Network, scales: Sequence[float] = (1.0,), flip: bool = False) -> Network:
-    """Return a network that averages `network`'s maps (logits stay logits) over scales and, with `flip`, mirror images."""
+    """Return a network that averages maps (or logits) over scales and, with `flip`, over mirror images."""
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales={tuple(scales)}: expected one or several positive numbers")
     if tuple(scales) == (1.0,) and not flip:

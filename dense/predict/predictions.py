@@ -46,7 +46,8 @@ class Depth:
             return Depth.of(np.exp(self.values), "metric")
         if reference is None:
             raise ValueError(
-                "inverse relative depth has no metric scale; give metric depth as reference, or train a head of kind metric"
+                "inverse relative depth has no metric scale; give metric depth as reference, or train a "
+                "head of kind metric"
             )
         scale, shift = self.align_lsq(reference)
         disparity = np.maximum(scale * self.values + shift, 1 / farthest)

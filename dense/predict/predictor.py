@@ -232,7 +232,7 @@ class _Sink:
 
 
 def _bands(values: Tensor, size: tuple[int, int], finish: Any) -> None:
-    """Resize a map (K, h, w) to `size` bilinearly and pass it on in bands of rows, so that it never exists as a whole."""
+    """Resize a map (K, h, w) to `size` bilinearly and pass it on in bands of rows; the whole never exists."""
     if tuple(values.shape[-2:]) == size:
         for top in range(0, size[0], ROWS):
             finish(values[:, top : top + ROWS], top)

@@ -35,7 +35,9 @@ class MaskedPatches(NamedTuple):
     def of(cls, compared: Tensor, masked: bool, device: torch.device) -> MaskedPatches:
         """Compare the patches that are true in `compared` (2*B, h*w); with `masked` the student does not see them."""
         masks, indices = compared if masked else None, compared.flatten().nonzero().squeeze(1)
-        parts = (None if x is None else x.to(device, non_blocking=True) for x in (masks, indices, token_weights(compared)))
+        parts = (
+            None if x is None else x.to(device, non_blocking=True) for x in (masks, indices, token_weights(compared))
+        )
         return cls(*parts)  # type: ignore[arg-type]
 
 

@@ -176,8 +176,8 @@ class GramOptions:
 class OptimOptions:
     """The optimiser and its schedules.
 
-    lr is that at a total batch of 256 with lr_scaling "linear" (DINO), of 1024 with "sqrt" (DINOv2, DINOv3), of any with
-    "none"; min_lr is not scaled.
+    lr is that at a total batch of 256 with lr_scaling "linear" (DINO), of 1024 with "sqrt" (DINOv2, DINOv3), of any
+    with "none"; min_lr is not scaled.
     """
 
     key: ClassVar[str] = "optim."
@@ -282,8 +282,8 @@ class Recipe:
             )
         if self.gram.weight and self.gram.teacher is None and self.gram.start == 0:
             raise ValueError(
-                "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a step, "
-                "or start_from a run"
+                "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a "
+                "step, or start_from a run"
             )
 
     def _check_later_stage(self) -> None:

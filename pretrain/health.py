@@ -42,7 +42,7 @@ def kl_divergence(cross_entropy: Tensor, teacher_entropy: Tensor) -> Tensor:
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Return the spread of features (N, D) on the unit sphere: standard deviation over the batch, mean over D, times √D.
+    """Return the spread of features (N, D) on the unit sphere: standard deviation over N, mean over D, times √D.
 
     It is 1 for uniform directions and 0 when all images have the same feature.
     """
@@ -171,8 +171,8 @@ _COLLAPSES = (
         message="Feature collapse: the backbone gives nearly the same feature for every image "
         "(spread {feature_std:.3g}, healthy is near 1).",
         advice="Spread the features (--model.koleo.weight 0.1), lower the learning rate or lengthen its warm-up, check "
-        "that the images differ and reach the network normalised, and start again, perhaps from the weights of an earlier "
-        "checkpoint (--model.backbone.init_from).",
+        "that the images differ and reach the network normalised, and start again, perhaps from the weights of an "
+        "earlier checkpoint (--model.backbone.init_from).",
     ),
     _Symptom(
         kind="patch_collapse_to_point",
@@ -195,9 +195,10 @@ _COLLAPSES = (
     _Symptom(
         kind="gram_drift",
         present=lambda found, most: found.get("gram_drift", 0.0) > 0.5,
-        message="The similarities between patches have drifted from the Gram teacher's: they differ by {gram_drift:.3g} "
-        "(root mean square).",
-        advice="Raise gram.weight, lower the learning rate, or check that gram.teacher is of the same backbone and run.",
+        message="The similarities between patches have drifted from the Gram teacher's: they differ by "
+        "{gram_drift:.3g} (root mean square).",
+        advice="Raise gram.weight, lower the learning rate, or check that gram.teacher is of the same backbone and "
+        "run.",
     ),
 )
 
@@ -257,8 +258,8 @@ def not_finite(step: int, names: list[str]) -> Diagnosis:
         "not_finite",
         f"Step {step}: NaN or infinity in {', '.join(names)}.",
         "Start again in another --output with a lower learning rate or stronger clipping (0.3 to 1), perhaps from the "
-        "weights of the last checkpoint (--model.backbone.init_from RUN/checkpoints/last.ckpt). If it happens in fp16, use "
-        "bf16 or fp32, above all with patches of 8 pixels.",
+        "weights of the last checkpoint (--model.backbone.init_from RUN/checkpoints/last.ckpt). If it happens in fp16, "
+        "use bf16 or fp32, above all with patches of 8 pixels.",
     )
 
 

@@ -29,8 +29,8 @@ class MultiCrop:
 
     Each view is cropped and resized, flipped, jittered in colour, converted to grey, blurred and solarised, every
     step but the first with its own probability. Only the second global view may be solarised.
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, and BYOL, appendix B. Without local
-    crops the published scale of the global ones is (0.14, 1).
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, and BYOL, appendix B. Without
+    local crops the published scale of the global ones is (0.14, 1).
 
     A view depends on the image, `seed` and its own number alone, so any sample can be made again anywhere. Flip,
     jitter, grey, blur and solarisation are transforms of albumentations, some subclassed in `pretrain.augment`. They

@@ -47,7 +47,7 @@ class BlockMasks:
     Of the 2 * total global crops of an optimiser step the fraction `probability` is masked. Their ratios are spread
     evenly over `ratio`: the range is divided by the number of masked crops, and each part gives one crop its ratio.
     Blocks of at least 4 patches and at most half of the grid, with a log-uniform aspect from 0.3 to 1 / 0.3, are added
-    until the ratio is reached or ten tries in a row fail; with `complete`, single patches then fill it up, as in DINOv3.
+    until the ratio is reached or ten tries in a row fail; with `complete`, single patches then fill it up (DINOv3).
     Bao et al., "BEiT", 2022, algorithm 1; the spreading is DINOv2's.
 
     A mask depends on `seed`, the step and the image's place in the step, not on how processes share the step.

@@ -39,14 +39,14 @@ from pretrain.views import MultiCrop
 class DINO(pl.LightningModule):
     """Self-distillation without labels: one pass of student and teacher, and an objective that is a sum of terms.
 
-    The class-token term alone is DINO; with masked patches it is iBOT, with KoLeo DINOv2, with the Gram anchor DINOv3. The
-    arguments are the fields of `pretrain.recipe.Recipe`, which documents and checks them.
+    The class-token term alone is DINO; with masked patches it is iBOT, with KoLeo DINOv2, with the Gram anchor DINOv3.
+    The arguments are the fields of `pretrain.recipe.Recipe`, which documents and checks them.
 
     Schedules, the teacher and the centres move once per optimiser step, whatever the number of micro-batches. Each
-    micro-batch seeds its own random numbers (drop path, RoPE) from the run's seed, and masks are a function of the data's
-    seed and an image's place in its step. So a resumed run equals an uninterrupted one bit for bit.
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021; Zhou et al., "iBOT", 2022; Oquab et
-    al., "DINOv2", 2023; Simeoni et al., "DINOv3", 2025.
+    micro-batch seeds its own random numbers (drop path, RoPE) from the run's seed, and masks are a function of the
+    data's seed and an image's place in its step. So a resumed run equals an uninterrupted one bit for bit.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021; Zhou et al., "iBOT", 2022; Oquab
+    et al., "DINOv2", 2023; Simeoni et al., "DINOv3", 2025.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -62,8 +62,8 @@ class MultiCropNetwork(nn.Module):
     ) -> Output:
         """Return the `Output` of V crops (B, 3, S, S), uint8 or normalised, the two global ones first.
 
-        masks: (2*B, h*w), true for masked patches of the global crops. patch_indices: (M,), among the 2*B*h*w patches of
-        the global crops, those that get logits. patches: whether to return the features of all these patches.
+        masks: (2*B, h*w), true for masked patches of the global crops. patch_indices: (M,), among the 2*B*h*w patches
+        of the global crops, those that get logits. patches: whether to return the features of all these patches.
         """
         wanted = patch_indices is not None or patches
         apart = VIEWS if wanted or masks is not None or self.local_norm is not None else 0

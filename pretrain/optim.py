@@ -53,8 +53,8 @@ _EMBEDDING = re.compile(r"(?:^|\.)(patch_embed|pos_embed|cls_token|reg_token|mas
 def lr_scale(name: str, depth: int, layer_decay: float, patch_embed_lr: float) -> float:
     """Return a parameter's factor of the learning rate: ``layer_decay ** (depth + 1 - layer)``.
 
-    The embedding is layer 0, block i is layer i + 1, and the final norm and the heads are layer depth + 1. The factor of
-    the patch embedding is also multiplied by `patch_embed_lr`.
+    The embedding is layer 0, block i is layer i + 1, and the final norm and the heads are layer depth + 1. The factor
+    of the patch embedding is also multiplied by `patch_embed_lr`.
     """
     if found := _EMBEDDING.search(name):
         return layer_decay ** (depth + 1) * (patch_embed_lr if found[1] == "patch_embed" else 1.0)
@@ -64,7 +64,7 @@ def lr_scale(name: str, depth: int, layer_decay: float, patch_embed_lr: float) -
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Set the learning rate of every group (times its ``lr_scale``, if any), and the weight decay of those that decay."""
+    """Set the learning rate of every group, times its ``lr_scale``, and the weight decay of groups that decay."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
         if group.get("name") == DECAY:
@@ -156,8 +156,8 @@ class Cosine:
     """Schedule of a linear warm-up and half a cosine.
 
     The warm-up goes from ``start`` at step 0 to ``base`` at step ``warmup_steps - 1``; a warm-up of one step stays at
-    ``start``. The cosine then goes from ``base`` to ``final``, which it reaches at step ``steps``, one past the last, as
-    published. A warm-up as long as the training or longer leaves no cosine.
+    ``start``. The cosine then goes from ``base`` to ``final``, which it reaches at step ``steps``, one past the last,
+    as published. A warm-up as long as the training or longer leaves no cosine.
     """
 
     base: float

@@ -14,38 +14,36 @@ Moves = Literal["epoch", "step"]  # a warm-up moves once per epoch (DINO) or at 
 Stage = Literal["pretrain", "gram", "high_res"]
 
 
-class _Options:
-    """A group of options, which checks its values when it is made."""
+def _expect(options: Any, holds: bool, name: str, expected: str) -> None:
+    """Raise, naming the value and what was expected, if the check of an option does not hold."""
+    if not holds:
+        raise ValueError(f"{options.key}{name}={getattr(options, name)}: expected {expected}")
 
-    key: ClassVar[str]  # its YAML key below `model`
 
-    def expect(self, holds: bool, name: str, expected: str) -> None:
-        """Raise, naming the value and what was expected, if the check of a field does not hold."""
-        if not holds:
-            raise ValueError(f"{self.key}{name}={getattr(self, name)}: expected {expected}")
+def _expect_at_least(options: Any, least: float, *names: str) -> None:
+    """Raise for an option below `least`; null is left out."""
+    for name in names:
+        value = getattr(options, name)
+        _expect(options, value is None or value >= least, name, f"at least {least}")
 
-    def expect_at_least(self, least: float, *names: str) -> None:
-        """Raise for a field below `least`; null is left out."""
-        for name in names:
-            value = getattr(self, name)
-            self.expect(value is None or value >= least, name, f"at least {least}")
 
-    def expect_temperatures(self) -> None:
-        """Raise for a temperature that is not positive; null is left out."""
-        for name in ("warmup_temperature", "temperature", "student_temperature"):
-            value = getattr(self, name)
-            self.expect(value is None or value > 0, name, "more than 0 (published: 0.04 to 0.07, the student's 0.1)")
+def _expect_temperatures(options: Any) -> None:
+    """Raise for a temperature that is not positive; null is left out."""
+    for name in ("warmup_temperature", "temperature", "student_temperature"):
+        value = getattr(options, name)
+        expected = "more than 0 (published: 0.04 to 0.07, the student's 0.1)"
+        _expect(options, value is None or value > 0, name, expected)
 
 
 @dataclass(frozen=True)
-class BackboneOptions(_Options):
+class BackboneOptions:
     """The backbone to train.
 
     `arguments` override those of timm, such as img_size, depth, reg_tokens, init_values (LayerScale) or, for DINOv3's
     backbones, rope_rescale_coords, rope_shift_coords and rope_jitter_coords.
     """
 
-    key: ClassVar[str] = "backbone."
+    key: ClassVar[str] = "backbone."  # YAML key below `model`, for errors
     name: str = "vit_small_patch16_224"  # a timm name, an official name or a saved directory
     arguments: dict[str, Any] = field(default_factory=dict)
     drop_path: float = 0.1  # stochastic depth of the student
@@ -56,8 +54,8 @@ class BackboneOptions(_Options):
     grad_checkpointing: bool = False  # compute blocks again in the backward pass, which saves memory
 
     def __post_init__(self) -> None:
-        self.expect(0 <= self.drop_path < 1, "drop_path", "0 or more, below 1 (published: 0.1 to 0.4)")
-        self.expect_at_least(0, "head_warmup_steps")
+        _expect(self, 0 <= self.drop_path < 1, "drop_path", "0 or more, below 1 (published: 0.1 to 0.4)")
+        _expect_at_least(self, 0, "head_warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class HeadOptions:
 
 
 @dataclass(frozen=True)
-class TeacherOptions(_Options):
+class TeacherOptions:
     """How the teacher follows the student, and how its logits become targets."""
 
     key: ClassVar[str] = "teacher."
@@ -91,12 +89,12 @@ class TeacherOptions(_Options):
 
     def __post_init__(self) -> None:
         for name in ("momentum", "final_momentum"):
-            self.expect(0 <= getattr(self, name) <= 1, name, "0 to 1 (published: 0.996 and 1)")
-        self.expect_temperatures()
+            _expect(self, 0 <= getattr(self, name) <= 1, name, "0 to 1 (published: 0.996 and 1)")
+        _expect_temperatures(self)
 
 
 @dataclass(frozen=True)
-class DINOOptions(_Options):
+class DINOOptions:
     """The class-token term."""
 
     key: ClassVar[str] = "dino."
@@ -104,11 +102,11 @@ class DINOOptions(_Options):
     local_weight: float = 1.0  # factor of the pairs with a local crop (0.5 in DINOv3's Gram stage)
 
     def __post_init__(self) -> None:
-        self.expect_at_least(0, "weight", "local_weight")
+        _expect_at_least(self, 0, "weight", "local_weight")
 
 
 @dataclass(frozen=True)
-class IBOTOptions(_Options):
+class IBOTOptions:
     """The masked-patch term; a weight of 0 leaves it out. Centring and temperatures that are null are the teacher's.
 
     masking: "blocks" masks patches for the student; "none" masks nothing and compares every patch of the global crops,
@@ -131,12 +129,12 @@ class IBOTOptions(_Options):
     student_temperature: float | None = None
 
     def __post_init__(self) -> None:
-        self.expect_at_least(0, "weight")
-        self.expect_temperatures()
+        _expect_at_least(self, 0, "weight")
+        _expect_temperatures(self)
 
 
 @dataclass(frozen=True)
-class KoLeoOptions(_Options):
+class KoLeoOptions:
     """The term that spreads class tokens, see `KoLeoLoss`; a weight of 0 leaves it out."""
 
     key: ClassVar[str] = "koleo."
@@ -145,11 +143,11 @@ class KoLeoOptions(_Options):
     distributed: bool = False
 
     def __post_init__(self) -> None:
-        self.expect_at_least(0, "weight")
+        _expect_at_least(self, 0, "weight")
 
 
 @dataclass(frozen=True)
-class GramOptions(_Options):
+class GramOptions:
     """The Gram anchor, see `GramLoss`; a weight of 0 leaves it out."""
 
     key: ClassVar[str] = "gram."
@@ -166,7 +164,7 @@ class GramOptions(_Options):
     antialias: bool = False  # filter when features of larger crops (data.views.gram_size) are reduced
 
     def __post_init__(self) -> None:
-        self.expect_at_least(0, "weight", "final_weight", "warmup_steps", "start", "refresh_every", "refreshes")
+        _expect_at_least(self, 0, "weight", "final_weight", "warmup_steps", "start", "refresh_every", "refreshes")
         if self.weight and self.refresh_every and self.teacher is not None:
             raise ValueError(
                 f"gram.refresh_every={self.refresh_every} would replace the given gram.teacher={self.teacher}; "
@@ -175,11 +173,11 @@ class GramOptions(_Options):
 
 
 @dataclass(frozen=True)
-class OptimOptions(_Options):
+class OptimOptions:
     """The optimiser and its schedules.
 
-    lr is that at a total batch of 256 with lr_scaling "linear" (DINO), of 1024 with "sqrt" (DINOv2, DINOv3), of any with
-    "none"; min_lr is not scaled.
+    lr is that at a total batch of 256 with lr_scaling "linear" (DINO), of 1024 with "sqrt" (DINOv2, DINOv3), of any
+    with "none"; min_lr is not scaled.
     """
 
     key: ClassVar[str] = "optim."
@@ -199,13 +197,13 @@ class OptimOptions(_Options):
     freeze_last_layer_epochs: float = 1  # in which the prototypes are frozen
 
     def __post_init__(self) -> None:
-        self.expect_at_least(0, "lr", "min_lr", "weight_decay", "final_weight_decay", "clip", "warmup_epochs")
+        _expect_at_least(self, 0, "lr", "min_lr", "weight_decay", "final_weight_decay", "clip", "warmup_epochs")
         for name in ("layer_decay", "patch_embed_lr"):
-            self.expect(0 < getattr(self, name) <= 1, name, "more than 0, at most 1")
+            _expect(self, 0 < getattr(self, name) <= 1, name, "more than 0, at most 1")
 
 
 @dataclass(frozen=True)
-class HealthOptions(_Options):
+class HealthOptions:
     """When the health of the training is measured, and what a recognised failure does; see `HealthMonitor`."""
 
     key: ClassVar[str] = "health."
@@ -215,11 +213,11 @@ class HealthOptions(_Options):
     on_failure: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
-        self.expect_at_least(1, "every", "patience")
+        _expect_at_least(self, 1, "every", "patience")
 
 
 @dataclass(frozen=True)
-class Recipe(_Options):
+class Recipe:
     """All options of a training.
 
     Args:
@@ -260,7 +258,7 @@ class Recipe(_Options):
     distill: str | None = None
 
     def __post_init__(self) -> None:
-        self.expect_at_least(1, "steps", "steps_per_epoch")
+        _expect_at_least(self, 1, "steps", "steps_per_epoch")
         for key, prototypes in (("head", self.head.out_dim), ("ibot.head", self.patch_prototypes)):
             if prototypes < 2:
                 raise ValueError(f"{key}.out_dim={prototypes}: expected at least 2")
@@ -284,8 +282,8 @@ class Recipe(_Options):
             )
         if self.gram.weight and self.gram.teacher is None and self.gram.start == 0:
             raise ValueError(
-                "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a step, "
-                "or start_from a run"
+                "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a "
+                "step, or start_from a run"
             )
 
     def _check_later_stage(self) -> None:

@@ -78,8 +78,8 @@ def gram_teacher(place: str) -> Backbone:
     inside = folder / "backbone" if (folder / "backbone" / "config.json").is_file() else folder
     if not (inside / "config.json").is_file():
         raise FileNotFoundError(
-            f"gram.teacher: {folder} holds no backbone; give the directory of a finished run or one that save_pretrained "
-            "wrote"
+            f"gram.teacher: {folder} holds no backbone; give the directory of a finished run or one that "
+            "save_pretrained wrote"
         )
     backbone = load_backbone(inside)
     if backbone.spec.kind == "pyramid":
@@ -133,7 +133,8 @@ def _check_distillation(
         ours, theirs = student.backbone.spec.patch, teacher.backbone.spec.patch
         if ours != theirs:
             raise ValueError(
-                f"distill: the teacher's patches have {theirs} pixels, the student's {ours}; iBOT compares patch by patch"
+                f"distill: the teacher's patches have {theirs} pixels, the student's {ours}; iBOT compares patch by "
+                "patch"
             )
     for name, *heads in pairs:
         mine, other = (head.last_layer.out_features for head in heads)  # type: ignore[union-attr]

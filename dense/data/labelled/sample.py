@@ -93,6 +93,7 @@ class Sample(NamedTuple):
     name: str
     clean: Tensor | None = None  # 3, H, W uint8
     degradation: str = ""  # kind of its degradation
+    cached: tuple[Tensor, ...] | None = None  # features of the image from a cache, see `Batch`
 
 
 class Batch(NamedTuple):

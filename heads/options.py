@@ -1,7 +1,7 @@
 """Checks of options against their type hints; an error names the value, what was expected and what to do.
 
-An `int` is a count of at least 1. Numbers with bounds are annotated by `Range`. Literals, booleans, sequences and None are
-checked as their hints say; other hints are not.
+An `int` is a count of at least 1, and `Range` annotates the bounds of other numbers. Literals, booleans, sequences and
+None are checked as their hints say; other hints are not checked.
 """
 
 from __future__ import annotations

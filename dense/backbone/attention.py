@@ -17,7 +17,7 @@ PARTS: tuple[Part, ...] = ("query", "key", "value")
 
 
 def project(attention: Any, x: Tensor, part: Part) -> Tensor:
-    """Return the query, key or value of tokens (B, N, C): (B, heads, N, d), with bias and q/k norm, before positions."""
+    """Return query, key or value of tokens (B, N, C): (B, heads, N, d), with bias and q/k norm, before positions."""
     return project_together(attention, x, (part,))[0]
 
 

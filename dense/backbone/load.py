@@ -19,7 +19,7 @@ from dense.backbone.weights import official
 from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint, recognise
 from dense.backbone.weights.huggingface import describe_config, from_huggingface
 from dense.backbone.weights.names import ALIASES, directory, resolve
-from dense.backbone.weights.report import UNUSED, LoadReport, WeightsError, compare, split_unused
+from dense.backbone.weights.report import UNUSED, WeightsError, compare, split_unused
 
 Weights = str | Path | Mapping[str, Any]
 

@@ -68,8 +68,8 @@ def run_block(block: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | No
 def residual(x: Tensor, branch: Callable[[Tensor, Groups], Tensor], groups: Groups, rate: float) -> Tensor:
     """Return ``x + branch(x)`` on the output rows, with batch-subset stochastic depth.
 
-    Of a group's B images, b = max(int(B (1 - rate)), 1) are drawn; the branch runs on them alone and is scaled by B / b,
-    so that its expectation is that without stochastic depth.
+    Of a group's B images, b = max(int(B (1 - rate)), 1) are drawn; the branch runs on them and is scaled by B / b, so
+    that its expectation is that without stochastic depth.
     Oquab et al., "DINOv2", 2023, section 5.
     """
     if not rate:

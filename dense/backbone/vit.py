@@ -1,4 +1,4 @@
-"""Adapters over timm's VisionTransformer and Eva: this file adds tokens, positions, masks and attention rows to timm's blocks."""
+"""Adapters over timm's VisionTransformer and Eva: tokens, positions, masks and attention rows around timm's blocks."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class ViT(Backbone, kind="vit"):
     def _run_to(
         self, images: Tensor, layer: int, blocks: int = 0
     ) -> tuple[Tensor, Tensor | None, tuple[int, int], int]:
-        """Run the blocks before `layer`, and `blocks` more: tokens, rotary positions, grid, and the index of `layer`."""
+        """Run the blocks before `layer`, and `blocks` more: tokens, rotary positions, grid, index of `layer`."""
         depth = self.spec.depth
         if not -depth <= layer < depth:
             raise ValueError(f"layer {layer} does not exist: {self.spec.name} has {depth} blocks")

@@ -78,7 +78,7 @@ def test_mistakes_are_named(make: Any) -> None:
         make(5).update(predicted[:, ::2], labels)
     with pytest.raises(TypeError, match="integer labels"):
         make(5).update(predicted.float(), labels)
-    with pytest.raises(ValueError, match="give one a class"):
+    with pytest.raises(ValueError, match="give one per class"):
         make(5, names=("a", "b"))
     with pytest.raises(ValueError, match="ignore not among them"):
         make(5, ignore=0)

@@ -11,9 +11,19 @@ from timm.layers import HybridEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dense.backbone.attention import attention_rows, fused_backward_is_slow, project, rotate
+from dense.backbone.attention import (
+    SHARDED,
+    Group,
+    attention_rows,
+    can_pack,
+    fused_backward_is_slow,
+    project,
+    rotate,
+    run_block,
+    shortened,
+    split,
+)
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
-from dense.backbone.packed import SHARDED, Group, can_pack, run_block, shortened, split
 from dense.backbone.positions import PERIODS, PositionCache, rotary_positions, set_periods
 from dense.backbone.spec import BackboneSpec
 from heads.features import Norm

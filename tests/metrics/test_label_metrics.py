@@ -108,7 +108,7 @@ def test_a_table_follows_updates() -> None:
     assert metric.per_class()["0"]["pixels"] == 0
 
 
-def test_outlines_see_what_regions_do_not() -> None:
+def test_boundary_iou_is_more_sensitive_to_outlines() -> None:
     labels = torch.zeros(1, 100, 100, dtype=torch.long)
     labels[:, 20:80, 20:80] = 1
     shifted = labels.roll(2, dims=2)

@@ -86,7 +86,7 @@ class ViT(Backbone, kind="vit"):
                 tokens = tokens + prefix
             if self.class_position is not None:
                 tokens = torch.cat((tokens[:, :1] + self.class_position.to(x.dtype), tokens[:, 1:]), dim=1)
-            x = torch.cat((tokens.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((tokens.expand(x.shape[0], -1, -1), x), dim=1)
         return self.model.norm_pre(x), self._rope(grid), grid
 
     def _mask(self, x: Tensor, masks: Tensor | None, grid: tuple[int, int]) -> Tensor:

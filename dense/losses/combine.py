@@ -84,9 +84,6 @@ class WeightedSum(nn.Module):
             parts[name] = value.detach()
         return total, parts
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
-
 
 def build(spec: Mapping[str, float | Mapping[str, Any]], bins: Bins | None = None) -> WeightedSum:
     """Build losses by name, each from its weight or from its options, with a ``weight`` among them (1 by default).

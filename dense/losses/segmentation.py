@@ -49,9 +49,6 @@ class CrossEntropy(nn.Module):
         share = torch.where(valid, weights[torch.where(valid, labels, 0)], 0.0).sum()
         return total / torch.where(share > 0, share, 1.0)
 
-    def extra_repr(self) -> str:
-        return f"label_smoothing={self.label_smoothing}, ignore={self.ignore}"
-
 
 class Dice(nn.Module):
     """One minus the Dice coefficient of softmax probabilities and labels, averaged over all K classes.

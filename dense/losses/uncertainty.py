@@ -69,9 +69,6 @@ class FixedWeights(JointWeights):
     def term(self, name: str, loss: Tensor) -> Tensor:
         return self.weights[name] * loss
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
-
 
 class UncertaintyWeights(JointWeights):
     """Tasks weighted by their homoscedastic uncertainty, which is learned with the network.
@@ -107,6 +104,3 @@ class UncertaintyWeights(JointWeights):
 
     def idle(self, name: str) -> Tensor:
         return 0 * self.log_variances[name].float()
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}: {likelihood}" for name, likelihood in self.likelihoods.items())

@@ -14,6 +14,7 @@ from heads import Features, PixelSemanticFusion, RestorationHead, Restormer
 from heads.restoration import ChannelFusion, WindowFusion
 from heads.restoration.head import guide_image, guide_size
 from heads.restoration.restormer import RestormerNorm, channel_attention
+from tests.heads.conftest import randomise
 
 OUTPUTS = {"restored": {"name": "image"}}
 GUIDED = ("addition", "channels", "windows")
@@ -30,12 +31,6 @@ def head(guidance: str = "channels", **options: Any) -> RestorationHead:
 def features(batch: int = 2) -> Features:
     maps = tuple(torch.randn(batch, 16, 3, 4) for _ in range(3))
     return Features(maps, (), (24, 32), (24, 32), (0, 0, 0, 0), (8, 8, 8), (0, 1, 2), True)
-
-
-def randomise(module: torch.nn.Module) -> None:
-    """Give every parameter random values."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
 
 
 def test_published_size_and_names() -> None:
@@ -66,7 +61,7 @@ def test_published_size_and_names() -> None:
 def test_norm_equals_layer_norm() -> None:
     """Without a bias the norm only divides by the standard deviation."""
     x, norm = torch.randn(2, 6, 3, 5), RestormerNorm(6, True)
-    randomise(norm)
+    randomise(norm, 0.1)
     expected = F.layer_norm(x.permute(0, 2, 3, 1), (6,), norm.body["weight"], norm.body["bias"], 1e-5)
     torch.testing.assert_close(norm(x), expected.permute(0, 3, 1, 2))
     free = RestormerNorm(6, False)
@@ -93,7 +88,7 @@ def test_untrained_guidance_is_the_body(guidance: str, query: str) -> None:
     guide = features()
     with torch.no_grad():
         assert torch.equal(built(guide, images)["restored"], built.body(images))
-        randomise(built.fusions)
+        randomise(built.fusions, 0.1)
         assert not torch.allclose(built(guide, images)["restored"], built.body(images), atol=1e-3)
 
 
@@ -101,7 +96,7 @@ def test_untrained_guidance_is_the_body(guidance: str, query: str) -> None:
 def test_everything_learns(guidance: str) -> None:
     """With no zero weights every parameter has a gradient."""
     built, guide, images = head(guidance), features(), torch.rand(2, 3, 16, 24)
-    randomise(built)
+    randomise(built, 0.1)
     (built(guide, images)["restored"] ** 2).mean().backward()
     assert [n for n, p in built.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
@@ -109,7 +104,7 @@ def test_everything_learns(guidance: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 9), (8, 8), (33, 50), (41, 16)])
 def test_any_size(size: tuple[int, int]) -> None:
     built, images = head("windows"), torch.rand(1, 3, *size)
-    randomise(built.fusions)
+    randomise(built.fusions, 0.1)
     assert built(features(1), images)["restored"].shape == images.shape
     assert built(features(1), images, size=(5, 7))["restored"].shape == (1, 3, 5, 7)
 
@@ -135,7 +130,7 @@ def test_gate_weighs_experts() -> None:
     weights = psf.gate(guide.maps)
     assert weights.shape == (2, 3)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
-    randomise(psf)
+    randomise(psf, 0.1)
     weights = psf.gate(guide.maps)
     experts = [expert(m) for expert, m in zip(psf.experts, guide.maps, strict=True)]
     expected = sum(w.view(-1, 1, 1, 1) * e for w, e in zip(weights.unbind(1), experts, strict=True))

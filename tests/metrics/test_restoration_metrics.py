@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from dense.metrics import RestorationMetrics, psnr, ssim
-from dense.metrics.restoration import to_8_bits, luma
+from dense.metrics.restoration import luma, to_8_bits
 
 
 def images(count: int = 3, size: tuple[int, int] = (32, 41)) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,6 +68,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     elif origin is Annotated:
         check_number(name, value, arguments[1])
     elif origin in (Sequence, tuple):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f"{name}={value!r}: expected a list of values")
         items = (arguments[0],) * len(value) if origin is Sequence or Ellipsis in arguments else arguments
         check_length(name, value, len(items))
         for i, (item, kind) in enumerate(zip(value, items, strict=True)):

@@ -162,6 +162,7 @@ def test_channels_default_to_dinov2() -> None:
     ("options", "message"),
     [
         ({"in_channels": (8, 8)}, "expected 4 values, one per map"),
+        ({"in_channels": 8}, "in_channels=8: expected a list of values"),
         ({"width": 0}, "width=0: expected an integer of at least 1"),
         ({"readout": "cls"}, "readout='cls': expected one of 'ignore', 'add', 'project'"),
         ({"readout": ("add", "add")}, "readout=.*one per map"),

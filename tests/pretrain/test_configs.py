@@ -11,10 +11,10 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dense.recipes import config_folder
-from pretrain.checks import check_views
 from pretrain.data import Batch
 from pretrain.masking import VIEWS
 from pretrain.module import DINO
+from pretrain.network import check_crops
 from pretrain.views import MultiCrop
 
 FOLDER = config_folder() / "pretrain"
@@ -45,7 +45,7 @@ def parse(parser: LightningArgumentParser, part: str, names: list[str], folder: 
 
 def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> DINO:
     """The module of a config on the meta device, as if the stage before were there."""
-    for function in ("open_run", "check_start", "load_start"):
+    for function in ("load_run", "check_start", "load_start"):
         monkeypatch.setattr(f"pretrain.module.{function}", lambda *_: None)
     parser = LightningArgumentParser()
     parser.add_class_arguments(DINO, "model")
@@ -63,7 +63,7 @@ def test_a_config_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     views.add_argument("--views", type=MultiCrop)
     crops = parse(views, "views", base_of(name), tmp_path)
     for choice in getattr(crops, "choices", [crops]):
-        check_views(module.recipe, module.student, choice, 64)
+        check_crops(module.recipe, module.student, choice, 64, 64)
         batch = Batch([torch.empty(2, 3, s, s, device="meta", dtype=torch.uint8) for s in choice.sizes], *[torch.empty(0)] * 2, [])  # fmt: skip
         assert module.student.grid(batch.views[0])[0] > 2
     assert len(crops.sizes) >= VIEWS

@@ -154,9 +154,10 @@ def check_crops(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, tot
         raise ValueError("backbone.local_norm without local crops; set data.views.local_crops or leave it out")
     if views.gram_size and not recipe.gram.weight:
         raise ValueError("data.views.gram_size without a Gram term; set gram.weight or leave gram_size out")
-    if views.gram_size not in (None, size) and (views.gram_size % patch or size % patch):
+    gram_size = views.gram_size or size
+    if gram_size != size and (gram_size % patch or size % patch):
         raise ValueError(
-            f"data.views.gram_size={views.gram_size} and global_size={size} with patches of {patch}: the padding would "
+            f"data.views.gram_size={gram_size} and global_size={size} with patches of {patch}: the padding would "
             "shift one grid against the other; choose multiples of the patch"
         )
     group = recipe.koleo.group

@@ -72,7 +72,7 @@ class ViewsOf(Dataset[Sample]):
                 views = crops(image, (self.seed, epoch, index))
                 split = len(views) - getattr(crops, "gram_crops", 0)
                 return Sample(views[:split], chosen, bad, views[split:])
-        raise ImageError(f"none of {len(bad)} images, tried one after another, could be read; the last: {reason}")
+        raise ImageError(f"none of {len(bad)} images, tried one after the other, could be read; the last: {reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """Yield the image itself, then up to `ATTEMPTS` others in random order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dense.data.image import ImageError
 from dense.data.loader import init_worker
 from dense.data.sampler import IndexSampler
 from dense.data.unlabelled import FolderImages
-from pretrain.data import BadImages, Batch, ViewsOf, collate
+from pretrain.data import BadImages, Batch, PretrainData, ViewsOf, collate
 from pretrain.views import MultiCrop
 
 VIEWS = MultiCrop(16, 8, 2)
@@ -136,6 +137,20 @@ def test_errors_of_the_views_are_raised(folder: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         ViewsOf(FolderImages(folder), broken)[0, 0]
+
+
+def test_settings_of_older_checkpoints() -> None:
+    """Their names of settings and their description of the images are understood; other settings are refused."""
+    data = PretrainData("scenes:train", VIEWS, batch_size=4, workers=0, scenes=8, scene_size=32)
+    data.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=1)  # type: ignore[assignment]
+    state = data.state_dict()
+    settings = state["settings"]
+    settings["pictures a step, over all processes"] = settings.pop("images per step, over all processes")
+    settings["pictures"], settings["which"] = settings.pop("images"), settings["which"].replace("images", "pictures")
+    data.load_state_dict(state)
+    settings["pictures"] = 9
+    with pytest.raises(ValueError, match="images: 8 now, 9 then"):
+        data.load_state_dict(state)
 
 
 def test_the_report(folder: Path) -> None:

@@ -149,7 +149,7 @@ def _plain(path: Path, model: DenseModel) -> DenseModel:
     """The same network with what transformers lacks left out, as exact as it is: limits, and inverse depth's scale."""
     outputs = dict(model.outputs)
     depth = outputs.get("depth")
-    if isinstance(depth, Bins) or model.head.spec()["name"] != "dpt":  # type: ignore[operator]
+    if isinstance(depth, Bins) or model.head.spec()["name"] != "dpt":
         raise WeightsError(
             f"{path}: no installed library computes {model.facts.get('published')}, so there is nothing to verify it with"
         )

@@ -181,7 +181,7 @@ class DenseData(pl.LightningDataModule):
         if crop_size is not None and min(crop_size if isinstance(crop_size, tuple) else (crop_size,)) < 1:
             raise ValueError(f"data.crop_size={crop_size}: expected at least 1 pixel")
         if answers is not None:
-            warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=2)
+            warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=1)
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
         self.embedded = root == "scenes"
         options: dict[str, Any] = {

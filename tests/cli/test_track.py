@@ -19,25 +19,25 @@ from tests.runs import Done, call
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """Six frames, and the numbers of the first one's squares beside them."""
+    """Return a video of six frames, with the mask of the first one beside it."""
     images, masks = squares(6, (48, 64), [(0, 2), (0, 1)])
-    writer = VideoWriter(tmp_path / "film.mp4", 10.0)
+    writer = VideoWriter(tmp_path / "video.mp4", 10.0)
     for image in images:
         writer.add(image)
     writer.close()
     Image.fromarray(masks[0]).convert("P").save(tmp_path / "first.png")
-    return tmp_path / "film.mp4"
+    return tmp_path / "video.mp4"
 
 
 def run(video: Path, *options: str, mask: Path | None = None) -> Done:
-    """The verb on small frames."""
+    """Run the verb on small frames."""
     mask = mask or video.parent / "first.png"
     out = video.parent / "out"
     return call(["track", str(video), "--mask", str(mask), *BACKBONE, "--size", "32", "--out", str(out), *options])
 
 
 def test_a_video(clip: Path) -> None:
-    """A mask a frame at the film's size, with a palette; a clip, a sheet, and all settings; says where."""
+    """One mask with a palette per frame, a video, a sheet, and all settings; the output names them."""
     done, out = run(clip, "--topk", "3", "--overlays"), clip.parent / "out"
     assert done.returncode == 0, done.stderr
     assert f"2 objects in 6 frames: masks in {out / 'masks'}, {out / 'sheet.png'}" in done.stdout
@@ -50,15 +50,15 @@ def test_a_video(clip: Path) -> None:
             assert set(np.unique(np.array(image))) <= {0, 1, 2}
     assert np.array_equal(np.array(Image.open(masks[0])), np.array(Image.open(clip.parent / "first.png")))
     assert len(list((out / "overlays").iterdir())) == 6
-    assert [frame.shape for frame in Video(out / "film_tracked.mp4")] == [(48, 64, 3)] * 6
-    assert Video(out / "film_tracked.mp4").rate == 10
+    assert [frame.shape for frame in Video(out / "video_tracked.mp4")] == [(48, 64, 3)] * 6
+    assert Video(out / "video_tracked.mp4").rate == 10
     assert Image.open(out / "sheet.png").width > 4 * 200
     saved = json.loads((out / "tracked.json").read_text())
     assert (saved["objects"], saved["settings"]["topk"], saved["settings"]["size"]) == ([1, 2], 3, 32)
 
 
 def test_a_folder(clip: Path) -> None:
-    """Masks are named after the frames."""
+    """Masks have the names of the frames."""
     folder = clip.parent / "frames"
     folder.mkdir()
     for i, frame in enumerate(Video(clip)):
@@ -76,7 +76,7 @@ def test_a_folder(clip: Path) -> None:
 
 
 def test_mistakes(clip: Path) -> None:
-    """One line each, and nothing is written where nothing was begun."""
+    """Each error is one line, and no video is written."""
     root = clip.parent
     (root / "bad.mp4").write_bytes(b"no video")
     writer = VideoWriter(root / "one.mp4", 10.0)
@@ -88,10 +88,10 @@ def test_mistakes(clip: Path) -> None:
         ("none.mp4", [], "first.png", "no such video"),
         ("bad.mp4", [], "first.png", "is not a video that OpenCV can read"),
         ("one.mp4", [], "first.png", "has 1 frames: expected 2 or more"),
-        ("film.mp4", [], "none.png", "holds no object"),
-        ("film.mp4", [], "gone.png", "no such mask"),
-        ("film.mp4", [], "small.png", "frame 0 is 48x64, not 40x64"),
-        ("film.mp4", ["--topk", "0"], "first.png", "topk=0"),
+        ("video.mp4", [], "none.png", "holds no object"),
+        ("video.mp4", [], "gone.png", "no such mask"),
+        ("video.mp4", [], "small.png", "frame 0 is 48x64, not 40x64"),
+        ("video.mp4", ["--topk", "0"], "first.png", "topk=0"),
     ):
         done = run(root / video, *options, mask=root / mask)
         assert done.returncode == 1
@@ -102,7 +102,7 @@ def test_mistakes(clip: Path) -> None:
 
 
 def test_overlays() -> None:
-    """Frames in, frames out, one by one."""
+    """One drawn frame per frame."""
     images, masks = squares(3, (48, 64))
     found = list(overlays(tiny("dino_vits16"), iter(images), masks[0], size=0))
     assert [one.shape for one in found] == [(48, 64, 3)] * 3
@@ -113,7 +113,7 @@ def test_overlays() -> None:
 
 @pytest.mark.parametrize(("frames", "kept"), [(1, [0]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (19, [0, 8, 16])])
 def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
-    """Over a video whose length nobody knows, with at most four frames held."""
+    """Frames are evenly spaced over a video of unknown length, with at most four in memory."""
     spread = FrameSamples(4)
     for i in range(frames):
         spread.add(np.full((10, 20, 3), i, np.uint8))

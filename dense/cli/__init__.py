@@ -46,8 +46,8 @@ def usage() -> str:
 def process() -> NoReturn:
     """Run `dense` as a process of its own, with the exit status of `main`.
 
-    A process of a distributed group leaves with `os._exit`: gloo's threads outlive `destroy_process_group`, and one that
-    asks for Python while it shuts down aborts the process, upon which Lightning ends the others.
+    A process of a distributed group leaves with `os._exit`: gloo's threads outlive `destroy_process_group`, and one
+    that needs Python during the shutdown aborts the process, upon which Lightning ends the others.
     """
     if "_ARGCOMPLETE" in os.environ:
         from dense.cli.completion import complete

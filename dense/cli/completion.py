@@ -12,7 +12,6 @@ FOLDERS = {"bash": "~/.local/share/bash-completion/completions/dense", "fish": "
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     examples = [(f"dense completion {shell} > {path}", "for every new shell") for shell, path in FOLDERS.items()]
     examples.append(('eval "$(dense completion zsh)"', "in ~/.zshrc, after compinit"))
     parser = Parser("dense completion", "Print a shell's completion script.", examples, **options)
@@ -21,7 +20,6 @@ def parser(**options: bool) -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
     options = parser().parse_args(argv)
     import argcomplete
 

@@ -15,7 +15,6 @@ EXAMPLES = (
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     words = "Convert a backbone's weights, or a published head; every tensor must find its place."
     parser = Parser("dense convert", words, EXAMPLES, **options)
     parser.add_argument("source", type=Path, help="weight file or directory")

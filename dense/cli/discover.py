@@ -20,7 +20,6 @@ EXAMPLES = (
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     words = "Find objects and regions in images and videos, without labels."
     parser = Parser("dense discover", words, EXAMPLES, **options)
     parser.add_argument("images", nargs="+", help="images, folders of images, videos")

@@ -61,7 +61,6 @@ def add_common(parser: Parser) -> None:
 
 
 def add_output(parser: Parser) -> None:
-    """--output."""
     parser.add_argument("--output", type=writable, help="folder for results.json; nothing is written if left out")
 
 
@@ -94,7 +93,6 @@ def open_pair(options: Namespace) -> Pair:
 
 
 def add_knn(parser: Parser) -> None:
-    """Weighted k-NN."""
     add_common(parser)
     add_pair(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
@@ -104,7 +102,6 @@ def add_knn(parser: Parser) -> None:
 
 
 def knn(options: Namespace) -> Result:
-    """Weighted k-NN."""
     from dense.evaluate.classification.knn import check_votes
     from dense.evaluate.classification.measure import measure_knn
 
@@ -117,7 +114,6 @@ def knn(options: Namespace) -> Result:
 
 
 def add_linear(parser: Parser) -> None:
-    """Linear classification."""
     add_common(parser)
     add_pair(parser)
     parser.add_argument("--recipe", choices=("dino", "dinov2"), default="dinov2", help="the published protocol")
@@ -131,7 +127,6 @@ def add_linear(parser: Parser) -> None:
 
 
 def linear(options: Namespace) -> Result:
-    """Linear classification."""
     from dense.evaluate.classification.measure import measure_linear
 
     pair = open_pair(options)
@@ -142,7 +137,6 @@ def linear(options: Namespace) -> Result:
 
 
 def add_finetune(parser: Parser) -> None:
-    """Fine-tuning."""
     add_common(parser)
     add_pair(parser)
     for name, value in FINETUNING.items():
@@ -153,7 +147,6 @@ def add_finetune(parser: Parser) -> None:
 
 
 def finetune(options: Namespace) -> Result:
-    """Fine-tuning."""
     from dense.evaluate.classification.finetune import FineTuneRecipe
     from dense.evaluate.classification.measure import measure_finetune
 
@@ -169,7 +162,6 @@ def finetune(options: Namespace) -> Result:
 
 
 def add_probe(parser: Parser) -> None:
-    """Probes on embedded scenes."""
     add_common(parser)
     parser.add_argument("--train-scenes", type=int, default=500, help="number of scenes to train on")
     parser.add_argument("--val-scenes", type=int, default=250, help="number of scenes to validate on")
@@ -179,7 +171,6 @@ def add_probe(parser: Parser) -> None:
 
 
 def probe(options: Namespace) -> Result:
-    """Probes on embedded scenes."""
     from dense.evaluate.probe import measure_probe
 
     return measure_probe(
@@ -207,7 +198,6 @@ def add_labelled(parser: Parser, scenes: int) -> None:
 
 
 def add_dense(parser: Parser) -> None:
-    """Depth and segmentation."""
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
@@ -230,7 +220,6 @@ DATA = ("layout", "split", "depth", "val_ratio", "kb_crop", "scenes", "size", "c
 
 
 def dense(options: Namespace, what: str) -> Result:
-    """Depth or segmentation."""
     from dense.evaluate.model import evaluate
 
     names = ("protocol", "classes", "resize", "window", "stride", "flip", "scales", "crop", "cap", "alignment")
@@ -239,7 +228,6 @@ def dense(options: Namespace, what: str) -> Result:
 
 
 def add_restoration(parser: Parser) -> None:
-    """Restoration."""
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder of clean images, of input/ and target/, or scenes")
     parser.add_argument("--layout", default="images", help="images, paired, or one with depth: folder, nyuv2, ...")
@@ -256,7 +244,6 @@ def add_restoration(parser: Parser) -> None:
 
 
 def restoration(options: Namespace) -> Result:
-    """Restoration."""
     from dense.evaluate.model import evaluate
 
     given = {name: getattr(options, name) for name in (*DATA, "window", "stride", "flip")}
@@ -279,7 +266,6 @@ def levels(words: str) -> tuple[str, list[float]]:
 
 
 def add_discovery(parser: Parser) -> None:
-    """Objects and regions found without labels."""
     add_common(parser)
     parser.add_argument("--data", required=True, help="folder with images/ and masks/, or scenes")
     parser.add_argument("--layout", default="folder", help="folder, voc2012, ade20k, cityscapes")
@@ -302,7 +288,6 @@ def add_discovery(parser: Parser) -> None:
 
 
 def add_video(parser: Parser) -> None:
-    """Objects followed through videos."""
     add_common(parser)
     where = "folder of DAVIS-2017, or scenes for a camera that moves past them"
     parser.add_argument("--data", required=True, help=where)
@@ -318,7 +303,6 @@ def add_video(parser: Parser) -> None:
 
 
 def discovery(options: Namespace) -> Result:
-    """Objects and regions found without labels."""
     names = list(METHODS) if "all" in options.method else list(dict.fromkeys(options.method))
     of_verb = parsers()["discovery"]
     settings = given_settings(of_verb, options, names, DISCOVERY)
@@ -348,7 +332,6 @@ def discovery(options: Namespace) -> Result:
 
 
 def video(options: Namespace) -> Result:
-    """Objects followed through videos."""
     from dense.data.video import davis, scene_clips
     from dense.discover import tracking
     from dense.evaluate.video import measure_video
@@ -428,7 +411,7 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
         [
             ("dense evaluate discovery --backbone scenes_tiny --data scenes --method all --baselines",
              "embedded scenes"),
-            ("dense evaluate discovery --backbone dino_vits16 --weights FILE --data VOC2012 --layout voc2012 --method lost",
+            ("dense evaluate discovery --backbone dino_vits16 --weights FILE --data VOC --layout voc2012 --method lost",
              "Pascal VOC"),
         ],
     ),
@@ -462,7 +445,6 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2

@@ -15,7 +15,6 @@ EXAMPLES = (
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     words = "Write a trained model or a backbone as one ONNX or torch.export file, and check it."
     parser = Parser("dense export", words, EXAMPLES, **options)
     parser.add_argument(
@@ -38,7 +37,6 @@ def parser(**options: bool) -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
     options = parser().parse_args(argv)
     check_writable(options.output.parent)
     from dense.backbone import Backbone

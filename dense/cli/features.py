@@ -17,7 +17,6 @@ EXAMPLES = (
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     words = "Write feature maps, one file per image, and features.json beside them; with --pca also pictures of them."
     parser = Parser("dense features", words, EXAMPLES, **options)
     parser.add_argument("images", nargs="+", type=Path, help="images or folders of images")
@@ -40,7 +39,6 @@ def parser(**options: bool) -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
     of_verb = parser()
     options = of_verb.parse_args(argv)
     pca = options.pca or options.pca_shared or options.pca_foreground or options.pca_smooth

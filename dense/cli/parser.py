@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def epilogue(examples: Examples) -> str:
-    """The end of a help text: the options that every verb takes, and examples."""
+    """Return the end of a help text: the options of every verb, and examples."""
     lines = ["", "options of every verb:"]
     lines += [f"  {option:<9} {words}" for option, words in COMMON.items()]
     if examples:
@@ -108,17 +108,17 @@ def usable_device(name: str) -> str:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """--device; `usable_device` checks it."""
+    """Add --device, which `usable_device` checks."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
 
 
 def add_set(parser: argparse.ArgumentParser, words: str = "override of the backbone, such as padding=resize") -> None:
-    """--set KEY=VALUE, as often as needed."""
+    """Add --set KEY=VALUE, which may be given several times."""
     parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=words)
 
 
 def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initialisation") -> None:
-    """--backbone, --weights, --set, --device and --seed."""
+    """Add --backbone, --weights, --set, --device and --seed."""
     parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
     parser.add_argument("--weights", help="'timm', a weight file or a directory; random initialisation if left out")
     add_set(parser)
@@ -127,7 +127,7 @@ def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initial
 
 
 def open_backbone(options: argparse.Namespace, **overrides: Any) -> Any:
-    """The backbone of `add_backbone`'s options, on its device."""
+    """Return the backbone that the options of `add_backbone` name, on its device."""
     import torch
 
     from dense.backbone import load_backbone
@@ -138,14 +138,14 @@ def open_backbone(options: argparse.Namespace, **overrides: Any) -> Any:
 
 
 def weights_in_words(options: argparse.Namespace) -> str:
-    """Where the weights of `add_backbone`'s options come from."""
+    """Return the origin of the weights that the options of `add_backbone` name."""
     if options.weights is not None:
         return "weights of timm" if options.weights == "timm" else str(options.weights)
     return f"random initialisation (seed {options.seed})" if is_random(options) else str(options.backbone)
 
 
 def is_random(options: argparse.Namespace) -> bool:
-    """Whether the backbone is randomly initialised."""
+    """Return whether the backbone is randomly initialised."""
     from dense.backbone.weights.names import directory
 
     return options.weights is None and directory(options.backbone) is None
@@ -158,7 +158,7 @@ def warn_if_random(options: argparse.Namespace) -> None:
 
 
 def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> None:
-    """What a published file or directory cannot say itself; without `backbone`, the verb has its own --backbone, --set."""
+    """Facts that a published file does not hold; without `backbone`, the verb has its own --backbone and --set."""
     group = parser.add_argument_group("published files: what they do not hold themselves (docs/published.md)")
     group.add_argument("--family", help="such as depth_anything_v2, where the keys fit several")
     group.add_argument("--kind", help="of depth: relative, metric, nyu, kitti")
@@ -170,7 +170,7 @@ def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> Non
 
 
 def published_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_published` that were given."""
+    """Return the options of `add_published` that were given."""
     names = ("family", "kind", "max_depth", "backbone", "weights")
     found = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     return found | dict(options.set)

@@ -20,7 +20,6 @@ EXAMPLES = (
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     parser = Parser(
         "dense predict",
         "Predict depth, classes or restored images of images and videos with a trained or a published model.",
@@ -32,7 +31,7 @@ def parser(**options: bool) -> Parser:
         "inputs",
         nargs="+",
         metavar="MODEL IMAGES",
-        help="a model (a directory that dense train wrote, a published file or directory), then images, folders, videos",
+        help="a model (a directory of dense train, a published file or directory), then images, folders, videos",
     )
     parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the predictions")
@@ -50,7 +49,6 @@ def parser(**options: bool) -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
     of_verb = parser()
     options = of_verb.parse_args(argv)
     if options.model is None:

@@ -15,7 +15,6 @@ EXAMPLES = (
 
 
 def parser(**options: bool) -> Parser:
-    """The options."""
     parser = Parser("dense track", "Follow the objects of a first frame through a video.", EXAMPLES, **options)
     parser.add_argument("video", type=Path, help="a video, or a folder of frames")
     parser.add_argument(
@@ -33,7 +32,6 @@ def parser(**options: bool) -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb."""
     options = parser().parse_args(argv)
     from dense.data.video import objects_of, read_objects
     from dense.discover import tracking

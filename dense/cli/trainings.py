@@ -73,9 +73,9 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--model.backbone.weights PATH": "a weight file, or timm to download",
             "--model.steps N": "length of the run",
             "--model.optim.lr RATE": "learning rate of the head",
-            "--model.tune.unfreeze WHAT": "none, the number of last blocks to train, or all; LoRA: --model.tune.lora_rank R",
+            "--model.tune.unfreeze WHAT": "none, all, or how many last blocks are trained; LoRA: --model.tune.lora_rank",
             "--val_every N": "steps between validations; 0 for ten in a run",
-            "--patience N": "early stopping after N validations without progress; 0: none",
+            "--patience N": "early stopping after so many validations without improvement; 0 for none",
             **RUN,
         },
         (
@@ -132,7 +132,7 @@ class TrainingParser(Parser):
         )
 
     def check(self, argv: Sequence[str]) -> None:
-        """Show the help if it is asked for; refuse an unknown option outside the dotted groups, or an unknown recipe."""
+        """Show the help if it is asked for; refuse an unknown recipe, or an unknown option without a dot."""
         if {"-h", "--help"} & {*argv}:
             self.print_help()
             self.exit()

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.spec import BackboneSpec, fit
+from dense.backbone.base import pad_to_multiple
+from dense.backbone.spec import BackboneSpec
 
 FeatureKind = Literal["key", "query", "value", "token"]
 ROUNDING = 1e-5  # relative difference below which features count as equal
@@ -76,7 +77,7 @@ def has_norm(spec: BackboneSpec) -> bool:
 
 def resize_to_patches(images: Tensor, spec: BackboneSpec) -> Tensor:
     """Resize images (B, 3, H, W) to the nearest whole number of patches."""
-    return fit(images, spec.patch, "resize", smallest=1)[0]
+    return pad_to_multiple(images, spec.patch, "resize", smallest=1)[0]
 
 
 def centred(features: Tensor) -> Tensor:

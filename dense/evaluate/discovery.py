@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.spec import fit as pad_to_patch_multiple
+from dense.backbone.base import pad_to_multiple
 from dense.console import progress
 from dense.discover import (
     Attention,
@@ -39,11 +39,11 @@ IOU = 0.5  # from which a box counts as found
 class Score:
     """Accumulate the measures of a method over a set of images.
 
-    ``jaccard``: of each object with the mask, region or head that fits it best; mean over objects, then over images.
+    ``jaccard``: of each object with the best-matching mask, region or head; mean over objects, then over images.
     ``corloc``: share of images in which the box of the highest-scoring mask has an IoU of 0.5 with an object's box.
-    ``max_f``, ``iou``, ``accuracy``: all objects of an image against the highest-scoring mask (of MaskCut: all masks), and
-    for max_f what it was cut from. ``miou``: of the index image after Hungarian matching with classes, in each
-    image by itself, or once for the set if regions mean the same in all.
+    ``max_f``, ``iou``, ``accuracy``: all objects of an image against the highest-scoring mask (of MaskCut: all masks),
+    and for max_f against its soft map. ``miou``: of the regions after Hungarian matching with classes, per image, or
+    once for the set if regions mean the same in all images.
     """
 
     def __init__(self, method: Method, classes: int) -> None:
@@ -102,7 +102,7 @@ def evaluate_discovery(
     refinement: Refinement = "none",
     shorter: int = 0,
 ) -> dict[str, float]:
-    """Return the numbers of `Score`; images are passed one by one, at their size or with a shorter side of `shorter`."""
+    """Return the numbers of `Score`; images are passed one by one, with a shorter side of `shorter` (0: as it is)."""
     score = Score(method, len(targets.classes))
     device = next(backbone.parameters()).device
     for target in progress(targets, "images", len(targets)):
@@ -115,13 +115,13 @@ def evaluate_discovery(
 
 
 def to_grid(pixels: Tensor, shorter: int, patch: int) -> Tensor:
-    """Resize uint8 images (B, 3, H, W) to a shorter side of about `shorter` (0: as it is) and multiples of the patch."""
+    """Resize uint8 images (B, 3, H, W) to multiples of the patch, with a shorter side of `shorter` (0: as it is)."""
     if shorter:
         height, width = pixels.shape[-2:]
         factor = shorter / min(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         pixels = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    whole = pad_to_patch_multiple(pixels.float(), patch, "resize", smallest=1)[0]
+    whole = pad_to_multiple(pixels.float(), patch, "resize", smallest=1)[0]
     return whole.round().clamp(0, 255).to(torch.uint8)
 
 

@@ -28,7 +28,7 @@ def evaluate_restoration(
     inference: Inference | None = None,
     flip: bool = False,
 ) -> dict[str, Any]:
-    """Return the numbers of `RestorationMetrics` per kind and level of degradation, and those of the inputs under "input".
+    """Return `RestorationMetrics` per kind and level of degradation, and those of the inputs under "input".
 
     plan: None for images that come degraded. inference: windows; None for those saved with the model.
     """
@@ -70,7 +70,7 @@ def measure_restoration(
     found = evaluate_restoration(model, source, plan, inference, flip)
     described = Protocol(
         name="restoration",
-        train=str(model.facts.get("images", model.facts.get("pictures", "unknown"))),
+        train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
         view="as they are",
         resolution=inference.window or 0,

@@ -26,8 +26,8 @@ NAMES = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay")
 class Score:
     """Accumulate J and F of each object over clips; the first and the last frame of a clip are not counted.
 
-    ``j_mean``, ``j_recall``, ``j_decay`` and the same of F: means over all objects of all clips. ``j_and_f``: the mean of
-    the two means. Objects that come later are background, unknown pixels count nowhere.
+    ``j_mean``, ``j_recall``, ``j_decay`` and the same of F: means over all objects of all clips. ``j_and_f``: the mean
+    of the two means. Objects that come later are background, unknown pixels count nowhere.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ def measure_video(
     seed: int = 0,
     names: Mapping[str, Any] = {},
 ) -> Result:
-    """Measure tracking on clips. names: "data", "split", "protocol" and "side" (of embedded clips), for the protocol."""
+    """Measure tracking on clips. names: "data", "split", "protocol", and "side" of embedded clips, to describe them."""
     score = evaluate_video(backbone, clips, settings, source)
     rows = {"": score.numbers()}
     if baselines:

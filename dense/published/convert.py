@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dense.backbone import Backbone, WeightsError, load_backbone
-from dense.backbone.hub import CONFIG, read_json
+from dense.backbone.saved import CONFIG, read_json
 from dense.model.network import DenseModel
 from dense.published import FAMILIES, Published, is_backbone, is_ours, load_published, recognise
 

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.spec import resolve_layers
-from dense.backbone.vit import STAGES
+from dense.backbone.spec import HYBRID_STAGES, resolve_layers
 from dense.model.network import DenseModel, Inference
 from dense.published.assemble import (
     PLAIN,
@@ -51,7 +50,7 @@ SIDES = {"relative": 384, "nyu": 480, "kitti": 352}
 def even_layers(backbone: Backbone) -> tuple[int, ...]:
     """Return four evenly spaced blocks (5, 11, 17, 23 for ViT-L); of a hybrid two ResNet stages and two blocks."""
     layers = resolve_layers("even4", backbone.spec)
-    return (*range(STAGES), *layers[STAGES:]) if backbone.spec.kind == "hybrid" else layers
+    return (*range(HYBRID_STAGES), *layers[HYBRID_STAGES:]) if backbone.spec.kind == "hybrid" else layers
 
 
 def hybrid_options(backbone: Backbone) -> dict[str, Any]:

@@ -103,8 +103,9 @@ def test_verbs_that_do_not_train_need_no_lightning(tmp_path: Path) -> None:
     """Lightning takes as long to import as everything else that a prediction needs."""
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     argv = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
-    code = f"import sys; from dense.cli import main; assert main({argv}) == 0; import dense.predict, dense.evaluate.model\n"
-    code += "import dense.discover, dense.published, dense.export, dense.curate; assert 'lightning' not in sys.modules"
+    code = f"import sys; from dense.cli import main; assert main({argv}) == 0; import dense.predict\n"
+    code += "import dense.evaluate.model, dense.discover, dense.published, dense.export, dense.curate\n"
+    code += "assert 'lightning' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -160,7 +161,7 @@ def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
 def test_wrong_usage_is_told_from_a_mistake_of_ours(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An option that something does not take has status 2 and its words alone, any other TypeError 1 and a way to learn more."""
+    """An unknown keyword argument has status 2 and its message; any other TypeError has status 1 and a hint."""
 
     def raises(error: Exception) -> tuple[int, str]:
         def wrong(argv: list[str]) -> int:

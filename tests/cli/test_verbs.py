@@ -45,13 +45,14 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert min(times) < 1.0
     for verb, (_, line) in VERBS.items():
         assert any(row.split()[:1] == [verb] and line in row for row in done.stdout.splitlines())
-    code = "import sys; from dense.cli import main; main(['--help']); assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
+    code = "import sys; from dense.cli import main; main(['--help'])\n"
+    code += "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_one_of_a_group_leaves_without_taking_python_down(tmp_path: Path, alone: bool) -> None:
-    """Its status, its output and what is registered for the end are kept, but nothing is destroyed under the group's threads."""
+    """It keeps its status, its output and what atexit registered; nothing is destroyed under the group's threads."""
     code = "import atexit, sys, torch.distributed as group\nfrom dense import cli\n"
     code += "class Held:\n  def __del__(self): print('destroyed', flush=True)\nheld = Held()\n"
     code += "atexit.register(print, 'the end')\ncli.main = lambda: print('done') or 3\n"

@@ -182,7 +182,7 @@ def test_boundary_iou_has_one_name(saved: Path, tmp_path: Path) -> None:
 
 
 def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
-    """Declarations and the share of validation can be given; what the protocol does not see is saved with the numbers."""
+    """Declarations and the validation fraction can be given; further settings are saved with the numbers."""
     for i in range(8):
         for folder, mode in (("images", "RGB"), ("masks", "L"), ("depth", "I;16")):
             (tmp_path / folder).mkdir(exist_ok=True)

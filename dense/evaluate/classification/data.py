@@ -107,7 +107,7 @@ def _names(images: Images, root: str) -> dict[int, str]:
     """Return label -> name of each class that occurs."""
     labels = images.labels
     if labels is None:
-        raise ValueError(f"the images of {root} have no classes; expected one folder per class, {root}/CLASS/image.jpg")
+        raise ValueError(f"the images of {root} have no classes; expected {root}/CLASS/image.jpg")
     if isinstance(images, SceneImages):  # also those that a short series lacks
         return dict(enumerate(images.scenes.classes[2:], start=2))
     occurring = [int(label) for label in np.unique(labels) if label >= 0]
@@ -175,7 +175,7 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Resize the shorter side to `resize` pixels, keeping the aspect ratio, and crop a square of `crop` at the centre."""
+    """Resize the shorter side to `resize` pixels, keeping the aspect ratio; crop a square of `crop` at the centre."""
 
     resize: int = 256
     crop: int = 224
@@ -245,7 +245,7 @@ View = CenterCrop | RandomCrop | AsItIs
 
 @dataclass
 class Pair:
-    """A training and a validation set with the view of validation images: what a classification protocol starts from."""
+    """The training and validation set of a classification protocol, with the view of validation images."""
 
     train: Examples
     val: Examples

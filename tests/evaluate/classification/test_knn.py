@@ -55,7 +55,7 @@ def test_similarity_weighs_votes() -> None:
 
 
 def test_few_images_and_odd_labels() -> None:
-    """k beyond the bank is the whole bank, one query is enough, labels may be any numbers, top-5 of two classes works."""
+    """A k beyond the bank means the whole bank; one query, any label numbers and top-5 of two classes work."""
     bank, labels = clusters(12, 2, 0.3, 0)
     queries, ground_truth = clusters(1, 2, 0.3, 3)
     named = torch.tensor([1000, -7])

@@ -1,4 +1,4 @@
-"""`dense curate` from end to end: what it drops, keeps, writes, and how it goes on."""
+"""`dense curate` from end to end: what it drops, keeps and writes, and how it continues."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from benchmarks._planted import COPIES
+from dense.cli.curate import SETTINGS, parser
+from dense.curate import Settings
+from dense.curate.images import Form
+from dense.curate.settings import CHOICES
 from dense.data.shards import ShardImages
 from dense.data.unlabelled import ListImages, open_images
+from dense.evaluate.classification.features import READOUTS
 from pretrain.data import PretrainData
 from tests.curate.pools import VERB, folder, save, scene
 from tests.runs import call, environment
@@ -29,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """Twelve scenes, copies of three, a test image mirrored, and what is unfit."""
-    root = folder(tmp_path / "pile", range(12))
+    """Save twelve scenes, copies of three, a mirrored test image, and unusable images."""
+    root = folder(tmp_path / "pool", range(12))
     save(root / "large/000.png", COPIES["twice the size"](scene(0)))
     save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
     save(root / "other/002.jpg", scene(2), quality=40)
@@ -42,7 +48,7 @@ def pool(tmp_path: Path) -> Path:
 
 
 def curate(*arguments: Any) -> dict[str, Any]:
-    """The report of a run that works."""
+    """Return the report of a successful run."""
     words = [str(argument) for argument in arguments]
     done = call(["curate", *words, *VERB])
     assert done.returncode == 0, done.stderr
@@ -50,19 +56,19 @@ def curate(*arguments: Any) -> dict[str, Any]:
 
 
 def lines(output: Path) -> dict[str, dict[str, Any]]:
-    """Dropped images by name of file."""
+    """Return the lines of dropped.jsonl by file name."""
     found = [json.loads(line) for line in (output / "dropped.jsonl").read_text().splitlines()]
     return {Path(line["picture"]).name: line for line in found}
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    """Everything but vectors."""
+    """Return all files but embeddings."""
     found = [path for path in sorted(output.rglob("*")) if path.is_file() and "embeddings" not in path.parts]
     return {str(path.relative_to(output)): path.read_bytes() for path in found}
 
 
 def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
-    """Copies, leaks and what is unfit go, each with its reason; the largest copy stays; pretraining reads the rest."""
+    """Each dropped image has its reason; the largest copy is kept; pretraining reads the list."""
     tests = folder(tmp_path / "tests", range(100, 104))
     report = curate(pool, "--held-out", tests, "--output", tmp_path / "out")
     counts = {name: number for name, number in report["counts"].items() if number}
@@ -71,8 +77,8 @@ def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     dropped = lines(tmp_path / "out")
     assert {name: line["why"] for name, line in dropped.items()} == {
-        "000.png": "duplicate", "001.jpg": "duplicate", "002.jpg": "duplicate", "leak.png": "held out", "blank.png": "blank",
-        "tiny.png": "too small", "bad.jpg": "unreadable",
+        "000.png": "duplicate", "001.jpg": "duplicate", "002.jpg": "duplicate", "leak.png": "held out",
+        "blank.png": "blank", "tiny.png": "too small", "bad.jpg": "unreadable",
     }  # fmt: skip
     assert dropped["000.png"]["of"] == str(pool / "large/000.png")
     assert dropped["leak.png"]["of"] == str(tests / "100.png")
@@ -81,7 +87,7 @@ def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
     kept = open_images(tmp_path / "out/pictures.txt")
     assert isinstance(kept, ListImages)
     assert len(kept) == 12
-    assert {Path(kept.name(i)).parent.name for i in range(12)} == {"pile", "large"}
+    assert {Path(kept.name(i)).parent.name for i in range(12)} == {"pool", "large"}
     assert len(PretrainData(str(tmp_path / "out/pictures.txt"), workers=0).dataset[0].views) > 0
     page = (tmp_path / "out/sheet.html").read_text()
     assert page.count("<figure>") == 2 * 4
@@ -90,7 +96,7 @@ def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
 
 
 def test_shards_hold_the_bytes_of_the_files(pool: Path, tmp_path: Path) -> None:
-    """And can be a pool again, whose copies are found in another pool."""
+    """Shards can be a source again, whose copies are found in another source."""
     curate(pool, "--form", "shards", "--output", tmp_path / "out")
     kept = open_images(tmp_path / "out/shards")
     assert isinstance(kept, ShardImages)
@@ -108,7 +114,7 @@ def test_shards_hold_the_bytes_of_the_files(pool: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_writes_the_same(pool: Path, tmp_path: Path) -> None:
-    """Byte for byte, also over what an earlier run left; another seed samples others."""
+    """Byte for byte, also over the results of an earlier run; another seed samples other images."""
     like = folder(tmp_path / "like", range(3))
     asked = [pool, "--like", like, "--clusters", 2, "--per-query", 1]
     for name in ("a", "b", "b"):
@@ -124,7 +130,7 @@ def test_the_same_seed_writes_the_same(pool: Path, tmp_path: Path) -> None:
 
 
 def test_edits_are_written(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blurred and replaced images as files of their own; counted by filter."""
+    """Blurred and replaced images become new files; the report counts them by filter."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     code = "def grey(p, name): return p[..., :1].repeat(3, 2) if '005' in name else '006' not in name"
@@ -132,7 +138,7 @@ def test_edits_are_written(pool: Path, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "boxes.json").write_text(
         json.dumps({"pool/004.png": [[5, 5, 60, 60]], "pool/absent.png": [[0, 0, 1, 1]]})
     )
-    report = curate("pile", "--filter", "filters_of_verb:grey", "--blur-boxes", "boxes.json", "--output", "out")
+    report = curate("pool", "--filter", "filters_of_verb:grey", "--blur-boxes", "boxes.json", "--output", "out")
     assert report["filters"] == {
         "blur": {"dropped": 0, "changed": 1},
         "filters_of_verb:grey": {"dropped": 1, "changed": 1},
@@ -144,12 +150,12 @@ def test_edits_are_written(pool: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert sum((image == image[..., :1]).all() for image in edited) == 1
     assert not any((image == scene(number)).all() for image in edited for number in (4, 5))
     (tmp_path / "boxes.json").write_text(json.dumps({"absent.png": [[0, 0, 1, 1]]}))
-    done = call(["curate", "pile", "--blur-boxes", "boxes.json", "--output", "out", *VERB])
-    assert "boxes are of no image that is here" in done.stderr
+    done = call(["curate", "pool", "--blur-boxes", "boxes.json", "--output", "out", *VERB])
+    assert "no image with boxes is in the pool" in done.stderr
 
 
 def test_retrieval_of_a_curated_set(pool: Path, tmp_path: Path) -> None:
-    """What is nearest to it; or it joins, and the pile's copies of it go."""
+    """The nearest images are kept; with --with-curated the copies in the pool are dropped."""
     like = folder(tmp_path / "like", range(5, 7))
     report = curate(pool, "--like", like, "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "a")
     assert report["retrieval"] == "nearest"
@@ -167,7 +173,7 @@ def test_retrieval_of_a_curated_set(pool: Path, tmp_path: Path) -> None:
 
 
 def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
-    """Evenly, as far as they reach."""
+    """Shares are as equal as the sources allow."""
     pools = [
         folder(tmp_path / "a", range(8)),
         folder(tmp_path / "b", range(20, 22)),
@@ -178,26 +184,26 @@ def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
     assert report["counts"]["over the total"] == 8
 
 
-def test_a_threshold_that_takes_much_is_doubted(tmp_path: Path) -> None:
-    """Unlike scenes that only a low cosine calls copies; a copy by hash is none of them."""
-    root = folder(tmp_path / "pile", range(12))
+def test_many_duplicates_by_cosine_alone_cause_a_warning(tmp_path: Path) -> None:
+    """Different scenes that only a low threshold makes duplicates; a copy by hash does not count."""
+    root = folder(tmp_path / "pool", range(12))
     save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
-    doubt = "more than a fifth of the pool"
-    for threshold, doubted in ((0.3, True), (1.0, False)):
+    warning = "more than a fifth of the pool"
+    for threshold, warned in ((0.3, True), (1.0, False)):
         output = tmp_path / str(threshold)
         done = call(["curate", str(root), "--output", str(output), *VERB, "--threshold", str(threshold)])
         assert done.returncode == 0, done.stderr
         report = json.loads((output / "report.json").read_text())
         alone, all_ = report["duplicates by cosine alone"], report["counts"]["duplicate"]
         assert alone == all_ - 1
-        assert (alone > 13 / 5) == doubted == (doubt in done.stdout)
-        assert (f"{all_} duplicate ({alone} by cosine alone)" in done.stdout) == doubted
-        assert ("raise --threshold 0.3" in done.stdout) == doubted
+        assert (alone > 13 / 5) == warned == (warning in done.stdout)
+        assert (f"{all_} duplicate ({alone} by cosine alone)" in done.stdout) == warned
+        assert ("raise --threshold 0.3" in done.stdout) == warned
 
 
 def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
-    """Not its first images, which may be of its first classes alone; the seed decides which."""
-    root = folder(tmp_path / "pile", range(16))
+    """The first images of a source may be of its first classes only, so the seed decides which are kept."""
+    root = folder(tmp_path / "pool", range(16))
     found = []
     for seed in (0, 1):
         curate(root, "--total", 6, "--seed", seed, "--output", tmp_path / "out")
@@ -207,7 +213,7 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
     assert found[0] != found[1]
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -215,24 +221,24 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere does not exist"),
         (["empty"], "no images in"),
-        (["bad"], "none of 2 images is fit: 2 unreadable"),
-        (["pile", "--like", "bad"], "none of 2 curated images is fit"),
-        (["pile", "--held-out", "bad"], "none of the held-out images can be read"),
-        (["pile", "--held-out", "pile"], "nothing of 3 images is left: 3 held out"),
-        (["pile", "--like", "pile", "pile"], "pool is named twice"),
-        (["pile", "--held-out", "pile", "--held-out-crops", "2"], "crops of 2.0"),
-        (["pile", "--with-curated"], "--with-curated needs --like"),
-        (["pile", "--threshold", "7"], "threshold=7.0: expected 0 to 1"),
-        (["pile", "--filter", "json:lods"], "Did you mean loads"),
-        (["pile", "--blur-boxes", "none.json"], "no such file of boxes: none.json"),
-        (["pile", "--crop", "64"], "does not fit"),
-        (["pile", "--treshold", "0.9"], "Did you mean --threshold"),
-        (["pile", "--part", "0"], "part 0"),
+        (["bad"], "none of 2 images is usable: 2 unreadable"),
+        (["pool", "--like", "bad"], "none of 2 curated images is usable"),
+        (["pool", "--held-out", "bad"], "none of 22 held-out images and their crops is usable"),
+        (["pool", "--held-out", "pool"], "none of 3 images is kept: 3 held out"),
+        (["pool", "--like", "pool", "pool"], "pool is named twice"),
+        (["pool", "--held-out", "pool", "--held-out-crops", "2"], "crops of 2.0"),
+        (["pool", "--with-curated"], "--with-curated needs --like"),
+        (["pool", "--threshold", "7"], "threshold=7.0: expected 0 to 1"),
+        (["pool", "--filter", "json:lods"], "Did you mean loads"),
+        (["pool", "--blur-boxes", "none.json"], "no such file of boxes: none.json"),
+        (["pool", "--crop", "64"], "does not fit"),
+        (["pool", "--treshold", "0.9"], "Did you mean --threshold"),
+        (["pool", "--part", "0"], "part 0"),
     ],
 )
 def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder(tmp_path / "pile", range(3))
+    folder(tmp_path / "pool", range(3))
     (tmp_path / "empty").mkdir()
     for name in ("bad/a.png", "bad/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -243,12 +249,12 @@ def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path, m
     assert "Traceback" not in done.stderr
 
 
-def test_nothing_that_is_not_its_own_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that are read stay where they are, and so do other people's folders."""
+def test_only_own_results_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of the pool and foreign folders are never replaced."""
     monkeypatch.chdir(tmp_path)
-    folder(tmp_path / "pile", range(3))
+    folder(tmp_path / "pool", range(3))
     folder(tmp_path / "mine/shards", range(3, 6))
-    curate("pile", "--form", "shards", "--output", "out")
+    curate("pool", "--form", "shards", "--output", "out")
     before = contents(tmp_path)
     listed = tmp_path / "elsewhere.txt"
     listed.write_text("mine/shards/003.png\n")
@@ -257,7 +263,7 @@ def test_nothing_that_is_not_its_own_is_replaced(tmp_path: Path, monkeypatch: py
         ("out/shards/000000.tar", "out", "out/shards is among the images"),
         ("mine", "mine", "mine/shards is among the images"),
         ("elsewhere.txt", "mine", "mine/shards is among the images"),
-        ("pile", "mine", "mine/shards is there and of no earlier curation"),
+        ("pool", "mine", "mine/shards exists and is of no earlier curation"),
     ):
         done = call(["curate", asked, "--form", "shards", "--output", output, *VERB])
         assert done.returncode == 1
@@ -265,25 +271,24 @@ def test_nothing_that_is_not_its_own_is_replaced(tmp_path: Path, monkeypatch: py
     assert contents(tmp_path) == before | {"elsewhere.txt": listed.read_bytes()}
 
 
-def test_fresh_weights_are_said(tmp_path: Path) -> None:
-    root = folder(tmp_path / "pile", range(3))
+def test_random_initialisation_is_reported(tmp_path: Path) -> None:
+    root = folder(tmp_path / "pool", range(3))
     backbone = ["--backbone", "vit_tiny_patch16_224", "--set", "img_size=48", "--set", "depth=1"]
     done = call(["curate", str(root), "--output", str(tmp_path / "out"), *VERB, *backbone])
     assert done.returncode == 0, done.stderr
-    assert "these weights are random" in done.stdout
+    assert "the weights are random" in done.stdout
 
 
-def test_a_missing_engine_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_faiss_is_reported_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    done = call(["curate", str(folder(tmp_path / "pile", range(2))), "--output", str(tmp_path / "out"), *VERB])
+    done = call(["curate", str(folder(tmp_path / "pool", range(2))), "--output", str(tmp_path / "out"), *VERB])
     assert done.returncode == 1
     assert "pip install 'dino-dense[curate]'" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_parts_and_changed_images_are_looked_at_again(tmp_path: Path) -> None:
-    """And no others."""
-    root, output = folder(tmp_path / "pile", range(9)), tmp_path / "out"
+def test_only_damaged_parts_and_changed_images_are_embedded_again(tmp_path: Path) -> None:
+    root, output = folder(tmp_path / "pool", range(9)), tmp_path / "out"
     curate(root, "--part", 3, "--output", output)
     parts = sorted(output.glob("embeddings/*/*.part"))
     assert len(parts) == 3
@@ -297,9 +302,9 @@ def test_damaged_parts_and_changed_images_are_looked_at_again(tmp_path: Path) ->
     assert curate(root, "--part", 3, "--output", output)["counts"]["duplicate"] == 1
 
 
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
-    """SIGKILL among the parts; the same command takes up what is whole and ends as a run that was never stopped."""
-    root, output = folder(tmp_path / "pile", range(40)), tmp_path / "killed"
+def test_a_killed_run_continues(tmp_path: Path) -> None:
+    """After SIGKILL the same command reuses complete parts and ends like a run that was never stopped."""
+    root, output = folder(tmp_path / "pool", range(40)), tmp_path / "killed"
     arguments = ["curate", str(root), "--part", "1", "--batch", "1", *VERB]
     process = subprocess.Popen(
         [sys.executable, "-m", "dense", *arguments, "--output", str(output)],
@@ -320,29 +325,42 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_workers_change_nothing(pool: Path, tmp_path: Path) -> None:
-    """Processes that load leave the same."""
+    """The number of worker processes does not change the result."""
     for workers in ("0", "1"):
         done = call(["curate", str(pool), "--output", str(tmp_path / workers), *VERB, "--workers", workers])
         assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "0") == contents(tmp_path / "1")
 
 
+def test_the_parser_knows_every_setting() -> None:
+    """Literal defaults and choices of the parser are those of the code, which it does not import."""
+    actions = {action.dest: action for action in parser()._actions}
+    for name, value in asdict(Settings()).items():
+        assert actions[name].default == value, name
+        known = get_args(CHOICES[name]) if name in CHOICES else None
+        assert actions[name].choices == known, name
+    assert actions["readout"].choices == READOUTS
+    assert actions["form"].choices == get_args(Form)
+    assert [*SETTINGS, "seed"] == [field.name for field in fields(Settings)]
+
+
 # ---- docs
 
 
 def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand, but for the backbone."""
+    """Commands and code run unchanged but for the backbone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    page = (ROOT / "docs/curate.md").read_text()
+    pool = re.search(r"^dense curate (\w+) ", page, re.M)[1]
     for name, numbers in {
-        "PILE": range(6),
+        pool: range(6),
         "MORE": range(10, 14),
         "CURATED": range(20, 22),
         "TEST": range(30, 32),
     }.items():
         folder(tmp_path / name, numbers)
-    (tmp_path / "boxes.json").write_text(json.dumps({"POOL/000.png": [[1, 1, 30, 30]]}))
-    page = (ROOT / "docs/curate.md").read_text()
+    (tmp_path / "boxes.json").write_text(json.dumps({f"{pool}/000.png": [[1, 1, 30, 30]]}))
     blocks = re.findall(r"```(\w*)\n(.*?)```", page, re.S)
     (tmp_path / "my_filters.py").write_text(
         next(text for language, text in blocks if language == "python" and "def safe" in text)

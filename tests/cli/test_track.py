@@ -1,14 +1,17 @@
-"""`dense track`: videos and folders to masks, overlays and a sheet."""
+"""`dense track`: videos and folders to masks, overlays and a sheet; the section on videos of docs/discovery.md."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dense.data import scenes
 from dense.discover.run_tracking import FrameSamples, draw_objects, overlays
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
@@ -120,3 +123,41 @@ def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
         assert len(spread.kept) <= 4
     assert [int(image[0, 0, 0]) for image in spread.kept] == kept
     assert spread.kept[0].shape == (120, 240, 3)
+
+
+# ---- docs/discovery.md
+
+PAGE = Path(__file__).parents[2] / "docs/discovery.md"
+SECTION = PAGE.read_text().split("## Objects followed through a video")[1].split("\n## ")[0]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.DOTALL)
+
+
+def test_documented_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands on scenes, shortened."""
+    monkeypatch.chdir(tmp_path)
+    Path("FRAMES").mkdir()
+    writer = VideoWriter("VIDEO.mp4", 10)
+    for i, frame in enumerate(scenes.clip(0, 5, 3, (48, 64))):
+        Image.fromarray(frame.image).save(f"FRAMES/{i}.png")
+        writer.add(frame.image)
+        if not i:
+            Image.fromarray(frame.instance.astype(np.uint8)).save("FIRST.png")
+    writer.close()
+    ran = 0
+    for line in (line for language, block in BLOCKS if not language for line in block.splitlines()):
+        words = shlex.split(line.replace("dino_vits16 --weights FILE", "scenes_tiny"))[1:]
+        if "DAVIS" in words:
+            continue
+        short = ["--clips", "1", "--frames", "3", "--side", "32"] if words[0] == "evaluate" else ["--size", "48"]
+        done = call([*words, *short])
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        ran += 1
+    assert ran >= 3
+
+
+def test_documented_python_runs() -> None:
+    scope: dict[str, object] = {}
+    for language, block in BLOCKS:
+        if language == "python":
+            exec(block, scope)
+    assert tuple(scope["masks"].shape) == (4, 96, 96)  # type: ignore[attr-defined]

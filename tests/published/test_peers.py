@@ -278,8 +278,8 @@ def test_dinov3_depth_dpt(bins: str, normalisation: str, tmp_path: Path) -> None
     library = pytest.importorskip("transformers", minversion="5.20")
     vit = library.DINOv3ViTConfig(
         hidden_size=64, num_hidden_layers=4, num_attention_heads=1, intermediate_size=128, image_size=64,
-        key_bias=False, num_register_tokens=4, out_indices=[1, 2, 3, 4], reshape_hidden_states=True, apply_layernorm=True,
-        return_class_token=True,
+        key_bias=False, num_register_tokens=4, out_indices=[1, 2, 3, 4], reshape_hidden_states=True,
+        apply_layernorm=True, return_class_token=True,
     )  # fmt: skip
     config = library.CHMv2Config(
         backbone_config=vit, post_process_channels=peers.WIDTHS, fusion_hidden_size=8, number_output_channels=16,

@@ -28,7 +28,7 @@ def export_huggingface(model: DenseModel, folder: str | Path) -> str:
 
     A model that transformers would compute differently raises, and the error names the option.
     """
-    spec = model.head.spec()  # type: ignore[operator]
+    spec = model.head.spec()
     output = spec["outputs"].get("depth", {})
     write = _depth_anything if output.get("upsample") == "image" else _dpt
     config, state = write(model, spec, output)

@@ -135,6 +135,19 @@ def renamed(state: State, table: Table) -> State:
     return {rename(name, table): tensor for name, tensor in state.items()}
 
 
+def inverted(table: Table) -> dict[str, str]:
+    """Return the table from our names to the published ones, of a table without @."""
+    inverse = {}
+    for pattern, replacement in table.items():
+        ours = re.sub(r"\\\d", r"(\\d+)", replacement.replace("~", "").replace(".", r"\."))
+        theirs = pattern.removeprefix("^").replace(r"\.", ".")
+        for group in range(1, theirs.count("(") + 1):
+            level = "~" if rf"~\{group}" in replacement else ""
+            theirs = re.sub(r"\(\\d\+?\)", rf"{level}\\{group}", theirs, count=1)
+        inverse[f"^{ours}"] = theirs
+    return inverse
+
+
 def depth_branch(prefix: str) -> dict[str, str]:
     """Return the table of a sequence of three convolutions with activations between, for depth."""
     return {rf"^{prefix}\.{2 * i - 2}\.": f"branches.depth.conv{i}." for i in (1, 2, 3)}

@@ -15,6 +15,8 @@ import dense
 from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.model.network import DenseModel
 from dense.published import FAMILIES, load_published
+from dense.published.assemble import inverted, rename
+from dense.published.huggingface import BIT, DEPTH, LABELS
 from tests.backbone.conftest import randomise
 from tests.published import layouts, peers
 
@@ -302,6 +304,22 @@ def test_directories_need_their_config(tmp_path: Path) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(WeightsError, match="type 'swinv2'; supported are dinov2"):
         load_published(folder)
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (DEPTH, "neck.reassemble_stage.readout_projects.3.0.weight"),
+        (DEPTH, "neck.fusion_stage.layers.0.residual_layer2.batch_norm1.running_mean"),
+        (LABELS, "auxiliary_head.head.4.bias"),
+        (BIT, "embeddings.backbone.bit.encoder.stages.2.layers.10.conv3.weight"),
+    ],
+)
+def test_inverted_tables(table: dict[str, str], name: str) -> None:
+    """A renamed tensor gets its published name back."""
+    ours = rename(name, table)
+    assert ours != name
+    assert rename(ours, inverted(table)) == name
 
 
 # ---- from Python

@@ -16,7 +16,7 @@ from _measure import alternate, arguments, median_ratio
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
-from pretrain.build import set_drop_path
+from pretrain.network import set_drop_path
 
 Step = Callable[[], Tensor]
 

@@ -34,7 +34,7 @@ def head(guidance: str, dim: int) -> RestorationHead:
     """Return the tiny body with or without guidance."""
     torch.manual_seed(0)
     spec = {"name": "restoration", "in_channels": [dim] * 4, "body": "tiny", "width": 32, "guidance": guidance}
-    built = heads.build({**spec, "tokens": TOKENS, "outputs": {"restored": {"name": "picture"}}})
+    built = heads.build({**spec, "tokens": TOKENS, "outputs": {"restored": {"name": "image"}}})
     assert isinstance(built, RestorationHead)
     return built.eval()
 
@@ -46,7 +46,7 @@ def parts_of(side: int) -> dict[str, Callable[[], object]]:
     image = torch.rand(1, 3, side, side)
 
     def see() -> Features:
-        return backbone(guided.seen(image, backbone.spec.patch), layers=LAYERS)
+        return backbone(guided.backbone_input(image, backbone.spec.patch), layers=LAYERS)
 
     with torch.inference_mode():
         features = see()

@@ -32,8 +32,8 @@ _PUBLIC = {
     "Segmentation": "dense.predict",
     "track": "dense.discover",
     "discover": "dense.discover",  # as a whole
-    "train": "dense.cli.train",
     "pretrain": "dense.cli.pretrain",
+    "train": "dense.cli.train",
     "evaluate": "dense.evaluate",  # a package that can be called
 }
 

@@ -1,20 +1,63 @@
-"""`dense pretrain`: from a folder of unlabelled images to a backbone directory."""
+"""`dense pretrain` and `dense.pretrain`: from unlabelled images to a backbone directory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from dense.cli.parser import epilogue
 from dense.cli.trainings import TrainingParser
+
+if TYPE_CHECKING:
+    from dense.backbone import Backbone
 
 
 def parser(**options: bool) -> TrainingParser:
-    """The options that most runs need."""
+    """Return the parser of the options that most runs need."""
     return TrainingParser("pretrain", **options)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the verb; return its exit status."""
+    """Run the verb and return its exit status."""
     parser().check(argv)
-    from pretrain.run import main as run
+    from pretrain.run import open_run, run
 
-    return run(argv)
+    return run(*open_run(argv, epilogue(parser().examples)))
+
+
+def pretrain(recipe: str, *, data: str | Path, output: str | Path, **overrides: Any) -> Backbone:
+    """Pretrain a backbone, exactly as `dense pretrain` does, and return the teacher's backbone.
+
+    The same call continues a run that was stopped, and opens the backbone of one that is finished. Checkpoints, curves,
+    measurements of health and the backbone are in `output`.
+
+    Args:
+        recipe: a shipped recipe such as "pretrain/small_data", or a YAML file.
+        data: a folder of images, a text list, .tar shards or "scenes:train" (`data.root`).
+        output: folder of the run.
+        **overrides: any other option by its dotted name, with a Python value; None is YAML's null.
+
+    Raises:
+        UsageError: an option or a value is not accepted.
+        TrainingFailed: weights or losses are no longer finite, or the recipe stops at a collapse.
+        KeyboardInterrupt: a signal stopped the run; it was saved before.
+
+    >>> backbone = dense.pretrain(
+    ...     "pretrain/small_data",
+    ...     data="IMAGES",
+    ...     output="runs/mine",
+    ...     **{"model.steps": 2000, "model.koleo.weight": 0.1, "data.views.local_crops": 4},
+    ... )
+    >>> features = backbone(images, layers="last", norm=True)
+    """
+    from dense.backbone import load_backbone
+    from dense.training.cli import arguments_of
+    from pretrain.run import open_run, run
+    from pretrain.sharding import wait_for_all
+
+    status = run(*open_run(arguments_of(recipe, {"data.root": data, "output": output} | overrides)))
+    if status:
+        raise KeyboardInterrupt(f"the run in {output} was stopped; the same call continues it")
+    wait_for_all()  # the first process writes the backbone
+    return load_backbone(Path(output) / "backbone")

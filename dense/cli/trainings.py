@@ -75,7 +75,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--model.optim.lr RATE": "learning rate of the head",
             "--model.tune.unfreeze WHAT": "none, all, or how many last blocks are trained; LoRA: --model.tune.lora_rank",
             "--val_every N": "steps between validations; 0 for ten in a run",
-            "--patience N": "early stopping after N validations without progress; 0: none",
+            "--patience N": "early stopping after so many validations without improvement; 0 for none",
             **RUN,
         },
         (

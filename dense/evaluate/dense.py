@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dense.console import progress, say
@@ -18,6 +17,7 @@ from dense.metrics import BoundaryIoU, DepthMetrics, RelativeDepthMetrics, Segme
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
 from dense.suggest import UnknownOption, did_you_mean
+from heads.layers import resize
 
 TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
 CHECKED = 100  # labelled images that are checked before the first is measured
@@ -84,7 +84,7 @@ def find_protocol(name: str, **changes: Any) -> DenseProtocol:
         hint = did_you_mean(unknown[0], [f.name for f in fields(DenseProtocol)])
         raise UnknownOption(f"a protocol has no field {unknown[0]!r}.{hint}")
     if "window" in changes and protocol.stride is None:
-        changes.setdefault("stride", max(1, changes["window"] * 2 // 3))  # as a predictor steps
+        changes.setdefault("stride", Inference(window=changes["window"]).step)
     changes = {k: v for k, v in changes.items() if v != getattr(protocol, k)}
     return replace(protocol, name=f"{name}, changed", **changes) if changes else protocol
 
@@ -96,7 +96,7 @@ def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DensePro
     measured = metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
-    network = protocol.around(lambda images: model.decode(model.features(images), images=images))
+    network = protocol.around(model.maps)
     transform = EvalTransform(protocol.resize)
     for index in progress(range(len(source)), "pictures"):
         sample = transform(source.read(index))
@@ -161,10 +161,7 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
 
 def resized(maps: Maps, name: str, target: Tensor) -> Tensor:
     """Resize a map to the size of the target."""
-    size = target.shape[-2:]
-    if maps[name].shape[-2:] == size:
-        return maps[name]
-    return F.interpolate(maps[name], size=size, mode="bilinear", align_corners=False)
+    return resize(maps[name], (target.shape[-2], target.shape[-1]), align_corners=False)
 
 
 def table(name: str, metric: Any) -> dict[str, Any]:
@@ -185,7 +182,7 @@ def measure(
     measured = metrics(model, source, protocol)  # raises before the images are checked
     if what is not None and what not in measured:
         raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")
-    if (whole := getattr(source, "whole", 0)) and data != model.facts.get("images", model.facts.get("pictures")):
+    if (whole := getattr(source, "whole", 0)) and data != model.facts.get("images"):
         say(
             f"{data} has no splits, and the model was trained on other images: {len(source)} of its {whole} images are "
             "used; --split all uses all of them"
@@ -198,7 +195,7 @@ def measure(
         numbers |= found.get(name, {})
     described = Protocol(
         name=f"{what or ' and '.join(n for n in chosen if n != 'boundary')}, {protocol.name}",
-        train=str(model.facts.get("images", model.facts.get("pictures", "unknown"))),
+        train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
         view=f"shorter side {protocol.resize}" if protocol.resize else "as they are",
         resolution=protocol.window or protocol.resize or 0,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.backbone.spec import fit as pad_to_patch_multiple
+from dense.backbone.base import pad_to_multiple
 from dense.console import progress
 from dense.discover import (
     Attention,
@@ -121,7 +121,7 @@ def to_grid(pixels: Tensor, shorter: int, patch: int) -> Tensor:
         factor = shorter / min(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         pixels = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True, align_corners=False)
-    whole = pad_to_patch_multiple(pixels.float(), patch, "resize", smallest=1)[0]
+    whole = pad_to_multiple(pixels.float(), patch, "resize", smallest=1)[0]
     return whole.round().clamp(0, 255).to(torch.uint8)
 
 

@@ -70,7 +70,7 @@ def measure_restoration(
     found = evaluate_restoration(model, source, plan, inference, flip)
     described = Protocol(
         name="restoration",
-        train=str(model.facts.get("images", model.facts.get("pictures", "unknown"))),
+        train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
         view="as they are",
         resolution=inference.window or 0,

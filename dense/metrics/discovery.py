@@ -55,7 +55,7 @@ class Saliency(Metric):
         for name in ("precision", "recall"):
             self.add_state(name, torch.zeros(self.LEVELS, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("pictures", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, soft: Tensor, mask: Tensor, ground_truth: Tensor, valid: Tensor | None = None) -> None:
         """One image: a map (H, W) of any range, which is brought to 0..1, a mask and the ground truth (H, W) bool."""

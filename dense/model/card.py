@@ -38,7 +38,7 @@ def format_number(value: Any) -> str:
 
 
 def as_json(content: Any) -> str:
-    """Return plain data as JSON. A value that is not finite, such as the IoU of a class without pixels, becomes null."""
+    """Return plain data as JSON. A number that is not finite, such as the IoU of an absent class, becomes null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""`dense train`: a head for depth, segmentation or both, on anybody's images."""
+"""A run of `dense train`: its options, training from the last checkpoint, and what it leaves in its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dense.model.card import as_json, format_number, model_card, versions
 from dense.model.network import DenseModel
 from dense.tasks.base import DenseTask
 from dense.tasks.best import BestModel, save
-from dense.tasks.data import DenseData, Drawn
+from dense.tasks.data import TARGETS, DenseData, Drawn
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import distinct, plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
@@ -27,25 +27,30 @@ DESCRIPTION = "Train a head on labelled images. The same command again continues
 
 
 class TrainCLI(TrainingCLI):
-    """Options of a run beyond model, data and trainer."""
+    """The command line of a head's training."""
 
     output = "runs/train"
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """And how often it is validated."""
+        """Add the options of validation and early stopping."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--val_every", type=int, default=0, help="steps between validations; 0 for ten in a run")
-        parser.add_argument("--patience", type=int, default=0, help="validations without progress that end it; 0: none")
+        parser.add_argument(
+            "--patience",
+            type=int,
+            default=0,
+            help="early stopping after so many validations without improvement; 0 for none",
+        )
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.check_val_every_n_epoch": None})
 
     def before_instantiate_classes(self) -> None:
-        """And settle the validation."""
+        """Check the backbone, and pass on what data and trainer need from the task: its targets and its steps."""
         super().before_instantiate_classes()
         config: Any = self.config
         refuse_weights_of_a_directory(config.model.init_args)
-        learnt = set(resolve_name(config.model.class_path).outputs) & {"labels", "depth"}
-        if config.data.targets is None and learnt:
-            config.data.targets = sorted(learnt)
+        trained = [name for name in TARGETS if name in resolve_name(config.model.class_path).outputs]
+        if config.data.targets is None and config.data.answers is None:
+            config.data.targets = trained or None
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps
         if config.val_every < 0:
@@ -55,14 +60,14 @@ class TrainCLI(TrainingCLI):
 
 
 def refuse_weights_of_a_directory(options: Any) -> None:
-    """Recipes name weights and the size of their own backbone, which fit no saved one; said before any image is read."""
+    """Raise, before any image is read, where a recipe's weights and size would be applied to a saved backbone."""
     backbone = options.get("backbone")
     if backbone and backbone.weights and directory(backbone.name):
-        told = f"{backbone.name} brings its own weights, not {backbone.weights}; add --model.backbone.weights null"
+        message = f"{backbone.name} brings its own weights, not {backbone.weights}; add --model.backbone.weights null"
         if backbone.arguments:
-            sizes = f"the recipe's {dict(backbone.arguments)}"
-            told += f", and --model.backbone.arguments {{}} ({sizes}), unless it has that size"
-        raise ValueError(told)
+            arguments = f"the recipe's {dict(backbone.arguments)}"
+            message += f", and --model.backbone.arguments {{}} ({arguments}), unless it has that size"
+        raise ValueError(message)
 
 
 def open_run(argv: Sequence[str], epilogue: str = "") -> TrainCLI:
@@ -83,7 +88,7 @@ def run(cli: TrainCLI) -> int:
     """
     config: Any = cli.config
     task, data, trainer, folder = cli.model, cli.datamodule, cli.trainer, Path(config.output)
-    check_crop(task.build_for(data), data)  # a crop that is too small raises before there is a folder
+    check_crop(task.build_for(data.facts), data)  # raises before there is a folder
     best = BestModel(folder / "model", config.patience)
     about = describe(task, data, trainer)
     checkpoints = begin(trainer, folder, config.checkpoint.as_dict(), about, cli.parser.dump(config), [best])
@@ -101,11 +106,11 @@ def run(cli: TrainCLI) -> int:
 
 
 def check_crop(network: DenseModel, data: DenseData) -> None:
-    """Whether a patch fits into the training crops."""
+    """Raise where a training crop is smaller than a patch of the backbone."""
     if not isinstance(data.train_set, Drawn) or (crop := data.train_set.transform.crop_size) is None:
         return
     try:
-        network.backbone.fit(torch.empty(1, 3, *network.seen(crop), device="meta"))
+        network.backbone.pad_to_patch_multiple(torch.empty(1, 3, *network.backbone_size(crop), device="meta"))
     except ValueError as error:
         raise ValueError(f"data.crop_size={data.settings['crop_size']}: {error}") from None
 
@@ -113,7 +118,7 @@ def check_crop(network: DenseModel, data: DenseData) -> None:
 def finish(
     task: DenseTask, data: DenseData, trainer: pl.Trainer, folder: Path, best: BestModel, seconds: float
 ) -> None:
-    """Write the model's facts, results.json and some predictions, and say where they are."""
+    """Write the facts and the card of the best model and results.json; print its metrics."""
     if not best.best:  # too short for a validation
         save(task.network, best.folder)
     model = DenseModel.from_pretrained(best.folder)
@@ -140,18 +145,19 @@ def finish(
 
 
 def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None, DepthKind | None]:
-    """Some validation samples, spread over the set, the names of classes, and the kind of depth."""
+    """Return validation samples spread over the set, the class names and the kind of depth, for a sheet."""
     count = min(most, len(data.val_set))
-    return [data.val_set.sample(i * len(data.val_set) // count) for i in range(count)], data.classes, data.depth_kind
+    samples = [data.val_set.sample(i * len(data.val_set) // count) for i in range(count)]
+    return samples, data.facts.classes, data.facts.depth_kind
 
 
 def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:
-    """One line about the run."""
+    """Return one line about the run."""
     warmup = task.optim.warmup(task.steps)
     shorter = f", warm-up of {warmup} instead of {task.optim.warmup_steps}" if warmup < task.optim.warmup_steps else ""
     return (
         f"{type(task).__name__}, {task.head_options.get('name')} head on {task.options.name}"
-        f"{'' if task.options.weights or directory(task.options.name) else ' with RANDOM weights'}; "
+        f"{'' if task.options.weights or directory(task.options.name) else ' with random initialisation'}; "
         f"{len(data.train)} images of {data.root}, {len(data.val)} to validate on; batch {data.batch_size} x "
         f"{trainer.world_size} x {trainer.accumulate_grad_batches}, {task.steps} steps{shorter}, {trainer.precision}"
     )

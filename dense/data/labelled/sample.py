@@ -159,6 +159,7 @@ class Sample(NamedTuple):
     name: str
     clean: Tensor | None = None  # 3, H, W uint8
     degradation: str = ""  # its kind
+    cached: tuple[Tensor, ...] | None = None  # features of the image from a cache, see `Batch`
 
 
 class Batch(NamedTuple):

@@ -1,4 +1,4 @@
-"""A saved model is a directory: config.json, model.safetensors and a model card. Strict, and never a pickle."""
+"""The format of a saved model: a directory of config.json, model.safetensors and a model card, loaded strictly."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0", tags=["dino-dense"]):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module with `config` and `tensors`.
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that defines the four methods below.
 
-    huggingface_hub's own loading is not strict and falls back to pickle, so saving and loading are written here.
+    huggingface_hub's own loading is not strict and falls back to pickle, so this class saves and loads itself.
     """
 
     def config(self) -> dict[str, Any]:
-        """Plain data from which `from_config` builds the module."""
-        raise TypeError(f"{type(self).__name__} must define config()")
+        """Return plain data from which `from_config` builds the module."""
+        raise NotImplementedError
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """A module with random initialisation."""
-        raise TypeError(f"{cls.__name__} must define from_config()")
+        """Build a module with random initialisation."""
+        raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """What model.safetensors holds."""
-        raise TypeError(f"{type(self).__name__} must define tensors()")
+        """Return the contents of model.safetensors."""
+        raise NotImplementedError
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Load `tensors`, strictly."""
-        raise TypeError(f"{type(self).__name__} must define load_tensors()")
+        """Load what `tensors` returned; a partial match raises."""
+        raise NotImplementedError
 
     def save_pretrained(
         self, save_directory: str | Path, dtype: torch.dtype | None = None, **options: Any
     ) -> str | None:
-        """Write config.json, model.safetensors and a README.md; files are replaced whole or not at all.
+        """Write config.json, model.safetensors and a README.md; existing files are replaced atomically.
 
-        dtype: store floats in it, such as torch.float16 for half the size; they are opened in fp32 again.
+        dtype: of stored floats, such as torch.float16 for half the size; loading converts them to fp32 again.
         """
         repo_id, push = options.pop("repo_id", None), options.pop("push_to_hub", False)
         card = options.pop("model_card_kwargs", None) or {}
-        options.pop("config", None)  # config.json is ours
+        options.pop("config", None)  # huggingface_hub's own; `config()` is what is written
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_pretrained(folder, dtype)
@@ -73,9 +73,8 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         with tempfile.TemporaryDirectory(dir=save_directory) as scratch:
             (Path(scratch) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
             save_file(tensors, Path(scratch) / WEIGHTS, metadata={"format": "pt"})
-            (Path(scratch) / WEIGHTS).chmod(
-                (Path(scratch) / CONFIG).stat().st_mode
-            )  # safetensors keeps it to its owner
+            # safetensors writes a file that its owner alone can read
+            (Path(scratch) / WEIGHTS).chmod((Path(scratch) / CONFIG).stat().st_mode)
             for name in (WEIGHTS, CONFIG):
                 (Path(scratch) / name).replace(save_directory / name)
 
@@ -97,7 +96,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
             if source.count("/") != 1 or source.startswith((".", "/", "~")):
                 if directory(source) is not None:
                     raise FileNotFoundError(
-                        f"{source} is a backbone that comes with the package, not a directory; open it with load_backbone"
+                        f"{source} is a backbone in the package, not a directory; open it with load_backbone"
                     )
                 raise FileNotFoundError(
                     f"no directory {source}; expected one written by save_pretrained, or a hub name owner/name"
@@ -109,7 +108,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
     @classmethod
     def open(cls, folder: Path, config: dict[str, Any] | None = None) -> Self:
-        """Open a local directory, built by `config` where its own is to be changed."""
+        """Open a local directory; `config` replaces its own config.json."""
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 inside = next(
@@ -123,7 +122,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
 @contextmanager
 def fetching(name: str) -> Iterator[None]:
-    """Whatever is downloaded inside: the hub's retries are not shown, and without a network there is one clear error."""
+    """Download quietly inside: hide the hub's messages about retries, and raise one clear error without a network."""
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -131,15 +130,15 @@ def fetching(name: str) -> Iterator[None]:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise WeightsError(
-            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or give a file "
-            "or directory instead"
+            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or give a "
+            "file or directory instead"
         ) from None
     finally:
         log.setLevel(level)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or one clear error."""
+    """Return the contents of a JSON file that holds an object."""
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ def scene(number: int, size: int = 64) -> NDArray[np.uint8]:
     return render(7, number, size).image
 
 
-def save(path: Path, image: NDArray[np.uint8], **options: int) -> None:
+def save(path: Path, image: NDArray[np.uint8], **options: Any) -> None:
     """Save an image as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, **options)

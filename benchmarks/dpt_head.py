@@ -117,7 +117,7 @@ def depth_head(model: Any) -> DenseHead:
         r"^head\.": "branches.depth.",
     }
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("backbone.")}
-    output = Regression("relu", kind="inverse_relative", upsample="picture")
+    output = Regression("relu", kind="inverse_relative", upsample="image")
     head = DPT((DIM,) * 4, WIDTH, WIDTHS).with_outputs(depth=output)
     head.load_state_dict({k: v for k, v in renamed(state, names).items() if "fusion.3.unit1" not in k})
     return head.eval()

@@ -35,7 +35,7 @@ def head(guidance: str, dim: int) -> RestorationHead:
     """The tiny body, guided or not."""
     torch.manual_seed(0)
     spec = {"name": "restoration", "in_channels": [dim] * 4, "body": "tiny", "width": 32, "guidance": guidance}
-    built = heads.build({**spec, "tokens": TOKENS, "outputs": {"restored": {"name": "picture"}}})
+    built = heads.build({**spec, "tokens": TOKENS, "outputs": {"restored": {"name": "image"}}})
     assert isinstance(built, RestorationHead)
     return built.eval()
 
@@ -47,7 +47,7 @@ def parts_of(side: int) -> dict[str, Callable[[], object]]:
     image = torch.rand(1, 3, side, side)
 
     def see() -> Features:
-        return backbone(guided.seen(image, backbone.spec.patch), layers=LAYERS)
+        return backbone(guided.backbone_input(image, backbone.spec.patch), layers=LAYERS)
 
     with torch.inference_mode():
         features = see()

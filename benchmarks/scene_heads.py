@@ -30,12 +30,12 @@ import heads
 from dense import losses
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
+from dense.data.labelled.sample import Batch
 from dense.data.labelled.scenes import SceneSource
 from dense.data.scenes import CLASSES
 from dense.metrics import DepthMetrics, SegmentationMetrics
 from dense.recipes import find_config
 from dense.tasks.base import target_size
-from dense.tasks.batch import Batch
 from dense.tasks.depth import depth_target
 from dense.tasks.options import OptimOptions, TargetOptions
 from heads import Features

@@ -1,4 +1,4 @@
-"""Decoders: they eat `Features` and return dense maps."""
+"""Decoders from `Features` to dense maps."""
 
 from heads.build import build
 from heads.dpt import DPT
@@ -7,7 +7,7 @@ from heads.head import DenseHead
 from heads.linear import LinearHead
 from heads.outputs import Bins, Classes, DepthKind, Regression
 from heads.pyramid import PyramidHead
-from heads.restoration import Picture, PixelSemanticFusion, RestorationHead, Restormer
+from heads.restoration import PixelSemanticFusion, RestorationHead, RestoredImage, Restormer
 
 __all__ = [
     "DPT",
@@ -17,11 +17,11 @@ __all__ = [
     "DepthKind",
     "Features",
     "LinearHead",
-    "Picture",
     "PixelSemanticFusion",
     "PyramidHead",
     "Regression",
     "RestorationHead",
+    "RestoredImage",
     "Restormer",
     "build",
 ]

@@ -7,16 +7,16 @@ variants: DPT and MiDaS, Depth Anything, DINOv2, DINOv3, VGGT.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.checks import boolean, channels, one_of, positive_integer
-from heads.features import Features, Size
+from heads.features import Features, Size, check_channels
 from heads.head import Neck
-from heads.resize import resize
+from heads.layers import resize
+from heads.options import check_length, checked
 
 Readout = Literal["ignore", "add", "project"]
 Residual = Literal["input", "activated"]
@@ -25,7 +25,7 @@ LEVELS = 4
 
 
 class Reassemble(nn.Module):
-    """A map of one layer, with its class token, to (B, width, h * factor, w * factor)."""
+    """The map of one layer, with its class token, as one level (B, width, h * factor, w * factor)."""
 
     def __init__(
         self, in_channels: int, middle: int | None, width: int, factor: float, readout: Readout, input_norm: bool
@@ -50,7 +50,7 @@ class Reassemble(nn.Module):
         if self.mode == "add" and class_token is not None:
             x = x + class_token[:, :, None, None]
         elif self.readout is not None and class_token is not None:
-            # the product with [patch, class] is the sum of two: that of the class token is needed once an image
+            # the product with [patch, class token] is a sum of two; that of the class token is needed once per image
             patch, token = self.readout.weight.chunk(2, 1)
             shift = F.linear(class_token, token, self.readout.bias)  # B, C
             x = F.linear(x.permute(0, 2, 3, 1), patch) + shift[:, None, None]  # B, h, w, C
@@ -64,9 +64,9 @@ class Reassemble(nn.Module):
 
 
 def _fast_layout(x: Tensor) -> Tensor:
-    """A copy in the layout in which the convolutions of the whole decoder are fastest.
+    """Copy to the memory layout in which the convolutions of the whole decoder are fastest.
 
-    That is channels last, but for training on a CPU, where the backward pass is slower so. A copy, because `contiguous`
+    That is channels last, but for training on a CPU, where its backward pass is slower. A copy, because `contiguous`
     keeps the odd strides that a batch of one can have, from which convolutions fall back to channels first.
     """
     if x.device.type == "cpu" and torch.is_grad_enabled():
@@ -74,8 +74,8 @@ def _fast_layout(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.channels_last)
 
 
-class ResidualUnit(nn.Module):
-    """Two convolutions, each behind a ReLU, added to the input, or to its ReLU when `residual` is "activated"."""
+class ResidualConvUnit(nn.Module):
+    """Two convolutions, each behind a ReLU, added to the input, or to its ReLU if `residual` is "activated"."""
 
     def __init__(self, width: int, batch_norm: bool, bias: bool, residual: Residual) -> None:
         super().__init__()
@@ -86,7 +86,6 @@ class ResidualUnit(nn.Module):
         self.norm2 = nn.BatchNorm2d(width) if batch_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, width, h, w) to the same shape."""
         y = F.relu(x)
         if self.residual == "activated":
             x = y
@@ -99,23 +98,23 @@ class ResidualUnit(nn.Module):
         return y.add_(x)
 
 
-class Fusion(nn.Module):
-    """What came from deeper levels, plus this level's map, resized to the next level."""
+class FeatureFusionBlock(nn.Module):
+    """The fused map of the deeper levels, plus this level's map, resized to the next level."""
 
     def __init__(self, width: int, first: bool, batch_norm: bool, bias: bool, residual: Residual, align: bool) -> None:
         super().__init__()
         self.align_corners = align
-        self.unit1 = ResidualUnit(width, batch_norm, bias, residual) if first else None
-        self.unit2 = ResidualUnit(width, batch_norm, bias, residual)
+        self.unit1 = ResidualConvUnit(width, batch_norm, bias, residual) if first else None
+        self.unit2 = ResidualConvUnit(width, batch_norm, bias, residual)
         self.project = nn.Conv2d(width, width, 1)
 
     def forward(self, level: Tensor, deeper: Tensor | None, size: Size) -> Tensor:
-        """level: (B, width, h, w); deeper: to whose size it is brought, None at the deepest level; out: (B, width, *size)."""
+        """Fuse `level` (B, width, h, w) with `deeper`, None at the deepest level: (B, width, *size)."""
         if deeper is not None:
             level = resize(level, (deeper.shape[-2], deeper.shape[-1]), align_corners=False)
         x = level if self.unit1 is None else self.unit1(level)
         x = x if deeper is None else x + deeper
-        # a 1x1 convolution commutes with a bilinear resize, and there are four times fewer cells before it
+        # a 1x1 convolution commutes with a bilinear resize, and the map has a quarter of the pixels before it
         return resize(self.project(self.unit2(x)), size, self.align_corners)
 
 
@@ -126,14 +125,15 @@ class DPT(Neck):
     and resize; by default 1/8, 1/4, 1/2 and all of the map's (DINOv2), and for pyramids no projection (None).
     strides: of the maps of a pyramid; None for maps of one stride, which are resized by 4, 2, 1 and 1/2.
 
-    readout: what becomes of the class token (registers are never read), of all levels or one a level. batch_norm, bias,
-    residual: of the residual units; `residual="activated"` adds to relu(x), as implementations whose first ReLU works in place do (VGGT).
-    input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2, DINOv3).
-    deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch). align_corners: of the
-    resizes. fusion_size: where the grid is odd, a fusion ends at the size of the next level, or at `double` its own, and
-    the next level's map is brought to that (DINOv2, DINOv3, DPT of transformers).
+    readout: how the class token is read, for all levels or per level; registers are never read. batch_norm, bias,
+    residual: of the residual units; `residual="activated"` adds to relu(x), as implementations do whose first ReLU works
+    in place (VGGT). input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2,
+    DINOv3). deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch).
+    align_corners: of the resizes. fusion_size: where the grid is odd, a fusion is resized to the size of the next
+    `level`, or to `double` its own, and the next level's map to that (DINOv2, DINOv3, DPT of transformers).
     """
 
+    @checked
     def __init__(
         self,
         in_channels: Sequence[int],
@@ -151,37 +151,23 @@ class DPT(Neck):
         fusion_size: FusionSize = "level",
     ) -> None:
         super().__init__()
-        self.in_channels = channels("in_channels", in_channels)
-        self.strides = None if strides is None else channels("strides", strides)
+        self.in_channels, self.strides = tuple(in_channels), None if strides is None else tuple(strides)
         if reassemble is None:
-            reassemble = (
-                (None,) * LEVELS if strides else tuple(max(c >> (3 - i), 1) for i, c in enumerate(self.in_channels))
-            )
+            reassemble = [None if strides else max(c >> (3 - i), 1) for i, c in enumerate(in_channels)]
         self.reassemble_channels = tuple(reassemble)
         self.readouts = (readout,) * LEVELS if isinstance(readout, str) else tuple(readout)
         for name, values in (
             ("in_channels", self.in_channels),
             ("reassemble", self.reassemble_channels),
             ("strides", self.strides),
+            ("readout", self.readouts),
         ):
-            if values is not None and len(values) != LEVELS:
-                raise ValueError(f"{name}={values}: expected {LEVELS} numbers, one a map; DPT reads {LEVELS} layers")
-        for i, count in enumerate(self.reassemble_channels):
-            if count is not None:
-                positive_integer(f"reassemble[{i}]", count)
-        positive_integer("width", width)
-        if len(self.readouts) != LEVELS:
-            raise ValueError(f"readout={self.readouts}: expected one of them, or {LEVELS}, one a map")
-        for choice in self.readouts:
-            one_of("readout", choice, get_args(Readout))
-        one_of("residual", residual, get_args(Residual))
-        one_of("fusion_size", fusion_size, get_args(FusionSize))
-        flags = {"batch_norm": batch_norm, "bias": bias, "input_norm": input_norm, "project": project}
-        flags |= {"deepest_unit": deepest_unit, "align_corners": align_corners}
-        for name, flag in flags.items():
-            boolean(name, flag)
+            if values is not None:
+                check_length(name, values, LEVELS)
         self.width = self.auxiliary_width = width
-        self.residual, self.flags, self.align_corners, self.fusion_size = residual, flags, align_corners, fusion_size
+        self.residual, self.align_corners, self.fusion_size = residual, align_corners, fusion_size
+        self.flags = {"batch_norm": batch_norm, "bias": bias, "input_norm": input_norm, "project": project}
+        self.flags |= {"deepest_unit": deepest_unit, "align_corners": align_corners}
         self.reassemble = nn.ModuleList(
             Reassemble(c, middle, width, factor, choice, input_norm)
             for c, middle, factor, choice in zip(
@@ -189,14 +175,20 @@ class DPT(Neck):
             )
         )
         self.fusion = nn.ModuleList(
-            Fusion(width, deepest_unit or i < LEVELS - 1, batch_norm, bias, residual, align_corners)
+            FeatureFusionBlock(width, deepest_unit or i < LEVELS - 1, batch_norm, bias, residual, align_corners)
             for i in range(LEVELS)
         )
         self.project = nn.Conv2d(width, width, 3, padding=1) if project else None
 
     def paths(self, features: Features, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The fused map, and the one before it, at half its size."""
-        self._check(features)
+        """Return the fused map, and the one before it, at half its size."""
+        check_channels(features.maps, self.in_channels)
+        features.check_strides(self.strides)
+        if set(self.readouts) != {"ignore"} and not features.has_class_token:
+            raise ValueError(
+                f"readout={self.options()['readout']!r} reads the class token, and these features have none; "
+                "use readout='ignore'"
+            )
         tokens = [p[:, 0] if r != "ignore" else None for p, r in zip(features.prefix, self.readouts, strict=True)]
         levels = [r(m, t) for r, m, t in zip(self.reassemble, features.maps, tokens, strict=True)]
         x: Tensor | None = None
@@ -211,7 +203,6 @@ class DPT(Neck):
         return last, fused[-2]
 
     def options(self) -> dict[str, Any]:
-        """The arguments as plain data, and the decoder's name."""
         return {
             "name": "dpt",
             "in_channels": list(self.in_channels),
@@ -225,7 +216,7 @@ class DPT(Neck):
         }
 
     def _factors(self) -> tuple[float, ...]:
-        """By how much each map is enlarged, so that the strides of the levels are as 1, 2, 4 and 8."""
+        """Return the factor by which each map is resized, so that the strides of the levels are as 1, 2, 4 and 8."""
         if self.strides is None:
             return (4, 2, 1, 0.5)
         factors = tuple(s / (self.strides[0] * 2**i) for i, s in enumerate(self.strides))
@@ -236,19 +227,3 @@ class DPT(Neck):
                     "doubles from map to map; choose other layers, such as those of strides (4, 8, 16, 32)"
                 )
         return factors
-
-    def _check(self, features: Features) -> None:
-        found = tuple(m.shape[1] for m in features.maps)
-        if found != self.in_channels:
-            raise ValueError(
-                f"expected {LEVELS} maps of {self.in_channels} channels, got {found} of layers {features.layers}; "
-                "build the neck with in_channels of the chosen layers, or choose other layers"
-            )
-        if self.strides is None and len(set(features.strides)) > 1:
-            raise ValueError(f"the maps have strides {features.strides}; build DPT with strides={features.strides}")
-        if self.strides is not None and self.strides != tuple(features.strides):
-            raise ValueError(f"expected maps of strides {self.strides}, got {features.strides}; choose those layers")
-        if set(self.readouts) != {"ignore"} and not features.has_class_token:
-            raise ValueError(
-                f"readout={self.options()['readout']!r} reads the class token, and these features have none; use readout='ignore'"
-            )

@@ -1,8 +1,8 @@
-"""What a backbone hands to a head."""
+"""The output of a backbone and the input of a head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,18 +15,18 @@ Norm = bool | Literal["last"]
 
 @dataclass(frozen=True)
 class Features:
-    """Feature maps of a batch of images, shallow to deep, with all that is needed to get back to pixels.
+    """Feature maps of a batch of images, shallow to deep, and the geometry that leads back to pixels.
 
-    `padding` is (top, bottom, left, right) in pixels, added to the image before the backbone saw it; negative numbers
-    mean that the image was cropped instead. When `resized` is true the image was stretched to `padded_size`.
+    `padding` is (top, bottom, left, right) in pixels, which the backbone added to the image; negative numbers mean that
+    it cropped the image instead. `resized` is true if it stretched the image to `padded_size`.
     """
 
     maps: tuple[Tensor, ...]  # each B, C, h, w
     prefix: tuple[Tensor, ...]  # each B, P, C: the class token first, then registers; P may be 0
-    image_size: Size  # H, W of the image as it was given
-    padded_size: Size  # H, W that the backbone saw
+    image_size: Size  # H, W of the image as given
+    padded_size: Size  # H, W of the image inside the backbone
     padding: tuple[int, int, int, int]
-    strides: tuple[int, ...]  # pixels of the padded image per cell, one number a map
+    strides: tuple[int, ...]  # of each map, in pixels of the padded image
     layers: tuple[int, ...]
     norm: Norm
     has_class_token: bool = False
@@ -53,7 +53,24 @@ class Features:
         if self.resized:
             return F.interpolate(dense, size=self.image_size, mode="bilinear", align_corners=False)
         top, bottom, left, right = self.padding
-        if min(self.padding) < 0:  # the backbone saw a crop: its edge stands for what was cut
+        if min(self.padding) < 0:  # the image was cropped: repeat the edge of the crop
             return F.pad(dense, (-left, -right, -top, -bottom), mode="replicate")
         height, width = self.padded_size
         return dense[..., top : height - bottom, left : width - right]
+
+    def check_strides(self, expected: tuple[int, ...] | None) -> None:
+        """Raise unless the maps have these strides, or all the same one if none are given."""
+        if expected is None and len(set(self.strides)) > 1:
+            raise ValueError(f"the maps have strides {self.strides}; build the head with strides={self.strides}")
+        if expected is not None and expected != tuple(self.strides):
+            raise ValueError(f"expected maps of strides {expected}, got {self.strides}; choose those layers")
+
+
+def check_channels(maps: Sequence[Tensor], expected: tuple[int, ...]) -> None:
+    """Raise unless the maps (B, C, h, w) have these channels."""
+    found = tuple(m.shape[1] for m in maps)
+    if found != expected:
+        raise ValueError(
+            f"expected maps of {expected} channels, got {found}; build the head with in_channels of the chosen layers, "
+            "or choose other layers"
+        )

@@ -1,4 +1,4 @@
-"""Linear heads: one product a patch, on one or several layers.
+"""Linear heads: a 1x1 convolution on the maps of one or several layers.
 
 Oquab et al., DINOv2, 2023, and Siméoni et al., DINOv3, 2025: depth from patch and class tokens through bins, and
 segmentation through BatchNorm.
@@ -13,36 +13,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.checks import boolean, channels, number, positive_integer
-from heads.features import Features
+from heads.features import Features, check_channels
 from heads.head import DenseHead
+from heads.layers import resize
+from heads.options import Fraction, as_tuple, checked
 from heads.outputs import Classes, Output
-from heads.resize import resize
 
 
 class LinearHead(DenseHead):
-    """Concatenated layers, each with its class token if asked, through one 1x1 convolution an output.
+    """Concatenated layers, each optionally with its class token, through one 1x1 convolution per output.
 
     in_channels: of each map. class_token: append the layer's class token to each of its patches. batch_norm, dropout
-    (of whole channels): in front of the product. upsample: the logits are resized to so many times the grid before
-    they are decoded (4 for DINOv2's depth).
+    (of whole channels): before the convolution. upsample: resize the logits to this multiple of the grid before they
+    are decoded (4 for DINOv2's depth).
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int | Sequence[int],
         outputs: Mapping[str, Output],
         class_token: bool = False,
         batch_norm: bool = False,
-        dropout: float = 0.0,
+        dropout: Fraction = 0.0,
         upsample: int = 1,
     ) -> None:
         super().__init__(outputs)
-        self.in_channels = channels("in_channels", in_channels)
-        boolean("class_token", class_token)
-        boolean("batch_norm", batch_norm)
-        number("dropout", dropout, 0, 1)
-        positive_integer("upsample", upsample)
+        self.in_channels = as_tuple(in_channels)
         self.class_token, self.upsample, self.dropout = class_token, upsample, dropout
         total = sum(self.in_channels) * (2 if class_token else 1)
         self.norm = nn.BatchNorm2d(total) if batch_norm else None
@@ -56,12 +53,12 @@ class LinearHead(DenseHead):
             output.initialise(layer)
 
     def logits(self, features: Features, images: Tensor | None) -> dict[str, Tensor]:
-        """See `DenseHead.logits`; at `upsample` times the grid."""
-        self._check(features)
+        """Return name -> logits at `upsample` times the grid, of a pyramid at its finest."""
+        check_channels(features.maps, self.in_channels)
+        if self.class_token and not features.has_class_token:
+            raise ValueError("class_token=True, and these features have no class token; use class_token=False")
         height, width = features.maps[0].shape[-2:]
-        maps = [
-            resize(m, (height, width), align_corners=False) for m in features.maps
-        ]  # of a pyramid: at its finest grid
+        maps = [resize(m, (height, width), align_corners=False) for m in features.maps]
         tokens = [p[:, 0] for p in features.prefix] if self.class_token else []
         if self.norm is not None:
             tokens = [t[:, :, None, None].expand_as(m) for t, m in zip(tokens, maps, strict=False)]
@@ -73,12 +70,9 @@ class LinearHead(DenseHead):
         token = None if token is None else F.dropout2d(token, self.dropout, self.training)
         # a 1x1 convolution commutes with the resize
         size = (height * self.upsample, width * self.upsample)
-        return {
-            n: resize(self._product(b, patches, token), size, align_corners=False) for n, b in self.branches.items()
-        }
+        return {n: resize(self._convolve(b, patches, token), size, False) for n, b in self.branches.items()}
 
     def options(self) -> dict[str, Any]:
-        """The arguments as plain data, and the head's name."""
         return {
             "name": "linear",
             "in_channels": list(self.in_channels),
@@ -88,21 +82,11 @@ class LinearHead(DenseHead):
             "upsample": self.upsample,
         }
 
-    def _product(self, layer: nn.Module, patches: Tensor, token: Tensor | None) -> Tensor:
-        """Product with [patch, class] of every layer; that with the class tokens is done once an image."""
+    def _convolve(self, layer: nn.Module, patches: Tensor, token: Tensor | None) -> Tensor:
+        """Convolve [patch, class token] of every layer; the part of the class tokens is computed once per image."""
         if token is None:
             return layer(patches)
         assert isinstance(layer, nn.Conv2d)
         pieces = layer.weight.split([c for c in self.in_channels for _ in range(2)], 1)
         once = F.conv2d(token, torch.cat(pieces[1::2], 1), layer.bias)  # B, K, 1, 1
         return F.conv2d(patches, torch.cat(pieces[0::2], 1)) + once
-
-    def _check(self, features: Features) -> None:
-        found = tuple(m.shape[1] for m in features.maps)
-        if found != self.in_channels:
-            raise ValueError(
-                f"expected maps of {self.in_channels} channels, got {found} of layers {features.layers}; build the head "
-                "with in_channels of the chosen layers, or choose other layers"
-            )
-        if self.class_token and not features.has_class_token:
-            raise ValueError("class_token=True, and these features have no class token; use class_token=False")

@@ -1,7 +1,7 @@
-"""What a head predicts: plain descriptions that can be saved, and the layers they need on a decoder.
+"""Outputs of a head: plain descriptions that can be saved, and the layers that they need on a decoder.
 
-An output is `channels` numbers a cell (logits) and a rule that turns them into values (`decode`). On a decoder's fused
-map the logits come from a small stack of convolutions (`branch`); on a linear head from one product.
+An output has `channels` logits per pixel and a rule that turns them into values (`decode`). On a decoder's fused map the
+logits come from a small stack of convolutions (`branch`); on a linear head from one 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.checks import boolean, number, one_of, positive_integer
 from heads.features import Size
-from heads.resize import resize
+from heads.layers import resize
+from heads.options import Fraction, NotNegative, Positive, Range, check_length, check_number, check_options
 
 DepthKind = Literal["metric", "inverse_relative", "log"]
 Activation = Literal["relu", "sigmoid", "exp", "softplus", "identity"]
-Upsample = Literal["double", "picture", "none"]
+Upsample = Literal["double", "image", "none"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "exp": torch.exp}
 FARTHEST_INVERSE = 1e-8  # no depth is beyond 1 / this
 
 
 class Output:
-    """Base of the outputs; each is a frozen dataclass.
+    """Base of the outputs; each is a frozen dataclass, checked against its type hints.
 
     `align_corners` is that of the last resize, to the image; None follows the other resizes of the head.
     """
@@ -35,24 +35,27 @@ class Output:
     name: ClassVar[str]  # in saved descriptions
     align_corners: bool | None
 
+    def __post_init__(self) -> None:
+        check_options(type(self), vars(self))
+
     @property
     def channels(self) -> int:
-        """Logits a cell."""
+        """Logits per pixel."""
         raise NotImplementedError
 
     def branch(self, width: int, align_corners: bool) -> nn.Module:
-        """Layers from a fused map (B, width, h, w) and the padded size to logits (B, channels, h', w')."""
+        """Return layers from a fused map (B, width, h, w) and the padded size to logits (B, channels, h', w')."""
         raise NotImplementedError
 
     def decode(self, logits: Tensor, training: bool = False) -> Tensor:
-        """Logits (B, channels, h, w) to values."""
-        raise NotImplementedError
+        """Turn logits (B, channels, h, w) into values; by default they are the values."""
+        return logits
 
     def initialise(self, last: nn.Conv2d) -> None:
-        """Give the layer that makes the logits a start from which the output can learn."""
+        """Initialise the layer that makes the logits, where its default would hinder learning."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, with the name of the output."""
+        """Return plain data, with the name of the output."""
         return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
 
 
@@ -70,7 +73,7 @@ class DepthBranch(nn.Module):
     def forward(self, x: Tensor, padded_size: Size) -> Tensor:
         """(B, width, h, w) to (B, channels, h', w')."""
         x = self.conv1(x)
-        if self.upsample == "picture":
+        if self.upsample == "image":
             x = resize(x, padded_size, self.align_corners)
         elif self.upsample == "double" and x.shape[-2] < padded_size[0]:
             x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), self.align_corners)
@@ -78,7 +81,7 @@ class DepthBranch(nn.Module):
 
 
 class ClassBranch(nn.Module):
-    """Segmentation layers of DPT. The 1x1 convolution stays in front of the resize, with which it commutes."""
+    """Segmentation layers of DPT. The 1x1 convolution comes before the resize, with which it commutes."""
 
     def __init__(self, width: int, count: int, dropout: float) -> None:
         super().__init__()
@@ -94,35 +97,29 @@ class ClassBranch(nn.Module):
 
 @dataclass(frozen=True)
 class Regression(Output):
-    """One number a pixel, most often depth.
+    """One number per pixel, usually depth.
 
     activation: `relu`, `exp` and `softplus` are added to `min_depth`; `sigmoid` spans [min_depth, max_depth].
-    max_depth: in evaluation no value is larger. kind: what the number means; with `log` it is the logarithm of depth.
-    upsample: where the two last convolutions run: at `double` the fused map, unless that has the image's size already
-    (DPT, DINOv2), at the `picture`'s padded size (Depth Anything), or at the fused map itself (`none`).
-    inverse: scale and shift of an inverse depth x that was learned so; the value is 1 / (scale x + shift) (DPT on NYUv2
-    and KITTI).
+    max_depth: the largest value in evaluation. kind: what the number means; `log` is the logarithm of depth.
+    upsample: the size at which the last two convolutions run: `double` the fused map, unless that has the image's size
+    already (DPT, DINOv2), the padded `image` (Depth Anything), or the fused map itself (`none`).
+    inverse: scale and shift of an inverse depth x; the value is 1 / (scale x + shift) (DPT on NYUv2 and KITTI).
     """
 
     activation: Activation = "relu"
-    max_depth: float | None = None
-    min_depth: float = 0.0
+    max_depth: Positive | None = None
+    min_depth: NotNegative = 0.0
     kind: DepthKind = "metric"
     hidden: int = 32
     upsample: Upsample = "double"
     align_corners: bool | None = None
-    inverse: tuple[float, float] | None = None
+    inverse: tuple[Positive, NotNegative] | None = None
     name: ClassVar[str] = "regression"
 
     def __post_init__(self) -> None:
-        one_of("activation", self.activation, get_args(Activation))
-        one_of("kind", self.kind, get_args(DepthKind))
-        one_of("upsample", self.upsample, get_args(Upsample))
-        positive_integer("hidden", self.hidden)
-        boolean("align_corners", self.align_corners, optional=True)
-        number("min_depth", self.min_depth, 0)
+        super().__post_init__()
         if self.max_depth is not None:
-            number("max_depth", self.max_depth, self.min_depth, open_low=True)
+            check_number("max_depth", self.max_depth, Range(self.min_depth, above=True))
         elif self.activation == "sigmoid":
             raise ValueError(
                 "activation='sigmoid' needs max_depth, the value it tends to; give it, such as max_depth=10.0"
@@ -131,36 +128,30 @@ class Regression(Output):
             raise ValueError(f"min_depth={self.min_depth}: activation='identity' has no lower bound; use 'softplus'")
         if self.inverse is not None:
             object.__setattr__(self, "inverse", tuple(self.inverse))
-            if len(self.inverse) != 2 or self.kind != "metric":
-                raise ValueError(
-                    f"inverse={self.inverse}: expected (scale, shift), for kind='metric', got {self.kind!r}"
-                )
-            number("inverse scale", self.inverse[0], 0, open_low=True)
-            number("inverse shift", self.inverse[1], 0)
+            if self.kind != "metric":
+                raise ValueError(f"inverse={self.inverse} is for kind='metric', got {self.kind!r}; leave it out")
         if self.kind == "log" and (self.activation != "identity" or self.max_depth is not None):
             raise ValueError(
-                f"kind='log' is the logarithm of depth, which is negative below 1; expected activation='identity' and no "
+                "kind='log' is the logarithm of depth, which is negative below 1; expected activation='identity' and no "
                 f"max_depth, got {self.activation!r} and {self.max_depth}; use them, or kind='metric'"
             )
 
     @property
     def channels(self) -> int:
-        """One."""
         return 1
 
     def branch(self, width: int, align_corners: bool) -> nn.Module:
-        """The depth layers of DPT."""
         branch = DepthBranch(width, self.hidden, self.channels, self.upsample, align_corners)
         self.initialise(branch.conv3)
         return branch
 
     def initialise(self, last: nn.Conv2d) -> None:
-        """A ReLU that starts below zero everywhere would never learn."""
+        """Start a ReLU above zero: below zero everywhere it would have no gradient."""
         if self.activation == "relu" and last.bias is not None:
             nn.init.ones_(last.bias)
 
     def decode(self, logits: Tensor, training: bool = False) -> Tensor:
-        """(B, 1, h, w) to values in fp32: one channel costs little, and half precision shows as steps."""
+        """Turn logits (B, 1, h, w) into values, in fp32: half precision would be visible as steps."""
         x = logits.float()
         if self.activation == "sigmoid" and self.max_depth is not None:
             return self.min_depth + (self.max_depth - self.min_depth) * x.sigmoid()
@@ -177,12 +168,12 @@ class Bins(Output):
     """Metric depth as the expectation over `count` fixed depths.
 
     spacing: `linear`, or `log` (equal steps of log depth). normalisation of the logits: `linear` is relu + 0.1 over its
-    sum, `sigmoid` is the sigmoid over its sum. logits: in training also hand them out, for a loss on the bins.
+    sum, `sigmoid` is the sigmoid over its sum. logits: return them too in training, for a loss on the bins.
     """
 
     count: int = 256
-    min_depth: float = 0.001
-    max_depth: float = 10.0
+    min_depth: NotNegative = 0.001
+    max_depth: Positive = 10.0
     spacing: Literal["linear", "log"] = "linear"
     normalisation: Literal["linear", "softmax", "sigmoid"] = "linear"
     hidden: int = 32
@@ -190,42 +181,30 @@ class Bins(Output):
     logits: bool = False
     align_corners: bool | None = None
     name: ClassVar[str] = "bins"
+    kind: ClassVar[DepthKind] = "metric"
 
     def __post_init__(self) -> None:
-        positive_integer("count", self.count)
+        super().__post_init__()
         if self.count < 2:
             raise ValueError(f"count={self.count}: expected at least 2 bins; use Regression for a single number")
-        one_of("spacing", self.spacing, ("linear", "log"))
-        one_of("normalisation", self.normalisation, ("linear", "softmax", "sigmoid"))
-        one_of("upsample", self.upsample, get_args(Upsample))
-        positive_integer("hidden", self.hidden)
-        number("min_depth", self.min_depth, 0, open_low=self.spacing == "log")
-        number("max_depth", self.max_depth, self.min_depth, open_low=True)
-        boolean("logits", self.logits)
-        boolean("align_corners", self.align_corners, optional=True)
-
-    @property
-    def kind(self) -> DepthKind:
-        """Metric."""
-        return "metric"
+        check_number("min_depth", self.min_depth, Range(0, above=self.spacing == "log"))
+        check_number("max_depth", self.max_depth, Range(self.min_depth, above=True))
 
     @property
     def channels(self) -> int:
-        """One a bin."""
         return self.count
 
     def depths(self, device: torch.device | None = None) -> Tensor:
-        """The depth of every bin, (count,), in fp32."""
+        """Return the depth of every bin, (count,), in fp32."""
         if self.spacing == "linear":
             return torch.linspace(self.min_depth, self.max_depth, self.count, device=device)
         return torch.linspace(math.log(self.min_depth), math.log(self.max_depth), self.count, device=device).exp()
 
     def branch(self, width: int, align_corners: bool) -> nn.Module:
-        """The depth layers of DPT with a channel for each bin."""
         return DepthBranch(width, self.hidden, self.count, self.upsample, align_corners)
 
     def decode(self, logits: Tensor, training: bool = False) -> Tensor:
-        """Logits (B, count, h, w) to depth (B, 1, h, w), in fp32."""
+        """Turn logits (B, count, h, w) into depth (B, 1, h, w), in fp32."""
         depths = self.depths(logits.device)
         x, offset = logits.float(), 0.0
         if self.normalisation == "softmax":
@@ -243,38 +222,28 @@ class Bins(Output):
 
 @dataclass(frozen=True)
 class Classes(Output):
-    """Logits of `count` classes a pixel.
+    """Logits of `count` classes per pixel.
 
-    dropout: in front of the classifier on a decoder (a linear head has its own). auxiliary: in training, also logits
-    from a shallower stage of the decoder.
+    dropout: before the classifier on a decoder (a linear head has its own). auxiliary: in training, also logits from a
+    shallower stage of the decoder.
     """
 
     count: int
-    dropout: float = 0.1
+    dropout: Fraction = 0.1
     auxiliary: bool = False
     names: tuple[str, ...] | None = None
     align_corners: bool | None = None
     name: ClassVar[str] = "classes"
 
     def __post_init__(self) -> None:
-        positive_integer("count", self.count)
-        number("dropout", self.dropout, 0, 1)
-        boolean("auxiliary", self.auxiliary)
-        boolean("align_corners", self.align_corners, optional=True)
+        super().__post_init__()
         if self.names is not None:
             object.__setattr__(self, "names", tuple(self.names))
-            if len(self.names) != self.count:
-                raise ValueError(f"names: expected {self.count} names, one a class, got {len(self.names)}")
+            check_length("names", self.names, self.count, "class")
 
     @property
     def channels(self) -> int:
-        """One a class."""
         return self.count
 
     def branch(self, width: int, align_corners: bool) -> nn.Module:
-        """The segmentation layers of DPT."""
         return ClassBranch(width, self.count, self.dropout)
-
-    def decode(self, logits: Tensor, training: bool = False) -> Tensor:
-        """As they are."""
-        return logits

@@ -1,7 +1,7 @@
 """Decoders of segmentation_models_pytorch on the features of any backbone.
 
-They want maps whose strides double from one to the next. Convolutional backbones have them; from a ViT they are made by
-a simple feature pyramid.
+They read maps whose strides double from one to the next. Convolutional backbones have them; for a ViT a simple feature
+pyramid makes them (Li, Mao, Girshick and He, Exploring Plain Vision Transformer Backbones for Object Detection, 2022).
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from heads.checks import channels, one_of, positive_integer
-from heads.features import Features
+from heads.features import Features, check_channels
 from heads.head import Neck, NeckHead
-from heads.levels import Level, Stem
+from heads.layers import ChannelNorm, resize, to_padded_size
+from heads.options import as_tuple, check_choice, check_length, check_names, checked
 from heads.outputs import Output
-from heads.resize import resize, to_frame
 
 Stride2 = Literal["drop", "stem"]
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Where a decoder is, and what it reads: all levels, the four deepest, a fine one and the deepest, or that alone."""
+    """A decoder's module and class, and the levels that it reads: all, the four deepest, a fine and the deepest, or one."""
 
     module: str
     type: str
@@ -52,18 +51,49 @@ UNET_CHANNELS = (256, 128, 64, 32, 16)
 FIXED = ("encoder_channels", "in_channels", "n_blocks", "encoder_depth", "output_stride")  # follow from the features
 
 
+class Level(nn.Sequential):
+    """One level of the simple feature pyramid: resample by 4, 2, 1 or 1/2, then 1x1 and 3x3 convolutions."""
+
+    def __init__(self, in_channels: int, width: int, factor: float) -> None:
+        half, quarter = max(in_channels // 2, 1), max(in_channels // 4, 1)
+        layers: list[nn.Module] = []
+        if factor == 4:
+            layers = [nn.ConvTranspose2d(in_channels, half, 2, stride=2), ChannelNorm(half), nn.GELU()]
+            layers += [nn.ConvTranspose2d(half, quarter, 2, stride=2)]
+        elif factor == 2:
+            layers = [nn.ConvTranspose2d(in_channels, half, 2, stride=2)]
+        elif factor == 0.5:
+            layers = [nn.MaxPool2d(2, ceil_mode=True)]
+        last = {4: quarter, 2: half}.get(int(factor), in_channels)
+        layers += [nn.Conv2d(last, width, 1, bias=False), ChannelNorm(width)]
+        layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), ChannelNorm(width)]
+        super().__init__(*layers)
+
+
+class Stem(nn.Sequential):
+    """The image at half its size, for decoders that end at the image's own."""
+
+    def __init__(self, width: int) -> None:
+        layers: list[nn.Module] = []
+        for i in range(2):
+            layers += [nn.Conv2d(width if i else 3, width, 3, stride=1 if i else 2, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
 class Pyramid(Neck):
     """A decoder of segmentation_models_pytorch as a neck.
 
     in_channels: of each map. decoder: a name in `DECODERS`. strides: of the maps of a convolutional backbone, each twice
-    the one before; None for a ViT, whose one map, or four, become four levels of `width` channels. stride2: what a
-    decoder that reads all levels gets above them: a `stem` of `stem_width` channels that reads the image
-    (`head(features, images)`), or nothing (`drop`); it then ends at half the resolution. decoder_options: the decoder's
+    the one before; None for a ViT, whose one map, or four, become four levels of `width` channels. stride2: the level
+    above them of a decoder that reads all levels: a `stem` of `stem_width` channels that reads the image
+    (`head(features, images)`), or none (`drop`), so that it ends at half the resolution. decoder_options: the decoder's
     own arguments.
 
-    Sizes are no concern: levels are resized so that each is exactly twice the next.
+    Features may have any size: levels are resized so that each is exactly twice the next.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int | Sequence[int],
@@ -75,12 +105,8 @@ class Pyramid(Neck):
         decoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        one_of("decoder", decoder, DECODERS)
-        one_of("stride2", stride2, ("drop", "stem"))
-        positive_integer("width", width)
-        positive_integer("stem_width", stem_width)
-        self.in_channels = channels("in_channels", in_channels)
-        self.strides = None if strides is None else channels("strides", strides)
+        check_choice("decoder", decoder, DECODERS)
+        self.in_channels, self.strides = as_tuple(in_channels), None if strides is None else tuple(strides)
         self.name, self.stride2, self.level_width, self.stem_width = decoder, stride2, width, stem_width
         self.decoder_options = dict(decoder_options or {})
         self.reads = DECODERS[decoder].reads
@@ -89,7 +115,7 @@ class Pyramid(Neck):
         factors = {"two": (4.0, 1.0), "deepest": ()}.get(self.reads, (4.0, 2.0, 1.0, 0.5))
         self.levels: nn.ModuleList | None = None
         if self.strides is None and factors:
-            sources = [self.in_channels[i if len(self.in_channels) > 1 else 0] for i in self._sources(len(factors))]
+            sources = self._sources(self.in_channels, len(factors))
             self.levels = nn.ModuleList(Level(c, width, f) for c, f in zip(sources, factors, strict=True))
             counts = [width] * len(factors)
         else:
@@ -101,23 +127,19 @@ class Pyramid(Neck):
         self.decoder, self.width = self._make(counts)
 
     def paths(self, features: Features, images: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The decoder's map, and its second deepest input for an auxiliary head."""
+        """Return the decoder's map, and its second deepest input for an auxiliary head."""
         self._check(features, images)
         if self.levels is None:
             maps = list(self._chosen(features.maps))
         else:
-            sources = self._sources(len(self.levels))
-            maps = [
-                level(features.maps[min(i, len(features.maps) - 1)])
-                for level, i in zip(self.levels, sources, strict=True)
-            ]
+            sources = self._sources(features.maps, len(self.levels))
+            maps = [level(source) for level, source in zip(self.levels, sources, strict=True)]
         if self.stem is not None and images is not None:
-            maps.insert(0, self.stem(to_frame(images, features)))
+            maps.insert(0, self.stem(to_padded_size(images, features)))
         maps = self._regular(maps)
         return self.decoder(self._placeholders(maps) + maps), maps[-2] if len(maps) > 1 else None
 
     def options(self) -> dict[str, Any]:
-        """The arguments as plain data, and the head's name."""
         return {
             "name": "pyramid",
             "in_channels": list(self.in_channels),
@@ -131,18 +153,18 @@ class Pyramid(Neck):
 
     # ---- levels
 
-    def _sources(self, count: int) -> tuple[int, ...]:
-        """Which map each level is made from, where there are four."""
-        return (0, 3) if count == 2 else (0, 1, 2, 3)
+    def _sources(self, maps: Sequence[Any], count: int) -> list[Any]:
+        """Return the map of a ViT, or its channels, from which each of `count` levels is made."""
+        return [maps[i if len(maps) > 1 else 0] for i in ((0, 3) if count == 2 else (0, 1, 2, 3))]
 
     def _chosen(self, maps: Sequence[Any]) -> Sequence[Any]:
-        """The maps, or their channels, that the decoder reads."""
+        """Return the maps, or their channels, that the decoder reads."""
         if self.reads == "two":
             return (maps[-4], maps[-1])
         return maps[{"all": 0, "four": -4, "deepest": -1}[self.reads] :]
 
     def _regular(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of which each is exactly twice, and of two four times, the size of the next."""
+        """Resize maps so that each has exactly twice the size of the next; of two maps, four times."""
         height, width = maps[-1].shape[-2:]
         if self.reads == "two":
             height, width = (-(-n // 4) for n in maps[0].shape[-2:])
@@ -151,7 +173,7 @@ class Pyramid(Neck):
         return [resize(m, (height * s, width * s), align_corners=False) for m, s in zip(maps, scales, strict=True)]
 
     def _placeholders(self, maps: list[Tensor]) -> list[Tensor]:
-        """Empty maps of the finer strides that the decoders expect but do not read."""
+        """Return empty maps of the finer strides that the decoders expect but do not read."""
         height, width = maps[0].shape[-2:]
         scales = {"all": (2,), "deepest": ()}.get(self.reads, (4, 2))
         return [maps[0].new_empty(maps[0].shape[0], 0, height * s, width * s) for s in scales]
@@ -159,19 +181,15 @@ class Pyramid(Neck):
     # ---- construction and checks
 
     def _make(self, counts: list[int]) -> tuple[nn.Module, int]:
-        """The decoder for maps of these channels, and the channels of its result."""
+        """Build the decoder for maps of these channels; return it and the channels of its result."""
         known = DECODERS[self.name]
         smp: Any = importlib.import_module(f"segmentation_models_pytorch.decoders.{known.module}.decoder")
-        made = getattr(smp, known.type)
-        parameters = inspect.signature(made).parameters
-        allowed = [n for n in parameters if n not in FIXED]
-        if wrong := [n for n in self.decoder_options if n not in allowed]:
-            raise ValueError(
-                f"decoder_options: {self.name} has no option {wrong[0]!r}; expected some of {', '.join(allowed)}"
-            )
+        cls = getattr(smp, known.type)
+        parameters = inspect.signature(cls).parameters
         options = {**known.defaults, **self.decoder_options}
         if "n_blocks" in parameters and "decoder_channels" in parameters:
             options.setdefault("decoder_channels", UNET_CHANNELS[: len(counts)])
+        check_names(f"decoder_options of {self.name}", options, cls, but=FIXED)
         fixed = {
             "encoder_channels": [0] * {"all": 1, "deepest": 0}.get(self.reads, 2) + counts,
             "in_channels": counts[-1],
@@ -179,14 +197,12 @@ class Pyramid(Neck):
             "encoder_depth": 4 if self.reads == "two" else 5,
             "output_stride": 16,
         }
-        decoder = made(**{n: v for n, v in fixed.items() if n in parameters}, **options)
-        if hasattr(decoder, "out_channels"):
-            return decoder, int(decoder.out_channels) if self.name == "fpn" else int(options["decoder_channels"][-1])
-        for name in ("decoder_channels", "segmentation_channels", "prefinal_channels", "out_channels"):
-            if name in options:
-                value = options[name]
-                return decoder, value if isinstance(value, int) else int(value[-1])
-        raise AssertionError(f"the width of {self.name} is not known")
+        decoder = cls(**{n: v for n, v in fixed.items() if n in parameters}, **options)
+        if self.name == "fpn":
+            return decoder, int(decoder.out_channels)
+        names = ("decoder_channels", "segmentation_channels", "prefinal_channels", "out_channels")
+        width = next(options[name] for name in names if name in options)
+        return decoder, width if isinstance(width, int) else int(width[-1])
 
     def _check_levels(self) -> None:
         count = len(self.in_channels)
@@ -194,8 +210,7 @@ class Pyramid(Neck):
             if count not in (1, 4):
                 raise ValueError(f"in_channels={self.in_channels}: expected one map or four; choose such layers")
         else:
-            if len(self.strides) != count:
-                raise ValueError(f"strides={self.strides}: expected {count} numbers, one a map")
+            check_length("strides", self.strides, count)
             if any(b != 2 * a for a, b in zip(self.strides, self.strides[1:], strict=False)):
                 raise ValueError(
                     f"strides={self.strides}: expected each to be twice the one before; choose such layers"
@@ -212,18 +227,8 @@ class Pyramid(Neck):
                 raise ValueError(f"stride2='stem': the maps have stride 2 already ({self.strides}); use stride2='drop'")
 
     def _check(self, features: Features, images: Tensor | None) -> None:
-        found = tuple(m.shape[1] for m in features.maps)
-        if found != self.in_channels:
-            raise ValueError(
-                f"expected maps of {self.in_channels} channels, got {found} of layers {features.layers}; build the head "
-                "with in_channels of the chosen layers, or choose other layers"
-            )
-        if self.strides is None and len(set(features.strides)) > 1:
-            raise ValueError(
-                f"the maps have strides {features.strides}; build the head with strides={features.strides}"
-            )
-        if self.strides is not None and self.strides != tuple(features.strides):
-            raise ValueError(f"expected maps of strides {self.strides}, got {features.strides}; choose those layers")
+        check_channels(features.maps, self.in_channels)
+        features.check_strides(self.strides)
         if self.stem is not None and images is None:
             raise ValueError("stride2='stem' reads the images; call head(features, images)")
         if self.name == "pan":

@@ -2,9 +2,23 @@
 
 from dense.backbone.base import Backbone
 from dense.backbone.build import describe
+from dense.backbone.convolutional import Hybrid, Pyramid
 from dense.backbone.load import load_backbone
 from dense.backbone.spec import BackboneSpec
+from dense.backbone.vit import Eva, ViT
 from dense.backbone.weights.names import ALIASES
 from dense.backbone.weights.report import LoadReport, WeightsError
 
-__all__ = ["ALIASES", "Backbone", "BackboneSpec", "LoadReport", "WeightsError", "describe", "load_backbone"]
+__all__ = [
+    "ALIASES",
+    "Backbone",
+    "BackboneSpec",
+    "Eva",
+    "Hybrid",
+    "LoadReport",
+    "Pyramid",
+    "ViT",
+    "WeightsError",
+    "describe",
+    "load_backbone",
+]

@@ -1,6 +1,6 @@
 """Queries, keys and rows of attention, recomputed from a block's input.
 
-No hooks, so fused kernels and torch.compile stay as they are; no N x N matrix, so a single query costs a single row.
+There are no hooks, so fused kernels and torch.compile are unaffected, and no N x N matrix, so a query costs one row.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ PARTS: tuple[Part, ...] = ("query", "key", "value")
 
 
 def project(attention: Any, x: Tensor, part: Part) -> Tensor:
-    """One of query, key, value of tokens (B, N, C) -> (B, heads, N, d), with bias and q/k norm, before positions."""
+    """Return the query, key or value of tokens (B, N, C): (B, heads, N, d), with bias and q/k norm, before positions."""
     return project_together(attention, x, (part,))[0]
 
 
 def project_together(attention: Any, x: Tensor, parts: tuple[Part, ...]) -> list[Tensor]:
-    """As `project`, several neighbouring parts by one matrix product."""
+    """Return several neighbouring parts as `project` does, by one matrix product."""
     if getattr(attention, "num_kv_groups", 1) > 1:
         raise ValueError("grouped-query attention is not supported by attention rows")
     fused: Any = getattr(attention, "qkv", None)
     if fused is not None:  # linear, or linear with an adapter, which has a weight too
-        # Eva keeps its biases apart; the key's is zero
-        apart: list[Any] = [getattr(attention, f"{part[0]}_bias", None) for part in parts]
-        bias = None if apart[0] is None else torch.cat(apart)
+        # Eva has one bias per part; the key's is zero
+        biases: list[Any] = [getattr(attention, f"{part[0]}_bias", None) for part in parts]
+        bias = None if biases[0] is None else torch.cat(biases)
         if fused.bias is not None:
             bias = _thirds(fused.bias, parts)
         ys = F.linear(x, _thirds(fused.weight, parts), bias).chunk(len(parts), -1)
@@ -43,7 +43,7 @@ def project_together(attention: Any, x: Tensor, parts: tuple[Part, ...]) -> list
 
 
 def _thirds(fused: Tensor, parts: tuple[Part, ...]) -> Tensor:
-    """The rows of neighbouring parts."""
+    """Return the rows of neighbouring parts of a fused weight or bias."""
     if parts == PARTS:
         return fused
     third = len(fused) // len(PARTS)
@@ -51,7 +51,7 @@ def _thirds(fused: Tensor, parts: tuple[Part, ...]) -> Tensor:
 
 
 def rotate(attention: Any, x: Tensor, rope: Tensor | None, prefix: int) -> Tensor:
-    """Apply rotary positions to the patches of (B, heads, N, d); prefix tokens have none."""
+    """Apply rotary positions to the patches of (B, heads, N, d); prefix tokens have no position."""
     if rope is None:
         return x
     patches = apply_rot_embed_cat(x[:, :, prefix:], rope, half=getattr(attention, "rotate_half", False))
@@ -63,12 +63,12 @@ def _cat_tokens(prefix: Tensor, patches: Tensor) -> Tensor:
 
 
 def attention_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, prefix: int) -> Tensor:
-    """Softmax rows of the tokens `rows` over ALL tokens: (B, N, C) -> (B, heads, rows, N), in fp32.
+    """Return the softmax rows of the tokens `rows` over ALL tokens: (B, N, C) -> (B, heads, rows, N), in fp32.
 
-    `x` is the input of the attention, after the block's first norm.
+    x: the input of the attention, after the block's first norm.
     """
     key = rotate(attention, project(attention, x, "key"), rope, prefix)
-    if rope is None or (rows.stop or 0) <= prefix:  # a row without position needs its own projection alone
+    if rope is None or (rows.stop or 0) <= prefix:  # prefix rows have no position: project them alone
         query = project(attention, x[:, rows], "query")
     else:
         query = rotate(attention, project(attention, x, "query"), rope, prefix)[:, :, rows]
@@ -77,8 +77,10 @@ def attention_rows(attention: Any, x: Tensor, rows: slice, rope: Tensor | None, 
 
 
 def fused_backward_is_slow(x: Tensor) -> bool:
-    """Whether tokens x are about to meet the one case in which PyTorch's fused attention loses to three plain steps: its
-    backward pass in bf16 on processors with bf16 matrix units, where it takes about 8 times as long as in fp32."""
+    """Return whether PyTorch's fused attention would be slower than matrix products and softmax for tokens x.
+
+    That is so for its backward pass in bf16 on CPUs with bf16 matrix units: it takes about 8 times as long as in fp32.
+    """
     if x.device.type != "cpu" or not torch.is_grad_enabled():
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype

@@ -5,36 +5,52 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dense.backbone.hub import SavedModel
-from dense.backbone.spec import BackboneSpec, Borders, Layers, check_norm, fit, resolve_layers
-from dense.backbone.weights.report import LoadReport, load_strictly
+from dense.backbone.build import build_timm
+from dense.backbone.saved import SavedModel
+from dense.backbone.spec import BackboneSpec, Layers, Padding, check_norm, resolve_layers
+from dense.backbone.weights.official import export_official
+from dense.backbone.weights.report import UNUSED, LoadReport, load_strictly, split_unused
 from heads.features import Features, Norm
 
+Borders = tuple[int, int, int, int]  # top, bottom, left, right, in pixels
 Query = Literal["class", "registers"] | tuple[int, int]
 Projection = Literal["query", "key", "value", "token"]
 
 
 class Backbone(nn.Module, SavedModel, abc.ABC):
-    """A feature extractor with a fixed contract; `ViT`, `Eva` and `Pyramid` adapt timm's models to it.
+    """A feature extractor with a fixed contract; `ViT`, `Eva`, `Hybrid` and `Pyramid` adapt timm's models to it.
 
-    It never chooses a device and never hides a numerical choice: they are all in `spec`. Frozen is frozen: after
-    `freeze()` no parameter has a gradient and `train()` leaves it in evaluation mode, yet gradients still flow through
-    it to the image.
+    It never chooses a device, and every numerical choice is a field of `spec`. Frozen is frozen: after `freeze()` no
+    parameter has a gradient and `train()` leaves the backbone in evaluation mode, yet gradients still flow through it
+    to the image.
     """
+
+    adapters: ClassVar[dict[str, type[Backbone]]] = {}  # `spec.kind` -> adapter; each adapter registers itself
+
+    def __init_subclass__(cls, kind: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if kind is not None:  # sharding makes subclasses of its own
+            Backbone.adapters[kind] = cls
 
     def __init__(self, spec: BackboneSpec) -> None:
         super().__init__()
         self.spec = spec
         self.frozen = False
         self.report: LoadReport | None = None  # what matched when weights were loaded
-        self.carried: dict[str, Tensor] = {}  # official tensors the forward never reads, kept for an exact export
+        self.unused_tensors: dict[str, Tensor] = {}  # official tensors that `forward` never reads, for an exact export
 
-    # ---- use
+    @classmethod
+    def from_spec(cls, spec: BackboneSpec) -> Backbone:
+        """Return the adapter for a spec, with random initialisation."""
+        return cls.adapters[spec.kind](spec, build_timm(spec))  # type: ignore[call-arg]
+
+    # ---- features
 
     def forward(
         self,
@@ -43,16 +59,16 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         norm: Norm | None = None,
         masks: Tensor | None = None,
     ) -> Features:
-        """Features of normalised images (B, 3, H, W), any H and W of at least one patch.
+        """Return features of normalised images (B, 3, H, W), any H and W of at least one patch.
 
         layers: block indices, "last", "last4", "even4" or "default"; norm: apply the final norm to every layer (True),
         to none (False) or to the last block alone ("last"); both default to `spec`. masks: (B, h, w) or (B, h*w), true
-        where a patch is replaced by the mask token before positions are added.
+        where the mask token replaces a patch before positions are added.
         """
         resolved = resolve_layers(layers, self.spec)
         norm = self.spec.norm if norm is None else norm
         check_norm(norm)
-        padded, borders, resized = self.fit(images)
+        padded, borders, resized = self.pad_to_patch_multiple(images)
         maps, prefix = self._features(padded, resolved, norm, masks)
         height, width = padded.shape[-2:]
         return Features(
@@ -69,7 +85,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         )
 
     def image_feature(self, images: Tensor) -> Tensor:
-        """One vector an image (B, C): the class token after the final norm, or the mean of the deepest map."""
+        """Return one vector per image (B, C): the class token after the final norm, or the mean of the deepest map."""
         return self.image_features([images])[0]
 
     def image_features(
@@ -77,26 +93,26 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         groups: Sequence[Tensor],
         masks: Tensor | None = None,
         patches: bool = False,
-        norm: nn.Module | None = None,
+        local_norm: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """`picture_feature` of images of several sizes, one group (B, 3, H, W) after the other: (sum of B, C).
+        """Return `image_feature` of images of several sizes, one group (B, 3, H, W) after the other: (sum of B, C).
 
-        With `patches` also the deepest patches (B, h*w, C) of the first group, after the final norm. masks: of the first
-        group, see `forward`. norm: takes the place of the final norm for the vectors of all groups but the first.
+        patches: also return the deepest patches (B, h*w, C) of the first group, after the final norm. masks: of the
+        first group, see `forward`. local_norm: replaces the final norm for all groups but the first.
         """
         vectors, tokens = [], None
         for number, images in enumerate(groups):
-            own = norm if number else None
-            normed = None if self.spec.kind == "pyramid" else own is None
-            features = self(images, layers="last", norm=normed, masks=None if number else masks)
+            other = local_norm if number else None
+            norm = None if self.spec.kind == "pyramid" else other is None
+            features = self(images, layers="last", norm=norm, masks=None if number else masks)
             vector = features.class_token if features.has_class_token else features.maps[-1].mean((-2, -1))
-            vectors.append(vector if own is None else own(vector))
+            vectors.append(vector if other is None else other(vector))
             if patches and number == 0:
                 tokens = features.maps[-1].flatten(2).mT
         return torch.cat(vectors), tokens
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) or (B, H, W, 3) -> float (B, 3, H, W), by `spec.mean` and `spec.std`, where they are."""
+        """Normalise uint8 images (B, 3, H, W) or (B, H, W, 3) by `spec.mean` and `spec.std`: float (B, 3, H, W)."""
         if images.dtype != torch.uint8:
             raise ValueError(f"expected uint8 images, got {images.dtype}")
         if images.shape[-1] == 3 and images.shape[1] != 3:
@@ -104,8 +120,8 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.spec.mean, self.spec.std))
         return (images.float().div_(255) - mean) / std
 
-    def fit(self, images: Tensor) -> tuple[Tensor, Borders, bool]:
-        """Check images (B, 3, H, W) and bring them to a multiple of the patch by `spec.padding`."""
+    def pad_to_patch_multiple(self, images: Tensor) -> tuple[Tensor, Borders, bool]:
+        """Check images (B, 3, H, W) and bring both sides to a multiple of the patch, as `spec.padding` says."""
         if images.ndim != 4:
             raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
         if images.shape[1] != 3:
@@ -119,73 +135,64 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
                 "divide by 255 and normalise first"
             )
         smallest = 1 if self.spec.kind == "pyramid" else self.spec.patch
-        return fit(images, self.spec.patch, self.spec.padding, smallest)
+        return pad_to_multiple(images, self.spec.patch, self.spec.padding, smallest)
 
     @abc.abstractmethod
     def _features(
         self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Maps (B, C, h, w) and prefix tokens (B, P, C) of images whose size fits."""
+        """Return maps (B, C, h, w) and prefix tokens (B, P, C) of images whose sides are multiples of the patch."""
 
     @abc.abstractmethod
     def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
-        """Pixels per cell of each chosen map."""
+        """Return the stride of each chosen map in pixels."""
 
     @abc.abstractmethod
     def set_grad_checkpointing(self, enable: bool = True) -> Self:
-        """Recompute each block in the backward pass, for less memory."""
+        """Recompute activations in the backward pass, to save memory."""
 
     def attention(self, images: Tensor, layer: int = -1, query: Query = "class") -> Tensor:
-        """Attention of one query to every patch, (B, heads, h, w); see `ViT.attention`."""
+        """Return the attention of one query to every patch, (B, heads, h, w); see `ViT.attention`."""
         raise ValueError(f"{self.spec.name} is convolutional and has no attention; use a ViT backbone")
 
     def qkv(self, images: Tensor, layer: int = -1, which: Projection = "key", positions: bool = False) -> Tensor:
-        """Query, key, value or token features, (B, C, h, w); see `ViT.qkv`."""
+        """Return query, key, value or token features, (B, C, h, w); see `ViT.qkv`."""
         raise ValueError(f"{self.spec.name} is convolutional and has no queries or keys; use a ViT backbone")
 
-    # ---- frozen
+    # ---- freezing
 
     def freeze(self) -> Self:
-        """No gradients for the parameters, evaluation mode for good."""
+        """Take gradients from all parameters and stay in evaluation mode."""
         self.frozen = True
         self.requires_grad_(False)
         return self.eval()
 
     def unfreeze(self) -> Self:
-        """Undo `freeze`; the mode stays evaluation until `train()` is called."""
+        """Undo `freeze`; the backbone stays in evaluation mode until `train()` is called."""
         self.frozen = False
         return self.requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """As nn.Module's, but a frozen backbone stays in evaluation mode."""
+        """Set training mode as nn.Module does; a frozen backbone stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
-    # ---- saved
+    # ---- saving
 
-    def carry(self, tensors: dict[str, Tensor]) -> None:
+    def keep_unused(self, tensors: dict[str, Tensor]) -> None:
         """Keep tensors of the official layout that this model does not use, under their official names."""
-        self.carried = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.unused_tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def export_official(self, path: str | Path | None = None) -> dict[str, Tensor]:
-        """The state dict in its release's own layout; also written to `path` (.pth or .safetensors) when one is given."""
-        from dense.backbone.weights.official import export_official
-
+        """Return the state dict in its release's own layout, and write it to `path` (.pth or .safetensors) if given."""
         return export_official(self, path)
 
-    @classmethod
-    def from_spec(cls, spec: BackboneSpec) -> Backbone:
-        """Build the right adapter, with random initialisation."""
-        from dense.backbone.build import build
-
-        return build(spec)
-
     def config(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """Return the contents of config.json."""
         return {"backbone": self.spec.to_dict()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Backbone:
-        """Counterpart of `config`."""
+        """Build the backbone that a config.json describes, with random initialisation."""
         if "backbone" not in config:
             raise ValueError(
                 "config.json holds no 'backbone'; this directory was not saved by Backbone.save_pretrained"
@@ -193,21 +200,48 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         return cls.from_spec(BackboneSpec.from_dict(config["backbone"]))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What model.safetensors holds: the state dict and, under `carried.`, the carried tensors."""
-        return self.state_dict() | {f"carried.{k}": v for k, v in self.carried.items()}
+        """Return the contents of model.safetensors: the state dict and, under a prefix, the unused tensors."""
+        return self.state_dict() | {f"{UNUSED}{name}": tensor for name, tensor in self.unused_tensors.items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Counterpart of `tensors`, strict."""
-        self.carry({k.removeprefix("carried."): v for k, v in tensors.items() if k.startswith("carried.")})
-        own = {k: v for k, v in tensors.items() if not k.startswith("carried.")}
-        self.report = load_strictly(self, own, source="model.safetensors", layout="own")
+        """Load the contents of model.safetensors; a partial match raises."""
+        state, unused = split_unused(tensors)
+        self.keep_unused(unused)
+        self.report = load_strictly(self, state, source="model.safetensors", layout="own")
 
     def extra_repr(self) -> str:
-        """One line of facts under the class name."""
         s = self.spec
-        return f"{s.name} ({s.family}), patch {s.patch}, dim {s.dim}, depth {s.depth}, positions {s.positions}, frozen {self.frozen}"
+        size = f"patch {s.patch}, dim {s.dim}, depth {s.depth}"
+        return f"{s.name} ({s.family}), {size}, positions {s.positions}, frozen {self.frozen}"
+
+
+def pad_to_multiple(
+    images: Tensor, multiple: int, policy: Padding, smallest: int | None = None
+) -> tuple[Tensor, Borders, bool]:
+    """Bring (B, C, H, W) to a multiple of `multiple`; return the images, the borders added and whether it resized them.
+
+    `pad` adds zeros (the mean colour) around the centre, `crop` cuts around the centre and gives negative borders,
+    `resize` stretches to the nearest multiple. A side below `smallest` (by default `multiple`) raises.
+    """
+    height, width = images.shape[-2:]
+    smallest = multiple if smallest is None or policy == "crop" else smallest
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"an image of {height}x{width} is smaller than one patch of {smallest}x{smallest}; enlarge it first"
+        )
+    if policy == "resize":
+        size = tuple(max(multiple, round(n / multiple) * multiple) for n in (height, width))
+        if size == (height, width):
+            return images, (0, 0, 0, 0), False
+        return F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False), (0, 0, 0, 0), True
+    rest = [-n % multiple if policy == "pad" else n % multiple for n in (height, width)]
+    if not any(rest):
+        return images, (0, 0, 0, 0), False
+    sign = 1 if policy == "pad" else -1
+    top, bottom, left, right = (sign * n for side in rest for n in (side // 2, side - side // 2))
+    return F.pad(images, (left, right, top, bottom)), (top, bottom, left, right), False
 
 
 def any_requires_grad(parameters: Iterable[Tensor | None]) -> bool:
-    """Whether gradients are recorded and some tensor wants one."""
+    """Return whether gradients are recorded and some tensor requires one."""
     return torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in parameters)

@@ -1,4 +1,4 @@
-"""From a name to a spec, from a spec to an adapter with random initialisation."""
+"""From a name to the spec of a backbone, and from a spec to timm's model with random initialisation."""
 
 from __future__ import annotations
 
@@ -13,47 +13,53 @@ from timm.models.eva import Eva as TimmEva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
-from dense.backbone.base import Backbone
 from dense.backbone.positions import periods_of, set_periods
-from dense.backbone.pyramid import Pyramid
-from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
-from dense.backbone.vit import STAGES, Eva, Hybrid, ViT
+from dense.backbone.spec import HYBRID_STAGES, IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
 from dense.backbone.weights.names import ALIASES, default_layers, resolve, shipped
 from dense.suggest import UnknownOption, did_you_mean
 
-# fields of the spec that a person may set; the others follow from the model
+# fields of the spec that a caller may set; the others follow from the model
 SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family")
-
-MLPS = {"swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}  # names for what timm wants as a class
+WITHOUT_EFFECT = ("pos_drop_rate", "patch_drop_rate", "dynamic_img_size", "num_classes")  # arguments of timm's models
+MLPS = {"swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}  # names for what timm takes as a class
+RULES: dict[str, Positions] = {  # family -> interpolation of its position table
+    "dino": "official",
+    "ibot": "official",
+    "dinov2": "official",
+    "dinov2_registers": "official_registers",
+}
 
 
 def describe(name: str, **overrides: Any) -> BackboneSpec:
-    """The spec of a named backbone. Overrides are fields of the spec (positions, padding, layers, norm, ...) or arguments
-    of timm's model (img_size, depth, drop_path_rate, ...)."""
+    """Return the spec of a named backbone.
+
+    Overrides are fields of the spec (positions, padding, layers, norm, ...) or arguments of timm's model (img_size,
+    depth, drop_path_rate, ...).
+    """
     timm_name, tag, family = resolve(name)
     if not timm.is_model(timm_name):
         known = [*shipped(), *ALIASES, *timm.list_models()]
         raise ValueError(f"unknown backbone {name!r}.{did_you_mean(name, known)}")
-    settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in SETTABLE}
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if k in SETTABLE}
     arguments = {k: v for k, v in overrides.items() if k not in SETTABLE}
-    model = _skeleton(timm_name, arguments)
-    cfg = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
-    family = settings.pop("family", family)
-    spec = _describe_model(timm_name, family, model, arguments)
+    family, layers = settings.pop("family", family), settings.pop("layers", None)
+    model = _without_memory(timm_name, arguments)
+    spec = (_describe_tokens if isinstance(model, TimmViT | TimmEva) else _describe_pyramid)(
+        timm_name, family, model, arguments
+    )
     if spec.kind == "pyramid" and "norm_eps" in settings:
         raise ValueError(f"{timm_name} is convolutional; norm_eps cannot be set")
-    mean, std = (
-        (cfg.mean, cfg.std) if cfg is not None and family in ("timm", "dinov3") else (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    layers = settings.pop("layers", None)
-    settings = {"mean": tuple(mean), "std": tuple(std)} | settings
-    chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    spec = replace(spec, **chosen)
+    published = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
+    if published is not None and family in ("timm", "dinov3"):
+        statistics = {"mean": tuple(published.mean), "std": tuple(published.std)}
+    else:
+        statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    spec = replace(spec, **{**statistics, **settings})
     return spec if layers is None else replace(spec, layers=resolve_layers(layers, spec))
 
 
-def build(spec: BackboneSpec) -> Backbone:
-    """The adapter for a spec, with random initialisation."""
+def build_timm(spec: BackboneSpec) -> nn.Module:
+    """Return timm's model for a spec, with random initialisation."""
     model = _create(spec.name, dict(spec.arguments))
     if spec.norm_eps is not None and spec.kind != "pyramid":
         for module in model.modules():
@@ -61,12 +67,11 @@ def build(spec: BackboneSpec) -> Backbone:
                 module.eps = spec.norm_eps
     if spec.rope_periods == "bfloat16":
         set_periods(model, periods_of(model).to(torch.bfloat16).float())
-    adapter = {"vit": ViT, "eva": Eva, "hybrid": Hybrid, "pyramid": Pyramid}[spec.kind]
-    return adapter(spec, model)
+    return model
 
 
-def _skeleton(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A model without memory, where it can be built so: some, above all of older timm, compute with numbers at birth."""
+def _without_memory(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Return a model on the meta device where timm can build it there; some models compute values when built."""
     try:
         with torch.device("meta"):
             return _create(timm_name, arguments)
@@ -75,14 +80,15 @@ def _skeleton(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Return timm's model for any image size and without a classifier; options that it does not have raise."""
     entry = timm.model_entrypoint(timm_name)
     if isinstance(mlp := arguments.get("mlp_layer"), str):
         if mlp not in MLPS:
             raise ValueError(f"mlp_layer={mlp!r}: expected one of {', '.join(MLPS)}.{did_you_mean(mlp, MLPS)}")
         arguments = arguments | {"mlp_layer": MLPS[mlp]}
-    unread = [k for k in ("pos_drop_rate", "patch_drop_rate", "dynamic_img_size", "num_classes") if k in arguments]
-    if unread:
-        raise ValueError(f"{unread[0]} has no effect here; leave it out")
+    if useless := [k for k in WITHOUT_EFFECT if k in arguments]:
+        raise ValueError(f"{useless[0]} has no effect here; leave it out")
+    given = ", ".join(f"{k}={v}" for k, v in arguments.items())
     try:
         try:
             model = entry(pretrained=False, num_classes=0, dynamic_img_size=True, **arguments)
@@ -91,7 +97,6 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
                 raise
             model = entry(pretrained=False, num_classes=0, **arguments)
     except (AssertionError, IndexError, ZeroDivisionError) as error:
-        given = ", ".join(f"{k}={v}" for k, v in arguments.items())
         raise ValueError(f"{timm_name} cannot be built with {given}: {error}") from None
     except TypeError as error:
         known = [p for cls in (TimmViT, TimmEva) for p in inspect.signature(cls.__init__).parameters] + list(SETTABLE)
@@ -99,13 +104,12 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
         if not wrong:
             raise
         if wrong[0] in known:
-            given = ", ".join(f"{k}={v}" for k, v in arguments.items())
             raise UnknownOption(
                 f"{timm_name} has no {wrong[0]}: among {given} are options of another kind of backbone; leave them out "
                 "(of a recipe: --model.backbone.arguments {})"
             ) from None
         raise UnknownOption(f"{timm_name} has no option {wrong[0]!r}.{did_you_mean(wrong[0], known)}") from None
-    if isinstance(model, TimmViT | TimmEva) and type(model) in (TimmViT, TimmEva):
+    if type(model) in (TimmViT, TimmEva):
         return model
     if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info") and not hasattr(model, "patch_embed"):
         return model
@@ -115,55 +119,52 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
     )
 
 
-def _describe_model(timm_name: str, family: str, model: Any, arguments: dict[str, Any]) -> BackboneSpec:
-    if not isinstance(model, TimmViT | TimmEva):
-        info = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.info
-        strides, channels = tuple(i["reduction"] for i in info), tuple(i["num_chs"] for i in info)
-        return BackboneSpec(
-            name=timm_name, family=family, kind="pyramid", patch=strides[-1], dim=channels[-1], depth=len(info), heads=0,
-            prefix=0, class_token=False, registers=0, positions="none", image_size=(224, 224), norm_eps=None,
-            layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, channels=channels, strides=strides,
-            arguments=arguments,
-        )  # fmt: skip
-    embed = model.patch_embed
+def _describe_pyramid(timm_name: str, family: str, model: Any, arguments: dict[str, Any]) -> BackboneSpec:
+    info = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.info
+    strides, channels = tuple(i["reduction"] for i in info), tuple(i["num_chs"] for i in info)
+    return BackboneSpec(
+        name=timm_name, family=family, kind="pyramid", patch=strides[-1], dim=channels[-1], depth=len(info), heads=0,
+        prefix=0, class_token=False, registers=0, positions="none", image_size=(224, 224), norm_eps=None,
+        layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, channels=channels, strides=strides,
+        arguments=arguments,
+    )  # fmt: skip
+
+
+def _describe_tokens(timm_name: str, family: str, model: Any, arguments: dict[str, Any]) -> BackboneSpec:
+    embed, depth = model.patch_embed, len(model.blocks)
     patch: Any = embed.feat_ratio(as_scalar=False) if isinstance(embed, HybridEmbed) else embed.patch_size
-    hybrid = isinstance(embed, HybridEmbed) and hasattr(embed.backbone, "stages")  # not a convolutional stem alone
+    hybrid = isinstance(embed, HybridEmbed) and hasattr(embed.backbone, "stages")  # a convolutional stem has none
+    eva = isinstance(model, TimmEva)
     if patch[0] != patch[1]:
         raise ValueError(f"{timm_name} has patches of {patch[0]}x{patch[1]}; only square patches are supported")
-    depth = len(model.blocks)
     if not depth:
         raise ValueError(f"{timm_name} has no blocks; depth must be at least 1")
-    registers = 0 if model.reg_token is None else model.reg_token.shape[1]
-    eva = isinstance(model, TimmEva)
-    dino_rope = eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
     if model.pos_embed is not None:
-        positions: dict[str, Positions] = {
-            "dino": "official",
-            "ibot": "official",
-            "dinov2": "official",
-            "dinov2_registers": "official_registers",
-        }
-        rule: Positions = positions.get(family, "timm")
+        positions: Positions = RULES.get(family, "timm")
     else:
-        rule = "rope" if eva and model.rope is not None else "none"
-    channels, strides = _stages(model, depth, patch[0]) if hybrid else ((), ())
+        positions = "rope" if eva and model.rope is not None else "none"
+    periods = eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
+    channels, strides = _hybrid_layers(model, depth, patch[0]) if hybrid else ((), ())
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     return BackboneSpec(
-        name=timm_name, family=family, kind="hybrid" if hybrid else "eva" if eva else "vit", patch=patch[0], dim=model.embed_dim, depth=depth,
+        name=timm_name, family=family, kind="hybrid" if hybrid else "eva" if eva else "vit",
+        patch=patch[0], dim=model.embed_dim, depth=depth,
         heads=getattr(getattr(model.blocks[0], "attn", None), "num_heads", 0),
-        prefix=model.num_prefix_tokens, class_token=model.cls_token is not None, registers=registers,
-        positions=rule, rope_periods="float32" if dino_rope else None, image_size=tuple(model.patch_embed.img_size),
+        prefix=model.num_prefix_tokens, class_token=model.cls_token is not None,
+        registers=0 if model.reg_token is None else model.reg_token.shape[1],
+        positions=positions, rope_periods="float32" if periods else None, image_size=tuple(embed.img_size),
         norm_eps=norms[0].eps if norms else None, layers=default_layers(family, depth), arguments=arguments,
         channels=channels, strides=strides,
     )  # fmt: skip
 
 
-def _stages(model: Any, depth: int, patch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and strides of the layers of a hybrid."""
+def _hybrid_layers(model: Any, depth: int, patch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return channels and strides of the layers of a hybrid: stages of its ResNet, then blocks."""
     info = [i for i in model.patch_embed.backbone.feature_info if i["module"].startswith("stages.")]
-    if len(info) != STAGES + 1 or depth <= STAGES:
+    if len(info) != HYBRID_STAGES + 1 or depth <= HYBRID_STAGES:
         raise ValueError(
             f"a hybrid of {len(info)} stages and {depth} blocks is not supported; expected 3 and more than 2"
         )
-    channels = tuple(i["num_chs"] for i in info[:STAGES]) + (model.embed_dim,) * (depth - STAGES)
-    return channels, tuple(i["reduction"] for i in info[:STAGES]) + (patch,) * (depth - STAGES)
+    blocks, stages = depth - HYBRID_STAGES, info[:HYBRID_STAGES]
+    channels = tuple(i["num_chs"] for i in stages) + (model.embed_dim,) * blocks
+    return channels, tuple(i["reduction"] for i in stages) + (patch,) * blocks

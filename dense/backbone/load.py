@@ -1,4 +1,4 @@
-"""`load_backbone`: a name and, perhaps, weights from anywhere, to a backbone ready for use."""
+"""`load_backbone`: from a name and weights of any layout to a backbone that is ready for use."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import timm
 import torch
 
 from dense.backbone.base import Backbone
-from dense.backbone.build import SETTABLE, build, describe
-from dense.backbone.hub import CONFIG, fetching, read_json
+from dense.backbone.build import SETTABLE, describe
 from dense.backbone.positions import PERIODS, periods_of
+from dense.backbone.saved import CONFIG, fetching, read_json
 from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
 from dense.backbone.weights import official
-from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint
-from dense.backbone.weights.huggingface import describe_config, from_huggingface, is_huggingface, layout_of
+from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint, recognise
+from dense.backbone.weights.huggingface import describe_config, from_huggingface
 from dense.backbone.weights.names import ALIASES, directory, resolve
-from dense.backbone.weights.report import LoadReport, WeightsError, compare
+from dense.backbone.weights.report import UNUSED, WeightsError, compare, split_unused
 
 Weights = str | Path | Mapping[str, Any]
 
-# absent from these layouts by nature; everything else must be in the file
-NEUTRAL = {"mask_token", "class_position"}
+NEUTRAL = {"mask_token", "class_position"}  # some layouts lack these; every other tensor must be in the file
 
 
 def load_backbone(
@@ -35,20 +34,21 @@ def load_backbone(
     frozen: bool = False,
     **overrides: Any,
 ) -> Backbone:
-    """A backbone by name, with weights from timm, from a file, or fresh.
+    """Return a backbone by name, with weights from timm or a file, or with random initialisation.
 
     Args:
-        name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), a backbone that comes
-            with the package ("scenes_tiny"), or a directory written by `save_pretrained` or by Hugging Face's transformers.
-        weights: None for random initialisation; "timm" for timm's published ones (downloads); a .pth, .pt, .ckpt or .safetensors
-            file; a directory; or a state dict. Official, training, Hugging Face, timm and own layouts are recognised by
-            their names, and a partial match is refused.
+        name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), a backbone in the
+            package ("scenes_tiny"), or a directory written by `save_pretrained` or by Hugging Face's transformers.
+        weights: None for random initialisation; "timm" for timm's published ones (downloads); a .pth, .pt, .ckpt or
+            .safetensors file; a directory; or a state dict. Official, training, Hugging Face, timm and our own layouts
+            are recognised by the names of their tensors, and a partial match raises.
         branch: of a training checkpoint that holds both, "teacher" or "student".
         frozen: freeze the result.
         overrides: fields of the spec (positions, padding, layers, norm, mean, std, ...) or arguments of timm's model
             (img_size, drop_path_rate, depth, ...).
 
-    The result is in evaluation mode and on the CPU; `backbone.spec` tells every choice, `backbone.report` what matched.
+    The result is in evaluation mode and on the CPU; `backbone.spec` holds its numerical choices, `backbone.report` what
+    matched.
     """
     if (folder := directory(name)) is not None:
         if weights is not None:
@@ -66,6 +66,7 @@ def load_backbone(
 
 
 def _explain_path(folder: Path) -> None:
+    """Raise for a path that is no saved directory."""
     if folder.is_file():
         raise ValueError(
             f"{folder} is a weight file; name its architecture first: load_backbone('dinov2_vits14', '{folder}')"
@@ -79,26 +80,24 @@ def _explain_path(folder: Path) -> None:
 def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[str, Any]) -> Backbone:
     if isinstance(weights, str | Path) and (Path(weights) / CONFIG).is_file():
         backbone = _open(Path(weights), overrides)
-        wanted, found = describe(name, **overrides), backbone.spec
-        same = all(
-            getattr(wanted, f) == getattr(found, f)
-            for f in ("dim", "depth", "patch", "kind", "registers", "class_token")
-        )
-        if not same or ("timm" not in (wanted.family, found.family) and wanted.family != found.family):
-            raise WeightsError(f"{weights} holds {_words(found)}, not {_words(replace(wanted, name=name))}")
+        expected, found = describe(name, **overrides), backbone.spec
+        fields = ("dim", "depth", "patch", "kind", "registers", "class_token")
+        same = all(getattr(expected, field) == getattr(found, field) for field in fields)
+        if not same or ("timm" not in (expected.family, found.family) and expected.family != found.family):
+            raise WeightsError(f"{weights} holds {_words(found)}, not {_words(replace(expected, name=name))}")
         return backbone
     spec = describe(name, **overrides)
-    if isinstance(weights, str) and weights == "timm":
-        return _from_timm(name, spec)
     if weights is None:
-        return build(spec)
+        return Backbone.from_spec(spec)
+    if weights == "timm":
+        return _from_timm(name, spec)
     if isinstance(weights, Mapping):
         return _load(spec, weights, branch, "the state dict", overrides)
     return _load(spec, read_checkpoint(weights), branch, str(weights), overrides)
 
 
 def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
-    """A directory of ours or of Hugging Face."""
+    """Open a directory of this project or of Hugging Face's transformers."""
     config = read_json(folder / CONFIG)
     if "model_type" in config:
         name, arguments = describe_config(config)
@@ -121,23 +120,22 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
 
 
 def read_directory(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The tensors of a directory of transformers, in one file or in shards, and where they are."""
+    """Return the tensors of a directory of transformers, in one file or in shards, and where they are."""
     for index in (folder / f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")):
         if index.is_file():
-            if not isinstance(places := read_json(index).get("weight_map"), dict):
+            if not isinstance(shard_of := read_json(index).get("weight_map"), dict):
                 raise WeightsError(f"{index} has no weight_map; download it again")
-            shards = sorted(set(places.values()))
+            shards = sorted(set(shard_of.values()))
             if outside := [shard for shard in shards if Path(shard).name != shard]:
                 raise WeightsError(f"{index} names {outside[0]!r}, which is no file of {folder}; do not trust it")
             return {k: v for shard in shards for k, v in read_checkpoint(folder / shard).items()}, folder
-    files = [folder / f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()]
-    if not files:
-        raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
-    return read_checkpoint(files[0]), files[0]
+    for file in (folder / "model.safetensors", folder / "pytorch_model.bin"):
+        if file.is_file():
+            return read_checkpoint(file), file
+    raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
 
 
 def _from_timm(name: str, spec: BackboneSpec) -> Backbone:
-    backbone = build(spec)
     timm_name = ALIASES.get(name, name)
     options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True}) | dict(spec.arguments)
     try:
@@ -145,72 +143,35 @@ def _from_timm(name: str, spec: BackboneSpec) -> Backbone:
             published = timm.create_model(timm_name, pretrained=True, **options)
     except RuntimeError as error:
         if "pretrained weights" in str(error).lower() or "no pretrained" in str(error).lower():
-            raise WeightsError(f"timm publishes no weights for {timm_name}; {_siblings(timm_name)}") from None
+            tags = timm.list_pretrained(timm_name.split(".")[0] + "*")[:5]
+            advice = f"it does for {', '.join(tags)}" if tags else "give a file instead: weights='PATH'"
+            raise WeightsError(f"timm publishes no weights for {timm_name}; {advice}") from None
         raise
     state = {f"model.{k}": v for k, v in published.state_dict().items()}
-    _finish(backbone, state, {}, LoadReport("timm", "timm"))
-    if spec.rope_periods is not None:  # timm keeps fp32 periods; the weights were trained with bfloat16 ones
+    backbone = _install(Backbone.from_spec(spec), state, {}, "timm", "timm")
+    if spec.rope_periods is not None:  # timm stores fp32 periods; the weights were trained with bfloat16 ones
         rounded = periods_of(backbone.model).to(torch.bfloat16).float()
-        backbone.carry({PERIODS: rounded})
+        backbone.keep_unused({PERIODS: rounded})
         backbone.spec = replace(backbone.spec, rope_periods="bfloat16")
     return backbone
-
-
-def _siblings(timm_name: str) -> str:
-    tags = timm.list_pretrained(timm_name.split(".")[0] + "*")[:5]
-    return f"it does for {', '.join(tags)}" if tags else "give a file instead: weights='PATH'"
 
 
 def _load(
     spec: BackboneSpec, checkpoint: Mapping[str, Any], branch: Branch, source: str, overrides: Mapping[str, Any]
 ) -> Backbone:
-    state, ignored, where = backbone_state(checkpoint, branch, source)
-    layout = recognise(state)
-    spec = _follow_weights(spec, layout, where, state, overrides)
-    backbone = build(spec)
-    own, carried = _convert(layout, state, backbone, source)
-    report = LoadReport(source, layout if where == "bare" else f"{layout} (under {where})", ignored=ignored)
-    _finish(backbone, own, carried, report, original=state)
-    return backbone
-
-
-def recognise(state: StateDict) -> str:
-    """The layout of a backbone's state dict, by its names."""
-    names = set(state)
-    if any(k.startswith("model.") for k in names) and (
-        "mask_token" in names or any(k.startswith("model.stages") for k in names)
-    ):
-        return "own"
-    if is_huggingface(state):
-        return layout_of(state)
-    if "storage_tokens" in names or any(k.endswith("attn.qkv.bias_mask") or k == PERIODS for k in names):
-        return "dinov3"
-    if "register_tokens" in names:
-        return "dinov2_registers"
-    if "masked_embed" in names:
-        return "ibot"
-    if any(k.startswith("downsample_layers.") for k in names):
-        return "convnext"
-    if "mask_token" in names and any(".ls1.gamma" in k or ".mlp.w12." in k for k in names):
-        return "dinov2"
-    if (
-        {"cls_token", "patch_embed.proj.weight"} <= names
-        and "reg_token" not in names
-        and not any("gamma" in k for k in names)
-    ):
-        return "dino"
-    if any(k.startswith(("blocks.", "layer1.", "stem.", "stages.")) for k in names):
-        return "timm"
-    raise WeightsError(
-        f"the names {', '.join(sorted(names)[:6])}, ... are of no layout known here (DINO, iBOT, DINOv2, DINOv3, timm, "
-        "Hugging Face ViT/Dinov2/DINOv3ViT, or a directory of this project)"
-    )
+    """Find the backbone in a checkpoint, convert its layout and install its tensors."""
+    original, ignored, where = backbone_state(checkpoint, branch, source)
+    layout = recognise(original)
+    backbone = Backbone.from_spec(_follow_weights(spec, layout, where, original, overrides))
+    state, unused = _convert(layout, original, backbone, source)
+    found_as = layout if where == "bare" else f"{layout} (under {where})"
+    return _install(backbone, state, unused, source, found_as, ignored, original)
 
 
 def _follow_weights(
     spec: BackboneSpec, layout: str, where: str, state: StateDict, overrides: Mapping[str, Any]
 ) -> BackboneSpec:
-    """Rules that travel with the weights: positions, RoPE periods and norm eps, unless the caller said otherwise."""
+    """Choose positions, RoPE periods and norm eps by the weights, where `overrides` do not."""
     changes: dict[str, Any] = {}
     trained_by_dino = layout == "dino" and spec.family == "timm" and {"teacher", "student"} & set(where.split("."))
     if layout == "ibot" or trained_by_dino:
@@ -226,8 +187,8 @@ def _follow_weights(
 
 
 def _periods_rule(layout: str, state: StateDict, temperature: float) -> str:
-    """Which rule gives the file's periods; without any in it, published weights had rounded ones."""
-    held = state.get(PERIODS, state.get(f"carried.{PERIODS}"))
+    """Return the rule that gives the file's periods; published weights without any were trained with rounded ones."""
+    held = state.get(PERIODS, state.get(f"{UNUSED}{PERIODS}"))
     if held is None:
         return "bfloat16" if layout in ("dinov3", "timm") else "float32"
     computed = float(temperature) ** (torch.arange(len(held), dtype=torch.float32) / len(held))
@@ -237,10 +198,9 @@ def _periods_rule(layout: str, state: StateDict, temperature: float) -> str:
 
 
 def _convert(layout: str, state: StateDict, backbone: Backbone, source: str) -> tuple[StateDict, StateDict]:
-    state = dict(state)
+    """Return the tensors in the layout of the adapter, and those that it does not use."""
     if layout == "own":
-        carried = {k.removeprefix("carried."): v for k, v in state.items() if k.startswith("carried.")}
-        return {k: v for k, v in state.items() if not k.startswith("carried.")}, carried
+        return split_unused(state)
     if layout.startswith("hf_"):
         return from_huggingface(state), {}
     if layout in ("dino", "ibot", "timm") and backbone.spec.family != "dinov2":
@@ -255,37 +215,39 @@ def _convert(layout: str, state: StateDict, backbone: Backbone, source: str) -> 
     return official.from_dinov3(state)
 
 
-def _finish(
-    backbone: Backbone, own: StateDict, carried: StateDict, report: LoadReport, original: StateDict | None = None
-) -> None:
-    """Compare, refuse a partial match with advice, load."""
-    mine = backbone.state_dict()
-    biases = (
-        [k for k in own if k.endswith((".q_bias", ".v_bias")) and k not in mine] if backbone.spec.kind == "eva" else []
-    )
-    for bias in biases:
-        if bool(own[bias].any()):
-            raise WeightsError(
-                f"{report.source} holds query and value biases and {backbone.spec.name} has none; "
-                f"load it as {backbone.spec.name.replace('_qkvb', '')}_qkvb or by its hub name (dinov3_vits16, ...)"
-            )
-        report.ignored.append(bias)
-        own = {k: v for k, v in own.items() if k != bias}
-    report.ignored += [k for k in own if k.startswith("model.fc_norm.") and k not in mine]
-    own = {k: v for k, v in own.items() if k not in report.ignored}
-    own = own | {k: mine[k] for k in NEUTRAL if k in mine and k not in own}
-    report.defaults = sorted(k for k in NEUTRAL if own.get(k) is mine.get(k) and k in mine)
-    compared = compare(mine, own, report.source, report.layout)
-    report.matched, report.missing = [k for k in compared.matched if k not in report.defaults], compared.missing
-    report.unexpected, report.shapes, report.carried = compared.unexpected, compared.shapes, sorted(carried)
+def _install(
+    backbone: Backbone,
+    state: StateDict,
+    unused: StateDict,
+    source: str,
+    layout: str,
+    ignored: list[str] | None = None,
+    original: StateDict | None = None,
+) -> Backbone:
+    """Load converted tensors into a backbone; a partial match raises and names the backbone that would fit."""
+    model, spec, ignored = backbone.state_dict(), backbone.spec, list(ignored or ())
+    for name in [k for k in state if k not in model]:
+        if spec.kind == "eva" and name.endswith((".q_bias", ".v_bias")):
+            if bool(state[name].any()):
+                raise WeightsError(
+                    f"{source} holds query and value biases and {spec.name} has none; "
+                    f"load it as {spec.name.replace('_qkvb', '')}_qkvb or by its hub name (dinov3_vits16, ...)"
+                )
+            ignored.append(name)
+        elif name.startswith("model.fc_norm."):
+            ignored.append(name)
+    defaults = sorted(k for k in NEUTRAL if k in model and k not in state)
+    state = {k: v for k, v in state.items() if k not in ignored} | {k: model[k] for k in defaults}
+    report = compare(model, state, source, layout)
+    report.matched = [k for k in report.matched if k not in defaults]
+    report.ignored, report.defaults, report.unused = ignored, defaults, sorted(unused)
     if not report.complete:
-        advice = _advice(original or own, backbone.spec)
-        raise WeightsError(
-            f"{report.source} does not fit {_words(backbone.spec)}; nothing was loaded.{advice}\n{report}"
-        )
-    backbone.load_state_dict(own, strict=True)
-    backbone.carry(carried)
+        advice = _advice(original or state, spec)
+        raise WeightsError(f"{source} does not fit {_words(spec)}; nothing was loaded.{advice}\n{report}")
+    backbone.load_state_dict(state, strict=True)
+    backbone.keep_unused(unused)
     backbone.report = report
+    return backbone
 
 
 def _words(spec: BackboneSpec) -> str:
@@ -294,34 +256,25 @@ def _words(spec: BackboneSpec) -> str:
 
 
 def _advice(state: StateDict, spec: BackboneSpec) -> str:
-    """What the file looks like, and the name that would fit."""
+    """Return the patch, width and depth of the file, and the hub name that would fit."""
     patch = next(
         (v for k, v in state.items() if k.endswith(("patch_embed.proj.weight", "patch_embeddings.projection.weight"))),
         None,
     )
     if patch is None or patch.ndim != 4:
         return " The file holds no patch embedding, so it is not a ViT." if spec.kind != "pyramid" else ""
-    names = "\n".join(state)
-    depth = 1 + max(
-        (int(k.split("blocks.")[1].split(".")[0]) for k in official.unchunk(state) if "blocks." in k), default=-1
-    )
-    registers = next(
-        (v.shape[1] for k, v in state.items() if k.endswith(("storage_tokens", "register_tokens", "reg_token"))), 0
-    )
-    found = f" The file looks like patch {patch.shape[-1]}, dim {patch.shape[0]}, depth {depth}"
+    names, (dim, side) = "\n".join(state), (patch.shape[0], patch.shape[-1])
+    blocks = [int(k.split("blocks.")[1].split(".")[0]) for k in official.unchunk(state) if "blocks." in k]
+    tokens = ("storage_tokens", "register_tokens", "reg_token")
+    registers = next((v.shape[1] for k, v in state.items() if k.endswith(tokens)), 0)
+    found = f" The file looks like patch {side}, dim {dim}, depth {1 + max(blocks, default=-1)}"
     found += f", {registers} registers" if registers else ""
     if "storage_tokens" in names:
         release = "dinov3"
-    elif "ls1.gamma" in names or "mlp.w12" in names:
-        release = "dinov2"
     else:
-        release = "dino"
-    for alias in ALIASES:
-        if not alias.startswith(f"{release}_vit"):
-            continue
-        size = {384: "s", 768: "b", 1024: "l", 1280: "h", 1536: "g", 4096: "7b"}.get(patch.shape[0])
-        tail = f"{patch.shape[-1]}" + ("_reg" if release == "dinov2" and registers else "")
-        plus = "plus" if release == "dinov3" and "mlp.w3" in names and size not in ("g", "7b") else ""
-        if alias == f"{release}_vit{size}{tail}{plus}":
-            return f"{found}: load_backbone({alias!r}, ...) would fit."
-    return f"{found}."
+        release = "dinov2" if "ls1.gamma" in names or "mlp.w12" in names else "dino"
+    size = {384: "s", 768: "b", 1024: "l", 1280: "h", 1536: "g", 4096: "7b"}.get(dim)
+    suffix = "_reg" if release == "dinov2" and registers else ""
+    suffix += "plus" if release == "dinov3" and "mlp.w3" in names and size not in ("g", "7b") else ""
+    alias = f"{release}_vit{size}{side}{suffix}"
+    return f"{found}: load_backbone({alias!r}, ...) would fit." if alias in ALIASES else f"{found}."

@@ -1,6 +1,7 @@
-"""Images of several sizes as one packed sequence (T, C): all work on single tokens is done once, attention size by size.
+"""timm's blocks on images of several sizes as one packed sequence (T, C).
 
-The only way on every device: the same numbers as one size at a time, not slower (benchmarks/packing.py), and fewer calls.
+Layers that work per token run once on the sequence; attention runs once per size. The result equals one size at a time
+and is not slower on any device (benchmarks/packing.py).
 """
 
 from __future__ import annotations
@@ -14,19 +15,18 @@ from torch import Tensor
 
 from dense.backbone.attention import project_together, rotate
 
-SHARDED = "run_packed"  # the name of `run_block` as a method, where sharding needs one
+SHARDED = "run_packed"  # the name under which sharding makes `run_block` a method of a block
 
 
 class Group(NamedTuple):
-    """Images of one size, which lie one after the other in the sequence."""
+    """Images of one size, one after the other in the sequence."""
 
     images: int
-    tokens: int  # of an image, prefix included
-    rows: int  # how many of them, from the first, are wanted: all, or class token alone
+    tokens: int  # per image, prefix included
+    rows: int  # output tokens per image, from the first: all, or the class token alone
 
     @property
     def length(self) -> int:
-        """Of the sequence."""
         return self.images * self.tokens
 
 
@@ -34,7 +34,7 @@ Groups = Sequence[Group]
 
 
 def can_pack(block: Any) -> bool:
-    """Whether `run_block` computes all that this block does."""
+    """Return whether `run_block` computes everything that this block does."""
     attention = getattr(block, "attn", None)
     return (
         _kind(block) in ("Block", "EvaBlock")
@@ -45,13 +45,13 @@ def can_pack(block: Any) -> bool:
 
 
 def _kind(module: Any) -> str:
-    return type(module).__name__.removeprefix("FSDP")  # what sharding makes of a class
+    return type(module).__name__.removeprefix("FSDP")  # sharding makes a subclass of this name
 
 
 def run_block(block: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | None], prefix: int) -> Tensor:
-    """A pre-norm block of timm's on a packed sequence (T, C), giving the rows that are wanted of each image.
+    """Run a pre-norm block of timm on a packed sequence (T, C); return the output rows of each image.
 
-    In training the rate of the block's drop path is that of batch-subset stochastic depth; see `residual`.
+    In training the block's drop-path rate is that of batch-subset stochastic depth; see `residual`.
     """
     rate = getattr(block.drop_path1, "drop_prob", 0.0) if block.training else 0.0
 
@@ -66,31 +66,31 @@ def run_block(block: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | No
 
 
 def residual(x: Tensor, branch: Callable[[Tensor, Groups], Tensor], groups: Groups, rate: float) -> Tensor:
-    """``x + branch(x)`` on the rows that are wanted, with batch-subset stochastic depth.
+    """Return ``x + branch(x)`` on the output rows, with batch-subset stochastic depth.
 
-    Of a group's B images, b = max(int(B (1 - rate)), 1) are drawn; the branch sees them alone and is scaled by B / b, so
-    that its expectation is that of no stochastic depth.
+    Of a group's B images, b = max(int(B (1 - rate)), 1) are drawn; the branch runs on them alone and is scaled by B / b,
+    so that its expectation is that without stochastic depth.
     Oquab et al., "DINOv2", 2023, section 5.
     """
     if not rate:
-        return wanted(x, groups) + branch(x, groups)
+        return output_rows(x, groups) + branch(x, groups)
     subset = [g._replace(images=max(int(g.images * (1 - rate)), 1)) for g in groups]
     drawn = [torch.randperm(g.images, device=x.device)[: s.images] for g, s in zip(groups, subset, strict=True)]
-    y = branch(x.index_select(0, places(groups, drawn)), subset)
+    y = branch(x.index_select(0, token_indices(groups, drawn)), subset)
     after = shortened(subset)
     scaled = [part * (g.images / s.images) for part, g, s in zip(split(y, after), groups, subset, strict=True)]
-    return wanted(x, groups).index_add(0, places(shortened(groups), drawn), torch.cat(scaled).to(x.dtype))
+    return output_rows(x, groups).index_add(0, token_indices(shortened(groups), drawn), torch.cat(scaled).to(x.dtype))
 
 
 def attend(attention: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | None], prefix: int) -> Tensor:
-    """Attention within each image, one fused call a group: (T, C) -> the rows that are wanted."""
+    """Compute attention within each image, with one fused call per group: (T, C) -> the output rows."""
     x = x.unsqueeze(0)  # 1, T, C
     if all(g.rows == g.tokens for g in groups):
         query, key, value = project_together(attention, x, ("query", "key", "value"))  # each 1, heads, T, d
     else:
-        (query,) = project_together(attention, wanted(x[0], groups).unsqueeze(0), ("query",))
+        (query,) = project_together(attention, output_rows(x[0], groups).unsqueeze(0), ("query",))
         key, value = project_together(attention, x, ("key", "value"))
-    found = []
+    outputs = []
     parts = zip(
         split(query[0], shortened(groups), 1), split(key[0], groups, 1), split(value[0], groups, 1), strict=True
     )
@@ -101,8 +101,8 @@ def attend(attention: Any, x: Tensor, groups: Groups, ropes: Sequence[Tensor | N
             q = rotate(attention, q, rope, prefix)
         k = rotate(attention, k, rope, prefix)
         y = _scaled_dot_product(attention, q.type_as(v), k.type_as(v), v)
-        found.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # B*rows, C
-    return attention.proj_drop(attention.proj(attention.norm(torch.cat(found))))
+        outputs.append(y.transpose(1, 2).flatten(2).flatten(0, 1))  # B*rows, C
+    return attention.proj_drop(attention.proj(attention.norm(torch.cat(outputs))))
 
 
 def _scaled_dot_product(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def _scaled_dot_product(attention: Any, q: Tensor, k: Tensor, v: Tensor) -> Tens
 
 
 def layer_scale(block: Any, which: int, y: Tensor) -> Tensor:
-    """LayerScale of a block's branch, under the names of VisionTransformer's and Eva's blocks."""
+    """Apply the LayerScale of a branch, as VisionTransformer's or Eva's blocks name it."""
     if hasattr(block, f"ls{which}"):
         return getattr(block, f"ls{which}")(y)
     gamma = getattr(block, f"gamma_{which}")
@@ -121,28 +121,28 @@ def layer_scale(block: Any, which: int, y: Tensor) -> Tensor:
 
 
 def shortened(groups: Groups) -> list[Group]:
-    """The groups when only the rows that are wanted are left."""
+    """Return the groups of a sequence that holds the output rows alone."""
     return [g._replace(tokens=g.rows) for g in groups]
 
 
 def split(x: Tensor, groups: Groups, dim: int = 0) -> tuple[Tensor, ...]:
-    """A packed sequence's groups, as views."""
+    """Split a packed sequence into its groups, as views."""
     return x.split([g.length for g in groups], dim)
 
 
-def wanted(x: Tensor, groups: Groups) -> Tensor:
-    """The rows of a packed sequence (T, C) that are wanted."""
+def output_rows(x: Tensor, groups: Groups) -> Tensor:
+    """Select the output rows of a packed sequence (T, C)."""
     if all(g.rows == g.tokens for g in groups):
         return x
     parts = zip(split(x, groups), groups, strict=True)
     return torch.cat([part.unflatten(0, (g.images, g.tokens))[:, : g.rows].flatten(0, 1) for part, g in parts])
 
 
-def places(groups: Groups, drawn: Sequence[Tensor]) -> Tensor:
-    """Where in the packed sequence the tokens of drawn images (b,) of each group lie."""
-    found, first = [], 0
+def token_indices(groups: Groups, drawn: Sequence[Tensor]) -> Tensor:
+    """Return the indices in the packed sequence of the tokens of drawn images, (b,) per group."""
+    indices, first = [], 0
     for group, images in zip(groups, drawn, strict=True):
         tokens = torch.arange(group.tokens, device=images.device)
-        found.append((first + images[:, None] * group.tokens + tokens).flatten())
+        indices.append((first + images[:, None] * group.tokens + tokens).flatten())
         first += group.length
-    return torch.cat(found)
+    return torch.cat(indices)

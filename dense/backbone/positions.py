@@ -1,4 +1,4 @@
-"""How a position table learned on one grid is read on another: each release has its own rule, and features follow it."""
+"""Positions on any grid: each release interpolates its learned table by its own rule, and features depend on it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ PERIODS = "rope_embed.periods"  # DINOv3's name for its rotary periods
 
 
 def interpolate_positions(table: Tensor, old: Grid, new: Grid, rule: Positions) -> Tensor:
-    """Read a table (1, h*w, C) of grid `old` on grid `new`, giving (1, h'*w', C), by the release's rule.
+    """Interpolate a table (1, h*w, C) of grid `old` to grid `new`, (1, h'*w', C), by the release's rule.
 
-    `official`: bicubic with scale factor (n + 0.1) / M and no antialias. The 0.1 shifts every sampling position, so it
-    changes values, not only the shape. `official_registers`: exact size with antialias. `size`: exact size without.
-    `bilinear`: exact size, bilinear (DPT).
+    `official`: bicubic with scale factor (n + 0.1) / M and no antialias (DINO, iBOT, DINOv2). The 0.1 shifts every
+    sampling position, so it changes values, not only the shape. `official_registers`: bicubic to the exact size with
+    antialias (DINOv2 with registers). `size`: bicubic to the exact size without antialias. `bilinear`: bilinear to the
+    exact size (DPT). `timm`: timm's own rule.
     """
     if old == new or rule == "none":
         return table
@@ -45,8 +46,8 @@ def interpolate_positions(table: Tensor, old: Grid, new: Grid, rule: Positions) 
 class PositionCache:
     """Interpolated tables by grid and dtype, kept while their parameter neither trains nor changes.
 
-    A change is seen by the parameter's version, which writing through `.data` does not move: change weights under
-    `torch.no_grad()` instead.
+    The cache detects a change by the parameter's version, which writing through `.data` does not increase: change
+    weights under `torch.no_grad()` instead.
     """
 
     SIZE = 16
@@ -56,7 +57,7 @@ class PositionCache:
         self._tables: dict[tuple[object, ...], Tensor] = {}
 
     def get(self, table: Tensor, old: Grid, new: Grid, rule: Positions, dtype: torch.dtype) -> Tensor:
-        """The table on grid `new` in `dtype`; computed afresh when it trains or is being traced."""
+        """Return the table on grid `new` in `dtype`; it is not cached while it trains or while torch.compile traces."""
         if old == new:
             return table.to(dtype)
         if table.requires_grad or torch.compiler.is_compiling():
@@ -78,9 +79,9 @@ class PositionCache:
 
 
 def rotary_positions(rope: Any, grid: Grid) -> Tensor:
-    """Rotary positions of a grid, by timm's module; of a grid left open by torch.export, by the same formula.
+    """Return the rotary positions of a grid by timm's module, or by the same formula for a symbolic grid of torch.export.
 
-    timm's arange(0.5, n) would fix n; for DINOv3's coordinates, the whole numbers plus 0.5 are the same values.
+    timm's arange(0.5, n) would fix n; for DINOv3's coordinates, integers plus 0.5 are the same values.
     """
     known = all(isinstance(n, int) for n in grid)
     dino = isinstance(rope, RotaryEmbeddingDinoV3)
@@ -92,18 +93,18 @@ def rotary_positions(rope: Any, grid: Grid) -> Tensor:
 
 
 def periods_of(model: Any) -> torch.Tensor:
-    """The RoPE periods that a DINOv3 model computes, fp32."""
+    """Return the RoPE periods of a DINOv3 model in fp32."""
     return model.rope._compute_periods() if hasattr(model.rope, "_compute_periods") else model.rope.periods.float()
 
 
 def set_periods(model: Any, periods: torch.Tensor) -> None:
-    """Put periods in place; they stay through casts, which timm would undo by computing them afresh."""
+    """Set the RoPE periods of a model; they survive casts, after which timm would compute its own again."""
     rope = model.rope
     rope.periods = periods.to(rope.periods.device, torch.float32)
-    rope._compute_periods = functools.partial(_fixed_periods, periods.detach().clone())
+    rope._compute_periods = functools.partial(_cast, periods.detach().clone())
     if getattr(rope, "pos_embed_cached", None) is not None:
         rope.update_feat_shape(rope.feat_shape)
 
 
-def _fixed_periods(periods: torch.Tensor, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def _cast(periods: torch.Tensor, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return periods.to(device=device, dtype=dtype)

@@ -28,9 +28,9 @@ from dense.discover import (
     on_grid,
     similarity,
 )
-from dense.discover.reading import Seen, pixels, show
-from dense.discover.writing import drawn, full_size, similarity_picture
+from dense.discover.writing import draw_prediction, full_size, similarity_picture
 from dense.media.draw import Picture, enlarge, heat, to_picture
+from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
 
 CELL = 320  # pixels of an image's longer side in the report
 Row = dict[str, Picture]
@@ -43,36 +43,36 @@ def rows_of(
 
     shorter: pixels of the shorter side that the backbone sees, 0 for the image's own. how: refinement of masks.
     """
-    seen = [show(image, Path(), shorter, backbone.spec.patch) for image in images]
+    seen = [resize_for_backbone(image, Path(), shorter, backbone.spec.patch) for image in images]
     features = [features_of(backbone, one, source) for one in seen]
     colours = PCA.fit(features)
     rows: list[Row] = []
     for one, own in progress(list(zip(seen, features, strict=True)), "looking at images"):
-        row: Row = {"picture": one.image}
-        size = (one.image.shape[0], one.image.shape[1])
+        row: Row = {"picture": one.original}
+        size = (one.original.shape[0], one.original.shape[1])
         if backbone.spec.class_token:
             looked = masks(backbone, one, Attention(), source)
             row["class attention"] = enlarge(heat(looked.maps[0, 0].cpu().float()), size)
         found = masks(backbone, one, TokenCut(), source)
-        row["TokenCut"] = drawn(one.image, full_size(found, 0, one, how))  # type: ignore[arg-type]
-        row["MaskCut"] = drawn(one.image, full_size(masks(backbone, one, MaskCut(), source), 0, one, how))  # type: ignore[arg-type]
+        row["TokenCut"] = draw_prediction(one.original, full_size(found, 0, one, how))  # type: ignore[arg-type]
+        row["MaskCut"] = draw_prediction(one.original, full_size(masks(backbone, one, MaskCut(), source), 0, one, how))  # type: ignore[arg-type]
         row["features, PCA"] = to_picture(colours(own, size=size)[0])
         point = middle_of(found)
         query = feature_at(own[0], (point[0] + 0.5, point[1] + 0.5), (own.shape[-2], own.shape[-1]))
-        row["similar to the cross"] = crossed(similarity_picture(one.image, similarity(own, query)[0]), point, own)
+        row["similar to the cross"] = crossed(similarity_picture(one.original, similarity(own, query)[0]), point, own)
         rows.append({name: framed(picture) for name, picture in row.items()})
     return rows
 
 
-def features_of(backbone: Backbone, one: Seen, source: Source) -> Tensor:
+def features_of(backbone: Backbone, one: SizedImage, source: Source) -> Tensor:
     """(1, C, h, w)."""
     with torch.inference_mode():
-        return source(backbone, pixels([one], backbone))
+        return source(backbone, stack_normalised([one], backbone))
 
 
-def masks(backbone: Backbone, one: Seen, method: Attention | TokenCut | MaskCut, source: Source) -> Objects:
+def masks(backbone: Backbone, one: SizedImage, method: Attention | TokenCut | MaskCut, source: Source) -> Objects:
     """What a method finds in one image, on the grid."""
-    found = on_grid(backbone, pixels([one], backbone), method, source)
+    found = on_grid(backbone, stack_normalised([one], backbone), method, source)
     assert isinstance(found, Objects)
     return found
 

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from dense.backbone import Backbone
-from dense.cli.track import drawn
 from dense.console import progress
 from dense.data.image import ImageError, list_images, read_image
 from dense.demo.looking import WORDS, framed, masks, rows_of
 from dense.demo.report import Command, Gallery, Part, shell
 from dense.demo.verbs import timed
 from dense.discover import MaskCut, default_source, track, tracking, tracking_source
-from dense.discover.reading import show
+from dense.discover.run_tracking import draw_objects
 from dense.discover.writing import full_size, write_index
 from dense.media.draw import Picture
+from dense.media.inputs import resize_for_backbone
 from dense.media.video import EXTENSIONS, Video
 
 FRAMES = 48  # of a video that are tracked
@@ -89,7 +89,7 @@ def followed(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str
         how = tracking("v1", backbone.spec.patch, size=shorter)
         labels = track(backbone, frames, mask, source=tracking_source(backbone.spec), **asdict(how))
         images = [
-            drawn(frame, numbers.cpu().numpy())
+            draw_objects(frame, numbers.cpu().numpy())
             for frame, numbers in zip(frames, progress(labels, "tracking", len(frames)), strict=True)
         ]
         chosen = np.linspace(0, len(frames) - 1, min(8, len(frames))).round().astype(int)
@@ -109,7 +109,7 @@ def followed(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str
 
 def first_mask(backbone: Backbone, frame: Picture, shorter: int) -> NDArray[np.uint8]:
     """Numbers of objects (H, W), 0 for none."""
-    one = show(frame, Path(), shorter, backbone.spec.patch)
+    one = resize_for_backbone(frame, Path(), shorter, backbone.spec.patch)
     with torch.inference_mode():
         found = masks(backbone, one, MaskCut(), default_source(backbone.spec))
     return full_size(found, 0, one, "guided").labels[0].cpu().numpy()

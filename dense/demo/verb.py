@@ -24,9 +24,9 @@ from dense.demo.own import is_video, own_images
 from dense.demo.pretraining import pretraining
 from dense.demo.report import Part, gallery_sheet, page, shell
 from dense.demo.restoring import restore_images
-from dense.evaluate.protocol import versions
 from dense.media.draw import write_picture
 from dense.media.video import Video
+from dense.model.card import versions
 
 KEPT = "demo.json"  # settings of a demo of embedded scenes, in its folder
 SETTINGS = (

@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from dense._version import __version__
 from dense.backbone import Backbone, load_backbone
-from dense.backbone.hub import CONFIG, read_json
+from dense.backbone.saved import CONFIG, read_json
 from dense.backbone.spec import Layers
 from dense.export.files import compare, onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
 from dense.export.network import Network, check_size, example

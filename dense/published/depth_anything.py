@@ -40,7 +40,7 @@ def build(version: int, file: Published, kind: str | None = None, max_depth: flo
         output = {"name": "regression", "activation": "sigmoid", "max_depth": farthest}
     backbone = inside(file, file.under("pretrained."), DINOV2, padding="resize")
     state = renamed(file.under("depth_head."), TABLE)
-    output |= {"hidden": hidden(state), "upsample": "picture"}
+    output |= {"hidden": hidden(state), "upsample": "image"}
     layers = resolve_layers("last4" if version == 1 else "default", backbone.spec)
     spec = dpt_spec(state, outputs={"depth": output})
     family = f"depth_anything_v{version}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dense.backbone.spec import resolve_layers
-from dense.backbone.vit import STAGES
+from dense.backbone.spec import HYBRID_STAGES, resolve_layers
 from dense.model.network import DenseModel, Inference
 from dense.published.family import Family, Published, choose
 from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
@@ -45,7 +44,7 @@ SIDES = {"relative": 384, "nyu": 480, "kitti": 352}
 def even(backbone: Any) -> tuple[int, ...]:
     """Layers: of a hybrid two stages of the ResNet, otherwise four blocks in even steps; 5, 11, 17, 23 for ViT-L."""
     layers = resolve_layers("even4", backbone.spec)
-    return (*range(STAGES), *layers[STAGES:]) if backbone.spec.kind == "hybrid" else layers
+    return (*range(HYBRID_STAGES), *layers[HYBRID_STAGES:]) if backbone.spec.kind == "hybrid" else layers
 
 
 def of_hybrid(backbone: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def export_huggingface(model: DenseModel, folder: str | Path) -> str:
     """
     spec = model.head.spec()  # type: ignore[operator]
     output = spec["outputs"].get("depth", {})
-    write = _depth_anything if output.get("upsample") == "picture" else _dpt
+    write = _depth_anything if output.get("upsample") == "image" else _dpt
     config, state = write(model, spec, output)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

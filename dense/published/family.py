@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dense.backbone.hub import CONFIG, read_json
 from dense.backbone.load import read_directory
+from dense.backbone.saved import CONFIG, read_json
 from dense.backbone.weights.checkpoint import read_checkpoint
 from dense.backbone.weights.report import WeightsError
 from dense.model.network import DenseModel

@@ -52,7 +52,7 @@ def build_depth_anything(file: Published, positions: Positions = "size") -> Dens
     config = checked(file)
     backbone, layers, norm = on_backbone(file, config, positions=positions)
     state = renamed(head_of(file), DEPTH_ANYTHING)
-    output: dict[str, Any] = {"name": "regression", "hidden": hidden(state), "upsample": "picture"}
+    output: dict[str, Any] = {"name": "regression", "hidden": hidden(state), "upsample": "image"}
     if config.get("depth_estimation_type", "relative") == "metric":
         farthest = positive(file, "max_depth in config.json", config.get("max_depth"), "20 indoors or 80 outdoors")
         output |= {"activation": "sigmoid", "max_depth": farthest}

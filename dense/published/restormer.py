@@ -29,7 +29,7 @@ def build(
     chosen = resolve_layers(layers, features.spec)
     spec = {
         "name": "restoration", "in_channels": [features.spec.dim] * len(chosen), "body": body_options(file.tensors),
-        "guidance": guidance, "outputs": {"restored": {"name": "picture"}},
+        "guidance": guidance, "outputs": {"restored": {"name": "image"}},
     }  # fmt: skip
     head: Any = heads.build(spec)
     load_body(head.body, file)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dense.backbone import Backbone, WeightsError, load_backbone
-from dense.backbone.load import recognise
+from dense.backbone.weights.checkpoint import recognise
 from dense.backbone.weights.huggingface import mlp_ratio
 from dense.backbone.weights.names import directory
 from dense.published.family import Published, State

@@ -1,17 +1,16 @@
 """Restoration of degraded images, guided by DINO features."""
 
-from heads.restoration.fusion import AddFusion, ChannelFusion, WindowFusion
-from heads.restoration.head import Picture, RestorationHead
-from heads.restoration.psf import PixelSemanticFusion
+from heads.restoration.guidance import AddFusion, ChannelFusion, PixelSemanticFusion, WindowFusion
+from heads.restoration.head import RestorationHead, RestoredImage
 from heads.restoration.restormer import BODIES, Restormer
 
 __all__ = [
     "BODIES",
     "AddFusion",
     "ChannelFusion",
-    "Picture",
     "PixelSemanticFusion",
     "RestorationHead",
+    "RestoredImage",
     "Restormer",
     "WindowFusion",
 ]

@@ -1,4 +1,4 @@
-"""The parts of Restormer, under its published names.
+"""Restormer, under its published names.
 
 Zamir et al., Restormer: Efficient Transformer for High-Resolution Image Restoration, CVPR 2022.
 """
@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.checks import boolean, number, positive_integer
+from heads.options import Positive, check_length, check_names, checked
 
 
-class ChannelNorm(nn.Module):
+class RestormerNorm(nn.Module):
     """LayerNorm over the channels of (B, C, h, w); without a bias it does not subtract the mean either."""
 
     def __init__(self, dim: int, bias: bool) -> None:
@@ -23,7 +23,6 @@ class ChannelNorm(nn.Module):
         self.body = nn.ParameterDict({"weight": torch.ones(dim)} | ({"bias": torch.zeros(dim)} if bias else {}))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
         weight, bias = self.body["weight"], self.body["bias"] if "bias" in self.body else None  # noqa: SIM401
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
         centred = x if bias is None else x - mean
@@ -32,9 +31,10 @@ class ChannelNorm(nn.Module):
 
 
 def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-    """Attention between channels: (B, C, h, w) each, heads as many as temperatures; cost is linear in h x w.
+    """Return attention between the channels of q, k and v, each (B, C, h, w), with one temperature per head.
 
-    Each query channel gathers value channels by the cosine of query and key over all pixels.
+    Each query channel gathers value channels by the cosine of query and key over all pixels; the cost is linear in
+    pixels.
     """
     batch, dim, height, width = v.shape
     heads = len(temperature)
@@ -54,7 +54,6 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
         q, k, v = self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1)
         return self.project_out(channel_attention(q, k, v, self.temperature))
 
@@ -70,60 +69,55 @@ class FeedForward(nn.Module):
         self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
         gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
         return self.project_out(F.gelu(gate) * value)
 
 
 class Block(nn.Module):
-    """MDTA and GDFN, each behind its norm and beside its shortcut."""
+    """MDTA and GDFN, each with a norm before it and a residual connection."""
 
     def __init__(self, dim: int, heads: int, expansion: float, bias: bool, norm_bias: bool) -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(dim, norm_bias)
+        self.norm1 = RestormerNorm(dim, norm_bias)
         self.attn = Attention(dim, heads, bias)
-        self.norm2 = ChannelNorm(dim, norm_bias)
+        self.norm2 = RestormerNorm(dim, norm_bias)
         self.ffn = FeedForward(dim, expansion, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
         x = x + self.attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
 
 
 class Embed(nn.Module):
-    """An image as features, by one 3x3 convolution."""
+    """A 3x3 convolution of the image: (B, 3, H, W) to (B, dim, H, W)."""
 
     def __init__(self, dim: int, bias: bool) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, dim, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, dim, H, W)."""
         return self.proj(x)
 
 
 class Down(nn.Module):
-    """Half the size, twice the channels."""
+    """Half the size, twice the channels: (B, C, h, w) to (B, 2C, h/2, w/2)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 2C, h/2, w/2)."""
         return self.body(x)
 
 
 class Up(nn.Module):
-    """Twice the size, half the channels."""
+    """Twice the size, half the channels: (B, C, h, w) to (B, C/2, 2h, 2w)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C/2, 2h, 2w)."""
         return self.body(x)
 
 
@@ -137,28 +131,33 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 class Restormer(nn.Module):
-    """Images (B, 3, H, W) of 0 to 1 to restored ones of the same size, any H and W; the image is a shortcut.
+    """Degraded images (B, 3, H, W) of 0 to 1, any H and W, to restored ones; the network predicts their difference.
 
     dim: channels of the first level, doubled from level to level. blocks, heads: of each level. refinement: blocks at
-    the end. expansion: of the feed-forward networks. bias: of all convolutions but those between levels. norm_bias:
+    the end. expansion: of the feed-forward networks. bias: of all convolutions except those between levels. norm_bias:
     whether norms have a bias; published denoisers of Gaussian noise have none.
-
-    The names of its parameters are the published ones.
     """
 
+    @checked
     def __init__(
         self,
         dim: int = 48,
         blocks: Sequence[int] = (4, 6, 6, 8),
         heads: Sequence[int] = (1, 2, 4, 8),
         refinement: int = 4,
-        expansion: float = 2.66,
+        expansion: Positive = 2.66,
         bias: bool = False,
         norm_bias: bool = True,
     ) -> None:
         super().__init__()
-        check(dim, blocks, heads, refinement, expansion, bias, norm_bias)
         self.dims = tuple(dim * 2**level for level in range(LEVELS))
+        for name, values in (("blocks", blocks), ("heads", heads)):
+            check_length(name, values, LEVELS, "level")
+        if dim % 2:
+            raise ValueError(f"dim={dim}: expected an even number, because it is halved between levels")
+        for level, (count, channels) in enumerate(zip(heads, self.dims, strict=True)):
+            if channels % count:
+                raise ValueError(f"heads[{level}]={count} does not divide the {channels} channels of its level")
         self.heads = tuple(heads)
         self.config: dict[str, Any] = {
             "dim": dim, "blocks": list(blocks), "heads": list(heads), "refinement": refinement, "expansion": expansion,
@@ -189,14 +188,14 @@ class Restormer(nn.Module):
         self.output = nn.Conv2d(two, 3, 3, padding=1, bias=bias)
 
     def forward(self, images: Tensor, guide: Guide | None = None) -> Tensor:
-        """Restored images, not clamped. guide: changes the features of each level, 0 to 3, before its encoder."""
+        """Return restored images, not clamped. guide: changes the features of each level, 0 to 3, before its encoder."""
         height, width = images.shape[-2:]
-        x = guide or unguided
+        guide = guide or unguided
         padded = pad(images, 2 ** (LEVELS - 1))
-        first = self.encoder_level1(x(0, self.patch_embed(padded)))
-        second = self.encoder_level2(x(1, self.down1_2(first)))
-        third = self.encoder_level3(x(2, self.down2_3(second)))
-        deep = self.latent(x(3, self.down3_4(third)))
+        first = self.encoder_level1(guide(0, self.patch_embed(padded)))
+        second = self.encoder_level2(guide(1, self.down1_2(first)))
+        third = self.encoder_level3(guide(2, self.down2_3(second)))
+        deep = self.latent(guide(3, self.down3_4(third)))
         deep = self.decoder_level3(self.reduce_chan_level3(torch.cat((self.up4_3(deep), third), 1)))
         deep = self.decoder_level2(self.reduce_chan_level2(torch.cat((self.up3_2(deep), second), 1)))
         deep = self.decoder_level1(torch.cat((self.up2_1(deep), first), 1))
@@ -205,12 +204,12 @@ class Restormer(nn.Module):
 
 
 def unguided(level: int, x: Tensor) -> Tensor:
-    """A guide that changes nothing."""
+    """Return x: the guide of an unguided body."""
     return x
 
 
 def pad(images: Tensor, multiple: int) -> Tensor:
-    """Images mirrored beyond their lower and right edge to a multiple; those too small for that repeat their edge."""
+    """Pad images below and to the right to a multiple, by reflection, or by repeating the edge of small ones."""
     height, width = images.shape[-2:]
     below, right = -height % multiple, -width % multiple
     if not below and not right:
@@ -220,39 +219,10 @@ def pad(images: Tensor, multiple: int) -> Tensor:
 
 
 def build_body(spec: str | Mapping[str, Any]) -> Restormer:
-    """A body by its name, or from its options."""
+    """Build a body by its name or from its options."""
     if isinstance(spec, str):
         if spec not in BODIES:
             raise ValueError(f"body={spec!r}: expected one of {', '.join(BODIES)}, or the options of Restormer")
         return Restormer(**BODIES[spec])
-    known = ("dim", "blocks", "heads", "refinement", "expansion", "bias", "norm_bias")
-    if wrong := [name for name in spec if name not in known]:
-        raise ValueError(f"body: unknown option {wrong[0]!r}; expected some of {', '.join(known)}")
+    check_names("body", spec, Restormer)
     return Restormer(**spec)
-
-
-def check(
-    dim: int,
-    blocks: Sequence[int],
-    heads: Sequence[int],
-    refinement: int,
-    expansion: float,
-    bias: bool,
-    norm_bias: bool,
-) -> None:
-    """Raise for options that make no network."""
-    positive_integer("dim", dim)
-    positive_integer("refinement", refinement)
-    number("expansion", expansion, 0, open_low=True)
-    boolean("bias", bias)
-    boolean("norm_bias", norm_bias)
-    for name, values in (("blocks", blocks), ("heads", heads)):
-        if len(values) != LEVELS:
-            raise ValueError(f"{name}={tuple(values)}: expected {LEVELS} numbers, one a level")
-        for level, value in enumerate(values):
-            positive_integer(f"{name}[{level}]", value)
-    if dim % 2:
-        raise ValueError(f"dim={dim}: expected an even number, for levels are halved by it")
-    for level, count in enumerate(heads):
-        if dim * 2**level % count:
-            raise ValueError(f"heads[{level}]={count} does not divide the {dim * 2**level} channels of its level")

@@ -127,7 +127,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="holds no weights"):
         load()
     torch.save({"some.layer": torch.zeros(1), "other.layer": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match="no layout known here"):
+    with pytest.raises(WeightsError, match="no known layout"):
         load()
     bad = tmp_path / "weights.safetensors"
     bad.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{not json}")
@@ -226,7 +226,7 @@ def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("dense.backbone.hub.save_file", full)
+    monkeypatch.setattr("dense.backbone.saved.save_file", full)
     with pytest.raises(OSError, match="no space"):
         backbone.save_pretrained(tmp_path)
     assert load_backbone(tmp_path).spec == backbone.spec

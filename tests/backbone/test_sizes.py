@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dense.backbone import Backbone, load_backbone
-from dense.backbone.spec import fit
+from dense.backbone.base import pad_to_multiple
 from tests.backbone.conftest import tiny
 
 SIZES = [(224, 224), (250, 333), (15 * 16, 17 * 16), (14, 29), (16, 16), (518, 140), (97, 61)]
@@ -36,7 +36,7 @@ def test_an_impulse_stays_at_its_place(name: str) -> None:
     backbone = load_backbone(name, **{"embed_dim": 32, "depth": 1, "num_heads": 4})
     image = torch.zeros(1, 1, 250, 333)
     image[..., 125, 166] = 1.0
-    padded, borders, _ = fit(image, backbone.spec.patch, "pad")
+    padded, borders, _ = pad_to_multiple(image, backbone.spec.patch, "pad")
     features = backbone(image.expand(1, 3, -1, -1))
     assert borders == features.padding
     back = features.to_image(padded)
@@ -46,7 +46,7 @@ def test_an_impulse_stays_at_its_place(name: str) -> None:
 
 def test_padding_is_central() -> None:
     """An odd remainder puts the extra pixel after, and the mean colour (zero) around."""
-    padded, borders, resized = fit(torch.ones(1, 3, 30, 33), 16, "pad")
+    padded, borders, resized = pad_to_multiple(torch.ones(1, 3, 30, 33), 16, "pad")
     assert borders == (1, 1, 7, 8)
     assert not resized
     assert padded.shape[-2:] == (32, 48)

@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 import torch
 
-from dense.backbone import WeightsError, load_backbone
+from dense.backbone import Backbone, WeightsError, load_backbone
 from tests.backbone import official_files as files
 from tests.backbone.conftest import randomise, tiny
 
@@ -69,11 +69,11 @@ def test_large_published_layouts(alias: str) -> None:
 
 def test_the_seven_billion_by_shapes() -> None:
     """DINOv3 7B, without memory: the official names and count follow from the model's shapes."""
-    from dense.backbone.build import build, describe
+    from dense.backbone.build import describe
     from dense.backbone.weights.official import to_dinov3
 
     with torch.device("meta"):
-        backbone = build(describe("dinov3_vit7b16"))
+        backbone = Backbone.from_spec(describe("dinov3_vit7b16"))
     exported = to_dinov3(dict(backbone.state_dict()), backbone)
     with torch.device("meta"):
         state = files.dinov3(4096, 40, 32, swiglu=8192, qkv_bias=False, local_norm=True)
@@ -84,11 +84,11 @@ def test_the_seven_billion_by_shapes() -> None:
     }
 
 
-def test_local_norm_is_carried() -> None:
+def test_the_local_norm_is_kept_for_export() -> None:
     """The 7B's norm for local crops is not used, yet comes back in the export."""
     state = files.dinov3(32, 2, 4, swiglu=64, qkv_bias=False, local_norm=True)
     backbone = load_backbone("vit_7b_patch16_dinov3", state, embed_dim=32, depth=2, num_heads=4)
-    assert {k for k in backbone.report.carried if k.startswith("local_cls_norm")} == {
+    assert {k for k in backbone.report.unused if k.startswith("local_cls_norm")} == {
         "local_cls_norm.weight",
         "local_cls_norm.bias",
     }

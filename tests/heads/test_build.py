@@ -66,3 +66,19 @@ def test_mistakes(spec: dict[str, Any], message: str) -> None:
     """What does not exist is named, with what does."""
     with pytest.raises(ValueError, match=message):
         heads.build({"outputs": {"depth": {"name": "regression"}}} | spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "current"),
+    [
+        ({"name": "dpt", "width": 8, "outputs": {"depth": {"name": "regression", "upsample": "picture"}}}, "upsample"),
+        ({"name": "restoration", "body": "tiny", "width": 8, "outputs": {"restored": {"name": "picture"}}}, "name"),
+    ],
+)
+def test_the_former_name_of_image(spec: dict[str, Any], current: str) -> None:
+    """Configs and saved models of version 0.1 say "picture"; they build the same head, which is saved as "image"."""
+    with pytest.warns(FutureWarning, match=f"{current} 'picture' is now called 'image'"):
+        head = heads.build({"in_channels": CHANNELS} | spec)
+    (saved,) = head.spec()["outputs"].values()
+    assert saved[current] == "image"
+    assert heads.build(head.spec()).spec() == head.spec()

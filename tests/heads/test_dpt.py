@@ -161,14 +161,14 @@ def test_channels_default_to_dinov2() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_channels": (8, 8)}, "expected 4 numbers"),
+        ({"in_channels": (8, 8)}, "expected 4 values, one per map"),
         ({"width": 0}, "width=0: expected an integer of at least 1"),
         ({"readout": "cls"}, "readout='cls': expected one of 'ignore', 'add', 'project'"),
-        ({"readout": ("add", "add")}, "readout=.*one a map"),
+        ({"readout": ("add", "add")}, "readout=.*one per map"),
         ({"fusion_size": "half"}, "fusion_size='half': expected one of 'level', 'double'"),
         ({"residual": "relu"}, "residual='relu': expected one of"),
         ({"bias": 1}, "bias=1: expected true or false"),
-        ({"reassemble": (1, 2, 3)}, "reassemble=.*expected 4 numbers"),
+        ({"reassemble": (1, 2, 3)}, "reassemble=.*expected 4 values"),
         ({"strides": (4, 8, 16, 24)}, "24 is no whole multiple"),
     ],
 )
@@ -181,9 +181,9 @@ def test_absurd_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("features", "options", "message"),
     [
-        (features_of(channels=(16, 16)), {}, "expected 4 maps of .* got .16, 16."),
-        (features_of(channels=(16, 16, 16, 8)), {}, "build the neck with in_channels"),
-        (pyramid_of(CHANNELS), {}, r"build DPT with strides=\(4, 8, 16, 32\)"),
+        (features_of(channels=(16, 16)), {}, "expected maps of .* got .16, 16."),
+        (features_of(channels=(16, 16, 16, 8)), {}, "build the head with in_channels"),
+        (pyramid_of(CHANNELS), {}, r"build the head with strides=\(4, 8, 16, 32\)"),
         (features_of(), {"strides": (4, 8, 16, 32)}, r"expected maps of strides \(4, 8, 16, 32\)"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from heads import DPT, Bins, Classes, DenseHead, LinearHead, Regression
-from heads.resize import to_picture
+from heads.layers import to_image_size
 from tests.heads.conftest import features_of, randomise
 
 CHANNELS = (16, 16, 16, 16)
@@ -61,16 +61,18 @@ def test_a_coarser_size_covers_the_image(align_corners: bool, image: tuple[int, 
     y = (torch.arange(size[0]) + 0.5) * image[0] / size[0] * scale[0] + top
     x = (torch.arange(size[1]) + 0.5) * image[1] / size[1] * scale[1] + left
     expected = y[:, None] + 2 * x
-    torch.testing.assert_close(to_picture(plane, features, size, align_corners)[0, 0], expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        to_image_size(plane, features, size, align_corners)[0, 0], expected, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_half_precision_does_not_shift() -> None:
     """Cells of a large padded frame are found in bf16 too."""
     features = features_of((40, 40), (1,), image=(555, 551), batch=1)
     ramp = (torch.arange(40) % 2).float().expand(1, 1, 40, 40)
-    exact = to_picture(ramp, features, (160, 160), False)
+    exact = to_image_size(ramp, features, (160, 160), False)
     torch.testing.assert_close(
-        to_picture(ramp.bfloat16(), features, (160, 160), False).float(), exact, rtol=0, atol=4e-3
+        to_image_size(ramp.bfloat16(), features, (160, 160), False).float(), exact, rtol=0, atol=4e-3
     )
 
 

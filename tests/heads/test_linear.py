@@ -81,7 +81,7 @@ def test_one_number_of_channels() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_channels": ()}, "expected the channels of every map"),
+        ({"in_channels": ()}, r"in_channels=\(\): expected some values, one per map"),
         ({"in_channels": (0,)}, "in_channels"),
         ({"upsample": 0}, "upsample=0: expected an integer"),
         ({"dropout": -1}, "dropout=-1: expected a number"),

@@ -85,7 +85,7 @@ def test_a_relu_output_starts_alive() -> None:
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (Regression, {"inverse": (0.0, 1.0)}, "inverse scale=0.0: expected a number above 0"),
+        (Regression, {"inverse": (0.0, 1.0)}, r"inverse\[0\]=0.0: expected a number above 0"),
         (Regression, {"inverse": (1.0, 1.0), "kind": "inverse_relative"}, "for kind='metric'"),
         (Regression, {"activation": "tanh"}, "activation='tanh': expected one of 'relu', 'sigmoid'"),
         (Regression, {"kind": "relative"}, "kind='relative': expected one of 'metric', 'inverse_relative', 'log'"),
@@ -104,8 +104,8 @@ def test_a_relu_output_starts_alive() -> None:
         (Classes, {"count": 0}, "count=0: expected an integer of at least 1"),
         (Classes, {"count": 2.0}, "count=2.0: expected an integer"),
         (Classes, {"count": 2, "dropout": 2}, "dropout=2: expected a number at least 0 and at most 1"),
-        (Classes, {"count": 2, "names": ("cat",)}, "expected 2 names, one a class, got 1"),
-        (Classes, {"count": 2, "align_corners": "no"}, "align_corners='no': expected true or false or null"),
+        (Classes, {"count": 2, "names": ("cat",)}, r"names=\('cat',\): expected 2 values, one per class"),
+        (Classes, {"count": 2, "align_corners": "no"}, "align_corners='no': expected true or false, or null"),
     ],
 )
 def test_absurd_values(make: type[Output], options: dict[str, Any], message: str) -> None:

@@ -110,10 +110,13 @@ def test_auxiliary() -> None:
         ({"in_channels": (8, 8)}, "expected one map or four"),
         ({"decoder": "fpn", "stride2": "stem"}, "fpn reads no map of stride 2"),
         ({"in_channels": (8, 8), "strides": (4, 16)}, "expected each to be twice the one before"),
-        ({"in_channels": (8, 8), "strides": (4,)}, "expected 2 numbers"),
+        ({"in_channels": (8, 8), "strides": (4,)}, "expected 2 values, one per map"),
         ({"in_channels": (8, 8), "strides": (4, 8), "decoder": "fpn"}, "fpn reads 4 to 5 maps"),
         ({"in_channels": (8, 8), "strides": (2, 4), "stride2": "stem"}, "have stride 2 already"),
-        ({"decoder_options": {"depth": 3}}, "unet has no option 'depth'; expected some of decoder_channels"),
+        (
+            {"decoder_options": {"depth": 3}},
+            "decoder_options of unet: unknown option 'depth'; expected some of decoder_channels",
+        ),
         ({"width": 0}, "width=0: expected an integer"),
     ],
 )

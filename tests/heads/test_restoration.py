@@ -13,9 +13,9 @@ import heads
 from heads import Features, PixelSemanticFusion, RestorationHead, Restormer
 from heads.restoration import ChannelFusion, WindowFusion
 from heads.restoration.head import guide_image, guide_size
-from heads.restoration.restormer import ChannelNorm, channel_attention
+from heads.restoration.restormer import RestormerNorm, channel_attention
 
-OUTPUTS = {"restored": {"name": "picture"}}
+OUTPUTS = {"restored": {"name": "image"}}
 GUIDED = ("addition", "channels", "windows")
 
 
@@ -65,11 +65,11 @@ def test_published_size_and_names() -> None:
 
 def test_norm_equals_layer_norm() -> None:
     """And without a bias only the variance is taken out."""
-    x, norm = torch.randn(2, 6, 3, 5), ChannelNorm(6, True)
+    x, norm = torch.randn(2, 6, 3, 5), RestormerNorm(6, True)
     stir(norm)
     expected = F.layer_norm(x.permute(0, 2, 3, 1), (6,), norm.body["weight"], norm.body["bias"], 1e-5)
     torch.testing.assert_close(norm(x), expected.permute(0, 3, 1, 2))
-    free = ChannelNorm(6, False)
+    free = RestormerNorm(6, False)
     torch.testing.assert_close(free(x), x / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt())
 
 
@@ -174,7 +174,7 @@ def test_errors_name_the_value() -> None:
         head(body={"depth": 3})
     with pytest.raises(ValueError, match=r"heads\[1\]=3 does not divide the 32 channels"):
         head(body={"dim": 16, "heads": [1, 3, 4, 8]})
-    with pytest.raises(ValueError, match=r"blocks=\(1, 1\): expected 4 numbers"):
+    with pytest.raises(ValueError, match=r"blocks=\(1, 1\): expected 4 values, one per level"):
         head(body={"blocks": [1, 1]})
     with pytest.raises(ValueError, match="reads the images themselves"):
         head()(features())

@@ -70,9 +70,9 @@ def test_depth_anything(size: tuple[int, int], metric: bool) -> None:
     """From the image, through our backbone, at sizes that are not square, with odd grids and one row."""
     model = depth_anything(**({"depth_estimation_type": "metric", "max_depth": 20} if metric else {}))
     if metric:
-        output = Regression("sigmoid", max_depth=20.0, hidden=6, upsample="picture")
+        output = Regression("sigmoid", max_depth=20.0, hidden=6, upsample="image")
     else:
-        output = Regression("relu", kind="inverse_relative", hidden=6, upsample="picture")
+        output = Regression("relu", kind="inverse_relative", hidden=6, upsample="image")
     head = DPT(CHANNELS, 8, WIDTHS).with_outputs(depth=output)
     state = model.state_dict()
     load(head, renamed({k: v for k, v in state.items() if not k.startswith("backbone.")}, DEPTH_ANYTHING))

@@ -161,7 +161,7 @@ def test_the_way_back(anything: Path, tmp_path: Path) -> None:
         ({"readout": "add"}, "readout='ignore' and this model's head has 'add'"),
         ({"project": True}, "project=False"),
         (
-            {"outputs": {"depth": {"name": "regression", "activation": "exp", "upsample": "picture"}}},
+            {"outputs": {"depth": {"name": "regression", "activation": "exp", "upsample": "image"}}},
             "activation='relu'",
         ),
         ({"outputs": {"depth": {"name": "bins"}}}, "bins"),

@@ -1,1 +1,1 @@
-"""Checkpoint layouts: official releases, Hugging Face, names and load reports."""
+"""Checkpoint layouts: reading, recognition, official releases, Hugging Face, names and load reports."""

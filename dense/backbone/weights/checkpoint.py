@@ -1,4 +1,4 @@
-"""Read a weight file without running it, and find the backbone inside a training checkpoint."""
+"""Read a weight file without running code in it, find the backbone inside, and recognise its layout."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dense.backbone.positions import PERIODS
+from dense.backbone.weights.huggingface import is_huggingface, layout_of
 from dense.backbone.weights.report import WeightsError
 from dense.suggest import did_you_mean
 
 Branch = Literal["teacher", "student"]
 StateDict = dict[str, Tensor]
 
-# the only classes a checkpoint may name besides tensors: DINO v1 keeps its arguments and a few NumPy numbers
+# the only classes that a checkpoint may name besides tensors: DINO v1 saves its arguments and a few NumPy numbers
 _NUMBERS = [np.float64, np.float32, np.int64, np.int32, np.bool_]
 SAFE_CLASSES: list[Any] = [
     argparse.Namespace,
@@ -41,7 +43,7 @@ _HEADS = re.compile(
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The contents of a .pth, .pt, .bin, .ckpt or .safetensors file: plain data and tensors, or a `WeightsError`."""
+    """Return the contents of a .pth, .pt, .bin, .ckpt or .safetensors file: plain data and tensors."""
     path = Path(path)
     if path.is_dir():
         raise WeightsError(f"{path} is a directory without config.json; expected a weight file or a saved model")
@@ -68,12 +70,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         found = re.search(r"(?:GLOBAL|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+)", str(error))
         if found:
             raise WeightsError(
-                f"{path} was refused: it asks to run {found.group(1)!r}, which a weight file has no need of. "
+                f"{path} was refused: it asks to run {found.group(1)!r}, which no weight file needs. "
                 "Weight files hold tensors; ask its author for a safetensors or plain state dict"
             ) from None
-        raise WeightsError(f"{path} is not a PyTorch weight file, or is damaged ({_first_line(error)})") from None
+        raise WeightsError(f"{path} is not a PyTorch weight file, or is corrupt ({_first_line(error)})") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
-        raise WeightsError(f"{path} is damaged or is not a PyTorch weight file ({_first_line(error)})") from None
+        raise WeightsError(f"{path} is corrupt or is not a PyTorch weight file ({_first_line(error)})") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a state dict or a training checkpoint")
     return dict(content)
@@ -100,10 +102,10 @@ def _refuse_text(path: Path, head: bytes) -> None:
 def backbone_state(
     checkpoint: Mapping[str, Any], branch: Branch = "teacher", source: str = "the file"
 ) -> tuple[StateDict, list[str], str]:
-    """The backbone's tensors inside a bare state dict or a training checkpoint.
+    """Find the backbone's tensors inside a bare state dict or a training checkpoint.
 
-    Returns (tensors without wrappers' prefixes, names of what was left out, where they were found). Of a checkpoint with
-    a teacher and a student, the `branch` is taken.
+    branch: which network to take from a checkpoint that holds a teacher and a student. Returns the tensors without the
+    prefixes of wrappers, the names of ignored tensors, and where in the checkpoint the tensors were.
     """
     if branch not in get_args(Branch):
         raise ValueError(f"branch={branch!r}: expected teacher or student.{did_you_mean(branch, get_args(Branch))}")
@@ -124,7 +126,8 @@ def backbone_state(
             raise WeightsError(missing)
         found = ", ".join(str(k) for k in list(checkpoint)[:8]) or "nothing"
         raise WeightsError(
-            f"{source} holds no weights: found {found}; expected a state dict or one under 'teacher', 'model' or 'state_dict'"
+            f"{source} holds no weights: found {found}; expected a state dict, or one under 'teacher', 'model' or "
+            "'state_dict'"
         )
     for prefix in (f"{branch}.network.", f"{branch}.", f"model.{branch}."):  # Lightning keeps both in one state dict
         inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -150,3 +153,36 @@ def _unwrapped(name: str) -> str:
     while name.startswith(_WRAPPERS):
         name = name.split(".", 1)[1]
     return name.replace("._orig_mod.", ".").replace("._fsdp_wrapped_module.", ".")
+
+
+def recognise(state: StateDict) -> str:
+    """Return the layout of a backbone's state dict, recognised by its names."""
+    names = set(state)
+    if any(k.startswith("model.") for k in names) and (
+        "mask_token" in names or any(k.startswith("model.stages") for k in names)
+    ):
+        return "own"
+    if is_huggingface(state):
+        return layout_of(state)
+    if "storage_tokens" in names or any(k.endswith("attn.qkv.bias_mask") or k == PERIODS for k in names):
+        return "dinov3"
+    if "register_tokens" in names:
+        return "dinov2_registers"
+    if "masked_embed" in names:
+        return "ibot"
+    if any(k.startswith("downsample_layers.") for k in names):
+        return "convnext"
+    if "mask_token" in names and any(".ls1.gamma" in k or ".mlp.w12." in k for k in names):
+        return "dinov2"
+    if (
+        {"cls_token", "patch_embed.proj.weight"} <= names
+        and "reg_token" not in names
+        and not any("gamma" in k for k in names)
+    ):
+        return "dino"
+    if any(k.startswith(("blocks.", "layer1.", "stem.", "stages.")) for k in names):
+        return "timm"
+    raise WeightsError(
+        f"the names {', '.join(sorted(names)[:6])}, ... belong to no known layout (DINO, iBOT, DINOv2, DINOv3, timm, "
+        "Hugging Face ViT/Dinov2/DINOv3ViT, or a directory of this project)"
+    )

@@ -1,6 +1,6 @@
-"""State dicts of Hugging Face's ViT, Dinov2, Dinov2WithRegisters and DINOv3ViT, to the adapters' layout.
+"""State dicts and configs of Hugging Face's ViT, Dinov2, Dinov2WithRegisters and DINOv3ViT, to our adapters' and back.
 
-Both namings are read: that of the published files and that of the modules of transformers 5.
+Two sets of names are read: those of the published files and those of the modules of transformers 5.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TOP = {
     "norm.weight": "norm.weight",
     "norm.bias": "norm.bias",
 }
-_IN_BLOCK = (  # published name or module name -> ours; query, key and value are joined afterwards
+_IN_BLOCK = (  # published or module name -> ours; query, key and value are joined afterwards
     (r"attention\.(?:attention\.)?(?:query|q_proj)", "attn.q"),
     (r"attention\.(?:attention\.)?(?:key|k_proj)", "attn.k"),
     (r"attention\.(?:attention\.)?(?:value|v_proj)", "attn.v"),
@@ -47,12 +47,12 @@ _IN_BLOCK = (  # published name or module name -> ours; query, key and value are
 
 
 def is_huggingface(state: State) -> bool:
-    """Whether the names are Hugging Face's."""
+    """Return whether the names are Hugging Face's."""
     return any(re.match(r"^(\w+\.)?embeddings\.(cls_token|patch_embeddings\.)", k) for k in state)
 
 
 def layout_of(state: State) -> str:
-    """hf_vit, hf_dinov2, hf_dinov2_registers or hf_dinov3."""
+    """Return hf_vit, hf_dinov2, hf_dinov2_registers or hf_dinov3."""
     names = "\n".join(state)
     if "embeddings.register_tokens" in names:
         return "hf_dinov2_registers" if "position_embeddings" in names else "hf_dinov3"
@@ -62,7 +62,7 @@ def layout_of(state: State) -> str:
 
 
 def from_huggingface(state: State) -> State:
-    """Names and tensors of the adapter, from either naming."""
+    """Convert a state dict with either set of names to the layout of the adapter."""
     layout = layout_of(state)
     flat: State = {}
     blocks: dict[int, State] = {}
@@ -93,7 +93,7 @@ def _in_block(name: str) -> str:
 
 
 def _joined(block: State, eva: bool) -> State:
-    """Join query, key and value, and the two halves of a packed SwiGLU, as timm's block keeps them."""
+    """Join query, key and value, and the two halves of a packed SwiGLU, as timm's block stores them."""
     block = dict(block)
     q, k, v = (block.pop(f"attn.{part}.weight") for part in "qkv")
     block["attn.qkv.weight"] = torch.cat((q, k, v))
@@ -138,7 +138,7 @@ def _top(flat: State, layout: str) -> State:
 
 
 def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A Hugging Face config.json -> (timm name, overrides) of the same architecture."""
+    """Return (timm name, overrides) of the architecture that a Hugging Face config.json describes."""
     kind = config.get("model_type")
     names = {
         "vit": "vit_base_patch16_224",
@@ -190,21 +190,14 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def mlp_ratio(hidden: int, dim: int) -> float:
-    """An MLP ratio whose product with `dim` truncates to `hidden`."""
+    """Return an MLP ratio whose product with `dim` truncates to `hidden`."""
     ratio = hidden / dim
     return ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
 
 
-# ---- out: adapter -> published names of Dinov2 and of the ViT in DPT
+# ---- adapter -> published names of Dinov2 and of the ViT in DPT
 
-_TOP_OUT = {
-    "cls_token": "embeddings.cls_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
-    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-    "norm.weight": "layernorm.weight",
-    "norm.bias": "layernorm.bias",
-}
+_TOP_OUT = {ours: theirs for theirs, ours in reversed(_TOP.items()) if ours not in ("mask_token", "register_tokens")}
 _BLOCK_OUT = {"attn.proj": "attention.output.dense"}
 _DINOV2_OUT = {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
 _SWIGLU_OUT = {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"}
@@ -217,7 +210,7 @@ _VIT_OUT = {
 
 
 def to_huggingface(state: State) -> State:
-    """Tensors of the adapter of a DINOv2 without registers, or of a plain ViT, under the published names of transformers."""
+    """Convert the adapter of a DINOv2 without registers, or of a plain ViT, to the published names of transformers."""
     dinov2 = "model.blocks.0.ls1.gamma" in state
     first, second = (state[f"model.blocks.0.mlp.{n}.weight"] for n in ("fc1", "fc2"))
     names = _BLOCK_OUT | (_DINOV2_OUT if dinov2 else _VIT_OUT)

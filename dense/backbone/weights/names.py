@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SHIPPED = Path(__file__).parents[1] / "shipped"  # directories of backbones that come with the package
+SHIPPED = Path(__file__).parents[2] / "shipped"  # directories of backbones that come with the package
 
 ALIASES: dict[str, str] = {  # official hub names -> timm names
     "dino_vits16": "vit_small_patch16_224.dino",

@@ -1,19 +1,22 @@
-"""Official layouts of DINO, iBOT, DINOv2 and DINOv3, to the adapters' layout and back."""
+"""Conversion between the official layouts of DINO, iBOT, DINOv2 and DINOv3 and the layout of our adapters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import timm.models.convnext
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dense.backbone.base import Backbone
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.weights.report import WeightsError
+
+if TYPE_CHECKING:
+    from dense.backbone.base import Backbone
 
 State = dict[str, Tensor]
 
@@ -33,74 +36,74 @@ def _inverse(table: dict[str, str]) -> dict[str, str]:
 
 
 def unchunk(state: State) -> State:
-    """blocks.{chunk}.{block}.rest -> blocks.{block}.rest, as FSDP-chunked DINOv2 checkpoints need."""
+    """Rename blocks.{chunk}.{block} of FSDP-chunked DINOv2 checkpoints to blocks.{block}."""
     return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", k): v for k, v in state.items()}
 
 
-# ---- in: official -> (adapter's state, carried)
+# ---- official -> (state dict of the adapter, unused tensors)
 
 
 def from_dino(state: State) -> tuple[State, State]:
-    """DINO v1, and any plain ViT with timm's names; iBOT's `masked_embed` is the mask token."""
+    """Convert DINO v1, or any plain ViT with timm's names; iBOT's `masked_embed` is the mask token."""
     rename = {"masked_embed": "mask_token"}
-    return {_own(rename.get(k, k)): v for k, v in state.items()}, {}
+    return {_adapter_name(rename.get(k, k)): v for k, v in state.items()}, {}
 
 
 def from_dinov2(state: State) -> tuple[State, State]:
-    """DINOv2; with registers, the class token's position moves out of the table."""
-    state, own = unchunk(state), {}
+    """Convert DINOv2; with registers, the class token's position moves out of the table."""
+    state, adapter = unchunk(state), {}
     if "register_tokens" in state:
         table = state.pop("pos_embed")
-        own["class_position"] = table[:, :1].clone()
-        own["model.pos_embed"] = table[:, 1:].clone()
-        own["model.reg_token"] = state.pop("register_tokens")
-    own |= {_own(_rename(k, _SWIGLU_V2)): v for k, v in state.items()}
-    return own, {}
+        adapter["class_position"] = table[:, :1].clone()
+        adapter["model.pos_embed"] = table[:, 1:].clone()
+        adapter["model.reg_token"] = state.pop("register_tokens")
+    adapter |= {_adapter_name(_rename(k, _SWIGLU_V2)): v for k, v in state.items()}
+    return adapter, {}
 
 
 def from_dinov3(state: State) -> tuple[State, State]:
-    """DINOv3: fused biases fall apart into query and value (the key's is masked), periods and masks are carried."""
-    own: State = {}
-    carried: State = {}
+    """Convert DINOv3: fused biases become those of query and value; the key's, periods and masks are unused."""
+    adapter: State = {}
+    unused: State = {}
     for name, tensor in state.items():
         if name.endswith("bias_mask") or name.startswith(("local_cls_norm.", PERIODS)):
-            carried[name] = tensor
+            unused[name] = tensor
         elif name.endswith("attn.qkv.bias"):
             query, key, value = tensor.chunk(3)
-            own[_own(name.replace("qkv.bias", "q_bias"))] = query.clone()
-            own[_own(name.replace("qkv.bias", "v_bias"))] = value.clone()
-            carried[name.replace("qkv.bias", "k_bias")] = key.clone()
+            adapter[_adapter_name(name.replace("qkv.bias", "q_bias"))] = query.clone()
+            adapter[_adapter_name(name.replace("qkv.bias", "v_bias"))] = value.clone()
+            unused[name.replace("qkv.bias", "k_bias")] = key.clone()
         elif name == "storage_tokens":
-            own["model.reg_token"] = tensor
+            adapter["model.reg_token"] = tensor
         else:
-            own[_own(_rename(name, _SWIGLU_V3 | _SCALE_V3))] = tensor
-    return own, carried
+            adapter[_adapter_name(_rename(name, _SWIGLU_V3 | _SCALE_V3))] = tensor
+    return adapter, unused
 
 
 def from_convnext(state: State, backbone: Backbone) -> tuple[State, State]:
-    """ConvNeXt in Meta's layout; `norms.*` repeat the final norm and are carried."""
-    carried = {k: v for k, v in state.items() if k.startswith("norms.")}
+    """Convert ConvNeXt in Meta's layout; `norms.*` repeat the final norm and are unused."""
+    unused = {k: v for k, v in state.items() if k.startswith("norms.")}
     renamed = timm.models.convnext.checkpoint_filter_fn(dict(state), backbone.model)
-    return {f"model.{k}": v for k, v in renamed.items()}, carried
+    return {f"model.{k}": v for k, v in renamed.items()}, unused
 
 
-def _own(name: str) -> str:
+def _adapter_name(name: str) -> str:
     return name if name == "mask_token" else f"model.{name}"
 
 
-# ---- out: adapter -> official
+# ---- adapter -> official
 
 
 def export_official(backbone: Backbone, path: str | Path | None = None) -> State:
-    """The state dict of a backbone in its release's layout, written to `path` when one is given."""
+    """Return the state dict of a backbone in its release's layout, and write it to `path` if given."""
     family = backbone.spec.family
     if family not in EXPORTS:
         raise WeightsError(
             f"there is no official layout for {backbone.spec.name} (family {family}); "
             f"load it with family={', '.join(repr(f) for f in EXPORTS)} or use save_pretrained"
         )
-    own = {k: v.detach().cpu() for k, v in backbone.state_dict().items()}
-    state = {k: v.contiguous() for k, v in EXPORTS[family](own, backbone).items()}
+    adapter = {k: v.detach().cpu() for k, v in backbone.state_dict().items()}
+    state = {k: v.contiguous() for k, v in EXPORTS[family](adapter, backbone).items()}
     if path is not None:
         path = Path(path)
         if path.suffix not in (".pth", ".pt", ".safetensors"):
@@ -113,64 +116,64 @@ def export_official(backbone: Backbone, path: str | Path | None = None) -> State
     return state
 
 
-def _bare(own: State) -> State:
-    return {k.removeprefix("model."): v for k, v in own.items() if k.startswith("model.")}
+def _timm_names(adapter: State) -> State:
+    return {k.removeprefix("model."): v for k, v in adapter.items() if k.startswith("model.")}
 
 
-def to_dino(own: State, backbone: Backbone) -> State:
-    """DINO v1 has no mask token."""
-    return _bare(own)
+def to_dino(adapter: State, backbone: Backbone) -> State:
+    """Convert to DINO v1 or ResNet, which have no mask token."""
+    return _timm_names(adapter)
 
 
-def to_ibot(own: State, backbone: Backbone) -> State:
-    """iBOT calls the mask token `masked_embed`."""
-    return {"masked_embed": own["mask_token"]} | _bare(own)
+def to_ibot(adapter: State, backbone: Backbone) -> State:
+    """Convert to iBOT, which calls the mask token `masked_embed`."""
+    return {"masked_embed": adapter["mask_token"]} | _timm_names(adapter)
 
 
-def to_dinov2(own: State, backbone: Backbone) -> State:
-    """DINOv2; with registers, the class token's position returns to the head of the table."""
-    state = {_rename(k, _inverse(_SWIGLU_V2)) if _packed(own) else k: v for k, v in _bare(own).items()}
-    state["mask_token"] = own["mask_token"]
-    if "class_position" in own:
+def to_dinov2(adapter: State, backbone: Backbone) -> State:
+    """Convert to DINOv2; with registers, the class token's position returns to the head of the table."""
+    state = {_rename(k, _inverse(_SWIGLU_V2)) if _packed(adapter) else k: v for k, v in _timm_names(adapter).items()}
+    state["mask_token"] = adapter["mask_token"]
+    if "class_position" in adapter:
         state["register_tokens"] = state.pop("reg_token")
-        state["pos_embed"] = torch.cat((own["class_position"], state["pos_embed"]), dim=1)
+        state["pos_embed"] = torch.cat((adapter["class_position"], state["pos_embed"]), dim=1)
     return state
 
 
-def _packed(own: State) -> bool:
-    """Whether the first MLP layer is twice as wide as the second one expects: a packed SwiGLU."""
-    return own["model.blocks.0.mlp.fc1.weight"].shape[0] == 2 * own["model.blocks.0.mlp.fc2.weight"].shape[1]
+def _packed(adapter: State) -> bool:
+    """Whether the MLP is a packed SwiGLU, whose first layer has twice the channels that the second reads."""
+    return adapter["model.blocks.0.mlp.fc1.weight"].shape[0] == 2 * adapter["model.blocks.0.mlp.fc2.weight"].shape[1]
 
 
-def to_dinov3(own: State, backbone: Backbone) -> State:
-    """DINOv3; what the file once carried returns as it was, otherwise its neutral value is written."""
-    carried, state = dict(backbone.carried), {}
-    gated = "model.blocks.0.mlp.fc1_g.weight" in own
+def to_dinov3(adapter: State, backbone: Backbone) -> State:
+    """Convert to DINOv3; unused tensors of the original file are written back, or else their neutral values."""
+    unused, state = dict(backbone.unused_tensors), {}
+    gated = "model.blocks.0.mlp.fc1_g.weight" in adapter
     table = _inverse(_SCALE_V3 | (_SWIGLU_V3 if gated else {}))
-    for name, tensor in _bare(own).items():
+    for name, tensor in _timm_names(adapter).items():
         if name.endswith(".q_bias"):
             stem = name.removesuffix("q_bias")
-            key = carried.pop(f"{stem}k_bias", torch.zeros_like(tensor))
-            state[f"{stem}qkv.bias"] = torch.cat((tensor, key.to(tensor), own[f"model.{stem}v_bias"]))
+            key = unused.pop(f"{stem}k_bias", torch.zeros_like(tensor))
+            state[f"{stem}qkv.bias"] = torch.cat((tensor, key.to(tensor), adapter[f"model.{stem}v_bias"]))
             ones = torch.ones_like(tensor)
             state[f"{stem}qkv.bias_mask"] = torch.cat((ones, torch.zeros_like(tensor), ones))
         elif not name.endswith(".v_bias"):
             state["storage_tokens" if name == "reg_token" else _rename(name, table)] = tensor
-    state["mask_token"] = own["mask_token"]
+    state["mask_token"] = adapter["mask_token"]
     state[PERIODS] = periods_of(backbone.model).cpu()
-    return state | carried
+    return state | unused
 
 
-def to_convnext(own: State, backbone: Backbone) -> State:
-    """ConvNeXt in Meta's layout."""
+def to_convnext(adapter: State, backbone: Backbone) -> State:
+    """Convert to ConvNeXt in Meta's layout."""
     state = {}
-    for name, tensor in _bare(own).items():
+    for name, tensor in _timm_names(adapter).items():
         name = re.sub(r"^stem\.", "downsample_layers.0.", name)
         name = re.sub(r"^stages\.(\d+)\.downsample\.(\d+)", r"downsample_layers.\1.\2", name)
         name = re.sub(r"^stages\.(\d+)\.blocks\.(\d+)", r"stages.\1.\2", name)
         name = name.replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv").replace("head.norm", "norm")
         state[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
-    return state | backbone.carried
+    return state | backbone.unused_tensors
 
 
 EXPORTS: dict[str, Callable[[State, Backbone], State]] = {

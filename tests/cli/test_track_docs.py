@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.S)
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("FRAMES").mkdir()
-    writer = VideoWriter("FILM.mp4", 10)
+    writer = VideoWriter("VIDEO.mp4", 10)
     for i, frame in enumerate(clip(0, 5, 3, (48, 64))):
         Image.fromarray(frame.image).save(f"FRAMES/{i}.png")
         writer.add(frame.image)

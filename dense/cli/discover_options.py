@@ -100,13 +100,6 @@ def given_settings(
         parser.error(str(error))
 
 
-def source_of(spec: BackboneSpec, method: str, options: Namespace) -> Source:
-    """Return the features that the options give, or those that suit the backbone and the method."""
-    from dense.discover.methods import source_of
-
-    return source_of(spec, method, **given_features(options))
-
-
 def tracking_source_of(spec: BackboneSpec, options: Namespace) -> Source:
     """Return the features that the options give, or those of the protocols."""
     from dense.discover.track import tracking_source

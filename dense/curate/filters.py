@@ -137,7 +137,7 @@ def code_digest(function: Filter) -> str:
 
 
 def read_boxes(path: str | Path) -> dict[str, list[Box]]:
-    """Read boxes per image from JSON, ``{"a.jpg": [[left, top, right, bottom], ...]}``, relative to the file's folder."""
+    """Read boxes per image from JSON: ``{"a.jpg": [[left, top, right, bottom], ...]}``, relative to its folder."""
     path = Path(path)
     try:
         content = json.loads(path.read_text())

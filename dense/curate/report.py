@@ -37,8 +37,8 @@ Row = list[tuple[str, Picture]]  # captions and pictures
 class Decisions:
     """Which images of a pool are kept, and why the others are dropped.
 
-    reasons: index into REASONS, -1 for kept images. matches: the image that is kept instead, or for "held out" the index
-    of the held-out image; -1 for none, also for images in a group with a copy of a held-out image
+    reasons: index into REASONS, -1 for kept images. matches: the image that is kept instead, or for "held out" the
+    index of the held-out image; -1 for none, also for images in a group with a copy of a held-out image
     """
 
     pool: Pool

@@ -47,7 +47,7 @@ def check_weights(tau: float, eps: float) -> None:
 
 
 def in_chunks(features: Tensor, function: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Apply a function to as many images at once as have graphs that fit in memory together; concatenate its outputs."""
+    """Apply a function to as many images at once as have graphs that fit in memory; concatenate its outputs."""
     features = check_features(features)
     patches = features.shape[-2] * features.shape[-1]
     if patches > MAX_PATCHES:
@@ -59,7 +59,7 @@ def in_chunks(features: Tensor, function: Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def edges(tokens: Tensor, tau: float) -> Tensor:
-    """Return the adjacency (B, N, N) of unit tokens (B, N, C): 1 where the cosine exceeds `tau`, and on the diagonal."""
+    """Return the adjacency (B, N, N) of unit tokens (B, N, C): 1 where the cosine exceeds `tau` and on the diagonal."""
     adjacency = (tokens @ tokens.mT).gt_(tau)  # in place: this matrix takes most of the time and memory
     adjacency.diagonal(dim1=-2, dim2=-1).fill_(1)
     return adjacency
@@ -130,7 +130,7 @@ def _solve_dense(adjacency: Tensor, eps: float, active: Tensor) -> Cut:
 
 
 def component_of(masks: Tensor, seeds: Tensor) -> Tensor:
-    """Return the connected part of each mask (B, h, w) bool that holds patch `seeds` (B,), an index into h*w, if any."""
+    """Return the connected part of each mask (B, h, w) bool around patch `seeds` (B,), an index into h*w, if any."""
     parts = masks.cpu().numpy().astype(np.uint8)
     components = np.zeros(parts.shape, bool)
     for part, seed, component in zip(parts, seeds.tolist(), components, strict=True):

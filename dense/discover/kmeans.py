@@ -40,7 +40,7 @@ class KMeans:
 
 @dataclass(frozen=True)
 class CoClusters:
-    """`count` classes of a set of images, defined by their centres and a mean to subtract; label k is class k everywhere."""
+    """`count` classes of a set of images, as centres and a mean to subtract; label k is class k in every image."""
 
     centres: Tensor  # K, C, unit length
     mean: Tensor  # C

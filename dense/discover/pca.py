@@ -15,7 +15,6 @@ from heads.features import Features
 
 Colours = Literal["rgb", "hsv"]
 ROBUST = (0.02, 0.98)  # quantiles that become 0 and 1
-SHARED = 64  # images at most, evenly spread, that shared colours are fitted to
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class PCA:
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor], foreground: bool = False) -> Self:
-        """Fit to features (B, C, h, w) of one or several batches, all of them held in memory; give a sample of large sets.
+        """Fit to features (B, C, h, w) of one or several batches. Memory holds them all; pass a sample of a large set.
 
         foreground: first separate object and background by the sign of the first component.
         """
@@ -54,7 +53,7 @@ class PCA:
         return cls(mean, directions, low, high, split)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return the components (B, 3, h, w) of features (B, C, h, w), scaled to 0..1; the background is not black yet."""
+        """Return the components (B, 3, h, w) of features (B, C, h, w), scaled to 0..1, with the background."""
         rows = features.float().permute(0, 2, 3, 1) - self.mean
         scale = self.high - self.low
         constant = scale <= 1e-5 * (self.mean.norm() + 1e-12)
@@ -71,7 +70,7 @@ class PCA:
     def __call__(
         self, features: Tensor, colours: Colours = "rgb", size: tuple[int, int] | None = None, smooth: bool = False
     ) -> Tensor:
-        """Return colours (B, 3, h, w) in 0..1, or of `size`, by nearest neighbour or, if `smooth`, bicubic interpolation.
+        """Return colours (B, 3, h, w) in 0..1, or of `size` by nearest neighbour (bicubic interpolation if `smooth`).
 
         hsv: the first two components give hue (angle) and saturation (radius), the third gives brightness.
         """
@@ -120,7 +119,7 @@ def _components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _centre_sign(maps: Iterable[Tensor], mean: Tensor, direction: Tensor) -> float:
-    """Return the sign, 1 or -1, of the side of a direction that lies more in the middle of images than at their borders."""
+    """Return the sign, 1 or -1, of the side of a direction that lies more in the middle of images than at borders."""
     border = middle = torch.zeros(())
     for m in maps:
         scores = (m.float().permute(0, 2, 3, 1) - mean) @ direction  # B, h, w

@@ -20,7 +20,7 @@ EPS = 1e-3  # ridge penalty of the guided filter
 
 
 def refine(prediction: Prediction, images: Tensor, refinement: Refinement = "guided") -> Prediction:
-    """Refine a prediction on the grid, as `on_grid` returns it, with images (B, 3, H, W) uint8; return it at their size."""
+    """Return a prediction on the grid, as `on_grid` gives it, refined with images (B, 3, H, W) uint8, at their size."""
     if isinstance(prediction, Objects):
         return _refine_objects(prediction, images, refinement)
     return _refine_regions(prediction, images, refinement)
@@ -61,9 +61,7 @@ def _refine_regions(regions: Regions, images: Tensor, refinement: Refinement) ->
     if refinement == "none":
         return regions.resized(size)
     if refinement != "guided":
-        raise ValueError(
-            f"refine={refinement!r}: expected none or guided for regions; GrabCut separates one object from a background"
-        )
+        raise ValueError(f"refine={refinement!r}: expected none or guided for regions; GrabCut segments one object")
     soft = F.one_hot(regions.labels.long(), regions.count).permute(0, 3, 1, 2).float()  # B, K, h, w
     patch = _patch_size(soft, size)
     best, labels = torch.full(size, -torch.inf, device=soft.device), regions.labels.new_zeros(len(soft), *size)
@@ -102,7 +100,7 @@ def guided_filter(guide: Tensor, values: Tensor, radius: int, eps: float = EPS) 
 
 
 def box_mean(values: Tensor, radius: int) -> Tensor:
-    """Return the mean of (..., H, W) over squares of side 2 * radius + 1, cut at the borders, at a cost without `radius`."""
+    """Return the mean of (..., H, W) over squares of side 2 * radius + 1, cut at the borders, by cumulative sums."""
     for axis in (-2, -1):
         n = values.shape[axis]
         reach = min(radius, n - 1)

@@ -60,7 +60,7 @@ def track_to_files(
 def overlays(
     backbone: Backbone, frames: Iterable[Picture], mask: NDArray[np.integer], **options: Any
 ) -> Iterator[Picture]:
-    """Yield every frame with the objects of the first frame's `mask` (H, W) drawn; options are those of `dense.track`."""
+    """Yield every frame with the objects of the first frame's `mask` (H, W) drawn; options: those of `dense.track`."""
     for frame, labels in _tracked(backbone, frames, mask, **options):
         yield draw_objects(frame, labels)
 

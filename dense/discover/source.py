@@ -59,7 +59,7 @@ class Source:
 
 
 def default_source(spec: BackboneSpec, across: bool = False) -> Source:
-    """Return keys of the last block for DINO and iBOT, as LOST, TokenCut and MaskCut use them; centred tokens elsewhere.
+    """Return keys of the last block for DINO and iBOT, as LOST, TokenCut and MaskCut use; centred tokens elsewhere.
 
     In DINOv2 and DINOv3 all patches share channels of large magnitude and position components in the last keys: without
     centring, all pairs of patches are similar, and the cut follows the position, the same in every image. `across`
@@ -81,7 +81,7 @@ def resize_to_patches(images: Tensor, spec: BackboneSpec) -> Tensor:
 
 
 def centred(features: Tensor) -> Tensor:
-    """Subtract each image's mean from features (B, C, h, w); constant features become exact zeros, not rounding noise."""
+    """Subtract each image's mean from features (B, C, h, w); constant features become exact zeros, not noise."""
     mean = features.mean((-2, -1), keepdim=True)
     rest = features - mean
     differs = rest.norm(dim=1, keepdim=True) > ROUNDING * mean.norm(dim=1, keepdim=True)
@@ -112,7 +112,7 @@ def unit_tokens(features: Tensor) -> Tensor:
 
 
 def feature_at(features: Tensor, point: Sequence[float], size: tuple[int, int]) -> Tensor:
-    """Return the feature (C,) of the patch of (C, h, w) that holds the pixel `point` (x, y) of an image of `size` (H, W)."""
+    """Return the feature (C,) of the patch of (C, h, w) at the pixel `point` (x, y) of an image of `size` (H, W)."""
     (x, y), (height, width), (rows, columns) = point, size, features.shape[-2:]
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"point {x:g},{y:g} lies outside the image, which is {width} wide and {height} high")

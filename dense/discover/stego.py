@@ -125,7 +125,7 @@ class Stego:
 @torch.enable_grad()
 @torch.inference_mode(False)
 def distil(rows: Tensor, steps: int = 1000, settings: Distillation = Distillation(), seed: int = 0) -> CodeHead:
-    """Train a head on unit rows (N, P, C), P patches of each of N images, so that codes correspond where features do."""
+    """Train a head on unit rows (N, P, C), P patches per image, so that codes correspond where features do."""
     images, patches, channels = rows.shape
     rows = rows.clone()  # tensors of inference mode cannot be trained on
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""TokenCut (Wang et al., 2022) and MaskCut (Wang et al., 2023, CutLER): objects by normalised cuts of the patch graph."""
+"""TokenCut (Wang et al., 2022) and MaskCut (CutLER; Wang et al., 2023): objects by normalised cuts of patch graphs."""
 
 from __future__ import annotations
 

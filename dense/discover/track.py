@@ -65,7 +65,7 @@ class Propagation:
 
 
 def propagate(features: Tensor, context: Tensor, labels: Tensor, settings: Propagation) -> Tensor:
-    """Propagate labels (B, n, K, h, w) of n frames with features (B, n, C, h, w) to features (B, C, h, w): (B, K, h, w).
+    """Propagate labels (B, n, K, h, w) of n frames with features (B, n, C, h, w) to features (B, C, h, w).
 
     Features have unit length. One tile of patches at a time is compared with its neighbourhood, so that memory never
     holds the similarities of all pairs.

@@ -48,7 +48,7 @@ def full_size(prediction: Prediction, index: int, image: SizedImage, refinement:
 
 
 def draw_prediction(image: Picture, prediction: Prediction) -> Picture:
-    """Draw the prediction (a batch of one) over its image: objects in colour with contours, the rest darker; or regions."""
+    """Draw a prediction (a batch of one) over its image: regions, or objects with contours and the rest darker."""
     labels = prediction.labels[0].cpu().numpy()
     if not isinstance(prediction, Objects):
         return overlay(image, label_picture(labels, prediction.count), 0.5)
@@ -63,7 +63,7 @@ def similarity_picture(image: Picture, cosines: torch.Tensor) -> Picture:
 
 
 class PredictionFolder:
-    """Writes the predictions of one image after another below a folder; `close` writes annotations and contact sheet."""
+    """Writes the predictions of one image after another to a folder; `close` writes annotations and contact sheet."""
 
     def __init__(self, folder: Path, info: dict[str, Any], classes: int | None, overlays: bool, maps: bool) -> None:
         """classes: number of regions with the same meaning in all images; None for objects, which are one class."""
@@ -136,7 +136,7 @@ def write_index(path: Path, labels: NDArray[np.uint8], count: int, background: b
 
 
 def annotation(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return COCO's fields for a mask (H, W): uncompressed column-wise run lengths, box (x, y, width, height) and area."""
+    """Return COCO's fields for a mask (H, W): uncompressed column-wise run lengths, box (x, y, w, h) and area."""
     flat = mask.T.reshape(-1)
     changes = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff([0, *changes, flat.size]).tolist()

@@ -88,7 +88,7 @@ def resize_for_backbone(image: Picture, stem: Path, shorter: int, patch: int, su
 def read_images(
     images: Iterable[tuple[Path, Path]], shorter: int, patch: int, unreadable: list[str]
 ) -> Iterator[SizedImage]:
-    """Yield resized images by path and stem; the error messages of those that cannot be read are added to `unreadable`."""
+    """Yield resized images by path and stem; add the error messages of those that cannot be read to `unreadable`."""
     for path, stem in images:
         try:
             yield resize_for_backbone(read_image(path), stem, shorter, patch, path.suffix)

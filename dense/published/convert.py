@@ -1,4 +1,4 @@
-"""Conversion of a weight file or directory: read whatever it holds, write it in the layout that is asked for."""
+"""Conversion of a weight file or directory: read whatever it holds and write it in another layout."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def read(
     """Return what `source` holds: a trained model, a published head with its backbone, or a backbone.
 
     backbone: the architecture in a backbone's file, or the backbone that a published head was trained on. branch: the
-    network to take from a training checkpoint. overrides: of the backbone, or further facts. facts: what a published file
-    does not contain, such as kind.
+    network to take from a training checkpoint. overrides: of the backbone, or further facts. facts: what a published
+    file does not contain, such as kind.
     """
     overrides = dict(overrides or {})
     unneeded = [name for name in facts if name in OF_HEADS]
@@ -43,9 +43,7 @@ def read(
 
     if is_ours(source):
         if unneeded:
-            raise ValueError(
-                f"{source} is a directory of this project, which says its {unneeded[0]} itself; leave it out"
-            )
+            raise ValueError(f"{source} is a directory of this project, which records its {unneeded[0]}; leave it out")
         return DenseModel.from_pretrained(source) if "head" in read_json(source / CONFIG) else as_backbone()
     if unneeded:
         return load_published(source, **facts)
@@ -53,7 +51,7 @@ def read(
         file = Published.read(source)
     except (WeightsError, FileNotFoundError):  # the reader of backbones knows more forms and has the better error
         return as_backbone()
-    if any(family.fits(file) for family in FAMILIES.values()):
+    if any(family.matches(file) for family in FAMILIES.values()):
         return load_published(file, **facts)
     return as_backbone(file)
 

@@ -28,7 +28,6 @@ class RestorationTask(DenseTask):
 
     def __init__(
         self,
-        head: dict[str, Any] = {"name": "restoration", "outputs": {"restored": {"name": "image"}}},
         backbone: BackboneOptions = BackboneOptions(layers="even4"),
         head: dict[str, Any] = {"name": "restoration", "outputs": {"restored": {"name": "image"}}},
         perception: PerceptionOptions = PerceptionOptions(),

@@ -22,12 +22,10 @@ from dense import console
 from dense.cli import VERBS, discover_options, evaluate, main
 from dense.cli.parser import Parser
 from dense.console import progress, voice
-from dense.discover import track
 from dense.discover.attention import Mode
 from dense.discover.methods import FITTED_METHODS, METHODS
-from dense.discover.propagate import Shape
 from dense.discover.refine import Refinement
-from dense.discover.track import Decide
+from dense.discover.track import PROTOCOLS, DecisionSize, Shape, Tracking
 from dense.evaluate import dense as dense_protocols
 from dense.evaluate.classification.features import READOUTS
 from dense.evaluate.classification.finetune import FineTuneRecipe
@@ -92,10 +90,10 @@ def test_choices_of_parsers_are_those_of_the_code() -> None:
     assert (*METHODS, *FITTED_METHODS) == discover_options.METHODS
     assert set(discover_options.ATTENTION_MODES) == set(get_args(Mode))
     assert set(discover_options.SHAPES) == set(get_args(Shape))
-    assert set(discover_options.DECISIONS) == set(get_args(Decide))
-    assert set(discover_options.PROTOCOLS) == set(track.PROTOCOLS)
+    assert set(discover_options.DECISIONS) == set(get_args(DecisionSize))
+    assert set(discover_options.PROTOCOLS) == set(PROTOCOLS)
     assert set(discover_options.REFINEMENTS) == set(get_args(Refinement))
-    assert set(discover_options.SETTINGS_OF_TRACKING) == {field.name for field in fields(track.Tracking)}
+    assert set(discover_options.SETTINGS_OF_TRACKING) == {field.name for field in fields(Tracking)}
     assert set(torch_precision) == {"fp32", "bf16", "fp16"}
 
 

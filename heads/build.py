@@ -62,7 +62,8 @@ def build_output(name: str, spec: Mapping[str, Any] | Output) -> Output:
 def _current(output: str, key: str, value: Any) -> Any:
     """Translate "picture", which "image" was called in configs and saved models of version 0.1."""
     if key in ("name", "upsample") and value == "picture":
-        warnings.warn(f"output {output!r}: {key} 'picture' is now called 'image'; write 'image'", FutureWarning, 4)
+        message = f"output {output!r}: {key} 'picture' is now called 'image'; write 'image', or save the model again"
+        warnings.warn(message, FutureWarning, stacklevel=4)
         return "image"
     return value
 

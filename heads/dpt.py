@@ -126,11 +126,11 @@ class DPT(Neck):
     strides: of the maps of a pyramid; None for maps of one stride, which are resized by 4, 2, 1 and 1/2.
 
     readout: how the class token is read, for all levels or per level; registers are never read. batch_norm, bias,
-    residual: of the residual units; `residual="activated"` adds to relu(x), as implementations do whose first ReLU works
-    in place (VGGT). input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2,
-    DINOv3). deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch).
-    align_corners: of the resizes. fusion_size: where the grid is odd, a fusion is resized to the size of the next
-    `level`, or to `double` its own, and the next level's map to that (DINOv2, DINOv3, DPT of transformers).
+    residual: of the residual units; `residual="activated"` adds to relu(x), as implementations whose first ReLU works
+    in place do (VGGT). input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2,
+    DINOv3). deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch). align_corners:
+    of the resizes. fusion_size: where the grid is odd, a fusion is resized to the size of the next `level`, or to
+    `double` its own, and the next level's map to that (DINOv2, DINOv3, DPT of transformers).
     """
 
     @checked

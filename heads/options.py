@@ -1,7 +1,7 @@
 """Checks of options against their type hints; an error names the value, what was expected and what to do.
 
-An `int` is a count of at least 1. Numbers with bounds are annotated by `Range`. Literals, booleans, sequences and None are
-checked as their hints say; other hints are not.
+An `int` is a count of at least 1, and `Range` annotates the bounds of other numbers. Literals, booleans, sequences and
+None are checked as their hints say; other hints are not checked.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     elif origin is Annotated:
         check_number(name, value, arguments[1])
     elif origin in (Sequence, tuple):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ValueError(f"{name}={value!r}: expected a list of values")
         items = (arguments[0],) * len(value) if origin is Sequence or Ellipsis in arguments else arguments
         check_length(name, value, len(items))
         for i, (item, kind) in enumerate(zip(value, items, strict=True)):

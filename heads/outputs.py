@@ -1,7 +1,7 @@
 """Outputs of a head: plain descriptions that can be saved, and the layers that they need on a decoder.
 
-An output has `channels` logits per pixel and a rule that turns them into values (`decode`). On a decoder's fused map the
-logits come from a small stack of convolutions (`branch`); on a linear head from one 1x1 convolution.
+An output has `channels` logits per pixel and a rule that turns them into values (`decode`). On a decoder's fused map
+the logits come from a small stack of convolutions (`branch`), on a linear head from one 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Regression(Output):
                 raise ValueError(f"inverse={self.inverse} is for kind='metric', got {self.kind!r}; leave it out")
         if self.kind == "log" and (self.activation != "identity" or self.max_depth is not None):
             raise ValueError(
-                "kind='log' is the logarithm of depth, which is negative below 1; expected activation='identity' and no "
-                f"max_depth, got {self.activation!r} and {self.max_depth}; use them, or kind='metric'"
+                "kind='log' is the logarithm of depth, which is negative below 1; expected activation='identity' and "
+                f"no max_depth, got {self.activation!r} and {self.max_depth}; use them, or kind='metric'"
             )
 
     @property

@@ -25,7 +25,7 @@ Stride2 = Literal["drop", "stem"]
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder's module and class, and the levels that it reads: all, the four deepest, a fine and the deepest, or one."""
+    """A decoder's module and class, and the levels it reads: all, four, a fine and the deepest, or the deepest."""
 
     module: str
     type: str
@@ -84,9 +84,9 @@ class Stem(nn.Sequential):
 class Pyramid(Neck):
     """A decoder of segmentation_models_pytorch as a neck.
 
-    in_channels: of each map. decoder: a name in `DECODERS`. strides: of the maps of a convolutional backbone, each twice
-    the one before; None for a ViT, whose one map, or four, become four levels of `width` channels. stride2: the level
-    above them of a decoder that reads all levels: a `stem` of `stem_width` channels that reads the image
+    in_channels: of each map. decoder: a name in `DECODERS`. strides: of the maps of a convolutional backbone, each
+    twice the one before; None for a ViT, whose one map, or four, become four levels of `width` channels. stride2: the
+    level above them of a decoder that reads all levels: a `stem` of `stem_width` channels that reads the image
     (`head(features, images)`), or none (`drop`), so that it ends at half the resolution. decoder_options: the decoder's
     own arguments.
 
@@ -236,8 +236,8 @@ class Pyramid(Neck):
             least = 15 if self.strides is None else 8  # of a ViT, the deepest level has half the grid
             if min(height, width) < least:
                 raise ValueError(
-                    f"pan halves its deepest map three times and needs a grid of {least}x{least}, got {height}x{width}; "
-                    "use larger images or another decoder"
+                    f"pan halves its deepest map three times and needs a grid of {least}x{least}, got {height}x{width}"
+                    "; use larger images or another decoder"
                 )
 
 

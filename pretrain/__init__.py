@@ -1,9 +1,8 @@
-"""Learning a backbone without labels. Public names load on first use."""
+"""Self-supervised pretraining of backbones. Public names load on first use."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from dense.suggest import lazily
 
 _PUBLIC = {
     "DINO": "pretrain.module",
@@ -26,13 +25,7 @@ _PUBLIC = {
 
 __all__ = list(_PUBLIC)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'pretrain' has no attribute {name!r}")
+__getattr__ = lazily(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

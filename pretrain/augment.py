@@ -50,7 +50,8 @@ class RandomResizedCrop(NamedTuple):
         return (height - h) // 2, (width - w) // 2, h, w
 
     def __call__(self, image: Image, random: Random) -> Image:
-        return resize(crop(image, self.box(*image.shape[:2], random)), self.size)
+        height, width = image.shape[:2]
+        return resize(crop(image, self.box(height, width, random)), self.size)
 
 
 class ColorJitter(A.ColorJitter):

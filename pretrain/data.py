@@ -25,6 +25,11 @@ from pretrain.views import MultiCrop
 
 Views = Callable[[NDArray[np.uint8], tuple[int, int, int]], list[Tensor]]
 ATTEMPTS = 100
+FORMER = {  # names of settings in older checkpoints
+    "pictures a step, over all processes": "images per step, over all processes",
+    "images a step, over all processes": "images per step, over all processes",
+    "pictures": "images",
+}
 
 
 class Sample(NamedTuple):
@@ -72,7 +77,7 @@ class ViewsOf(Dataset[Sample]):
                 views = crops(image, (self.seed, epoch, index))
                 split = len(views) - getattr(crops, "gram_crops", 0)
                 return Sample(views[:split], chosen, bad, views[split:])
-        raise ImageError(f"none of {len(bad)} images, tried one after another, could be read; the last: {reason}")
+        raise ImageError(f"none of {len(bad)} images, tried one after the other, could be read; the last: {reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """Yield the image itself, then up to `ATTEMPTS` others in random order."""
@@ -190,7 +195,9 @@ class PretrainData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse other settings, naming the differences; settings that an older checkpoint lacks are not compared."""
-        saved = state_dict["settings"]
+        saved = {FORMER.get(key, key): value for key, value in state_dict["settings"].items()}
+        if "which" in saved:
+            saved["which"] = saved["which"].replace(" pictures,", " images,")
         known = {key: value for key, value in self._settings().items() if key in saved}
         refuse_another({"data": known}, {"data": saved})
         self.bad.add(state_dict["bad"])
@@ -201,8 +208,8 @@ class PretrainData(pl.LightningDataModule):
         views = getattr(self.views, "choices", [self.views])
         return {
             "seed": self.seed,
-            "images a step, over all processes": self.batch_size * processes * micro_batches,
-            "pictures": len(self.dataset),
+            "images per step, over all processes": self.batch_size * processes * micro_batches,
+            "images": len(self.dataset),
             "which": self._which,
             "scene_size": self.scene_size,
             "at_least": self.at_least,
@@ -216,7 +223,7 @@ class PretrainData(pl.LightningDataModule):
     def describe(self) -> dict[str, object]:
         """Return facts for the model card."""
         return {
-            "pictures": str(Path(self.root)),
+            "images": str(Path(self.root)),
             "number of images": len(self.dataset),
             "batch size": self.batch_size,
         }

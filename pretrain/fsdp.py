@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from dense.backbone.packed import SHARDED, can_pack, run_block
+from dense.backbone.attention import SHARDED, can_pack, run_block
 from pretrain.network import MultiCropNetwork
 from pretrain.sharding import sharded_like, whole
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
-from pretrain.checks import check_run, check_views
 from pretrain.data import Batch
 from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.masking import VIEWS, BlockMasks, MaskedPatches
-from pretrain.network import MultiCropNetwork, Output, build_network
+from pretrain.network import MultiCropNetwork, Output, build_network, check_crops
 from pretrain.optim import (
     Schedules,
     build_optimizer,
@@ -30,10 +29,12 @@ from pretrain.optim import (
 )
 from pretrain.recipe import Recipe
 from pretrain.sharding import local
-from pretrain.stages import check_start, distillation_teacher, load_start, open_run
+from pretrain.stages import check_start, distillation_teacher, load_run, load_start
 from pretrain.teacher import Teacher
 from pretrain.terms import StepOutputs, Term, build_terms
 from pretrain.views import MultiCrop
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class DINO(pl.LightningModule):
@@ -60,7 +61,7 @@ class DINO(pl.LightningModule):
         if recipe.distill is not None:
             self.distilled = distillation_teacher(recipe, self.student, recipe.distill)
         if recipe.start_from is not None:
-            run = open_run(recipe.start_from, "start_from")
+            run = load_run(recipe.start_from, "start_from")
             check_start(recipe, run)
             load_start(self, run)
         self.masks = BlockMasks(recipe.ibot.mask_probability, recipe.ibot.mask_ratio, recipe.ibot.complete)
@@ -86,17 +87,21 @@ class DINO(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Plan the run, once the data and the number of processes are known."""
+        if str(self.trainer.precision) not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: pretraining keeps its weights in fp32; use "
+                f"{' or '.join(PRECISIONS)}"
+            )
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         total = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        check_run(self.recipe, str(self.trainer.precision), total)
         self.schedules = self.plan(len(data.dataset), total)
         for term in self._terms:
             term.plan(self.schedules.steps)
         self.masks.seed, self._total_batch = data.seed, total
-        processes = self.trainer.world_size if self.recipe.koleo.distributed else 1
+        neighbours = data.batch_size * (self.trainer.world_size if self.recipe.koleo.distributed else 1)
         for views in getattr(data.views, "choices", [data.views]):
             if isinstance(views, MultiCrop):
-                check_views(self.recipe, self.student, views, data.batch_size * processes)
+                check_crops(self.recipe, self.student, views, total, neighbours)
         loop = self.trainer.fit_loop.epoch_loop
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps

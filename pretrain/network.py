@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from dense.backbone import Backbone, load_backbone
 from pretrain.head import ProjectionHead
-from pretrain.masking import VIEWS, Grid
+from pretrain.masking import VIEWS, Grid, check_grid
 from pretrain.recipe import Recipe
+from pretrain.views import MultiCrop
 
 
 class Output(NamedTuple):
@@ -136,3 +137,32 @@ def _refuse_options_of_vits(recipe: Recipe, name: str) -> None:
     ):
         if given:
             raise ValueError(f"{option} needs a ViT, and {name} is convolutional; leave it out or choose a ViT")
+
+
+def check_crops(recipe: Recipe, network: MultiCropNetwork, views: MultiCrop, total_batch: int, neighbours: int) -> None:
+    """Refuse crops that do not fit the network and the terms; neighbours: images that KoLeo compares."""
+    ibot, size, patch = recipe.ibot, views.sizes[0], network.backbone.spec.patch
+    if ibot.weight and ibot.masking == "blocks":
+        check_grid(grid_of(network.backbone, (size, size)))
+        crops = VIEWS * total_batch
+        if int(crops * ibot.mask_probability) < 1:
+            raise ValueError(
+                f"ibot.mask_probability={ibot.mask_probability} masks none of the {crops} global crops of a step; "
+                "raise it or the batch"
+            )
+    if recipe.backbone.local_norm and len(views.sizes) == VIEWS:
+        raise ValueError("backbone.local_norm without local crops; set data.views.local_crops or leave it out")
+    if views.gram_size and not recipe.gram.weight:
+        raise ValueError("data.views.gram_size without a Gram term; set gram.weight or leave gram_size out")
+    gram_size = views.gram_size or size
+    if gram_size != size and (gram_size % patch or size % patch):
+        raise ValueError(
+            f"data.views.gram_size={gram_size} and global_size={size} with patches of {patch}: the padding would "
+            "shift one grid against the other; choose multiples of the patch"
+        )
+    group = recipe.koleo.group
+    if recipe.koleo.weight and group is not None and neighbours % group:
+        raise ValueError(
+            f"koleo.group={group} does not divide the {neighbours} images that KoLeo compares; choose one that does, "
+            "or null"
+        )

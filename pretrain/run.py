@@ -50,7 +50,7 @@ class PretrainCLI(TrainingCLI):
         parser.set_defaults({"trainer.log_every_n_steps": 1})
 
 
-class Run(NamedTuple):
+class RunArguments(NamedTuple):
     """The arguments of `run`."""
 
     model: DINO
@@ -61,7 +61,7 @@ class Run(NamedTuple):
     config: str
 
 
-def open_run(argv: Sequence[str], epilogue: str = "") -> Run:
+def open_run(argv: Sequence[str], epilogue: str = "") -> RunArguments:
     """Return what the options of `dense pretrain` describe; the epilogue stands below the help."""
     quiet()
     cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION, epilogue=epilogue)
@@ -72,7 +72,7 @@ def open_run(argv: Sequence[str], epilogue: str = "") -> Run:
     if knn["train"] is not None:
         cli.trainer.callbacks.append(KNNEvaluation(**knn))  # type: ignore[attr-defined]
     model, data, settings = cli.model, cli.datamodule, cli.parser.dump(config)
-    return Run(model, data, cli.trainer, Path(config.output), config.checkpoint.as_dict(), settings)
+    return RunArguments(model, data, cli.trainer, Path(config.output), config.checkpoint.as_dict(), settings)
 
 
 def run(

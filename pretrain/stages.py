@@ -23,7 +23,7 @@ SHAPES = ("head", "backbone.name", "backbone.arguments", "backbone.local_norm", 
 
 
 @dataclass(frozen=True)
-class Run:
+class SavedRun:
     """A training checkpoint of `dense pretrain`."""
 
     path: Path
@@ -33,7 +33,7 @@ class Run:
     steps: int  # planned length
 
 
-def open_run(place: str | Path, what: str) -> Run:
+def load_run(place: str | Path, what: str) -> SavedRun:
     """Return a run, given its directory, which must be finished, or one of its .ckpt files, which need not be.
 
     what: name of the option that names the run, for errors.
@@ -49,7 +49,7 @@ def open_run(place: str | Path, what: str) -> Run:
     content = read_checkpoint(file)
     if not {"recipe", "run_steps", "global_step", "state_dict"} <= content.keys():
         raise ValueError(f"{what}: {file} is no checkpoint of dense pretrain")
-    run = Run(file, content["recipe"], content["state_dict"], content["global_step"], content["run_steps"])
+    run = SavedRun(file, content["recipe"], content["state_dict"], content["global_step"], content["run_steps"])
     if path.is_dir() and run.step < run.steps:
         raise ValueError(
             f"{what}: the run in {path} stands at step {run.step} of {run.steps}; finish it, or name one of its "
@@ -58,7 +58,7 @@ def open_run(place: str | Path, what: str) -> Run:
     return run
 
 
-def check_start(recipe: Recipe, run: Run) -> None:
+def check_start(recipe: Recipe, run: SavedRun) -> None:
     """Refuse a run that the stage of a recipe cannot start from."""
     before = run.recipe["stage"]
     allowed = BEFORE[recipe.stage] + (("pretrain",) if not recipe.gram.weight else ())
@@ -89,7 +89,7 @@ def gram_teacher(place: str) -> Backbone:
     return backbone
 
 
-def load_start(module: torch.nn.Module, run: Run) -> None:
+def load_start(module: torch.nn.Module, run: SavedRun) -> None:
     """Load student, teacher and centres of a run. The optimiser, the schedules and the Gram teacher start anew."""
     own = module.state_dict()
     kept = ("student.", "teacher.", "terms.dino.", "terms.ibot.")
@@ -103,7 +103,7 @@ def load_start(module: torch.nn.Module, run: Run) -> None:
 
 def distillation_teacher(recipe: Recipe, student: MultiCropNetwork, place: str) -> MultiCropNetwork:
     """Return the frozen teacher of a finished run, backbone and heads, which makes targets for this student."""
-    run = open_run(place, "distill")
+    run = load_run(place, "distill")
     ibot, prefix = dict(run.recipe["ibot"]), "teacher.network."
     network = build_network(
         Recipe(

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from dense.backbone import load_backbone
-from dense.data.scenes import dataset as clip
-from dense.data.scenes import render
+from dense.data.scenes import clip, render
 from dense.demo.discovery import feature_rows, mask_centre
 from dense.demo.report import Command, Gallery, Section, Table, chart, page, round_ticks
 from dense.discover import Objects, default_source

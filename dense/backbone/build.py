@@ -14,7 +14,15 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
 from dense.backbone.positions import periods_of, set_periods
-from dense.backbone.spec import HYBRID_STAGES, IMAGENET_MEAN, IMAGENET_STD, BackboneSpec, Positions, resolve_layers
+from dense.backbone.spec import (
+    HYBRID_STAGES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BackboneSpec,
+    Positions,
+    as_tuples,
+    resolve_layers,
+)
 from dense.backbone.weights.names import ALIASES, default_layers, resolve, shipped
 from dense.suggest import UnknownOption, did_you_mean
 
@@ -40,7 +48,7 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
     if not timm.is_model(timm_name):
         known = [*shipped(), *ALIASES, *timm.list_models()]
         raise ValueError(f"unknown backbone {name!r}.{did_you_mean(name, known)}")
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items() if k in SETTABLE}
+    settings: dict[str, Any] = {k: v for k, v in overrides.items() if k in SETTABLE}
     arguments = {k: v for k, v in overrides.items() if k not in SETTABLE}
     family, layers = settings.pop("family", family), settings.pop("layers", None)
     model = _without_memory(timm_name, arguments)
@@ -51,10 +59,9 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
         raise ValueError(f"{timm_name} is convolutional; norm_eps cannot be set")
     published = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
     if published is not None and family in ("timm", "dinov3"):
-        statistics = {"mean": tuple(published.mean), "std": tuple(published.std)}
-    else:
-        statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    spec = replace(spec, **{**statistics, **settings})
+        settings = {"mean": published.mean, "std": published.std} | settings
+    settings = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | settings
+    spec = replace(spec, **as_tuples(settings))
     return spec if layers is None else replace(spec, layers=resolve_layers(layers, spec))
 
 

@@ -48,7 +48,10 @@ class Pyramid(Backbone, kind="pyramid"):
 
 
 class Hybrid(ViT, kind="hybrid"):
-    """A ViT on a ResNet. As in DPT, layers 0 and 1 are the first two stages, raw and without tokens; the rest are blocks."""
+    """A ViT on a ResNet.
+
+    As in DPT, layers 0 and 1 are the first two stages, raw and without a prefix; the other layers are blocks.
+    """
 
     def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
         stages = self._stages(self._hide_masked(images, masks))

@@ -79,7 +79,7 @@ class PositionCache:
 
 
 def rotary_positions(rope: Any, grid: Grid) -> Tensor:
-    """Return the rotary positions of a grid by timm's module, or by the same formula for a symbolic grid of torch.export.
+    """Return the rotary positions of a grid by timm's module; for a symbolic grid of torch.export by the same formula.
 
     timm's arange(0.5, n) would fix n; for DINOv3's coordinates, integers plus 0.5 are the same values.
     """

@@ -122,7 +122,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
 @contextmanager
 def fetching(name: str) -> Iterator[None]:
-    """Download quietly inside: hide the hub's messages about retries, and raise one clear error without a network."""
+    """Hide the hub's messages about retries during a download, and raise one clear error without a network."""
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -130,8 +130,8 @@ def fetching(name: str) -> Iterator[None]:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise WeightsError(
-            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or give a "
-            "file or directory instead"
+            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or give "
+            "a file or directory instead"
         ) from None
     finally:
         log.setLevel(level)

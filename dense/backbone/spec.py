@@ -82,7 +82,7 @@ class BackboneSpec:
         for name in data:
             if name not in known:
                 raise ValueError(f"unknown field {name!r} in the backbone's config.{did_you_mean(name, known)}")
-        return cls(**_tuples({**data, "arguments": _tuples(data.get("arguments", {}))}))
+        return cls(**as_tuples({**data, "arguments": as_tuples(data.get("arguments", {}))}))
 
     def difference(self, other: BackboneSpec) -> list[str]:
         """Return 'norm_eps: 1e-06 here, 1e-05 there' for each field in which two specs differ."""
@@ -93,8 +93,8 @@ class BackboneSpec:
         ]
 
 
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the lists that JSON makes of tuples back."""
+def as_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn lists, as JSON stores tuples, into tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
 
 

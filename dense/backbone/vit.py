@@ -1,4 +1,4 @@
-"""Adapters over timm's VisionTransformer and Eva: this file adds tokens, positions, masks and attention rows to timm's blocks."""
+"""Adapters over timm's VisionTransformer and Eva: tokens, positions, masks and attention rows around timm's blocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ from timm.layers import HybridEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dense.backbone.attention import attention_rows, fused_backward_is_slow, project, rotate
+from dense.backbone.attention import (
+    SHARDED,
+    Group,
+    attention_rows,
+    can_pack,
+    fused_backward_is_slow,
+    project,
+    rotate,
+    run_block,
+    shortened,
+    split,
+)
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
-from dense.backbone.packed import SHARDED, Group, can_pack, run_block, shortened, split
 from dense.backbone.positions import PERIODS, PositionCache, rotary_positions, set_periods
 from dense.backbone.spec import BackboneSpec
 from heads.features import Norm
@@ -76,7 +86,7 @@ class ViT(Backbone, kind="vit"):
                 tokens = tokens + prefix
             if self.class_position is not None:
                 tokens = torch.cat((tokens[:, :1] + self.class_position.to(x.dtype), tokens[:, 1:]), dim=1)
-            x = torch.cat((tokens.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((tokens.expand(x.shape[0], -1, -1), x), dim=1)
         return self.model.norm_pre(x), self._rope(grid), grid
 
     def _mask(self, x: Tensor, masks: Tensor | None, grid: tuple[int, int]) -> Tensor:
@@ -198,7 +208,7 @@ class ViT(Backbone, kind="vit"):
     def _run_to(
         self, images: Tensor, layer: int, blocks: int = 0
     ) -> tuple[Tensor, Tensor | None, tuple[int, int], int]:
-        """Run the blocks before `layer`, and `blocks` more: tokens, rotary positions, grid, and the index of `layer`."""
+        """Run the blocks before `layer`, and `blocks` more: tokens, rotary positions, grid, index of `layer`."""
         depth = self.spec.depth
         if not -depth <= layer < depth:
             raise ValueError(f"layer {layer} does not exist: {self.spec.name} has {depth} blocks")

@@ -104,7 +104,7 @@ Compute = Callable[[Tensor], Sequence[Tensor]]  # B, 3, H, W uint8 -> tensors wi
 
 
 class FeatureCache:
-    """What `compute` makes of images: ``cache.fill(identities, load)`` keeps it on disk, ``cache.get(identity)`` reads it.
+    """Features that `compute` returns: ``cache.fill(identities, load)`` stores, ``cache.get(identity)`` reads them.
 
     A record holds the tensors of one image: for instance the maps of several layers, then their prefix tokens. Images
     may differ in size. Each `key` has a folder of its own below `folder`, and must name everything that features depend
@@ -204,8 +204,8 @@ class FeatureCache:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(
-                f"features of {total} images take up to {needed / 1e9:.1f} GB and {self.folder} has {free / 1e9:.1f} GB "
-                "free; use fewer layers, fewer copies, a smaller size, or another folder"
+                f"features of {total} images take up to {needed / 1e9:.1f} GB and {self.folder} has "
+                f"{free / 1e9:.1f} GB free; use fewer layers, fewer copies, a smaller size, or another folder"
             )
 
     def _check_copy(self, copy: int) -> None:

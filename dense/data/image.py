@@ -1,4 +1,4 @@
-"""Read images safely: any common format in, uint8 RGB out, one clear error for what cannot be read."""
+"""Read images safely: any common format in, uint8 RGB out, and one kind of error for files that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dense.console import say
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
-
-
 TWELVE_BITS = 4096
-_dark: list[str] = []  # the image of which it was said
+_dark: list[str] = []  # the image whose range was reported, once per process
 
 
 class ImageError(ValueError):
@@ -27,11 +25,11 @@ class ImageError(ValueError):
 
 
 def read_image(path: str | Path, at_least: int | None = None) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) uint8 RGB.
+    """Return an image as (H, W, 3) uint8 RGB.
 
-    EXIF rotation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid over white. A
-    missing, empty, truncated or damaged file raises `ImageError`. With `at_least`, a JPEG is decoded at 1/2, 1/4 or 1/8
-    of its size, which is much faster, as long as its shorter side keeps at least so many pixels.
+    EXIF rotation is applied; grey, palette, CMYK and 16-bit images are converted; transparent images are composited
+    over white. A missing, empty, truncated or damaged file raises `ImageError`. With `at_least`, a JPEG is decoded at
+    1/2, 1/4 or 1/8 of its size, which is much faster, as long as its shorter side keeps at least so many pixels.
     """
     path = Path(path)
     try:
@@ -46,7 +44,7 @@ def read_image(path: str | Path, at_least: int | None = None) -> NDArray[np.uint
 
 
 def decode_image(data: bytes, name: str = "the image", at_least: int | None = None) -> NDArray[np.uint8]:
-    """As `read_image`, of the bytes of a file; errors call it `name`."""
+    """Do as `read_image`, for the bytes of a file; errors call it `name`."""
     return _decode(io.BytesIO(data), name, at_least)
 
 
@@ -61,38 +59,38 @@ def _decode(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.uint
                 rgb = _rgb(upright)
     except UnidentifiedImageError:
         empty = file.seek(0, io.SEEK_END) == 0
-        raise ImageError(f"{name} is {'empty (0 bytes)' if empty else 'not a image of a known format'}") from None
+        raise ImageError(f"{name} is {'empty (0 bytes)' if empty else 'not an image of a known format'}") from None
     except Exception as error:  # PIL's readers raise nearly anything on damaged bytes
         raise ImageError(f"{name} is damaged or truncated ({error or type(error).__name__})") from error
-    _say_if_dark(upright, name)
+    _report_dark(upright, name)
     return rgb
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image rotated as its EXIF data says; as it is if they are damaged."""
+    """Return the image with its EXIF rotation applied; unchanged if its EXIF data are damaged."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # the pixels are whole: only their description is not
+    except Exception:  # the pixels are intact
         return image
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """A PIL image of any mode as (H, W, 3) uint8."""
-    _say_if_dark(image, getattr(image, "filename", "") or "an image")
+    """Return a PIL image of any mode as (H, W, 3) uint8."""
+    _report_dark(image, getattr(image, "filename", "") or "an image")
     return _rgb(image)
 
 
-def _say_if_dark(image: Image.Image, name: str) -> None:
-    """Once a process: values that a camera of 12 bits has come out nearly black, for they are read as 0 to 65535."""
+def _report_dark(image: Image.Image, name: str) -> None:
+    """Report once per process an image of 12 bits stored in 16, which comes out nearly black."""
     if _dark or not (image.mode.startswith("I;16") or image.mode == "I"):
         return
     highest = int(np.asarray(image).max(initial=0))
     if 0 < highest < TWELVE_BITS:
         _dark.append(name)
         say(
-            f"{name} is read as 0 to 65535, black to white, and its brightest value is {highest}: nearly black; if its camera "
-            "has 12 bits, multiply such images by 16 beforehand"
+            f"{name} is read as 0 to 65535, black to white, and its brightest value is {highest}: nearly black; if its "
+            "camera has 12 bits, multiply such images by 16 beforehand"
         )
 
 
@@ -110,15 +108,15 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _white(values: NDArray[np.float64]) -> float:
-    """What an image with decimals calls white: 1, 255 or 65535, with room for highlights."""
+    """Return the value of white in a floating-point image: 1, 255 or 65535, with a margin for highlights."""
     highest = values.max(initial=0.0, where=np.isfinite(values))
     return next((white for white in (1.0, 255.0) if highest <= 1.5 * white), 65535.0)
 
 
 def list_images(source: str | Path | Sequence[str | Path], without: Path | None = None) -> list[Path]:
-    """Images named by a file, a folder (searched within, sorted), or several of these; an empty result raises.
+    """Return the images of a file, of a folder and its subfolders (sorted), or of several of these; none raises.
 
-    without: a folder of targets; those in it are left out where it lies within a folder of images.
+    without: a folder of targets, which is left out where it lies within a folder of images
     """
     sources: Iterable[str | Path] = [source] if isinstance(source, str | Path) else source
     found: list[Path] = []
@@ -145,9 +143,9 @@ def walk(
     extensions: Collection[str] = EXTENSIONS,
     above: frozenset[tuple[int, int]] = frozenset(),
 ) -> Iterator[str]:
-    """Paths, relative to the root, of all images within a folder, sorted; a link to a folder above is not followed.
+    """Yield paths, relative to the root, of all files with `extensions` in a folder and its subfolders, sorted.
 
-    Names that begin with a dot are skipped. With `extensions`, files of these kinds instead of images.
+    Names that begin with a dot are skipped. Links are followed, except to a folder above.
     """
     folder = root / within
     status = folder.stat()
@@ -160,12 +158,12 @@ def walk(
         path = f"{within}/{name}" if within else name
         if is_folder:
             yield from walk(root, path, extensions, above | {here})
-        elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 (a million Paths are slow)
+        elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 (Path is slow for a million files)
             yield path
 
 
 def what_is_there(path: Path, most: int = 8) -> str:
-    """What a path holds, or the nearest folder above it that exists: the second half of "nothing found here"."""
+    """Return what a path holds, or the nearest folder above it that exists, for an error about missing files."""
     if path.is_file():
         return f"{path} is a file"
     if not path.is_dir():

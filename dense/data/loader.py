@@ -1,4 +1,4 @@
-"""What every process that loads data does first."""
+"""Data loaders: worker processes, and endless batches from the trainer's step on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def init_worker(worker: int = 0) -> None:
-    """One thread each: workers share the cores among themselves. For `DataLoader(worker_init_fn=init_worker)`.
+    """Limit a worker process to one thread and let it ignore signals, for `DataLoader(worker_init_fn=init_worker)`.
 
-    A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM) is for the main process, which saves and then
-    ends its workers.
+    The workers share the cores among themselves. A signal to the whole process group (Ctrl-C, a scheduler's SIGTERM) is
+    for the main process, which saves and then ends its workers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -39,7 +39,7 @@ def endless_loader(
     collate: Callable[[Any], Any],
     sampler_class: Callable[..., IndexSampler] = IndexSampler,
 ) -> DataLoader[Any]:
-    """Batches of a data set that is indexed by `Draw`, or what another sampler draws, from the trainer's current step on."""
+    """Return a loader of endless batches from the trainer's current step on; the sampler's draws index the data set."""
     if trainer is None:
         raise RuntimeError("the data module is not attached to a trainer")
     sampler = sampler_class(
@@ -61,5 +61,5 @@ def endless_loader(
 
 
 def workers_options(workers: int) -> dict[str, Any]:
-    """What a DataLoader is told of its processes."""
+    """Return the options of a DataLoader for its worker processes."""
     return {"num_workers": workers, "worker_init_fn": init_worker, "persistent_workers": workers > 0}

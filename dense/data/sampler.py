@@ -1,4 +1,4 @@
-"""Which images a batch holds: a pure function of (seed, optimiser step, rank, world), so that a run can start anywhere."""
+"""Which images a batch holds: a pure function of (seed, optimiser step, rank, world), so that runs resume exactly."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ ROUNDS = 8
 
 
 class Draw(NamedTuple):
-    """One image of a batch. `epoch` counts passes over the data, so no (epoch, image) ever comes twice."""
+    """One image of a batch. `epoch` counts passes over the data, so that no (epoch, image) occurs twice."""
 
     epoch: int
     image: int
 
 
 class IndexSampler(Sampler[list[Draw]]):
-    """Endless batches of `Draw`, from any optimiser step on; for `DataLoader(batch_sampler=...)`.
+    """Endless batches of `Draw`, from any optimiser step on, for `DataLoader(batch_sampler=...)`.
 
-    An optimiser step takes ``batch_size * world * accumulate`` images: ``accumulate`` batches, one after the other,
-    each of which is cut into equal parts by rank. So two ranks with batches of b see together, batch for batch, what
-    one rank with batches of 2b sees.
+    An optimiser step takes ``batch_size * world * accumulate`` images: ``accumulate`` batches in turn, each split into
+    equal parts by rank. Two ranks with batches of b therefore get, batch by batch, the images that one rank with
+    batches of 2b gets.
 
-    Each epoch is a new permutation of the data. It holds as many whole steps as fit; the few images that are left
-    over (fewer than one step) are dropped, others every time. A data set smaller than one step is gone through several
-    times within the step: then a step is an epoch of the schedules, and `Draw.epoch` goes on counting passes.
+    Each epoch is a new permutation of the data. It has as many whole steps as fit; the remaining images (fewer than one
+    step) are dropped, different ones in every epoch. A data set smaller than one step is passed over several times
+    within the step: then a step is an epoch of the schedules, and `Draw.epoch` still counts passes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class IndexSampler(Sampler[list[Draw]]):
         return max(1, self.length // self.step_size)
 
     def batch(self, step: int, micro: int = 0) -> list[Draw]:
-        """This rank's micro-batch number `micro` of optimiser step `step`."""
+        """Return this rank's micro-batch number `micro` of optimiser step `step`."""
         within = (micro * self.world + self.rank) * self.batch_size + np.arange(self.batch_size)
         if self.step_size <= self.length:
             epoch, step = divmod(step, self.steps_per_epoch)
@@ -89,10 +89,11 @@ class IndexSampler(Sampler[list[Draw]]):
 
 
 def permute(places: NDArray[np.int64], length: int, key: tuple[int, ...]) -> NDArray[np.int64]:
-    """Where a random permutation of ``range(length)``, chosen by `key`, sends `places` (any shape).
+    """Return the images of `places` (any shape) under a random permutation of ``range(length)`` that `key` determines.
 
-    No table is made: it is a Feistel cipher on a grid of a x b >= length cells, applied again where it leaves the range
-    (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so a billion images cost what ten cost.
+    There is no table: the permutation is a Feistel cipher on a grid of a x b >= length cells, applied again where it
+    leaves the range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Its cost does not depend on
+    `length`.
     """
     rows = int(np.ceil(np.sqrt(length)))
     columns = -(-length // rows)
@@ -112,7 +113,7 @@ def permute(places: NDArray[np.int64], length: int, key: tuple[int, ...]) -> NDA
 
 
 def _hash(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """64 well-mixed bits of each value under a key: the finaliser of SplitMix64."""
+    """Return a 64-bit hash of each value under a key, with the finaliser of SplitMix64."""
     x = values + key
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Images inside WebDataset shards: local tar files, indexed once, then read at random."""
+"""Images inside WebDataset shards: local tar files that are indexed once and then read in random order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from dense.data.store import Names
 class ShardImages:
     """The images of tar files in the layout of WebDataset, in the order of the shards and of their members.
 
-    A sample is a run of members that share the name up to the first dot: ``0001.jpg`` is an image, and ``0001.cls``, a
-    number as text, its label. Other members are ignored; nothing is unpickled. Only positions are kept in memory.
+    A sample is a sequence of members that share their name up to the first dot: ``0001.jpg`` is an image, and
+    ``0001.cls``, a number as text, its label. Other members are ignored; nothing is unpickled. Only offsets are kept in
+    memory.
 
     shards: a tar file, a pattern such as ``shards/{0000..0127}.tar`` (needs the extra ``shards``) or ``shards/*.tar``,
-    or a folder with tar files.
+        or a folder with tar files
     """
 
     def __init__(self, shards: str | Path, at_least: int | None = None) -> None:
@@ -43,7 +44,7 @@ class ShardImages:
         self.labels: NDArray[np.int64] | None = found if (found >= 0).any() else None
 
     def _index(self, labels: array[int]) -> Iterator[str]:
-        """Names of images; fills the other columns on the way."""
+        """Yield the names of images, and fill the other columns."""
         for which, shard in enumerate(self.shards):
             key, label, before = "", -1, len(labels)
             for member, data in _members(shard):
@@ -52,7 +53,7 @@ class ShardImages:
                     key, label, before = name, -1, len(labels)
                 if data is not None:
                     label = _label(data, shard, member.name)
-                    for image in range(before, len(labels)):  # those of this sample that came before their label
+                    for image in range(before, len(labels)):  # images of this sample that precede its label
                         labels[image] = label
                 elif f"{dot}{extension}" in EXTENSIONS:
                     self._which.append(which)
@@ -68,11 +69,11 @@ class ShardImages:
         return f"{self.shard(index)}:{self.members[index]}"
 
     def shard(self, index: int) -> str:
-        """The tar file that holds an image."""
+        """Return the tar file that holds an image."""
         return self.shards[int(self._which[index])]
 
     def data(self, index: int) -> bytes:
-        """The bytes of an image's file, or ImageError."""
+        """Return the bytes of an image, or raise ImageError."""
         try:
             with Path(self.shard(index)).open("rb") as file:
                 file.seek(int(self._start[index]))
@@ -85,12 +86,12 @@ class ShardImages:
 
 
 def is_shards(source: str) -> bool:
-    """Whether a source names tar files: one, a pattern of several, or a folder that holds some."""
+    """Return whether a source names tar files: one, a pattern of several, or a folder that holds some."""
     return source.endswith((".tar", ".tar}")) or (Path(source).is_dir() and any(Path(source).glob("*.tar")))
 
 
 def _expand(source: str) -> list[str]:
-    """The tar files that a source names, which must all exist."""
+    """Return the tar files that a source names, all of which must exist."""
     if Path(source).is_dir():
         found = sorted(map(str, Path(source).glob("*.tar")))
     elif "{" in source:
@@ -112,11 +113,11 @@ def _expand(source: str) -> list[str]:
 
 
 def _members(shard: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
-    """The regular files of a tar file, with the content of those that hold a label."""
+    """Yield the regular files of a tar file, with the content of those that hold a label."""
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # or it would keep them all
+                archive.members = []  # type: ignore[attr-defined]  # which would otherwise grow with every member
                 if member.isreg():
                     file = archive.extractfile(member) if member.name.endswith(".cls") else None
                     yield member, file.read(64) if file else None
@@ -126,13 +127,14 @@ def _members(shard: str) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
                 archive.next()
         except tarfile.ReadError:
             raise ValueError(
-                f"{shard} is not an uncompressed tar file ({error}); images are read at random, so unpack .tar.gz first"
+                f"{shard} is not an uncompressed tar file ({error}); images are read in random order; "
+                "unpack .tar.gz first"
             ) from None
-        warnings.warn(f"{shard} is damaged or truncated ({error}); what comes before is used", stacklevel=2)
+        warnings.warn(f"{shard} is damaged or truncated ({error}); the images before that are used", stacklevel=2)
 
 
 def _split(member: str) -> tuple[str, str, str]:
-    """Key, dot and extension in lower case: the base name is cut at its first dot."""
+    """Return key, dot and extension in lower case; the base name is split at its first dot."""
     folder, slash, base = member.rpartition("/")
     key, dot, extension = base.partition(".")
     return f"{folder}{slash}{key}", dot, extension.lower()

@@ -1,4 +1,4 @@
-"""Many strings in two arrays: what a worker may hold of a data set of any size."""
+"""Containers that forked workers share without copies: many strings in two arrays, and arrays in shared memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 class Names(Sequence[str]):
     """A read-only list of file names, kept as one array of bytes and one of offsets.
 
-    A Python list of a million strings is a million objects, whose reference counts make every forked worker copy them.
+    A Python list of a million strings is a million objects, and their reference counts make every worker copy them.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -43,11 +43,11 @@ class Names(Sequence[str]):
 
 
 class Remember:
-    """`length` uint8 arrays of one shape, each made when first asked for, by whichever process asks.
+    """`length` uint8 arrays of one shape in shared memory; the first process that needs an array computes it.
 
-    Anonymous shared memory, not a file in /dev/shm, which is small in containers; pages that nobody has written cost
-    nothing. Two processes may make the same array at once: they make the same one. A pickled copy starts empty, so
-    spawned workers remember each for itself.
+    The memory is anonymous, not a file in /dev/shm, which is small in containers; pages that were never written take no
+    memory. If two processes compute an array at once, both write the same values. A pickled copy starts empty, so that
+    each spawned worker has its own.
     """
 
     def __init__(self, length: int, shape: tuple[int, ...]) -> None:
@@ -57,10 +57,10 @@ class Remember:
         self._known, self._values = memory[:length], memory[length:].reshape(length, *shape)
 
     def get(self, index: int, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Array `index`, from memory or from `make`; not to be written to."""
+        """Return array `index`, from memory or from `make`; do not write to it."""
         if not self._known[index]:
             self._values[index] = make()
-            self._known[index] = 1  # only now, so that no process sees half an array
+            self._known[index] = 1  # after the values, so that no process reads an incomplete array
         return self._values[index]
 
     def __reduce__(self) -> tuple[Any, ...]:

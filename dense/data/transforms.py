@@ -1,4 +1,4 @@
-"""From labelled images to tensors: the same geometry for the image and its targets, colour for the image alone."""
+"""From labelled images to tensors: geometry for the image and its targets alike, colour for the image alone."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dense.data.labelled.sample import IGNORE, Batch, DepthKind, Labelled, Sample, collate, to_tensors
-from dense.suggest import did_you_mean
 
-FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, around images that are padded
+FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, pads images
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training images vary. The default varies nothing.
+    """Augmentation of training images; the default has none.
 
     scale: range of a factor by which the image is resized before it is cropped
-    flip: probability of a mirror image; rotate: degrees, either way, with probability `rotate_probability`
-    brightness, contrast, saturation: factors within 1 +- so much; hue: share of the circle; gamma: range of the
-        exponent; colour: each channel's own factor within 1 +- so much. Each with probability `photometric`
-    focal_corrected: divide metric depth by `scale`'s factor. An object twice as large in the image is either twice as
-        near or seen through twice the focal length; a camera that does not zoom means the first.
+    flip: probability of a horizontal flip
+    rotate: largest angle in degrees, either way, with probability `rotate_probability`
+    brightness, contrast, saturation: factors between 1 - value and 1 + value, with probability `photometric`, like hue
+        (fraction of the colour circle), gamma (range of the exponent) and colour (one factor per channel)
+    focal_corrected: divide metric depth by the factor of `scale`. An object that is twice as large in the image is
+        either half as far away, or seen with twice the focal length; without a zoom, it is half as far away
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -61,35 +61,19 @@ class Augment:
 
     @property
     def rescales(self) -> bool:
-        """Whether the apparent size of things changes."""
+        """Whether the apparent size of objects changes."""
         return self.scale != (1.0, 1.0)
-
-    @classmethod
-    def preset(cls, name: str) -> Augment:
-        """One of `PRESETS`."""
-        if name not in PRESETS:
-            raise ValueError(f"augment={name!r}: expected one of {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
-        return PRESETS[name]
-
-
-PRESETS: dict[str, Augment] = {
-    "none": Augment(),
-    "segmentation": Augment(
-        scale=(0.5, 2.0), flip=0.5, brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05, photometric=0.5
-    ),
-    "depth": Augment(flip=0.5, rotate=2.5, brightness=0.25, gamma=(0.9, 1.1), colour=0.1, photometric=0.5),
-}
 
 
 class TrainTransform:
-    """``transform(sample, seed)``: a varied crop of a labelled image as tensors, a pure function of its arguments.
+    """``transform(sample, seed)``: an augmented crop of a labelled image as tensors, a pure function of its arguments.
 
-    Targets are never mixed: they are resized and rotated to the nearest pixel. What lies outside the image is
+    Targets are resized and rotated by nearest neighbour, so that values never mix. Pixels outside the image are
     `IGNORE` or NaN.
 
     crop_size: side, or height and width, of the result; None keeps the image's size
-    depth_kind: of the source. Resizing changes what metric depth should be, so with `augment.scale` it must be known,
-        and be inverse and relative or `augment.focal_corrected`
+    depth_kind: kind of the source's depth. Resizing an image changes its metric depth, so with `augment.scale` the kind
+        is required, and metric depth needs `augment.focal_corrected`
     """
 
     def __init__(
@@ -100,7 +84,7 @@ class TrainTransform:
         if self.crop_size is not None and min(self.crop_size) < 1:
             raise ValueError(f"crop_size={crop_size}: expected at least 1 pixel")
         if depth_kind == "metric":
-            self._refuse_zoom()
+            self._check_zoom()
         self._compose = A.Compose(
             [*_geometry(augment, self.crop_size), *_photometry(augment)],
             additional_targets={"depth": "mask", "inside": "mask", "clean": "image"},
@@ -109,18 +93,18 @@ class TrainTransform:
 
     @property
     def varies(self) -> bool:
-        """Whether the seed decides anything."""
+        """Whether results depend on the seed."""
         return self.augment != Augment() or self.crop_size is not None
 
-    def _refuse_zoom(self) -> None:
+    def _check_zoom(self) -> None:
         if self.augment.rescales and not self.augment.focal_corrected:
             raise ValueError(
-                f"scale={self.augment.scale} with metric depth: a resized image shows things nearer or farther than "
-                "its depth says; set focal_corrected=True to divide depth by the factor, or scale=(1, 1)"
+                f"scale={self.augment.scale} with metric depth: a resized image shows objects at another distance "
+                "than its depth; set focal_corrected=True to divide depth by the factor, or scale=(1, 1)"
             )
 
     def __call__(self, sample: Labelled, seed: int | tuple[int, ...]) -> Sample:
-        """`seed` is one or several whole numbers, such as (seed, epoch, index)."""
+        """Return an augmented sample; `seed` is one or several whole numbers, such as (seed, epoch, index)."""
         if sample.depth is not None and self.augment.rescales and self.depth_kind is None:
             raise ValueError(
                 f"{sample.name} has depth and scale={self.augment.scale}: give TrainTransform the depth_kind of the "
@@ -128,7 +112,7 @@ class TrainTransform:
             )
         numbers = (seed,) if isinstance(seed, int) else seed
         key = int.from_bytes(struct.pack(f"<{len(numbers)}q", *numbers), "little")
-        # one generator for all steps: by a seed, albumentations would give each the same numbers
+        # one generator for all steps, since albumentations would start each of them from the same seed
         self._compose.set_random_state(np.random.default_rng(key), random.Random(key))
         targets: dict[str, NDArray[Any]] = {"inside": np.ones(sample.image.shape[:2], np.uint8)}
         if sample.labels is not None:
@@ -188,16 +172,16 @@ def _photometry(augment: Augment) -> list[A.BasicTransform]:
 
 
 def _factor(applied: Sequence[tuple[str, dict[str, Any]]]) -> float:
-    """By how much `RandomScale` resized."""
+    """Return the factor by which `RandomScale` resized."""
     return next(float(params["scale"]) for name, params in applied if name == "RandomScale")
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """A labelled image as tensors, with nothing left to chance.
+    """``transform(sample)``: a labelled image as tensors, without augmentation.
 
-    size: None keeps it; a number is the new shorter side, the shape is kept; or height and width
-    targets: "keep" them at the size they were made at, where they are to be compared, or "resize" them with the image
+    size: the new shorter side, at the same aspect ratio; or height and width; None keeps the size
+    targets: "keep" their size, at which predictions are evaluated, or "resize" them with the image
     """
 
     size: int | tuple[int, int] | None = None
@@ -221,11 +205,11 @@ class EvalTransform:
 
 
 def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
-    """Resize an image (H, W, 3): by area where it shrinks, else bilinearly; the very same array if its size is right.
+    """Resize an image (H, W, 3): by area where it shrinks, else bilinearly; return the same array if its size is right.
 
-    size: the new shorter side, or height and width; None keeps the image's.
+    size: the new shorter side, or height and width; None keeps the size
     """
-    height, width = _target(size, *image.shape[:2])
+    height, width = _new_size(size, *image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -233,11 +217,11 @@ def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -
     return resized
 
 
-def _resize(array: Any, size: tuple[int, int], how: int) -> Any:
-    return None if array is None else cv2.resize(array, (size[1], size[0]), interpolation=how)
+def _resize(array: Any, size: tuple[int, int], interpolation: int) -> Any:
+    return None if array is None else cv2.resize(array, (size[1], size[0]), interpolation=interpolation)
 
 
-def _target(size: int | tuple[int, int] | None, height: int, width: int) -> tuple[int, int]:
+def _new_size(size: int | tuple[int, int] | None, height: int, width: int) -> tuple[int, int]:
     if size is None:
         return height, width
     if isinstance(size, tuple):
@@ -246,14 +230,4 @@ def _target(size: int | tuple[int, int] | None, height: int, width: int) -> tupl
     return max(size, round(height * factor)), max(size, round(width * factor))
 
 
-__all__ = [
-    "PRESETS",
-    "Augment",
-    "Batch",
-    "EvalTransform",
-    "Sample",
-    "TrainTransform",
-    "collate",
-    "resize_image",
-    "to_tensors",
-]
+__all__ = ["Augment", "Batch", "EvalTransform", "Sample", "TrainTransform", "collate", "resize_image", "to_tensors"]

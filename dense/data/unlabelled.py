@@ -1,4 +1,4 @@
-"""Sources of unlabelled images: a folder, a list of files, tar shards or embedded scenes, by index and on demand."""
+"""Sources of unlabelled images: a folder, a list of files, tar shards or embedded scenes, read by index."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from dense.data.store import Names, Remember
 
 
 class Images(Protocol):
-    """Images by index. Whatever is large is an array, so workers may hold it."""
+    """Images by index. Large attributes are arrays, so that loader workers share their memory."""
 
     def __len__(self) -> int: ...
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """(len,), -1 for an image that has none; None if no image has one."""
+        """Class of each image (len,), -1 for an image without; None if no image has a class."""
 
     def name(self, index: int) -> str:
-        """Where an image comes from, for people."""
+        """Return where an image comes from, for messages."""
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """An image (H, W, 3), or ImageError."""
+        """Return an image (H, W, 3), or raise ImageError."""
 
 
 class FolderImages:
-    """Every image in a folder and the folders within it, in the order of their paths.
+    """Every image in a folder and its subfolders, in the order of their paths.
 
     The folders directly below the root are classes, numbered by name; images that lie in the root itself have no
     class. Names that begin with a dot are skipped, links are followed.
@@ -61,16 +61,16 @@ class FolderImages:
 
 
 class ListImages:
-    """Images named in a text file, one path a line relative to the file's own folder, then perhaps a tab and a label."""
+    """Images that a text file lists: a path per line, relative to its folder, and optionally a tab and a label."""
 
     def __init__(self, path: str | Path, at_least: int | None = None) -> None:
         self.path, self.at_least = Path(path), at_least
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path} is not a file; expected a list of images, one path a line")
+            raise FileNotFoundError(f"{self.path} is not a file; expected a list of images, one path per line")
         labels = array("q")
         self.paths = Names(self._lines(labels))
         if not self.paths:
-            raise FileNotFoundError(f"{self.path} lists no images; expected one path a line")
+            raise FileNotFoundError(f"{self.path} lists no images; expected one path per line")
         some = self.paths[:16]
         if not any((self.path.parent / name).is_file() for name in some):
             raise FileNotFoundError(
@@ -103,7 +103,7 @@ class ListImages:
 
 
 class SceneImages:
-    """Embedded scenes as images, labelled with the class of the largest solid; nothing is read from a disk.
+    """Embedded scenes as images, labelled with the class of the largest solid.
 
     With `remember`, each scene is rendered once for all forked workers, and takes 3 * size**2 bytes of memory.
     """
@@ -121,7 +121,7 @@ class SceneImages:
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Computed when first asked for: it looks into every scene."""
+        """Class of each scene, computed from all scenes at the first access."""
         return self.scenes.labels
 
     def __len__(self) -> int:
@@ -145,14 +145,14 @@ def open_images(
     remember: bool = False,
     at_least: int | None = None,
 ) -> Images:
-    """The source that `root` names.
+    """Return the source that `root` names.
 
     - a folder of images, flat or nested, or of ``.tar`` shards;
     - a text file that lists images;
     - a ``.tar`` file, or several as ``shards/{0000..0127}.tar``;
-    - ``scenes:train``, ``scenes:val`` or ``scenes:test``, for which alone `length`, `size`, `seed` and `remember` count.
+    - ``scenes:train``, ``scenes:val`` or ``scenes:test``, to which `length`, `size`, `seed` and `remember` apply.
 
-    at_least: decode JPEG images at a part of their size that leaves their shorter side so many pixels.
+    at_least: decode JPEG images at a fraction of their size whose shorter side has at least so many pixels
     """
     from dense.data.shards import ShardImages, is_shards
 
@@ -168,7 +168,7 @@ def open_images(
 
 
 def _classes(paths: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Names of the classes, and the class of each path: its first folder."""
+    """Return the names of the classes, and the class of each path: its first folder."""
     classes: dict[str, int] = {}
     labels = np.full(len(paths), -1, np.int64)
     for index, path in enumerate(paths):

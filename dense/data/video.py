@@ -1,4 +1,4 @@
-"""Videos: frames of a folder in order, masks of numbered objects, and labelled videos to measure with."""
+"""Videos: frames of a folder in order, masks of numbered objects, and labelled videos for evaluation."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dense.data.image import EXTENSIONS, read_image
-from dense.data.labelled.masks import read_mask
+from dense.data.labelled.reading import read_mask
 from dense.data.labelled.sample import DataError
 from dense.data.scenes import SPLITS, clip
 from dense.suggest import did_you_mean
 
-UNKNOWN = 255  # in masks that hold other numbers too
-Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # an image (H, W, 3) and the numbers of its objects (H, W)
+UNKNOWN = 255  # in masks that hold other objects too
+Frame = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # an image (H, W, 3) and its numbered objects (H, W)
 
 
 class Clip(Protocol):
-    """A video whose objects are known, frame by frame."""
+    """A video with annotated objects in every frame."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """For messages and results."""
 
     def __len__(self) -> int: ...
 
@@ -34,7 +34,7 @@ class Clip(Protocol):
 
 
 def objects_of(mask: NDArray[np.integer]) -> list[int]:
-    """The numbers of a mask's objects: all but 0, and but 255 where there are others."""
+    """Return the numbers of a mask's objects: all but 0, and without 255 where there are others."""
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise ValueError(f"expected a mask of shape (H, W) in whole numbers, got {mask.shape} in {mask.dtype}")
     found = [int(number) for number in np.unique(mask) if number]
@@ -47,7 +47,7 @@ def objects_of(mask: NDArray[np.integer]) -> list[int]:
 
 
 def read_objects(path: str | Path) -> NDArray[np.uint8]:
-    """A mask (H, W) of numbered objects: a PNG with a palette, or grey."""
+    """Return a mask (H, W) of numbered objects from a PNG with a palette, or in grey."""
     raw = read_mask(path)
     if raw.ndim == 3:
         if (raw != raw[..., :1]).any():
@@ -59,19 +59,19 @@ def read_objects(path: str | Path) -> NDArray[np.uint8]:
 
 
 def list_frames(folder: str | Path) -> list[Path]:
-    """The images right in a folder, by the numbers in their names: frame2 comes before frame10."""
+    """Return the images of a folder, not of its subfolders, by the numbers in their names: frame2 before frame10."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of frames: {folder}")
     found = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file()]
     if not found:
-        raise FileNotFoundError(f"no frames right in {folder}; looked for {', '.join(sorted(EXTENSIONS))}")
+        raise FileNotFoundError(f"no frames in {folder} itself; looked for {', '.join(sorted(EXTENSIONS))}")
     return sorted(found, key=lambda path: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", path.name)])
 
 
 @dataclass(frozen=True)
 class SceneClip:
-    """A camera that moves past an embedded scene; objects are what covers `least` of the first frame."""
+    """A camera that moves past an embedded scene; objects cover at least the fraction `least` of the first frame."""
 
     seed: int
     index: int
@@ -87,16 +87,16 @@ class SceneClip:
         return self.frames
 
     def __iter__(self) -> Iterator[Frame]:
-        kept: NDArray[np.bool_] | None = None
+        large: NDArray[np.bool_] | None = None
         for scene in clip(self.seed, self.index, self.frames, self.side):
-            if kept is None:
-                kept = np.bincount(scene.instance.reshape(-1), minlength=256) >= self.least * scene.instance.size
-            yield scene.image, np.where(kept[scene.instance], scene.instance, 0).astype(np.uint8)
+            if large is None:
+                large = np.bincount(scene.instance.reshape(-1), minlength=256) >= self.least * scene.instance.size
+            yield scene.image, np.where(large[scene.instance], scene.instance, 0).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class FileClip:
-    """An image and a mask a frame."""
+    """A video in files: one image and one mask per frame."""
 
     name: str
     images: Sequence[Path]
@@ -114,7 +114,7 @@ class FileClip:
 
 
 def scene_clips(split: str, clips: int, frames: int, side: int, seed: int) -> list[Clip]:
-    """Clips of scenes of a split, which share no scene with another split."""
+    """Return clips of embedded scenes of a split, which shares no scene with another split."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}")
     if clips < 1 or frames < 3 or side < 16:
@@ -123,7 +123,8 @@ def scene_clips(split: str, clips: int, frames: int, side: int, seed: int) -> li
 
 
 def davis(root: str | Path, split: str = "val", resolution: str = "480p") -> list[Clip]:
-    """The sequences of a split of DAVIS-2017: JPEGImages, Annotations and ImageSets/2017 below `root` or `root`/DAVIS."""
+    """Return the sequences of a split of DAVIS-2017, with JPEGImages, Annotations and ImageSets/2017 in `root` or
+    `root`/DAVIS."""
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder: {root}; expected that of DAVIS-2017, or scenes")
@@ -143,9 +144,13 @@ def davis(root: str | Path, split: str = "val", resolution: str = "480p") -> lis
             continue
         odd = sorted({path.stem for path in images} ^ {path.stem for path in masks})
         if odd:
-            problems.append(f"{name} has an image or a mask alone at frame {odd[0]}, and {len(odd) - 1} more")
+            problems.append(
+                f"{name} has an image without its mask, or the reverse, at frame {odd[0]}, and {len(odd) - 1} more"
+            )
         elif len(images) < 3:
-            problems.append(f"{name} has {len(images)} frames: expected 3 or more, for the first and last do not count")
+            problems.append(
+                f"{name} has {len(images)} frames: expected 3 or more, since the first and the last are not evaluated"
+            )
         found.append(FileClip(name, images, masks))
     if problems:
         raise DataError(*problems)

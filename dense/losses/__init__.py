@@ -1,4 +1,4 @@
-"""What a dense head learns from: one loss a file, and sums of them from plain data."""
+"""Losses of dense heads, one idea per file, and weighted sums of them from plain data."""
 
 from dense.losses.base import KINDS, DepthKind, DepthLoss
 from dense.losses.bins import BinCrossEntropy

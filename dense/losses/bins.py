@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dense.losses.base import DepthLoss, check_shapes, masked_mean, mean_over_images
-
-if TYPE_CHECKING:
-    from heads.outputs import Bins
 
 Assignment = Literal["nearest", "linear"]
 Normalisation = Literal["softmax", "linear", "sigmoid"]
@@ -21,16 +18,16 @@ Normalisation = Literal["softmax", "linear", "sigmoid"]
 class BinCrossEntropy(DepthLoss):
     """Cross-entropy of bin logits against the bin, or the two bins, of the target.
 
-    With centres c ascending, ``assignment="nearest"`` wants all mass at the nearest centre. ``"linear"`` shares it
-    between the two neighbours, so that its expectation is the target t::
+    With ascending centres c, ``assignment="nearest"`` puts all mass of the target t at the nearest centre. ``"linear"``
+    shares it between the two neighbours, so that its expectation is t::
 
         w = (t - c[i]) / (c[i + 1] - c[i]),   loss = mean of -(1 - w) log p[i] - w log p[i + 1]
 
-    p are the weights by which the head takes its expectation: softmax of the logits, or with ``normalisation`` linear
-    or sigmoid ``relu + 0.1`` or the sigmoid over its sum. `of` takes centres and normalisation from the head. Targets beyond the outer centres belong to those. Classification of depth: Cao et al., "Estimating depth from
-    monocular images as classification using deep fully convolutional residual networks", 2017; the linear
-    assignment is the two-hot target of Imani and White, "Improving regression performance with distributional
-    losses", 2018. The centres and the target are of one kind, metres or log metres.
+    p are the weights of the head's expectation: the softmax of the logits, or with ``normalisation`` linear or sigmoid
+    ``relu + 0.1`` or the sigmoid over its sum. Targets beyond the outer centres are assigned to those. Centres and
+    target are of one kind, metres or log metres. Cao et al., "Estimating depth from monocular images as classification
+    using deep fully convolutional residual networks", 2017; the linear assignment is the two-hot target of Imani and
+    White, "Improving regression performance with distributional losses", 2018.
 
     >>> loss = BinCrossEntropy(torch.linspace(0.001, 10, 64))
     >>> depth = 10 * torch.rand(2, 1, 8, 8)
@@ -38,7 +35,7 @@ class BinCrossEntropy(DepthLoss):
     """
 
     kinds = frozenset({"metric", "log"})
-    advice: ClassVar = {"inverse_relative": "its scale and shift are unknown, so no bin is right; use SSI or MiDaSLoss"}
+    advice: ClassVar = {"inverse_relative": "its scale and shift are unknown, so it has no bins; use SSI or MiDaSLoss"}
     reads_logits = True
     centres: Tensor
 
@@ -59,18 +56,13 @@ class BinCrossEntropy(DepthLoss):
         self.assignment, self.normalisation = assignment, normalisation
         self.register_buffer("centres", values, persistent=False)  # N
 
-    @classmethod
-    def of(cls, output: Bins, assignment: Assignment = "nearest") -> BinCrossEntropy:
-        """The loss for the logits of this output."""
-        return cls(output.depths(), assignment, output.normalisation)
-
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of logits (B, N, H, W), depth and mask (B, 1, H, W)."""
+        """Return the scalar loss of logits (B, N, H, W), depth and mask (B, 1, H, W)."""
         check_shapes(logits, target, mask)
         if logits.shape[1] != len(self.centres) or logits.shape[2:] != target.shape[2:]:
             expected = (len(target), len(self.centres), *target.shape[2:])
             raise ValueError(
-                f"logits {tuple(logits.shape)}: expected {expected}, one channel a bin, at the target's size"
+                f"logits {tuple(logits.shape)}: expected {expected}, one channel per bin, at the target's size"
             )
         dtype = torch.promote_types(logits.dtype, torch.float32)
         centres = self.centres.to(dtype)
@@ -80,14 +72,10 @@ class BinCrossEntropy(DepthLoss):
         if self.assignment == "nearest":
             share = (share > 0.5).to(dtype)
         weights = self._log_weights(torch.where(mask, logits.to(dtype), 0.0))  # B, N, H, W
-        wanted = torch.lerp(weights.gather(1, upper - 1), weights.gather(1, upper), share)
-        return mean_over_images(masked_mean(weights.logsumexp(1, keepdim=True) - wanted, mask), mask)
+        assigned = torch.lerp(weights.gather(1, upper - 1), weights.gather(1, upper), share)
+        return mean_over_images(masked_mean(weights.logsumexp(1, keepdim=True) - assigned, mask), mask)
 
     def _log_weights(self, logits: Tensor) -> Tensor:
         if self.normalisation == "softmax":
             return logits
         return F.logsigmoid(logits) if self.normalisation == "sigmoid" else (logits.relu() + 0.1).log()
-
-    def extra_repr(self) -> str:
-        low, high = self.centres[0].item(), self.centres[-1].item()
-        return f"{len(self.centres)} centres from {low:.3g} to {high:.3g}, {self.assignment}, {self.normalisation}"

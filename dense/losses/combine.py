@@ -1,4 +1,4 @@
-"""A weighted sum of losses, from plain data."""
+"""Weighted sums of losses, from plain data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SEGMENTATION: dict[str, type[nn.Module]] = {
 
 
 class WeightedSum(nn.Module):
-    """``sum of weight * loss``, and each loss by its name for the log."""
+    """``sum of weight * loss``, and the value of each loss by its name."""
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()
@@ -58,18 +58,18 @@ class WeightedSum(nn.Module):
         self.losses, self.weights = nn.ModuleDict(losses), dict(weights)
 
     def check_kind(self, kind: str) -> None:
-        """Raise unless every loss means something for depth of this kind."""
+        """Raise unless every loss is meaningful for depth of this kind."""
         for loss in self.losses.values():
             if isinstance(loss, DepthLoss):
                 loss.check_kind(kind)
 
     def forward(
-        self, prediction: Tensor, *ground_truth: Tensor, logits: Tensor | None = None
+        self, prediction: Tensor, *target: Tensor, logits: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total with its gradient, and the parts without weight and gradient.
+        """Return the total with its gradient, and the parts without weight and gradient.
 
-        ``truth`` is what the losses take: target and mask, or labels. ``logits`` (B, N, H, W) are those of the bins,
-        for the losses that read them.
+        target: target and mask of depth losses, or labels of segmentation losses. logits: (B, N, H, W) of bins, for the
+        losses that read them.
         """
         total = torch.zeros((), device=prediction.device)
         parts = {}
@@ -79,20 +79,17 @@ class WeightedSum(nn.Module):
                 raise ValueError(
                     f"the loss {name!r} reads the logits of a head's bins; use Bins(logits=True) and pass them"
                 )
-            value = loss(logits if reads else prediction, *ground_truth)
+            value = loss(logits if reads else prediction, *target)
             total = total + self.weights[name] * value
             parts[name] = value.detach()
         return total, parts
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
-
 
 def build(spec: Mapping[str, float | Mapping[str, Any]], bins: Bins | None = None) -> WeightedSum:
-    """Losses by name, each with its weight, or with its options and among them a ``weight`` (else 1).
+    """Build losses by name, each from its weight or from its options, with a ``weight`` among them (1 by default).
 
-    Depth and segmentation losses take different things and are built apart. ``bins`` is the output whose logits the
-    loss of that name reads; without it the loss needs ``centres``.
+    Depth and segmentation losses have different targets and cannot be in one sum. ``bins`` is the output whose logits
+    the loss of that name reads; without it the loss needs ``centres``.
 
     >>> loss = build({"silog": {"weight": 10, "variance_focus": 0.85}, "gradient_log": 0.5})
     >>> depth = torch.rand(2, 1, 8, 8) + 1
@@ -110,11 +107,11 @@ def build(spec: Mapping[str, float | Mapping[str, Any]], bins: Bins | None = Non
     for name, value in spec.items():
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weights[name] = options.pop("weight", 1.0)
-        losses[name] = _one(name, known[name], options, bins)
+        losses[name] = _build_one(name, known[name], options, bins)
     return WeightedSum(losses, weights)
 
 
-def _one(name: str, loss: type[nn.Module], options: dict[str, Any], bins: Bins | None) -> nn.Module:
+def _build_one(name: str, loss: type[nn.Module], options: dict[str, Any], bins: Bins | None) -> nn.Module:
     if loss is BinCrossEntropy and bins is not None:
         options = {"centres": bins.depths(), "normalisation": bins.normalisation, **options}
     parameters = inspect.signature(loss).parameters.values()

@@ -1,4 +1,4 @@
-"""How rough an error map is, at several scales: what the gradient losses have in common."""
+"""Losses of the gradients of depth at several scales."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dense.losses.base import DepthLoss, masked_sum, mean_over_images, pixels, prepare
-from dense.losses.ssi import SSI, RobustSSI, _Invariant, least_squares_error, robust_error
+from dense.losses.ssi import SSI, RobustSSI, ScaleShiftInvariant, least_squares_error, robust_error
 
 
 def roughness(error: Tensor, mask: Tensor, strides: Iterable[int], distance: int) -> Tensor:
-    """Sum over scales of the mean absolute difference between pixels ``distance`` apart, (B, 1, H, W) -> (B,).
+    """Return the sum over scales of the mean absolute difference of pixels ``distance`` apart, (B, 1, H, W) -> (B,).
 
-    A scale is every stride-th row and column. There the differences along H and along W between two valid pixels are
-    added up and divided by the number of valid pixels.
+    A scale is every stride-th row and column. On it the differences along H and along W between two valid pixels are
+    summed and divided by the number of valid pixels.
     """
     total = error.flatten(1)[:, :0].sum(1)  # B; zero, with a gradient path
     for stride in strides:
@@ -31,19 +31,19 @@ def roughness(error: Tensor, mask: Tensor, strides: Iterable[int], distance: int
 
 
 class GradientLog(DepthLoss):
-    """Edges of the predicted log depth should be where those of the target are.
+    """Difference between the gradients of predicted and true log depth.
 
     With d = log(prediction + eps) - log(target + eps), d_s every s-th row and column of it and N_s its valid pixels::
 
         loss = sum over strides s of  1 / N_s * sum(|d_s[y + 2, x] - d_s[y, x]| + |d_s[y, x + 2] - d_s[y, x]|)
 
     Oquab et al., "DINOv2: Learning robust visual features without supervision", 2023 (depth heads), after Li and
-    Snavely, "MegaDepth", 2018, equation 5. The sums are those of each image, then averaged over images; published
-    training pools the batch, which is the same where all images have equally many valid pixels. Negative predictions
-    count as 0. With ``log_space=True`` both maps hold logarithms already.
+    Snavely, "MegaDepth", 2018, equation 5. The sums are per image, then averaged over images; published training pools
+    the batch, which is the same if all images have equally many valid pixels. Negative predictions count as 0. With
+    ``log_space=True`` both maps are logarithms already.
 
     >>> depth = torch.rand(2, 1, 32, 32) + 1
-    >>> bool(GradientLog()(3 * depth, depth, depth > 0) < 1e-2)  # the scale has no edges
+    >>> bool(GradientLog()(3 * depth, depth, depth > 0) < 1e-2)  # a constant factor has no gradient
     True
     """
 
@@ -65,22 +65,19 @@ class GradientLog(DepthLoss):
         self.kinds = frozenset({"log" if log_space else "metric"})
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = prepare(prediction, target, mask)
         if not self.log_space:
             prediction = torch.log(prediction.clamp(min=0) + self.eps)
             target = torch.log(target + self.eps)
         return mean_over_images(roughness(prediction - target, mask, self.strides, self.distance), mask)
 
-    def extra_repr(self) -> str:
-        return f"strides={self.strides}, distance={self.distance}, eps={self.eps}, log_space={self.log_space}"
 
+class GradientMatching(ScaleShiftInvariant):
+    """Difference between the gradients of predicted and true inverse depth, up to a scale.
 
-class GradientMatching(_Invariant):
-    """Edges of inverse depth should be where those of the target are, up to a scale.
-
-    With R the difference of the two maps once aligned (least squares, or median and deviation if ``robust``), R_k
-    every 2^k-th row and column of it and M_k its valid pixels::
+    With R the difference of the aligned maps (by least squares, or by median and deviation if ``robust``), R_k every
+    2^k-th row and column of it and M_k its valid pixels::
 
         loss = sum over k of  1 / M_k * sum(|R_k[y + 1, x] - R_k[y, x]| + |R_k[y, x + 1] - R_k[y, x]|)
 
@@ -99,20 +96,17 @@ class GradientMatching(_Invariant):
         self.scales, self.robust = scales, robust
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = self.prepare(prediction, target, mask)
         error = (robust_error if self.robust else least_squares_error)(prediction, target, mask)
         return mean_over_images(roughness(error, mask, [2**k for k in range(self.scales)], distance=1), mask)
 
-    def extra_repr(self) -> str:
-        return f"scales={self.scales}, robust={self.robust}, {super().extra_repr()}"
 
-
-class MiDaSLoss(_Invariant):
+class MiDaSLoss(ScaleShiftInvariant):
     """``SSI + alpha * GradientMatching``: relative depth from targets of any scale and shift.
 
-    Ranftl et al., 2020, equation 12, alpha 0.5. ``robust`` takes `RobustSSI` and aligns both terms by median and
-    deviation. Depth Anything V2 weighs the gradients twice as much as the rest: alpha 2.
+    Ranftl et al., 2020, equation 12, alpha 0.5. ``robust`` uses `RobustSSI` and aligns both terms by median and
+    deviation. Depth Anything V2 uses alpha 2.
 
     >>> import torch
     >>> disparity = torch.rand(2, 1, 32, 32)
@@ -128,8 +122,5 @@ class MiDaSLoss(_Invariant):
         self.gradients = GradientMatching(scales, robust, invert)
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         return self.data(prediction, target, mask) + self.alpha * self.gradients(prediction, target, mask)
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}"

@@ -1,4 +1,4 @@
-"""Mean absolute error."""
+"""Absolute error and its reverse Huber variant."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class L1(DepthLoss):
     advice: ClassVar = {"inverse_relative": "its scale and shift are unknown; use SSI or MiDaSLoss"}
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = prepare(prediction, target, mask)
         return mean_over_images(masked_mean((prediction - target).abs(), mask), mask)
 
 
 class BerHu(DepthLoss):
-    """Absolute for small errors, quadratic for large ones, with equal slopes where the two meet.
+    """Reverse Huber loss: absolute for small errors, quadratic for large ones, with equal slopes where they meet.
 
-    With e = prediction - target and c a share of the largest |e| in the batch, which gets no gradient::
+    With e = prediction - target and the threshold c = share * max |e| over the batch, which gets no gradient::
 
         loss = mean of  |e| where |e| <= c,  (e^2 + c^2) / (2 c) elsewhere
 
     Laina et al., "Deeper depth prediction with fully convolutional residual networks", 2016, equation 2. There the
-    mean is over the pixels of a batch; here over those of an image and then over images.
+    mean is over the pixels of a batch; here it is over those of an image and then over images.
 
     >>> depth = torch.rand(2, 1, 8, 8) + 1
     >>> value = BerHu()(depth * 1.1, depth, depth > 0)
@@ -52,13 +52,10 @@ class BerHu(DepthLoss):
         self.share = share
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = prepare(prediction, target, mask)
         error = (prediction - target).abs()  # B, 1, H, W; 0 outside the mask
         threshold = self.share * error.detach().max() if error.numel() else error.new_zeros(())
         divisor = torch.where(threshold > 0, 2 * threshold, torch.ones_like(threshold))
         error = torch.where(error <= threshold, error, (error.square() + threshold.square()) / divisor)
         return mean_over_images(masked_mean(error, mask), mask)
-
-    def extra_repr(self) -> str:
-        return f"share={self.share}"

@@ -1,4 +1,4 @@
-"""The scale-invariant logarithmic loss and its relatives."""
+"""The scale-invariant logarithmic loss."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dense.losses.base import (
 
 
 class SiLog(DepthLoss):
-    """Spread of the logarithmic error, plus a share of its mean.
+    """Standard deviation of the logarithmic error, plus a share of its mean.
 
     With d = log(prediction + eps) - log(target + eps) over the valid pixels and f the variance focus::
 
         loss = scale * sqrt(mean(d^2) - f mean(d)^2) = scale * sqrt(var(d) + (1 - f) mean(d)^2)
 
-    f = 1 does not see the scale of a prediction at all. Eigen et al., "Depth map prediction from a single image using
+    f = 1 is invariant to the scale of a prediction. Eigen et al., "Depth map prediction from a single image using
     a multi-scale deep network", 2014, equation 4. Published versions:
 
     =====================  ==============  =====  ========  ============  ====
@@ -37,11 +37,10 @@ class SiLog(DepthLoss):
     DINOv2, DINOv3         0.85            1      yes       100           1e-3
     =====================  ==============  =====  ========  ============  ====
 
-    All of them pool the pixels of a batch, hence ``over="batch"``; ``"image"`` takes the loss of each image and then
-    the mean over images, which does not depend on what else is in the batch. During the first ``warmup_steps``
-    training batches (micro-batches, with accumulation) only the mean counts. Negative predictions count as 0. With
-    ``log_space=True`` both maps hold
-    logarithms already and ``eps`` is not used.
+    All of them pool the pixels of a batch, hence ``over="batch"``; ``"image"`` averages the losses of the images, so
+    that each does not depend on the others in the batch. During the first ``warmup_steps``
+    training batches (micro-batches, with accumulation) the variance is left out. Negative predictions count as 0. With
+    ``log_space=True`` both maps are logarithms already and ``eps`` is not used.
 
     >>> depth = torch.rand(2, 1, 8, 8) + 1
     >>> bool(SiLog(variance_focus=1)(3 * depth, depth, depth > 0) < 1e-3)
@@ -69,9 +68,7 @@ class SiLog(DepthLoss):
         if not 0 <= variance_focus <= 1:
             raise ValueError(f"variance_focus={variance_focus}: expected 0 to 1 (published: 0.5 and 0.85)")
         if warmup_steps and variance_focus == 1:
-            raise ValueError(
-                f"warmup_steps={warmup_steps} with variance_focus=1 leaves nothing to learn from; set it to 0"
-            )
+            raise ValueError(f"warmup_steps={warmup_steps} with variance_focus=1 gives no gradient; set it to 0")
         if over not in ("batch", "image"):
             raise ValueError(f"over={over!r}: expected 'batch' or 'image'")
         self.variance_focus, self.scale, self.unbiased = variance_focus, scale, unbiased
@@ -80,7 +77,7 @@ class SiLog(DepthLoss):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = prepare(prediction, target, mask)
         if not self.log_space:
             prediction = (prediction.clamp(min=0) + self.eps).log()
@@ -96,9 +93,3 @@ class SiLog(DepthLoss):
             if self.training:
                 self.step += 1
         return self.scale * mean_over_images(safe_sqrt(variance + (1 - self.variance_focus) * mean.square()), mask)
-
-    def extra_repr(self) -> str:
-        return (
-            f"variance_focus={self.variance_focus}, scale={self.scale}, unbiased={self.unbiased}, "
-            f"warmup_steps={self.warmup_steps}, eps={self.eps}, over={self.over!r}, log_space={self.log_space}"
-        )

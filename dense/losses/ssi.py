@@ -1,4 +1,4 @@
-"""Scale- and shift-invariant losses, for targets of which only the shape is known."""
+"""Scale- and shift-invariant losses, for relative depth."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from dense.losses.base import DepthLoss, masked_mean, mean_over_images, per_pixel, pixels, prepare
 
 ADVICE = {
-    "metric": "a shift is harmless in 1 / depth alone; set invert=True, or use SiLog",
+    "metric": "only 1 / depth is invariant to a shift; set invert=True, or use SiLog",
     "inverse_relative": "leave invert at False",
-    "log": "a shift is harmless in 1 / depth alone; use SiLog(variance_focus=1, log_space=True)",
+    "log": "only 1 / depth is invariant to a shift; use SiLog(variance_focus=1, log_space=True)",
 }
-RELATIVE = 1e-6  # a spread below this share of the values is rounding, not shape
-SMALLEST_DEPTH = 1e-6  # metres; what `invert` divides by at least
+RELATIVE = 1e-6  # a deviation below this share of the values is rounding
+SMALLEST_DEPTH = 1e-6  # metres; the smallest divisor of `invert`
 
 
-class _Invariant(DepthLoss):
-    """Maps of inverse depth as they are, or of metric depth to be inverted first."""
+class ScaleShiftInvariant(DepthLoss):
+    """Base: reads maps of inverse depth, or inverts maps of metric depth first."""
 
     advice: ClassVar = ADVICE
 
@@ -34,17 +34,14 @@ class _Invariant(DepthLoss):
             prediction, target = 1 / prediction.clamp(min=SMALLEST_DEPTH), 1 / target.clamp(min=SMALLEST_DEPTH)
         return prediction, target, mask
 
-    def extra_repr(self) -> str:
-        return f"invert={self.invert}"
 
-
-class SSI(_Invariant):
-    """Squared error after the scale and shift that make it smallest, found for each image in closed form::
+class SSI(ScaleShiftInvariant):
+    """Squared error after the scale and shift that minimise it, per image and in closed form::
 
         loss = mean of (s p + t - target)^2 / 2,   (s, t) = argmin over valid pixels of the image
 
     Ranftl et al., "Towards robust monocular depth estimation: Mixing datasets for zero-shot cross-dataset transfer",
-    2020, equations 1 to 4. The gradient flows through s and t. A prediction without any contrast gets s = 0.
+    2020, equations 1 to 4. The gradient flows through s and t. A constant prediction gets s = 0.
 
     >>> disparity = torch.rand(2, 1, 8, 8)
     >>> bool(SSI()(3 * disparity + 5, disparity, disparity > 0) < 1e-6)
@@ -52,17 +49,18 @@ class SSI(_Invariant):
     """
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = self.prepare(prediction, target, mask)
         return mean_over_images(masked_mean(least_squares_error(prediction, target, mask).square(), mask) / 2, mask)
 
 
-class RobustSSI(_Invariant):
-    """Absolute error of maps without median and deviation, the largest errors of each image left out.
+class RobustSSI(ScaleShiftInvariant):
+    """Absolute error of normalised maps, without the largest errors of each image.
 
     With M valid pixels, r the absolute differences in ascending order and U = (1 - trim) M of them kept::
 
-        loss = 1 / (2 M) * sum of the first U of r,   r = |n(prediction) - n(target)|,   n(x) = (x - median) / mean|x - median|
+        loss = 1 / (2 M) * sum of the first U of r,   r = |n(prediction) - n(target)|
+        n(x) = (x - median) / mean |x - median|
 
     Ranftl et al., 2020, equations 5 to 7 (trim 0.2). Depth Anything is this with trim 0 and without the factor 1 / 2.
 
@@ -78,7 +76,7 @@ class RobustSSI(_Invariant):
         self.trim = trim
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Scalar loss of maps and mask (B, 1, H, W)."""
+        """Return the scalar loss of maps and mask (B, 1, H, W)."""
         prediction, target, mask = self.prepare(prediction, target, mask)
         error = robust_error(prediction, target, mask).abs()
         error = torch.where(mask, error, torch.full_like(error, torch.inf)).flatten(1).sort(dim=1).values  # B, HW
@@ -87,22 +85,19 @@ class RobustSSI(_Invariant):
         value = torch.where(kept, error, torch.zeros_like(error)).sum(1) / (2 * pixels(mask))
         return mean_over_images(value, mask)
 
-    def extra_repr(self) -> str:
-        return f"trim={self.trim}, {super().extra_repr()}"
-
 
 def least_squares_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """``scale * prediction + shift - target`` (B, 1, H, W) with the scale and shift of least squares."""
-    centred, wanted = _centre(prediction, mask), _centre(target, mask)
+    """Return ``scale * prediction + shift - target`` (B, 1, H, W) with scale and shift by least squares per image."""
+    centred, centred_target = _centre(prediction, mask), _centre(target, mask)
     variance, size = masked_mean(centred.square(), mask), masked_mean(prediction.square(), mask)  # B
     contrast = variance > RELATIVE**2 * size
-    covariance = masked_mean(centred * wanted, mask)
+    covariance = masked_mean(centred * centred_target, mask)
     scale = torch.where(contrast, covariance, 0.0) / torch.where(contrast, variance, 1.0)
-    return per_pixel(scale) * centred - wanted
+    return per_pixel(scale) * centred - centred_target
 
 
 def robust_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Difference (B, 1, H, W) of the two maps, each with median 0 and mean absolute deviation 1 in every image."""
+    """Return the difference (B, 1, H, W) of the two maps, each normalised per image."""
     return _normalise(prediction, mask) - _normalise(target, mask)
 
 
@@ -111,7 +106,7 @@ def _centre(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _normalise(values: Tensor, mask: Tensor) -> Tensor:
-    """Median 0 (the lower one of an even number) and mean absolute deviation 1; a constant map becomes 0."""
+    """Normalise to median 0 (the lower one of two) and mean absolute deviation 1; a constant map becomes 0."""
     nan = torch.full_like(values, torch.nan)
     median = torch.where(mask, values, nan).flatten(1).nanmedian(1).values  # B
     median = torch.where(mask.flatten(1).any(1), median, torch.zeros_like(median))

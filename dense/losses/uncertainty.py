@@ -1,4 +1,4 @@
-"""How much each task of a joint training counts: fixed, or learnt from its noise."""
+"""Weights of the tasks of a joint training: fixed, or learned as uncertainties."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from dense.suggest import did_you_mean
 Likelihood = Literal["regression", "classification"]
 
 
-class _Joint(nn.Module):
-    """A total of task losses, in which a task without labels in this batch has no say."""
+class JointWeights(nn.Module):
+    """Base: a sum of task losses, in which a task without labels in the batch contributes zero."""
 
     tasks: tuple[str, ...]
 
     def forward(self, losses: Mapping[str, Tensor], labelled: Mapping[str, Tensor | bool] | None = None) -> Tensor:
-        """Scalar total in fp32.
+        """Return the scalar total in fp32.
 
-        ``losses`` are scalars, each the mean over those samples that have its label. ``labelled`` says by task whether
-        any sample has it, as a bool or a boolean tensor of any shape, such as (B,); a task not named there has it. A
-        task left out of ``losses`` counts as unlabelled.
+        losses: scalars, each the mean over the samples with that label. labelled: per task, whether any sample has a
+        label, as a bool or a boolean tensor of any shape, such as (B,); by default true. A task without a loss counts
+        as unlabelled.
         """
         labelled = labelled or {}
         for name in (*losses, *labelled):
@@ -43,15 +43,15 @@ class _Joint(nn.Module):
         return total
 
     def term(self, name: str, loss: Tensor) -> Tensor:
-        """What a task adds to the total."""
+        """Return what a labelled task adds to the total."""
         raise NotImplementedError
 
     def idle(self, name: str) -> Tensor | float:
-        """Zero, for a task without a loss; with a path to the task's parameters, so that every step has them all."""
+        """Return zero for a task without a loss, with a gradient path to its parameters, for distributed training."""
         return 0.0
 
 
-class FixedWeights(_Joint):
+class FixedWeights(JointWeights):
     """``sum of weight * loss`` over the tasks that have labels.
 
     >>> total = FixedWeights({"depth": 1.0, "labels": 0.5})({"depth": torch.tensor(2.0), "labels": torch.tensor(4.0)})
@@ -67,15 +67,11 @@ class FixedWeights(_Joint):
         self.tasks, self.weights = tuple(weights), dict(weights)
 
     def term(self, name: str, loss: Tensor) -> Tensor:
-        """Weighted loss."""
         return self.weights[name] * loss
 
-    def extra_repr(self) -> str:
-        return ", ".join(f"{weight:g} {name}" for name, weight in self.weights.items())
 
-
-class UncertaintyWeights(_Joint):
-    """Each task weighted by the noise it is found to have, which is learnt with the rest.
+class UncertaintyWeights(JointWeights):
+    """Tasks weighted by their homoscedastic uncertainty, which is learned with the network.
 
     With s = log sigma^2 a parameter for each task, the total is the sum of::
 
@@ -83,8 +79,8 @@ class UncertaintyWeights(_Joint):
         exp(-s) * loss + s / 2        for classification
 
     Kendall et al., "Multi-task learning using uncertainty to weigh losses for scene geometry and semantics", 2018,
-    equations 7 and 10. The term s / 2 belongs to the task: without labels in a batch neither part counts, else s would
-    sink whenever a label is absent. The total may be negative.
+    equations 7 and 10. Without labels in a batch a task contributes neither part, because s / 2 alone would lower
+    s. The total may be negative.
 
     >>> joint = UncertaintyWeights({"depth": "regression", "labels": "classification"})
     >>> joint({"depth": torch.tensor(2.0), "labels": torch.tensor(4.0)}).item()
@@ -101,14 +97,10 @@ class UncertaintyWeights(_Joint):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in tasks})
 
     def term(self, name: str, loss: Tensor) -> Tensor:
-        """Negative log-likelihood, up to a constant."""
+        """Return the negative log-likelihood, up to a constant."""
         log_variance = self.log_variances[name].float()
         share = 0.5 if self.likelihoods[name] == "regression" else 1.0
         return share * torch.exp(-log_variance) * loss + log_variance / 2
 
     def idle(self, name: str) -> Tensor:
-        """Zero."""
         return 0 * self.log_variances[name].float()
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name}: {likelihood}" for name, likelihood in self.likelihoods.items())

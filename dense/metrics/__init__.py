@@ -1,4 +1,4 @@
-"""What a dense prediction is worth, summed over a set on the device and computed once."""
+"""Metrics of dense predictions: sums over a set stay on the device, and values are computed once at the end."""
 
 from dense.metrics.boundary import BoundaryIoU
 from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window

@@ -1,4 +1,4 @@
-"""The parts of an image on which published depth results are measured."""
+"""The crops on which published depth results are measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CROPS: tuple[str, ...] = get_args(Crop)
 
 NYU_SIZE = (480, 640)
 NYU_EIGEN = (45, 471, 41, 601)  # top, bottom, left, right
-SHARES = {  # of height, height, width, width; on KITTI
+SHARES = {  # top and bottom of the height, left and right of the width; on KITTI
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen_kitti": (0.3324324, 0.91351351, 0.0359477, 0.96405229),
 }
@@ -22,10 +22,10 @@ KITTI_BENCHMARK = (352, 1216)
 
 
 def window(height: int, width: int, crop: Crop) -> tuple[slice, slice]:
-    """Rows and columns that count in a map of this size.
+    """Return the rows and columns of the crop in a map of this size.
 
     ``nyu_eigen`` is defined for 480x640 alone. ``garg`` (Garg et al. 2016) and ``eigen_kitti`` (Eigen et al. 2014) are
-    shares of the size, rounded down.
+    fractions of the size, rounded down.
 
     >>> window(480, 640, "nyu_eigen")
     (slice(45, 471, None), slice(41, 601, None))
@@ -39,19 +39,19 @@ def window(height: int, width: int, crop: Crop) -> tuple[slice, slice]:
         return slice(top, bottom), slice(left, right)
     if crop not in SHARES:
         raise ValueError(f"crop={crop!r}: expected one of {', '.join(CROPS)}.{did_you_mean(crop, CROPS)}")
-    up, down, west, east = SHARES[crop]
-    return slice(int(up * height), int(down * height)), slice(int(west * width), int(east * width))
+    up, down, start, end = SHARES[crop]
+    return slice(int(up * height), int(down * height)), slice(int(start * width), int(end * width))
 
 
 def crop_mask(height: int, width: int, crop: Crop, device: torch.device | None = None) -> Tensor:
-    """True where a map of this size counts, (H, W)."""
+    """Return a mask that is True inside the crop of a map of this size, (H, W)."""
     mask = torch.zeros(height, width, dtype=torch.bool, device=device)
     mask[window(height, width, crop)] = True
     return mask
 
 
 def kitti_benchmark_window(height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the 352x1216 part at the bottom centre, to which KITTI images and depths are cut first.
+    """Return rows and columns of the 352x1216 bottom centre, to which KITTI images and depths are cropped first.
 
     >>> kitti_benchmark_window(375, 1242)
     (slice(23, 375, None), slice(13, 1229, None))

@@ -1,4 +1,4 @@
-"""How far predicted depth is from the ground truth, by the measures of the field."""
+"""Error and accuracy of predicted depth, by the metrics of the field."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from dense.metrics.alignment import ALIGNMENTS, Alignment, align_lsq, align_median, to_depth
+from dense.losses.base import KINDS, check_maps, masked_mean, per_pixel
+from dense.losses.ssi import least_squares_error
 from dense.metrics.crops import CROPS, Crop, crop_mask
 from dense.suggest import did_you_mean
 from heads.outputs import DepthKind
 
-KINDS: tuple[str, ...] = get_args(DepthKind)
+Alignment = Literal["none", "median", "lsq"]
+ALIGNMENTS: tuple[str, ...] = get_args(Alignment)
+SMALLEST = 1e-12
 NAMES = (
     "abs_rel",  # mean |p - t| / t
     "sq_rel",  # mean (p - t)^2 / t
@@ -25,23 +28,23 @@ NAMES = (
     "silog",  # 100 sqrt(mean d^2 - mean(d)^2), the KITTI benchmark's
     "silog_half",  # sqrt(mean d^2 - mean(d)^2 / 2), which Depth Anything V2 and mmsegmentation report as silog
     "mae",  # mean |p - t|
-    "delta1",  # share of pixels with max(p / t, t / p) < 1.25
+    "delta1",  # fraction of pixels with max(p / t, t / p) < 1.25
     "delta2",  # ... < 1.25^2
     "delta3",  # ... < 1.25^3
 )
 
 
 class DepthMetrics(Metric):
-    """Depth measures over a set, each image counting the same, or with ``average="pixel"`` each pixel.
+    """Depth metrics over a set, averaged over images, or with ``average="pixel"`` over pixels.
 
-    A pixel counts if the mask and the crop keep it and its true depth lies strictly within ``cap``, in metres. The
-    prediction is clipped to ``cap``. By ``kind`` it is depth (``metric``), its logarithm (``log``) or 1 / depth up to
-    an unknown scale and shift (``inverse_relative``), which needs an alignment, made for every image by the pixels that
-    count: ``lsq`` fits scale and shift by least squares, to 1 / target for ``inverse_relative`` and to the target
-    otherwise; ``median`` scales depth by the ratio of the medians.
+    A pixel is valid inside mask and crop if its true depth lies strictly within ``cap``, in metres. The prediction is
+    clamped to ``cap``. By ``kind`` it is depth (``metric``), its logarithm (``log``) or 1 / depth up to an unknown
+    scale and shift (``inverse_relative``), which needs an alignment per image over the valid pixels: ``lsq`` fits scale
+    and shift by least squares, to 1 / target for ``inverse_relative`` and to the target otherwise; ``median`` scales
+    depth by the ratio of the medians.
 
-    An image in which no pixel counts is left out; ``images`` says how many counted and ``skipped`` how many did not.
-    Before the first that counts all measures are NaN. A constant prediction counts, aligned as well as can be.
+    Images without a valid pixel are left out; ``images`` counts the others and ``skipped`` these. Without any image all
+    metrics are NaN.
 
     >>> metrics = DepthMetrics(cap=(1e-3, 10))
     >>> depth = torch.rand(2, 1, 8, 8) + 1
@@ -51,7 +54,7 @@ class DepthMetrics(Metric):
     """
 
     full_state_update = False
-    sums: Tensor  # of the measures over images, or of the terms they are made of over pixels
+    sums: Tensor  # of the metrics over images, or of their terms over pixels
     images: Tensor
     pixels: Tensor
     skipped: Tensor
@@ -83,12 +86,8 @@ class DepthMetrics(Metric):
             self.add_state(state, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
-        """Add images: maps (B, 1, H, W), the target always depth in metres; the mask boolean, True where it is known."""
-        if prediction.shape != target.shape or mask.shape != target.shape or target.ndim != 4 or target.shape[1] != 1:
-            shapes = f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, mask {tuple(mask.shape)}"
-            raise ValueError(f"{shapes}: expected (B, 1, H, W) thrice; resize the prediction to the size of the target")
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask of dtype {mask.dtype}: expected torch.bool, True where the target is known")
+        """Add images: maps (B, 1, H, W), the target in metres, the mask boolean, True where the target is known."""
+        check_maps(prediction, target, mask)
         prediction, target = prediction.float(), target.float()
         mask = mask & (target > self.cap[0]) & (target < self.cap[1])
         mask = mask & crop_mask(target.shape[-2], target.shape[-1], self.crop, target.device)
@@ -100,23 +99,23 @@ class DepthMetrics(Metric):
             [torch.where(mask, term, 0.0).flatten(1).sum(1, dtype=exact) for term in _terms(depth, target)], dim=1
         )  # B, len(NAMES)
         if self.average == "image":
-            sums = torch.where(count.unsqueeze(1) > 0, _measures(sums / count.clamp(min=1).unsqueeze(1)), 0.0)
+            sums = torch.where(count.unsqueeze(1) > 0, _from_means(sums / count.clamp(min=1).unsqueeze(1)), 0.0)
         self.sums += sums.sum(0)
         self.images += (count > 0).sum()
         self.pixels += count.sum()
         self.skipped += (count == 0).sum()
 
     def compute(self) -> dict[str, float]:
-        """Every measure by name, and how many ``images`` counted and how many were ``skipped``."""
+        """Return every metric by name, and the number of ``images`` and of ``skipped`` ones."""
         total = self.images if self.average == "image" else self.pixels
         values = self.sums / total  # NaN if there is none
         if self.average == "pixel":
-            values = _measures(values.unsqueeze(0)).squeeze(0)
+            values = _from_means(values.unsqueeze(0)).squeeze(0)
         result = dict(zip(NAMES, values.tolist(), strict=True))
         return {**result, "images": float(self.images), "skipped": float(self.skipped)}
 
     def _depth(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """The prediction as depth in metres within the cap."""
+        """Return the prediction as depth in metres within the cap."""
         low, high = self.cap
         if self.kind == "inverse_relative" and self.alignment == "lsq":
             return to_depth(align_lsq(prediction, 1 / target, mask), low, high)
@@ -129,7 +128,7 @@ class DepthMetrics(Metric):
 
 
 def _terms(depth: Tensor, target: Tensor) -> Iterator[Tensor]:
-    """What the measures are means of, for each pixel, in the order of NAMES; maps (B, 1, H, W)."""
+    """Yield the terms per pixel of which the metrics are means, in the order of NAMES; maps (B, 1, H, W)."""
     error = depth - target
     yield error.abs() / target
     yield error.square() / target
@@ -137,7 +136,7 @@ def _terms(depth: Tensor, target: Tensor) -> Iterator[Tensor]:
     log_error = depth.log() - target.log()
     yield log_error.square()
     yield log_error.abs() / math.log(10)
-    yield log_error  # silog and silog_half are made of the mean of this and of its square
+    yield log_error  # silog and silog_half need the means of this and of its square
     yield log_error
     yield error.abs()
     ratio = torch.maximum(depth / target, target / depth)
@@ -145,8 +144,8 @@ def _terms(depth: Tensor, target: Tensor) -> Iterator[Tensor]:
         yield (ratio < 1.25**power).float()
 
 
-def _measures(means: Tensor) -> Tensor:
-    """Means of the terms -> the measures, (B, 11) -> (B, 11)."""
+def _from_means(means: Tensor) -> Tensor:
+    """Return the metrics from the means of their terms, (B, 11) -> (B, 11)."""
     abs_rel, sq_rel, square, log_square, log10, log_mean, _, *rest = means.unbind(1)
     silog = 100 * (log_square - log_mean.square()).clamp(min=0).sqrt()
     half = (log_square - log_mean.square() / 2).clamp(min=0).sqrt()
@@ -154,12 +153,12 @@ def _measures(means: Tensor) -> Tensor:
 
 
 class RelativeDepthMetrics(Metric):
-    """Error of inverse relative depth against inverse relative depth, each image counting the same::
+    """Error of inverse relative depth against inverse relative depth, averaged over images::
 
         ssi_mae = mean |s p + t - target| / mean |target - mean target|,    (s, t) by least squares over the image
 
-    0 is perfect; a prediction without any contrast gets 1. Neither the scale nor the shift of prediction or target
-    plays a part. An image whose target is constant where it is known tells nothing and is ``skipped``.
+    0 is perfect; a constant prediction gets 1. The error is invariant to scale and shift of prediction and target.
+    Images with a constant target are ``skipped``.
 
     >>> metrics = RelativeDepthMetrics()
     >>> target = torch.rand(2, 1, 8, 8)
@@ -183,19 +182,41 @@ class RelativeDepthMetrics(Metric):
         """Add images: maps (B, 1, H, W), the mask boolean, True where the target is known."""
         prediction, target = prediction.float(), target.float()
         prediction, target = torch.where(mask, prediction, 0.0), torch.where(mask, target, 0.0)
-        error = self._mean((align_lsq(prediction, target, mask) - target).abs(), mask)
-        spread = self._mean((target - self._mean(target, mask).view(-1, 1, 1, 1)).abs(), mask)
-        tells = spread > 0
-        self.total += torch.where(tells, error / torch.where(tells, spread, 1.0), 0.0).sum()
-        self.images += tells.sum()
-        self.skipped += (~tells).sum()
+        error = masked_mean(least_squares_error(prediction, target, mask).abs(), mask)
+        deviation = masked_mean((target - per_pixel(masked_mean(target, mask))).abs(), mask)
+        varies = deviation > 0
+        self.total += torch.where(varies, error / torch.where(varies, deviation, 1.0), 0.0).sum()
+        self.images += varies.sum()
+        self.skipped += (~varies).sum()
 
     def compute(self) -> dict[str, float]:
-        """``ssi_mae``, and how many ``images`` counted and how many were ``skipped``."""
+        """Return ``ssi_mae``, and the number of ``images`` and of ``skipped`` ones."""
         value = float(self.total / self.images) if self.images else math.nan
         return {"ssi_mae": value, "images": float(self.images), "skipped": float(self.skipped)}
 
-    @staticmethod
-    def _mean(values: Tensor, mask: Tensor) -> Tensor:
-        """Over the pixels of each image that the mask keeps, (B, 1, H, W) -> (B,)."""
-        return torch.where(mask, values, 0.0).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+
+def align_lsq(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return ``scale * prediction + shift`` with scale and shift by least squares per image, maps (B, 1, H, W).
+
+    A constant prediction becomes the mean of the target, which is the best constant.
+    """
+    return least_squares_error(prediction, target, mask) + target
+
+
+def align_median(depth: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the depth times the ratio of the two medians of each image, maps (B, 1, H, W)."""
+    ratio = _median(target, mask) / _median(depth, mask).clamp(min=SMALLEST)
+    return depth * ratio.view(-1, 1, 1, 1)
+
+
+def to_depth(disparity: Tensor, nearest: float = 0.0, farthest: float = 1 / SMALLEST) -> Tensor:
+    """Return 1 / disparity, clamped to two depths; where it is not positive, depth is `farthest`."""
+    return (1 / disparity.clamp(min=1 / farthest)).clamp(min=nearest)
+
+
+def _median(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the median of the valid pixels of each image, 1 without any, (B, 1, H, W) -> (B,)."""
+    ordered = torch.where(mask, values, torch.inf).flatten(1).sort(1).values  # B, HW
+    count = mask.flatten(1).sum(1, keepdim=True)  # B, 1
+    middle = torch.cat([(count - 1).clamp(min=0) // 2, (count // 2).clamp(max=ordered.shape[1] - 1)], 1)
+    return torch.where(count[:, 0] > 0, ordered.gather(1, middle).mean(1), 1.0)

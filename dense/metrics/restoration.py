@@ -1,4 +1,4 @@
-"""How near restored images are to clean ones: PSNR and SSIM, of RGB and of luma."""
+"""PSNR and SSIM of restored images, of RGB and of luma."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ K1, K2 = 0.01, 0.03
 
 
 class RestorationMetrics(Metric):
-    """Means over images of PSNR (dB) and SSIM, over RGB (``psnr``, ``ssim``) and over the luma Y of ITU-R BT.601 in 16
-    to 235, as MATLAB's rgb2ycbcr has it (``psnr_y``, ``ssim_y``), for each kind of degradation and for all images.
+    """Means over images of PSNR (dB) and SSIM, per kind of degradation and over all images.
 
-    Images are clamped to 0..1 and rounded to 8 bits first, as they are saved. A perfect image has the PSNR of one
-    wrong by a tenth of a step everywhere, 68.1 dB, so that a mean stays finite.
+    They are computed over RGB (``psnr``, ``ssim``) and over the luma Y of ITU-R BT.601 in 16 to 235, as by MATLAB's
+    rgb2ycbcr (``psnr_y``, ``ssim_y``). Images are first clamped to 0..1 and rounded to 8 bits, as they are saved. The
+    PSNR of a perfect image is limited to 68.1 dB, an error of a tenth of an 8-bit step, so that a mean stays finite.
 
     >>> metrics = RestorationMetrics(("noise",))
     >>> clean = torch.rand(2, 3, 16, 16)
@@ -46,19 +46,17 @@ class RestorationMetrics(Metric):
         """Add images (B, 3, H, W) of 0 to 1, each with its kind of degradation."""
         if restored.shape != clean.shape:
             raise ValueError(f"restored {tuple(restored.shape)} and clean {tuple(clean.shape)} differ in size")
-        ours, ground_truth = (bytes_of(t) for t in (restored, clean))
-        y, ground_truth_y = luma(ours), luma(ground_truth)
-        found = torch.stack(
-            (psnr(ours, ground_truth), ssim(ours, ground_truth), psnr(y, ground_truth_y), ssim(y, ground_truth_y)), 1
-        )  # B, 4
-        for kind, numbers in zip(kinds, found, strict=True):
+        restored, clean = to_8_bits(restored), to_8_bits(clean)
+        pairs = ((restored, clean), (luma(restored), luma(clean)))
+        values = torch.stack([metric(a, b) for a, b in pairs for metric in (psnr, ssim)], 1)  # B, 4
+        for kind, numbers in zip(kinds, values, strict=True):
             if kind not in self.kinds:
                 raise ValueError(f"unknown kind of degradation {kind!r}: expected one of {', '.join(self.kinds)}")
             self.totals[self.kinds.index(kind)] += numbers
             self.counts[self.kinds.index(kind)] += 1
 
     def compute(self) -> dict[str, Any]:
-        """Means over all images, and ``per_degradation`` of each kind."""
+        """Return means over all images, and under ``per_degradation`` those of each kind."""
         count = int(self.counts.sum())
         means = self.totals.sum(0) / count if count else torch.full((len(NUMBERS),), math.nan)
         per_kind = {
@@ -70,28 +68,28 @@ class RestorationMetrics(Metric):
         return numbers | {"pictures": float(count), "per_degradation": per_kind}
 
 
-def bytes_of(images: Tensor) -> Tensor:
-    """0 to 1 -> whole numbers of 0 to 255, as fp32."""
+def to_8_bits(images: Tensor) -> Tensor:
+    """Quantise images of 0 to 1 to the integers 0 to 255, as fp32."""
     return (images.float().clamp(0, 1) * 255).round()
 
 
 def luma(images: Tensor) -> Tensor:
-    """RGB (B, 3, H, W) of 0 to 255 to Y (B, 1, H, W) of 16 to 235, not rounded."""
+    """Return the luma Y (B, 1, H, W) of 16 to 235, not rounded, of RGB (B, 3, H, W) of 0 to 255."""
     red, green, blue = images.unbind(1)
     return (16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255)[:, None]
 
 
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image (B, C, H, W) of 0 to 255, (B,)."""
+    """Return the peak signal-to-noise ratio in dB of each image (B, C, H, W) of 0 to 255, (B,)."""
     error = (restored - clean).square().flatten(1).mean(1).clamp(min=0.01)
     return 10 * torch.log10(255**2 / error)
 
 
 def ssim(restored: Tensor, clean: Tensor) -> Tensor:
-    """Structural similarity (Wang et al., 2004) of each image (B, C, H, W) of 0 to 255, (B,).
+    """Return the structural similarity (Wang et al., 2004) of each image (B, C, H, W) of 0 to 255, (B,).
 
-    Gaussian windows that lie inside the image, biased moments, the mean over channels. An image smaller than the
-    window gets a smaller one.
+    Gaussian windows inside the image, biased moments, the mean over channels. Images smaller than the window get a
+    smaller one, which torchmetrics does not do.
     """
     channels, height, width = restored.shape[1:]
     exact = torch.float32 if restored.device.type == "mps" else torch.float64
@@ -112,7 +110,7 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 def gaussian(length: int) -> Tensor:
-    """Weights with sum 1, (length,), in fp64."""
-    places = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
-    weights = torch.exp(-0.5 * (places / SIGMA) ** 2)
+    """Return the weights of a Gaussian window, (length,), of sum 1, in fp64."""
+    offsets = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
+    weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     return weights / weights.sum()

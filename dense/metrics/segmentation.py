@@ -1,4 +1,4 @@
-"""What the metrics of label maps share: checked labels, names, and means over the classes that are there."""
+"""Metrics of label maps from a confusion matrix, and checks of labels that other metrics share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 
 def as_labels(prediction: Tensor, labels: Tensor) -> Tensor:
-    """Logits (B, K, H, W) or labels (B, H, W) -> labels (B, H, W)."""
+    """Return labels (B, H, W) from logits (B, K, H, W) or labels (B, H, W)."""
     if prediction.ndim == 4 and prediction.shape[2:] == labels.shape[1:] and len(prediction) == len(labels):
         return prediction.argmax(1)
     if prediction.shape != labels.shape or labels.ndim != 3:
@@ -22,33 +22,39 @@ def as_labels(prediction: Tensor, labels: Tensor) -> Tensor:
     return prediction
 
 
-def counted(predicted: Tensor, labels: Tensor, classes: int, ignore: int) -> Tensor:
-    """Where the ground truth is known, (B, H, W); raises where either is no class there."""
+def valid_pixels(predicted: Tensor, labels: Tensor, classes: int, ignore: int) -> Tensor:
+    """Return where the true label is not `ignore`, (B, H, W); raise if a label or prediction there is no class."""
     valid = labels != ignore
     for what, values in (("true", labels), ("predicted", predicted)):
         wrong = valid & ((values < 0) | (values >= classes))
         if bool(wrong.any()):
             found = sorted(set(values[wrong].unique().tolist()))[:5]
-            raise ValueError(
-                f"{what} labels {found}: expected 0 to {classes - 1}, or {ignore} where the ground truth is unknown"
-            )
+            raise ValueError(f"{what} labels {found}: expected 0 to {classes - 1}, or {ignore} where there is no label")
     return valid
 
 
 def class_names(classes: int, ignore: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """One name a class, the numbers if there are none."""
+    """Return one name per class; by default its number."""
     if classes < 1 or 0 <= ignore < classes:
         raise ValueError(f"classes={classes}, ignore={ignore}: expected at least one class, and ignore not among them")
     result = tuple(names) if names is not None else tuple(str(index) for index in range(classes))
     if len(result) != classes or len(set(result)) != classes:
-        raise ValueError(f"{len(result)} names ({len(set(result))} different) for {classes} classes; give one a class")
+        raise ValueError(
+            f"{len(result)} names ({len(set(result))} different) for {classes} classes; give one per class"
+        )
     return result
 
 
 def nanmean(values: Iterable[float]) -> float:
-    """Mean of those that are no NaN, NaN if there are none."""
+    """Return the mean without NaN values, NaN if there are no others."""
     present = [value for value in values if not math.isnan(value)]
     return sum(present) / len(present) if present else math.nan
+
+
+def confusion(rows: Tensor, columns: Tensor, n_rows: int, n_columns: int) -> Tensor:
+    """Return the counts (n_rows, n_columns) of pairs of indices, (N,) each."""
+    pairs = rows.long() * n_columns + columns.long()
+    return torch.bincount(pairs, minlength=n_rows * n_columns).view(n_rows, n_columns)
 
 
 class SegmentationMetrics(Metric):
@@ -62,8 +68,8 @@ class SegmentationMetrics(Metric):
         Dice = 2 * true positives / (pixels + predictions)                   dice, the mean over classes
         aacc = all true positives / all pixels
 
-    A class that appears neither in the ground truth nor in the predictions has no IoU and Dice, and one without true pixels
-    no accuracy: NaN in the table, and left out of the means. Pixels whose true label is ``ignore`` do not count.
+    A class in neither labels nor predictions has no IoU and Dice, and one without true pixels no accuracy: they are NaN
+    in the table and left out of the means. Pixels labelled ``ignore`` do not count.
 
     >>> metrics = SegmentationMetrics(3, names=("sky", "road", "tree"))
     >>> metrics.update(torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 0, 255]]]))
@@ -82,20 +88,19 @@ class SegmentationMetrics(Metric):
     def update(self, prediction: Tensor, labels: Tensor) -> None:
         """Add images: logits (B, K, H, W) or predicted labels (B, H, W), and true labels (B, H, W)."""
         predicted = as_labels(prediction, labels)
-        valid = counted(predicted, labels, self.classes, self.ignore)
-        pairs = labels[valid].long() * self.classes + predicted[valid].long()
-        self.confusion += torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
+        valid = valid_pixels(predicted, labels, self.classes, self.ignore)
+        self.confusion += confusion(labels[valid], predicted[valid], self.classes, self.classes)
 
     def compute(self) -> dict[str, float]:
-        """``miou``, ``aacc``, ``macc``, ``dice``, and the number of ``classes`` that miou is a mean of."""
+        """Return ``miou``, ``aacc``, ``macc``, ``dice``, and the number of ``classes`` in the mean IoU."""
         table = self._table = self._rows()
         aacc = float(self.confusion.diagonal().sum()) / max(int(self.confusion.sum()), 1)
         means = {name: nanmean(row[key] for row in table.values()) for name, key in MEANS.items()}
-        classes = sum(row["iou"] == row["iou"] for row in table.values())
+        classes = sum(not math.isnan(row["iou"]) for row in table.values())
         return {**means, "aacc": aacc if self.confusion.any() else float("nan"), "classes": float(classes)}
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """Class name -> ``iou``, ``accuracy``, ``dice`` and true ``pixels``, over all processes."""
+        """Return class name -> ``iou``, ``accuracy``, ``dice`` and true ``pixels``, over all processes."""
         self.compute()
         return self._table
 

@@ -20,16 +20,8 @@ from dense.data.degrade import Degrade
 from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.check import check_all, check_one_size
 from dense.data.labelled.layouts import LAYOUTS
-from dense.data.labelled.sample import (
-    Batch,
-    DataError,
-    DepthKind,
-    Identity,
-    LabelledSource,
-    Sample,
-    collate,
-    open_labelled,
-)
+from dense.data.labelled.open import current_layout, open_labelled
+from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, LabelledSource, Sample, collate
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform
@@ -183,6 +175,7 @@ class DenseData(pl.LightningDataModule):
         patches: list[tuple[int, int, int]] | None = None,
     ) -> None:
         super().__init__()
+        layout = str(current_layout(layout))
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
         if crop_size is not None and min(crop_size if isinstance(crop_size, tuple) else (crop_size,)) < 1:
@@ -298,7 +291,9 @@ class DenseData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of other images or settings and name what differs."""
-        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
+        saved = dict(state_dict["settings"])
+        saved["layout"] = current_layout(saved["layout"])
+        refuse_another({"data": self._settings()}, {"data": saved})
 
     def _settings(self) -> dict[str, Any]:
         trainer: Any = self.trainer

@@ -67,7 +67,7 @@ class PixelSemanticFusion(nn.Module):
 
 
 class LevelFusion(nn.Module):
-    """Base: `x + out(mix(x, adapted))`, where `adapted` is the guide (B, G, h, w) in the channels and at the size of x."""
+    """Base: `x + out(mix(x, adapted))`; `adapted` is the guide (B, G, h, w) with the channels and the size of x."""
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()

@@ -80,11 +80,12 @@ class RestoredImage(Output):
 class RestorationHead(DenseHead):
     """Images and their features to restored images.
 
-    in_channels: of the backbone's maps, shallow to deep. body: a name of `BODIES` or the options of `Restormer`. guidance:
-    "channels" and "windows" are cross-attention between channels, or between the pixels of windows; "addition" adds;
-    "none" is the body alone, for which no features are computed. query: the side of the queries in the attention,
-    "dino" or "restoration". width: channels of the fused features. window: side of the windows, in pixels of each level.
-    tokens: the largest number of patches that the backbone reads per image; larger images are reduced for it.
+    in_channels: of the backbone's maps, shallow to deep. body: a name of `BODIES` or the options of `Restormer`.
+    guidance: "channels" and "windows" are cross-attention between channels, or between the pixels of windows;
+    "addition" adds; "none" is the body alone, for which no features are computed. query: the side of the queries in the
+    attention, "dino" or "restoration". width: channels of the fused features. window: side of the windows, in pixels of
+    each level. tokens: the largest number of patches that the backbone reads per image; larger images are reduced for
+    it.
     """
 
     reads_pixels = True

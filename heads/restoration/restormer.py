@@ -188,7 +188,7 @@ class Restormer(nn.Module):
         self.output = nn.Conv2d(two, 3, 3, padding=1, bias=bias)
 
     def forward(self, images: Tensor, guide: Guide | None = None) -> Tensor:
-        """Return restored images, not clamped. guide: changes the features of each level, 0 to 3, before its encoder."""
+        """Return restored images, not clamped. guide: changes the features of level 0 to 3 before its encoder."""
         height, width = images.shape[-2:]
         guide = guide or unguided
         padded = pad(images, 2 ** (LEVELS - 1))

@@ -1,4 +1,4 @@
-"""Synthetic state dicts with the names, shapes and order-free content of the published files, written from their tables."""
+"""Synthetic state dicts with the names and shapes of the published files, written from their tables."""
 
 from __future__ import annotations
 

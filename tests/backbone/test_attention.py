@@ -125,7 +125,7 @@ def test_memory_is_linear() -> None:
 
 
 def test_errors() -> None:
-    """A missing class token, missing registers, a wrong layer, a patch outside, a wrong word."""
+    """A missing class token, missing registers, a wrong layer, a patch outside the grid, an unknown query."""
     siglip = load_backbone("vit_base_patch16_siglip_224", **TINY)
     dino = tiny("dino_vits16")
     images = torch.randn(1, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""The adapters against timm's own forward, over many tiny models: a timm release that moves something is seen here."""
+"""The adapters against timm's own forward, over many tiny models, so that a change in timm fails here."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _has_table(name: str) -> bool:
 
 @pytest.mark.parametrize("name", PYRAMIDS)
 def test_pyramids_equal_timm(name: str) -> None:
-    """Pyramids equal timm's stages, with strides and channels as timm says, and an empty prefix."""
+    """Pyramids equal timm's stages, with the strides and channels of timm, and an empty prefix."""
     torch.manual_seed(0)
     backbone = load_backbone(name)
     images = torch.randn(1, 3, 96, 128)

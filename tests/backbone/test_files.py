@@ -41,7 +41,7 @@ def test_saved_directory(token_backbone: Backbone, tmp_path: Path) -> None:
 
 
 def test_an_official_file_saved_and_exported_again(tmp_path: Path) -> None:
-    """What the model does not use survives our directory too."""
+    """Tensors that the model does not use are kept in a saved directory too."""
     state = files.dinov3(32, 2, 4)
     load_backbone("dinov3_vits16", state, **SMALL).save_pretrained(tmp_path / "saved")
     back = load_backbone(tmp_path / "saved").export_official(tmp_path / "back.safetensors")
@@ -58,7 +58,7 @@ def test_pyramids_are_saved(tmp_path: Path) -> None:
 
 
 def test_a_damaged_directory(tmp_path: Path) -> None:
-    """Truncated weights, broken JSON, unknown fields and missing files are told apart."""
+    """Truncated weights, broken JSON, unknown fields and missing files give different errors."""
     backbone = tiny("dino_vits16")
     backbone.save_pretrained(tmp_path)
     config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
@@ -136,7 +136,7 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 
 def test_another_architecture_names_the_one_that_fits() -> None:
-    """Other widths, patches and releases: the error says what the file holds and which name would open it."""
+    """Other widths, patches and releases: the error describes the file and names the backbone that would open it."""
     with pytest.raises(WeightsError, match=r"patch 8, dim 384, depth 2.*load_backbone\('dino_vits8'"):
         load_backbone("dino_vits16", files.dino(384, 2, 8))
     with pytest.raises(WeightsError, match=r"load_backbone\('dinov2_vits14_reg'"):
@@ -233,7 +233,7 @@ def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_branches() -> None:
-    """A branch that is not there is an error, not the other one."""
+    """A missing branch raises; the other one is not used instead."""
     bare = files.dino(32, 2, 16)
     for checkpoint in ({"teacher": bare}, {"state_dict": {f"model.teacher.backbone.{k}": v for k, v in bare.items()}}):
         load_backbone("dino_vits16", checkpoint, **SMALL)
@@ -245,7 +245,7 @@ def test_branches() -> None:
 
 
 def test_a_wrapped_state_dict_is_not_dino() -> None:
-    """{"model": ...} is how everybody wraps weights; only a teacher or student says DINO."""
+    """{"model": ...} is a common wrapper of weights; only a teacher or student means DINO."""
     bare = files.dino(32, 2, 16)
     plain = load_backbone("vit_small_patch16_224", {"model": bare}, **SMALL).spec
     dino = load_backbone("vit_small_patch16_224", {"teacher": bare}, **SMALL).spec
@@ -295,7 +295,7 @@ def test_absurd_options(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{"weights": "timm"}, {}])
 def test_no_network(options: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a network there is one line that says what to do, and none about retries."""
+    """Without a network there is one error with advice, and no log about retries."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     name = "dino_vits16" if options else "somebody/something"
     with pytest.raises(WeightsError, match=r"hub cannot be reached; check the network, or give a file or directory"):

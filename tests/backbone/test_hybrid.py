@@ -79,8 +79,8 @@ def test_convolutional_stem(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name, options", [("vit_tiny_r_s16_p8_224", STEM), ("vit_base_r50_s16_384", TINY)])
 @torch.no_grad()
-def test_masked_pixels_are_not_seen(name: str, options: dict[str, int]) -> None:
-    """Convolutions reach beyond a patch; what a mask hides is hidden from its neighbours as well."""
+def test_masked_pixels_do_not_leak(name: str, options: dict[str, int]) -> None:
+    """Convolutions reach beyond a patch; masked pixels do not change neighbouring patches either."""
     backbone = load_backbone(name, **options)
     randomise(backbone)
     side, patch = options["img_size"], backbone.spec.patch
@@ -96,8 +96,8 @@ def test_masked_pixels_are_not_seen(name: str, options: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("name, options", [("vit_tiny_r_s16_p8_224", STEM), ("vit_base_r50_s16_384", TINY)])
-def test_masks_that_do_not_fit_name_themselves(name: str, options: dict[str, int]) -> None:
-    """The same error as of every ViT, before any pixel is hidden."""
+def test_masks_of_another_grid_raise(name: str, options: dict[str, int]) -> None:
+    """The error is that of every ViT."""
     side = options["img_size"]
     with pytest.raises(ValueError, match=r"masks of shape \(1, 3, 3\) do not fit a batch of 1 with a grid of"):
         load_backbone(name, **options)(torch.randn(1, 3, side, side), masks=torch.zeros(1, 3, 3, dtype=torch.bool))

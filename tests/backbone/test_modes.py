@@ -49,7 +49,7 @@ def test_masks(token_backbone: Backbone) -> None:
 
 
 def test_masking_happens_before_positions() -> None:
-    """With every patch masked, only positions tell patches apart."""
+    """With every patch masked, patches differ by their positions alone."""
     backbone = tiny("dinov2_vits14", img_size=56)
     images, masks = torch.randn(1, 3, 56, 56), torch.ones(1, 16)
     tokens, _, _ = backbone.embed(images, masks)

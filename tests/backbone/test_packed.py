@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
-from dense.backbone.packed import Group, can_pack, residual
+from dense.backbone.attention import Group, can_pack, residual
 from pretrain.network import set_drop_path
 from tests.backbone.conftest import tiny
 
@@ -33,8 +33,8 @@ def groups(backbone: Backbone) -> list[Tensor]:
 
 def build(name: str) -> Backbone:
     """Tiny and in training mode."""
-    own = {"embed_dim": 24, "num_heads": 3, "depth": 2} if name.startswith("eva02") else {"depth": 2}
-    return tiny(name, **own).train()
+    small = {"embed_dim": 24, "num_heads": 3, "depth": 2} if name.startswith("eva02") else {"depth": 2}
+    return tiny(name, **small).train()
 
 
 def alone(
@@ -43,11 +43,11 @@ def alone(
     """The same from `forward`, whose blocks are timm's, one size at a time."""
     vectors, tokens = [], None
     for number, images in enumerate(groups):
-        own = norm if number else None
-        features = backbone(images, layers="last", norm=own is None, masks=None if number else masks)
+        other = norm if number else None
+        features = backbone(images, layers="last", norm=other is None, masks=None if number else masks)
         patches = features.maps[-1].flatten(2).mT
         vector = features.class_token if features.has_class_token else patches.mean(1)
-        vectors.append(vector if own is None else own(vector))
+        vectors.append(vector if other is None else other(vector))
         tokens = patches if tokens is None else tokens
     assert tokens is not None
     return torch.cat(vectors), tokens
@@ -62,8 +62,8 @@ def gradients(module: nn.Module, value: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("whole", [True, False], ids=["patches", "class"])
-def test_packed_equals_alone(name: str, whole: bool) -> None:
-    """Outputs and gradients, with masks and another norm for small images, and where class tokens alone are wanted."""
+def test_packed_equals_one_size_at_a_time(name: str, whole: bool) -> None:
+    """Outputs and gradients, with masks and another norm for small images, and where only class tokens are needed."""
     backbone = build(name)
     images = groups(backbone)
     masks = torch.arange(2 * 16).reshape(2, 16) % 3 == 0 if whole else None
@@ -90,7 +90,7 @@ def test_packed_equals_alone(name: str, whole: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["dinov2_vits14_reg", "dinov3_vits16"])
-def test_recomputing_blocks_changes_nothing(name: str) -> None:
+def test_recomputed_blocks_give_equal_gradients(name: str) -> None:
     """Checkpointed blocks draw the same images again, and give the same gradients."""
     backbone = build(name)
     set_drop_path(backbone, 0.5, uniform=True)
@@ -120,7 +120,7 @@ PACK = [Group(10, 3, 3), Group(5, 2, 2)]  # 40 tokens
 
 
 def branch(x: Tensor, groups: object) -> Tensor:
-    """Ones, so that what is added is the factor."""
+    """Return ones, so that the residual adds the scale alone."""
     return torch.ones_like(x)
 
 
@@ -146,26 +146,26 @@ def test_expectation_is_that_of_drop_path_by_sample() -> None:
     torch.testing.assert_close(by_sample, torch.ones(40, 1), rtol=0, atol=0.1)
 
 
-def test_the_branch_sees_the_kept_images_alone() -> None:
-    """And its gradient reaches them alone, while the identity reaches all."""
-    seen: list[int] = []
+def test_the_branch_runs_on_the_kept_images_alone() -> None:
+    """The gradient of the branch reaches them alone, that of the identity all images."""
+    lengths: list[int] = []
     weight = torch.ones(1, requires_grad=True)
     x = torch.ones(40, 1, requires_grad=True)
 
     def counting(x: Tensor, groups: object) -> Tensor:
-        seen.append(len(x))
+        lengths.append(len(x))
         return x * weight
 
     residual(x, counting, PACK, 0.5).sum().backward()
-    assert seen == [5 * 3 + 2 * 2]
+    assert lengths == [5 * 3 + 2 * 2]
     assert x.grad is not None
     assert weight.grad is not None
     assert set(x.grad.flatten().tolist()) == {1.0, 3.0, 3.5}  # left out, 1 + 10/5, 1 + 5/2
     torch.testing.assert_close(weight.grad, torch.tensor([40.0]))
 
 
-def test_rate_0_is_none() -> None:
-    """And evaluation leaves nothing out."""
+def test_rate_0_drops_nothing() -> None:
+    """Neither does evaluation."""
     backbone = build("dinov2_vits14_reg")
     expected = backbone.image_features(groups(backbone))[0]
     set_drop_path(backbone, 0.0)

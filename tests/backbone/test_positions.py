@@ -73,7 +73,7 @@ def test_rules_follow_the_release() -> None:
     assert load_backbone("dinov2_vits14", depth=1, positions="timm").spec.positions == "timm"
 
 
-def test_official_and_timm_rules_differ_away_from_home() -> None:
+def test_official_and_timm_rules_differ_on_other_grids() -> None:
     """The rule matters: features move by percents, not by rounding."""
     ours, timms = tiny("dinov2_vits14", img_size=98), tiny("dinov2_vits14", img_size=98, positions="timm")
     images = torch.randn(1, 3, 70, 126)

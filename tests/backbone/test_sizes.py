@@ -138,8 +138,8 @@ def test_norm_is_explicit() -> None:
         backbone(images, norm="first")
 
 
-def test_pyramids_fit_heads() -> None:
-    """A convolutional backbone pads to its deepest stride and says its strides."""
+def test_pyramids_pad_to_their_deepest_stride() -> None:
+    """A convolutional backbone pads to its deepest stride and returns its strides."""
     backbone = load_backbone("resnet18")
     with torch.no_grad():
         features = backbone(torch.randn(1, 3, 70, 101))

@@ -202,7 +202,7 @@ def test_timm_pretrained(tmp_path: Path) -> None:
 
 
 def test_periods_follow_the_file() -> None:
-    """Rounded periods say bfloat16; odd ones are used as the file holds them, survive casts, copies and saving."""
+    """Rounded periods give the rule bfloat16; others come from the file and survive casts, copies and saving."""
     import copy
 
     small = {"embed_dim": 64, "depth": 2, "num_heads": 4}
@@ -214,17 +214,17 @@ def test_periods_follow_the_file() -> None:
     for version in (odd, copy.deepcopy(odd), copy.deepcopy(odd).bfloat16().float()):
         assert torch.equal(version.model.rope.periods, state["rope_embed.periods"])
 
-    # the rule is told from the values, and a caller's own wish wins over the file
+    # the rule follows from the values, and an option of the caller overrides the file
     fresh = load_backbone("dinov3_vits16", **small)
     assert load_backbone("dinov3_vits16", fresh.export_official(), **small).spec.rope_periods == "float32"
-    wish = load_backbone("dinov3_vits16", files.dinov3(64, 2, 4), rope_periods="float32", **small)
-    assert wish.spec.rope_periods == "float32"
-    assert torch.equal(wish.model.rope.periods, fresh.model.rope.periods)
+    override = load_backbone("dinov3_vits16", files.dinov3(64, 2, 4), rope_periods="float32", **small)
+    assert override.spec.rope_periods == "float32"
+    assert torch.equal(override.model.rope.periods, fresh.model.rope.periods)
     again = load_backbone("dinov3_vits16", odd.tensors(), **small)
     assert torch.equal(again.model.rope.periods, odd.model.rope.periods)
 
 
-def test_biases_are_not_dropped_in_silence() -> None:
+def test_biases_are_not_dropped_silently() -> None:
     """A DINOv3 file with query and value biases does not load into timm's model without them, unless they are zero."""
     small = {"embed_dim": 32, "depth": 2, "num_heads": 4}
     state = files.dinov3(32, 2, 4)

@@ -1,27 +1,27 @@
-"""The cache of features: right, up to date, whole after a kill, and the same for everyone who uses it at once."""
+"""The cache of features: correct, up to date, complete after a kill, and shared by processes that use it at once."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dense.data.cache import (
     DamagedRecord,
     FeatureCache,
     key_digest,
-    prune,
     read_record,
     sweep,
     weights_digest,
@@ -35,7 +35,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Counting:
-    """Features that tell their image's mean: a map and a prefix; counts images."""
+    """Features that hold the mean of their image: a map and a prefix; counts images."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -66,15 +66,25 @@ def computed(cache: FeatureCache) -> int:
     return cache.compute.images
 
 
+def features(
+    subject: FeatureCache, images: Sequence[Identity], load: Callable[[int], Tensor] = image, batch_size: int = 8
+) -> list[list[Tensor]]:
+    """The tensors of each image, computed if they are absent."""
+    subject.fill(images, lambda number, copy: load(number), batch_size=batch_size)
+    found = [subject.get(identity) for identity in images]
+    assert None not in found
+    return [tensors for tensors in found if tensors is not None]
+
+
 # ---- what is read is what was computed
 
 
 def test_computed_once(tmp_path: Path) -> None:
     """The second time from disk, also by another process's cache; in bf16, with every shape."""
     first = cache(tmp_path)
-    before = first.fetch(identities(5), image)
+    before = features(first, identities(5), image)
     second = cache(tmp_path)
-    after = second.fetch(identities(5), image)
+    after = features(second, identities(5), image)
     assert (computed(first), computed(second)) == (5, 0)
     for number, (a, b) in enumerate(zip(before, after, strict=True)):
         assert [tuple(t.shape) for t in b] == [(5, 2, 3), (2, 5)]
@@ -85,15 +95,15 @@ def test_computed_once(tmp_path: Path) -> None:
 
 
 def test_sizes_may_differ(tmp_path: Path) -> None:
-    """Batches hold one size each, results keep their order."""
+    """Batches hold one size each, records belong to their images."""
     sizes = [(8, 8), (8, 12), (8, 8), (16, 8), (8, 12), (8, 8)]
     subject = cache(tmp_path)
-    result = subject.fetch(identities(6), lambda i: image(i, sizes[i]), batch_size=2)
+    result = features(subject, identities(6), lambda i: image(i, sizes[i]), batch_size=2)
     assert [tuple(r[0].shape[1:]) for r in result] == [(h // 4, w // 4) for h, w in sizes]
     assert [int(r[1][0, 0]) for r in result] == list(range(6))
     assert isinstance(subject.compute, Counting)
     assert max(shape[0] for shape in subject.compute.batches) == 2
-    again = cache(tmp_path).fetch(identities(6), lambda i: image(i, sizes[i]))
+    again = features(cache(tmp_path), identities(6), lambda i: image(i, sizes[i]))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(result, again, strict=True))
 
 
@@ -117,7 +127,7 @@ def test_fill_and_copies(tmp_path: Path) -> None:
 def test_features_may_be_written_to(tmp_path: Path) -> None:
     """In memory: the file stays."""
     subject = cache(tmp_path)
-    subject.fetch(identities(1), image)
+    features(subject, identities(1), image)
     for _ in range(2):
         result = subject.get(identities(1)[0])
         assert result is not None
@@ -126,24 +136,23 @@ def test_features_may_be_written_to(tmp_path: Path) -> None:
 
 
 def test_other_precisions(tmp_path: Path) -> None:
-    """Named in the key, so they do not mix."""
+    """Named in the key, so that they do not mix."""
     for dtype in (torch.float32, torch.float16):
-        assert cache(tmp_path, dtype=dtype).fetch(identities(1), image)[0][0].dtype == dtype
+        assert features(cache(tmp_path, dtype=dtype), identities(1))[0][0].dtype == dtype
     assert len(list(tmp_path.glob("*/key.json"))) == 2
-    with pytest.raises(ValueError, match=r"dtype=torch.int8: expected one of torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"dtype=torch.int8: expected torch.bfloat16"):
         cache(tmp_path, dtype=torch.int8)
 
 
 def test_workers_read(tmp_path: Path) -> None:
-    """A pickled cache reads, and says what it cannot do."""
+    """A pickled cache reads, without what computes features."""
     subject = cache(tmp_path)
-    subject.fetch(identities(2), image)
+    features(subject, identities(2))
     worker: FeatureCache = pickle.loads(pickle.dumps(subject))
     result = worker.get(identities(2)[1])
     assert result is not None
     assert (result[0] == 1).all()
-    with pytest.raises(RuntimeError, match=r"1 images have no features in .* and compute is None"):
-        worker.fetch(identities(3), image)
+    assert worker.compute is None
 
 
 # ---- what is stale or damaged is computed again
@@ -163,7 +172,7 @@ def test_other_weights_are_another_cache(tmp_path: Path) -> None:
     assert digests[1] == weights_digest(dict(reversed(module.state_dict().items())))
     for number, digest in enumerate(digests):
         subject = cache(tmp_path, digest)
-        subject.fetch(identities(1), image)
+        features(subject, identities(1), image)
         assert computed(subject) == 1, number
     assert key_digest({"a": 1, "b": (2, 3)}) == key_digest({"b": [2, 3], "a": 1}) != key_digest({"a": 1, "b": [2]})
     with pytest.raises(ValueError, match="key must be plain data"):
@@ -174,11 +183,11 @@ def test_a_changed_image_replaces_its_record(tmp_path: Path) -> None:
     """Known by size and time; no rubbish is left behind."""
     path = image_file(tmp_path / "a.png")
     subject = cache(tmp_path / "cache")
-    subject.fetch([file_identity(path)], image)
+    features(subject, [file_identity(path)], image)
     image_file(path, size=(30, 30))
     assert subject.get(file_identity(path)) is None
-    subject.fetch([file_identity(path)], lambda _: image(9))
-    assert (subject.fetch([file_identity(path)], image)[0][0] == 9).all()
+    features(subject, [file_identity(path)], lambda _: image(9))
+    assert (features(subject, [file_identity(path)], image)[0][0] == 9).all()
     os.utime(path, ns=(1, 1))
     assert subject.get(file_identity(path)) is None
     assert len(list((tmp_path / "cache").rglob("*.features"))) == 1
@@ -188,11 +197,11 @@ def damage(path: Path, how: str) -> None:
     """Spoil a record."""
     data = bytearray(path.read_bytes())
     if how == "flipped":
-        data[-100] ^= 1
-    elif how == "description":
-        data[45] ^= 0x20
+        data[-1] ^= 1
+    elif how == "facts":
+        data[data.index(b"version")] ^= 0x20
     elif how == "length":
-        data[18] ^= 1
+        data[0] ^= 1
     elif how == "truncated":
         data = data[: len(data) // 2]
     elif how == "header":
@@ -201,33 +210,36 @@ def damage(path: Path, how: str) -> None:
         data = bytearray()
     elif how == "longer":
         data += b"x"
+    elif how == "bare":
+        data = bytearray(save({"0": torch.zeros(5, 2, 3), "1": torch.zeros(2, 5)}))
+    elif how == "former":  # the format of an earlier version: magic bytes, sizes, a checksum, JSON and tensors
+        data = bytearray(b"dense-records-1\n" + struct.pack("<QII", 168, 40, 7) + b" " * 136)
     else:
         data = bytearray(b"something else entirely, and long enough to be looked at" * 4)
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
-    "how", ["flipped", "description", "length", "truncated", "header", "empty", "longer", "foreign"]
+    "how",
+    ["flipped", "facts", "length", "truncated", "header", "empty", "longer", "bare", "former", "foreign"],
 )
 def test_damaged_records(tmp_path: Path, how: str) -> None:
-    """Seen, computed again and replaced."""
+    """Detected, computed again and replaced."""
     subject = cache(tmp_path)
-    subject.fetch(identities(3), image)
+    features(subject, identities(3))
     path = subject.path(identities(3)[1])
     damage(path, how)
     with pytest.raises(DamagedRecord):
         read_record(path)
     assert subject.get(identities(3)[1]) is None
-    result = subject.fetch(identities(3), image)
+    result = features(subject, identities(3))
     assert computed(subject) == 4
     assert [int(r[0][0, 0, 0]) for r in result] == [0, 1, 2]
-    assert subject.get(identities(3)[1]) is not None
-    damage(path, how)
-    assert subject.fill(identities(3), lambda i, copy: image(i)) == 1
+    assert len(list(tmp_path.rglob("*.features"))) == 3
 
 
 def test_every_byte_counts(tmp_path: Path) -> None:
-    """Whichever byte is changed, the record is refused."""
+    """A record is refused whichever byte is changed, also within the blocks that the checksum sums."""
     write_record(tmp_path / "r", [torch.arange(6.0).view(2, 3), torch.zeros(0, 4)], {"name": "x"})
     data = (tmp_path / "r").read_bytes()
     assert torch.equal(read_record(tmp_path / "r")[0][0], torch.arange(6.0).view(2, 3))
@@ -235,6 +247,19 @@ def test_every_byte_counts(tmp_path: Path) -> None:
         (tmp_path / "s").write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
         with pytest.raises(DamagedRecord):
             read_record(tmp_path / "s")
+    write_record(tmp_path / "r", [torch.arange(5000.0)], {})
+    data = (tmp_path / "r").read_bytes()
+    for place in (-20000, -10000, -1):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        (tmp_path / "s").write_bytes(changed)
+        with pytest.raises(DamagedRecord, match="has changed since it was written"):
+            read_record(tmp_path / "s")
+    blocks = bytearray(data)
+    blocks[-20000:-15904], blocks[-15904:-11808] = data[-15904:-11808], data[-20000:-15904]
+    (tmp_path / "s").write_bytes(blocks)
+    with pytest.raises(DamagedRecord, match="has changed since it was written"):
+        read_record(tmp_path / "s")
 
 
 # ---- kills and company
@@ -315,26 +340,13 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said at the first record of many, with both numbers."""
+    """Raised at the first record of many, with both numbers."""
     usage = shutil.disk_usage(tmp_path)._replace(free=900)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"features of 100 images take up to 0.0 GB and .* free; use fewer layers"):
         cache(tmp_path).fill(identities(100), lambda i, copy: image(i))
     with pytest.raises(OSError, match="no room for features in"):
         cache(tmp_path).put(identities(1)[0], [torch.zeros(1000)])
-
-
-def test_prune(tmp_path: Path) -> None:
-    """Old keys go, with their names on a label; foreign files stay."""
-    old, new = cache(tmp_path, "old"), cache(tmp_path, "new")
-    for subject in (old, new):
-        subject.fetch(identities(2), image)
-    (tmp_path / "mine").mkdir()
-    assert json.loads((old.folder / "key.json").read_text())["weights"] == "old"
-    assert prune(tmp_path, keep=[new]) > 100
-    assert not old.folder.exists()
-    assert (tmp_path / "mine").exists()
-    assert new.get(identities(2)[0]) is not None
 
 
 def test_features_need_not_be_maps(tmp_path: Path) -> None:
@@ -344,7 +356,7 @@ def test_features_need_not_be_maps(tmp_path: Path) -> None:
         return [torch.ones(len(images), 7), torch.arange(len(images)).float()]
 
     subject = FeatureCache(tmp_path, {}, compute)
-    subject.fetch(identities(2), image)
+    features(subject, identities(2), image)
     result = subject.get(identities(2)[1])
     assert result is not None
     assert (result[0].shape, float(result[1])) == ((7,), 1.0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dense.data.scenes import dataset as clip
-from dense.data.scenes import render
+from dense.data.scenes import clip, render
 
 
 def test_first_frame_is_the_scene_and_the_path_is_the_clips_own() -> None:

@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 
 from dense.data.image import ImageError
-from dense.data.labelled.check import check_all, check_files, check_overlap
-from dense.data.labelled.files import FileSource
-from dense.data.labelled.layouts import ADE20K, LAYOUTS, Layout
-from dense.data.labelled.masks import LabelFormat
-from dense.data.labelled.sample import DataError, LabelledSource, open_labelled
+from dense.data.labelled import LAYOUTS, DataError, LabelFormat, LabelledSource, Layout, check_all, open_labelled
+from dense.data.labelled.check import check, check_overlap
+from dense.data.labelled.layouts import ADE20K
 from tests.data.labelled_files import HEIGHT, WIDTH, depth16, folder, image_file, mask, palette, text
 
 VOC_COLOURS = [(i, 255 - i, i // 2) for i in range(256)]
 
 
 def problems(source: LabelledSource) -> str:
-    return "\n".join(source.check())
+    return "\n".join(check(source))
 
 
 # ---- published layouts
@@ -88,7 +86,7 @@ def test_ade20k(tmp_path: Path) -> None:
     assert sample.labels[0, :5].tolist() == [255, 0, 1, 2, 255]
     assert sample.depth is None
     assert sample.name.endswith("images/training/ADE_train_1.jpg")
-    assert train.check() == val.check() == []
+    assert check(train) == check(val) == []
 
 
 def test_voc2012_wherever_it_was_unpacked(tmp_path: Path) -> None:
@@ -102,7 +100,7 @@ def test_voc2012_wherever_it_was_unpacked(tmp_path: Path) -> None:
         assert labels[:3, 0].tolist() == [255, 0, 20]
         assert source.classes is not None
         assert source.classes[20] == "tvmonitor"
-        assert source.check() == []
+        assert check(source) == []
 
 
 def test_cityscapes(tmp_path: Path) -> None:
@@ -115,7 +113,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert labels[:4, 0].tolist() == [18, 255, 255, 0]
     assert source.classes is not None
     assert (len(source.classes), source.classes[13]) == (19, "car")
-    assert source.check() == []
+    assert check(source) == []
 
 
 def test_nyuv2(tmp_path: Path) -> None:
@@ -125,8 +123,8 @@ def test_nyuv2(tmp_path: Path) -> None:
     depth = source.read(0).depth
     assert depth is not None
     assert (depth == 2.5).all()
-    assert (source.depth_kind, source.classes, source.check()) == ("metric", None, [])
-    assert "knows no depth anywhere" in problems(open_labelled(tmp_path, "test", layout="nyuv2"))
+    assert (source.depth_kind, source.classes, check(source)) == ("metric", None, [])
+    assert "has no known depth anywhere" in problems(open_labelled(tmp_path, "test", layout="nyuv2"))
     layout = LAYOUTS["nyuv2"]
     assert (layout.evaluation_crop, layout.depth_range, layout.image_size) == ("nyu_eigen", (1e-3, 10), (480, 640))
 
@@ -142,7 +140,7 @@ def test_kitti_eigen(tmp_path: Path) -> None:
     assert sample.depth.shape == (352, 1216)
     assert (sample.depth[-1, 1], sample.depth[0, 0], np.isfinite(sample.depth).sum()) == (1, 2, 2)
     assert open_labelled(tmp_path, "train", layout="kitti_eigen").read(0).image.shape == (360, 1220, 3)
-    assert source.check() == []
+    assert check(source) == []
     assert LAYOUTS["kitti_eigen"].evaluation_crop == "garg"
 
 
@@ -157,7 +155,7 @@ def test_a_layout_of_ones_own(tmp_path: Path) -> None:
     assert len(open_labelled(tmp_path, "train", layout=layout)) == 2
     some = open_labelled(tmp_path, "train", layout=layout, ids=text(tmp_path / "some.txt", "b\n"))
     assert [some.name(i) for i in range(len(some))] == [str(tmp_path / "scans/b/rgb.png")]
-    assert some.check() == []
+    assert check(some) == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +187,7 @@ def test_masks_and_depth_together(tmp_path: Path) -> None:
     assert sample.depth is not None
     assert sample.name.endswith("deep/er/b.jpg")
     assert (sample.labels[0, :3].tolist(), sample.depth[0, 0]) == ([0, 1, 0], 2.0)
-    assert source.check() == []
+    assert check(source) == []
 
 
 def test_only_the_targets_that_are_asked_for(tmp_path: Path) -> None:
@@ -217,7 +215,7 @@ def test_splits_by_folder(tmp_path: Path, pattern: str, train: str) -> None:
     for split, name in (("train", "a"), ("val", "b")):
         source = open_labelled(tmp_path, split)
         assert [Path(source.name(i)).stem for i in range(len(source))] == [name]
-        assert source.check() == []
+        assert check(source) == []
     with pytest.raises(FileNotFoundError, match=r"no images of split test: expected one of images/, test/images/"):
         open_labelled(tmp_path, "test")
 
@@ -271,7 +269,7 @@ def test_partial_targets(tmp_path: Path) -> None:
     assert problems(strict).count("has no ") == 2
     with pytest.raises(DataError, match=r"a\.jpg has no mask; add it, or open the data with partial=True"):
         strict.read(0)
-    assert joint.check() == []
+    assert check(joint) == []
     assert [(joint.read(i).labels is None, joint.read(i).depth is None) for i in range(3)] == [
         (True, False), (False, True), (False, False),
     ]  # fmt: skip
@@ -324,12 +322,43 @@ def test_nothing_there(tmp_path: Path) -> None:
         open_labelled(tmp_path, "trian", layout="ade20k")
     with pytest.raises(ValueError, match="it is a crop of KITTI"):
         open_labelled(tmp_path, "train", layout="ade20k", kb_crop=True)
-    for root, layout in (("scenes", "folder"), (tmp_path, "folder"), (tmp_path, "pictures")):
+    for root, layout in (("scenes", "folder"), (tmp_path, "folder"), (tmp_path, "images")):
         with pytest.raises(ValueError, match="crop of KITTI"):
             open_labelled(root, "train", layout=layout, kb_crop=True)
     text(tmp_path / "voc/ImageSets/Segmentation/train.txt", "\n")
     with pytest.raises(DataError, match="voc2012 train: no samples in"):
         open_labelled(tmp_path / "voc", "train", layout="voc2012")
+
+
+def test_the_former_name_of_a_layout(tmp_path: Path) -> None:
+    """`pictures` is `images`, with a warning."""
+    for name in ("a", "deep/b"):
+        image_file(tmp_path / f"{name}.jpg")
+    with pytest.warns(FutureWarning, match="layout 'pictures' is now called 'images'"):
+        former = open_labelled(tmp_path, "all", layout="pictures")
+    source = open_labelled(tmp_path, "all", layout="images")
+    assert [former.name(i) for i in range(2)] == [source.name(i) for i in range(2)]
+    assert (source.classes, source.depth_kind, source.read(1).clean) == (None, None, None)
+
+
+def test_pairs(tmp_path: Path) -> None:
+    """An image without its partner is a problem, and belongs to no split."""
+    for name in ("a", "b", "c", "d"):
+        image_file(tmp_path / f"input/{name}.jpg", 50)
+        image_file(tmp_path / f"target/{name}.png", 100)
+    (tmp_path / "target/b.png").unlink()
+    image_file(tmp_path / "target/x.png")
+    splits = {split: open_labelled(tmp_path, split, layout="paired") for split in ("train", "val", "all")}
+    assert [len(splits[split]) for split in ("train", "val", "all")] == [2, 1, 3]
+    sample = splits["all"].read(1)
+    assert sample.clean is not None
+    assert (sample.name, sample.clean[0, 0, 0]) == (str(tmp_path / "input/c.jpg"), 100)
+    assert "input/b.jpg has no clean image target/b.*" in problems(splits["train"])
+    assert "target/x.png is a clean image without an image input/x.*" in problems(splits["val"])
+    image_file(tmp_path / "target/c.png", size=(HEIGHT, WIDTH + 1))
+    assert f"input/c.jpg has {HEIGHT}x{WIDTH}; every clean image must have its image's size" in problems(splits["all"])
+    with pytest.raises(DataError, match="every clean image must have its image's size"):
+        splits["all"].read(1)
 
 
 # ---- checks
@@ -351,7 +380,7 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     (tmp_path / "masks/9.png").write_bytes(b"")
     depth16(tmp_path / "depth/10.png", 7, (2, 2))
     source = open_labelled(tmp_path, "all")
-    lines = source.check(workers=3)
+    lines = check(source, workers=3)
     said = "\n".join(lines)
     for words in (
         "images/0.jpg has no mask masks/0.*",
@@ -360,7 +389,7 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
         "images/3.jpg is damaged or truncated",
         "masks/4.png holds the value 9 at 48 pixels",
         "the mask of " + str(tmp_path / "images/5.jpg") + " is ignored everywhere",
-        "the depth map of " + str(tmp_path / "images/6.jpg") + " knows no depth anywhere",
+        "the depth map of " + str(tmp_path / "images/6.jpg") + " has no known depth anywhere",
         "are two images of one sample, 7; keep one",
         "masks/9.png is not an image of a known format",
         "depth/10.png has 2x2 pixels",
@@ -382,8 +411,8 @@ def test_many_problems_are_counted(tmp_path: Path) -> None:
     assert str(DataError("alone")) == "alone"
 
 
-def test_turned_images(tmp_path: Path) -> None:
-    """EXIF turns an image; its targets must be turned too, and the error says so if they are not."""
+def test_rotated_images(tmp_path: Path) -> None:
+    """EXIF rotates an image; its targets must be rotated too, and the error names EXIF if they are not."""
     folder(tmp_path, [])
     text(tmp_path / "classes.yaml", "[sky, ground]")
     for name, size in (("good", (WIDTH, HEIGHT)), ("bad", (HEIGHT, WIDTH))):
@@ -391,9 +420,9 @@ def test_turned_images(tmp_path: Path) -> None:
         mask(tmp_path / f"masks/{name}.png", 0, size)
     source = open_labelled(tmp_path, "all")
     assert source.read(1).image.shape == (WIDTH, HEIGHT, 3)
-    assert len(source.check()) == 1
-    assert "bad.jpg has 8x6; the image is turned by its EXIF data and the mask is not" in problems(source)
-    with pytest.raises(DataError, match="turned by its EXIF"):
+    assert len(check(source)) == 1
+    assert "bad.jpg has 8x6; the image is rotated by its EXIF data and the mask is not" in problems(source)
+    with pytest.raises(DataError, match="rotated by its EXIF"):
         source.read(0)
 
 
@@ -403,15 +432,14 @@ def test_a_limit_and_progress(tmp_path: Path) -> None:
     for i in (0, 20, 39):
         mask(tmp_path / f"masks/{i:03}.png", 9)
     source = open_labelled(tmp_path, "all")
-    assert isinstance(source, FileSource)
     told: list[tuple[int, int]] = []
-    assert len(check_files(source, limit=2, workers=1, progress=lambda *n: told.append(n))) == 2
+    assert len(check(source, limit=2, workers=1, progress=lambda *n: told.append(n))) == 2
     assert told == [(2, 2)]
     told.clear()
-    assert len(check_files(source, workers=1, progress=lambda *n: told.append(n))) == 3
+    assert len(check(source, workers=1, progress=lambda *n: told.append(n))) == 3
     assert told == [(32, 40), (40, 40)]
     with pytest.raises(ValueError, match="limit=0"):
-        check_files(source, limit=0)
+        check(source, limit=0)
 
 
 def test_splits_that_overlap(tmp_path: Path) -> None:
@@ -475,7 +503,7 @@ def test_scenes() -> None:
     remembering = open_labelled("scenes", "val", length=3, size=(32, 40))
     plain = open_labelled("scenes", "val", length=3, size=(32, 40), remember=False)
     assert remembering.classes is not None
-    assert (remembering.classes[:2], remembering.depth_kind, remembering.check()) == (("sky", "ground"), "metric", [])
+    assert (remembering.classes[:2], remembering.depth_kind, check(remembering)) == (("sky", "ground"), "metric", [])
     for index in (0, 2, 0):
         first, second = remembering.read(index), plain.read(index)
         assert first.labels is not None

@@ -1,4 +1,4 @@
-"""Masks and depth maps: every way to write them, and what is said of those that cannot be used."""
+"""Masks and depth maps: every way to store and to declare them, and errors for those that cannot be used."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from dense.data.image import ImageError
-from dense.data.labelled.declarations import depth_format, label_format
-from dense.data.labelled.depth import DepthFormat, read_depth
-from dense.data.labelled.masks import LabelFormat, read_labels
+from dense.data.labelled.formats import DepthFormat, LabelFormat, depth_format, label_format
+from dense.data.labelled.reading import read_depth, read_labels
 from dense.data.labelled.sample import DataError
 from tests.data.labelled_files import image_file, mask, palette, text
 

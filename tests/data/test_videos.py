@@ -22,7 +22,7 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder of frames"):
         list_frames(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no frames right in"):
+    with pytest.raises(FileNotFoundError, match="no frames in"):
         list_frames(tmp_path / "empty")
 
 
@@ -79,7 +79,7 @@ def test_davis_with_problems(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         davis(root)
     assert len(error.value.problems) == 2
-    assert "right has an image or a mask alone at frame 00003" in str(error.value)
+    assert "right has an image without its mask, or the reverse, at frame 00003" in str(error.value)
     assert "gone" in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"train\.txt is missing"):
         davis(root, "train")

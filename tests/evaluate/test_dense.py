@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dense.data.labelled.sample import Identity, Labelled, open_labelled
+from dense.data.labelled.open import open_labelled
+from dense.data.labelled.sample import Identity, Labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
 from dense.model.card import as_json

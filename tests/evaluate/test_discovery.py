@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dense.cli import main
-from dense.data.labelled.sample import open_labelled
+from dense.data.labelled.open import open_labelled
 from dense.discover import Objects, TokenCut
 from dense.evaluate.discovery import Score
 from dense.evaluate.objects import ObjectTarget, ObjectTargets

@@ -44,7 +44,7 @@ def test_any_grid(grid: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_parameter_has_a_gradient(name: str) -> None:
-    """No variant holds a parameter that the forward does not read."""
+    """Every variant uses all of its parameters."""
     head = neck_of(**VARIANTS[name]).with_outputs(
         depth=Regression("softplus"),
         bins=Bins(4, normalisation="softmax"),
@@ -97,14 +97,14 @@ def test_readout_without_a_class_token(readout: str) -> None:
 
 
 def test_activated_residual() -> None:
-    """The published trap: with a ReLU in place the branch that skips is relu(x)."""
-    plain, trap = neck_of().fusion[0].unit1, neck_of(residual="activated").fusion[0].unit1
+    """With a ReLU in place, as published, the residual connection carries relu(x)."""
+    plain, activated = neck_of().fusion[0].unit1, neck_of(residual="activated").fusion[0].unit1
     x = torch.randn(1, 8, 4, 4)
     with torch.no_grad():
-        torch.testing.assert_close(trap(x) - plain(x), x.relu() - x)
+        torch.testing.assert_close(activated(x) - plain(x), x.relu() - x)
 
 
-def test_the_input_is_left_alone() -> None:
+def test_the_input_is_not_changed() -> None:
     """Nothing writes into the features."""
     features = features_of()
     before = [m.clone() for m in features.maps]
@@ -162,6 +162,7 @@ def test_channels_default_to_dinov2() -> None:
     ("options", "message"),
     [
         ({"in_channels": (8, 8)}, "expected 4 values, one per map"),
+        ({"in_channels": 8}, "in_channels=8: expected a list of values"),
         ({"width": 0}, "width=0: expected an integer of at least 1"),
         ({"readout": "cls"}, "readout='cls': expected one of 'ignore', 'add', 'project'"),
         ({"readout": ("add", "add")}, "readout=.*one per map"),

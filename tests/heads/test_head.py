@@ -34,7 +34,7 @@ def test_keys_by_mode() -> None:
 
 
 def test_padding_does_not_shift() -> None:
-    """A padded image's target is the middle of the target to the frame."""
+    """The output of a padded image is the middle of that of the whole padded image."""
     features = features_of((4, 5), image=(50, 61))
     whole = replace(features, image_size=features.padded_size, padding=(0, 0, 0, 0))
     head = joint().eval()
@@ -47,7 +47,7 @@ def test_padding_does_not_shift() -> None:
 @pytest.mark.parametrize("image", [(56, 70), (50, 61), (60, 73)])
 @pytest.mark.parametrize("resized", [False, True])
 def test_a_coarser_size_covers_the_image(align_corners: bool, image: tuple[int, int], resized: bool) -> None:
-    """A plane x + y of the frame stays that plane of the image at every size: padded, cropped or stretched."""
+    """A plane x + y of the padded image stays that plane of the image at every size."""
     features = features_of((4, 5), image=image)
     if resized:
         features = replace(features, padding=(0, 0, 0, 0), resized=True)
@@ -67,7 +67,7 @@ def test_a_coarser_size_covers_the_image(align_corners: bool, image: tuple[int, 
 
 
 def test_half_precision_does_not_shift() -> None:
-    """Cells of a large padded frame are found in bf16 too."""
+    """Positions in a large padded image are exact in bf16 too."""
     features = features_of((40, 40), (1,), image=(555, 551), batch=1)
     ramp = (torch.arange(40) % 2).float().expand(1, 1, 40, 40)
     exact = to_image_size(ramp, features, (160, 160), False)
@@ -77,7 +77,7 @@ def test_half_precision_does_not_shift() -> None:
 
 
 def test_a_coarser_size() -> None:
-    """A loss can be taken at four times the grid; the target is a thinner one of the same."""
+    """At four times the grid, as for a loss, the output is a coarser version of the full one."""
     head, features = joint().eval(), features_of((4, 5))
     coarse, full = head(features, size=(16, 20)), head(features)
     for name, value in coarse.items():

@@ -1,4 +1,4 @@
-"""The restoration head: the published body, and a guidance that starts as nothing and learns."""
+"""The restoration head: the published body, and a guidance that starts at zero and learns."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from heads import Features, PixelSemanticFusion, RestorationHead, Restormer
 from heads.restoration import ChannelFusion, WindowFusion
 from heads.restoration.head import guide_image, guide_size
 from heads.restoration.restormer import RestormerNorm, channel_attention
+from tests.heads.conftest import randomise
 
 OUTPUTS = {"restored": {"name": "image"}}
 GUIDED = ("addition", "channels", "windows")
@@ -30,12 +31,6 @@ def head(guidance: str = "channels", **options: Any) -> RestorationHead:
 def features(batch: int = 2) -> Features:
     maps = tuple(torch.randn(batch, 16, 3, 4) for _ in range(3))
     return Features(maps, (), (24, 32), (24, 32), (0, 0, 0, 0), (8, 8, 8), (0, 1, 2), True)
-
-
-def stir(module: torch.nn.Module) -> None:
-    """Weights of which none is zero."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
 
 
 def test_published_size_and_names() -> None:
@@ -64,9 +59,9 @@ def test_published_size_and_names() -> None:
 
 
 def test_norm_equals_layer_norm() -> None:
-    """And without a bias only the variance is taken out."""
+    """Without a bias the norm only divides by the standard deviation."""
     x, norm = torch.randn(2, 6, 3, 5), RestormerNorm(6, True)
-    stir(norm)
+    randomise(norm, 0.1)
     expected = F.layer_norm(x.permute(0, 2, 3, 1), (6,), norm.body["weight"], norm.body["bias"], 1e-5)
     torch.testing.assert_close(norm(x), expected.permute(0, 3, 1, 2))
     free = RestormerNorm(6, False)
@@ -88,41 +83,41 @@ def test_channel_attention_by_hand() -> None:
 @pytest.mark.parametrize("guidance", GUIDED)
 @pytest.mark.parametrize("query", ["dino", "restoration"])
 def test_untrained_guidance_is_the_body(guidance: str, query: str) -> None:
-    """Bit for bit; and once it has learnt, it counts."""
+    """They are equal bit for bit; trained guidance changes the result."""
     built, images = head(guidance, query=query), torch.rand(2, 3, 37, 51)
-    told = features()
+    guide = features()
     with torch.no_grad():
-        assert torch.equal(built(told, images)["restored"], built.body(images))
-        stir(built.fusions)
-        assert not torch.allclose(built(told, images)["restored"], built.body(images), atol=1e-3)
+        assert torch.equal(built(guide, images)["restored"], built.body(images))
+        randomise(built.fusions, 0.1)
+        assert not torch.allclose(built(guide, images)["restored"], built.body(images), atol=1e-3)
 
 
 @pytest.mark.parametrize("guidance", GUIDED)
 def test_everything_learns(guidance: str) -> None:
-    """After one step, which moves the zeros, every parameter has a gradient."""
-    built, told, images = head(guidance), features(), torch.rand(2, 3, 16, 24)
-    stir(built)
-    (built(told, images)["restored"] ** 2).mean().backward()
+    """With no zero weights every parameter has a gradient."""
+    built, guide, images = head(guidance), features(), torch.rand(2, 3, 16, 24)
+    randomise(built, 0.1)
+    (built(guide, images)["restored"] ** 2).mean().backward()
     assert [n for n, p in built.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 9), (8, 8), (33, 50), (41, 16)])
 def test_any_size(size: tuple[int, int]) -> None:
     built, images = head("windows"), torch.rand(1, 3, *size)
-    stir(built.fusions)
+    randomise(built.fusions, 0.1)
     assert built(features(1), images)["restored"].shape == images.shape
     assert built(features(1), images, size=(5, 7))["restored"].shape == (1, 3, 5, 7)
 
 
-def test_windows_do_not_see_what_was_filled_up() -> None:
-    """A window at the edge attends to the pixels that are there: as a smaller window does."""
+def test_windows_mask_their_padding() -> None:
+    """A window at the edge attends to the pixels of the image alone, as a smaller window does."""
     torch.manual_seed(0)
     large, small = WindowFusion(4, 8, 2, window=8), WindowFusion(4, 8, 2, window=5)
     q, k, v = torch.randn(3, 2, 8, 5, 5)
     torch.testing.assert_close(large.attend(q, k, v), small.attend(q, k, v))
 
 
-def test_windows_are_apart() -> None:
+def test_windows_are_independent() -> None:
     fusion = WindowFusion(4, 8, 2, window=4)
     q, k, v = torch.randn(3, 1, 8, 8, 12)
     out = fusion.attend(q, k, v)
@@ -131,19 +126,19 @@ def test_windows_are_apart() -> None:
 
 
 def test_gate_weighs_experts() -> None:
-    psf, told = PixelSemanticFusion((16, 16, 16), 8), features()
-    weights = psf.gate(told.maps)
+    psf, guide = PixelSemanticFusion((16, 16, 16), 8), features()
+    weights = psf.gate(guide.maps)
     assert weights.shape == (2, 3)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
-    stir(psf)
-    weights = psf.gate(told.maps)
-    experts = [expert(m) for expert, m in zip(psf.experts, told.maps, strict=True)]
+    randomise(psf, 0.1)
+    weights = psf.gate(guide.maps)
+    experts = [expert(m) for expert, m in zip(psf.experts, guide.maps, strict=True)]
     expected = sum(w.view(-1, 1, 1, 1) * e for w, e in zip(weights.unbind(1), experts, strict=True))
-    torch.testing.assert_close(psf(told.maps), expected)
+    torch.testing.assert_close(psf(guide.maps), expected)
     assert not torch.allclose(weights[0], weights[1])  # another image, other weights
 
 
-def test_the_backbone_sees_a_fixed_number_of_patches() -> None:
+def test_the_backbone_reads_a_limited_number_of_patches() -> None:
     for size in ((64, 64), (2160, 3840), (17, 4000), (5, 5), (3000, 11)):
         rows, columns = guide_size(size, 14, 256)
         assert rows % 14 == columns % 14 == 0
@@ -161,8 +156,8 @@ def test_plain_data_and_back() -> None:
     again = heads.build(built.spec())
     again.load_state_dict(built.state_dict())
     assert again.spec() == built.spec()
-    images, told = torch.rand(2, 3, 24, 16), features()
-    assert torch.equal(again.eval()(told, images)["restored"], built(told, images)["restored"])
+    images, guide = torch.rand(2, 3, 24, 16), features()
+    assert torch.equal(again.eval()(guide, images)["restored"], built(guide, images)["restored"])
 
 
 def test_errors_name_the_value() -> None:

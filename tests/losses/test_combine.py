@@ -84,8 +84,8 @@ def test_uncertainty_finds_the_noise() -> None:
     assert found == pytest.approx({"depth": 4.0, "labels": 0.5}, rel=1e-2)  # where the total is stationary
 
 
-@pytest.mark.parametrize("weights", [joint(), FixedWeights({"depth": 0.5, "labels": 1.0})], ids=["learnt", "fixed"])
-def test_a_task_without_labels_has_no_say(weights: torch.nn.Module) -> None:
+@pytest.mark.parametrize("weights", [joint(), FixedWeights({"depth": 0.5, "labels": 1.0})], ids=["learned", "fixed"])
+def test_a_task_without_labels_contributes_zero(weights: torch.nn.Module) -> None:
     depth, labels = torch.tensor(2.0, requires_grad=True), torch.tensor(3.0, requires_grad=True)
     alone = weights({"depth": depth})
     none_of_three = torch.zeros(3, dtype=torch.bool)

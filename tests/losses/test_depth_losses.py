@@ -1,4 +1,4 @@
-"""What holds for every depth loss."""
+"""Properties of every depth loss."""
 
 import doctest
 import importlib
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import dense.losses
-from dense.losses import KINDS, SSI, BinCrossEntropy, MiDaSLoss, RobustSSI, SiLog
+from dense.losses import KINDS, SSI, BinCrossEntropy, MiDaSLoss, RobustSSI, SiLog, build
 from heads import Bins
 from tests.losses.cases import BY_IMAGE, CENTRES, LOSSES, example
 
@@ -44,7 +44,7 @@ def test_an_empty_mask_gives_zero_with_a_gradient(name: str, dtype: torch.dtype)
 
 @every
 @pytest.mark.parametrize("pixels", [1, 2])
-def test_hardly_any_pixel_is_enough(name: str, pixels: int) -> None:
+def test_one_or_two_pixels_are_enough(name: str, pixels: int) -> None:
     prediction, target, mask = example(name)
     few = torch.zeros_like(mask)
     few[0, 0, 3, 4 : 4 + pixels] = True
@@ -53,7 +53,7 @@ def test_hardly_any_pixel_is_enough(name: str, pixels: int) -> None:
 
 
 @every
-def test_what_lies_outside_the_mask_does_not_matter(name: str) -> None:
+def test_values_outside_the_mask_have_no_influence(name: str) -> None:
     prediction, target, mask = example(name)
     value, gradient = value_and_gradient(name, prediction, target, mask)
     for rubbish in (torch.nan, torch.inf, -1.0, 1e30):
@@ -94,7 +94,7 @@ def test_mean_over_the_images_that_have_pixels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if "bins" not in n])
-def test_nothing_to_learn_at_the_optimum(name: str) -> None:
+def test_value_and_gradient_are_zero_at_the_optimum(name: str) -> None:
     _, target, mask = example(name)
     value, gradient = value_and_gradient(name, target, target, mask)
     assert value == 0
@@ -145,12 +145,12 @@ def test_wrong_shapes_are_named() -> None:
         loss(prediction[:, 0], target[:, 0], mask[:, 0])
     with pytest.raises(TypeError, match=r"torch\.bool"):
         loss(prediction, target, mask.float())
-    with pytest.raises(ValueError, match="one channel a bin"):
+    with pytest.raises(ValueError, match="one channel per bin"):
         BinCrossEntropy(CENTRES)(prediction, target, mask)
 
 
 @pytest.mark.parametrize("focus", [1.0])
-def test_silog_with_full_focus_does_not_see_the_scale(focus: float) -> None:
+def test_silog_with_full_focus_is_scale_invariant(focus: float) -> None:
     prediction, target, mask = example("silog")
     loss = SiLog(focus, eps=0, over="image")
     factors = torch.tensor([0.1, 1, 30.0]).view(-1, 1, 1, 1)
@@ -159,7 +159,7 @@ def test_silog_with_full_focus_does_not_see_the_scale(focus: float) -> None:
 
 
 @pytest.mark.parametrize("loss", [SSI(), RobustSSI(), MiDaSLoss(), MiDaSLoss(robust=True)], ids=str)
-def test_ssi_does_not_see_scale_and_shift_of_each_image(loss: torch.nn.Module) -> None:
+def test_ssi_is_invariant_to_scale_and_shift_per_image(loss: torch.nn.Module) -> None:
     prediction, target, mask = example("ssi", dtype=torch.float64)
     scale = torch.tensor([0.01, 1, 300.0], dtype=torch.float64).view(-1, 1, 1, 1)
     shift = torch.tensor([50.0, -4, 1000], dtype=torch.float64).view(-1, 1, 1, 1)
@@ -197,16 +197,16 @@ def test_silog_warms_up_in_training_only() -> None:
     assert loss.state_dict()["step"] == 3
 
 
-def test_bins_take_what_the_head_has() -> None:
+def test_bins_use_centres_and_normalisation_of_the_head() -> None:
     output = Bins(count=32, max_depth=8.0, normalisation="sigmoid")
-    loss = BinCrossEntropy.of(output, "linear")
+    loss = build({"bins": {"assignment": "linear"}}, output).losses["bins"]
     assert loss.normalisation == "sigmoid" and torch.equal(loss.centres, output.depths())
 
 
 @pytest.mark.parametrize("normalisation", ["softmax", "linear", "sigmoid"])
-def test_linear_bins_are_learnt_until_the_expectation_is_the_target(normalisation: str) -> None:
+def test_linear_bins_are_learned_until_the_expectation_is_the_target(normalisation: str) -> None:
     output = Bins(count=8, min_depth=1.0, max_depth=8.0, normalisation=normalisation)  # type: ignore[arg-type]
-    loss = BinCrossEntropy.of(output, "linear")
+    loss = build({"bins": {"assignment": "linear"}}, output).losses["bins"]
     target = torch.tensor([1.0, 2.3, 7.9]).view(1, 1, 1, 3)
     logits = torch.zeros(1, 8, 1, 3).requires_grad_()
     with torch.no_grad():
@@ -223,12 +223,12 @@ def test_linear_bins_are_learnt_until_the_expectation_is_the_target(normalisatio
     ("make", "message"),
     [
         (lambda: SiLog(1.5), "variance_focus=1.5"),
-        (lambda: SiLog(1.0, warmup_steps=5), "nothing to learn"),
+        (lambda: SiLog(1.0, warmup_steps=5), "gives no gradient"),
         (lambda: BinCrossEntropy([3.0, 1.0]), "ascending"),
         (lambda: RobustSSI(trim=1.0), "trim=1.0"),
     ],
 )
-def test_senseless_options_raise(make: object, message: str) -> None:
+def test_invalid_options_raise(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""The DINO perception contrastive loss: its formula, what it pulls and pushes, and gradients through a frozen backbone."""
+"""The DINO perception contrastive loss: formula, direction, and gradients through a frozen backbone."""
 
 from __future__ import annotations
 

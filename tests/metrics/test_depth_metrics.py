@@ -59,7 +59,7 @@ def test_perfect_depth() -> None:
 
 
 @pytest.mark.parametrize("average", ["image", "pixel"])
-def test_nothing_counted_is_reported(average: Any) -> None:
+def test_images_without_valid_pixels_are_reported(average: Any) -> None:
     prediction, target, mask = maps()
     result = measure(prediction, torch.full_like(target, torch.nan), mask, average=average)
     assert result["images"] == 0 and result["skipped"] == 5

@@ -78,7 +78,7 @@ def test_mistakes_are_named(make: Any) -> None:
         make(5).update(predicted[:, ::2], labels)
     with pytest.raises(TypeError, match="integer labels"):
         make(5).update(predicted.float(), labels)
-    with pytest.raises(ValueError, match="give one a class"):
+    with pytest.raises(ValueError, match="give one per class"):
         make(5, names=("a", "b"))
     with pytest.raises(ValueError, match="ignore not among them"):
         make(5, ignore=0)
@@ -108,7 +108,7 @@ def test_a_table_follows_updates() -> None:
     assert metric.per_class()["0"]["pixels"] == 0
 
 
-def test_outlines_see_what_regions_do_not() -> None:
+def test_boundary_iou_is_more_sensitive_to_outlines() -> None:
     labels = torch.zeros(1, 100, 100, dtype=torch.long)
     labels[:, 20:80, 20:80] = 1
     shifted = labels.roll(2, dims=2)

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from dense.metrics import RestorationMetrics, psnr, ssim
-from dense.metrics.restoration import bytes_of, luma
+from dense.metrics.restoration import luma, to_8_bits
 
 
 def images(count: int = 3, size: tuple[int, int] = (32, 41)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ def ssim_map(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float
 
 
 def test_psnr_of_torchmetrics_and_ssim_of_scipy() -> None:
-    restored, clean = (bytes_of(t) for t in images())
+    restored, clean = (to_8_bits(t) for t in images())
     for a, b in ((restored, clean), (luma(restored), luma(clean))):
         ours, ours_ssim = psnr(a, b), ssim(a, b)
         for i in range(len(a)):
@@ -66,7 +66,7 @@ def test_means_by_kind() -> None:
     metrics.update(restored[:3], clean[:3], ["noise", "rain", "noise"])
     metrics.update(restored[3:], clean[3:], ["rain"])
     found = metrics.compute()
-    each = psnr(bytes_of(restored), bytes_of(clean)).tolist()
+    each = psnr(to_8_bits(restored), to_8_bits(clean)).tolist()
     assert found["psnr"] == pytest.approx(np.mean(each), abs=1e-4)
     assert found["per_degradation"]["noise"]["psnr"] == pytest.approx((each[0] + each[2]) / 2, abs=1e-4)
     assert found["per_degradation"]["rain"]["pictures"] == 2

@@ -58,8 +58,8 @@ def test_contours() -> None:
     assert np.array_equal(contours(torch.from_numpy(mask))[0], contour_by_loops(mask[0]))
 
 
-def test_nothing_and_the_unknown() -> None:
-    """Nothing agrees with nothing alone; unknown pixels count nowhere."""
+def test_empty_masks_and_invalid_pixels() -> None:
+    """Two empty masks agree, an empty and another one do not; invalid pixels do not count."""
     some, none = torch.zeros(1, 20, 20, dtype=torch.bool), torch.zeros(1, 20, 20, dtype=torch.bool)
     some[:, 5:10, 5:10] = True
     for a, b, value in ((none, none, 1), (some, none, 0), (none, some, 0), (some, some, 1)):

@@ -166,7 +166,7 @@ def from_hidden(hidden: tuple[Tensor, ...]) -> Features:
 
 @pytest.mark.parametrize(("theirs", "ours"), [("cat", "project"), ("add", "add"), ("ignore", "ignore")])
 def test_smp(theirs: Any, ours: Any) -> None:
-    """Decoder and segmentation head, on a grid that is even, as theirs has to be."""
+    """Decoder and segmentation head, on an even grid, which theirs needs."""
     decoder = pytest.importorskip("segmentation_models_pytorch.decoders.dpt.decoder")
     module = nn.Module()
     module.decoder = decoder.DPTDecoder(CHANNELS, (16,) * 4, True, theirs, WIDTHS, 8)

@@ -151,7 +151,7 @@ def test_published_names(tmp_path: Path) -> None:
 
 
 def test_a_directory_of_another_kind(tmp_path: Path) -> None:
-    """A model that is no backbone of ours is named."""
+    """An unsupported model is named."""
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="'bert' model; backbones are read from vit"):
         load_backbone(tmp_path)

@@ -1,4 +1,4 @@
-"""Every shipped config builds the module that it describes, without memory, with the published numbers."""
+"""Every shipped config builds its module on the meta device, with the published numbers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dense.recipes import config_folder
-from pretrain.checks import check_views
-from pretrain.data import Batch
 from pretrain.masking import VIEWS
 from pretrain.module import DINO
+from pretrain.network import check_crops
 from pretrain.views import MultiCrop
 
 FOLDER = config_folder() / "pretrain"
@@ -22,13 +21,13 @@ NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
 def base_of(name: str) -> list[str]:
-    """A stage's config lies on top of its first stage's."""
+    """Return the configs of a stage: that of the first stage and its own."""
     first = name.removesuffix("_gram").removesuffix("_high_res")
     return [first] if first == name else [first, name]
 
 
 def parse(parser: LightningArgumentParser, part: str, names: list[str], folder: Path) -> Any:
-    """One part of configs, one on top of the other, as the command parses them."""
+    """Parse one part of several configs, in order, as the command does."""
     parser.add_argument("-c", "--config", action="config")
     argv = []
     for name in names:
@@ -44,8 +43,8 @@ def parse(parser: LightningArgumentParser, part: str, names: list[str], folder: 
 
 
 def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> DINO:
-    """The module of a config on the meta device, as if the stage before were there."""
-    for function in ("open_run", "check_start", "load_start"):
+    """Return the module of a config on the meta device, without a run of the stage before."""
+    for function in ("load_run", "check_start", "load_start"):
         monkeypatch.setattr(f"pretrain.module.{function}", lambda *_: None)
     parser = LightningArgumentParser()
     parser.add_class_arguments(DINO, "model")
@@ -55,7 +54,7 @@ def built(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> DINO:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The header says where numbers come from; module, views and objective fit one another."""
+    """There is a header; module, views and objective fit together."""
     header = (FOLDER / f"{name}.yaml").read_text()
     assert header.startswith("# ")
     module = built(name, tmp_path, monkeypatch)
@@ -63,16 +62,16 @@ def test_a_config_builds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     views.add_argument("--views", type=MultiCrop)
     crops = parse(views, "views", base_of(name), tmp_path)
     for choice in getattr(crops, "choices", [crops]):
-        check_views(module.recipe, module.student, choice, 64)
-        batch = Batch([torch.empty(2, 3, s, s, device="meta", dtype=torch.uint8) for s in choice.sizes], *[torch.empty(0)] * 2, [])  # fmt: skip
-        assert module.student.grid(batch.views[0])[0] > 2
+        check_crops(module.recipe, module.student, choice, 64, 64)
+        crop = torch.empty(2, 3, choice.sizes[0], choice.sizes[0], device="meta", dtype=torch.uint8)
+        assert module.student.grid(crop)[0] > 2
     assert len(crops.sizes) >= VIEWS
     assert module.plan(images=10**7, total_batch=2048).steps > 0
     assert set(module.terms) >= {"dino"}
 
 
 def test_published_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters of the published backbones, and what their recipes are known by."""
+    """Numbers of parameters, schedules and temperatures are the published ones."""
 
     def parameters(network: torch.nn.Module) -> int:
         return sum(p.numel() for p in network.parameters())

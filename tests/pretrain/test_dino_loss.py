@@ -93,12 +93,12 @@ def test_a_crop_is_never_paired_with_its_own_view() -> None:
     assert not logits.grad[:3].any() and logits.grad[3:].any()
 
 
-def test_uniform_predictions_cost_log_k() -> None:
+def test_uniform_predictions_have_loss_log_k() -> None:
     _, targets = example(4)
     assert DINOLoss()(torch.zeros(12, 50), targets).item() == pytest.approx(math.log(50), rel=1e-6)
 
 
-def test_a_perfect_student_pays_the_entropy_and_stands_still() -> None:
+def test_a_perfect_student_has_the_entropy_as_loss_and_no_gradient() -> None:
     targets = (3 * torch.randn(2, 20)).softmax(-1)[:1].repeat(2, 1)
     logits = (0.1 * targets.log()).repeat(2, 1).requires_grad_()
     value = DINOLoss(0.1)(logits, targets)
@@ -169,7 +169,7 @@ def test_wrong_shapes_are_named() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
 def test_local_crops_may_count_less(weight: float) -> None:
-    """Pairs of local crops are weighted, and divided by as many pairs as ever."""
+    """Pairs of local crops are weighted; the divisor stays the number of pairs."""
     logits, targets = example(5)
     value = DINOLoss(0.1)(logits, targets, local_weight=weight)
     own = DINOLoss(0.1)(logits[: len(targets)], targets) * 2 / 8  # 2 of 8 pairs are of global crops

@@ -33,11 +33,12 @@ FULL: dict[str, Any] = {  # every term, both heads, no stochastic depth
     "model.optim": {"warmup_epochs": 0.5, "lr": 0.01, "layer_decay": 0.9, "clip": 0.3, "clip_mode": "global"},
     "model.steps": 5,
 }
-KNN = {"train": "scenes:train", "val": "scenes:val", "every_steps": 3, "resize": None, "scenes": [12, 6], "scene_size": 32, "k": 3}  # fmt: skip
+KNN = {"train": "scenes:train", "val": "scenes:val", "every_steps": 3, "k": 3}
+KNN |= {"resize": None, "scenes": [12, 6], "scene_size": 32}
 
 
 def test_two_processes_train_as_one_and_checkpoints_move(tmp_path: Path) -> None:
-    """One process to step 1, two sharded ones to step 4, one again to the end: the weights of a run that never moved."""
+    """One process to step 1, two sharded ones to step 4, one to the end: the weights of an uninterrupted run."""
     still, moved = tmp_path / "still", tmp_path / "moved"
     done = run(write_config(still, **FULL), still / "run")
     assert done.returncode == 0, done.stderr
@@ -72,7 +73,7 @@ def test_two_processes_train_as_one_and_checkpoints_move(tmp_path: Path) -> None
     ],
 )
 def test_bad_strategies(tmp_path: Path, strategy: object, message: str) -> None:
-    """Named, without a traceback."""
+    """They are reported without a traceback."""
     done = run(write_config(tmp_path, **{"trainer.strategy": strategy}), tmp_path / "run")
     assert done.returncode in (1, 2)
     assert message in done.stderr

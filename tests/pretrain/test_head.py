@@ -147,3 +147,14 @@ def test_a_deep_copy_shares_nothing() -> None:
     twin = copy.deepcopy(head)
     torch.testing.assert_close(twin(x), head(x))
     assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in head.parameters()}
+
+
+def test_linear_prototypes_and_one_row_of_batch_norm() -> None:
+    head = ProjectionHead(16, 24, 16, 8, batch_norm=True, last_layer="linear")
+    assert [k for k in head.state_dict() if k.startswith("last_layer")] == ["last_layer.weight"]
+    x = torch.randn(4, 16)
+    expected = torch.nn.functional.normalize(head.mlp(x), dim=-1) @ head.last_layer.weight.T  # type: ignore[operator]
+    torch.testing.assert_close(head(x), expected)
+    assert bool(head.train()(x[:1]).isfinite().all())
+    with pytest.raises(ValueError, match="last_layer='cosine'"):
+        ProjectionHead(16, 24, last_layer="cosine")  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from pretrain.health import (
     effective_rank,
     entropy,
     feature_std,
+    marginal_error,
     measure,
 )
 from pretrain.losses import DINOLoss
@@ -61,7 +62,7 @@ def train(centring: bool, temperature: float, seed: int = 0, steps: int = 300) -
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_healthy_run_raises_no_alarm(seed: int) -> None:
+def test_a_healthy_run_has_no_diagnosis(seed: int) -> None:
     monitor, diagnoses = train(centring=True, temperature=0.04, seed=seed)
     assert diagnoses == []
     last = monitor.history[-1]
@@ -100,12 +101,12 @@ def test_what_is_not_finite_is_reported_at_once_and_once(value: float) -> None:
     assert monitor.update(4, GOOD | {"loss": value}) is not None
 
 
-def test_warmup_and_patience_hold_the_alarm_back() -> None:
+def test_warmup_and_patience_delay_the_diagnosis() -> None:
     monitor = HealthMonitor(K, warmup_steps=100, patience=5)
     assert all(monitor.update(step, UNIFORM) is None for step in range(104))
     diagnosis = monitor.update(104, UNIFORM)
     assert diagnosis is not None and diagnosis.kind == "collapse_to_uniform"
-    assert all(monitor.update(step, UNIFORM) is None for step in range(105, 200))  # once is enough
+    assert all(monitor.update(step, UNIFORM) is None for step in range(105, 200))  # reported once
     # A moment of health starts the count anew.
     monitor = HealthMonitor(K, warmup_steps=0, patience=5)
     assert all(monitor.update(step, GOOD if step % 5 == 4 else POINT) is None for step in range(50))
@@ -193,3 +194,28 @@ def test_effective_rank(samples: int) -> None:
     assert effective_rank(torch.eye(32)[:samples]).item() == pytest.approx(min(samples, 32), rel=1e-5)
     assert math.isnan(effective_rank(torch.full((4, 3), math.nan)).item())
     assert effective_rank(torch.zeros(4, 3)).item() == pytest.approx(1)
+
+
+def test_marginal_error() -> None:
+    """It is 0 for equal use and 1 - 1/K for one prototype."""
+    assert marginal_error(torch.eye(4)).item() == pytest.approx(0)
+    assert marginal_error(torch.eye(4)[:1].repeat(3, 1)).item() == pytest.approx(0.75)
+    assert bool(marginal_error(torch.zeros(0, 4)).isfinite())
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        ({"patch_teacher_entropy": 3.68, "patch_marginal_entropy": 3.68}, "patch_collapse_to_uniform"),
+        ({"patch_teacher_entropy": 0.01, "patch_marginal_entropy": 0.02}, "patch_collapse_to_point"),
+        ({"gram_drift": 0.8}, "gram_drift"),
+    ],
+)
+def test_failures_of_patches_and_gram_are_reported(found: dict[str, float], kind: str) -> None:
+    monitor = HealthMonitor(64, warmup_steps=0, patience=2, patch_prototypes=40)
+    healthy = {"loss": 4.0, "teacher_entropy": 2.0, "marginal_entropy": 4.0}
+    assert monitor.update(0, healthy | found) is None
+    diagnosis = monitor.update(1, healthy | found)
+    assert diagnosis is not None
+    assert diagnosis.kind == kind
+    assert "nan" not in str(diagnosis)

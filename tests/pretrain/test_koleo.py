@@ -46,14 +46,14 @@ def test_groups_are_batches_of_their_own() -> None:
     torch.testing.assert_close(KoLeoLoss(group=4)(features), apart)
 
 
-def test_one_image_is_skipped_with_a_notice() -> None:
+def test_one_image_is_skipped_with_a_warning() -> None:
     loss, features = KoLeoLoss(), torch.randn(1, 4).requires_grad_()
     with pytest.warns(UserWarning, match="skipped: a batch of 1"):
         value = loss(features)
     value.backward()
     assert value.item() == 0
     assert features.grad is not None
-    loss(features)  # said once
+    loss(features)  # warned once
 
 
 def test_twins_give_a_finite_gradient() -> None:

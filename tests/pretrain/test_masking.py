@@ -9,8 +9,8 @@ def of_step(masks: BlockMasks, step: int, total: int, grid: tuple[int, int] = (1
     return masks(step, np.arange(total), total, grid)
 
 
-def test_a_share_is_masked_and_ratios_spread_evenly() -> None:
-    """Of 2 x 32 crops half are masked; the i-th masked one, by size, lies in its own part of the range."""
+def test_a_fraction_is_masked_and_ratios_spread_evenly() -> None:
+    """Half of 2 x 32 crops are masked, and the i-th smallest ratio lies in the i-th part of the range."""
     masks = of_step(BlockMasks(0.5, (0.1, 0.5), complete=True), 3, 32)
     assert masks.shape == (64, 196)
     ratios = np.sort(masks.float().mean(1).numpy())
@@ -27,14 +27,14 @@ def test_without_completion_no_ratio_is_passed() -> None:
 
 
 def test_masks_are_blocks() -> None:
-    """Masked patches have far more masked neighbours than scattered ones would."""
+    """Masked patches have far more masked neighbours than scattered ones."""
     masks = of_step(BlockMasks(1.0, (0.3, 0.3)), 0, 16).view(-1, 14, 14)
     beside = (masks[:, :, 1:] & masks[:, :, :-1]).float().mean() / masks.float().mean()
     assert beside > 0.6
 
 
 def test_a_mask_depends_on_seed_step_and_place_alone() -> None:
-    """However processes and micro-batches share a step, its images get the same masks."""
+    """The images of a step have the same masks for any number of processes and micro-batches."""
     masks = BlockMasks(seed=5)
     whole = of_step(masks, 7, 8).view(2, 8, -1)
     for ranks in (2, 4):

@@ -33,7 +33,7 @@ def crops() -> list[torch.Tensor]:
 
 
 def test_modes() -> None:
-    """The student trains, drop path included, from the start; the teacher never drops and never learns."""
+    """The student is in training mode with drop path from the start; the teacher never is, and has no gradients."""
     module = make()
     assert all(m.training for m in module.student.modules())
     assert not any(m.training for m in module.teacher.network.modules())
@@ -43,7 +43,7 @@ def test_modes() -> None:
 
 
 def test_crops_run_together_as_they_would_alone() -> None:
-    """Grouping by size changes nothing; logits and features are crop-major."""
+    """Logits and features are those of single crops, crop-major."""
     module = make()
     module.eval()
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_plan() -> None:
         module.plan(images=1024, total_batch=2048)
 
 
-def test_a_warm_up_longer_than_the_run_is_no_crash() -> None:
+def test_a_warm_up_longer_than_the_run() -> None:
     """Ten epochs of warm-up in a run of one step."""
     plan = make(steps=1).plan(images=64, total_batch=64)
     assert plan.steps == 1
@@ -96,7 +96,7 @@ def test_differences_name_leaves() -> None:
 
 
 def test_plan_of_dinov2() -> None:
-    """The square root of the batch, epochs of a number of steps, and a constant rate after the warm-up."""
+    """Square-root scaling, epochs of a fixed number of steps, and a constant rate after the warm-up."""
     optim = OptimOptions(lr=4e-3, lr_scaling="sqrt", warmup_epochs=2)
     plan = make(epochs=10, steps_per_epoch=5, optim=optim).plan(images=10_000, total_batch=256)
     assert (plan.steps, plan.steps_per_epoch) == (50, 5)
@@ -107,7 +107,7 @@ def test_plan_of_dinov2() -> None:
 
 
 def test_activation_checkpointing_changes_no_gradient() -> None:
-    """Blocks computed again in the backward pass give what kept ones give."""
+    """Blocks that are computed again in the backward pass give the same gradients."""
     found = []
     for again in (False, True):
         torch.manual_seed(0)

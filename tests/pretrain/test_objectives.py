@@ -20,7 +20,9 @@ FULL: dict[str, Any] = {  # every term but Gram
     "model.ibot": {"weight": 1.0, "head": HEAD},
     "model.koleo": {"weight": 0.1},
     "model.teacher": {"momentum": 0.9, "centering": "sinkhorn"},
-    "model.optim": {"warmup_epochs": 0.5, "freeze_last_layer_epochs": 0.5, "lr": 0.01, "layer_decay": 0.9, "patch_embed_lr": 0.2},
+    "model.optim": {
+        "warmup_epochs": 0.5, "freeze_last_layer_epochs": 0.5, "lr": 0.01, "layer_decay": 0.9, "patch_embed_lr": 0.2,
+    },
     "model.steps": 6,
 }  # fmt: skip
 GRAM = {"weight": 2.0, "start": 2, "refresh_every": 2, "refreshes": 1, "warmup_steps": 2}
@@ -43,7 +45,8 @@ def test_every_term_is_measured(finished: Path) -> None:
     """Losses of terms, the patch head's entropy, Sinkhorn's convergence and Gram drift are logged, and finite."""
     curves = read_metrics(finished / "metrics.csv")
     for name in ("dino_loss", "ibot_loss", "koleo_loss", "gram_loss", "sinkhorn_error", "patch_sinkhorn_error",
-                 "patch_teacher_entropy", "patch_marginal_entropy", "patch_kl", "patch_prototype_usage", "gram_drift"):  # fmt: skip
+                 "patch_teacher_entropy", "patch_marginal_entropy", "patch_kl", "patch_prototype_usage", "gram_drift",
+                 ):  # fmt: skip
         values = curves[f"health/{name}"][1]
         assert values, name
         assert all(math.isfinite(v) for v in values), name
@@ -55,7 +58,7 @@ def test_every_term_is_measured(finished: Path) -> None:
 
 
 def test_the_gram_teacher_is_the_teacher_of_its_last_refresh(finished: Path, tmp_path: Path) -> None:
-    """Copied at step 2 and once more at step 4, so that it is the teacher of a run that stops there."""
+    """It is copied at step 2 and at step 4, so it equals the teacher of a run that stops at step 4."""
     changes = {**FULL, "model.gram": GRAM, "data.views.init_args": VIEWS | {"gram_size": 64}, "trainer.max_steps": 4}
     assert run(write_config(tmp_path, **changes), tmp_path / "run").returncode == 0
     state, early = weights(finished), weights(tmp_path / "run")
@@ -65,7 +68,7 @@ def test_the_gram_teacher_is_the_teacher_of_its_last_refresh(finished: Path, tmp
 
 
 def test_stopped_and_continued(finished: Path, tmp_path: Path) -> None:
-    """With masks, KoLeo and a Gram teacher too, a run that stopped ends with the same weights bit for bit."""
+    """A run with masks, KoLeo and a Gram teacher that was stopped ends with the same weights, bit for bit."""
     changes = {**FULL, "model.gram": GRAM, "data.views.init_args": VIEWS | {"gram_size": 64}}
     config = write_config(tmp_path, **changes)
     for stop in ("3", "5", "6"):
@@ -76,7 +79,7 @@ def test_stopped_and_continued(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """iBOT, distributed KoLeo and Gram over gloo with 2 x 2 images follow one process with 4: the same masks above all."""
+    """iBOT, distributed KoLeo and Gram over gloo with 2 x 2 images train as one process with 4, with the same masks."""
     plain = {
         **FULL,
         "model.koleo": {"weight": 0.1, "distributed": True},
@@ -97,8 +100,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def test_accumulation_keeps_the_meaning_of_a_batch(tmp_path: Path) -> None:
-    """With centres, two micro-batches of 2 train as one batch of 4: masks, both centres and the schedules alike."""
-    plain = {**FULL, "model.teacher": {"momentum": 0.9}, "model.koleo": {"weight": 0.0}, "model.backbone.drop_path": 0.0, "model.steps": 3}  # fmt: skip
+    """Two micro-batches of 2 train as one batch of 4: masks, both centres and the schedules are equal."""
+    changes = {"model.teacher": {"momentum": 0.9}, "model.koleo": {"weight": 0.0}, "model.steps": 3}
+    plain = {**FULL, **changes, "model.backbone.drop_path": 0.0}
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(write_config(one, **plain), one / "run").returncode == 0
     accumulated = write_config(two, **plain, **{"data.batch_size": 2, "trainer.accumulate_grad_batches": 2})
@@ -139,7 +143,7 @@ def first_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stages_follow_one_another(first_stage: Path, tmp_path: Path) -> None:
-    """pretrain, gram, high_res: each begins with the student and teacher of the one before, and ends in a backbone."""
+    """pretrain, gram, high_res: each starts with the student and teacher of the previous one and writes a backbone."""
     state = weights(first_stage)
     assert not torch.equal(state["student.local_norm.weight"], state["student.backbone.model.norm.weight"])
     gram = dinov3(**{
@@ -169,7 +173,7 @@ def test_stages_follow_one_another(first_stage: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wrong_starts(first_stage: Path, finished: Path, tmp_path: Path) -> None:
-    """A stage that does not follow from what it is given is refused before training."""
+    """A stage that cannot start from the given run is refused before training."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "words.ckpt").write_text("words")
     unfinished = tmp_path / "unfinished"
@@ -186,7 +190,8 @@ def test_wrong_starts(first_stage: Path, finished: Path, tmp_path: Path) -> None
         ({"model.stage": "gram", "model.start_from": str(first_stage)}, "without a Gram term"),
         ({"model.start_from": str(first_stage)}, "stage: pretrain, which is the first"),
         (gram | {"model.stage": "high_res", "model.start_from": str(first_stage)}, "stage gram or high_res, and"),
-        (gram | {"model.start_from": str(first_stage), "model.gram": {"weight": 1.0, "teacher": str(tmp_path)}}, "holds no backbone"),
+        (gram | {"model.start_from": str(first_stage), "model.gram": {"weight": 1.0, "teacher": str(tmp_path)}},
+         "holds no backbone"),
     ):  # fmt: skip
         done = run(write_config(tmp_path / "wrong", **dinov3(**changes)), tmp_path / "wrong/run")
         assert done.returncode == 1, (changes, done.stderr)
@@ -200,7 +205,7 @@ def test_wrong_starts(first_stage: Path, finished: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: Path) -> None:
-    """Distillation: targets of a frozen teacher, wider than the student; its weights stay out of checkpoints."""
+    """Distillation: targets of a frozen teacher, wider than the student; checkpoints leave its weights out."""
     small = {
         **FULL,
         "model.distill": str(finished),
@@ -223,7 +228,8 @@ def test_a_smaller_student_learns_from_a_finished_run(finished: Path, tmp_path: 
     for changes, message in (
         ({"model.head.out_dim": 48}, "head.out_dim=48, but the teacher has 32 prototypes"),
         ({"model.ibot": {"weight": 1.0, "head": HEAD | {"out_dim": 12}}}, "ibot.head.out_dim=12"),
-        ({"model.backbone.arguments": {"patch_size": 16, "img_size": 32, "depth": 1, "embed_dim": 8, "num_heads": 1}}, "patches have 8 pixels"),
+        ({"model.backbone.arguments": {"patch_size": 16, "img_size": 32, "depth": 1, "embed_dim": 8, "num_heads": 1}},
+         "patches have 8 pixels"),
         ({"model.distill": "/nowhere"}, "does not exist"),
         ({"model.distill": str(plain / "run")}, "trained without iBOT"),
     ):  # fmt: skip
@@ -255,14 +261,18 @@ def test_a_convolutional_gram_teacher_is_refused(tmp_path: Path) -> None:
         ({"model.optim": {"layer_decay": 1.5}}, "optim.layer_decay=1.5"),
         ({"model.ibot": {"weight": 1.0, "mask_ratio": [0.5, 1.5]}}, "mask_ratio"),
         ({"model.ibot": {"weight": 1.0, "mask_probability": 0}}, "mask_probability=0"),
-        ({"model.ibot": {"weight": 1.0, "mask_probability": 0.1}}, "mask_probability=0.1 masks none of the 8 global crops"),
+        ({"model.ibot": {"weight": 1.0, "mask_probability": 0.1}},
+         "mask_probability=0.1 masks none of the 8 global crops"),
         ({"model.ibot": {"weight": -1.0}}, "ibot.weight=-1.0"),
-        ({"model.ibot": {"weight": 1.0}, "data.views.init_args": {"global_size": 16, "local_size": 8}}, "too small for masks"),
+        ({"model.ibot": {"weight": 1.0}, "data.views.init_args": {"global_size": 16, "local_size": 8}},
+         "too small for masks"),
         ({"model.koleo": {"weight": 1.0, "group": 3}}, "koleo.group=3 does not divide"),
-        ({"model.backbone.local_norm": True, "data.views.init_args": {"global_size": 32, "local_crops": 0}}, "without local crops"),
+        ({"model.backbone.local_norm": True, "data.views.init_args": {"global_size": 32, "local_crops": 0}},
+         "without local crops"),
         ({"data.views.init_args": {"global_size": 32, "local_size": 16, "gram_size": 64}}, "without a Gram term"),
         ({"data.views.init_args": {"global_size": 32, "local_size": 16, "gram_size": 16}}, "gram_size=16"),
-        ({"model.gram": {"weight": 1.0, "start": 1}, "data.views.init_args": {"global_size": 36, "local_size": 16, "gram_size": 72}},
+        ({"model.gram": {"weight": 1.0, "start": 1},
+          "data.views.init_args": {"global_size": 36, "local_size": 16, "gram_size": 72}},
          "gram_size=72 and global_size=36 with patches of 8"),
         ({"model.gram": {"weight": 1.0, "start": 1, "final_weight": -3.0}}, "gram.final_weight=-3.0"),
         ({"model.dino": {"weight": 0.0}}, "nothing to learn"),

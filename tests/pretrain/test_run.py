@@ -1,4 +1,4 @@
-"""Whole runs, in processes of their own: the product, resume after kills, bad input, full disks."""
+"""Whole runs: the backbone they write, resume after kills, bad input, full disks."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_the_product(finished: Path) -> None:
-    """A backbone that opens, with a card that tells the recipe; logs and curves; plain checkpoints."""
+def test_the_backbone_and_its_records(finished: Path) -> None:
+    """A backbone that opens, with the recipe on its card; logs and curves; plain checkpoints."""
     backbone = dense.load_backbone(finished / "backbone")
     features = backbone(torch.randn(1, 3, 40, 56))
     assert features.maps[-1].shape == (1, 16, 5, 7)
@@ -86,8 +86,8 @@ def test_killed_and_continued(finished: Path, tmp_path: Path, workers: int) -> N
     )
 
 
-def test_a_run_that_is_all_warm_up_says_so(tmp_path: Path) -> None:
-    """Eight steps an epoch: ten epochs of warm-up are 80 steps, of which a run of 2 sees the first."""
+def test_a_run_that_is_all_warm_up_reports_it(tmp_path: Path) -> None:
+    """With eight steps per epoch, ten epochs of warm-up are 80 steps, and a run of 2 steps is all warm-up."""
     changes = {"model.steps": 2, "checkpoint.every_steps": 0}
     done = run(write_config(tmp_path, **changes, **{"model.optim.warmup_epochs": 10}), tmp_path / "short")
     assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ def test_a_run_that_is_all_warm_up_says_so(tmp_path: Path) -> None:
 
 
 def test_sigterm_saves_first(finished: Path, tmp_path: Path) -> None:
-    """SIGTERM: a checkpoint, status 143, and the same end afterwards."""
+    """SIGTERM writes a checkpoint and gives status 143; the continued run ends with the same weights."""
     config = write_config(tmp_path, **{"checkpoint.every_steps": 0})
     output = tmp_path / "run"
     metrics = output / "metrics.csv"
@@ -131,7 +131,7 @@ def test_accumulation_keeps_the_meaning_of_a_batch(tmp_path: Path) -> None:
 
 
 def test_another_recipe_is_refused(finished: Path, tmp_path: Path) -> None:
-    """The folder of a run does not continue with other numbers; the error names them."""
+    """A run does not continue with another recipe; the error names the differences."""
     done = run(write_config(tmp_path, **{"model.optim.lr": 0.5}), finished)
     assert done.returncode == 1
     assert "optim.lr: 0.5 now, 0.01 then" in done.stderr
@@ -156,9 +156,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 100])
-def test_nan_ends_the_run_and_spares_the_checkpoint(tmp_path: Path, every: int) -> None:
-    """Status 1, one line, no backbone, and the last checkpoint is of before: whether health is measured first or a
-    checkpoint is due first."""
+def test_nan_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path, every: int) -> None:
+    """Status 1, one line, no backbone, and the previous checkpoint stays, whether a measurement or a checkpoint is due
+    first."""
     changes = {
         "model.optim.lr": 1e30,
         "model.optim.warmup_epochs": 0,
@@ -175,7 +175,7 @@ def test_nan_ends_the_run_and_spares_the_checkpoint(tmp_path: Path, every: int) 
 
 
 def test_a_collapse_may_end_the_run(tmp_path: Path) -> None:
-    """With on_failure: stop, the status is 1, the failure is named, its curves are drawn and no backbone is left."""
+    """With on_failure: stop, the status is 1, the failure is reported, curves are drawn and no backbone is written."""
     changes = {"model.teacher.temperature": 100.0, "model.health.warmup_steps": 0, "model.health.patience": 2}
     done = run(write_config(tmp_path, **changes, **{"model.health.on_failure": "stop"}), tmp_path / "run")
     assert done.returncode == 1, done.stdout
@@ -185,7 +185,7 @@ def test_a_collapse_may_end_the_run(tmp_path: Path) -> None:
 
 
 def test_fp16_clips_gradients_without_their_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clipping sees gradients of the size they have in fp32, not those that fp16's loss scaling has made larger."""
+    """Gradients are clipped after the loss scaling of fp16 is undone."""
     norms: dict[str, float] = {}
     for name in ("32-true", "16-mixed"):
         half = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=8.0))]
@@ -208,7 +208,7 @@ def test_fp16_clips_gradients_without_their_scale(tmp_path: Path, monkeypatch: p
 
 
 def test_other_batches_are_refused(finished: Path, tmp_path: Path) -> None:
-    """The folder of a run does not continue with batches of another size, another order or other crops."""
+    """A run does not continue with batches of another size, another order or other crops."""
     for changes in (
         {"data.batch_size": 2},
         {"data.seed": 1},
@@ -225,7 +225,7 @@ def test_other_batches_are_refused(finished: Path, tmp_path: Path) -> None:
 
 
 def test_other_images_are_refused(tmp_path: Path) -> None:
-    """As many under the same names too, for what is made would be told to come of them; those that moved are the same."""
+    """Other images of the same number and names are refused; the same images in another folder are accepted."""
     random = np.random.default_rng(0)
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -242,7 +242,7 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_images_of_every_kind(tmp_path: Path) -> None:
-    """A folder with damaged and odd images trains to the end and lists what it could not read."""
+    """A folder with damaged and unusual images trains to the end and lists what could not be read."""
     images = tmp_path / "pictures" / "class"
     images.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -260,7 +260,7 @@ def test_images_of_every_kind(tmp_path: Path) -> None:
     assert "empty.jpg" in done.stdout
     assert "truncated.jpg" in done.stdout
     again = run(config, tmp_path / "run")
-    assert "2 of 10 images could not be read" in again.stdout, "what an earlier part of the run found is not forgotten"
+    assert "2 of 10 images could not be read" in again.stdout, "unreadable images are kept in the checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_bad_input(
 
 
 def test_pretraining_continues_from_weights(finished: Path, tmp_path: Path) -> None:
-    """init_from starts at given weights, and the backbone stands still while the head warms up."""
+    """init_from starts from given weights, and the backbone is frozen while the head warms up."""
     changes = {
         "model.backbone.init_from": str(finished / "backbone"),
         "model.backbone.head_warmup_steps": 3,
@@ -311,7 +311,7 @@ def test_pretraining_continues_from_weights(finished: Path, tmp_path: Path) -> N
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """DDP over gloo with 2 x 2 images follows the same losses as one process with 4, and shares the work of k-NN."""
+    """DDP over gloo with 2 x 2 images ends with the weights and the k-NN accuracy of one process with 4."""
     knn = {"train": "scenes:train", "val": "scenes:val", "resize": None, "scenes": [25, 11], "scene_size": 32, "k": 5}
     plain = {"model.backbone.drop_path": 0.0, "model.health.every": 1, "model.steps": 4, "knn": knn}
     one, two = tmp_path / "one", tmp_path / "two"
@@ -321,16 +321,16 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     arguments = command(write_config(two, **changes), two / "run")
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stderr
-    said = [[line for line in text.splitlines() if "5-NN 0." in line] for text in (alone.stdout, done.stdout)]
-    assert len(said[0]) == 1
-    assert said[0] == said[1]
+    lines = [[line for line in text.splitlines() if "5-NN 0." in line] for text in (alone.stdout, done.stdout)]
+    assert len(lines[0]) == 1
+    assert lines[0] == lines[1]
     a, b = weights(one / "run"), weights(two / "run")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
 def test_knn_during_a_run(tmp_path: Path) -> None:
-    """k-NN is measured on time, logged, put on the card, and changes nothing in training."""
+    """k-NN is evaluated on schedule, logged, written on the card, and does not change the training."""
     knn = {
         "train": "scenes:train",
         "val": "scenes:val",
@@ -355,7 +355,7 @@ def test_knn_during_a_run(tmp_path: Path) -> None:
 
 
 def test_resnet_trains(tmp_path: Path) -> None:
-    """A convolutional student with SGD; its batch norm keeps statistics of the teacher's own."""
+    """A convolutional student trains with SGD; the teacher's batch norm has statistics of its own."""
     changes = {
         "model.backbone": {"name": "resnet18", "drop_path": 0.0},
         "model.optim": {"name": "sgd", "lr": 0.03, "warmup_epochs": 0},

@@ -1,11 +1,10 @@
-"""The views against torchvision's on PIL images: the same numbers where they can be, the same statistics elsewhere."""
+"""The views against torchvision's on PIL images: the same values where possible, the same statistics elsewhere."""
 
 from __future__ import annotations
 
 import inspect
 import pickle
 import random
-from random import Random
 from typing import Any
 
 import cv2
@@ -20,6 +19,7 @@ from torchvision.transforms import functional as reference
 from torchvision.transforms import transforms as published
 
 from pretrain.augment import ORDERS, ColorJitter, RandomResizedCrop, blur, box_kernel, crop, resize
+from pretrain.mixed import MixedCrops, StepSampler
 from pretrain.views import MultiCrop
 
 UNLIKELY = 1e-4  # a test that compares samples fails by chance once in so many runs, had it not fixed seeds
@@ -41,7 +41,7 @@ def difference(a: NDArray[Any] | Image.Image, b: NDArray[Any] | Image.Image) -> 
 
 
 def test_published_defaults() -> None:
-    """What DINO was trained with, visible in the signature."""
+    """The signature has the published values of DINO."""
     defaults = {name: p.default for name, p in inspect.signature(MultiCrop).parameters.items()}
     assert defaults == {
         "global_size": 224, "local_size": 96, "local_crops": 8, "global_scale": (0.4, 1.0), "local_scale": (0.05, 0.4),
@@ -64,7 +64,7 @@ def test_published_defaults() -> None:
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
-    """Named with what was expected."""
+    """The error names the value and what was expected."""
     with pytest.raises(ValueError, match=message):
         MultiCrop(**arguments)
 
@@ -73,7 +73,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_a_view_depends_on_seed_and_number_alone() -> None:
-    """Not on what was asked before, on how many views there are, or on the process."""
+    """It does not depend on earlier calls, the number of views or the process."""
     image = random_image(60, 80)
     views = MultiCrop(32, 16, 3)
     wanted = views(image, (1, 2, 3))
@@ -86,7 +86,7 @@ def test_a_view_depends_on_seed_and_number_alone() -> None:
 
 
 def test_every_number_of_the_seed_counts() -> None:
-    """Other seed, epoch or index: other views; and no two local views are the same."""
+    """Another seed, epoch or index gives other views, and no two local views are equal."""
     image = random_image(60, 80)
     views = MultiCrop(32, 16, 4)
     seeds = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), 7, 2**40]
@@ -95,7 +95,7 @@ def test_every_number_of_the_seed_counts() -> None:
 
 
 def test_the_image_is_left_alone() -> None:
-    """Also where the crop is the whole image at its own size; memory of several workers may hold it."""
+    """Views never write to the image, even if the crop is the whole image at its own size."""
     image = random_image(32, 32)
     before = image.copy()
     views = MultiCrop(32, 32, 4, global_scale=(1, 1), local_scale=(1, 1), ratio=(1, 1))
@@ -110,7 +110,7 @@ def test_the_image_is_left_alone() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 1), (10, 10), (7, 301), (2, 2), (500, 375)])
 def test_any_size(size: tuple[int, int]) -> None:
-    """Smaller than the crop, thin, wide: uint8 views of the asked size, channels first and contiguous."""
+    """Images that are small, thin or wide give uint8 views of the given size, channels first and contiguous."""
     views = MultiCrop(48, 24, 3)
     for index in range(10):
         made = views(random_image(*size), (0, 0, index))
@@ -119,7 +119,7 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 
 def test_grey_stays_grey() -> None:
-    """An image without colour gets none, and one of a single value keeps a single value."""
+    """A grey image stays grey, and a constant image constant."""
     grey = np.repeat(random_image(40, 50)[..., :1], 3, axis=2)
     views = MultiCrop(24, 12, 3)
     for index in range(40):
@@ -133,7 +133,7 @@ def test_grey_stays_grey() -> None:
     "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_wrong_images(wrong: NDArray[Any]) -> None:
-    """Named by what they are."""
+    """The error names dtype and shape."""
     with pytest.raises(ValueError, match=r"expected a uint8 image \(H, W, 3\)"):
         MultiCrop()(wrong, 0)
 
@@ -165,10 +165,10 @@ def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, floa
     """Area, shape and place of the boxes have the same distribution."""
     ratio, count = (3 / 4, 4 / 3), 1500
     transform = RandomResizedCrop(96, scale, ratio)
-    random = Random(0)
+    rng = random.Random(0)
     torch.manual_seed(0)
     blank = torch.empty(3, *shape)
-    ours = np.array([transform.box(*shape, random) for _ in range(count)])
+    ours = np.array([transform.box(*shape, rng) for _ in range(count)])
     theirs = np.array([published.RandomResizedCrop.get_params(blank, list(scale), list(ratio)) for _ in range(count)])
     for of in (
         lambda b: b[:, 2] * b[:, 3],  # area
@@ -183,10 +183,10 @@ def test_boxes_are_torchvisions(shape: tuple[int, int], scale: tuple[float, floa
 
 @pytest.mark.parametrize("shape", [(20, 400), (400, 20), (1, 50), (300, 1), (1, 1)])
 def test_the_box_of_thin_images(shape: tuple[int, int]) -> None:
-    """Where no box of the wanted area fits, the central one of an allowed ratio, as torchvision's."""
+    """If no box of the area fits, it is the central one of an allowed ratio, as in torchvision."""
     transform = RandomResizedCrop(96, (1.0, 1.0), (3 / 4, 4 / 3))
     theirs = published.RandomResizedCrop.get_params(torch.empty(3, *shape), [1.0, 1.0], [3 / 4, 4 / 3])
-    assert transform.box(*shape, Random(0)) == theirs
+    assert transform.box(*shape, random.Random(0)) == theirs
 
 
 # ---- colour and blur
@@ -218,7 +218,7 @@ def test_each_colour_step_is_pils(name: str, mean: float, most: int) -> None:
 
 
 def test_jitter_in_any_order() -> None:
-    """Steps done as one equal steps done one by one, also where they clip."""
+    """Composed steps equal single steps, also where they clip."""
     jitter = ColorJitter(0.4, 0.4, 0.2, 0.1)
     jitter.set_random_seed(0)
     clipped = 0
@@ -232,7 +232,7 @@ def test_jitter_in_any_order() -> None:
 
 
 def test_jitter_draws_as_torchvision() -> None:
-    """Every order as often as any other, factors uniform, independent of the order."""
+    """All orders are equally frequent; factors are uniform and independent of the order."""
     jitter = ColorJitter(0.4, 0.4, 0.2, 0.1)
     jitter.set_random_seed(1)
     draws = [jitter.get_params() for _ in range(4800)]
@@ -251,7 +251,7 @@ def test_jitter_draws_as_torchvision() -> None:
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.5, 1.0, 1.7, 2.0])
 def test_blur_is_pils(sigma: float) -> None:
-    """Strength and result of PIL's blur, which is three box filters."""
+    """The result equals PIL's blur, which is three box filters."""
     image = random_image(80, 90, smooth=0.7)
     wanted = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
     ours = blur(image, sigma)
@@ -283,7 +283,7 @@ def test_solarise_is_pils(threshold: int) -> None:
 
 
 def test_solarising_comes_last() -> None:
-    """Whatever went before, nothing bright is left."""
+    """After it no value is bright."""
     views = MultiCrop(24, 12, 0, solarise=1.0)
     assert max(int(views(random_image(40, 50), i)[1].max()) for i in range(40)) == 127
     assert max(int(views(random_image(40, 50), i)[0].max()) for i in range(40)) > 200
@@ -301,7 +301,7 @@ def test_solarising_comes_last() -> None:
     ],
 )
 def test_how_often(step: dict[str, Any], wanted: tuple[float, float, float]) -> None:
-    """Each step alone changes the share of views that was published, in each kind of view."""
+    """Each step changes the published fraction of each kind of view."""
     image = random_image(16, 16, smooth=1.0)
     same = {"global_scale": (1, 1), "local_scale": (1, 1), "ratio": (1, 1), "blur_sigma": (1e-3, 1e-3)}
     views = MultiCrop(16, 16, 1, **(OFF | same | step))
@@ -372,3 +372,28 @@ def test_the_whole_is_torchvisions() -> None:
     # the comparison sees a difference where there is one: the kinds of views differ from each other
     assert stats.ks_2samp(ours[:, 0, 3], theirs[:, 1, 3]).pvalue < UNLIKELY
     assert stats.ks_2samp(ours[:, 1, 1], theirs[:, 2, 1]).pvalue < UNLIKELY
+
+
+def test_gram_views_are_the_global_ones_enlarged() -> None:
+    """They have the same box and flip at twice the size, without changes of colour."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    views = MultiCrop(32, 16, 1, jitter=0, grey=0, solarise=0, blur_sigma=(1e-3, 1e-3), gram_size=64)
+    assert (len(views), views.sizes, views.gram_crops) == (5, (32, 32, 16), 2)
+    for seed in range(4):
+        first, second, _, *large = views(image, seed)
+        for small, big in zip((first, second), large, strict=True):
+            down = torch.nn.functional.interpolate(big[None].float(), (32, 32), mode="bicubic", antialias=True)[0]
+            assert (down - small.float()).abs().mean() < 12  # the mean difference of other crops is above 60
+    plain = MultiCrop(32, 16, 1)(image, 0)
+    assert all(torch.equal(a, b) for a, b in zip(plain, MultiCrop(32, 16, 1, gram_size=64)(image, 0)[:3], strict=True))
+
+
+def test_mixed_sizes_are_those_of_the_step() -> None:
+    mixed = MixedCrops([(32, 16, 0, 0.5), (48, 24, 0, 0.5)], local_crops=2)
+    sizes = [mixed.of_step(step, seed=3).sizes for step in range(40)]
+    assert set(sizes) == {(32, 32, 16, 16), (48, 48, 24, 24)}
+    assert sizes == [mixed.of_step(step, seed=3).sizes for step in range(40)]
+    assert [draw[2] for draw in StepSampler(8, 2).batch(5)] == [5, 5]
+    for wrong in ([], [(32, 16, 0, 0.5)], [(32, 16, 48, 0.5), (48, 24, 0, 0.5)]):
+        with pytest.raises(ValueError, match="mixture="):
+            MixedCrops(wrong)

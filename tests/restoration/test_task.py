@@ -19,7 +19,8 @@ import dense
 import heads
 from dense.backbone import WeightsError, load_backbone
 from dense.data.degrade import KINDS, Degrade, degrade
-from dense.data.labelled.clean import open_clean
+from dense.data.labelled.check import check
+from dense.data.labelled.open import open_labelled
 from dense.data.labelled.sample import Batch, DataError, Labelled
 from dense.data.labelled.scenes import SceneSource
 from dense.data.scenes import render
@@ -119,8 +120,8 @@ def test_evaluated_on_the_share_that_was_not_trained_on(run: Path, tmp_path: Pat
     """Not on more of the folder."""
     for i in range(20):
         Image.fromarray(render(0, i, (24, 24)).image).save(tmp_path / f"{i}.png")
-    count = len(open_clean(tmp_path, "val", "pictures", 0.3))
-    assert count > len(open_clean(tmp_path, "val", "pictures"))
+    count = len(open_labelled(tmp_path, "val", layout="images", val_ratio=0.3))
+    assert count > len(open_labelled(tmp_path, "val", layout="images"))
     options = ["--degrade", "noise=25", "--val-ratio", "0.3", "--output", str(tmp_path / "out")]
     done = call(["evaluate", "restoration", str(run / "model"), "--data", str(tmp_path), *options])
     assert done.returncode == 0, done.stderr
@@ -369,7 +370,7 @@ def pairs(root: Path) -> None:
 
 def test_pairs(tmp_path: Path) -> None:
     pairs(tmp_path)
-    source = open_clean(tmp_path, "all", "paired")
+    source = open_labelled(tmp_path, "all", layout="paired")
     sample = source.read(1)
     assert sample.clean is not None
     assert np.array_equal(sample.image, sample.clean // 2)
@@ -383,43 +384,46 @@ def test_pairs(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"input/2\.png has no clean image"):
         DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16)
     Image.fromarray(render(0, 3, (20, 24)).image).save(tmp_path / "target/3.png")
-    assert any("a pair has one size" in line for line in open_clean(tmp_path, "all", "paired").check())
+    assert any(
+        "every clean image must have its image's size" in line
+        for line in check(open_labelled(tmp_path, "all", layout="paired"))
+    )
 
 
 def test_any_folder_of_images(tmp_path: Path) -> None:
     for i in range(6):
         Image.fromarray(render(0, i, (24, 30)).image).save(tmp_path / f"{i}.png")
     plan = Degrade({"noise": [25]})
-    data = DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
+    data = DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
     assert len(data.train) + len(data.val) == 6
     assert data.facts.degradations == ("noise", "noise_unseen")
     with pytest.raises(ValueError, match="haze needs metric depth"):
-        DenseData(str(tmp_path), layout="pictures", degrade=Degrade(), val_ratio=0.4)
+        DenseData(str(tmp_path), layout="images", degrade=Degrade(), val_ratio=0.4)
     with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):
-        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, val_size=20)
+        DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, val_size=20)
     with pytest.raises(ValueError, match="steps that begin with 0"):
-        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, patches=[(5, 16, 2)])
+        DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, patches=[(5, 16, 2)])
     for i in range(6, 12):
         Image.fromarray(render(0, i, (30, 24)).image).save(tmp_path / f"{i}.png")
-    with pytest.raises(DataError, match=r"images of 2 sizes.* are no batch; set data\.crop_size"):
-        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
+    with pytest.raises(DataError, match=r"images of 2 sizes.* cannot be batched; set data\.crop_size"):
+        DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4)
     for split, name in (("train", "a.png"), ("val", "b.png"), ("train", "c.png")):
         (tmp_path / "split" / split).mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / ("1.png" if name == "c.png" else "2.png"), tmp_path / "split" / split / name)
     with pytest.raises(DataError, match=r"val has copies of train's images: 1 image: .*b\.png"):
-        DenseData(str(tmp_path / "split"), layout="pictures", degrade=plan, crop_size=16)
+        DenseData(str(tmp_path / "split"), layout="images", degrade=plan, crop_size=16)
     (tmp_path / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png"):
-        DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4)
+        DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4)
 
 
 def test_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected a folder"):
-        open_clean(tmp_path / "nowhere", "train", "pictures")
+        open_labelled(tmp_path / "nowhere", "train", layout="images")
     with pytest.raises(FileNotFoundError, match="no images"):
-        open_clean(tmp_path, "train", "pictures")
+        open_labelled(tmp_path, "train", layout="images")
     with pytest.raises(FileNotFoundError, match=r"expected .*input"):
-        open_clean(tmp_path, "all", "paired")
+        open_labelled(tmp_path, "all", layout="paired")
     with pytest.raises(ValueError, match="needs the head 'restoration'"):
         RestorationTask(head={"name": "linear"})
     with pytest.raises(ValueError, match=r"perception\.weight=-1"):

@@ -1,4 +1,4 @@
-"""Blur by motion and by defocus."""
+"""Kinds of degradation: what each does to an image, and its usual levels."""
 
 from __future__ import annotations
 
@@ -13,65 +13,65 @@ from numpy.typing import NDArray
 from dense.suggest import did_you_mean
 
 Kernel = NDArray[np.float32]  # k, k with sum 1
-FINER = 8  # kernels are drawn so many times finer than pixels
+OVERSAMPLING = 8  # of kernels, relative to pixels, while they are drawn
 
 
 def motion(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
-    """The camera moves along a line while it looks. level: pixels; the direction is drawn."""
+    """Blur by a camera that moves along a line during the exposure. level: pixels; the direction is random."""
     return filtered(image, line(level, draw.uniform(0, 180)))
 
 
 def defocus(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
-    """Each point becomes a disc. level: its radius in pixels."""
+    """Blur each point into a disc. level: its radius in pixels."""
     return filtered(image, disc(level))
 
 
 def line(length: float, angle: float) -> Kernel:
-    """A line of `length` pixels at `angle` degrees, 0 along a row and 90 along a column."""
+    """Return the kernel of a line of `length` pixels at `angle` degrees, 0 along a row and 90 along a column."""
     reach = int(np.ceil((length - 1) / 2))
-    side = (2 * reach + 1) * FINER
-    middle, half = (side - 1) / 2, max(length - 1, 0) / 2 * FINER
+    side = (2 * reach + 1) * OVERSAMPLING
+    middle, half = (side - 1) / 2, max(length - 1, 0) / 2 * OVERSAMPLING
     step = half * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
     fine = np.zeros((side, side), np.float32)
     start, end = np.round(middle - step).astype(int), np.round(middle + step).astype(int)
-    cv2.line(fine, start.tolist(), end.tolist(), 1.0, FINER)
-    return coarse(fine)
+    cv2.line(fine, start.tolist(), end.tolist(), 1.0, OVERSAMPLING)
+    return downsampled(fine)
 
 
 def disc(radius: float) -> Kernel:
-    """A disc of `radius` pixels."""
+    """Return the kernel of a disc of `radius` pixels."""
     reach = int(np.ceil(radius))
-    places = (np.arange((2 * reach + 1) * FINER) + 0.5) / FINER - reach - 0.5
-    return coarse((np.hypot(places, places[:, None]) <= max(radius, 0.5)).astype(np.float32))
+    places = (np.arange((2 * reach + 1) * OVERSAMPLING) + 0.5) / OVERSAMPLING - reach - 0.5
+    return downsampled((np.hypot(places, places[:, None]) <= max(radius, 0.5)).astype(np.float32))
 
 
-def coarse(fine: Kernel) -> Kernel:
-    """Shares of pixels."""
-    side = fine.shape[0] // FINER
-    kernel = fine.reshape(side, FINER, side, FINER).mean((1, 3))
+def downsampled(fine: Kernel) -> Kernel:
+    """Average an oversampled kernel over pixels."""
+    side = fine.shape[0] // OVERSAMPLING
+    kernel = fine.reshape(side, OVERSAMPLING, side, OVERSAMPLING).mean((1, 3))
     return (kernel / kernel.sum()).astype(np.float32)
 
 
 def filtered(image: Any, kernel: Kernel) -> Any:
-    """Mirrored at the borders."""
+    """Convolve an image with a kernel; the image is mirrored at its borders."""
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def noise(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
-    """White Gaussian noise. level: its standard deviation, of 255."""
+    """Add white Gaussian noise. level: its standard deviation, of 255."""
     return image + draw.standard_normal(image.shape, np.float32) * np.float32(level / 255)
 
 
 def low_light(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
-    """Less light, in linear intensities, and the noise that comes with it. level: how many times less."""
+    """Reduce the light, in linear intensities, and add its photon noise. level: the factor of the reduction."""
     linear = image ** np.float32(2.2) / np.float32(level)
-    electrons = np.float32(4000)  # of a white pixel in good light
+    electrons = np.float32(4000)  # of a white pixel in full light
     linear = draw.poisson(linear * electrons).astype(np.float32) / electrons
     return linear ** np.float32(1 / 2.2)
 
 
 def jpeg(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
-    """Compressed and read again. level: the quality, 1 to 100."""
+    """Compress and decode an image. level: the quality, 1 to 100."""
     pixels = np.round(image * 255).astype(np.uint8)[..., ::-1]
     _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, round(level)])
     decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
@@ -84,7 +84,7 @@ Depth = NDArray[np.float32]  # H, W in metres
 
 
 def rain(image: Colours, level: float, draw: np.random.Generator, depth: Depth | None) -> Colours:
-    """Bright streaks of one slant, screened over the image. level: share of pixels in which a drop starts, in percent."""
+    """Screen bright parallel streaks over the image. level: percentage of pixels in which a drop starts."""
     height, width = image.shape[:2]
     length = draw.uniform(0.06, 0.16) * min(height, width)
     angle = 90 + draw.uniform(-30, 30)
@@ -96,10 +96,10 @@ def rain(image: Colours, level: float, draw: np.random.Generator, depth: Depth |
 
 
 def haze(image: Colours, level: float, draw: np.random.Generator, depth: Depth | None) -> Colours:
-    """The scattering model `I = J t + A (1 - t)`, `t = exp(-level * depth)`, of true depth; what is infinitely far is air.
+    """Apply the scattering model `I = J t + A (1 - t)`, `t = exp(-level * depth)`, with metric depth.
 
-    level: extinction in 1 / metre. The air A is a light grey, a little tinted. Depth that is unknown is that of the
-    nearest pixel where it is known.
+    level: extinction in 1 / metre. The airlight A is a light grey, slightly tinted; pixels at infinite depth show it
+    alone. Unknown depth is replaced by that of the nearest pixel with known depth.
     """
     if depth is None:
         raise ValueError("haze needs the depth of the image in metres; give data with depth, or leave haze out")
@@ -109,12 +109,12 @@ def haze(image: Colours, level: float, draw: np.random.Generator, depth: Depth |
 
 
 def known(depth: Depth) -> Depth:
-    """Depth without holes."""
+    """Return depth in which unknown values are replaced by the nearest known ones."""
     holes = np.isnan(depth)
     if not holes.any():
         return depth
     if holes.all():
-        raise ValueError("haze needs depth, and here none is known")
+        raise ValueError("haze needs depth, and none is known in this image")
     _, nearest = cv2.distanceTransformWithLabels(
         holes.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -125,10 +125,15 @@ def known(depth: Depth) -> Depth:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind. seen: levels to train on; unseen: levels that only ask how well that generalises. low, high: what a level
-    can be."""
+    """One kind of degradation.
 
-    degradation: Callable[..., Any]  # image (H, W, 3) fp32 of 0 to 1, level, generator, depth -> the same
+    degradation: function of an image (H, W, 3) fp32 in 0..1, a level, a generator and depth, which returns the image
+    seen: levels of training
+    unseen: levels that only measure generalisation
+    low, high: range of valid levels
+    """
+
+    degradation: Callable[..., Any]
     seen: tuple[float, ...]
     unseen: tuple[float, ...]
     low: float
@@ -136,7 +141,7 @@ class Kind:
     unit: str
 
     def check(self, name: str, level: float) -> None:
-        """Raise for a level that cannot be."""
+        """Raise ValueError for a level out of range."""
         if isinstance(level, bool) or not isinstance(level, int | float) or not self.low <= level <= self.high:
             raise ValueError(f"{name}={level!r}: expected a level of {self.low:g} to {self.high:g} ({self.unit})")
 
@@ -153,7 +158,7 @@ KINDS: dict[str, Kind] = {
 
 
 def find_kind(name: str) -> Kind:
-    """By name."""
+    """Return a kind by name."""
     if name not in KINDS:
         raise ValueError(f"unknown degradation {name!r}: known are {', '.join(KINDS)}.{did_you_mean(name, KINDS)}")
     return KINDS[name]
@@ -165,9 +170,9 @@ def degrade(
     seed: int | tuple[int, ...],
     depth: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """An image (H, W, 3) with degradations by kind and level, one after the other; a pure function of its arguments.
+    """Return an image (H, W, 3) with degradations, kind -> level, in their order; a pure function of its arguments.
 
-    depth (H, W) in metres is what haze needs: +inf where there is nothing, NaN where it is unknown.
+    depth: (H, W) in metres, which haze needs; +inf where the scene is infinitely far, NaN where it is unknown
     """
     draw = np.random.default_rng(seed)
     degraded = image.astype(np.float32) / 255

@@ -1,4 +1,4 @@
-"""Which degradations a data set gets: mixed at random to train on, one by one to be measured."""
+"""Which degradations a data set gets: random ones in training, one by one in evaluation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dense.data.degrade.kinds import KINDS, find_kind
 
 PAPER = ("rain", "noise", "motion", "defocus", "haze")  # deraining, denoising, deblurring, dehazing
 Levels = dict[str, list[float]]
-PAIRED = "paired"  # the name of degradation that came with the images
+PAIRED = "paired"  # the kind of degradation that came with the images
 
 
 class Degradation(NamedTuple):
-    """One degradation to be measured."""
+    """One degradation of an evaluation."""
 
     kind: str
     level: float
-    seen: bool = True  # whether it is one to train on
+    seen: bool = True  # whether its level is one of training
 
     @property
     def label(self) -> str:
-        """noise, or noise_unseen."""
+        """Name of its group of results, such as noise or noise_unseen."""
         return self.kind if self.seen else f"{self.kind}_unseen"
 
 
@@ -32,10 +32,10 @@ class Degradation(NamedTuple):
 class Degrade:
     """Kinds of degradation with their levels.
 
-    kinds: name -> levels to train on; an empty list stands for the usual ones of that kind, and no kinds for rain, noise,
-    motion, defocus and haze. unseen: name -> levels that are only measured, an empty list for the usual ones; null for
-    those of the kinds that are trained on. together: most kinds in one image, one after the other, in training; each
-    kind is drawn once.
+    kinds: name -> levels of training; an empty list stands for the usual levels of that kind, and an empty mapping for
+        rain, noise, motion, defocus and haze
+    unseen: name -> levels of evaluation alone, an empty list for the usual ones; null for those of the kinds in `kinds`
+    together: largest number of kinds in one training image; no kind occurs twice
     """
 
     kinds: Levels = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Degrade:
                 find_kind(name).check(name, level)
         for name, levels in unseen.items():
             if again := sorted(set(levels) & set(kinds.get(name, ()))):
-                raise ValueError(f"unseen {name}={again[0]:g} is a level to train on; leave it out of one of them")
+                raise ValueError(f"unseen {name}={again[0]:g} is a level of training too; leave it out of one of them")
         if not 1 <= self.together <= len(kinds):
             raise ValueError(f"together={self.together}: expected 1 to {len(kinds)}, the number of kinds")
         object.__setattr__(self, "kinds", kinds)
@@ -61,28 +61,28 @@ class Degrade:
 
     @property
     def needs_depth(self) -> bool:
-        """Whether some degradation is haze."""
+        """Whether haze is among the kinds."""
         return "haze" in self.kinds or "haze" in (self.unseen or {})
 
     def draw(self, seed: Sequence[int]) -> dict[str, float]:
-        """Kinds and levels of a training image, each as likely as the others."""
+        """Return random kinds and levels for a training image, from uniform distributions."""
         generator = np.random.default_rng((*seed, 1))
         count = int(generator.integers(1, self.together + 1))
         chosen = generator.permutation(list(self.kinds))[:count].tolist()
         return {name: float(generator.choice(self.kinds[name])) for name in chosen}
 
     def degradations(self) -> list[Degradation]:
-        """Every kind and level, one by one."""
+        """Return every kind and level, one by one."""
         seen = [Degradation(name, level) for name, levels in self.kinds.items() for level in levels]
         return seen + [
             Degradation(name, level, False) for name, levels in (self.unseen or {}).items() for level in levels
         ]
 
     def labels(self) -> tuple[str, ...]:
-        """Names of the groups in which results are told."""
+        """Return the names of the groups of results."""
         return tuple(dict.fromkeys(degradation.label for degradation in self.degradations()))
 
 
 def usual(kinds: Sequence[str] = PAPER) -> Levels:
-    """Levels to train on."""
+    """Return the usual levels of training."""
     return {name: list(KINDS[name].seen) for name in kinds}

@@ -1,1 +1,24 @@
-"""Labelled images: layouts, masks, depth maps, and the checks before training."""
+"""Labelled images: masks, depth or both, from folders, published data sets or embedded scenes."""
+
+from dense.data.labelled.check import check_all
+from dense.data.labelled.formats import DepthFormat, LabelFormat
+from dense.data.labelled.layouts import LAYOUTS, Layout
+from dense.data.labelled.open import open_labelled
+from dense.data.labelled.sample import IGNORE, Batch, DataError, DepthKind, Identity, Labelled, LabelledSource, Sample
+
+__all__ = [
+    "IGNORE",
+    "LAYOUTS",
+    "Batch",
+    "DataError",
+    "DepthFormat",
+    "DepthKind",
+    "Identity",
+    "LabelFormat",
+    "Labelled",
+    "LabelledSource",
+    "Layout",
+    "Sample",
+    "check_all",
+    "open_labelled",
+]

@@ -1,23 +1,28 @@
-"""Anybody's folder of images and targets, arranged in one of the usual ways."""
+"""A folder of one's own: images with masks and depth, clean images, or pairs of degraded and clean images."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dense.data.image import ImageError, walk, what_is_there
-from dense.data.labelled.declarations import CLASSES_EXAMPLE, DEPTH_EXAMPLE, depth_format, label_format
-from dense.data.labelled.depth import DepthFormat
+from dense.data.image import ImageError, list_images, walk, what_is_there
 from dense.data.labelled.files import FileSource
+from dense.data.labelled.formats import (
+    CLASSES_EXAMPLE,
+    DEPTH_EXAMPLE,
+    DepthFormat,
+    LabelFormat,
+    depth_format,
+    label_format,
+)
 from dense.data.labelled.layouts import Layout
-from dense.data.labelled.masks import LabelFormat, read_mask
 from dense.data.labelled.pairing import pair
+from dense.data.labelled.reading import read_mask
 from dense.data.labelled.sample import DataError
 from dense.data.store import Names
 from dense.suggest import did_you_mean
@@ -32,6 +37,7 @@ SPLITS = {
     "all": ("all",),
 }
 ARRANGEMENTS = ("images/", "{split}/images/", "images/{split}/")
+INPUT, TARGET = "input", "target"
 
 
 def open_folder(
@@ -45,21 +51,18 @@ def open_folder(
     ids: str | Path | None = None,
     val_ratio: float = 0.1,
 ) -> FileSource:
-    """Images in ``images/`` with masks in ``masks/``, depth in ``depth/``, or both, under the same names.
+    """Return images in ``images/`` with masks in ``masks/``, depth in ``depth/``, or both, under the same names.
 
     Splits are folders (``train/images/``, or ``images/train/``), lists of names without extension (``train.txt``,
-    ``val.txt``, or `ids`), or else a share `val_ratio` of the names, chosen by the names themselves: images that are
-    added later move no other. Without such folders, the split ``all`` is every image.
+    ``val.txt``, or `ids`), or else a fraction `val_ratio` of the names, which the names themselves decide: images that
+    are added later change the split of no other. Without such folders, the split ``all`` is every image.
 
-    targets: which of both are looked for; the folder of the other is nobody's business.
-    ``classes.yaml`` in the root names the classes (see `label_format`), ``depth.yaml`` says how depth is stored (see
-    `depth_format`); `classes` and `depth` take their place.
+    targets: which of both are read; the folder of the other is ignored.
+    ``classes.yaml`` in the root names the classes (see `label_format`), and ``depth.yaml`` declares how depth is stored
+    (see `depth_format`); `classes` and `depth` replace them.
     """
     root = Path(root)
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}")
-    if not 0 < val_ratio < 1:
-        raise ValueError(f"val_ratio={val_ratio}: expected more than 0 and less than 1")
+    _check_split(split, val_ratio)
     pattern = _arrangement(root, split)
     masks = _sibling(root, pattern, MASKS) if "labels" in targets else None
     depths = _sibling(root, pattern, DEPTHS) if "depth" in targets else None
@@ -82,11 +85,18 @@ def open_folder(
         return source
     if split == "test":
         raise FileNotFoundError(f"{root} has no test images: expected test/images/, images/test/ or test.txt")
-    return _share(source, root / pattern, split == "val", val_ratio)
+    return _fraction(source, root / pattern, split == "val", val_ratio)
+
+
+def _check_split(split: str, val_ratio: float) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}")
+    if not 0 < val_ratio < 1:
+        raise ValueError(f"val_ratio={val_ratio}: expected more than 0 and less than 1")
 
 
 def _arrangement(root: Path, split: str) -> str:
-    """The folder of the split's images, relative to the root, with a slash at its end."""
+    """Return the folder of the split's images, relative to the root, with a slash at its end."""
     candidates = [f"{name}/{images}/" for name in SPLITS[split] for images in IMAGES]
     candidates += [f"{images}/{name}/" for name in SPLITS[split] for images in IMAGES]
     for candidate in candidates:
@@ -97,7 +107,7 @@ def _arrangement(root: Path, split: str) -> str:
         if not (root / images).is_dir():
             continue
         if any((root / images / name).is_dir() for other in others for name in SPLITS[other]) and split != "all":
-            break  # split by folders, and this one is not there
+            break  # folders split the images, and that of this split is missing
         return f"{images}/"
     wanted = ", ".join(arrangement.format(split=split) for arrangement in ARRANGEMENTS)
     raise FileNotFoundError(f"no images of split {split}: expected one of {wanted} but {what_is_there(root)}")
@@ -108,7 +118,7 @@ def _swap(pattern: str, name: str) -> str:
 
 
 def _sibling(root: Path, pattern: str, names: Sequence[str]) -> str | None:
-    """The folder of masks or of depth that lies as the folder of images does."""
+    """Return the folder of masks or of depth that corresponds to the folder of images."""
     return next((swapped for name in names if (root / (swapped := _swap(pattern, name))).is_dir()), None)
 
 
@@ -116,13 +126,13 @@ def _classes(root: Path, masks: str, given: Any) -> LabelFormat:
     if given is None and not (root / "classes.yaml").is_file():
         raise FileNotFoundError(
             f"{root / masks} needs names for its classes: expected {root / 'classes.yaml'}, for instance "
-            f"{CLASSES_EXAMPLE}{_glimpse(root / masks)}"
+            f"{CLASSES_EXAMPLE}{_first_values(root / masks)}"
         )
     return label_format(root / "classes.yaml" if given is None else given)
 
 
-def _glimpse(folder: Path, most: int = 3) -> str:
-    """Which values the first masks hold, for whoever has to name them."""
+def _first_values(folder: Path, most: int = 3) -> str:
+    """Return a sentence with the values of the first masks, which have to be named."""
     values: set[Any] = set()
     names = [name for name, _ in zip(walk(folder), range(most), strict=False)]
     for name in names:
@@ -138,13 +148,13 @@ def _glimpse(folder: Path, most: int = 3) -> str:
 def _depth(root: Path, depths: str, given: Any) -> DepthFormat:
     if given is None and not (root / "depth.yaml").is_file():
         raise FileNotFoundError(
-            f"{root / depths} needs a meaning: expected {root / 'depth.yaml'}, for instance {DEPTH_EXAMPLE}"
+            f"{root / depths} needs a declaration: expected {root / 'depth.yaml'}, for instance {DEPTH_EXAMPLE}"
         )
     return depth_format(root / "depth.yaml" if given is None else given)
 
 
 def _list(root: Path, split: str, split_by_folder: bool) -> Path | None:
-    """The text file that lists a split, where there is one."""
+    """Return the text file that lists a split, if there is one."""
     if split_by_folder or split == "all":
         return None
     lists = {s: root / f"{name}.txt" for s in SPLITS for name in SPLITS[s] if (root / f"{name}.txt").is_file()}
@@ -155,24 +165,58 @@ def _list(root: Path, split: str, split_by_folder: bool) -> Path | None:
     return lists.get(split)
 
 
-def _share(source: FileSource, images: Path, val: bool, ratio: float) -> FileSource:
-    """The part of the samples that is validated on, or the rest."""
+def open_restoration(root: str | Path, split: str, layout: str, val_ratio: float = 0.1) -> FileSource:
+    """Return the images of a split of `root`, for restoration.
+
+    layout: ``images`` for a folder of clean images, or ``paired`` for degraded images in ``input/`` with clean ones of
+        the same names in ``target/``
+    Splits are folders ``train/``, ``val/`` and ``test/``, or else a fraction `val_ratio` of the names, which the names
+    themselves decide. Without such folders, the split ``all`` is every image.
+    """
+    root = Path(root)
+    _check_split(split, val_ratio)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: expected a folder of images, but {what_is_there(root)}")
+    folders = {s: root / name for s in ("train", "val", "test") for name in SPLITS[s] if (root / name).is_dir()}
+    if folders and split != "all" and split not in folders:
+        raise FileNotFoundError(f"{root} has no images of split {split}; it has {', '.join(folders)}")
+    source = _restoration(folders.get(split, root), layout, split)
+    if split == "all" or split in folders:
+        return source
+    if split == "test":
+        raise FileNotFoundError(f"{root} has no images of split test: expected a folder test/")
+    return _fraction(source, root / INPUT if layout == "paired" else root, split == "val", val_ratio)
+
+
+def _restoration(folder: Path, layout: str, split: str) -> FileSource:
+    title = f"{layout} {split}"
+    if layout == "images":
+        return FileSource(title, Names(map(str, list_images(folder))))
+    for name in (INPUT, TARGET):
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{title}: expected {folder / name}, but {what_is_there(folder)}")
+    pattern = Layout(layout, image=f"{INPUT}/{{id}}.*", clean=f"{TARGET}/{{id}}.*", splits={split: split})
+    source = pair(folder, pattern, split)
+    assert source.clean is not None
+    complete = [index for index, path in enumerate(source.clean) if path]
+    if not complete:
+        raise DataError(f"{title}: no pairs in {folder}", *source.problems)
+    return source.take(complete)
+
+
+# ---- validation fraction
+
+
+def _fraction(source: FileSource, images: Path, val: bool, ratio: float) -> FileSource:
+    """Return the samples that are for validation, or the others: at least one on either side."""
     if len(source) < 2:
-        raise DataError(f"{images.parent} holds one sample, which cannot be shared between train and val; add others")
-    chosen = share([Path(name).relative_to(images) for name in source.images], val, ratio)
-    columns = [None if names is None else Names(names[i] for i in chosen) for names in (source.masks, source.depths)]
-    images_of = Names(source.images[i] for i in chosen)
-    return replace(source, images=images_of, masks=columns[0], depths=columns[1], whole=len(source))
-
-
-def share(names: Sequence[Path], val: bool, ratio: float) -> list[int]:
-    """Which of two or more names are validated on, or the rest; at least one on either side, the nearest to it."""
-    places = [place(name) for name in names]
+        raise DataError(f"{images} holds one sample, which cannot be shared between train and val; add others")
+    places = [_place(Path(name).relative_to(images)) for name in source.images]
     border = min(max(ratio, math.nextafter(min(places), 1)), max(places))
-    return [i for i, at in enumerate(places) if (at < border) == val]
+    return source.take([index for index, place in enumerate(places) if (place < border) == val], whole=len(source))
 
 
-def place(name: Path) -> float:
-    """A number in [0, 1) that depends on a name alone, its extension aside."""
+def _place(name: Path) -> float:
+    """Return a number in [0, 1) that depends on a name alone, without its extension."""
     digest = hashlib.blake2b(name.with_suffix("").as_posix().encode("utf-8", "surrogateescape"), digest_size=8)
     return int.from_bytes(digest.digest(), "little") / 2**64

@@ -1,31 +1,28 @@
-"""Names of the classes of published data sets, in the order of their numbers."""
+"""Layouts of published data sets: where images and targets lie, how they are stored, and the names of the classes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-from dense.data.labelled.declarations import depth_format, label_format
-from dense.data.labelled.depth import DepthFormat
-from dense.data.labelled.files import FileSource
-from dense.data.labelled.masks import LabelFormat
-from dense.suggest import did_you_mean
+from dense.data.labelled.formats import DepthFormat, LabelFormat
+
+WHAT = {"image": "image", "labels": "mask", "depth": "depth map", "clean": "clean image"}  # a pattern -> what it names
 
 ADE20K = tuple(
     """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
-    table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair,
-    seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, chest of drawers,
-    counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table, pillow,
-    screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench, countertop,
-    stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel, bus, towel, light, truck,
-    tower, chandelier, awning, streetlight, booth, television receiver, airplane, dirt track, apparel, pole, land,
-    bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain, conveyer belt, canopy, washer,
-    plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, minibike, cradle, oven, ball, food, step, tank,
-    trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic
-    light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag"""
+    table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field,
+    armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, chest
+    of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool
+    table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill,
+    bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel, bus,
+    towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane, dirt track,
+    apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain, conveyer
+    belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, minibike, cradle,
+    oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket,
+    sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board,
+    shower, radiator, glass, clock, flag"""
     .replace("\n    ", " ").split(", ")
 )  # fmt: skip
 
@@ -43,19 +40,19 @@ CITYSCAPES = (  # name, value in labelIds
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps what. Paths are patterns below the root.
+    """Where the images and targets of a data set lie, as patterns of paths below its root, and how they are stored.
 
-    image, labels, depth: patterns with ``{split}`` and ``{id}``, such as ``images/{split}/{id}.jpg``; ids may hold
-        folders, and the ending ``.*`` stands for any that can be read
-    splits: name of a split -> what ``{split}`` becomes
-    ids: pattern of a text file that lists the split's samples; None takes every file that fits
+    image, labels, depth, clean: patterns with ``{split}`` and ``{id}``, such as ``images/{split}/{id}.jpg``. Ids may
+        contain folders; the ending ``.*`` stands for any extension that can be read. `clean` is of paired images
+    splits: name of a split -> what replaces ``{split}``
+    ids: pattern of a text file that lists the samples of a split; None takes every file that matches the patterns
     columns: what a line of that file holds; patterns may name columns other than ``id``. A line in which a column is
         "None" is dropped
     folders: folders below the root in which all this may lie, tried in order
-    label_format, depth_format: how masks and depth are written
-    evaluation_crop, depth_range: the protocol of published results: which pixels, and which metres, are compared
-    image_size: height and width that all images have
-    kb_crop: height and width of the crop that `open_labelled(kb_crop=True)` cuts
+    label_format, depth_format: how masks and depth are stored
+    evaluation_crop, depth_range: the protocol of published results: the pixels, and the metres, that are evaluated
+    image_size: height and width of all images
+    kb_crop: height and width of the crop that `open_labelled(kb_crop=True)` takes
     """
 
     name: str
@@ -72,6 +69,7 @@ class Layout:
     depth_range: tuple[float, float] | None = None
     image_size: tuple[int, int] | None = None
     kb_crop: tuple[int, int] | None = None
+    clean: str | None = None
 
     def __post_init__(self) -> None:
         known = {"split", *self.columns}
@@ -82,18 +80,20 @@ class Layout:
             if pattern.count("{id}") > 1 and (self.ids is None or pattern.endswith(".*")):
                 raise ValueError(f"{what}={pattern!r}: expected {{id}} once where files are searched for")
             if not names - {"split"}:
-                raise ValueError(f"{what}={pattern!r}: expected {{{self.columns[0]}}} somewhere, or all would be one")
+                raise ValueError(
+                    f"{what}={pattern!r}: expected {{{self.columns[0]}}} somewhere, since all samples would be one"
+                )
         if self.columns != ("id",) and self.ids is None:
             raise ValueError(f"columns={self.columns}: expected ids, the file that has them")
         if self.labels is not None and self.label_format is None:
-            raise ValueError(f"label_format is missing: what do the values in {self.labels} mean?")
+            raise ValueError(f"label_format is missing: declare what the values in {self.labels} mean")
         if self.depth is not None and self.depth_format is None:
-            raise ValueError(f"depth_format is missing: how is depth written in {self.depth}?")
+            raise ValueError(f"depth_format is missing: declare how depth is stored in {self.depth}")
 
     @property
     def patterns(self) -> Iterator[tuple[str, str]]:
-        """The names and patterns of all that a sample has."""
-        for what in ("image", "labels", "depth"):
+        """The fields and patterns of everything that a sample has."""
+        for what in WHAT:
             if (pattern := getattr(self, what)) is not None:
                 yield what, pattern
 
@@ -126,7 +126,12 @@ LAYOUTS: dict[str, Layout] = {
             label_format=LabelFormat.numbered(ADE20K, zero_label=True, ignored=()),
         ),
         VOC,
-        replace(VOC, name="voc2012_aug", labels="SegmentationClassAug/{id}.png", splits={"train": "trainaug", "val": "val"}),
+        replace(
+            VOC,
+            name="voc2012_aug",
+            labels="SegmentationClassAug/{id}.png",
+            splits={"train": "trainaug", "val": "val"},
+        ),
         Layout(
             "cityscapes",
             image="leftImg8bit/{split}/{id}_leftImg8bit.png",
@@ -173,41 +178,3 @@ LAYOUTS: dict[str, Layout] = {
         ),
     )
 }  # fmt: skip
-
-
-def find_layout(layout: str | Layout) -> Layout:
-    """A layout by name."""
-    if isinstance(layout, Layout):
-        return layout
-    if layout not in LAYOUTS:
-        names = ["folder", *LAYOUTS]
-        raise ValueError(f"layout={layout!r}: expected one of {', '.join(names)}.{did_you_mean(layout, names)}")
-    return LAYOUTS[layout]
-
-
-def open_layout(
-    root: str | Path,
-    split: str,
-    layout: str | Layout,
-    *,
-    partial: bool = False,
-    classes: str | Path | Sequence[str] | Mapping[Any, Any] | LabelFormat | None = None,
-    depth: str | Path | Mapping[str, Any] | DepthFormat | None = None,
-    ids: str | Path | None = None,
-    kb_crop: bool = False,
-) -> FileSource:
-    """A split of a published data set, or of one that a `Layout` describes; see `open_labelled`."""
-    from dense.data.labelled.pairing import pair
-
-    layout = find_layout(layout)
-    if classes is not None:
-        layout = replace(layout, label_format=label_format(classes))
-    if depth is not None:
-        layout = replace(layout, depth_format=depth_format(depth))
-    if kb_crop and layout.kb_crop is None:
-        raise ValueError(f"kb_crop=True with layout {layout.name!r}: it is a crop of KITTI's images; leave it out")
-    if split not in layout.splits:
-        names = list(layout.splits)
-        raise ValueError(f"split={split!r}: {layout.name} has {', '.join(names)}.{did_you_mean(split, names)}")
-    source = pair(Path(root), layout, split, ids=ids, partial=partial)
-    return replace(source, crop=layout.kb_crop) if kb_crop else source

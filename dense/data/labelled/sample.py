@@ -1,11 +1,10 @@
-"""Images with a target at every pixel: what a sample is, what a source of samples does, and how one is opened."""
+"""Images with dense annotations: what a source yields, what a loader batches, and how one becomes the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,18 +14,13 @@ from torch import Tensor
 
 from heads.features import Size
 
-if TYPE_CHECKING:
-    from dense.data.labelled.depth import DepthFormat
-    from dense.data.labelled.layouts import Layout
-    from dense.data.labelled.masks import LabelFormat
-
-IGNORE = 255  # the label of a pixel that nobody knows
+IGNORE = 255  # the label of a pixel whose class is unknown
 DepthKind = Literal["metric", "inverse_relative"]
-Progress = Callable[[int, int], object]  # done, of
+Progress = Callable[[int, int], object]  # number done, number in all
 
 
 class DataError(ValueError):
-    """Everything that is wrong with some data: all of it in `problems`, the first 20 in words."""
+    """Problems of a data set: all of them in `problems`, the first 20 in the message."""
 
     SHOWN = 20
 
@@ -40,16 +34,17 @@ class DataError(ValueError):
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[DataError], tuple[str, ...]]:
-        return type(self), self.problems  # workers send it to the main process
+        return type(self), self.problems  # loader workers send it to the main process
 
 
 @dataclass(frozen=True)
 class Labelled:
     """An image and its targets.
 
-    labels: class of every pixel, `IGNORE` where unknown. depth: NaN where unknown; metric depth is in metres along the
-    camera's axis and +inf where the scene is infinitely far, which inverse depth writes as 0. clean: the image without
-    its degradation, of data that are pairs.
+    labels: class of every pixel, `IGNORE` where unknown
+    depth: NaN where unknown. Metric depth is in metres along the camera's axis, and +inf where the scene is infinitely
+        far; inverse depth is 0 there
+    clean: the image without its degradation, in paired data
     """
 
     image: NDArray[np.uint8]  # H, W, 3
@@ -60,14 +55,14 @@ class Labelled:
 
 
 class Identity(NamedTuple):
-    """Which image it is, and which state of it: a changed file keeps its name and gets another version."""
+    """Name and version of an image, for caches: a file that changes keeps its name and gets another version."""
 
     name: str
     version: str
 
 
 class LabelledSource(Protocol):
-    """Labelled images by index. Whatever is large is an array, so workers may hold it."""
+    """Labelled images by index. Large attributes are arrays, so that loader workers share their memory."""
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -75,90 +70,29 @@ class LabelledSource(Protocol):
 
     @property
     def depth_kind(self) -> DepthKind | None:
-        """What depth means; None if there is none."""
+        """What depth means; None if there is no depth."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """Where a sample comes from, for people."""
+        """Return where a sample comes from, for messages."""
 
     def identity(self, index: int) -> Identity:
-        """For caches."""
+        """Return what identifies the image in a cache."""
 
     def read(self, index: int) -> Labelled:
-        """A sample, or ImageError for an image and DataError for a target that cannot be used."""
-
-    def check(self, *, limit: int | None = None, workers: int = 8, progress: Progress | None = None) -> list[str]:
-        """Every problem, one line each; empty if there is none.
-
-        limit: look into so many samples at most, spread evenly; what names alone can tell is always checked in full.
-        """
-
-
-def open_labelled(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str | Layout = "folder",
-    partial: bool = False,
-    targets: Sequence[str] = ("labels", "depth"),
-    classes: str | Path | Sequence[str] | Mapping[object, object] | LabelFormat | None = None,
-    depth: str | Path | Mapping[str, object] | DepthFormat | None = None,
-    ids: str | Path | None = None,
-    val_ratio: float = 0.1,
-    kb_crop: bool = False,
-    length: int = 2000,
-    size: int | tuple[int, int] = 128,
-    seed: int = 0,
-    camera_height: tuple[float, float] | None = None,
-    remember: bool = True,
-) -> LabelledSource:
-    """The labelled images that `root` names.
-
-    root: ``scenes`` for embedded scenes, which need no files, or a folder
-    split: ``train``, ``val``, or another that the layout has
-    layout: how the folder is arranged: ``folder`` for `images/` with `masks/`, `depth/` or both (see `open_folder`), one
-        of `LAYOUTS` for a published data set, or a `Layout` of your own; ``pictures`` or ``paired`` for restoration (see
-        `open_clean`)
-    partial: samples may lack the mask or the depth, as in joint training on several data sets
-    targets: which of both are read from a folder of layout ``folder``
-    classes, depth: how masks and depth are stored, instead of `classes.yaml` and `depth.yaml`
-    ids: a text file that lists the samples of the split, instead of the layout's own
-    val_ratio: share of a folder that is validated on, if neither folders nor lists split it
-    kb_crop: cut KITTI's images to 352x1216 at the bottom centre
-    length, size, seed, camera_height, remember: of embedded scenes; see `SceneSource`
-    """
-    if kb_crop and (str(root) == "scenes" or layout in ("folder", "pictures", "paired")):
-        where = root if str(root) == "scenes" else f"layout {layout!r}"
-        raise ValueError(f"kb_crop=True with {where}: it is a crop of KITTI's images; leave it out")
-    if str(root) == "scenes":
-        from dense.data.labelled.scenes import SceneSource
-
-        return SceneSource(split, length, size, seed, camera_height=camera_height, remember=remember)
-    if layout == "folder":
-        from dense.data.labelled.folder import open_folder
-
-        return open_folder(
-            root, split, partial=partial, targets=targets, classes=classes, depth=depth, ids=ids, val_ratio=val_ratio
-        )
-    if layout in ("pictures", "paired"):
-        from dense.data.labelled.clean import open_clean
-
-        return open_clean(root, split, layout, val_ratio)
-    from dense.data.labelled.layouts import open_layout
-
-    return open_layout(root, split, layout, partial=partial, classes=classes, depth=depth, ids=ids, kb_crop=kb_crop)
+        """Return a sample; raise ImageError for an unusable image and DataError for an unusable target."""
 
 
 class Sample(NamedTuple):
-    """One image as tensors; None for a target it does not have."""
+    """A labelled image as tensors; None for a target that it does not have."""
 
     image: Tensor  # 3, H, W uint8
     labels: Tensor | None  # H, W int64
     depth: Tensor | None  # 1, H, W float32
     name: str
     clean: Tensor | None = None  # 3, H, W uint8
-    degradation: str = ""  # its kind
+    degradation: str = ""  # kind of its degradation
     cached: tuple[Tensor, ...] | None = None  # features of the image from a cache, see `Batch`
 
 
@@ -194,7 +128,7 @@ class Batch(NamedTuple):
 
 
 def to_tensors(sample: Labelled) -> Sample:
-    """The same as tensors, copied."""
+    """Return a labelled image as tensors that share no memory with it."""
     image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))  # 3, H, W
     labels = None if sample.labels is None else torch.from_numpy(sample.labels.astype(np.int64))
     depth = None if sample.depth is None else torch.from_numpy(sample.depth.astype(np.float32))[None]
@@ -203,21 +137,21 @@ def to_tensors(sample: Labelled) -> Sample:
 
 
 def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool | None = None) -> Batch:
-    """A batch; a sample that lacks a target gets one that is unknown everywhere.
+    """Return a batch; a sample that lacks a target gets one that is unknown at every pixel.
 
-    labels, depth: whether the batch has them; by default, if any sample does.
+    labels, depth: whether the batch has them; by default it has those that any sample has.
     """
     sizes = {tuple(sample.image.shape[-2:]) for sample in samples}
     sizes |= {tuple(a.shape[-2:]) for s in samples for a in (s.labels, s.depth) if a is not None and len(samples) > 1}
     if len(sizes) > 1:
         raise ValueError(
             f"a batch of images or targets of {len(sizes)} sizes, {sorted(sizes)[:4]}: crop them, resize them with "
-            "EvalTransform(size=(H, W), targets='resize'), or take them one by one"
+            "EvalTransform(size=(H, W), targets='resize'), or use batches of one"
         )
     images = torch.stack([sample.image for sample in samples])
-    # what a sample lacks is as large as what it has: alone, its target may have kept another size than its image
-    known = next((a for s in samples for a in (s.labels, s.depth) if a is not None), images)
-    height, width = known.shape[-2:]
+    # a missing target gets the size of the present ones: in a batch of one, they may differ in size from the image
+    present = next((a for s in samples for a in (s.labels, s.depth) if a is not None), images)
+    height, width = present.shape[-2:]
     some_labels = any(s.labels is not None for s in samples) if labels is None else labels
     some_depth = any(s.depth is not None for s in samples) if depth is None else depth
     no_labels, no_depth = torch.full((height, width), IGNORE), torch.full((1, height, width), torch.nan)

@@ -1,4 +1,4 @@
-"""Embedded scenes as labelled images: 14 classes and metric depth, exact and without a file."""
+"""Embedded scenes as labelled images: 14 classes and metric depth, exact, without files."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.labelled.sample import DepthKind, Identity, Labelled, Progress
+from dense.data.labelled.sample import DepthKind, Identity, Labelled
 from dense.data.scenes import CLASSES, Scene, Scenes, render
 from dense.data.scenes.scene import CAMERA_HEIGHT
 from dense.data.store import Remember
 
 
 class SceneSource:
-    """`length` scenes of a split, which share no scene with another split; sky is infinitely far.
+    """`length` scenes of a split, which shares no scene with another split; the sky is infinitely far.
 
     size: a side in pixels, or height and width
-    camera_height: range in metres above the ground, that of the scenes by default; (3.0, 4.5), say, asks how a model
-        trained on the default does from heights it has not seen
-    remember: render each scene once for all forked workers, for 8 bytes a pixel of memory
+    camera_height: range in metres above the ground, by default that of the scenes. Another range, such as (3.0, 4.5),
+        measures how a model that was trained on the default generalises to other heights
+    remember: render each scene once for all forked workers, which takes 8 bytes of memory per pixel
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -58,7 +58,7 @@ class SceneSource:
 
     @cached_property
     def _renderer(self) -> str:
-        """Changes when the renderer does."""
+        """A checksum that changes when the renderer does."""
         scene = render(0, 0, 24)
         return f"{zlib.crc32(_pack(scene).tobytes()):08x}"
 
@@ -71,12 +71,8 @@ class SceneSource:
         depth = packed[..., 4:].copy().view(np.float32)[..., 0]  # H, W
         return Labelled(image, labels, depth, self.name(index))
 
-    def check(self, *, limit: int | None = None, workers: int = 8, progress: Progress | None = None) -> list[str]:
-        """Nothing to check: scenes are made, not found."""
-        return []
-
 
 def _pack(scene: Scene) -> NDArray[np.uint8]:
-    """Image, label and the four bytes of depth of every pixel: H, W, 8."""
+    """Return image, label and the four bytes of depth of every pixel: H, W, 8."""
     depth = np.ascontiguousarray(scene.depth, np.float32)[..., None].view(np.uint8)
     return np.concatenate([scene.image, scene.semantic[..., None], depth], axis=2)

@@ -1,4 +1,4 @@
-"""The round solids: ball, dome, cylinder, tube, capsule, cone and torus, all around the y axis."""
+"""Solids of revolution about the y axis: ball, dome, cylinder, tube, capsule, cone and torus."""
 
 import math
 from dataclasses import dataclass
@@ -159,7 +159,7 @@ class Cone(Solid):
     def enter(self, origin: Vector, direction: Vector, after: float) -> Array:
         (ox, oy, oz), (dx, dy, dz) = origin, direction
         slope = (self.size / (2 * self.half)) ** 2
-        depth = self.half - oy  # below the apex, falling at the rate dy
+        depth = self.half - oy  # below the apex, decreasing at the rate dy
         a = dx * dx + dz * dz - slope * (dy * dy)
         b = ox * dx + oz * dz + slope * (depth * dy)
         c = ox * ox + oz * oz - slope * (depth * depth)
@@ -167,7 +167,7 @@ class Cone(Solid):
         root = np.sqrt(np.maximum(square, 0))
         scale = 1 / (a + TINY)
         entry = np.full(np.shape(square), INFINITY)
-        for side in ((-b - root) * scale, (root - b) * scale):  # the slab keeps one of the two nappes
+        for side in ((-b - root) * scale, (root - b) * scale):  # `below` selects one of the two nappes
             below = depth - side * dy
             kept = (square >= 0) & (below >= 0) & (below <= 2 * self.half) & (side > after) & (side < entry)
             entry = np.where(kept, side, entry)
@@ -190,7 +190,7 @@ class Cone(Solid):
 
 @dataclass(frozen=True)
 class Torus(Solid):
-    """A ring of radius `size` in the plane y = 0, `thick` in radius."""
+    """A ring of radius `size` in the plane y = 0, whose tube has the radius `thick`."""
 
     size: float
     thick: float
@@ -199,12 +199,12 @@ class Torus(Solid):
     def enter(self, origin: Vector, direction: Vector, after: float) -> Array:
         near, far = _pipe(origin, direction, self.size + self.thick)
         low, high = slab(origin[1], direction[1], -self.thick, self.thick)
-        hopeful = np.flatnonzero(np.maximum(np.maximum(near, low), after) < np.minimum(far, high))
+        candidates = np.flatnonzero(np.maximum(np.maximum(near, low), after) < np.minimum(far, high))
         entry = np.full(near.shape, INFINITY)
-        ox, oy, oz, dx, dy, dz = (_take(c, hopeful) for c in (*origin, *direction))
+        ox, oy, oz, dx, dy, dz = (_take(c, candidates) for c in (*origin, *direction))
         length = (dx * dx + dy * dy + dz * dz) ** 0.5
         dx, dy, dz = dx / length, dy / length, dz / length
-        middle = -(ox * dx + oy * dy + oz * dz)  # counted from the point nearest to the centre, t^3 drops out
+        middle = -(ox * dx + oy * dy + oz * dz)  # measured from the point nearest to the centre, so that t^3 vanishes
         ox, oy, oz = ox + middle * dx, oy + middle * dy, oz + middle * dz
         k = ox * ox + oy * oy + oz * oz + self.size**2 - self.thick**2
         wide = 4 * self.size**2
@@ -214,7 +214,7 @@ class Torus(Solid):
             k * k - wide * (ox * ox + oz * oz),
             after * length - middle,
         )
-        entry.reshape(-1)[hopeful] = (first + middle) / length
+        entry.reshape(-1)[candidates] = (first + middle) / length
         return entry
 
     def normal(self, x: Array, y: Array, z: Array) -> Surface:
@@ -227,7 +227,7 @@ class Torus(Solid):
 
 
 def _smallest_root(p: Array, q: Array, r: Array, after: Array) -> Array:
-    """The smallest real root of t^4 + p t^2 + q t + r beyond `after`, infinite without one: Ferrari's way, N."""
+    """Return the smallest real root (N) of t^4 + p t^2 + q t + r beyond `after`, or infinity, by Ferrari's method."""
     third, half = -(p * p / 12 + r) / 3, (p * p * p / 108 - p * r / 3 + q * q / 8) / 2
     square = half * half + third**3
     single = np.cbrt(half + np.copysign(np.sqrt(np.maximum(square, 0)), half))
@@ -246,5 +246,5 @@ def _smallest_root(p: Array, q: Array, r: Array, after: Array) -> Array:
 
 
 def _take(values: Coordinate, index: NDArray[np.int64]) -> Any:
-    """Coordinates of some rays in double precision; what all rays share stays one number."""
+    """Return coordinates of some rays in double precision; a coordinate that all rays share stays one number."""
     return values.reshape(-1)[index].astype(np.float64) if isinstance(values, np.ndarray) else values

@@ -1,4 +1,4 @@
-"""Colours, textures, sky and light of a scene: drawn without a look at what they will cover.
+"""Colours, textures, sky and light of a scene, drawn independently of the solids.
 
 Colours are linear reflectances in [0, 1], three floats each.
 """
@@ -30,7 +30,7 @@ _SKIES: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...
 
 @dataclass(frozen=True)
 class Texture:
-    """Two colours mixed by a pattern, in coordinates turned by `rotation`, scaled by `frequency` (periods a metre)."""
+    """Two colours mixed by a pattern, in coordinates after `rotation`, scaled by `frequency` (periods per metre)."""
 
     pattern: str
     first: Colour
@@ -45,17 +45,17 @@ class Texture:
 class Sky:
     horizon: Colour
     zenith: Colour
-    clouds: float  # share of the sky covered, 0 for none
+    clouds: float  # fraction of the sky that is covered, 0 for none
     cloud_scale: float
-    hills: float  # height of the silhouettes at the horizon as a slope, 0 for none
+    hills: float  # slope up to the silhouettes at the horizon, 0 for none
     hill: Colour
-    haze: float  # distance in metres at which the horizon's colour has taken over by 63%
+    haze: float  # distance in metres at which 63% of the colour is that of the horizon
     offset: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Light:
-    """A sun: the unit vector towards it, its colour, and the light that comes from everywhere else."""
+    """The unit vector towards the sun, its colour, and the ambient light."""
 
     towards: tuple[float, float, float]
     sun: Colour
@@ -63,13 +63,13 @@ class Light:
 
 
 def rgb(hue: float, saturation: float, value: float) -> Colour:
-    """A linear colour from the perceptual hue, saturation and value."""
+    """Return a linear colour from the perceptual hue, saturation and value."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
     return red * red, green * green, blue * blue
 
 
-def turn(rng: Random) -> NDArray[np.float64]:
-    """A rotation drawn uniformly, from a unit quaternion."""
+def _rotation(rng: Random) -> NDArray[np.float64]:
+    """Return a uniformly random rotation, from a unit quaternion."""
     a, b, c, d = (rng.gauss(0, 1) for _ in range(4))
     s = 2 / (a * a + b * b + c * c + d * d)
     return np.array([
@@ -91,17 +91,17 @@ def _near(rng: Random, hsv: tuple[float, float, float], spread: float) -> Colour
 
 
 def texture(rng: Random, size: float) -> Texture:
-    """The coat of a solid about `size` metres large."""
+    """Return the texture of a solid of about `size` metres."""
     first = _colour(rng)
     second = _colour(rng) if rng.random() < 0.6 else tuple(c * rng.uniform(0.25, 0.6) for c in first)
     pattern = PATTERNS[int(rng.random() * len(PATTERNS))]
     offset = (rng.random(), rng.random(), rng.random())
     shine = rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0
-    return Texture(pattern, first, second, turn(rng), rng.uniform(1.5, 4.5) / size, offset, shine)  # type: ignore[arg-type]
+    return Texture(pattern, first, second, _rotation(rng), rng.uniform(1.5, 4.5) / size, offset, shine)  # type: ignore[arg-type]
 
 
 def floor(rng: Random) -> Texture:
-    """The coat of the ground: natural hues mostly, any at times."""
+    """Return the texture of the ground, mostly in natural hues."""
     hsv = _GROUNDS[int(rng.random() * len(_GROUNDS))]
     first = _near(rng, hsv, 1.0) if rng.random() < 0.7 else _colour(rng)
     if rng.random() < 0.75:

@@ -1,4 +1,4 @@
-"""Procedural patterns: how much of a texture's second colour shows at a point, in [0, 1]."""
+"""Procedural patterns: the weight of a texture's second colour at a point, in [0, 1]."""
 
 from functools import lru_cache
 
@@ -9,12 +9,12 @@ from dense.data.scenes.looks import Texture
 from dense.data.scenes.solid import Array
 
 TURN = np.float32(2 * np.pi)
-SHEET, BLOCK = 256, 32  # cells a side of the two tables of noise, which repeat without a seam
+SHEET, BLOCK = 256, 32  # cells per side of the two periodic tables of noise
 
 
 @lru_cache
 def _noise(side: int, dimensions: int, slope: float) -> Array:
-    """A periodic table of smooth noise in [0, 1], its spectrum falling with the power `slope` of the frequency."""
+    """Return a periodic table of smooth noise in [0, 1] whose spectrum falls as frequency to the power -`slope`."""
     white = np.random.Generator(np.random.PCG64(20240229)).standard_normal((side,) * dimensions)
     axes = [np.fft.fftfreq(side)] * (dimensions - 1) + [np.fft.rfftfreq(side)]
     squared = np.zeros([len(axis) for axis in axes])
@@ -27,7 +27,7 @@ def _noise(side: int, dimensions: int, slope: float) -> Array:
 
 
 def sheet(x: Array, y: Array) -> Array:
-    """Noise over the plane, interpolated linearly; it repeats after 1 in x and in y."""
+    """Return noise over the plane, interpolated linearly, with period 1 in x and in y."""
     table = _noise(SHEET, 2, 1.4).reshape(-1)
     (column, right, across), (row, below, down) = _cell(x, SHEET), _cell(y, SHEET)
     row, below = row * SHEET, below * SHEET
@@ -38,7 +38,7 @@ def sheet(x: Array, y: Array) -> Array:
 
 
 def block(x: Array, y: Array, z: Array) -> Array:
-    """Noise through space, interpolated linearly; it repeats after 1 along every axis."""
+    """Return noise through space, interpolated linearly, with period 1 along every axis."""
     table = _noise(BLOCK, 3, 2.2).reshape(-1)
     (x0, x1, across), (y0, y1, down), (z0, z1, deep) = _cell(x, BLOCK), _cell(y, BLOCK), _cell(z, BLOCK)
     planes = []
@@ -52,7 +52,7 @@ def block(x: Array, y: Array, z: Array) -> Array:
 
 
 def _cell(values: Array, side: int) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
-    """The two cells a coordinate lies between, and its way from the first to the second."""
+    """Return the two cells around a coordinate, and the weight of the second."""
     scaled = values * np.float32(side)
     low = np.floor(scaled)
     first = low.astype(np.int32)
@@ -64,22 +64,22 @@ def _fraction(values: Array) -> Array:
 
 
 def _edge(values: Array, sharpness: float) -> Array:
-    """A step at zero, softened over about 1 / sharpness."""
+    """Return a step at zero, softened over about 1 / sharpness."""
     return np.clip(values * np.float32(sharpness) + np.float32(0.5), 0, 1)
 
 
-def _turned(coat: Texture, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+def _rotated(coat: Texture, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
     rows = (coat.rotation * coat.frequency).tolist()
-    turned = (a * x + b * y + c * z + d for (a, b, c), d in zip(rows, coat.offset, strict=True))
-    first, second, third = turned
+    rotated = (a * x + b * y + c * z + d for (a, b, c), d in zip(rows, coat.offset, strict=True))
+    first, second, third = rotated
     return first, second, third
 
 
 def on_solid(coat: Texture, x: Array, y: Array, z: Array) -> Array | float:
-    """The pattern in the solid's own space."""
+    """Return the pattern in the solid's own space."""
     if coat.pattern == "plain":
         return 0.0
-    x, y, z = _turned(coat, x, y, z)
+    x, y, z = _rotated(coat, x, y, z)
     if coat.pattern == "stripes":
         return _edge(np.sin(x * TURN), 3)
     if coat.pattern == "checker":
@@ -96,7 +96,7 @@ def on_solid(coat: Texture, x: Array, y: Array, z: Array) -> Array | float:
 
 
 def on_ground(coat: Texture, x: Array, z: Array, blur: Array) -> Array:
-    """The pattern on the plane; `blur` is the size of a pixel there in metres, beyond which detail is averaged."""
+    """Return the pattern on the plane; `blur` is the size of a pixel in metres, below which detail is averaged."""
     rows = (coat.rotation[[0, 2]][:, [0, 2]] * coat.frequency).tolist()
     (a, b), (c, d) = rows
     u, v = a * x + b * z + coat.offset[0], c * x + d * z + coat.offset[2]

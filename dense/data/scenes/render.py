@@ -1,4 +1,4 @@
-"""Ray casting of a world: what every pixel sees and how far it is, and the light that comes from there."""
+"""Ray casting of a world: what every pixel shows, at which depth, and with which colour."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,13 @@ from dense.data.scenes.solid import Array, Surface
 from dense.data.scenes.world import Camera, Thing, World
 
 FAR = 60.0  # metres of planar depth at which the ground ends in the haze
-SKY, GROUND = 0, 1  # in a map of what is seen; thing number k of the world is 2 + k
+SKY, GROUND = 0, 1  # in the map that `cast` returns; thing number k of the world is 2 + k
 EPSILON = 2e-3  # metres a shadow ray starts off its surface
 
 
 def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8]]:
-    """Planar depth (H, W), infinite at the sky, and what is seen (H, W): SKY, GROUND or 2 + the thing's number."""
+    """Return planar depth (H, W), infinite at the sky, and what each pixel shows (H, W): SKY, GROUND or 2 + the thing's
+    number."""
     camera = world.camera
     columns, rows = camera.plane(height, width)
     with np.errstate(divide="ignore"):
@@ -36,13 +37,13 @@ def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8
 
 
 def _affine(matrix: NDArray[np.float64], columns: Array, rows: Array) -> Array:
-    """The products of (K, 3) with (column, row, 1) over the image: K, H, W."""
+    """Return the products of (K, 3) with (column, row, 1) over the image: K, H, W."""
     narrow = matrix.astype(np.float32)
     return (narrow[:, :1] * columns + narrow[:, 2:])[:, None, :] + (narrow[:, 1:2] * rows)[:, :, None]
 
 
 def _enter(camera: Camera, thing: Thing, columns: Array, rows: Array) -> Array:
-    """Planar depth at which rays enter a thing; counted from the thing's own depth, for precision: H, W."""
+    """Return the planar depth (H, W) at which rays enter a thing, computed relative to its own depth for precision."""
     relative = np.array(camera.position) - thing.position
     middle = -float(relative @ camera.rotation[:, 2])
     turn, start = thing.rotation.T @ camera.rotation, thing.rotation.T @ relative
@@ -53,7 +54,7 @@ def _enter(camera: Camera, thing: Thing, columns: Array, rows: Array) -> Array:
 
 
 def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image (H, W, 3) of what `cast` returned."""
+    """Return the image (H, W, 3) for the two maps that `cast` returned."""
     height, width = depth.shape
     rays = _affine(world.camera.rotation, *world.camera.plane(height, width)).reshape(3, -1)
     flat = seen.reshape(-1)
@@ -61,11 +62,11 @@ def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uin
     if above.size < flat.size:
         distance = depth.reshape(-1).copy()
         distance[above] = 0
-        shaded = _matter(world, rays, distance, flat, 1 / (world.camera.focal * min(height, width)))
+        shaded = _solid_colours(world, rays, distance, flat, 1 / (world.camera.focal * min(height, width)))
     else:
         shaded = np.empty_like(rays)
     if above.size:
-        for channel, value in enumerate(_heaven(world, *(ray[above] for ray in rays))):
+        for channel, value in enumerate(_sky_colours(world, *(ray[above] for ray in rays))):
             shaded[channel][above] = value
     np.clip(shaded, 0, 1, out=shaded)
     _soften(shaded, seen)
@@ -79,7 +80,7 @@ def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 def _soften(shaded: Array, seen: NDArray[np.uint8]) -> None:
-    """Mixes pixels at an outline with their neighbours, in place: a cheap stand-in for several rays a pixel."""
+    """Mix pixels at an outline with their neighbours, in place: a cheap substitute for several rays per pixel."""
     edge = np.zeros(seen.shape, bool)
     sides, ends = seen[1:-1, 1:] != seen[1:-1, :-1], seen[1:, 1:-1] != seen[:-1, 1:-1]
     edge[1:-1, 1:-1] = sides[:, 1:] | sides[:, :-1] | ends[1:] | ends[:-1]
@@ -93,8 +94,8 @@ def _mix(first: Colour, second: Colour, weight: Array | float) -> list[Array | f
     return [a + (b - a) * weight for a, b in zip(first, second, strict=True)]
 
 
-def _heaven(world: World, rx: Array, ry: Array, rz: Array) -> Array:
-    """Sky, clouds, the sun's glow and hills: 3, N."""
+def _sky_colours(world: World, rx: Array, ry: Array, rz: Array) -> Array:
+    """Return the colours of sky, clouds, the sun's glow and hills: 3, N."""
     sky, light = world.sky, world.light
     length = np.sqrt(rx * rx + ry * ry + rz * rz)
     climb = np.clip(ry / length, 0, 1)
@@ -121,8 +122,8 @@ def _heaven(world: World, rx: Array, ry: Array, rz: Array) -> Array:
     return colour
 
 
-def _matter(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8], pixel: float) -> Array:
-    """Ground and things, lit, shadowed and hazy; meaningless at the sky: 3, N."""
+def _solid_colours(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8], pixel: float) -> Array:
+    """Return the colours of ground and things with light, shadows and haze; undefined at the sky: 3, N."""
     light, sky = world.light, world.sky
     point = rays * distance
     for axis, shift in zip(point, world.camera.position, strict=True):
@@ -167,7 +168,7 @@ def _matter(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8],
 
 
 def _inside(thing: Thing, x: Array, y: Array, z: Array) -> Surface:
-    """World points in the thing's own frame."""
+    """Return world points in the thing's own frame."""
     a, b, c = thing.position
     x, y, z = x - np.float32(a), y - np.float32(b), z - np.float32(c)
     rows = thing.rotation.T.tolist()
@@ -178,7 +179,7 @@ def _inside(thing: Thing, x: Array, y: Array, z: Array) -> Surface:
 def _polish(
     world: World, albedo: Array, rays: Array, normal: Array, facing: Array, place: NDArray[np.int64], strength: float
 ) -> None:
-    """Adds the sun's reflection (Blinn's highlight) to the reflectance of sunlit pixels, in place."""
+    """Add the sun's reflection (Blinn's highlight) to the reflectance of sunlit pixels, in place."""
     place = place[facing[place] > 0.02]
     rx, ry, rz = (ray[place] for ray in rays)
     lx, ly, lz = world.light.towards
@@ -196,11 +197,11 @@ def _polish(
 def _shadowed(
     world: World, point: Array, normal: Array, facing: Array, places: dict[int, NDArray[np.int64]]
 ) -> NDArray[np.bool_]:
-    """Whether a thing stands between a point and the sun; only things whose shadow can reach it are asked: N."""
+    """Return where a thing lies between a point and the sun (N); things whose shadow cannot reach it are skipped."""
     light = world.light
     dark = facing <= 0
     first, second = _across(light)
-    u = point[0] * first[0] + point[1] * first[1] + point[2] * first[2]  # where the point falls, seen from the sun
+    u = point[0] * first[0] + point[1] * first[1] + point[2] * first[2]  # the point projected along the sunlight
     v = point[0] * second[0] + point[1] * second[1] + point[2] * second[2]
     for number, thing in enumerate(world.things):
         centre = np.array(thing.position)
@@ -219,7 +220,7 @@ def _shadowed(
 
 
 def _across(light: Light) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two unit vectors perpendicular to the sun's direction and to one another."""
+    """Return two unit vectors perpendicular to the sun's direction and to each other."""
     towards = np.array(light.towards)
     first = np.cross(towards, (0.0, 0.0, 1.0))
     first /= np.linalg.norm(first)

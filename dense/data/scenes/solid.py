@@ -1,4 +1,4 @@
-"""What a solid is: where a ray enters it, which way its surface faces, and how far it reaches.
+"""Solids: where a ray enters, which way the surface faces, and how far it extends; with those of plane faces.
 
 A solid lives in its own frame, centred near the origin with its axis along y. Rays and points come as three separate
 coordinate arrays (x, y, z), any shape; either the origin or the direction of a ray may be plain floats. Directions are
@@ -21,21 +21,21 @@ Vector = tuple[Coordinate, Coordinate, Coordinate]
 Surface = tuple[Array, Array, Array]
 
 INFINITY = np.float32(np.inf)
-TINY = 1e-20  # keeps a division by a zero component finite; far below anything a real direction holds
+TINY = 1e-20  # keeps a division by a zero component finite; far below the components of real directions
 
 
 class Solid:
-    """What the renderer needs of a solid. `hull` is a set of discs across the y axis, each thickened by a ball, whose
-    convex hull contains the solid: rows of (x, y, z of the centre, radius of the disc, radius of the ball)."""
+    """The interface of solids. `hull` is a set of discs across the y axis, each dilated by a ball, whose convex hull
+    contains the solid: rows of (x, y, z of the centre, radius of the disc, radius of the ball)."""
 
     convex = True
 
     def enter(self, origin: Vector, direction: Vector, after: float) -> Array:
-        """Distance at which the ray first enters the solid, later than `after`; infinite where it does not."""
+        """Return the distance at which a ray first enters the solid beyond `after`; infinite where it does not."""
         raise NotImplementedError
 
     def normal(self, x: Array, y: Array, z: Array) -> Surface:
-        """Outward unit normal at points on the surface."""
+        """Return the outward unit normal at points on the surface."""
         raise NotImplementedError
 
     @property
@@ -49,19 +49,19 @@ class Solid:
         return float((np.hypot(np.hypot(x, z) + disc, y) + ball).max())
 
     def lowest(self, rotation: NDArray[np.float64]) -> float:
-        """Height of the lowest point, relative to the origin, once turned by `rotation` (world from object)."""
+        """Return the height of the lowest point, relative to the origin, after `rotation` (world from object)."""
         height = self.hull[:, :3] @ rotation[1]
         slope = math.sqrt(max(0.0, 1 - rotation[1, 1] ** 2))
         return float((height - self.hull[:, 3] * slope - self.hull[:, 4]).min())
 
     def footprint(self, rotation: NDArray[np.float64]) -> float:
-        """Radius of a vertical cylinder around the origin that contains the turned solid."""
+        """Return the radius of a vertical cylinder around the origin that contains the rotated solid."""
         centres = self.hull[:, :3] @ rotation[[0, 2]].T
         return float((np.hypot(centres[:, 0], centres[:, 1]) + self.hull[:, 3] + self.hull[:, 4]).max())
 
 
 def interval(a: Coordinate, b: Coordinate, c: Coordinate) -> tuple[Array, Array]:
-    """The distances between which a t^2 + 2 b t + c is negative, for a > 0; an empty interval if it never is."""
+    """Return the distances between which a t^2 + 2 b t + c is negative, for a > 0; an empty interval if it never is."""
     square = b * b - a * c
     root = np.sqrt(np.maximum(square, 0))
     scale = 1 / (a + TINY)
@@ -70,7 +70,7 @@ def interval(a: Coordinate, b: Coordinate, c: Coordinate) -> tuple[Array, Array]
 
 
 def slab(origin: Coordinate, direction: Coordinate, low: float, high: float) -> tuple[Array, Array]:
-    """The distances between which one coordinate of the ray lies within [low, high]."""
+    """Return the distances between which one coordinate of the ray lies within [low, high]."""
     scale = 1 / (direction + TINY)
     first, second = (low - origin) * scale, (high - origin) * scale
     return np.minimum(first, second), np.maximum(first, second)
@@ -124,7 +124,7 @@ class Pyramid(Solid):
 
 @dataclass(frozen=True)
 class Boxes(Solid):
-    """A union of boxes along the axes that do not overlap: rows of (low corner, high corner)."""
+    """A union of axis-aligned boxes that do not overlap: rows of (low corner, high corner)."""
 
     pieces: tuple[tuple[float, float, float, float, float, float], ...]
 

@@ -1,8 +1,9 @@
-"""A pinhole camera above the ground plane y = 0, looking along +z."""
+"""The world of a scene: a random specimen of each class, placed on the ground plane y = 0 before a pinhole camera."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -10,17 +11,80 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.scenes.catalogue import CLASSES, SOLIDS
-from dense.data.scenes.curved import Cylinder
+from dense.data.scenes.curved import Ball, Capsule, Cone, Cylinder, Dome, Torus, Tube
 from dense.data.scenes.looks import Light, Sky, Texture, floor, light, sky, texture
-from dense.data.scenes.solid import Boxes, Solid
+from dense.data.scenes.solid import Boxes, Pyramid, Solid
+
+# ---- specimens: one of unit size covers about half of a unit square
+
+
+def _box(rng: Random, size: float) -> Solid:
+    x, y, z = (size * rng.uniform(0.28, 0.41) for _ in range(3))
+    return Boxes(((-x, -y, -z, x, y, z),))
+
+
+def _cross(rng: Random, size: float) -> Solid:
+    arm, thick = size * rng.uniform(0.5, 0.58), size * rng.uniform(0.13, 0.17)
+    boxes = [(-thick, -arm, -thick, thick, arm, thick)]
+    for low, high in ((-arm, -thick), (thick, arm)):
+        boxes += [(low, -thick, -thick, high, thick, thick), (-thick, -thick, low, thick, thick, high)]
+    return Boxes(tuple(boxes))
+
+
+def _table(rng: Random, size: float) -> Solid:
+    x, y, z = size * rng.uniform(0.46, 0.62), size * rng.uniform(0.32, 0.44), size * rng.uniform(0.36, 0.5)
+    top, leg = size * rng.uniform(0.12, 0.18), size * rng.uniform(0.12, 0.17)
+    legs = [(a, -y, b, a + leg, y - top, b + leg) for a in (-x, x - leg) for b in (-z, z - leg)]
+    return Boxes(((-x, y - top, -z, x, y, z), *legs))
+
+
+def _stairs(rng: Random, size: float) -> Solid:
+    steps, size = 3 + int(rng.random() * 2), 0.87 * size
+    x, y, z = (size * rng.uniform(low, 0.5) for low in (0.36, 0.42, 0.45))
+    heights = [-y + 2 * y * (step + 1) / steps for step in range(steps)]
+    edges = [-z + 2 * z * step / steps for step in range(steps + 1)]
+    return Boxes(tuple((-x, -y, edges[step], x, heights[step], edges[step + 1]) for step in range(steps)))
+
+
+def _tube(rng: Random, size: float) -> Solid:
+    outer = size * rng.uniform(0.38, 0.48)
+    return Tube(outer, outer * rng.uniform(0.66, 0.8), size * rng.uniform(0.22, 0.38))
+
+
+def _torus(rng: Random, size: float) -> Solid:
+    ring = size * rng.uniform(0.42, 0.5)
+    return Torus(ring, ring * rng.uniform(0.3, 0.45))
+
+
+SOLIDS: dict[str, Callable[[Random, float], Solid]] = {
+    "sphere": lambda rng, size: Ball(size * rng.uniform(0.38, 0.45)),
+    "box": _box,
+    "cylinder": lambda rng, size: Cylinder(size * rng.uniform(0.28, 0.38), size * rng.uniform(0.35, 0.5)),
+    "cone": lambda rng, size: Cone(size * rng.uniform(0.4, 0.52), size * rng.uniform(0.45, 0.62)),
+    "torus": _torus,
+    "pyramid": lambda rng, size: Pyramid(size * rng.uniform(0.4, 0.5), size * rng.uniform(0.38, 0.55)),
+    "capsule": lambda rng, size: Capsule(size * rng.uniform(0.23, 0.29), size * rng.uniform(0.32, 0.45)),
+    "dome": lambda rng, size: Dome(size * rng.uniform(0.52, 0.6)),
+    "tube": _tube,
+    "cross": _cross,
+    "table": _table,
+    "stairs": _stairs,
+}
+
+CLASSES: tuple[str, ...] = ("sky", "ground", *SOLIDS)
+
+
+# ---- camera and placement
 
 
 @dataclass(frozen=True)
 class Camera:
-    """`height` above the ground in metres, above the point (`x`, `z`), which is the origin but for cameras that move;
-    `pitch` is positive looking down and `roll` positive clockwise, in radians; `focal` is in units of the shorter side of
-    the image, so that one camera serves every size."""
+    """A pinhole camera that looks along +z.
+
+    height: in metres above the point (`x`, `z`) of the ground, which is the origin unless the camera moves
+    pitch, roll: in radians, positive looking down and clockwise
+    focal: focal length in units of the image's shorter side, so that one camera serves every size
+    """
 
     height: float
     pitch: float
@@ -35,7 +99,7 @@ class Camera:
 
     @cached_property
     def rotation(self) -> NDArray[np.float64]:
-        """World from camera: columns are the image's right, its down, and forward."""
+        """World from camera: the columns are the directions right and down in the image, and forward."""
         cp, sp, cr, sr = math.cos(self.pitch), math.sin(self.pitch), math.cos(self.roll), math.sin(self.roll)
         right, down, forward = (1.0, 0.0, 0.0), (0.0, -cp, -sp), (0.0, -sp, cp)
         turned = [cr * r - sr * d for r, d in zip(right, down, strict=True)]
@@ -43,19 +107,19 @@ class Camera:
         return np.array([turned, below, forward]).T
 
     def intrinsics(self, height: int, width: int) -> NDArray[np.float64]:
-        """The 3x3 matrix from camera coordinates to pixels; the centre of the first pixel is (0.5, 0.5)."""
+        """Return the 3x3 matrix from camera coordinates to pixels; the centre of the first pixel is (0.5, 0.5)."""
         focal = self.focal * min(height, width)
         return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
     def plane(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Columns (W) and rows (H) of the pixel centres on the plane one metre ahead of the camera."""
+        """Return columns (W) and rows (H) of the pixel centres on the plane one metre ahead of the camera."""
         focal = self.focal * min(height, width)
         columns = (np.arange(width) + 0.5 - width / 2) / focal
         rows = (np.arange(height) + 0.5 - height / 2) / focal
         return columns.astype(np.float32), rows.astype(np.float32)
 
     def backproject(self, depth: NDArray[np.float32]) -> NDArray[np.float64]:
-        """World points of a map of planar depth: H, W -> H, W, 3; NaN or infinite where there is no depth."""
+        """Return world points of a map of planar depth: H, W -> H, W, 3; NaN or infinite where there is no depth."""
         columns, rows = self.plane(*depth.shape)
         x, y = np.broadcast_arrays(columns[None, :].astype(np.float64), rows[:, None].astype(np.float64))
         rays = np.stack([x, y, np.ones_like(x)], -1)  # H, W, 3
@@ -70,7 +134,7 @@ NAMES = tuple(SOLIDS)
 
 @dataclass(frozen=True)
 class Thing:
-    """A solid in the world: its class (an index into CLASSES), the place of its origin, and world from object."""
+    """A solid in the world: its class (an index into CLASSES), the position of its origin, and world from object."""
 
     solid: Solid
     label: int
@@ -90,7 +154,7 @@ class World:
 
     @cached_property
     def windows(self) -> tuple[tuple[float, float, float, float], ...]:
-        """For every thing, the (left, right, top, bottom) of a box around it on the plane one metre ahead."""
+        """(left, right, top, bottom) of a box around each thing on the plane one metre ahead."""
         return tuple(_window(self.camera, thing) for thing in self.things)
 
 
@@ -108,7 +172,7 @@ def _window(camera: Camera, thing: Thing) -> tuple[float, float, float, float]:
 
 
 def _pose(rng: Random) -> NDArray[np.float64]:
-    """World from object: mostly upright, sometimes on its side, sometimes tumbled; any yaw."""
+    """Return a rotation, world from object: mostly upright, sometimes on its side or tumbled; any yaw."""
     draw, yaw, spin, tumbled = rng.random(), rng.uniform(0, 2 * math.pi), rng.random(), rng.uniform(0.2, 2.9)
     if draw < 0.62:
         tilt, spin = 0.0, 0.0
@@ -118,7 +182,7 @@ def _pose(rng: Random) -> NDArray[np.float64]:
         tilt, spin = tumbled, 2 * math.pi * spin
     cy, sy, ct, st = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
     cs, ss = math.cos(spin), math.sin(spin)
-    return np.array([  # a turn about y by the yaw, after one about x by the tilt, after one about y by the spin
+    return np.array([  # a rotation about y by the yaw, after one about x by the tilt, after one about y by the spin
         [cy * cs - sy * ct * ss, sy * st, cy * ss + sy * ct * cs],
         [st * ss, ct, -st * cs],
         [-sy * cs - cy * ct * ss, cy * st, -sy * ss + cy * ct * cs],
@@ -132,14 +196,14 @@ def _thing(rng: Random, name: str, size: float, x: float, z: float, floor_height
 
 
 def _free(x: float, z: float, reach: float, others: list[Thing]) -> bool:
-    """Whether a disc on the ground keeps its distance from all others."""
+    """Return whether a disc on the ground keeps its distance from all others."""
     return all(
         math.hypot(x - other.position[0], z - other.position[2]) > reach + other.footprint + GAP for other in others
     )
 
 
 def _place(camera: Camera, share: float, size: float, across: float) -> tuple[float, float, float]:
-    """Size, x and z of something whose extent is about `share` of the image, enlarged if the camera is too high."""
+    """Return size, x and z of a thing that covers about `share` of the image, enlarged if the camera is too high."""
     distance = max(size * camera.focal / share, 1.5 * size)
     nearest = 1.15 * camera.height
     if distance < nearest:
@@ -149,7 +213,7 @@ def _place(camera: Camera, share: float, size: float, across: float) -> tuple[fl
 
 
 def _shelf(thing: Thing) -> tuple[float, float] | None:
-    """Height and radius of the flat top of an upright thing, if it has one."""
+    """Return height and radius of the flat top of an upright thing, if it has one."""
     if thing.rotation[1, 1] < 1 - 1e-9:
         return None
     if isinstance(thing.solid, Cylinder):
@@ -177,14 +241,17 @@ def _name(rng: Random) -> str:
 
 
 def _join(rng: Random, camera: Camera, name: str, things: list[Thing], used: set[int]) -> Thing | None:
-    """One more solid, on top of another or on free ground. Its class is settled before, so that bulky ones, which fit
-    in fewer places, are tried in more of them instead of being drawn less often."""
+    """Return one more solid, on top of another or on free ground; None if no place is free.
+
+    Its class is drawn before, so that a bulky solid, which fits in fewer places, is tried in more of them instead of
+    being drawn less often.
+    """
     stacked = _stack(rng, name, things, used) if rng.random() < 0.1 else None
     if stacked is not None:
         return stacked
     for _ in range(24):
         size, x, z = _place(camera, rng.uniform(0.16, 0.5), rng.uniform(0.5, 1.7), rng.uniform(-0.48, 0.48))
-        if z < REACH and _free(x, z, 0.3 * size, things):  # a first look spares building most of what will not fit
+        if z < REACH and _free(x, z, 0.3 * size, things):  # a first test saves building most things that do not fit
             thing = _thing(rng, name, size, x, z)
             if _free(x, z, thing.footprint, things):
                 return thing
@@ -192,7 +259,7 @@ def _join(rng: Random, camera: Camera, name: str, things: list[Thing], used: set
 
 
 def attempt(rng: Random, camera_height: tuple[float, float], objects: tuple[int, int]) -> World:
-    """One draw of a world; whether it is worth an image is for the caller to judge."""
+    """Return one random world; the caller decides whether it is worth an image."""
     low, high = camera_height
     height, focal = low + (high - low) * rng.random(), 0.8 * 2 ** rng.random()
     roll = min(max(rng.gauss(0, 0.035), -0.1), 0.1)

@@ -1,9 +1,10 @@
-"""From images to batches of views: damage never stops a run, and workers change nothing."""
+"""From images to batches of views: damaged files never stop a run, and the number of workers changes nothing."""
 
 from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dense.data.image import ImageError
 from dense.data.loader import init_worker
 from dense.data.sampler import IndexSampler
 from dense.data.unlabelled import FolderImages
-from pretrain.data import BadImages, Batch, ViewsOf, collate
+from pretrain.data import BadImages, Batch, PretrainData, ViewsOf, collate
 from pretrain.views import MultiCrop
 
 VIEWS = MultiCrop(16, 8, 2)
@@ -23,7 +24,7 @@ VIEWS = MultiCrop(16, 8, 2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images, of which numbers 2, 5 and 9 cannot be read, and of the others each is of another kind."""
+    """Twelve images of several kinds; numbers 2, 5 and 9 cannot be read."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -57,7 +58,7 @@ def batches(folder: Path, workers: int, start: int = 0, count: int = 12) -> list
 
 
 def same(a: Batch, b: Batch) -> bool:
-    """Whether two batches agree in every byte."""
+    """Return whether two batches are equal in every byte."""
     views = all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
     return views and torch.equal(a.images, b.images) and torch.equal(a.bad, b.bad)
 
@@ -74,7 +75,7 @@ def test_batches(folder: Path) -> None:
 
 
 def test_workers_and_late_starts_change_nothing(folder: Path) -> None:
-    """With 0 and 2 workers, from the beginning and from the middle of an epoch."""
+    """With 0 and 2 workers, from the start and from the middle of an epoch."""
     whole = batches(folder, 0)
     assert all(same(a, b) for a, b in zip(batches(folder, 2), whole, strict=True))
     assert all(same(a, b) for a, b in zip(batches(folder, 2, start=3, count=9), whole[3:], strict=True))
@@ -82,7 +83,7 @@ def test_workers_and_late_starts_change_nothing(folder: Path) -> None:
 
 
 def test_views_differ_between_epochs(folder: Path) -> None:
-    """The same image is seen otherwise next time; its replacement, too, is chosen again."""
+    """In the next epoch an image has other views, and an unreadable one another replacement."""
     data = ViewsOf(FolderImages(folder), VIEWS)
     first, again, other = data[0, 4], data[0, 4], data[1, 4]
     assert torch.equal(first.views[0], again.views[0])
@@ -95,7 +96,7 @@ def test_views_differ_between_epochs(folder: Path) -> None:
 
 
 def test_two_bad_images_in_a_batch_do_not_give_twins() -> None:
-    """Their views differ even where one image replaces both."""
+    """Their views differ even if one image replaces both."""
 
     class One:
         """Only the last image can be read."""
@@ -121,15 +122,15 @@ def test_two_bad_images_in_a_batch_do_not_give_twins() -> None:
 
 
 def test_nothing_can_be_read(tmp_path: Path) -> None:
-    """An end and an explanation, not an endless search."""
+    """The search ends with an explanation."""
     for number in range(150):
         (tmp_path / f"{number}.jpg").touch()
     with pytest.raises(ImageError, match=r"none of 10\d images, tried one after the other, could be read; .* is empty"):
         ViewsOf(FolderImages(tmp_path), VIEWS)[0, 0]
 
 
-def test_errors_that_are_not_the_images_are_not_hidden(folder: Path) -> None:
-    """A mistake in the views stops the run."""
+def test_errors_of_the_views_are_raised(folder: Path) -> None:
+    """Only unreadable images are replaced."""
 
     def broken(image: np.ndarray, seed: tuple[int, ...]) -> list[torch.Tensor]:
         raise ZeroDivisionError
@@ -138,8 +139,22 @@ def test_errors_that_are_not_the_images_are_not_hidden(folder: Path) -> None:
         ViewsOf(FolderImages(folder), broken)[0, 0]
 
 
+def test_settings_of_older_checkpoints() -> None:
+    """Their names of settings and their description of the images are understood; other settings are refused."""
+    data = PretrainData("scenes:train", VIEWS, batch_size=4, workers=0, scenes=8, scene_size=32)
+    data.trainer = SimpleNamespace(world_size=1, accumulate_grad_batches=1)  # type: ignore[assignment]
+    state = data.state_dict()
+    settings = state["settings"]
+    settings["pictures a step, over all processes"] = settings.pop("images per step, over all processes")
+    settings["pictures"], settings["which"] = settings.pop("images"), settings["which"].replace("images", "pictures")
+    data.load_state_dict(state)
+    settings["pictures"] = 9
+    with pytest.raises(ValueError, match="images: 8 now, 9 then"):
+        data.load_state_dict(state)
+
+
 def test_the_report(folder: Path) -> None:
-    """Counted once each, named with their reasons; silent if there is nothing to say."""
+    """Each unreadable image is counted once and named with its reason; without one the report is empty."""
     bad = BadImages(FolderImages(folder))
     assert bad.report() == ""
     for batch in batches(folder, 0):

@@ -1,8 +1,8 @@
 """Packed crops against crops one size at a time, and batch-subset stochastic depth against drop path per sample.
 
-Forward and backward of a ViT-S/16's image features on 2x224 + 8x96, in fp32. "by size" runs the same code on one size
+Forward and backward of a ViT-S/16's image features on 2x224 + 8x96, in fp32. "one size at a time" runs the same code on one size
 after the other; "by sample" runs timm's blocks with timm's DropPath. Numbers are medians of paired steps, alternating;
-the outputs of packed and by size are compared first.
+the outputs of both are compared first.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
 
     with torch.no_grad():
         difference = float((by_size(student)() - packed(student)()).abs().max())
-    ways: dict[str, Step] = {"by size": by_size(student), "packed": packed(student)}
+    ways: dict[str, Step] = {"one size at a time": by_size(student), "packed": packed(student)}
     for rate in options.rates:
         ways |= {
             f"by sample, {rate}": by_sample(build(rate, options.name)),
@@ -63,9 +63,9 @@ def main() -> None:
     times = dict(zip(ways, alternate(runs, options.repeats, warm_up=1), strict=True))
     print(
         f"{options.name}, batch {batch}, 2x224 + 8x96, forward and backward, {torch.get_num_threads()} threads, "
-        f"{versioned('torch')}; outputs of packed and by size differ by at most {difference:.1e}"
+        f"{versioned('torch')}; outputs of both differ by at most {difference:.1e}"
     )
-    compared = [("packed crops", "by size", "packed")]
+    compared = [("packed crops", "one size at a time", "packed")]
     compared += [(f"batch-subset stochastic depth, {r}", f"by sample, {r}", f"subset, {r}") for r in options.rates]
     for what, peer, ours in compared:
         ratio = median_ratio(times[peer], times[ours])

@@ -192,7 +192,7 @@ def test_python_of_weights_and_discovery_runs(place: Path) -> None:
         scope: dict[str, Any] = {}
         for code in blocks(page(name), "python"):
             if "dense.track" not in code:
-                exec(code, scope)
+                exec(code.replace("count=5)", "count=5, steps=2)"), scope)
     assert tuple(scope["labels"].shape) == (4, 300, 400)
 
 

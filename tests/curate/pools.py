@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,6 @@ def folder(root: Path, numbers: range) -> Path:
     return root
 
 
-def directions(degrees: list[float]) -> np.ndarray:
+def directions(degrees: Sequence[float]) -> np.ndarray:
     """Return unit vectors in a plane (N, 2)."""
     return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], 1)

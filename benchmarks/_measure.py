@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,22 @@ def peak_memory(function: Callable[[], object]) -> float:
     before = resident("VmRSS")
     function()
     return resident("VmHWM") - before
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page; append it if nothing does."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    old = page.read_text() if page.is_file() else ""
+    before, found, rest = old.partition(start)
+    after = rest.partition(end)[2] if found else ""
+    if not found and before:
+        before = before.rstrip("\n") + "\n\n"
+    page.write_text(f"{before}{start}\n\n{text.strip()}\n\n{end}" + (after or "\n"))
+
+
+def prose(text: str) -> str:
+    """One paragraph of Markdown, wrapped at 120 columns."""
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -1,15 +1,16 @@
-"""Claims: planted copies are found, planted leaks are removed, retrieval brings what is like the query, and a million fit.
+"""Claims: planted copies are found, planted leaks are removed, retrieval finds similar images, a million vectors fit.
 
 On embedded scenes, with the backbone that comes with the package:
 
-- every scene is planted with copies (see `_planted.COPIES`) among others; recall by kind of copy, and precision: the share of
-  dropped images that were indeed copies of what stays in their place. By hashes alone, by features alone, by both.
-- copies of held-out scenes are planted in a pool; all must go, and few others.
-- the four nearest of a scene in a pool of four kinds (low or high camera, few or many solids), and its class; beside chance.
+- every scene is planted with copies (see `_planted.COPIES`) among others. Measured: recall by kind of copy, and
+  precision, the share of dropped images that are copies of the image kept instead; by hashes, by features, by both.
+- copies of held-out scenes are planted in a pool; all must be dropped, and few other images.
+- the four nearest neighbours of each scene in a pool of four kinds (low or high camera, few or many solids), by kind
+  and class, beside chance.
 
-On synthetic vectors (`--vectors`, 384 numbers, in clumps, a twentieth of them copies) on disk: memory and seconds of codes,
-graph of duplicates, hashes, k-means and retrieval, the recall of codes against exact search, and what exact search would take.
-Memory is what is resident at the peak beyond before; pages of mapped files, which the system may drop, are told apart.
+On synthetic vectors (`--vectors`, 384 channels, in clumps, a twentieth of them copies) on disk: memory and seconds of
+the index, the graph of duplicates, hashes, k-means and retrieval; recall of the index against exact search, and its time.
+Memory is the resident peak beyond the start; pages of mapped files, which the system may drop, are reported separately.
 """
 
 from __future__ import annotations
@@ -30,11 +31,16 @@ from PIL import Image
 
 from dense.backbone import load_backbone
 from dense.curate import Embedder, Pool, Preparation, Settings
-from dense.curate.duplicates import best, feature_pairs, groups, leaks
-from dense.curate.embeddings import Embedded
-from dense.curate.hashes import hash_pairs
-from dense.curate.pool import WithCrops
-from dense.curate.run import described
+from dense.curate.duplicates import (
+    Signatures,
+    duplicate_groups,
+    feature_pairs,
+    hash_pairs,
+    held_out_matches,
+    representatives,
+)
+from dense.curate.embeddings import Embeddings
+from dense.curate.pool import PoolWithCrops
 from dense.curate.search import IVFPQ, Flat, Vectors, assign, cluster
 from dense.data.scenes import Scenes, dominant_class, sample
 from dense.data.scenes.looks import FLOORS
@@ -50,19 +56,19 @@ KINDS = {
 }
 
 
-def embedded(name: str, images: Iterator[Array], folder: Path, crops: Sequence[float] = ()) -> Embedded:
-    """Images, written as files and described, with parts of them if there are crops."""
+def embed(name: str, images: Iterator[Array], folder: Path, crops: Sequence[float] = ()) -> Embeddings:
+    """Write images as files and return their embeddings, and those of their crops."""
     root = folder / name
     root.mkdir()
     for number, image in enumerate(images):
         Image.fromarray(image).save(root / f"{number:06d}.png")
     backbone = load_backbone("scenes_tiny", frozen=True)
-    pool = WithCrops(Pool.open([root]), crops) if crops else Pool.open([root])
+    pool = PoolWithCrops(Pool.open([root]), crops) if crops else Pool.open([root])
     return Embedder(backbone, folder / "vectors", CenterCrop(96, 96))(pool, Preparation(), name)
 
 
 def with_copies(scenes: Scenes) -> Iterator[Array]:
-    """Every scene, followed by its copies."""
+    """Yield every scene, followed by its copies."""
     for number in range(len(scenes)):
         image = scenes[number].image
         yield image
@@ -70,27 +76,28 @@ def with_copies(scenes: Scenes) -> Iterator[Array]:
 
 
 def duplicates(count: int, folder: Path) -> None:
-    """The table of recall and precision."""
-    found = embedded("copies", with_copies(Scenes("train", count, 128)), folder)
+    """Print the table of recall and precision."""
+    found = embed("copies", with_copies(Scenes("train", count, 128)), folder)
     each = 1 + len(COPIES)
-    scene, kind = np.divmod(np.arange(len(found.fit)), each)
-    images = described(found, found.vectors.average())
+    scene, kind = np.divmod(np.arange(len(found.usable)), each)
+    images = found.signatures(found.vectors.mean_vector())
     columns = found.columns
     pixels = columns["height"].astype(np.int64) * columns["width"]
     none, nothing = Settings(threshold=1.0, neighbours=1), np.zeros(len(scene), bool)
-    rows = [("hashes alone, 6 bits", groups(images, none))]
-    blank = described(found, images.vectors.mean)
-    random = np.random.default_rng(0).integers(0, 256, blank.hashes.shape, np.uint8)
-    alone = type(blank)(blank.vectors, random, random)
-    rows += [(f"features alone, {t}", groups(alone, Settings(hash_distance=0, threshold=t))) for t in THRESHOLDS]
-    rows += [(f"both, 6 bits, {t}", groups(images, Settings(threshold=t))) for t in THRESHOLDS]
+    rows = [("hashes alone, 6 bits", duplicate_groups(images, none)[0])]
+    random = np.random.default_rng(0).integers(0, 256, images.hashes.shape, np.uint8)
+    alone = Signatures(images.vectors, random, random)
+    rows += [
+        (f"features alone, {t}", duplicate_groups(alone, Settings(hash_distance=0, threshold=t))[0]) for t in THRESHOLDS
+    ]
+    rows += [(f"both, 6 bits, {t}", duplicate_groups(images, Settings(threshold=t))[0]) for t in THRESHOLDS]
     print(f"\n{count} scenes, each with {len(COPIES)} copies\n")
     print(f"| found by | {' | '.join(COPIES)} | all | precision | scenes lost |")
     print("|---" * (len(COPIES) + 4) + "|")
     for words, group in rows:
         together = group == np.repeat(group[kind == 0], each)
         recall = [together[kind == number].mean() for number in range(1, each)]
-        stays = best(group, nothing, pixels, columns["sharpness"], "largest")
+        stays = representatives(group, nothing, pixels, columns["sharpness"], "largest")
         dropped = stays != np.arange(len(stays))
         right = (scene[stays] == scene)[dropped].mean() if dropped.any() else 1.0
         lost = count - len(np.unique(scene[~dropped]))
@@ -107,14 +114,14 @@ def duplicates(count: int, folder: Path) -> None:
 
 
 def held_out(count: int, folder: Path, seed: int = 0) -> None:
-    """Leaks that stay, by kind."""
+    """Print the leaks that are kept, by kind."""
     views = {"as they are": (), "with crops": (0.9, 0.8)}
     scenes = [Scenes("test", count, 128, seed)[i].image for i in range(count)]
-    tests = {words: embedded(words, iter(scenes), folder, crops) for words, crops in views.items()}
-    planted = embedded("planted", with_copies(Scenes("test", count, 128, seed)), folder)
-    innocent = embedded("innocent", (Scenes("train", 4 * count, 128, seed)[i].image for i in range(4 * count)), folder)
+    tests = {words: embed(words, iter(scenes), folder, crops) for words, crops in views.items()}
+    planted = embed("planted", with_copies(Scenes("test", count, 128, seed)), folder)
+    innocent = embed("innocent", (Scenes("train", 4 * count, 128, seed)[i].image for i in range(4 * count)), folder)
     pool = innocent + planted
-    mean = pool.vectors.average()
+    mean = pool.vectors.mean_vector()
     others = len(innocent.columns)
     kind = np.arange(len(planted.columns)) % (1 + len(COPIES))
     print(f"\n{count} held-out scenes, their copies planted among {others} others\n")
@@ -123,11 +130,11 @@ def held_out(count: int, folder: Path, seed: int = 0) -> None:
     for words, tested in tests.items():
         for threshold in (0.9, 0.93, 0.95, 0.97):
             settings = Settings(held_out_threshold=threshold)
-            images = described(pool, mean)
-            shows = leaks(images, described(tested, mean), settings) >= 0
-            group = groups(images, settings)
-            gone = np.isin(group, group[shows])
-            found = [shows[others:][kind == number].mean() for number in range(1, len(COPIES) + 1)]
+            images = pool.signatures(mean)
+            leaked = held_out_matches(images, tested.signatures(mean), settings) >= 0
+            group = duplicate_groups(images, settings)[0]
+            gone = np.isin(group, group[leaked])
+            found = [leaked[others:][kind == number].mean() for number in range(1, len(COPIES) + 1)]
             left, innocents = int((~gone[others:]).sum()), int(gone[:others].sum())
             cells = " | ".join(f"{value:.2f}" for value in found)
             print(f"| {words}, {threshold} | {cells} | {left} of {len(kind)} | {innocents} of {others} |", flush=True)
@@ -136,7 +143,7 @@ def held_out(count: int, folder: Path, seed: int = 0) -> None:
 
 
 def retrieval(count: int, folder: Path) -> None:
-    """Shares of the four nearest that are of the query's kind and class."""
+    """Print the shares of the four nearest neighbours that are of the query's kind and class."""
     images: list[Array] = []
     kinds, classes, grounds, hills = [], [], [], []
     for number, options in enumerate(KINDS.values()):
@@ -149,13 +156,12 @@ def retrieval(count: int, folder: Path) -> None:
             classes.append(dominant_class(scene))
             grounds.append(FLOORS.index(world.ground.pattern))
             hills.append(int(world.sky.hills > 0))
-    found = embedded("kinds", iter(images), folder)
+    found = embed("kinds", iter(images), folder)
     kind, label = np.array(kinds), np.array(classes)
-    vectors = Vectors(found.vectors.arrays, None, found.vectors.average())
+    vectors = Vectors(found.vectors.arrays, None, found.vectors.mean_vector())
     _, places = Flat(vectors).search(vectors.take(np.arange(len(vectors))), 5)
-    print(
-        f"\n{len(vectors)} scenes of {len(KINDS)} kinds; the four nearest of each\n\n| shares with its four nearest | found | by chance |\n|---|---|---|"
-    )
+    print(f"\n{len(vectors)} scenes of {len(KINDS)} kinds; the four nearest of each\n")
+    print("| shares with its four nearest | found | by chance |\n|---|---|---|")
     for words, known in (
         ("kind", kind),
         ("camera", kind // 2),
@@ -178,7 +184,7 @@ def retrieval(count: int, folder: Path) -> None:
 
 
 def synthetic(count: int, folder: Path, dim: int = 384) -> Vectors:
-    """Vectors in clumps, a twentieth of them copies of others, in files of 16384."""
+    """Write vectors in clumps, a twentieth of them copies of others, in files of 16384."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((max(1, count // 100), dim)).astype(np.float32)
     arrays = []
@@ -193,7 +199,7 @@ def synthetic(count: int, folder: Path, dim: int = 384) -> Vectors:
 
 
 def measured(words: str, count: int, work: Callable[[], Any]) -> Any:
-    """The result; prints seconds and memory, and what a count a hundred times as large would add."""
+    """Return the result of `work` and print its seconds and memory."""
     Path("/proc/self/clear_refs").write_text("5")
     before, mapped = resident("VmRSS"), resident("RssFile")
     start = time.perf_counter()
@@ -206,28 +212,26 @@ def measured(words: str, count: int, work: Callable[[], Any]) -> Any:
 
 
 def scale(count: int, folder: Path) -> None:
-    """Seconds and memory of each stage."""
+    """Print seconds and memory of each stage."""
     vectors = synthetic(count, folder)
     settings = Settings(index="ivfpq")
-    asked = vectors.take(np.sort(np.random.default_rng(1).choice(count, min(1000, count), replace=False)))
-    print(
-        f"\n{count} vectors of {vectors.dim}, {count * vectors.dim * 2 / 1e6:.0f} MB on disk\n\n| stage | seconds | MB at the peak | of them mapped |\n|---|---|---|---|"
-    )
+    queries = vectors.take(np.sort(np.random.default_rng(1).choice(count, min(1000, count), replace=False)))
+    print(f"\n{count} vectors of {vectors.dim}, {count * vectors.dim * 2 / 1e6:.0f} MB on disk\n")
+    print("| stage | seconds | MB at the peak | of them mapped |\n|---|---|---|---|")
     search = measured("IVF-PQ built", count, lambda: IVFPQ(vectors))
-    _, places = measured("1000 queries, IVF-PQ, 4 nearest", count, lambda: search.search(asked, 4))
-    _, exact = measured("1000 queries, exact, 4 nearest", count, lambda: Flat(vectors).search(asked, 4))
-    _, ours = search.search(asked, 17)
-    _, ground_truth = Flat(vectors).search(asked, 17)
+    _, places = measured("1000 queries, IVF-PQ, 4 nearest", count, lambda: search.search(queries, 4))
+    _, exact = measured("1000 queries, exact, 4 nearest", count, lambda: Flat(vectors).search(queries, 4))
+    _, ours = search.search(queries, 17)
+    _, exact_wide = Flat(vectors).search(queries, 17)
     first, _ = measured("graph of duplicates, IVF-PQ", count, lambda: feature_pairs(vectors, settings))
     hashes = np.random.default_rng(2).integers(0, 256, (count, 8), np.uint8)
     measured("hashes, 6 bits", count, lambda: hash_pairs(hashes, hashes, 6))
     centres = measured("k-means", count, lambda: cluster(vectors, max(1, count // 100), 0))
     measured("clusters assigned", count, lambda: assign(vectors, centres))
     recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(places.tolist(), exact.tolist(), strict=True)])
-    wide = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ours.tolist(), ground_truth.tolist(), strict=True)])
-    print(
-        f"\nrecall of IVF-PQ against exact search: {recall:.3f} of 4 nearest, {wide:.3f} of 17; {len(first)} pairs of copies"
-    )
+    wide = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ours.tolist(), exact_wide.tolist(), strict=True)])
+    found = f"{recall:.3f} of 4 nearest, {wide:.3f} of 17; {len(first)} pairs of copies"
+    print(f"\nrecall of IVF-PQ against exact search: {found}")
     record(
         "recall of IVF-PQ, 4 nearest",
         peer=versioned("faiss-cpu") + " flat",
@@ -240,20 +244,18 @@ def scale(count: int, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=200, help="that copies are planted of")
-    parser.add_argument("--seed", type=int, default=0, help="of held-out scenes")
-    parser.add_argument("--vectors", type=int, default=200_000)
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        choices=["duplicates", "held_out", "retrieval", "scale"],
-        default=["duplicates", "held_out", "retrieval", "scale"],
-    )
+    parser.add_argument("--scenes", type=int, default=200, help="scenes with planted copies")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the held-out scenes")
+    parser.add_argument("--vectors", type=int, default=200_000, help="synthetic vectors of the part scale")
+    parts = ["duplicates", "held_out", "retrieval", "scale"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     options = parser.parse_args()
-    work = {
-        "duplicates": lambda folder: duplicates(options.scenes, folder), "held_out": lambda folder: held_out(options.scenes // 4, folder, options.seed),
-        "retrieval": lambda folder: retrieval(options.scenes, folder), "scale": lambda folder: scale(options.vectors, folder),
-    }  # fmt: skip
+    work: dict[str, Callable[[Path], None]] = {
+        "duplicates": lambda folder: duplicates(options.scenes, folder),
+        "held_out": lambda folder: held_out(options.scenes // 4, folder, options.seed),
+        "retrieval": lambda folder: retrieval(options.scenes, folder),
+        "scale": lambda folder: scale(options.vectors, folder),
+    }
     for part in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             work[part](Path(folder))

@@ -30,7 +30,8 @@ from dense.backbone import load_backbone
 from dense.backbone.attention import attention_rows, project
 from dense.data.scenes import Scenes
 from dense.discover import Attention, TokenCut, on_grid, refine
-from dense.discover.graph import edges, normalised_cut, tokens_of
+from dense.discover.graph import edges, normalised_cut
+from dense.discover.source import unit_tokens
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -45,7 +46,7 @@ def cut(side: int, rounds: int) -> None:
     generator = torch.Generator().manual_seed(0)
     smooth = F.interpolate(torch.randn(1, 384, 7, 7, generator=generator), size=(side, side), mode="bicubic")
     features = smooth + 0.3 * torch.randn(smooth.shape, generator=generator)
-    tokens = tokens_of(features)
+    tokens = unit_tokens(features)
     alike = edges(tokens, 0.2)
     weights = np.where(alike[0].numpy() > 0, 1.0, 1e-5)
     degrees = np.diag(weights.sum(1))

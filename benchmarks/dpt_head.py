@@ -235,11 +235,11 @@ def main() -> None:
             ratio=memory[1] / memory[0],
         )  # fmt: skip
         record(
-            f"DPT, {way}, targets differ by", peer=peer, ours=f"{difference:.0e} of the largest", value=difference,
+            f"DPT, {way}, predictions differ by", peer=peer, ours=f"{difference:.0e} of the largest", value=difference,
             most=2e-2 if way == "bf16" else 1e-5,
         )  # fmt: skip
         if difference > (0.1 if way == "bf16" else 1e-5):
-            raise SystemExit(f"{way}: the targets differ by {difference:.1e} of the largest value")
+            raise SystemExit(f"{way}: the predictions differ by {difference:.1e} of the largest value")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from _claims import record, versioned
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
-from pretrain.build import set_drop_path
+from pretrain.network import set_drop_path
 
 Step = Callable[[], Tensor]
 

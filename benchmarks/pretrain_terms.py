@@ -46,8 +46,8 @@ class Step(DINO):
 
     def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss."""
-        seen = self.look(batch, 1, 0)
-        loss = torch.stack([term.weight(1) * term(seen) for term in self._terms]).sum()
+        outputs = self.run_networks(batch, 1, 0)
+        loss = torch.stack([term.weight(1) * term(outputs) for term in self._terms]).sum()
         loss.backward()
         clip_gradients_(self.student.parameters(), 3.0)
         self.optimizer.step()

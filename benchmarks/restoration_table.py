@@ -4,7 +4,7 @@ The tiny body and the shipped backbone on embedded scenes, at equal steps, degra
 trained on and on others. Without options a few steps show that it runs, and say nothing of what guidance is worth. With --output each variant stays in
 its folder, and the same command goes on where it was stopped:
 
-    python benchmarks/restoration_table.py --steps 1200 --val 12 --output runs/restoration --markdown docs/restoration_table.md
+    python benchmarks/restoration_table.py --steps 1200 --val 12 --output runs/restoration --markdown docs/results.md
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from _claims import record
+from _measure import prose, write_section
 
 from dense.data.degrade import Degrade
 from dense.data.labelled.scenes import SceneSource
@@ -96,19 +97,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         options.output = options.output or Path(scratch)
         found = {name: measured(name, options) for name in options.variants}
-    columns = {"damaged": means(next(iter(found.values()))[INPUT])} | {n: means(f) for n, f in found.items()}
+    columns = {"degraded": means(next(iter(found.values()))[INPUT])} | {n: means(f) for n, f in found.items()}
     text = table(columns)
     print(text)
     if options.steps >= WORTH and PLAIN in found:
         claim(columns)
     if options.markdown is not None:
-        options.markdown.write_text(page(text, columns, {name: f["seconds"] for name, f in found.items()}, options))
+        seconds = {name: f["seconds"] for name, f in found.items()}
+        write_section(options.markdown, "restoration_table", page(text, columns, seconds, options))
     print(f"{time.perf_counter() - start:.0f} s")
 
 
 def claim(columns: dict[str, Rows]) -> None:
     """What each variant gains over the plain body."""
-    for name in columns.keys() - {"damaged", PLAIN}:
+    for name in columns.keys() - {"degraded", PLAIN}:
         for row in ("all, seen", "all, unseen"):
             ours, theirs = columns[name][row]["psnr"], columns[PLAIN][row]["psnr"]
             record(
@@ -120,28 +122,28 @@ def claim(columns: dict[str, Rows]) -> None:
 def table(columns: dict[str, Rows]) -> str:
     """Markdown: a row a kind of degradation, a column a variant."""
     lines = [f"| PSNR / SSIM | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
-    for row in columns["damaged"]:
+    for row in columns["degraded"]:
         cells = [f"{rows[row]['psnr']:.2f} / {rows[row]['ssim']:.3f}" for rows in columns.values()]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def page(text: str, columns: dict[str, Rows], seconds: dict[str, float], options: argparse.Namespace) -> str:
-    """The table as a page, with who wins."""
+    """The table with its settings and the best variant per number."""
     won = [
         f"{max(options.variants, key=lambda name: columns[name][row][key])} on {row.split()[1]} levels by {title}"
         for row in ("all, seen", "all, unseen")
         for key, title in (("psnr", "PSNR"), ("ssim", "SSIM"))
     ]
     took = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
-    return (
-        f"# What guidance by DINO features is worth in restoration\n\nMade by `python benchmarks/restoration_table.py --steps "
-        f"{options.steps} --val {options.val} --seed {options.seed}`: the recipe restoration/scenes_tiny, {options.steps} steps of "
-        f"{options.batch} patches of {options.patch} x {options.patch} pixels for each variant, {options.train} embedded scenes to "
-        f"learn from and {options.val} others of {options.side} x {options.side} to judge by, each with every level of every "
-        f"degradation. PSNR in dB and SSIM of RGB, 8 bits. Seconds of training by the clock, whatever else the machine did: {took}.\n\n{text}\n\n"
-        f"Best of one seed each: {'; '.join(won)}.\n"
+    best = f"Best of one seed each: {'; '.join(won)}."
+    about = (
+        f"Recipe restoration/scenes_tiny, {options.steps} steps of {options.batch} patches of {options.patch} x "
+        f"{options.patch} pixels per variant, {options.train} scenes to train on and {options.val} others of {options.side} x "
+        f"{options.side} to evaluate, each with every level of every degradation, seed {options.seed}. PSNR in dB and SSIM of "
+        f"RGB, 8 bits. Seconds of training beside other work: {took}."
     )
+    return f"{prose(about)}\n\n{text}\n\n{prose(best)}"
 
 
 if __name__ == "__main__":

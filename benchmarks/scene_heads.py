@@ -5,7 +5,7 @@ head learns that sees nothing), and none (the mean depth, the commonest class). 
 2.6 m and are judged on other scenes from the same heights and from 3.0 to 4.5 m. Three seeds of heads and of fresh
 weights; the table tells means and the range.
 
-    python benchmarks/scene_heads.py --backbone DIRECTORY --markdown docs/scene_heads.md
+    python benchmarks/scene_heads.py --backbone DIRECTORY --markdown docs/results.md
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,19 +23,19 @@ from typing import Any
 import torch
 import yaml
 from _claims import record
-from _measure import spread
+from _measure import prose, spread, write_section
 from torch import Tensor
 
 import heads
 from dense import losses
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
+from dense.data.labelled.sample import Batch
 from dense.data.labelled.scenes import SceneSource
 from dense.data.scenes import CLASSES
 from dense.metrics import DepthMetrics, SegmentationMetrics
 from dense.recipes import find_config
 from dense.tasks.base import target_size
-from dense.tasks.batch import Batch
 from dense.tasks.depth import depth_target
 from dense.tasks.options import OptimOptions, TargetOptions
 from heads import Features
@@ -206,31 +205,27 @@ def main() -> None:
     text = table(found, options, time.perf_counter() - start)
     print(text)
     if options.markdown is not None:
-        options.markdown.write_text(text)
+        write_section(options.markdown, "scene_heads", text)
 
 
 def table(found: dict[tuple[str, str, str], list[Numbers]], options: argparse.Namespace, seconds: float) -> str:
     """Means and ranges over seeds, as Markdown."""
-    command = " ".join(["python", "benchmarks/scene_heads.py", *sys.argv[1:]])
-    lines = [
-        "# Heads on embedded scenes",
-        "",
-        f"Made by `{command}` in {seconds:.0f} s with torch {torch.__version__} on {torch.get_num_threads()} threads: "
-        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to judge by, {options.steps} steps of 16, "
-        f"{options.seeds} seeds. Mean over seeds, and in brackets least and most.",
-        "",
-    ]
+    about = (
+        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to evaluate, {options.steps} steps of 16, "
+        f"{options.seeds} seeds of heads and of random initialisation; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {seconds:.0f} s. Mean (least to most)."
+    )
+    titles = {
+        "pretrained": options.backbone, "random": "random initialisation", "positions": "positions only",
+        "mean": "constant prediction", "dpt": "DPT", "none": "",
+    }  # fmt: skip
+    lines = [prose(about), ""]
     for where in ("seen heights", "unseen heights"):
-        lines += [
-            f"## Cameras at {where}",
-            "",
-            "| features | head | abs_rel | delta1 | mIoU |",
-            "|---|---|---|---|---|",
-        ]
+        lines += [f"Cameras at {where}:", "", "| features | head | abs_rel | delta1 | mIoU |", "|---|---|---|---|---|"]
         for (kind, head, place), numbers in found.items():
             if place == where:
                 cells = [spread([n[k] for n in numbers if k in n]) for k in ("abs_rel", "delta1", "miou")]
-                lines.append(f"| {kind} | {head} | {' | '.join(cells)} |")
+                lines.append(f"| {titles[kind]} | {titles.get(head, head)} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ number of steps to the teacher at its beginning. Without options a few steps sho
 is worth; the table takes many hours on a small machine, and the same command continues it:
 
     python benchmarks/scene_objectives.py --steps 3200 --scenes 20000 --seeds 3 --train 600 --val 400 \\
-        --output runs/objectives --markdown docs/scene_objectives.md
+        --output runs/objectives --markdown docs/results.md
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from _claims import record
-from _measure import spread
+from _measure import prose, spread, write_section
 
 from dense.backbone import load_backbone
 from dense.evaluate.probe import SceneProbe
@@ -115,11 +115,12 @@ def main() -> None:
             gain = f"{sign * (ours - theirs):+.3f}"
             record(f"{name}: {title}, {gain} better", peer=first, ours=f"{ours:.3f}", theirs=f"{theirs:.3f}")
     if options.markdown is not None:
-        options.markdown.write_text(
-            f"# What each term of the objective is worth on embedded scenes\n\nMade by `python benchmarks/scene_objectives.py` "
-            f"({options.steps} steps of {options.batch} images, {options.config}, {options.scenes} scenes, {options.seeds} seeds of pretraining and of "
-            f"probes, {options.train} scenes to learn from and {options.val} to judge; mean and range).\n\n{text}\n"
+        about = (
+            f"{options.steps} steps of {options.batch} images, {options.config}, {options.scenes} scenes, {options.seeds} "
+            f"seeds of pretraining and of probes, {options.train} scenes to train the probes and {options.val} to evaluate; "
+            "mean (least to most)."
         )
+        write_section(options.markdown, "scene_objectives", f"{prose(about)}\n\n{text}")
     print(f"{time.perf_counter() - start:.0f} s")
 
 

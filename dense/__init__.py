@@ -13,7 +13,10 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would o
 if TYPE_CHECKING:
     from dense import discover
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
+    from dense.cli.pretrain import pretrain
+    from dense.cli.train import train
     from dense.discover import track
+    from dense.evaluate.model import evaluate
     from dense.predict import Depth, Predictor, Segmentation, load
     from heads.features import Features
 
@@ -29,6 +32,9 @@ _PUBLIC = {
     "Segmentation": "dense.predict",
     "track": "dense.discover",
     "discover": "dense.discover",  # as a whole
+    "pretrain": "dense.cli.pretrain",
+    "train": "dense.cli.train",
+    "evaluate": "dense.evaluate",  # a package that can be called
 }
 
 __all__ = [
@@ -41,9 +47,12 @@ __all__ = [
     "WeightsError",
     "__version__",
     "discover",
+    "evaluate",
     "load",
     "load_backbone",
+    "pretrain",
     "track",
+    "train",
 ]
 
 

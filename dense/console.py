@@ -1,4 +1,4 @@
-"""What is said while something works: progress and notices. Results are printed, errors are raised."""
+"""Progress and notices on the screen. Results are printed and errors raised by others."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 Count = Callable[[int, int | None], None]
 
+COMMON = {"--quiet": "print results and errors only", "--debug": "show the traceback of an error"}  # of every verb
 EVERY = 30.0  # seconds between lines where there is no terminal
 
 _verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "quiet" while a verb runs
@@ -22,7 +23,7 @@ _verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "q
 
 @contextmanager
 def voice(quiet: bool) -> Iterator[None]:
-    """Progress and notices are shown within, or with `quiet` not."""
+    """Show progress and notices inside this context, unless `quiet`."""
     token = _verb.set("quiet" if quiet else "loud")
     try:
         yield
@@ -36,14 +37,14 @@ def is_quiet() -> bool:
 
 
 def say(text: str) -> None:
-    """A line that nobody needs who asked for quiet."""
+    """Print a line unless --quiet was given."""
     if not is_quiet():
         print(text, flush=True)
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Count]:
-    """A function of how much is done and of how much there is; see `progress`."""
+    """Yield a function that reports (done, total); see `progress`."""
     if _verb.get() != "loud":
         yield lambda done, total: None
     elif sys.stderr.isatty():
@@ -59,9 +60,9 @@ def counting(what: str) -> Iterator[Count]:
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The items; while a verb runs with a bar and the time left on a terminal, with a line now and then in a log.
+    """Yield the items and report progress: a bar on a terminal, a line every `EVERY` seconds in a log.
 
-    Where a library is called from Python, nothing is shown.
+    Nothing is shown where the library is called from Python.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -75,13 +76,13 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 
 def _lines(what: str) -> Count:
-    start = said = time.monotonic()
+    start = reported = time.monotonic()
 
     def count(done: int, total: int | None) -> None:
-        nonlocal said
+        nonlocal reported
         now = time.monotonic()
-        if now - said >= EVERY and done:
-            said = now
+        if now - reported >= EVERY and done:
+            reported = now
             left = f" of {total}, {clock((total - done) * (now - start) / done)} left" if total else ""
             print(f"{what}: {done}{left}", file=sys.stderr, flush=True)
 
@@ -96,8 +97,7 @@ def clock(seconds: float) -> str:
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
-    """Make sure that `needed` bytes can be written to `folder`, which need not exist yet and is not made here: what fails later
-    leaves nothing behind."""
+    """Raise unless `needed` bytes can be written to `folder`, which need not exist yet and is not created here."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         probe = there / f".probe-{os.getpid()}"
@@ -108,5 +108,6 @@ def check_writable(folder: Path, needed: int = 0) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB free, checkpoints need about {needed / 1e9:.1f} GB; free some room or choose another --output"
+            f"{folder} has {free / 1e6:.0f} MB free, checkpoints need about {needed / 1e6:.0f} MB; free some room or "
+            "choose another --output"
         )

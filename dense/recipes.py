@@ -9,13 +9,13 @@ from dense.suggest import did_you_mean
 
 
 def config_folder() -> Path:
-    """The folder of the shipped configs."""
+    """Return the folder of the shipped configs."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
 
 
 def find_config(name: str) -> Path:
-    """A path as given, or else a shipped config by its path below configs/, with or without "configs/" and ".yaml"."""
+    """Return a file, or a shipped config by its path below configs/, with or without "configs/" and ".yaml"."""
     given = Path(name)
     if given.is_file():
         return given
@@ -28,7 +28,7 @@ def find_config(name: str) -> Path:
 
 
 def title(config: Path) -> str:
-    """How its header begins: to the first stop, colon or semicolon, without what stands in brackets."""
+    """Return the first clause of a config's header, without parentheses."""
     lines = config.read_text().splitlines()
     header = " ".join(line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")])
     return re.split(r"[.:;](?: |$)", re.sub(r" \([^)]*\)", "", header))[0]

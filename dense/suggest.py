@@ -1,4 +1,4 @@
-"""The nearest valid name for a wrong one: the only place that guesses what a person meant."""
+"""The nearest valid name for a wrong one, and public names that load on first use."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
+class UsageError(Exception):
+    """Wrong usage of a command line, or of a call that stands for one; the message is the line to show."""
+
+
 class UnknownOption(TypeError):
-    """An option that something does not take: wrong usage, told in words for people."""
+    """A keyword argument that does not exist; on the command line it counts as wrong usage."""
 
 
 def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` names most like `wrong`, best first; without regard to case, dashes and underscores."""
+    """Return the `count` names most similar to `wrong`, best first, ignoring case, dashes and underscores."""
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "_").strip("_")
@@ -27,7 +31,7 @@ def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
 
 
 def did_you_mean(wrong: str, valid: Iterable[str], count: int = 3, prefix: str = "") -> str:
-    """' Did you mean a, b or c?' or an empty string, to be put behind an error."""
+    """Return ' Did you mean a, b or c?', or an empty string, to append to an error."""
     names = [prefix + name for name in nearest(wrong, valid, count)]
     if not names:
         return ""
@@ -36,7 +40,10 @@ def did_you_mean(wrong: str, valid: Iterable[str], count: int = 3, prefix: str =
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's ``__getattr__``; homes: name -> the module that has it, or that it is."""
+    """Return a module's ``__getattr__`` that imports a public name on first use.
+
+    homes: name -> the module that defines it, or the submodule of that name.
+    """
 
     def load(name: str) -> Any:
         if name in homes:
@@ -49,7 +56,7 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def with_suggestion(message: str, valid: Iterable[str]) -> str:
-    """An argument error with the nearest valid name behind it, where the message quotes a wrong one."""
+    """Append the nearest valid name to an argument error that quotes a wrong one."""
     valid = list(valid)
     patterns = (
         r"unrecognized arguments?:? (\S+)",

@@ -1,4 +1,4 @@
-"""What albumentations lacks for the published augmentation: PIL's resampling, blur and colour arithmetic, on uint8."""
+"""Resampling, blur and colour arithmetic of PIL on uint8, which the published augmentation needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 from functools import lru_cache
 from itertools import permutations
+from random import Random
 from typing import Any, NamedTuple
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
@@ -17,35 +18,26 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-Image = NDArray[Any]  # H, W, 3, uint8: OpenCV's own types say no more
+Image = NDArray[Any]  # H, W, 3, uint8; the types of OpenCV are no more precise
 TRIES = 10
 JUST_BELOW_HALF = 0.499
 ORDERS = tuple(permutations(("brightness", "contrast", "saturation", "hue")))
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode L
 
 
-class RandomResizedCrop(A.ImageOnlyTransform):
+class RandomResizedCrop(NamedTuple):
     """A box of random area and shape, resampled to (size, size) by an antialiased bicubic filter, as PIL's.
 
-    The area is uniform in `scale`, a share of the image's, and the ratio of width to height log-uniform in `ratio`.
-    If none of ten such boxes fits, the largest central one with an allowed ratio is taken.
+    The area, as a fraction of the image's, is uniform in `scale`, and the ratio of width to height log-uniform in
+    `ratio`. If none of ten such boxes fits, the largest central one with an allowed ratio is taken.
     """
 
-    class InitSchema(A.BasicTransform.InitSchema):
-        size: int
-        scale: tuple[float, float]
-        ratio: tuple[float, float]
+    size: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
 
-    def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float], p: float = 1.0) -> None:
-        super().__init__(p=p)
-        self.size, self.scale, self.ratio = size, scale, ratio
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        return {"box": self.box(*params["shape"][:2])}
-
-    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of a crop."""
-        random = self.py_random
+    def box(self, height: int, width: int, random: Random) -> tuple[int, int, int, int]:
+        """Draw top, left, height and width of a crop."""
         low, high = self.ratio
         for _ in range(TRIES):
             area = height * width * random.uniform(*self.scale)
@@ -57,15 +49,15 @@ class RandomResizedCrop(A.ImageOnlyTransform):
         h = min(height, round(width / low))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def apply(self, img: Image, box: tuple[int, int, int, int], **params: Any) -> Image:
-        return resize(crop(img, box), self.size)
+    def __call__(self, image: Image, random: Random) -> Image:
+        return resize(crop(image, self.box(*image.shape[:2], random)), self.size)
 
 
 class ColorJitter(A.ColorJitter):
     """Brightness, contrast, saturation and hue in random order, as torchvision's on PIL images.
 
-    Every step but hue is affine in the pixel and its grey value. Those that follow one another are done as one, unless
-    the first may leave the range of a byte, where PIL would clip.
+    Every step but hue is affine in the pixel and its grey value. Successive steps are composed into one, unless the
+    first may leave the range of a byte, where PIL would clip.
     """
 
     def __init__(self, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8) -> None:
@@ -86,7 +78,7 @@ class ColorJitter(A.ColorJitter):
         for name in order:
             factor = params[name]
             if name == "hue":
-                img, steps = turn_hue(steps(img), factor), Affine()
+                img, steps = shift_hue(steps(img), factor), Affine()
                 continue
             if name == "brightness":
                 step = Affine(factor)
@@ -103,8 +95,8 @@ class ColorJitter(A.ColorJitter):
 class GaussianBlur(A.ImageOnlyTransform):
     """Blur with a standard deviation uniform in `sigma`, in pixels.
 
-    kernel_size 0 blurs as PIL does, with three boxes and the border repeated; an odd number of pixels as torchvision
-    does, with a Gaussian and the border mirrored.
+    kernel_size 0 blurs as PIL, with three boxes and a replicated border; an odd number of pixels blurs as torchvision,
+    with a Gaussian and a reflected border.
     """
 
     class InitSchema(A.BasicTransform.InitSchema):
@@ -123,14 +115,14 @@ class GaussianBlur(A.ImageOnlyTransform):
 
 
 def crop(image: Image, box: tuple[int, int, int, int]) -> Image:
-    """The part of an image in a box (top, left, height, width), not copied."""
+    """Return a view of an image in a box (top, left, height, width)."""
     top, left, height, width = box
     return image[top : top + height, left : left + width]
 
 
 def resize(image: Image, size: int) -> Image:
-    """An image (H, W, 3) -> (size, size, 3), bicubic and antialiased, as PIL's but for rounding."""
-    # a batch of one before permuting: only then do the strides say channels-last, which is the fast path
+    """Resize an image (H, W, 3) to (size, size, 3), bicubic and antialiased, as PIL up to rounding."""
+    # A batch of one, permuted, has the strides of channels-last, which PyTorch resizes faster.
     batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # 1, 3, H, W
     resized = F.interpolate(batch, (size, size), mode="bicubic", antialias=True)
     return resized.permute(0, 2, 3, 1)[0].numpy()
@@ -144,7 +136,7 @@ class Affine(NamedTuple):
     offset: float = 0.0
 
     def then(self, after: Affine) -> Affine:
-        """Both steps as one."""
+        """Return the composition of both steps."""
         return Affine(
             scale=after.scale * self.scale,
             grey=after.scale * self.grey + after.grey * (self.scale + self.grey),
@@ -152,11 +144,11 @@ class Affine(NamedTuple):
         )
 
     def of_grey(self, value: float) -> float:
-        """What becomes of a grey pixel."""
+        """Return the result for a grey pixel."""
         return (self.scale + self.grey) * value + self.offset
 
     def __call__(self, image: Image) -> Image:
-        """The image, changed, cut to whole numbers and clipped to 0..255."""
+        """Return the changed image, truncated to whole numbers and clipped to 0..255."""
         if self == Affine():
             return image
         # OpenCV computes with multiples of 1/1024. Rounding the parts, not the sums, keeps grey pixels grey.
@@ -165,20 +157,20 @@ class Affine(NamedTuple):
             for part in (self.scale + self.grey, self.scale, self.grey * GREY[0], self.grey * GREY[2])
         )
         g = whole - a - r - b
-        offset = self.offset - JUST_BELOW_HALF  # OpenCV rounds, PIL cuts off
+        offset = self.offset - JUST_BELOW_HALF  # OpenCV rounds, PIL truncates
         return cv2.transform(image, np.array([[a + r, g, b, offset], [r, a + g, b, offset], [r, g, a + b, offset]]))
 
 
 def mean_grey(image: Image) -> float:
-    """Mean of an image's grey values."""
+    """Return the mean grey value of an image."""
     return float(sum(weight * mean for weight, mean in zip(GREY, cv2.mean(image), strict=False)))
 
 
-def turn_hue(image: Image, shift: float) -> Image:
-    """Turn the hue by a share of the circle."""
+def shift_hue(image: Image, shift: float) -> Image:
+    """Shift the hue by a fraction of the colour circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    rows = hsv.reshape(len(hsv), -1)  # whole rows: adding (s, 0, 0) to each pixel is slow
-    rows += _hue_row(int(shift * 255) % 256, hsv.shape[1])  # wraps round, as hues do
+    rows = hsv.reshape(len(hsv), -1)  # adding to whole rows is faster than adding (s, 0, 0) to each pixel
+    rows += _hue_row(int(shift * 255) % 256, hsv.shape[1])  # bytes wrap around, as hues do
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)
 
 
@@ -188,7 +180,7 @@ def _hue_row(shift: int, width: int) -> NDArray[np.uint8]:
 
 
 def blur(image: Image, sigma: float, kernel_size: int = 0) -> Image:
-    """See `GaussianBlur`."""
+    """Blur an image; see `GaussianBlur`."""
     if kernel_size:
         kernel, border = cv2.getGaussianKernel(kernel_size, sigma, cv2.CV_32F), cv2.BORDER_REFLECT_101
     else:
@@ -197,10 +189,10 @@ def blur(image: Image, sigma: float, kernel_size: int = 0) -> Image:
 
 
 def box_kernel(sigma: float, passes: int = 3) -> NDArray[np.float32]:
-    """Three box filters in a row, with fractional ends so that their variance is `sigma` squared.
+    """Return the kernel of successive box filters, with fractional ends so that their variance is `sigma` squared.
 
-    Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011. PIL's blur is
-    this; a sampled Gaussian has far less variance where sigma is below half a pixel.
+    This is PIL's blur; a sampled Gaussian has far less variance for a sigma below half a pixel.
+    Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
     """
     variance = sigma**2 / passes
     whole = int((math.sqrt(12 * variance + 1) - 1) / 2)

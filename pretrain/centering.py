@@ -10,24 +10,24 @@ from pretrain.sharding import is_distributed
 
 
 class Centering(nn.Module):
-    """Turns teacher logits into targets, and may learn from the logits it is shown.
+    """Turns teacher logits into targets; a state, if there is one, follows the logits.
 
-    ``targets = centering(logits, temperature)`` never changes the state. After each micro-batch call ``accumulate``,
-    after each optimiser step ``step``; ``update`` is both, for training without gradient accumulation.
+    ``targets = centering(logits, temperature)`` never changes the state. Call ``accumulate`` after each micro-batch and
+    ``step`` after each optimiser step; ``update`` is both, for training without gradient accumulation.
     """
 
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
-        """Targets (N, K) in fp32, rows summing to 1, without gradient, of teacher logits (N, K)."""
+        """Return targets (N, K) in fp32, rows summing to 1, without gradient, of teacher logits (N, K)."""
         raise NotImplementedError
 
     def accumulate(self, logits: Tensor) -> None:
-        """Take note of the teacher logits (N, K) of one micro-batch."""
+        """Accumulate the teacher logits (N, K) of one micro-batch."""
 
     def step(self) -> None:
-        """Move the state by what was accumulated since the last step."""
+        """Update the state with the logits accumulated since the last step."""
 
     def update(self, logits: Tensor) -> None:
-        """Move the state by one batch of teacher logits (N, K)."""
+        """Update the state with one batch of teacher logits (N, K)."""
         self.accumulate(logits)
         self.step()
 
@@ -69,7 +69,7 @@ class Center(Centering):
             both = torch.cat([total, count], dim=1)
             distributed.all_reduce(both)
             total, count = both[:, :-1], both[:, -1:]
-        weight = (1 - self.momentum) * (count > 0)  # 1, 1: decided on the device, without waiting for it
+        weight = (1 - self.momentum) * (count > 0)  # 1, 1: computed on the device, without synchronising
         self.center.lerp_(total / count.clamp(min=1), weight)
         self.logit_sum.zero_()
         self.logit_count.zero_()
@@ -81,8 +81,8 @@ class Center(Centering):
 class SinkhornKnopp(Centering):
     """Targets that use all prototypes equally: alternating normalisation over samples and over prototypes.
 
-    Starting from ``exp(t / temperature)`` each iteration divides every prototype by its sum over the samples of all
-    processes, then every sample by its sum over prototypes. It runs on logarithms, so nothing over- or underflows.
+    Starting from ``exp(t / temperature)``, each iteration divides every prototype by its sum over the samples of all
+    processes, then every sample by its sum over prototypes. It works on logarithms, so nothing over- or underflows.
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments" (SwAV), 2020,
     section 3.1; used by DINOv2 and DINOv3. Stateless: ``accumulate`` and ``step`` do nothing.
     """
@@ -106,7 +106,7 @@ class SinkhornKnopp(Centering):
 
 
 def _logsumexp_over_samples(scores: Tensor) -> Tensor:
-    """Log-sum-exp (1, K) over the rows of scores (N, K) of all processes; N may differ between them and be 0."""
+    """Return the log-sum-exp (1, K) over the rows of scores (N, K) of all processes; N may differ and be 0."""
     local = scores.logsumexp(dim=0, keepdim=True)
     if not is_distributed():
         return local

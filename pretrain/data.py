@@ -1,4 +1,4 @@
-"""Images become views: the data set of pretraining, which no damaged file stops."""
+"""The data set of pretraining: views of unlabelled images. Files that cannot be read are replaced by others."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ ATTEMPTS = 100
 
 
 class Sample(NamedTuple):
-    """Views of one image, and which images could not be read on the way to it."""
+    """Views of one image."""
 
     views: list[Tensor]  # each (3, S, S) uint8
-    image: int  # index of the one that was read
-    bad: list[int]
-    gram: list[Tensor]  # each (3, S', S') uint8: what a Gram teacher sees, if anything
+    image: int  # index of the image that was read
+    bad: list[int]  # indices of images that could not be read and were replaced by this one
+    gram: list[Tensor]  # each (3, S', S') uint8: input of a Gram teacher, if there is one
 
 
 class Batch(NamedTuple):
-    """What `collate` makes of samples."""
+    """Views of B images, as `collate` stacks them."""
 
     views: list[Tensor]  # each (B, 3, S, S) uint8
     images: Tensor  # B, indices
-    bad: Tensor  # any number of indices
+    bad: Tensor  # indices of images that could not be read, of any number
     gram: list[Tensor]  # each (B, 3, S', S') uint8
 
 
 class ViewsOf(Dataset[Sample]):
     """``dataset[epoch, index, step]``: the views of an image, a pure function of (seed, epoch, index).
 
-    The optimiser step, which may be left out, chooses among crops of mixed sizes.
-    An image that cannot be read is replaced by another, chosen by the same three numbers, and reported in `bad`.
+    The optimiser step, which may be left out, selects the sizes of `MixedCrops`. An image that cannot be read is
+    replaced by another, which (seed, epoch, index) choose, and is listed in `bad`.
     """
 
     def __init__(self, images: Images, views: Views, seed: int = 0) -> None:
@@ -72,10 +72,10 @@ class ViewsOf(Dataset[Sample]):
                 views = crops(image, (self.seed, epoch, index))
                 split = len(views) - getattr(crops, "gram_crops", 0)
                 return Sample(views[:split], chosen, bad, views[split:])
-        raise ImageError(f"none of {len(bad)} images, tried one after the other, could be read; the last: {reason}")
+        raise ImageError(f"none of {len(bad)} images, tried one after another, could be read; the last: {reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """The image itself, then up to `ATTEMPTS` others in random order."""
+        """Yield the image itself, then up to `ATTEMPTS` others in random order."""
         yield index
         for place in range(min(ATTEMPTS, len(self))):
             other = int(permute(np.array([place]), len(self), (self.seed, epoch, index))[0])
@@ -84,7 +84,7 @@ class ViewsOf(Dataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack views by their place: crop-major lists, as the losses want them."""
+    """Stack the views of several images, crop by crop, as the losses expect."""
     views, images, bad, gram = zip(*samples, strict=True)
     return Batch(
         views=[torch.stack(crops) for crops in zip(*views, strict=True)],
@@ -95,18 +95,18 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 class BadImages:
-    """Collects what could not be read, in the main process, and tells about it at the end."""
+    """Collects the images that could not be read, in the main process, for a report at the end."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
         self.indices: set[int] = set()
 
     def add(self, indices: Iterable[int] | Tensor) -> None:
-        """Note the `bad` of a batch."""
+        """Add the `bad` of a batch."""
         self.indices.update(indices.tolist() if isinstance(indices, Tensor) else indices)
 
     def gather(self) -> None:
-        """Add what the other processes noted; every process takes part."""
+        """Add the images that other processes found; every process takes part."""
         if is_distributed():
             found: list[list[int]] = [[]] * distributed.get_world_size()
             distributed.all_gather_object(found, sorted(self.indices))
@@ -117,7 +117,7 @@ class BadImages:
         return len(self.indices)
 
     def report(self, most: int = 20) -> str:
-        """A line that counts them and one for each of the first `most`, with its reason; empty if there are none."""
+        """Return their number, then one line with the reason for each of the first `most`; empty if there are none."""
         if not self.indices:
             return ""
         lines = [f"{len(self)} of {len(self.images)} images could not be read and were replaced by others:"]
@@ -139,14 +139,14 @@ class PretrainData(pl.LightningDataModule):
 
     Args:
         root: a folder of images (flat or nested), a text list, .tar shards, or scenes:train for the embedded scenes.
-        views: the augmentation, with every published number; pretrain.mixed.MixedCrops for sizes that change.
-        batch_size: images a process and micro-batch.
+        views: the augmentation; pretrain.mixed.MixedCrops for mixed sizes.
+        batch_size: images per process and micro-batch.
         workers: processes that load; 0 loads in the main process.
         seed: of the order of images and of their augmentation.
-        scenes: how many embedded scenes there are.
-        scene_size: their side in pixels.
-        at_least: decode JPEG images at a part of their size that leaves their shorter side so many pixels; null for
-            whole images.
+        scenes: number of embedded scenes.
+        scene_size: side of embedded scenes in pixels.
+        at_least: decode JPEG images at a reduced size whose shorter side still has this many pixels; null decodes them
+            at full size.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class PretrainData(pl.LightningDataModule):
         self.bad = BadImages(self.images)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Endless batches from the trainer's current step on."""
+        """Return endless batches from the trainer's current step on."""
         return endless_loader(
             self.dataset,
             len(self.dataset),
@@ -184,12 +184,12 @@ class PretrainData(pl.LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the settings that a batch is a function of, and the images that could not be read."""
+        """Return the settings that determine the batches, and the images that could not be read."""
         self.bad.gather()
         return {"settings": self._settings(), "bad": sorted(self.bad.indices)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Other settings are refused, naming what differs, but for those of which an older checkpoint says nothing."""
+        """Refuse other settings, naming the differences; settings that an older checkpoint lacks are not compared."""
         saved = state_dict["settings"]
         known = {key: value for key, value in self._settings().items() if key in saved}
         refuse_another({"data": known}, {"data": saved})
@@ -214,7 +214,7 @@ class PretrainData(pl.LightningDataModule):
         return images_in_words(len(self.images), self.images.name, self.root)
 
     def describe(self) -> dict[str, object]:
-        """Facts for the model card."""
+        """Return facts for the model card."""
         return {
             "pictures": str(Path(self.root)),
             "number of images": len(self.dataset),

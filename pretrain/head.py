@@ -16,8 +16,8 @@ class ProjectionHead(nn.Module):
     """Maps features to one logit per prototype: MLP -> L2 normalisation -> weight-normalised linear layer.
 
     With ``norm_last_layer`` the prototypes have unit length, so every logit is a cosine; without it the length of each
-    prototype is learned. ``last_layer="linear"`` is DINOv3's: prototypes as they are, without any norm. The keys of the
-    state dict are those of the published checkpoints.
+    prototype is learned. ``last_layer="linear"`` is DINOv3's layer, without weight normalisation. The keys of the state
+    dict are those of the published checkpoints.
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, appendix C.
     """
 
@@ -45,11 +45,11 @@ class ProjectionHead(nn.Module):
 
     @property
     def prototypes(self) -> list[nn.Parameter]:
-        """Parameters of the last layer, which training holds still at first."""
+        """Parameters of the last layer, which is frozen at the start of training."""
         return list(self.last_layer.parameters())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (..., K) of features (..., in_dim)."""
+        """Return logits (..., K) of features (..., in_dim)."""
         bottleneck = F.normalize(self.mlp(features).float(), dim=-1)  # ..., bottleneck_dim
         return self.last_layer(bottleneck)
 
@@ -61,8 +61,8 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(prototypes, 1), requires_grad=learn_norm)
         self.weight_v = nn.Parameter(torch.empty(prototypes, in_dim))
-        # Only the direction of v counts, but its length sets how fast the direction turns: PyTorch's default for a
-        # linear layer, as in the published head.
+        # Only the direction of v counts, but its length sets how fast the direction changes. As in the published head,
+        # it is initialised by PyTorch's default for a linear layer.
         nn.init.uniform_(self.weight_v, -(in_dim**-0.5), in_dim**-0.5)
 
     @property
@@ -76,7 +76,7 @@ class Prototypes(nn.Module):
         return self.weight_g * F.normalize(self.weight_v, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (..., K) of x (..., D), in the autocast dtype where autocast is on."""
+        """Return logits (..., K) of x (..., D), in the autocast dtype if autocast is enabled."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_v.dtype
         rows = x.reshape(-1, x.shape[-1]).to(dtype)  # N, D
@@ -91,8 +91,8 @@ class Prototypes(nn.Module):
 class _WeightNormLinear(torch.autograd.Function):
     """``x v^T`` with each column scaled by g / |v|.
 
-    Scaling the logits (N, K) instead of the weight (K, D) keeps no normalised copy of the weight, and the part of the
-    gradient that goes through the norms is one in-place pass. Norms and scales stay in fp32.
+    Scaling the logits (N, K) instead of the weight (K, D) needs no normalised copy of the weight, and the gradient
+    through the norms is added in place. Norms and scales stay in fp32.
     """
 
     @staticmethod
@@ -132,13 +132,13 @@ def _mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int, batch_norm: bo
         return nn.Linear(in_dim, out_dim)
     blocks: list[nn.Module] = []
     for width in [in_dim] + [hidden_dim] * (layers - 2):
-        # A bias in front of batch norm does nothing, but the published layout has it.
+        # A bias before batch norm has no effect, but the published layout has it.
         blocks += [nn.Linear(width, hidden_dim), *([BatchNorm(hidden_dim)] if batch_norm else []), nn.GELU()]
     return nn.Sequential(*blocks, nn.Linear(hidden_dim, out_dim))
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm that falls back on its running statistics where there are fewer than two rows: masks may leave none."""
+    """Batch norm that uses its running statistics for fewer than two rows, since masks may leave none."""
 
     def forward(self, input: Tensor) -> Tensor:
         if len(input) > 1:

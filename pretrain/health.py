@@ -1,4 +1,4 @@
-"""Is training well? Measurements of targets and features, and the recognition of the known ways to fail."""
+"""The health of a training: measurements of targets and features, and the recognition of known failures."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pretrain.sharding import is_distributed
 
 
 def entropies(targets: Tensor) -> Tensor:
-    """Entropies (...), in nats, of distributions (..., K)."""
+    """Return the entropies (...), in nats, of distributions (..., K)."""
     return torch.special.entr(targets.float()).sum(-1)
 
 
 def entropy(targets: Tensor) -> Tensor:
-    """Mean entropy, in nats, of distributions (..., K)."""
+    """Return the mean entropy, in nats, of distributions (..., K)."""
     return entropies(targets).mean()
 
 
 def marginal_error(targets: Tensor) -> Tensor:
-    """How far Sinkhorn-Knopp is from convergence: total variation between the mean target and equal use of prototypes.
+    """Return the total variation between the mean target and equal use of all prototypes, over all processes.
 
-    0 when it has converged, towards 1 when few prototypes get all. targets (N, K), over all processes; N may be 0.
+    It is 0 when Sinkhorn-Knopp has converged, and close to 1 when few prototypes are used. targets (N, K); N may be 0.
     """
     count = torch.full((1,), len(targets), device=targets.device)
     both = torch.cat((targets.sum(0, dtype=torch.float32), count))
@@ -37,24 +37,24 @@ def marginal_error(targets: Tensor) -> Tensor:
 
 
 def kl_divergence(cross_entropy: Tensor, teacher_entropy: Tensor) -> Tensor:
-    """Mean ``KL(teacher || student)`` over the pairs of views: the DINO loss less the entropy of its targets."""
+    """Return the mean ``KL(teacher || student)`` over pairs of views: the loss minus the entropy of its targets."""
     return cross_entropy - teacher_entropy
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Spread of features (N, D) on the unit sphere: standard deviation over the batch, mean over dimensions, times √D.
+    """Return the spread of features (N, D) on the unit sphere: standard deviation over N, mean over D, times √D.
 
-    1 for directions without preference, 0 when all images have the same feature.
+    It is 1 for uniform directions and 0 when all images have the same feature.
     """
     directions = F.normalize(features.float(), dim=1)
     return directions.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5
 
 
 def effective_rank(features: Tensor) -> Tensor:
-    """Number of dimensions that features (N, D) make use of: exponential of the entropy of their singular values.
+    """Return the effective rank of features (N, D): the exponential of the entropy of their singular values.
 
-    Roy and Vetterli, "The effective rank: a measure of effective dimensionality", 2007. NaN if the features are not
-    finite.
+    It is NaN if the features are not finite. Roy and Vetterli, "The effective rank: a measure of effective
+    dimensionality", 2007.
     """
     finite = features.isfinite().all()
     matrix = torch.where(finite, features, 1).double()
@@ -67,12 +67,12 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 class TargetStatistics(nn.Module):
-    """How the targets are spread over prototypes, over the recent steps of this process.
+    """Statistics of the targets over prototypes, in the recent steps of this process.
 
-    - ``teacher_entropy``: mean entropy of a target.
-    - ``marginal_entropy``: entropy of the mean target, a moving average so that small batches will do.
-    - ``prototype_usage``: share of the K prototypes that were the first choice of a sample within ``window`` updates.
-      It cannot exceed the number of samples in the window over K.
+    - ``teacher_entropy``: mean entropy of the targets.
+    - ``marginal_entropy``: entropy of the mean target, a moving average so that small batches suffice.
+    - ``prototype_usage``: fraction of the K prototypes that had the largest probability for a sample within ``window``
+      updates. It cannot exceed the number of samples in the window over K.
     """
 
     mean_target: Tensor
@@ -86,7 +86,7 @@ class TargetStatistics(nn.Module):
 
     @torch.no_grad()
     def forward(self, targets: Tensor) -> dict[str, Tensor]:
-        """The three statistics, as scalars on the device, including targets (N, K)."""
+        """Update with targets (N, K) and return the three statistics, scalars on the device."""
         self.mean_target.lerp_(targets.float().mean(0), 1 - self.momentum if self.updates else 1.0)
         self.last_seen[targets.argmax(dim=1)] = self.updates
         self.updates += 1
@@ -101,17 +101,19 @@ class TargetStatistics(nn.Module):
 @torch.no_grad()
 def measure(
     statistics: TargetStatistics,
-    loss: Tensor,
     targets: Tensor,
+    cross_entropy: Tensor | None = None,
     features: Tensor | None = None,
     center: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """All measurements of one step, as scalars on the device: nothing here waits for it but ``effective_rank``.
+    """Return the measurements of one step as scalars on the device; only `effective_rank` synchronises with it.
 
-    ``targets`` (N, K), ``features`` (N, D) of the backbone, ``center`` of the teacher logits.
+    targets (N, K); cross_entropy: mean over the pairs of views, which gives `kl`; features (N, D) of the backbone;
+    center: of the teacher's logits.
     """
-    values = {"loss": loss.detach().float()} | statistics(targets)
-    values["kl"] = kl_divergence(values["loss"], values["teacher_entropy"])
+    values = statistics(targets)
+    if cross_entropy is not None:
+        values["kl"] = kl_divergence(cross_entropy.detach().float(), values["teacher_entropy"])
     if features is not None:
         values |= {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
     if center is not None:
@@ -121,7 +123,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A recognised failure: what it is called, what was seen, and what to try."""
+    """A recognised failure: its kind, what was measured, and what to try."""
 
     kind: str
     message: str
@@ -132,23 +134,23 @@ class Diagnosis:
 
 
 class TrainingFailed(ValueError):
-    """A failure that ends a run; its last checkpoint is of before."""
+    """A failure ended the run; its last checkpoint was written before."""
 
 
 @dataclass(frozen=True)
 class _Symptom:
     kind: str
-    present: Callable[[Mapping[str, float], float], bool]  # of the measurements and log K
+    present: Callable[[Mapping[str, float], float], bool]  # given the measurements and log K
     message: str
     advice: str
     of_patches: bool = False  # K is that of the patch head
 
 
-# The first symptom that lasts names the illness; those after it are often its consequences.
+# Only the first of several symptoms is reported; those after it are often its consequences.
 _COLLAPSES = (
     _Symptom(
         kind="collapse_to_point",
-        present=lambda seen, most: max(seen["teacher_entropy"], seen["marginal_entropy"]) < 0.05 * most,
+        present=lambda found, most: max(found["teacher_entropy"], found["marginal_entropy"]) < 0.05 * most,
         message="Collapse to one point: the teacher gives every image the same prototype "
         "(target entropy {teacher_entropy:.3g}, entropy of the mean target {marginal_entropy:.3g}, both near 0).",
         advice="Centring is too weak for this much sharpening. Check that the centre is updated after every step "
@@ -156,7 +158,7 @@ _COLLAPSES = (
     ),
     _Symptom(
         kind="collapse_to_uniform",
-        present=lambda seen, most: seen["teacher_entropy"] > 0.99 * most,
+        present=lambda found, most: found["teacher_entropy"] > 0.99 * most,
         message="Collapse to uniform: the teacher has no preference among prototypes "
         "(target entropy {teacher_entropy:.3g}, its maximum log K is {most:.3g}).",
         advice="Sharpening is too weak for this much centring. Lower the teacher temperature (0.04, or 0.02 for little "
@@ -165,16 +167,17 @@ _COLLAPSES = (
     ),
     _Symptom(
         kind="feature_collapse",
-        present=lambda seen, most: seen.get("feature_std", 1.0) < 0.1,
+        present=lambda found, most: found.get("feature_std", 1.0) < 0.1,
         message="Feature collapse: the backbone gives nearly the same feature for every image "
         "(spread {feature_std:.3g}, healthy is near 1).",
-        advice="Spread the features (--model.koleo.weight 0.1), lower the learning rate or lengthen its warm-up, check that the "
-        "images differ and reach the network normalised, and start again, perhaps from the weights of a checkpoint of before (--model.backbone.init_from).",
+        advice="Spread the features (--model.koleo.weight 0.1), lower the learning rate or lengthen its warm-up, check "
+        "that the images differ and reach the network normalised, and start again, perhaps from the weights of an "
+        "earlier checkpoint (--model.backbone.init_from).",
     ),
     _Symptom(
         kind="patch_collapse_to_point",
-        present=lambda seen, most: (
-            max(seen.get("patch_teacher_entropy", most), seen.get("patch_marginal_entropy", most)) < 0.05 * most
+        present=lambda found, most: (
+            max(found.get("patch_teacher_entropy", most), found.get("patch_marginal_entropy", most)) < 0.05 * most
         ),
         message="Collapse of the patch head to one point: the teacher gives every patch the same prototype "
         "(target entropy {patch_teacher_entropy:.3g}, of the mean target {patch_marginal_entropy:.3g}, both near 0).",
@@ -183,7 +186,7 @@ _COLLAPSES = (
     ),
     _Symptom(
         kind="patch_collapse_to_uniform",
-        present=lambda seen, most: seen.get("patch_teacher_entropy", 0.0) > 0.99 * most,
+        present=lambda found, most: found.get("patch_teacher_entropy", 0.0) > 0.99 * most,
         message="Collapse of the patch head to uniform: the teacher has no preference among prototypes for any patch "
         "(target entropy {patch_teacher_entropy:.3g}, its maximum log K is {most:.3g}).",
         advice="Lower ibot.temperature, use fewer prototypes in ibot.head, or ibot.centering: sinkhorn.",
@@ -191,18 +194,20 @@ _COLLAPSES = (
     ),
     _Symptom(
         kind="gram_drift",
-        present=lambda seen, most: seen.get("gram_drift", 0.0) > 0.5,
-        message="The patches' similarities have left the Gram teacher's: they differ by {gram_drift:.3g} (root mean square).",
-        advice="Raise gram.weight, lower the learning rate, or check that gram.teacher is of the same backbone and run.",
+        present=lambda found, most: found.get("gram_drift", 0.0) > 0.5,
+        message="The similarities between patches have drifted from the Gram teacher's: they differ by "
+        "{gram_drift:.3g} (root mean square).",
+        advice="Raise gram.weight, lower the learning rate, or check that gram.teacher is of the same backbone and "
+        "run.",
     ),
 )
 
 
 class HealthMonitor:
-    """Recognises, in the measurements of successive steps, numbers that are not finite and the known collapses.
+    """Recognises numbers that are not finite, and the known collapses, in the measurements of successive steps.
 
-    An untrained teacher is close to uniform, so a collapse counts only after ``warmup_steps`` and when it shows in
-    ``patience`` updates on end; what is not finite counts at once. ``history`` holds the last ``window`` updates.
+    An untrained teacher is close to uniform, so a collapse is reported only after ``warmup_steps`` and ``patience``
+    updates in a row; what is not finite is reported at once. ``history`` holds the last ``window`` updates.
     The two collapses of targets: Caron et al., 2021, section 5.3 and figure 7.
     """
 
@@ -223,38 +228,38 @@ class HealthMonitor:
         self._streaks = {symptom.kind: 0 for symptom in _COLLAPSES} | {"not_finite": 0}
 
     def update(self, step: int, values: Mapping[str, Tensor | float]) -> Diagnosis | None:
-        """Take in what ``measure`` returned at a step; a diagnosis when one is first recognised, else None.
+        """Add the measurements of a step; return a diagnosis when one is first recognised, else None.
 
-        It is given again only after the symptom has gone and come back. All tensors are fetched in one transfer.
+        The same diagnosis returns only after its symptom was absent. All tensors are fetched in one transfer.
         """
-        seen = _fetch(values)
-        self.history.append({"step": float(step)} | seen)
-        broken = [name for name, value in seen.items() if not math.isfinite(value)]
+        found = _fetch(values)
+        self.history.append({"step": float(step)} | found)
+        broken = [name for name, value in found.items() if not math.isfinite(value)]
         if self._lasts("not_finite", bool(broken), patience=1):
             return not_finite(step, broken)
-        found = None
+        diagnosis = None
         for symptom in _COLLAPSES:
             most = self.most_of_patches if symptom.of_patches else self.most
-            present = not broken and step >= self.warmup_steps and symptom.present(seen, most)
-            if self._lasts(symptom.kind, present, self.patience) and found is None:
-                message = f"Step {step}: " + symptom.message.format(most=most, **seen)
-                found = Diagnosis(symptom.kind, message, symptom.advice)
-        return found
+            present = not broken and step >= self.warmup_steps and symptom.present(found, most)
+            if self._lasts(symptom.kind, present, self.patience) and diagnosis is None:
+                message = f"Step {step}: " + symptom.message.format(most=most, **found)
+                diagnosis = Diagnosis(symptom.kind, message, symptom.advice)
+        return diagnosis
 
     def _lasts(self, kind: str, present: bool, patience: int) -> bool:
-        """Whether the symptom has just been present for the ``patience``-th time on end."""
+        """Return whether the symptom is present for the ``patience``-th time in a row."""
         self._streaks[kind] = self._streaks[kind] + 1 if present else 0
         return self._streaks[kind] == patience
 
 
 def not_finite(step: int, names: list[str]) -> Diagnosis:
-    """Of what is NaN or infinite, by name."""
+    """Return the diagnosis of values that are NaN or infinite."""
     return Diagnosis(
         "not_finite",
         f"Step {step}: NaN or infinity in {', '.join(names)}.",
-        "Start again in another --output with a lower learning rate or stronger clipping (0.3 to 1), perhaps from the weights "
-        "of the last checkpoint (--model.backbone.init_from RUN/checkpoints/last.ckpt). If it happens in fp16, use bf16 or "
-        "fp32, above all with patches of 8 pixels.",
+        "Start again in another --output with a lower learning rate or stronger clipping (0.3 to 1), perhaps from the "
+        "weights of the last checkpoint (--model.backbone.init_from RUN/checkpoints/last.ckpt). If it happens in fp16, "
+        "use bf16 or fp32, above all with patches of 8 pixels.",
     )
 
 

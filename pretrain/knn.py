@@ -1,4 +1,4 @@
-"""k-NN of the frozen teacher during a run: the number that tells whether anything is learnt."""
+"""k-NN evaluation of the teacher's features during a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pretrain.sharding import gathered, unsharded
 
 
 class KNNEvaluation(pl.Callback):
-    """Weighted k-NN of labelled images by the teacher's features, logged as `knn`.
+    """Classifies labelled images by weighted k-NN of the teacher's features, and logs the accuracy as `knn`.
 
-    Batch norm, where there is any, uses the teacher's running statistics.
+    Batch norm, if there is any, uses the teacher's running statistics.
 
     Args:
-        train, val: where labelled images come from: folders of class folders, lists, or scenes:train and scenes:val.
-        every_steps: optimiser steps between evaluations; 0 for the end of the run alone.
-        resize, crop: shorter side and side of the central crop in pixels; both None to take scenes as they are.
-        scenes: how many embedded scenes, train and val; scene_size: their side.
+        train, val: labelled images: folders of class folders, lists, or scenes:train and scenes:val.
+        every_steps: optimiser steps between evaluations; 0 evaluates at the end of the run alone.
+        resize, crop: shorter side and side of the central crop in pixels; both None leave scenes as they are.
+        scenes: number of embedded scenes, train and val; scene_size: their side.
         k: neighbours.
     """
 
@@ -48,18 +48,18 @@ class KNNEvaluation(pl.Callback):
         self.accuracies: dict[int, float] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Evaluate when it is time."""
+        """Evaluate every `every_steps` steps."""
         step = trainer.global_step
         if self.every_steps and step % self.every_steps == 0 and step not in self.accuracies:
             self.evaluate(trainer, pl_module)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Every process needs an image of both sets."""
+        """Refuse sets with fewer images than processes, each of which needs one."""
         if (fewest := min(len(self.train), len(self.val))) < trainer.world_size:
             raise ValueError(f"knn: {fewest} labelled images are fewer than the {trainer.world_size} processes")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluate the end, but not where a signal ended the run: little time may be left."""
+        """Evaluate at the end, but not after a signal, which may leave little time."""
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         stopped = any(c.stopped_by for c in callbacks if isinstance(c, Checkpoints))
         stopped = trainer.strategy.reduce_boolean_decision(stopped, all=False)
@@ -67,13 +67,13 @@ class KNNEvaluation(pl.Callback):
             self.evaluate(trainer, pl_module)
 
     def evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Extract, vote and log, every process its share; drawing no random numbers of the run's."""
+        """Evaluate and log; each process extracts its part. The random state of the run is kept."""
         step = trainer.global_step
         assert isinstance(module, DINO)
         backbone = unsharded(module.backbone)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         state = torch.get_rng_state()
-        own = [
+        pools = [
             extract(
                 backbone,
                 ((b.images, b.labels) for b in share.batches(self.view, self.batch_size, workers=data.workers)),
@@ -82,12 +82,12 @@ class KNNEvaluation(pl.Callback):
             for share in (e.share(trainer.global_rank, trainer.world_size) for e in (self.train, self.val))
         ]
         torch.set_rng_state(state)
-        (bank, labels), (queries, ground_truth) = ((pooled.readout(), pooled.labels) for pooled in own)
+        (bank, labels), (queries, targets) = ((pooled.readout(), pooled.labels) for pooled in pools)
         assert labels is not None
-        assert ground_truth is not None
-        voted = knn_accuracy(gathered(bank), gathered(labels), queries, ground_truth, k=[self.k])[self.k]
-        right = gathered(torch.tensor([[voted * len(ground_truth), len(ground_truth)]], device=module.device)).sum(0)
-        accuracy = float(right[0] / right[1])
+        assert targets is not None
+        local = knn_accuracy(gathered(bank), gathered(labels), queries, targets, k=[self.k])[self.k]
+        correct, total = gathered(torch.tensor([[local * len(targets), len(targets)]], device=module.device)).sum(0)
+        accuracy = float(correct / total)
         self.accuracies[step] = accuracy
         if trainer.is_global_zero:
             say(f"step {step}  {self.k}-NN {accuracy:.4f}")

@@ -1,4 +1,4 @@
-"""Crops of mixed sizes: another set of sizes for each step, as DINOv3 adapts to high resolution."""
+"""Crops of mixed sizes, drawn for each step, as DINOv3 adapts to high resolution."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pretrain.views import MultiCrop
 
 
 class MixedCrops(MultiCrop):
-    """`MultiCrop` whose sizes are drawn anew for every optimiser step, from the seed and the step, so all processes agree.
+    """`MultiCrop` with sizes drawn for each optimiser step, from the seed and the step, alike in all processes.
 
     mixture: rows of (global size, local size, Gram size or 0 for none, probability); the probabilities sum to 1.
-    options: everything else of `MultiCrop`.
+    options: the other arguments of `MultiCrop`.
     """
 
     def __init__(self, mixture: list[tuple[int, int, int, float]], **options: Any) -> None:
@@ -30,14 +30,13 @@ class MixedCrops(MultiCrop):
         self.probabilities = [row[3] for row in mixture]
 
     def of_step(self, step: int, seed: int) -> MultiCrop:
-        """The crops of an optimiser step."""
-        draw = random.Random(int.from_bytes(struct.pack("<2q", seed, step), "little"))
-        return draw.choices(self.choices, self.probabilities)[0]
+        """Return the crops of an optimiser step."""
+        rng = random.Random(int.from_bytes(struct.pack("<2q", seed, step), "little"))
+        return rng.choices(self.choices, self.probabilities)[0]
 
 
 class StepSampler(IndexSampler):
-    """Draws that know their optimiser step: (epoch, image, step)."""
+    """`IndexSampler` whose draws include the optimiser step: (epoch, image, step)."""
 
     def batch(self, step: int, micro: int = 0) -> list[Any]:
-        """As `IndexSampler.batch`, with the step in each draw."""
         return [(*draw, step) for draw in super().batch(step, micro)]

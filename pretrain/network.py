@@ -1,32 +1,37 @@
-"""Backbone and projection heads over crops of several sizes."""
+"""The network of student and teacher: a backbone and projection heads, over crops of several sizes."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from dense.backbone import Backbone
+from dense.backbone import Backbone, load_backbone
+from pretrain.head import ProjectionHead
 from pretrain.masking import VIEWS, Grid
+from pretrain.recipe import Recipe
 
 
 class Output(NamedTuple):
-    """What the terms of an objective see; None for what was not asked for."""
+    """What a network returns to the terms; None for what was not asked for."""
 
-    logits: Tensor  # V*B, K, crop-major
-    features: Tensor  # V*B, D: of the images, before the head
-    patch_logits: Tensor | None = None  # M, K' of the chosen patches
+    logits: Tensor  # V*B, K, crop-major, of the class tokens
+    features: Tensor  # V*B, D: class tokens before the head
+    patch_logits: Tensor | None = None  # M, K' of the compared patches
     patches: Tensor | None = None  # 2*B, h*w, D of the global crops, before the head
 
 
 class MultiCropNetwork(nn.Module):
-    """A backbone and its heads: crops of all sizes run as one packed sequence where the backbone can, each head on all.
+    """A backbone and its heads. Crops of all sizes run as one packed sequence where the backbone supports it.
 
-    patch_head: for chosen patches; without one they share `head`. local_norm: takes the place of the backbone's final norm
-    for the class tokens of local crops (DINOv3).
+    patch_head: for patches; without one they share `head`. local_norm: replaces the backbone's final norm for the class
+    tokens of local crops (DINOv3).
     """
 
     def __init__(
@@ -52,20 +57,21 @@ class MultiCropNetwork(nn.Module):
         self,
         crops: Sequence[Tensor],
         masks: Tensor | None = None,
-        chosen: Tensor | None = None,
+        patch_indices: Tensor | None = None,
         patches: bool = False,
     ) -> Output:
-        """See `Output`, of V crops (B, 3, S, S), uint8 or normalised, the two global ones first.
+        """Return the `Output` of V crops (B, 3, S, S), uint8 or normalised, the two global ones first.
 
-        masks: (2*B, h*w), true where the global crops' patches are hidden. chosen: (M,) indices among the 2*B*h*w patches
-        of the global crops whose logits are wanted. patches: whether their features are.
+        masks: (2*B, h*w), true for masked patches of the global crops. patch_indices: (M,), among the 2*B*h*w patches
+        of the global crops, those that get logits. patches: whether to return the features of all these patches.
         """
-        wanted = chosen is not None or patches
+        wanted = patch_indices is not None or patches
         apart = VIEWS if wanted or masks is not None or self.local_norm is not None else 0
         groups = [self._images(crops[:apart])] if apart else []
         groups += [self._images(list(group)) for _, group in groupby(crops[apart:], key=lambda c: c.shape[-2:])]
         images, tokens = self.backbone.image_features(groups, masks, wanted, self.local_norm)
-        logits, patch_logits = self._project(images, None if chosen is None else tokens.flatten(0, 1)[chosen])  # type: ignore[union-attr]
+        compared = None if patch_indices is None else tokens.flatten(0, 1)[patch_indices]  # type: ignore[union-attr]
+        logits, patch_logits = self._project(images, compared)
         return Output(logits, images, patch_logits, tokens if patches else None)
 
     def _project(self, images: Tensor, patches: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -77,7 +83,7 @@ class MultiCropNetwork(nn.Module):
         return both[: len(images)], both[len(images) :]
 
     def grid(self, crop: Tensor) -> Grid:
-        """Rows and columns of patches that a crop (B, 3, H, W) has."""
+        """Return the rows and columns of patches of a crop (B, 3, H, W)."""
         return grid_of(self.backbone, (crop.shape[-2], crop.shape[-1]))
 
     def _images(self, crops: Sequence[Tensor]) -> Tensor:
@@ -86,6 +92,47 @@ class MultiCropNetwork(nn.Module):
 
 
 def grid_of(backbone: Backbone, size: tuple[int, int]) -> Grid:
-    """Rows and columns of patches of an image of a size (H, W)."""
+    """Return the rows and columns of patches of an image of a size (H, W)."""
     fitted = backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="meta"))[0]
     return fitted.shape[-2] // backbone.spec.patch, fitted.shape[-1] // backbone.spec.patch
+
+
+def build_network(recipe: Recipe) -> MultiCropNetwork:
+    """Return the student, its backbone with random weights or with those of `init_from`."""
+    options = recipe.backbone
+    backbone = load_backbone(options.name, options.init_from, **options.arguments)
+    if backbone.spec.kind == "pyramid":
+        _refuse_options_of_vits(recipe, backbone.spec.name)
+    elif options.drop_path:
+        set_drop_path(backbone, options.drop_path, uniform=options.drop_path_rule == "uniform")
+    if options.grad_checkpointing:
+        backbone.set_grad_checkpointing()
+    backbone.unfreeze().train()  # the Trainer leaves modes as they are
+    dim, own = backbone.spec.dim, recipe.ibot.head if recipe.ibot.weight else None
+    return MultiCropNetwork(
+        backbone,
+        ProjectionHead(dim, **asdict(recipe.head)),
+        None if own is None else ProjectionHead(dim, **asdict(own)),
+        copy.deepcopy(backbone.model.norm) if options.local_norm else None,  # type: ignore[arg-type]
+    )
+
+
+def set_drop_path(backbone: Backbone, rate: float, uniform: bool = False) -> None:
+    """Set stochastic depth, rising linearly with depth to `rate` or uniform. It is active in training mode alone."""
+    blocks = backbone.model.blocks  # type: ignore[union-attr]
+    for index, block in enumerate(blocks):  # type: ignore[arg-type]
+        own = rate if uniform else rate * index / max(len(blocks) - 1, 1)  # type: ignore[arg-type]
+        for name in ("drop_path1", "drop_path2"):
+            setattr(block, name, DropPath(own) if own else torch.nn.Identity())
+
+
+def _refuse_options_of_vits(recipe: Recipe, name: str) -> None:
+    for option, given in (
+        ("backbone.local_norm", recipe.backbone.local_norm),
+        ("ibot.weight: masked patches", recipe.ibot.weight > 0),
+        ("gram.weight: the Gram anchor", recipe.gram.weight > 0),
+        ("optim.layer_decay", recipe.optim.layer_decay != 1),
+        ("optim.patch_embed_lr", recipe.optim.patch_embed_lr != 1),
+    ):
+        if given:
+            raise ValueError(f"{option} needs a ViT, and {name} is convolutional; leave it out or choose a ViT")

@@ -1,14 +1,19 @@
-"""Parameter groups, optimisers and gradient clipping as DINO uses them."""
+"""Parameter groups, optimisers, gradient clipping and schedules as DINO uses them."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
+from timm.optim import Lars
 from torch import Tensor, nn
 
+from pretrain.recipe import Recipe
 from pretrain.sharding import local, norms
 
 DECAY, NO_DECAY = "decay", "no_decay"
@@ -17,10 +22,10 @@ DECAY, NO_DECAY = "decay", "no_decay"
 def parameter_groups(
     module: nn.Module, weight_decay: float = 0.04, layer_decay: float = 1.0, patch_embed_lr: float = 1.0
 ) -> list[dict[str, Any]]:
-    """The trainable parameters of ``module`` in named groups: matrices decay, biases and 1-d parameters do not.
+    """Return the trainable parameters of `module` in named groups: biases and 1-d parameters have no weight decay.
 
-    With `layer_decay` or `patch_embed_lr` there is a pair of groups for each learning rate; see `lr_scale`. Groups without
-    parameters are left out, but for the first pair.
+    With `layer_decay` or `patch_embed_lr` there is a pair of groups for each learning rate; see `lr_scale`. The pair of
+    the full learning rate is always there, others only where they have parameters.
     """
     depth = 1 + max(
         (int(found[1]) for name, _ in module.named_parameters() if (found := _BLOCK.search(name))), default=-1
@@ -46,9 +51,10 @@ _EMBEDDING = re.compile(r"(?:^|\.)(patch_embed|pos_embed|cls_token|reg_token|mas
 
 
 def lr_scale(name: str, depth: int, layer_decay: float, patch_embed_lr: float) -> float:
-    """A parameter's factor of the learning rate: ``layer_decay ** (depth + 1 - layer)``, the embedding being layer 0.
+    """Return a parameter's factor of the learning rate: ``layer_decay ** (depth + 1 - layer)``.
 
-    Block i is layer i + 1; the final norm and the heads are layer depth + 1. The patch embedding has `patch_embed_lr` beside.
+    The embedding is layer 0, block i is layer i + 1, and the final norm and the heads are layer depth + 1. The factor
+    of the patch embedding is also multiplied by `patch_embed_lr`.
     """
     if found := _EMBEDDING.search(name):
         return layer_decay ** (depth + 1) * (patch_embed_lr if found[1] == "patch_embed" else 1.0)
@@ -58,7 +64,7 @@ def lr_scale(name: str, depth: int, layer_decay: float, patch_embed_lr: float) -
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Write this step's learning rate to every group (times its ``lr_scale``, if any), weight decay to the decayed."""
+    """Set the learning rate of every group, times its ``lr_scale``, and the weight decay of groups that decay."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
         if group.get("name") == DECAY:
@@ -66,11 +72,15 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_deca
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], lr: float = 0.0, **options: Any) -> torch.optim.Optimizer:
-    """An optimiser by name, "adamw", "sgd" (momentum 0.9) or "lars"; ``options`` go to its constructor.
+    """Return an optimiser by name: "adamw", "sgd" or timm's "lars", the latter two with momentum 0.9.
 
-    A learning rate of 0 is what a schedule overwrites at the first step.
+    ``options`` go to its constructor. A schedule overwrites the learning rate at the first step.
     """
-    builders: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": _adamw, "sgd": _sgd, "lars": LARS}
+    builders: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adamw": _adamw,
+        "sgd": partial(torch.optim.SGD, momentum=0.9),
+        "lars": partial(Lars, momentum=0.9),
+    }
     if name not in builders:
         raise ValueError(f"unknown optimiser {name!r}: expected one of {', '.join(builders)}")
     return builders[name](groups, lr=lr, **options)
@@ -82,74 +92,13 @@ def _adamw(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, **({"fused": fused} | options))
 
 
-def _sgd(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, **({"momentum": 0.9} | options))
-
-
-class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step is, for every matrix, proportional to the norm of that matrix.
-
-    With ``u = gradient + weight_decay * w`` and ``r = trust * |w| / |u|`` (1 where either norm is 0)::
-
-        m <- momentum m + r u        w <- w - lr m
-
-    Parameters of one dimension get neither weight decay nor scaling.
-    You et al., "Large Batch Training of Convolutional Networks", 2017, algorithm 1.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 0.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float = 0.001,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient; returns what ``closure``, if given, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-            matrices = [parameter for parameter in trained if parameter.ndim > 1]
-            vectors = [parameter for parameter in trained if parameter.ndim <= 1]
-            if matrices:
-                self._move(matrices, self._trusted(matrices, group["weight_decay"], group["trust"]), group)
-            if vectors:
-                self._move(vectors, _gradients(vectors), group)
-        return loss
-
-    def _trusted(self, weights: list[Tensor], weight_decay: float, trust: float) -> tuple[Tensor, ...]:
-        parts = [local(weight) for weight in weights]
-        updates = torch._foreach_add(_gradients(weights), parts, alpha=weight_decay)
-        weight_norms, update_norms = norms(parts, weights[0]), norms(updates, weights[0])
-        scaled = (weight_norms > 0) & (update_norms > 0)
-        ratios = torch.where(scaled, trust * weight_norms / update_norms, torch.ones_like(weight_norms))
-        torch._foreach_mul_(updates, ratios.unbind())
-        return updates
-
-    def _move(self, weights: list[Tensor], updates: Iterable[Tensor], group: dict[str, Any]) -> None:
-        for weight in weights:
-            if not self.state[weight]:
-                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        momenta = [local(self.state[weight]["momentum_buffer"]) for weight in weights]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, tuple(updates))
-        torch._foreach_add_([local(weight) for weight in weights], momenta, alpha=-group["lr"])
-
-
 @torch.no_grad()
 def clip_gradients_(
     parameters: Iterable[Tensor], max_norm: float, mode: Literal["per_parameter", "global"] = "per_parameter"
 ) -> Tensor:
-    """Scale gradients whose norm exceeds ``max_norm`` down to it, in place; returns their total norm from before.
+    """Scale gradients whose norm exceeds ``max_norm`` down to it, in place; return their total norm before.
 
-    "per_parameter" looks at every tensor by itself, as the published DINO recipes; "global" at all of them together.
+    "per_parameter" takes the norm of each gradient, as the published DINO recipes do, "global" that of all together.
     A ``max_norm`` of 0 clips nothing.
     """
     if mode not in ("per_parameter", "global"):
@@ -168,7 +117,7 @@ def clip_gradients_(
 
 def _scale_(gradients: list[Tensor], coefficients: Tensor) -> None:
     if coefficients.device.type == "cpu":
-        # Here reading the coefficients is free and multiplying by 1 a pass over memory; elsewhere reading is a wait.
+        # On a CPU, reading the coefficients is free and avoids multiplications by 1; a GPU would have to synchronise.
         chosen = [index for index, coefficient in enumerate(coefficients.tolist()) if coefficient != 1]
         gradients, coefficients = [gradients[index] for index in chosen], coefficients[chosen]
     if gradients:
@@ -176,9 +125,9 @@ def _scale_(gradients: list[Tensor], coefficients: Tensor) -> None:
 
 
 def drop_gradients_(parameters: Iterable[Tensor]) -> None:
-    """Forget the gradients, so that the optimiser leaves these parameters alone, weight decay and momentum included.
+    """Drop the gradients, so that the optimiser skips these parameters, weight decay and momentum included.
 
-    ``drop_gradients_(head.prototypes)`` before the step keeps the last layer still during the first epoch.
+    ``drop_gradients_(head.prototypes)`` before the step freezes the last layer.
     """
     for parameter in parameters:
         parameter.grad = None
@@ -186,3 +135,82 @@ def drop_gradients_(parameters: Iterable[Tensor]) -> None:
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     return [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Schedule along a straight line: ``start`` at step 0, ``final`` at step ``steps - 1`` and later."""
+
+    start: float
+    final: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps - 1:
+            return self.final
+        return self.start + (self.final - self.start) * (max(step, 0) / (self.steps - 1))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Schedule of a linear warm-up and half a cosine.
+
+    The warm-up goes from ``start`` at step 0 to ``base`` at step ``warmup_steps - 1``; a warm-up of one step stays at
+    ``start``. The cosine then goes from ``base`` to ``final``, which it reaches at step ``steps``, one past the last,
+    as published. A warm-up as long as the training or longer leaves no cosine.
+    """
+
+    base: float
+    final: float
+    steps: int
+    warmup_steps: int = 0
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.warmup_steps < 0:
+            raise ValueError(f"steps={self.steps}, warmup_steps={self.warmup_steps}: expected steps >= 1, warm-up >= 0")
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.start + (self.base - self.start) * (max(step, 0) / max(self.warmup_steps - 1, 1))
+        if step >= self.steps:
+            return self.final
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return self.final + 0.5 * (self.base - self.final) * (1 + math.cos(math.pi * progress))
+
+
+class Schedules(NamedTuple):
+    """Schedules of the optimiser step, and the length of the training. Terms have schedules of their own."""
+
+    lr: Cosine
+    weight_decay: Cosine
+    momentum: Cosine
+    steps: int
+    steps_per_epoch: int
+
+
+def plan_schedules(recipe: Recipe, images: int, total_batch: int) -> Schedules:
+    """Return the schedules for `images` per pass in batches of `total_batch`, over all processes and micro-batches."""
+    if images < total_batch:
+        raise ValueError(f"{images} images are fewer than one total batch of {total_batch}; lower --data.batch_size")
+    optim, teacher = recipe.optim, recipe.teacher
+    per_epoch = recipe.steps_per_epoch or images // total_batch
+    steps = recipe.steps or round(recipe.epochs * per_epoch)
+    if steps < 1:
+        raise ValueError(f"epochs={recipe.epochs} of {per_epoch} steps is no training; raise epochs or steps")
+    warmup = min(round(optim.warmup_epochs * per_epoch), steps)
+    lr = scale_lr(optim.lr, optim.lr_scaling, total_batch)
+    return Schedules(
+        lr=Cosine(lr, lr if optim.lr_schedule == "constant" else optim.min_lr, steps, warmup),
+        weight_decay=Cosine(optim.weight_decay, optim.final_weight_decay, steps),
+        momentum=Cosine(teacher.momentum, teacher.final_momentum, steps),
+        steps=steps,
+        steps_per_epoch=per_epoch,
+    )
+
+
+def scale_lr(lr: float, rule: Literal["linear", "sqrt", "none"], total_batch: int) -> float:
+    """Return the learning rate for a total batch: "linear" from 256 images (DINO), "sqrt" from 1024 (DINOv2)."""
+    if rule == "linear":
+        return lr * total_batch / 256
+    return lr * math.sqrt(total_batch / 1024) if rule == "sqrt" else lr

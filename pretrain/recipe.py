@@ -1,227 +1,312 @@
-"""Every number of a run, with the defaults of the published repositories."""
+"""The options of a training: every number, its default (that of the published repositories) and its check."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
 
 from pretrain.head import LastLayer
 from pretrain.losses.gram import Level, Negatives
 from pretrain.teacher import Mode
 
-CenteringName = Literal["center", "sinkhorn"]
+CenteringName = Literal["center", "sinkhorn"]  # a moving mean (DINO), or equal use of all prototypes (DINOv2)
+Moves = Literal["epoch", "step"]  # a warm-up moves once per epoch (DINO) or at every step (DINOv2)
 Stage = Literal["pretrain", "gram", "high_res"]
+
+
+def _expect(options: Any, holds: bool, name: str, expected: str) -> None:
+    """Raise, naming the value and what was expected, if the check of an option does not hold."""
+    if not holds:
+        raise ValueError(f"{options.key}{name}={getattr(options, name)}: expected {expected}")
+
+
+def _expect_at_least(options: Any, least: float, *names: str) -> None:
+    """Raise for an option below `least`; null is left out."""
+    for name in names:
+        value = getattr(options, name)
+        _expect(options, value is None or value >= least, name, f"at least {least}")
+
+
+def _expect_temperatures(options: Any) -> None:
+    """Raise for a temperature that is not positive; null is left out."""
+    for name in ("warmup_temperature", "temperature", "student_temperature"):
+        value = getattr(options, name)
+        expected = "more than 0 (published: 0.04 to 0.07, the student's 0.1)"
+        _expect(options, value is None or value > 0, name, expected)
 
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """Which network learns.
+    """The backbone to train.
 
-    name: a timm name, an official name or a saved directory. arguments: overrides, such as img_size, depth, reg_tokens,
-    init_values (LayerScale) or, of DINOv3's backbones, rope_rescale_coords, rope_shift_coords and rope_jitter_coords.
-    drop_path: stochastic depth of the student, drop_path_rule: rising linearly with depth (DINO) or uniform (DINOv2).
-    local_norm: the class tokens of local crops have a final norm of their own (DINOv3). init_from: weights to continue from
-    (a file, a directory or "timm"). head_warmup_steps: steps in which only the heads learn, so that a continued backbone is
-    not destroyed by fresh ones. grad_checkpointing: blocks are computed again in the backward pass, for less memory.
+    `arguments` override those of timm, such as img_size, depth, reg_tokens, init_values (LayerScale) or, for DINOv3's
+    backbones, rope_rescale_coords, rope_shift_coords and rope_jitter_coords.
     """
 
-    name: str = "vit_small_patch16_224"
+    key: ClassVar[str] = "backbone."  # YAML key below `model`, for errors
+    name: str = "vit_small_patch16_224"  # a timm name, an official name or a saved directory
     arguments: dict[str, Any] = field(default_factory=dict)
-    drop_path: float = 0.1
-    drop_path_rule: Literal["linear", "uniform"] = "linear"
-    local_norm: bool = False
-    init_from: str | None = None
-    head_warmup_steps: int = 0
-    grad_checkpointing: bool = False
+    drop_path: float = 0.1  # stochastic depth of the student
+    drop_path_rule: Literal["linear", "uniform"] = "linear"  # rising with depth (DINO) or not (DINOv2)
+    local_norm: bool = False  # a final norm of their own for the class tokens of local crops (DINOv3)
+    init_from: str | None = None  # weights to continue from: a file, a directory or "timm"
+    head_warmup_steps: int = 0  # steps in which the backbone is frozen, so that untrained heads do not destroy it
+    grad_checkpointing: bool = False  # compute blocks again in the backward pass, which saves memory
+
+    def __post_init__(self) -> None:
+        _expect(self, 0 <= self.drop_path < 1, "drop_path", "0 or more, below 1 (published: 0.1 to 0.4)")
+        _expect_at_least(self, 0, "head_warmup_steps")
 
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """A projection head; out_dim is the number K of prototypes. last_layer: "weight_norm" (DINO, DINOv2), to which
-    norm_last_layer belongs, or "linear" (DINOv3)."""
+    """A projection head; see `ProjectionHead`. `Recipe` checks it, because only there its key is known."""
 
-    out_dim: int = 65536
+    out_dim: int = 65536  # number K of prototypes
     hidden_dim: int = 2048
     bottleneck_dim: int = 256
     layers: int = 3
     batch_norm: bool = False
-    norm_last_layer: bool = True
-    last_layer: LastLayer = "weight_norm"
-
-
-class TargetOptions(NamedTuple):
-    """How the teacher's logits become the targets of one term; the fields of `TeacherOptions` that are about that."""
-
-    centering: CenteringName
-    center_momentum: float
-    warmup_temperature: float
-    temperature: float
-    warmup_temperature_epochs: int
-    temperature_moves: Literal["epoch", "step"]
-    student_temperature: float
+    norm_last_layer: bool = True  # keep the prototypes of "weight_norm" at unit length
+    last_layer: LastLayer = "weight_norm"  # as DINO and DINOv2, or "linear" as DINOv3
 
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """How the teacher follows and how its outputs become targets.
+    """How the teacher follows the student, and how its logits become targets."""
 
-    centering: "center" subtracts a moving mean (DINO), "sinkhorn" makes a batch use all prototypes equally (DINOv2).
-    temperature_moves: the warm-up of the temperature moves once an epoch (DINO) or with every step (DINOv2).
-    """
-
+    key: ClassVar[str] = "teacher."
     mode: Mode = "ema"
     centering: CenteringName = "center"
-    momentum: float = 0.996
-    final_momentum: float = 1.0
-    warmup_temperature: float = 0.04
-    temperature: float = 0.04
+    momentum: float = 0.996  # of the moving average of weights, at the start
+    final_momentum: float = 1.0  # and at the end, along a cosine
+    warmup_temperature: float = 0.04  # of the targets, at the start
+    temperature: float = 0.04  # and after the warm-up
     warmup_temperature_epochs: int = 0
-    temperature_moves: Literal["epoch", "step"] = "epoch"
+    temperature_moves: Moves = "epoch"
     center_momentum: float = 0.9
     student_temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "final_momentum"):
+            _expect(self, 0 <= getattr(self, name) <= 1, name, "0 to 1 (published: 0.996 and 1)")
+        _expect_temperatures(self)
 
 
 @dataclass(frozen=True)
 class DINOOptions:
-    """The class-token term. local_weight: how much pairs of local crops count (DINOv3's Gram stage: 0.5)."""
+    """The class-token term."""
 
+    key: ClassVar[str] = "dino."
     weight: float = 1.0
-    local_weight: float = 1.0
+    local_weight: float = 1.0  # factor of the pairs with a local crop (0.5 in DINOv3's Gram stage)
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight", "local_weight")
 
 
 @dataclass(frozen=True)
 class IBOTOptions:
-    """The masked-patch term; a weight of 0 leaves it out.
+    """The masked-patch term; a weight of 0 leaves it out. Centring and temperatures that are null are the teacher's.
 
-    head: its own projection head, or null to share the class token's. masking: "blocks" hides patches from the student;
-    "none" hides nothing and compares every patch of the global crops, as distillation does. mask_probability: share of
-    global crops that are masked, mask_ratio: share of their patches, complete: fill blocks up to the exact number (DINOv3).
-    Centring and temperatures are the teacher's where null.
+    masking: "blocks" masks patches for the student; "none" masks nothing and compares every patch of the global crops,
+    as distillation does.
     """
 
+    key: ClassVar[str] = "ibot."
     weight: float = 0.0
-    head: HeadOptions | None = None
+    head: HeadOptions | None = None  # a projection head for patches; null shares that of class tokens
     masking: Literal["blocks", "none"] = "blocks"
-    mask_probability: float = 0.5
-    mask_ratio: tuple[float, float] = (0.1, 0.5)
-    complete: bool = False
+    mask_probability: float = 0.5  # fraction of the global crops that are masked
+    mask_ratio: tuple[float, float] = (0.1, 0.5)  # fraction of patches masked in such a crop
+    complete: bool = False  # fill the blocks up to the exact number with single patches (DINOv3)
     centering: CenteringName | None = None
     center_momentum: float | None = None
     warmup_temperature: float | None = None
     temperature: float | None = None
     warmup_temperature_epochs: int | None = None
-    temperature_moves: Literal["epoch", "step"] | None = None
+    temperature_moves: Moves | None = None
     student_temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight")
+        _expect_temperatures(self)
 
 
 @dataclass(frozen=True)
 class KoLeoOptions:
-    """The term that spreads class tokens; a weight of 0 leaves it out. See `KoLeoLoss` for group and distributed."""
+    """The term that spreads class tokens, see `KoLeoLoss`; a weight of 0 leaves it out."""
 
+    key: ClassVar[str] = "koleo."
     weight: float = 0.0
     group: int | None = None
     distributed: bool = False
 
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight")
+
 
 @dataclass(frozen=True)
 class GramOptions:
-    """The Gram anchor; a weight of 0 leaves it out.
+    """The Gram anchor, see `GramLoss`; a weight of 0 leaves it out."""
 
-    teacher: a backbone's or run's directory that gives the Gram teacher; null for the teacher as it is at step `start`,
-    before which there is no anchor. refresh_every: steps between copies of the teacher, 0 for never, at most `refreshes`
-    times. weight: reached after warmup_steps, then moving to final_weight (null: staying) along a cosine.
-    level, negatives: see `GramLoss`. tokens: patches that count. antialias: of the bicubic reduction of features that come
-    from larger crops (data.views.gram_size).
-    """
-
-    weight: float = 0.0
-    final_weight: float | None = None
+    key: ClassVar[str] = "gram."
+    weight: float = 0.0  # once the warm-up is over
+    final_weight: float | None = None  # to which the weight then moves along a cosine; null keeps it
     warmup_steps: int = 0
-    start: int = 0
-    teacher: str | None = None
-    refresh_every: int = 0
-    refreshes: int = 3
+    start: int = 0  # optimiser step before which there is no anchor
+    teacher: str | None = None  # directory of a backbone or run; null copies the teacher as it is at step `start`
+    refresh_every: int = 0  # steps between new copies of the teacher; 0 for none
+    refreshes: int = 3  # largest number of such copies
     level: Level = "image"
     negatives: Negatives = "keep"
-    tokens: Literal["all", "masked", "unmasked"] = "all"
-    antialias: bool = False
+    tokens: Literal["all", "masked", "unmasked"] = "all"  # patches that count
+    antialias: bool = False  # filter when features of larger crops (data.views.gram_size) are reduced
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight", "final_weight", "warmup_steps", "start", "refresh_every", "refreshes")
+        if self.weight and self.refresh_every and self.teacher is not None:
+            raise ValueError(
+                f"gram.refresh_every={self.refresh_every} would replace the given gram.teacher={self.teacher}; "
+                "leave one out"
+            )
 
 
 @dataclass(frozen=True)
 class OptimOptions:
     """The optimiser and its schedules.
 
-    lr: at a total batch of 256 with lr_scaling "linear" (DINO), at 1024 with "sqrt" (DINOv2, DINOv3), at any with "none";
-    min_lr is not scaled. lr_schedule: "cosine" to min_lr, or "constant" after the warm-up. layer_decay: factor of the
-    learning rate from each block to the one below; patch_embed_lr: factor of the patch embedding's, beside that.
-    clip: largest norm of a gradient, 0 for none. freeze_last_layer_epochs: epochs in which the prototypes stand still.
+    lr is that at a total batch of 256 with lr_scaling "linear" (DINO), of 1024 with "sqrt" (DINOv2, DINOv3), of any
+    with "none"; min_lr is not scaled.
     """
 
+    key: ClassVar[str] = "optim."
     name: Literal["adamw", "sgd", "lars"] = "adamw"
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the optimiser
     lr: float = 5e-4
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up
     min_lr: float = 1e-6
     warmup_epochs: float = 10
     weight_decay: float = 0.04
     final_weight_decay: float = 0.4
-    layer_decay: float = 1.0
-    patch_embed_lr: float = 1.0
-    clip: float = 3.0
+    layer_decay: float = 1.0  # factor of the learning rate from each block to the one below
+    patch_embed_lr: float = 1.0  # additional factor of the patch embedding
+    clip: float = 3.0  # largest norm of a gradient; 0 clips nothing
     clip_mode: Literal["per_parameter", "global"] = "per_parameter"
-    freeze_last_layer_epochs: float = 1
+    freeze_last_layer_epochs: float = 1  # in which the prototypes are frozen
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "lr", "min_lr", "weight_decay", "final_weight_decay", "clip", "warmup_epochs")
+        for name in ("layer_decay", "patch_embed_lr"):
+            _expect(self, 0 < getattr(self, name) <= 1, name, "more than 0, at most 1")
 
 
 @dataclass(frozen=True)
 class HealthOptions:
-    """When health is measured and what a recognised failure does."""
+    """When the health of the training is measured, and what a recognised failure does; see `HealthMonitor`."""
 
-    every: int = 10
+    key: ClassVar[str] = "health."
+    every: int = 10  # optimiser steps between measurements
     warmup_steps: int = 1000
     patience: int = 20
     on_failure: Literal["warn", "stop"] = "warn"
 
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 1, "every", "patience")
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. Its length is `epochs` passes over the images, or `steps` optimiser steps where that is given.
+    """All options of a training.
 
-    steps_per_epoch: what schedules call an epoch, where it is not a pass. stage, start_from: see `pretrain.stages`.
-    distill: a run whose teacher, frozen, makes the targets.
+    Args:
+        backbone: the network to train.
+        head: the projection head of class tokens.
+        teacher: how the teacher follows the student and makes targets.
+        optim: optimiser and schedules.
+        health: when health is measured and what a failure does.
+        epochs: length in passes over the images, or in epochs of steps_per_epoch steps.
+        steps: length in optimiser steps, instead of epochs.
+        seed: of the initial weights and of drop path.
+        dino: the class-token term.
+        ibot: the masked-patch term.
+        koleo: the term that spreads class tokens.
+        gram: the Gram anchor.
+        steps_per_epoch: optimiser steps that the options call an epoch; null for a pass over the images.
+        stage: pretrain, gram or high_res; the latter two start from a run of the stage before.
+        start_from: directory of that run, or one of its checkpoints.
+        distill: directory of a run whose frozen teacher makes the targets; the result is still a moving average.
     """
 
-    backbone: BackboneOptions = field(default_factory=BackboneOptions)
-    head: HeadOptions = field(default_factory=HeadOptions)
-    teacher: TeacherOptions = field(default_factory=TeacherOptions)
-    optim: OptimOptions = field(default_factory=OptimOptions)
-    health: HealthOptions = field(default_factory=HealthOptions)
+    key: ClassVar[str] = ""
+    backbone: BackboneOptions = BackboneOptions()
+    head: HeadOptions = HeadOptions()
+    teacher: TeacherOptions = TeacherOptions()
+    optim: OptimOptions = OptimOptions()
+    health: HealthOptions = HealthOptions()
     epochs: float = 100
     steps: int | None = None
     seed: int = 0
-    dino: DINOOptions = field(default_factory=DINOOptions)
-    ibot: IBOTOptions = field(default_factory=IBOTOptions)
-    koleo: KoLeoOptions = field(default_factory=KoLeoOptions)
-    gram: GramOptions = field(default_factory=GramOptions)
+    dino: DINOOptions = DINOOptions()
+    ibot: IBOTOptions = IBOTOptions()
+    koleo: KoLeoOptions = KoLeoOptions()
+    gram: GramOptions = GramOptions()
     steps_per_epoch: int | None = None
     stage: Stage = "pretrain"
     start_from: str | None = None
     distill: str | None = None
 
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 1, "steps", "steps_per_epoch")
+        for key, prototypes in (("head", self.head.out_dim), ("ibot.head", self.patch_prototypes)):
+            if prototypes < 2:
+                raise ValueError(f"{key}.out_dim={prototypes}: expected at least 2")
+        if not any((self.dino.weight, self.ibot.weight, self.koleo.weight, self.gram.weight)):
+            raise ValueError("every term has a weight of 0, so there is nothing to learn; set dino.weight or another")
+        tokens, masks = self.gram.tokens, self.ibot.weight and self.ibot.masking == "blocks"
+        if self.gram.weight and tokens != "all" and not masks:
+            raise ValueError(
+                f"gram.tokens={tokens} without masks; set ibot.weight and ibot.masking: blocks, or tokens: all"
+            )
+        if self.stage == "pretrain":
+            self._check_first_stage()
+        else:
+            self._check_later_stage()
+
+    def _check_first_stage(self) -> None:
+        if self.start_from is not None:
+            raise ValueError(
+                f"start_from={self.start_from} with stage: pretrain, which is the first; set model.stage to gram or "
+                "high_res, or continue from weights alone with backbone.init_from"
+            )
+        if self.gram.weight and self.gram.teacher is None and self.gram.start == 0:
+            raise ValueError(
+                "Gram without a teacher: at step 0 there is none yet; give gram.teacher a directory, gram.start a "
+                "step, or start_from a run"
+            )
+
+    def _check_later_stage(self) -> None:
+        if self.start_from is None:
+            raise ValueError(
+                f"stage: {self.stage} starts from a run of the stage before; give its directory: --model.start_from RUN"
+            )
+        if self.stage == "gram" and not self.gram.weight:
+            raise ValueError("stage: gram without a Gram term; set gram.weight (published: 2)")
+        if self.backbone.init_from is not None:
+            raise ValueError(
+                f"both start_from={self.start_from} and backbone.init_from={self.backbone.init_from}; leave one out"
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return nested dictionaries of plain values, as checkpoints hold them."""
         return asdict(self)
 
     @property
-    def targets(self) -> TargetOptions:
-        """Targets of the class-token term."""
-        return TargetOptions(*(getattr(self.teacher, name) for name in TargetOptions._fields))
-
-    @property
-    def patch_targets(self) -> TargetOptions:
-        """Targets of the masked-patch term."""
-        own = {name: getattr(self.ibot, name) for name in TargetOptions._fields}
-        return self.targets._replace(**{name: value for name, value in own.items() if value is not None})
+    def patch_targets(self) -> TeacherOptions:
+        """The teacher's options with those that `ibot` sets itself."""
+        own = {option.name: getattr(self.ibot, option.name, None) for option in fields(TeacherOptions)}
+        return replace(self.teacher, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def patch_prototypes(self) -> int:

@@ -1,4 +1,4 @@
-"""Tensors that are sharded over processes (FSDP2), seen as the part that is here or as a whole; others are left as they are."""
+"""Tensors sharded over processes (FSDP2): their local part or the whole. Other tensors are returned unchanged."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from dense.backbone import Backbone
 
 
 def local(x: Tensor) -> Tensor:
-    """The part that is here, sharing its memory."""
+    """Return the local part, which shares the memory of x."""
     return x.to_local() if isinstance(x, DTensor) else x
 
 
 def whole(x: Tensor) -> Tensor:
-    """Everything, gathered; every process takes part."""
+    """Return the whole tensor; every process takes part."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def sharded_like(value: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor sharded as another is, by the values of the first process; every process takes part."""
+    """Shard a tensor like `model`, from the values of the first process; every process takes part."""
     if not isinstance(model, DTensor):
         return value
     return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
 
 
 def norms(parts: Sequence[Tensor], model: Tensor) -> Tensor:
-    """Norms (n,) of n tensors of which these parts are here, sharded as `model` is; every process takes part."""
+    """Return the norms (n,) of n tensors, given their local parts, sharded like `model`; every process takes part."""
     own = torch.stack(torch._foreach_norm(list(parts)))
     if not isinstance(model, DTensor):
         return own
@@ -39,7 +39,7 @@ def norms(parts: Sequence[Tensor], model: Tensor) -> Tensor:
 
 
 def unsharded(backbone: Backbone) -> Backbone:
-    """The backbone itself, or a whole copy of a sharded one; every process takes part."""
+    """Return the backbone, or a whole copy of a sharded one; every process takes part."""
     state = backbone.state_dict()
     if not any(isinstance(value, DTensor) for value in state.values()):
         return backbone
@@ -51,7 +51,7 @@ def unsharded(backbone: Backbone) -> Backbone:
 
 
 def gathered(x: Tensor) -> Tensor:
-    """Rows (n, ...) of every process, one process after the other; every process takes part, with as many as it has."""
+    """Concatenate the rows (n, ...) of all processes, whose number may differ; every process takes part."""
     if not is_distributed():
         return x
     counts = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=x.device)
@@ -65,5 +65,11 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def is_distributed() -> bool:
-    """Whether this is one process of a group."""
+    """Return whether this is one process of a group."""
     return distributed.is_available() and distributed.is_initialized()
+
+
+def wait_for_all() -> None:
+    """Wait until every process of the group is here."""
+    if is_distributed():
+        distributed.barrier()

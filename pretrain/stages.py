@@ -1,9 +1,9 @@
-"""Runs that build on runs: the next stage of a recipe, a Gram teacher, a teacher to distil."""
+"""Runs that continue other runs: the next stage of a recipe, a Gram teacher, a teacher to distil."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from dense.backbone import Backbone, load_backbone
 from dense.backbone.weights.checkpoint import read_checkpoint
 from dense.training.checkpoints import LAST
 from dense.training.fit import differences
-from pretrain.recipe import Recipe
+from pretrain.network import MultiCropNetwork, build_network
+from pretrain.recipe import BackboneOptions, HeadOptions, IBOTOptions, Recipe
 
-# what a stage may start from; high_res without a Gram term may leave the gram stage out
+# stages that a stage may start from; high_res without a Gram term may skip the gram stage
 BEFORE = {"gram": ("pretrain", "gram"), "high_res": ("gram", "high_res")}
 SHAPES = ("head", "backbone.name", "backbone.arguments", "backbone.local_norm", "ibot.head")
 
@@ -29,15 +30,14 @@ class Run:
     recipe: Mapping[str, Any]
     state: Mapping[str, Tensor]
     step: int
-    steps: int  # that the run was to have
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix, without it."""
-        return {name.removeprefix(prefix): value for name, value in self.state.items() if name.startswith(prefix)}
+    steps: int  # planned length
 
 
 def open_run(place: str | Path, what: str) -> Run:
-    """A run by its directory, which must be finished, or by one of its .ckpt files, which need not. `what` asked for it."""
+    """Return a run, given its directory, which must be finished, or one of its .ckpt files, which need not be.
+
+    what: name of the option that names the run, for errors.
+    """
     path = Path(place)
     if not path.exists():
         raise FileNotFoundError(f"{what}: {path} does not exist; give the --output of a run of dense pretrain")
@@ -52,41 +52,20 @@ def open_run(place: str | Path, what: str) -> Run:
     run = Run(file, content["recipe"], content["state_dict"], content["global_step"], content["run_steps"])
     if path.is_dir() and run.step < run.steps:
         raise ValueError(
-            f"{what}: the run in {path} stands at step {run.step} of {run.steps}; finish it, or name one of its checkpoints "
-            f"({file}) to build on it as it is"
+            f"{what}: the run in {path} stands at step {run.step} of {run.steps}; finish it, or name one of its "
+            f"checkpoints ({file}) to use it as it is"
         )
     return run
 
 
-def check_stage(recipe: Recipe) -> None:
-    """Whether a recipe's stage and what it starts from belong together; says what is wrong."""
-    if recipe.stage == "pretrain":
-        if recipe.start_from is not None:
-            raise ValueError(
-                f"start_from={recipe.start_from} with stage: pretrain, which is the first; set model.stage to gram or "
-                "high_res, or continue from weights alone with backbone.init_from"
-            )
-        return
-    if recipe.start_from is None:
-        raise ValueError(
-            f"stage: {recipe.stage} starts from a run of the stage before; give its directory: --model.start_from RUN"
-        )
-    if recipe.stage == "gram" and not recipe.gram.weight:
-        raise ValueError("stage: gram without a Gram term; set gram.weight (published: 2)")
-    if recipe.backbone.init_from is not None:
-        raise ValueError(
-            f"both start_from={recipe.start_from} and backbone.init_from={recipe.backbone.init_from}; leave one out"
-        )
-
-
 def check_start(recipe: Recipe, run: Run) -> None:
-    """Whether a run is what a recipe's stage may start from."""
+    """Refuse a run that the stage of a recipe cannot start from."""
     before = run.recipe["stage"]
     allowed = BEFORE[recipe.stage] + (("pretrain",) if not recipe.gram.weight else ())
     if before not in allowed:
         raise ValueError(
-            f"stage: {recipe.stage} starts from a run of stage {' or '.join(dict.fromkeys(allowed))}, and {run.path} is of "
-            f"stage {before}"
+            f"stage: {recipe.stage} starts from a run of stage {' or '.join(dict.fromkeys(allowed))}, and {run.path} "
+            f"is of stage {before}"
         )
     changed = [line for line in differences(recipe.to_dict(), run.recipe) if line.startswith(SHAPES)]
     if changed:
@@ -94,12 +73,13 @@ def check_start(recipe: Recipe, run: Run) -> None:
 
 
 def gram_teacher(place: str) -> Backbone:
-    """The backbone of a run's or a backbone's directory."""
+    """Return the backbone in the directory of a run or of a backbone."""
     folder = Path(place)
     inside = folder / "backbone" if (folder / "backbone" / "config.json").is_file() else folder
     if not (inside / "config.json").is_file():
         raise FileNotFoundError(
-            f"gram.teacher: {folder} holds no backbone; give a finished run's directory or one written by save_pretrained"
+            f"gram.teacher: {folder} holds no backbone; give the directory of a finished run or one that "
+            "save_pretrained wrote"
         )
     backbone = load_backbone(inside)
     if backbone.spec.kind == "pyramid":
@@ -110,7 +90,7 @@ def gram_teacher(place: str) -> Backbone:
 
 
 def load_start(module: torch.nn.Module, run: Run) -> None:
-    """Take over student, teacher and centres. The optimiser, the schedules and the Gram teacher begin anew."""
+    """Load student, teacher and centres of a run. The optimiser, the schedules and the Gram teacher start anew."""
     own = module.state_dict()
     kept = ("student.", "teacher.", "terms.dino.", "terms.ibot.")
     state = {name: value for name, value in run.state.items() if name.startswith(kept) and name in own}
@@ -119,3 +99,44 @@ def load_start(module: torch.nn.Module, run: Run) -> None:
     if wrong:
         raise ValueError(f"start_from: {run.path} holds another network; {', '.join(wrong[:5])} do not fit")
     module.load_state_dict(state, strict=False)
+
+
+def distillation_teacher(recipe: Recipe, student: MultiCropNetwork, place: str) -> MultiCropNetwork:
+    """Return the frozen teacher of a finished run, backbone and heads, which makes targets for this student."""
+    run = open_run(place, "distill")
+    ibot, prefix = dict(run.recipe["ibot"]), "teacher.network."
+    network = build_network(
+        Recipe(
+            backbone=replace(BackboneOptions(**run.recipe["backbone"]), init_from=None, drop_path=0.0),
+            head=HeadOptions(**run.recipe["head"]),
+            ibot=IBOTOptions(**(ibot | {"head": None if ibot["head"] is None else HeadOptions(**ibot["head"])})),
+        )
+    )
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in run.state.items() if k.startswith(prefix)})
+    network.backbone.freeze()
+    _check_distillation(recipe, student, network, ibot["weight"] > 0)
+    return network.requires_grad_(False).eval()
+
+
+def _check_distillation(
+    recipe: Recipe, student: MultiCropNetwork, teacher: MultiCropNetwork, trained_with_ibot: bool
+) -> None:
+    """Refuse a teacher whose targets do not fit the student's prototypes and patches."""
+    pairs = [("head.out_dim", student.head, teacher.head)]
+    if recipe.ibot.weight:
+        pairs.append(("ibot.head.out_dim", student.patch_head or student.head, teacher.patch_head or teacher.head))
+        if not trained_with_ibot:
+            raise ValueError(
+                "distill: the teacher was trained without iBOT, so its head makes no targets for patches; set "
+                "ibot.weight to 0"
+            )
+        ours, theirs = student.backbone.spec.patch, teacher.backbone.spec.patch
+        if ours != theirs:
+            raise ValueError(
+                f"distill: the teacher's patches have {theirs} pixels, the student's {ours}; iBOT compares patch by "
+                "patch"
+            )
+    for name, *heads in pairs:
+        mine, other = (head.last_layer.out_features for head in heads)  # type: ignore[union-attr]
+        if mine != other:
+            raise ValueError(f"distill: {name}={mine}, but the teacher has {other} prototypes; make them equal")

@@ -16,15 +16,15 @@ _MODES = ("ema", "previous_epoch", "student_copy")
 
 
 class Teacher(nn.Module):
-    """A deep copy of the student (backbone and head), moved by one of three rules.
+    """A deep copy of the student (backbone and heads) that follows it by one of three rules.
 
-    - ``ema``: after every step ``w <- momentum w + (1 - momentum) w_student``; the method itself.
-    - ``previous_epoch``: the student as it was at the end of the last epoch.
-    - ``student_copy``: the student as it was after the last step.
+    - ``ema``: after every step ``w <- momentum w + (1 - momentum) w_student``, as published.
+    - ``previous_epoch``: the student at the end of the last epoch.
+    - ``student_copy``: the student after the last step.
 
-    Call ``after_step`` and ``after_epoch`` whatever the rule. Only parameters follow: buffers such as the running
-    statistics of batch norm stay the teacher's own, gathered on what the teacher sees. So in training mode batch norm
-    trains while the rest, drop path and dropout included, remains in evaluation mode.
+    Call ``after_step`` and ``after_epoch`` with every rule. Only parameters follow: buffers, such as the running
+    statistics of batch norm, are computed from the teacher's own inputs. So in training mode batch norm is in training
+    mode, and the rest, drop path and dropout included, in evaluation mode.
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, sections 3.1 and 5.2.
     """
 
@@ -38,11 +38,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network returns, without a graph."""
+        """Return the network's output, without gradients."""
         return self.network(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Training mode for batch norm alone."""
+        """Set the training mode of batch norm; everything else stays in evaluation mode."""
         super().train(mode)
         self.network.eval()
         for module in self.network.modules():
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def after_step(self, student: nn.Module, momentum: float) -> None:
-        """Follow the student after an optimiser step; ``momentum`` matters to ``ema`` alone."""
+        """Follow the student after an optimiser step; only ``ema`` uses the momentum."""
         if self.mode == "ema":
             mine, theirs = self._pairs(student)
             torch._foreach_lerp_(mine, theirs, 1 - momentum)
@@ -67,7 +67,6 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def copy_parameters(self, student: nn.Module) -> None:
-        """Take over the values of the student's parameters."""
         mine, theirs = self._pairs(student)
         torch._foreach_copy_(mine, theirs)
 
@@ -78,7 +77,7 @@ class Teacher(nn.Module):
             raise ValueError("the student's parameters differ from those this teacher was copied from")
         for parameter in mine:
             if self.mode == "ema" and parameter.itemsize < 4:
-                # A step of 1 - momentum = 0.004 is lost in the rounding of bf16: the teacher would stand still.
+                # bf16 rounds a step of 1 - momentum = 0.004 away: the teacher would never move.
                 raise ValueError(
                     f"the teacher holds {parameter.dtype} parameters, too coarse for a moving average: "
                     "keep the weights in fp32 and let autocast choose the precision of the operations"

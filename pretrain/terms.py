@@ -1,4 +1,12 @@
-"""What every term of an objective is, and what it is shown."""
+"""The terms of an objective: ``loss = sum over terms of weight(step) * term(outputs)``.
+
+- `DINOTerm`: class tokens, cross-entropy between views (DINO);
+- `IBOTTerm`: masked patches, cross-entropy at the same place (iBOT; its masks are drawn in `pretrain.masking`);
+- `KoLeoTerm`: entropy of the class tokens (DINOv2);
+- `GramTerm`: similarities between patches stay those of an earlier teacher (DINOv3).
+
+To add one: write its options in `pretrain.recipe`, a subclass of `Term` here, and a line in `build_terms`.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +22,24 @@ from dense.backbone import Backbone
 from pretrain.centering import Center, Centering, SinkhornKnopp
 from pretrain.health import TargetStatistics, entropies, kl_divergence, marginal_error, measure
 from pretrain.losses import DINOLoss, GramLoss, IBOTLoss, KoLeoLoss
-from pretrain.masking import VIEWS, Grid
+from pretrain.masking import VIEWS, Grid, MaskedPatches
 from pretrain.network import Output
-from pretrain.recipe import DINOOptions, GramOptions, KoLeoOptions, TargetOptions
-from pretrain.schedules import Cosine, Linear, teacher_temperature
+from pretrain.optim import Cosine, Linear
+from pretrain.recipe import DINOOptions, GramOptions, KoLeoOptions, Recipe, TeacherOptions
+from pretrain.stages import gram_teacher
 
 
-class Masked(NamedTuple):
-    """The patches of 2*B global crops of h*w patches that a term compares."""
-
-    masks: Tensor | None  # 2*B, h*w: hidden from the student; None where nothing is
-    chosen: Tensor  # M: indices among the 2*B*h*w patches
-    weights: Tensor  # M: 1 over the number chosen in the same crop
-
-
-class Seen(NamedTuple):
-    """One micro-batch, as student and teacher see it."""
+class StepOutputs(NamedTuple):
+    """Outputs of student and teacher for one micro-batch: B images, 2 global and V - 2 local crops of each."""
 
     student: Output
     teacher: Output
-    masked: Masked | None
-    gram_crops: Sequence[Tensor]  # two of (B, 3, S, S): what the Gram teacher is to see
+    masked: MaskedPatches | None
+    gram_crops: Sequence[Tensor]  # two of (B, 3, S, S): input of the Gram teacher
     grid: Grid  # of the student's global crops
     step: int
     steps_per_epoch: int
-    examine: bool  # whether measurements are wanted
+    measure: bool  # whether terms take measurements for the log
 
     @property
     def global_crops(self) -> int:
@@ -47,50 +48,51 @@ class Seen(NamedTuple):
 
 
 class Term(nn.Module):
-    """``value = term(seen)``, a scalar without its weight; ``measurements`` are those of the last one examined."""
+    """Base of the terms: ``value = term(outputs)``, a scalar without its weight.
+
+    ``measurements`` holds what the last call with ``outputs.measure`` found; it is logged as `health/NAME`.
+    """
 
     def __init__(self, weight: float) -> None:
         super().__init__()
-        self.own_weight = weight
+        self.full_weight = weight
         self.measurements: dict[str, Tensor] = {}
 
     def plan(self, steps: int) -> None:
-        """Learn the length of the run."""
+        """Prepare for a training of this many optimiser steps."""
 
     def weight(self, step: int) -> float:
-        """The factor of this term at a step."""
-        return self.own_weight
+        """Return the factor of this term at a step."""
+        return self.full_weight
 
     def before_step(self, step: int, teacher: Backbone) -> None:
-        """Called before the first micro-batch of a step."""
+        """Prepare for the first micro-batch of a step."""
 
     def after_step(self) -> None:
-        """Called after the optimiser has stepped."""
+        """Follow the optimiser's step."""
 
-    def schedule(self, seen_step: int, steps_per_epoch: int) -> dict[str, float]:
-        """Scheduled numbers of a step, for the log."""
+    def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Return scheduled numbers of a step, for the log."""
         return {}
 
 
 class Targets(nn.Module):
-    """``targets(logits, step, steps_per_epoch)`` also takes note of the logits, by which the centre moves after the step."""
+    """Turns the teacher's logits into targets, and accumulates the logits that move the centre after the step."""
 
-    def __init__(self, prototypes: int, options: TargetOptions) -> None:
+    def __init__(self, prototypes: int, options: TeacherOptions) -> None:
         super().__init__()
         self.options = options
         self.centering: Centering = (
             SinkhornKnopp() if options.centering == "sinkhorn" else Center(prototypes, options.center_momentum)
         )
         self.statistics = TargetStatistics(prototypes)
-        self._temperature: Linear = teacher_temperature(
-            options.warmup_temperature, options.temperature, options.warmup_temperature_epochs
-        )
 
     def temperature(self, step: int, steps_per_epoch: int) -> float:
-        """The teacher's temperature at a step."""
-        if self.options.temperature_moves == "epoch":
-            return self._temperature(step // steps_per_epoch)
-        start, final, epochs = self._temperature.start, self._temperature.final, self._temperature.steps
+        """Return the teacher's temperature at a step."""
+        o = self.options
+        start, final, epochs = o.warmup_temperature, o.temperature, o.warmup_temperature_epochs
+        if o.temperature_moves == "epoch":
+            return Linear(start, final, epochs)(step // steps_per_epoch)
         return Linear(start, final, epochs * steps_per_epoch)(step)
 
     def forward(self, logits: Tensor, step: int, steps_per_epoch: int) -> Tensor:
@@ -100,114 +102,131 @@ class Targets(nn.Module):
 
     @property
     def center(self) -> Tensor | None:
-        """The moving mean of the logits, where there is one."""
+        """The moving mean of the logits; None for Sinkhorn-Knopp, which has none."""
         return self.centering.center if isinstance(self.centering, Center) else None
 
 
-class ClassTokens(Term):
-    """`DINOLoss` between the logits of class tokens."""
+class DINOTerm(Term):
+    """Class tokens: each crop of the student predicts the teacher's target of every other global crop.
 
-    def __init__(self, options: DINOOptions, prototypes: int, targets: TargetOptions) -> None:
+    ``mean over t != v of  -sum_k p_t[k] log softmax(s_v / T)[k]``, with p_t the centred (DINO) or Sinkhorn-Knopp
+    (DINOv2) target of global crop t and s_v the student's logits of crop v; see `DINOLoss`.
+    Caron et al., 2021, equations 1 to 4. Weight: constant.
+    Logs the entropies of targets, the use of prototypes, the KL divergence of student and teacher, the spread and rank
+    of features, and the norm of the centre or the error of Sinkhorn-Knopp.
+    """
+
+    def __init__(self, options: DINOOptions, prototypes: int, targets: TeacherOptions) -> None:
         super().__init__(options.weight)
         self.local_weight = options.local_weight
         self.targets = Targets(prototypes, targets)
         self.loss = DINOLoss(targets.student_temperature)
 
-    def forward(self, seen: Seen) -> Tensor:
-        targets = self.targets(seen.teacher.logits, seen.step, seen.steps_per_epoch)  # 2*B, K
-        value = self.loss(seen.student.logits, targets, local_weight=self.local_weight)
-        if seen.examine:
-            features = seen.student.features[: seen.global_crops].detach()
-            found = measure(self.targets.statistics, value, targets, features, self.targets.center)
-            del found["loss"]
-            if self.local_weight != 1:
-                del found["kl"]  # the loss is no mean over pairs then
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        targets = self.targets(outputs.teacher.logits, outputs.step, outputs.steps_per_epoch)  # 2*B, K
+        value = self.loss(outputs.student.logits, targets, local_weight=self.local_weight)
+        if outputs.measure:
+            features = outputs.student.features[: outputs.global_crops].detach()
+            mean_over_pairs = value.detach() if self.local_weight == 1 else None
+            self.measurements = measure(
+                self.targets.statistics, targets, mean_over_pairs, features, self.targets.center
+            )
             if self.targets.options.centering == "sinkhorn":
-                found["sinkhorn_error"] = marginal_error(targets)
-            self.measurements = found
+                self.measurements["sinkhorn_error"] = marginal_error(targets)
         return value
 
     def after_step(self) -> None:
-        """Let the centre follow."""
+        """Move the centre."""
         self.targets.centering.step()
 
-    def schedule(self, seen_step: int, steps_per_epoch: int) -> dict[str, float]:
-        """The teacher's temperature."""
-        return {"teacher_temperature": self.targets.temperature(seen_step, steps_per_epoch)}
+    def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Return the teacher's temperature."""
+        return {"teacher_temperature": self.targets.temperature(step, steps_per_epoch)}
 
 
-class MaskedPatches(Term):
-    """`IBOTLoss` between the logits of the same patch of the same crop."""
+class IBOTTerm(Term):
+    """Masked patches: the student, which sees a mask token, predicts the teacher's target of the same patch.
 
-    def __init__(self, weight: float, prototypes: int, targets: TargetOptions) -> None:
+    ``1 / (2*B) sum_i w_i * -sum_k p_i[k] log softmax(s_i / T)[k]`` over masked patches i, with w_i one over the number
+    of masked patches in the same crop; see `IBOTLoss`. Targets are made as for class tokens, with a state of their own.
+    Zhou et al., 2022, equation 2. Weight: constant. Logs the same as `DINOTerm` without the features, as `patch_NAME`.
+    """
+
+    def __init__(self, weight: float, prototypes: int, targets: TeacherOptions) -> None:
         super().__init__(weight)
         self.targets = Targets(prototypes, targets)
         self.loss = IBOTLoss(targets.student_temperature)
 
-    def forward(self, seen: Seen) -> Tensor:
-        student, teacher, masked = seen.student.patch_logits, seen.teacher.patch_logits, seen.masked
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        student, teacher, masked = outputs.student.patch_logits, outputs.teacher.patch_logits, outputs.masked
         assert student is not None
         assert teacher is not None
         assert masked is not None
-        targets = self.targets(teacher, seen.step, seen.steps_per_epoch)  # M, K
-        value = self.loss(student, targets, masked.weights, seen.global_crops)
-        if seen.examine:
-            self.measurements = self._measure(targets, value, masked.weights, seen.global_crops)
+        targets = self.targets(teacher, outputs.step, outputs.steps_per_epoch)  # M, K
+        value = self.loss(student, targets, masked.weights, outputs.global_crops)
+        if outputs.measure:
+            self.measurements = self._measure(targets, value, masked.weights, outputs.global_crops)
         return value
 
     def _measure(self, targets: Tensor, value: Tensor, weights: Tensor, crops: int) -> dict[str, Tensor]:
-        """As of the class token, under names that begin with patch_; empty where no patch is masked."""
+        """Return the measurements; none if no patch is masked."""
         found = {}
         if self.targets.options.centering == "sinkhorn":
             found["patch_sinkhorn_error"] = marginal_error(targets)  # first: every process takes part
         if len(targets) == 0:
             return {}
         found |= {f"patch_{name}": number for name, number in self.targets.statistics(targets).items()}
-        share = weights.sum() / crops  # of crops that have a masked patch
-        spread = (weights * entropies(targets)).sum() / weights.sum()
-        found["patch_kl"] = kl_divergence(value.detach() / share, spread)
+        fraction = weights.sum() / crops  # of crops that have a masked patch
+        teacher_entropy = (weights * entropies(targets)).sum() / weights.sum()
+        found["patch_kl"] = kl_divergence(value.detach() / fraction, teacher_entropy)
         if self.targets.center is not None:
             found["patch_center_norm"] = self.targets.center.norm()
         return found
 
     def after_step(self) -> None:
-        """Let the centre follow."""
+        """Move the centre."""
         self.targets.centering.step()
 
-    def schedule(self, seen_step: int, steps_per_epoch: int) -> dict[str, float]:
-        """The teacher's temperature for patches."""
-        return {"patch_teacher_temperature": self.targets.temperature(seen_step, steps_per_epoch)}
+    def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Return the teacher's temperature for patches."""
+        return {"patch_teacher_temperature": self.targets.temperature(step, steps_per_epoch)}
 
 
-class Spread(Term):
-    """`KoLeoLoss` of the student's class tokens before the head, crop by crop, summed over the two global crops."""
+class KoLeoTerm(Term):
+    """KoLeo of the student's class tokens x before the head, summed over the two global crops.
+
+    ``-mean_i log |x_i - x_nearest(i)|`` of x on the unit sphere, within each crop; see `KoLeoLoss`.
+    Sablayrolles et al., 2019; Oquab et al., "DINOv2", 2023. No targets. Weight: constant. Logs nothing but its loss.
+    """
 
     def __init__(self, options: KoLeoOptions) -> None:
         super().__init__(options.weight)
         self.loss = KoLeoLoss(options.group, options.distributed)
 
-    def forward(self, seen: Seen) -> Tensor:
-        first, second = seen.student.features[: seen.global_crops].chunk(VIEWS)  # each B, D
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        first, second = outputs.student.features[: outputs.global_crops].chunk(VIEWS)  # each B, D
         return self.loss(first) + self.loss(second)
 
 
-class Gram(Term):
-    """`GramLoss` between the student's global crops and the same crops, perhaps larger, seen by the Gram teacher.
+class GramTerm(Term):
+    """Gram anchor: the student's similarities between patches stay those of the Gram teacher, an earlier teacher.
 
-    Both features are those of the last block after its norm. Where the Gram teacher's grid is finer, its features come
-    down to the student's by bicubic interpolation.
+    ``mean (X X^T - Y Y^T)^2``, with unit-length patch features X of the student and Y of the Gram teacher, both of the
+    last block after its norm; see `GramLoss`. Y may come from larger crops: bicubic interpolation reduces it to the
+    student's grid. Simeoni et al., "DINOv3", 2025, section 4.
+    Weight: 0 before step `start`, then warm-up and cosine. Logs gram_drift, the root of the loss.
     """
 
-    def __init__(self, options: GramOptions, teacher: Backbone, given: bool) -> None:
-        """`given`: whether `teacher` holds the Gram teacher's weights already, or waits for those of step `start`."""
+    def __init__(self, options: GramOptions, backbone: Backbone, given: bool) -> None:
+        """Copy `backbone`; `given`: it is the Gram teacher already, and no copy is made at step `start`."""
         super().__init__(options.weight)
         self.options, self.given = options, given
-        self.teacher = copy.deepcopy(teacher).freeze()
+        self.teacher = copy.deepcopy(backbone).freeze()
         self.loss = GramLoss(options.level, options.negatives)
         self._weight: Cosine | None = None
 
     def plan(self, steps: int) -> None:
-        """The weight moves from `start` to the end."""
+        """Schedule the weight from `start` to the end."""
         o = self.options
         if o.start >= steps:
             raise ValueError(
@@ -217,13 +236,13 @@ class Gram(Term):
         self._weight = Cosine(o.weight, final, steps - o.start, min(o.warmup_steps, steps - o.start))
 
     def weight(self, step: int) -> float:
-        """0 before `start`."""
+        """Return the scheduled factor; 0 before `start`."""
         if step < self.options.start:
             return 0.0
-        return self.own_weight if self._weight is None else self._weight(step - self.options.start)
+        return self.full_weight if self._weight is None else self._weight(step - self.options.start)
 
     def before_step(self, step: int, teacher: Backbone) -> None:
-        """Copy the teacher at `start`, unless the Gram teacher was given, and when it is time to refresh."""
+        """Copy the teacher at `start`, unless the Gram teacher was given, and at every refresh."""
         after, every = step - self.options.start, self.options.refresh_every
         first = after == 0 and not self.given
         again = every > 0 and after > 0 and after % every == 0 and after // every <= self.options.refreshes
@@ -232,33 +251,46 @@ class Gram(Term):
                 for mine, theirs in zip(self.teacher.parameters(), teacher.parameters(), strict=True):
                     mine.copy_(theirs)
 
-    def forward(self, seen: Seen) -> Tensor:
-        if seen.step < self.options.start:
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        if outputs.step < self.options.start:
             self.measurements = {}
-            return seen.student.features.new_zeros(())
-        assert seen.student.patches is not None
-        value = self.loss(seen.student.patches, self._features(seen), self._mask(seen))
-        if seen.examine:
+            return outputs.student.features.new_zeros(())
+        assert outputs.student.patches is not None
+        value = self.loss(outputs.student.patches, self._targets(outputs), self._mask(outputs))
+        if outputs.measure:
             self.measurements = {"gram_drift": value.detach().sqrt()}
         return value
 
     @torch.no_grad()
-    def _features(self, seen: Seen) -> Tensor:
-        """Features (2*B, h*w, D) of the Gram teacher on the student's grid."""
-        images = torch.cat(list(seen.gram_crops))
+    def _targets(self, outputs: StepOutputs) -> Tensor:
+        """Return features (2*B, h*w, D) of the Gram teacher on the student's grid."""
+        images = torch.cat(list(outputs.gram_crops))
         images = self.teacher.normalise(images) if images.dtype == torch.uint8 else images
         maps = self.teacher(images, layers="last", norm=True).maps[-1]
-        if tuple(maps.shape[-2:]) != seen.grid:
-            maps = F.interpolate(maps.float(), seen.grid, mode="bicubic", antialias=self.options.antialias)
+        if tuple(maps.shape[-2:]) != outputs.grid:
+            maps = F.interpolate(maps.float(), outputs.grid, mode="bicubic", antialias=self.options.antialias)
         return maps.flatten(2).mT
 
-    def _mask(self, seen: Seen) -> Tensor | None:
+    def _mask(self, outputs: StepOutputs) -> Tensor | None:
         if self.options.tokens == "all":
             return None
-        assert seen.masked is not None
-        assert seen.masked.masks is not None
-        return seen.masked.masks if self.options.tokens == "masked" else ~seen.masked.masks
+        assert outputs.masked is not None
+        assert outputs.masked.masks is not None
+        return outputs.masked.masks if self.options.tokens == "masked" else ~outputs.masked.masks
 
-    def schedule(self, seen_step: int, steps_per_epoch: int) -> dict[str, float]:
-        """Its weight."""
-        return {"gram_weight": self.weight(seen_step)}
+    def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
+        """Return the weight."""
+        return {"gram_weight": self.weight(step)}
+
+
+def build_terms(recipe: Recipe, backbone: Backbone) -> nn.ModuleDict:
+    """Return the objective: the class-token term, and every other one whose weight is not 0."""
+    terms: dict[str, Term] = {"dino": DINOTerm(recipe.dino, recipe.head.out_dim, recipe.teacher)}
+    if recipe.ibot.weight:
+        terms["ibot"] = IBOTTerm(recipe.ibot.weight, recipe.patch_prototypes, recipe.patch_targets)
+    if recipe.koleo.weight:
+        terms["koleo"] = KoLeoTerm(recipe.koleo)
+    if recipe.gram.weight:
+        given = recipe.gram.teacher
+        terms["gram"] = GramTerm(recipe.gram, backbone if given is None else gram_teacher(given), given is not None)
+    return nn.ModuleDict(terms)

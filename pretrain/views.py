@@ -21,27 +21,30 @@ from pretrain.augment import ColorJitter, GaussianBlur, RandomResizedCrop
 Blur = Literal["paper", "released"]
 BLUR_PROBABILITY: dict[Blur, tuple[float, float, float]] = {"paper": (1.0, 0.1, 0.5), "released": (0.0, 0.9, 0.5)}
 BLUR_KERNEL: dict[Blur, int] = {"paper": 0, "released": 9}
+Pipeline = tuple[RandomResizedCrop, list[A.BasicTransform]]
 
 
 class MultiCrop:
     """``views(image, seed)``: crops of an image (H, W, 3) as uint8 tensors (3, S, S), the two global ones first.
 
-    Each view is cropped and resized, flipped, jittered in colour, made grey, blurred and solarised, every step but the
-    first with its own probability. The first global view is hardly ever sharp, the second alone may be solarised.
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, and BYOL, appendix B. Without local
-    crops the published scale of the global ones is (0.14, 1).
+    Each view is cropped and resized, flipped, jittered in colour, converted to grey, blurred and solarised, every
+    step but the first with its own probability. Only the second global view may be solarised.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, and BYOL, appendix B. Without
+    local crops the published scale of the global ones is (0.14, 1).
 
-    A view depends on nothing but the image, `seed` and its own number, so any sample can be made again anywhere.
+    A view depends on the image, `seed` and its own number alone, so any sample can be made again anywhere. Flip,
+    jitter, grey, blur and solarisation are transforms of albumentations, some subclassed in `pretrain.augment`. They
+    are called without `Compose` and share one random generator, because both would take time in every view.
 
-    global_size, local_size, local_crops: sides in pixels, and how many local views
-    global_scale, local_scale: area of a crop as a share of the image's; ratio: width to height
+    global_size, local_size, local_crops: sides in pixels, and number of local views
+    global_scale, local_scale: area of a crop as a fraction of the image's; ratio: width to height
     flip, jitter, grey, solarise: probabilities; solarise_threshold: values from it on are inverted
     brightness, contrast, saturation, hue: strengths of the jitter
-    blur: "paper" blurs the first global view always, the second with probability 0.1 and local ones with 0.5. "released"
-        is what the published code of DINOv2 and DINOv3 does: 0, 0.9 and 0.5, with a kernel of 9 pixels
+    blur: "paper" blurs the first global view always, the second with probability 0.1 and local ones with 0.5;
+        "released" follows the published code of DINOv2 and DINOv3: 0, 0.9 and 0.5, with a kernel of 9 pixels
     blur_sigma: range of the standard deviation, in pixels of the view
-    gram_size: side of two more views, given last: the global ones again, cropped and flipped alike, at this size and
-        without changes of colour, for a Gram teacher; null for none
+    gram_size: side of two more views, given last, for a Gram teacher: the global crops and flips at this size, without
+        changes of colour; null for none
     """
 
     def __init__(
@@ -65,9 +68,7 @@ class MultiCrop:
         solarise_threshold: int = 128,
         gram_size: int | None = None,
     ) -> None:
-        self.options = {
-            name: value for name, value in locals().items() if name != "self"
-        }  # a view is a function of them
+        self.options = {name: value for name, value in locals().items() if name != "self"}  # kept in checkpoints
         if blur not in get_args(Blur):
             raise ValueError(f"blur={blur!r}: expected one of {', '.join(get_args(Blur))}")
         if local_crops < 0:
@@ -83,22 +84,20 @@ class MultiCrop:
         ):
             if not 0 < low <= high <= most:
                 raise ValueError(f"{name}={(low, high)}: expected 0 < low <= high{' <= 1' if most == 1 else ''}")
-
         if not 0 <= solarise_threshold <= 255:
             raise ValueError(f"solarise_threshold={solarise_threshold}: expected 0 to 255")
-
         if gram_size is not None and gram_size < global_size:
             raise ValueError(f"gram_size={gram_size}: expected at least global_size={global_size}, or null")
 
-        def pipeline(size: int, scale: tuple[float, float], blurred: float, solarised: float) -> list[A.BasicTransform]:
-            below = max(0.0, solarise_threshold - 0.5) / 255  # albumentations compares shares of 255; halfway is safe
-            return [
-                RandomResizedCrop(size, scale, ratio),
+        def pipeline(size: int, scale: tuple[float, float], blurred: float, solarised: float) -> Pipeline:
+            # albumentations compares fractions of 255; halfway between two values is safe
+            threshold = max(0.0, solarise_threshold - 0.5) / 255
+            return RandomResizedCrop(size, scale, ratio), [
                 A.HorizontalFlip(p=flip),
                 ColorJitter(brightness, contrast, saturation, hue, p=jitter),
                 A.ToGray(p=grey),
                 GaussianBlur(blur_sigma, BLUR_KERNEL[blur], p=blurred),
-                A.Solarize(threshold_range=(below, below), p=solarised),
+                A.Solarize(threshold_range=(threshold, threshold), p=solarised),
             ]
 
         first, second, local = BLUR_PROBABILITY[blur]
@@ -108,31 +107,32 @@ class MultiCrop:
         ]
         locals_ = pipeline(local_size, local_scale, local, 0.0)
         self.sizes = (global_size,) * 2 + (local_size,) * local_crops
-        # of equal boxes and flips, because each draws them first and from the same seed
-        gram = [RandomResizedCrop(gram_size, global_scale, ratio), A.HorizontalFlip(p=flip)] if gram_size else []
         self.gram_size, self.gram_crops = gram_size, 2 if gram_size else 0
+        # A Gram view has the box and flip of its global view: both draw them first, from the same seed.
+        gram = RandomResizedCrop(gram_size or global_size, global_scale, ratio), [A.HorizontalFlip(p=flip)]
         self._pipelines = [*pipelines, *[locals_] * local_crops, *[gram] * self.gram_crops]
-        # One generator for all transforms, so that a view reseeds one thing: seeding theirs, two each, costs far more.
-        self._random = random.Random()
-        for transform in (t for steps in (*pipelines, locals_, gram) for t in steps):
-            transform.set_random_state(np.random.default_rng(0), self._random)
+        self._random = random.Random()  # shared by all transforms, so that a view seeds one generator
+        for _, transforms in (*pipelines, locals_, gram):
+            for transform in transforms:
+                transform.set_random_state(np.random.default_rng(0), self._random)
 
     def __len__(self) -> int:
         return len(self._pipelines)
 
     def __call__(self, image: NDArray[np.uint8], seed: int | tuple[int, ...]) -> list[Tensor]:
-        """All views of an image (H, W, 3); `seed` is one or several whole numbers, such as (seed, epoch, index)."""
+        """Return all views of an image (H, W, 3); `seed` is one or several integers, such as (seed, epoch, index)."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"expected a uint8 image (H, W, 3), got {image.dtype} {image.shape}")
         numbers = (seed,) if isinstance(seed, int) else seed
         return [self._view(image, number, numbers) for number in range(len(self))]
 
     def _view(self, image: NDArray[np.uint8], number: int, seed: tuple[int, ...]) -> Tensor:
-        draws = number if number < len(self.sizes) else number - len(self.sizes)  # a Gram view draws as its global one
-        self._random.seed(int.from_bytes(struct.pack(f"<{len(seed) + 1}q", *seed, draws), "little"))
-        crop, *others = self._pipelines[number]
-        image = crop.apply(image, crop.box(*image.shape[:2]))
-        for transform in others:  # what calling it would do, less the bookkeeping for masks and boxes
+        # a Gram view draws the same random numbers as its global one
+        stream = number if number < len(self.sizes) else number - len(self.sizes)
+        self._random.seed(int.from_bytes(struct.pack(f"<{len(seed) + 1}q", *seed, stream), "little"))
+        crop, transforms = self._pipelines[number]
+        image = crop(image, self._random)
+        for transform in transforms:
             if transform.should_apply():
                 image = transform.apply(image, **transform.get_params())
         view = np.empty((3, *image.shape[:2]), np.uint8)

@@ -25,8 +25,8 @@ class Done(NamedTuple):
 
 
 def call(argv: Sequence[str]) -> Done:
-    """`dense ARGV` in this process, on one thread; it leaves no variables of the environment behind, such as the rank that
-    a distributed strategy notes there and that a later run would take for its own."""
+    """Run `dense ARGV` in this process, on one thread, and restore the environment, in which a distributed strategy
+    notes its rank."""
     out, err = io.StringIO(), io.StringIO()
     threads, state, variables = torch.get_num_threads(), torch.get_rng_state(), dict(os.environ)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The demo: a report that stands alone, of scenes and of anybody's images, and what it refuses."""
+"""The demo: one self-contained report, of embedded scenes or of own images, and its errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from dense.backbone import load_backbone
 from dense.data.scenes import dataset as clip
 from dense.data.scenes import render
-from dense.demo.looking import middle_of, rows_of
-from dense.demo.report import Command, Gallery, Part, Table, chart, nice, page
+from dense.demo.discovery import feature_rows, mask_centre
+from dense.demo.report import Command, Gallery, Section, Table, chart, page, round_ticks
 from dense.discover import Objects, default_source
 from dense.media.video import VideoWriter
 from tests.runs import Done, call
@@ -28,7 +28,7 @@ VOID = {"meta", "img", "br", "line", "circle", "path"}
 
 
 class Reader(HTMLParser):
-    """Checks that tags are closed in order, and keeps addresses and what is read."""
+    """Checks that tags are closed in order; keeps addresses and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Reader(HTMLParser):
 
 
 def read(folder: Path) -> Reader:
-    """A report that needs nothing but itself."""
+    """Read a report, which must not refer to other files."""
     text = (folder / "report.html").read_text()
     found = Reader(text)
     assert all(address.startswith(("data:image/webp;base64,", "#")) for address in found.addresses)
@@ -62,26 +62,26 @@ def read(folder: Path) -> Reader:
 
 
 def demo(*arguments: object) -> Done:
-    """`dense demo` in this process."""
+    """Run `dense demo` in this process."""
     return call(["demo", *map(str, arguments)])
 
 
 # ---- the report
 
 
-def test_a_page_is_whole_and_says_what_it_was_given() -> None:
-    """In the order images, curves, numbers, commands; text is text, whatever it holds."""
+def test_a_page_holds_everything_it_was_given() -> None:
+    """In the order pictures, curves, numbers, commands; all text is escaped."""
     image = np.zeros((8, 12, 3), np.uint8)
-    part = Part(
+    part = Section(
         "Heads",
         galleries=[Gallery("Depth <b>", "words", [{"a & b": image}])],
         charts=[chart("loss", {"x<y": ([0, 1], [2, 1])})],
         tables=[Table("T", ("h",), [("<script>",)])],
-        ran=["dense demo --images 'my images'"],
+        commands=["dense demo --images 'my images'"],
         own=[Command("Do:", "dense train")],
         seconds=3,
     )
-    found = Reader(page("Title", "words", [part, Part("Empty")], {"seed": "0"}))
+    found = Reader(page("Title", "words", [part, Section("Empty")], {"seed": "0"}))
     words = "|".join(found.words)
     assert found.images == 1
     assert "script" not in found.open
@@ -94,17 +94,17 @@ def test_a_page_is_whole_and_says_what_it_was_given() -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(0.0, 1.0), (-3.2, 7.9), (5.0, 5.0), (0.0, 0.0), (1e-6, 3e-6), (2.0, 2000.0)]
 )
-def test_ticks_hold_the_values(low: float, high: float) -> None:
-    """Few, even, and round."""
-    ticks = nice(low, high)
+def test_ticks_enclose_the_values(low: float, high: float) -> None:
+    """Few and evenly spaced."""
+    ticks = round_ticks(low, high)
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
     assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
 
 
-def test_charts_leave_out_what_is_not_finite() -> None:
-    """And are nothing without points."""
+def test_charts_omit_values_that_are_not_finite() -> None:
+    """Without any points there is no chart."""
     assert chart("loss", {"a": ([], [])}) == ""
     drawn = chart("loss", {"a": ([0, 1, 2], [1.0, math.nan, 3.0])}, {"chance": 2.0})
     assert "nan" not in drawn
@@ -112,40 +112,40 @@ def test_charts_leave_out_what_is_not_finite() -> None:
     assert "chance" in drawn
 
 
-# ---- what a backbone sees
+# ---- features and objects
 
 
 def test_rows_of_images_of_any_size() -> None:
-    """Each with the same captions; without a class token no attention."""
+    """All rows have the same captions; without a class token there is no attention."""
     images = [render(0, 1, (48, 80)).image, render(0, 2, (50, 33)).image]
     for name, attends in (("scenes_tiny", True), ("resnet18", False)):
         torch.manual_seed(0)
         backbone = load_backbone(name, frozen=True)
-        rows = rows_of(backbone, images, 64, default_source(backbone.spec))
+        rows = feature_rows(backbone, images, 64, default_source(backbone.spec))
         assert len(rows) == 2
         assert ("class attention" in rows[0]) == attends
         for row, image in zip(rows, images, strict=True):
-            assert {"picture", "TokenCut", "MaskCut", "features, PCA", "similar to the cross"} <= set(row)
+            assert {"image", "TokenCut", "MaskCut", "features, PCA", "similar to the cross"} <= set(row)
             ratio = image.shape[0] / image.shape[1]
             assert all(abs(cell.shape[0] / cell.shape[1] - ratio) < 0.02 for cell in row.values())
 
 
 def test_the_cross_lies_inside_the_mask() -> None:
-    """Of a ring it is on the ring; of nothing it is the middle."""
+    """Of a ring it is on the ring, of an empty mask in the centre."""
     mask = torch.zeros(1, 1, 7, 9, dtype=torch.bool)
     mask[..., 1:6, 1:8] = True
     mask[..., 2:5, 2:7] = False
-    x, y = middle_of(Objects(mask, torch.ones(1, 1), mask.float()))
+    x, y = mask_centre(Objects(mask, torch.ones(1, 1), mask.float()))
     assert mask[0, 0, y, x]
     nothing = torch.zeros_like(mask)
-    assert middle_of(Objects(nothing, torch.zeros(1, 1), nothing.float())) == (4, 3)
+    assert mask_centre(Objects(nothing, torch.zeros(1, 1), nothing.float())) == (4, 3)
 
 
 # ---- own images
 
 
 def test_own_images(tmp_path: Path) -> None:
-    """A folder, damaged files named; a second time over the first."""
+    """The report names damaged files; a second run replaces the first."""
     folder = tmp_path / "my images"
     folder.mkdir()
     for i in range(3):
@@ -163,13 +163,13 @@ def test_own_images(tmp_path: Path) -> None:
     assert "scenes_tiny" in words
 
 
-def test_a_video_is_followed(tmp_path: Path) -> None:
-    """Frames, then what is found in the first one in all."""
-    writer = VideoWriter(tmp_path / "film.mp4", 10)
+def test_a_video_is_tracked(tmp_path: Path) -> None:
+    """Frames, then the objects of the first frame in all of them."""
+    writer = VideoWriter(tmp_path / "video.mp4", 10)
     for scene in clip(0, 3, 6, 64):
         writer.add(scene.image)
     writer.close()
-    done = demo("--images", tmp_path / "film.mp4", "--output", tmp_path / "out", "--size", 64, "--shown", 2)
+    done = demo("--images", tmp_path / "video.mp4", "--output", tmp_path / "out", "--size", 64, "--shown", 2)
     assert done.returncode == 0, done.stderr
     words = " ".join(read(tmp_path / "out").words)
     assert "frame 5" in words
@@ -177,8 +177,8 @@ def test_a_video_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "out/first.png").is_file()
 
 
-def test_own_images_go_beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody says where; images of the folder one is in have its name."""
+def test_own_images_have_their_own_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report of the working directory has its name as title."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(render(0, 1, (40, 56)).image).save("a.png")
     done = demo("--images", ".", "--size", 48)
@@ -195,8 +195,8 @@ def test_own_images_go_beside_the_demo(tmp_path: Path, monkeypatch: pytest.Monke
         (lambda path: (path.mkdir(), (path / "a.png").write_bytes(b"x")), "none of the images"),
     ],
 )
-def test_what_cannot_be_shown(make: object, message: str, tmp_path: Path) -> None:
-    """In one line."""
+def test_unreadable_inputs_are_errors(make: object, message: str, tmp_path: Path) -> None:
+    """The error is one line."""
     make(tmp_path / "own")  # type: ignore[operator]
     done = demo("--images", tmp_path / "own", "--output", tmp_path / "out")
     assert done.returncode == 1
@@ -217,13 +217,13 @@ def test_what_cannot_be_shown(make: object, message: str, tmp_path: Path) -> Non
         ["--step", "3"],
     ],
 )
-def test_absurd_sizes(wrong: list[str], tmp_path: Path) -> None:
-    """Wrong usage."""
+def test_invalid_options(wrong: list[str], tmp_path: Path) -> None:
+    """They end with the status of wrong usage."""
     assert demo(*wrong, "--output", tmp_path / "out").returncode == 2
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
-    """One with something else in it, one with another demo."""
+    """A folder with other files, and one with another demo."""
     (tmp_path / "letter.txt").write_text("dear")
     done = demo("--output", tmp_path)
     assert done.returncode == 1
@@ -238,7 +238,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_tiny_demo_of_discovery_alone(tmp_path: Path) -> None:
-    """Parts can be left out."""
+    """Sections can be left out."""
     done = demo(*TINY, "--steps", 0, "--restoration-steps", 0, "--pretraining-steps", 0, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     words = " ".join(read(tmp_path / "out").words)
@@ -249,7 +249,7 @@ def test_a_tiny_demo_of_discovery_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tiny_demo_and_again(tmp_path: Path) -> None:
-    """All parts; the same command goes through once more, and another one is refused."""
+    """All sections; the same command works again, and one with other settings is refused."""
     for _ in range(2):
         done = demo(*TINY, "--output", tmp_path / "out")
         assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import pytest
 
 import dense
 from dense.backbone.weights.names import SHIPPED, shipped
-from dense.cli.evaluate_options import source_of_weights
+from dense.cli.parser import weights_in_words
 from dense.evaluate.probe import SceneProbe
 
 NAMES = ("scenes_stem", "scenes_tiny")
@@ -45,6 +45,6 @@ def test_its_patches_know_more_than_random_ones(name: str) -> None:
 
 def test_results_do_not_call_it_random() -> None:
     """Saved results say where the weights came from."""
-    assert source_of_weights(Namespace(weights=None, backbone="scenes_tiny", seed=0)) == "scenes_tiny"
+    assert weights_in_words(Namespace(weights=None, backbone="scenes_tiny", seed=0)) == "scenes_tiny"
     unknown = Namespace(weights=None, backbone="vit_tiny_patch16_224", seed=0)
-    assert source_of_weights(unknown) == "random initialisation (seed 0)"
+    assert weights_in_words(unknown) == "random initialisation (seed 0)"

@@ -1,4 +1,4 @@
-"""The command `dense`: verbs that load only when they are called."""
+"""The command `dense`: each verb is a module that is imported when the verb is called."""
 
 from __future__ import annotations
 
@@ -10,27 +10,22 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dense._version import __version__
-from dense.cli.parser import COMMON
-from dense.cli.trainings import instant_help
-from dense.console import voice
-from dense.suggest import UnknownOption, did_you_mean
+from dense.console import COMMON, voice
+from dense.suggest import UnknownOption, UsageError, did_you_mean
 
-VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `main`, one line)
-    "pretrain": ("dense.cli.pretrain", "learn a backbone from unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
+VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main`, one line)
+    "pretrain": ("dense.cli.pretrain", "pretrain a backbone on unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
     "train": ("dense.cli.train", "train a head for depth, segmentation, both or restoration on labelled images"),
     "evaluate": ("dense.cli.evaluate", "measure a backbone or a model by a named protocol, saved with the numbers"),
-    "predict": (
-        "dense.cli.predict",
-        "depth, classes or restorations of images, folders and videos, by a trained model",
-    ),
-    "discover": ("dense.cli.discover", "objects and regions of images and videos without labels"),
-    "track": ("dense.cli.track", "follow objects of a first frame through a video"),
-    "curate": ("dense.cli.curate", "a pretraining set from a pool: no copies, no test images, like a curated set"),
-    "features": ("dense.cli.features", "write a backbone's feature maps for images"),
+    "predict": ("dense.cli.predict", "predict depth, classes or restored images for images, folders and videos"),
+    "discover": ("dense.cli.discover", "find objects and regions in images and videos without labels"),
+    "track": ("dense.cli.track", "follow the objects of a first frame through a video"),
+    "curate": ("dense.cli.curate", "select a pretraining set from an uncurated pool, without copies or test images"),
+    "features": ("dense.cli.features", "write a backbone's feature maps of images"),
     "convert": ("dense.cli.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "export": ("dense.cli.export", "write a trained model or a backbone as one ONNX or torch.export file"),
-    "demo": ("dense.demo.verb", "see it work: a report of embedded scenes, without downloads, or of your own images"),
-    "completion": ("dense.cli.completion", "completion of verbs and options, for bash, zsh or fish"),
+    "demo": ("dense.demo.verb", "make a report on embedded scenes, without downloads, or on your own images"),
+    "completion": ("dense.cli.completion", "print a script that completes verbs and options in bash, zsh or fish"),
 }
 
 
@@ -44,16 +39,20 @@ def usage() -> str:
         "options:\n  --version  print the version\n  -h, --help  print this help\n\n"
         "options of every verb:\n"
         + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
-        + "\n\nexit status: 0 done, and what could not be read is listed; 1 the work failed; 2 wrong usage; 130 Ctrl-C"
+        + "\n\nexit status: 0 done (unreadable files are listed); 1 the work failed; 2 wrong usage; 130 Ctrl-C"
     )
 
 
 def process() -> NoReturn:
-    """`dense` as a process of its own, with the exit status of `main`.
+    """Run `dense` as a process of its own, with the exit status of `main`.
 
-    One of a group leaves without taking Python down: gloo's threads live on after `destroy_process_group`, one that asks for
-    Python meanwhile aborts the process, and Lightning ends the others for it.
+    A process of a distributed group leaves with `os._exit`: gloo's threads outlive `destroy_process_group`, and one
+    that needs Python during the shutdown aborts the process, upon which Lightning ends the others.
     """
+    if "_ARGCOMPLETE" in os.environ:
+        from dense.cli.completion import complete
+
+        complete({verb: module for verb, (module, _) in VERBS.items()})
     status = main()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
@@ -65,7 +64,7 @@ def process() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 1 (the work failed), 2 (wrong usage) or 130 (interrupted)."""
+    """Run a verb; return the exit status: 0, 1 (the work failed), 2 (wrong usage) or 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -83,11 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
-    """Call a verb and turn errors into one line, or with `debug` leave them as they are."""
+    """Call a verb and report errors on one line, or with `debug` let them through."""
     try:
-        if text := instant_help(verb, rest):
-            print(text, flush=True)
-            return 0
         return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
     except KeyboardInterrupt as stop:
         print(f"\ndense {verb}: interrupted; {str(stop) or 'the same command starts it again'}", file=sys.stderr)
@@ -99,19 +95,15 @@ def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
         if debug:
             raise
         print(f"dense {verb}: error: {in_words(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownOption) else 1
+        return 2 if isinstance(error, UnknownOption | UsageError) else 1
 
 
 def in_words(error: Exception) -> str:
-    """What an error says, if it was meant for people; else its kind, its first line and how to learn more."""
+    """Return the message of an error that is written for users; of others the kind and the first line."""
     text = str(error)
-    if isinstance(error, ValueError | OSError | ImportError | UnknownOption) and text:
+    if isinstance(error, ValueError | OSError | ImportError | UnknownOption | UsageError) and text:
         return text
     if isinstance(error, RuntimeError) and text and "\n" not in text:
         return text
     first = text.strip().partition("\n")[0]
     return f"{type(error).__name__}{': ' if first else ''}{first} (--debug shows where it came from)"
-
-
-if __name__ == "__main__":
-    process()

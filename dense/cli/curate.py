@@ -1,149 +1,120 @@
-"""`dense curate`: from a pool of images to a list or shards worth pretraining on."""
+"""`dense curate`: deduplicate a pool of images and retrieve a pretraining set from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
-from dense.cli.backbone_options import add_backbone, open_backbone, say_if_random
-from dense.cli.parser import Parser
+from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
 from dense.console import check_writable
-from dense.curate.embeddings import Embedder
-from dense.curate.filters import Preparation, find_filter, read_boxes
-from dense.curate.pool import Pool
-from dense.curate.run import curate
-from dense.curate.search import Kind, faiss
-from dense.curate.settings import Keep, Retrieve, Settings
-from dense.curate.writing import Form
-from dense.evaluate.classification.data import CenterCrop
-from dense.evaluate.classification.features import READOUTS
+
+EXAMPLES = (
+    ("dense curate POOL --backbone dino_vits16 --weights FILE --output curated", "drop unusable images and duplicates"),
+    (
+        "dense curate POOL MORE --like CURATED --held-out TEST --backbone dino_vits16 --weights FILE --total 100000",
+        "images similar to CURATED, none of TEST, in equal shares",
+    ),
+    ("dense curate scenes:train --backbone scenes_tiny --resize 96 --crop 96", "embedded scenes, as shards"),
+)
+SOURCES = "folders, lists, shards or scenes:train"
+SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings, but for the seed
+    "hash_distance": {"default": 6, "help": "most differing bits, of 64, between hashes of duplicates, 0 to 7"},
+    "threshold": {"default": 0.97, "help": "least cosine of duplicates"},
+    "held_out_threshold": {"default": 0.9, "help": "least cosine of a held-out image and its copy"},
+    "neighbours": {"default": 16, "help": "nearest neighbours per image in the graph of duplicates"},
+    "keep": {"default": "largest", "choices": ("largest", "sharpest"), "help": "which image of a group is kept"},
+    "retrieve": {
+        "default": "auto",
+        "choices": ("auto", "nearest", "clusters"),
+        "help": "the nearest images of each curated one, or a sample of its cluster; auto: nearest from 10000 on",
+    },
+    "per_query": {"default": 4, "help": "images retrieved per curated image"},
+    "per_cluster": {"default": 10_000, "help": "most images retrieved from one cluster"},
+    "clusters": {"default": 0, "help": "k-means clusters of the pool; 0: one per 100 images, at most 100000"},
+    "total": {
+        "default": 0,
+        "help": "most images of the pool kept, in equal shares from curated sets and sources; 0: no limit",
+    },
+    "index": {
+        "default": "auto",
+        "choices": ("auto", "flat", "ivfpq"),
+        "help": "flat is exact, ivfpq small and fast; auto: flat up to 200000 images",
+    },
+}
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb."""
-    parser = options_of_verb()
-    options = parser.parse_args(argv)
-    if options.with_curated and not options.like:
-        parser.error("--with-curated needs --like")
-    faiss()
-    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    for text in options.filter:
-        find_filter(text)
-    boxes = read_boxes(options.blur_boxes) if options.blur_boxes else {}
-    prepare = Preparation(options.min_side, options.min_contrast, tuple(options.filter), boxes)
-    view = CenterCrop(options.resize, options.crop)
-    pool, like, held_out = (
-        Pool.open(roots, length=options.scenes, size=options.scene_size, seed=options.seed) if roots else None
-        for roots in (options.pool, options.like, options.held_out)
+def parser(**options: bool) -> Parser:
+    words = (
+        "Drop unusable images, duplicates and copies of held-out images from a pool; keep images similar to a curated "
+        "set. The same command continues a run that was stopped."
     )
-    assert pool is not None
-    check_writable(options.output)
-    backbone = open_backbone(options, frozen=True)
-    say_if_random(options)
-    embedder = Embedder(
-        backbone, options.embeddings or options.output / "embeddings", view, options.readout, options.batch, options.workers,
-        options.part,
+    parser = Parser("dense curate", words, EXAMPLES, **options)
+    add = parser.add_argument
+    add("pool", nargs="+", help=f"uncurated images to select from: {SOURCES}")
+    add("--like", nargs="+", default=[], help=f"curated images; without them all but copies are kept: {SOURCES}")
+    add("--held-out", nargs="+", default=[], help=f"test images, of which no copy may be kept: {SOURCES}")
+    add(
+        "--held-out-crops", type=float, nargs="*", default=[0.9, 0.8],
+        help="crops of held-out images that are compared too, as shares of their sides",
     )  # fmt: skip
-    report = curate(
-        pool, options.output, embedder, like=like, held_out=held_out, crops=options.held_out_crops, settings=settings, prepare=prepare,
-        with_curated=options.with_curated, form=options.form,
+    add("--with-curated", action="store_true", help="add the curated images to the result")
+    add("--output", type=Path, default=Path("curated"), help="folder to write to")
+    add("--form", choices=("list", "shards"), default=None, help="of the result; a list if all images are files")
+    add_backbone(parser, seed="of samples, clusters, scenes and random initialisation")
+    add(
+        "--readout", choices=("class", "average", "class_average", "last4", "last4_average"), default=None,
+        help="class token, average of the patch tokens or both; class if left out",
     )  # fmt: skip
-    written = report["written"]
-    where = options.output / (written["list"] if "list" in written else written["shards"])
-    print(
-        f"{written['pictures']} of {report['counts']['pictures']} images stay: {where}; why others do not: {options.output / 'sheet.html'}"
-    )
-    return 0
-
-
-def options_of_verb() -> Parser:
-    """Everything that can be said."""
-    parser = Parser(
-        prog="dense curate",
-        description="Drop what is unfit, copies, and copies of held-out images; keep what is like a curated set. The same command continues one that was stopped.",
-    )
-    where = "folders, lists, shards or scenes:train"
-    parser.add_argument("pool", nargs="+", help=f"images to choose from: {where}")
-    parser.add_argument(
-        "--like", nargs="+", default=[], help=f"curated images; all that is no copy stays without: {where}"
-    )
-    parser.add_argument(
-        "--held-out", nargs="+", default=[], help=f"images of tests, of which no copy may stay: {where}"
-    )
-    parser.add_argument(
-        "--held-out-crops",
-        type=float,
-        nargs="*",
-        default=[0.9, 0.8],
-        help="parts of held-out images that are looked for too",
-    )
-    parser.add_argument("--with-curated", action="store_true", help="curated images join the result")
-    parser.add_argument("--output", type=Path, default=Path("curated"), help="folder to write to")
-    parser.add_argument(
-        "--form", choices=get_args(Form), default=None, help="of the result; a list if all images are files"
-    )
-    add_embedding(parser)
-    add_filters(parser)
-    add_settings(parser)
-    parser.add_argument("--scenes", type=int, default=1000, help="how many, of embedded scenes")
-    parser.add_argument("--scene-size", type=int, default=128, help="their side")
+    add("--resize", type=int, default=256, help="shorter side before the crop")
+    add("--crop", type=int, default=224, help="side of the centre crop that the backbone receives")
+    add("--batch", type=int, default=64, help="images per batch")
+    add("--workers", type=int, default=2, help="processes that load images")
+    add("--embeddings", type=Path, default=None, help="folder for embeddings; OUTPUT/embeddings if left out")
+    add("--part", type=int, default=1024, help="images per file of embeddings; a killed run loses at most one file")
+    add("--min-side", type=int, default=64, help="least pixels of the shorter side")
+    add("--min-contrast", type=float, default=4.0, help="least standard deviation of the grey values")
+    add(
+        "--filter", action="append", default=[], metavar="MODULE:FUNCTION",
+        help="called with an image and its name: True keeps it, False drops it, an image replaces it; may be repeated",
+    )  # fmt: skip
+    add("--blur-boxes", type=Path, default=None, help='JSON: {"a.jpg": [[left, top, right, bottom], ...]}')
+    for name, option in SETTINGS.items():
+        add(f"--{name.replace('_', '-')}", type=type(option["default"]), **option)
+    add("--scenes", type=int, default=1000, help="number of embedded scenes")
+    add("--scene-size", type=int, default=128, help="side of the embedded scenes")
     return parser
 
 
-def add_embedding(parser: Parser) -> None:
-    """How images become vectors."""
-    add_backbone(parser, seed="")
-    parser.add_argument(
-        "--readout", choices=READOUTS, default=None, help="class token, average of patches or both; class if left out"
-    )
-    parser.add_argument("--resize", type=int, default=256, help="shorter side before the crop")
-    parser.add_argument("--crop", type=int, default=224, help="side of the centre crop that the backbone sees")
-    parser.add_argument("--batch", type=int, default=64, help="images at once")
-    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
-    parser.add_argument(
-        "--embeddings", type=Path, default=None, help="folder for vectors; OUTPUT/embeddings if left out"
-    )
-    parser.add_argument(
-        "--part", type=int, default=1024, help="images a file of vectors: what is lost at most when it is killed"
-    )
+def main(argv: Sequence[str]) -> int:
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
+    if options.with_curated and not options.like:
+        of_verb.error("--with-curated needs --like")
+    check_writable(options.output)
+    from dense.curate import Embedder, Pool, Preparation, Settings, curate, read_boxes
+    from dense.curate.search import import_faiss
+    from dense.evaluate.classification.data import CenterCrop
 
-
-def add_filters(parser: Parser) -> None:
-    """What is unfit."""
-    parser.add_argument("--min-side", type=int, default=64, help="pixels of the shorter side")
-    parser.add_argument(
-        "--min-contrast", type=float, default=4.0, help="standard deviation of grey values; blank below"
-    )
-    parser.add_argument(
-        "--filter", action="append", default=[], metavar="MODULE:FUNCTION",
-        help="asked about an image and its name: True keeps, False drops, an image replaces; may be repeated",
+    import_faiss()  # a missing package is reported before the backbone is loaded
+    settings = Settings(**{name: getattr(options, name) for name in (*SETTINGS, "seed")})
+    boxes = read_boxes(options.blur_boxes) if options.blur_boxes else {}
+    prepare = Preparation(options.min_side, options.min_contrast, tuple(options.filter), boxes)
+    view = CenterCrop(options.resize, options.crop)
+    scenes = {"length": options.scenes, "size": options.scene_size, "seed": options.seed}
+    pool = Pool.open(options.pool, **scenes)
+    like = Pool.open(options.like, **scenes) if options.like else None
+    held_out = Pool.open(options.held_out, **scenes) if options.held_out else None
+    backbone = open_backbone(options, frozen=True)
+    warn_if_random(options)
+    folder = options.embeddings or options.output / "embeddings"
+    embedder = Embedder(backbone, folder, view, options.readout, options.batch, options.workers, options.part)
+    report = curate(
+        pool, options.output, embedder, like=like, held_out=held_out, crops=options.held_out_crops, settings=settings,
+        prepare=prepare, with_curated=options.with_curated, form=options.form,
     )  # fmt: skip
-    parser.add_argument(
-        "--blur-boxes", type=Path, default=None, help='JSON: {"a.jpg": [[left, top, right, bottom], ...]}'
-    )
-
-
-def add_settings(parser: Parser) -> None:
-    """See `Settings`."""
-    words = {
-        "hash_distance": "bits of 64 by which hashes of duplicates may differ, 0 to 7",
-        "threshold": "cosine from which on images are duplicates",
-        "held_out_threshold": "cosine from which on an image is a held-out one",
-        "neighbours": "of each image in the graph of duplicates",
-        "keep": "which of a group stays",
-        "retrieve": "the nearest of each curated image, or a sample of its cluster; auto: nearest from 10000 on",
-        "per_query": "images for each curated one",
-        "per_cluster": "images of one cluster at most",
-        "clusters": "of the pool; 0: one for 100 images, at most 100000",
-        "total": "images of the pool at most, in equal shares from curated sets and sources; 0: no limit",
-        "index": "flat is exact, ivfpq small and quick; auto: flat up to 200000",
-        "seed": "of samples, clusters, scenes and random initialisation",
-    }
-    choices = {"keep": Keep, "retrieve": Retrieve, "index": Kind}
-    for name, value in asdict(Settings()).items():
-        known = get_args(choices[name]) if name in choices else None
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(value), default=value, choices=known, help=words[name]
-        )
+    written = report["written"]
+    result = options.output / (written["list"] if "list" in written else written["shards"])
+    print(f"kept {written['pictures']} of {report['counts']['pictures']} images: {result}")
+    print(f"dropped images: {options.output / 'sheet.html'}")
+    return 0

@@ -1,270 +1,469 @@
-"""`dense evaluate`: k-NN, linear and fine-tuned classification of anybody's images, and probes on embedded scenes."""
+"""`dense evaluate`: measure a backbone or a trained model by a named protocol."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dense.backbone import Backbone
-from dense.cli.backbone_options import open_backbone
-from dense.cli.evaluate_options import (
-    add_common,
-    add_images,
-    describe_protocol,
-    open_pair,
-    random_crop,
-    source_of_weights,
+from dense.cli.discover_options import (
+    METHODS,
+    SETTINGS_OF_TRACKING,
+    add_features,
+    add_settings,
+    add_tracking,
+    given_features,
+    given_settings,
+    tracking_source_of,
 )
-from dense.cli.parser import Parser, epilogue
-from dense.console import progress
-from dense.data.scenes import CLASSES
-from dense.evaluate import dense, discovery, restoration, video
-from dense.evaluate.classification.features import READOUTS, blocks_of, default_readout, extract, final_norm, statistics
-from dense.evaluate.classification.finetune import FineTuneRecipe, classification_accuracy, fine_tune
-from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE, accuracy, check_votes, knn_classify
-from dense.evaluate.classification.linear import RECIPES, linear_evaluation
-from dense.evaluate.probe import K, SceneProbe
-from dense.evaluate.protocol import Protocol, in_words, write_results
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    add_device,
+    epilogue,
+    layers,
+    open_backbone,
+    usable_device,
+    weights_in_words,
+    writable,
+)
 from dense.suggest import did_you_mean
 
-Numbers = dict[str, Any]
+if TYPE_CHECKING:
+    from dense.evaluate.classification.data import Pair
+    from dense.evaluate.protocol import Result
+
+PROTOCOLS = ("plain", "nyuv2", "kitti_eigen", "relative", "slide_512", "dinov2_ms")
+CROPS = ("none", "nyu_eigen", "garg", "eigen_kitti")
+READOUTS = ("class", "average", "class_average", "last4", "last4_average")
+DISCOVERY = ("tau", "count", "share", "mode", "k_patches", "passes", "steps")  # settings of methods
+FINETUNING = {  # options of fine-tuning and their defaults
+    "epochs": 100, "batch_size": 128, "lr": 5e-4, "min_lr": 1e-6, "warmup_epochs": 5.0, "layer_decay": 0.75,
+    "weight_decay": 0.05, "label_smoothing": 0.1,
+}  # fmt: skip
+EXAMPLES = (
+    ("dense evaluate probe --backbone scenes_tiny --baselines", "a backbone, on embedded scenes"),
+    ("dense evaluate depth runs/depth/model --data MINE --flip", "a trained model, on your images"),
+)
 
 
-@dataclass
-class Outcome:
-    """What a sub-verb hands back to be printed and saved."""
+# ---- backbones, on images with one label each
 
-    protocol: Protocol
-    numbers: Numbers
-    backbone: Backbone
-    skipped: Sequence[str] = ()
+
+def add_common(parser: Parser) -> None:
+    """The backbone, the seed and the folder of results."""
+    add_backbone(parser, seed="of scenes, of random initialisation and of all training here")
+    add_output(parser)
+
+
+def add_output(parser: Parser) -> None:
+    parser.add_argument("--output", type=writable, help="folder for results.json; nothing is written if left out")
+
+
+def add_pair(parser: Parser) -> None:
+    """The two sets and how their images are cropped."""
+    where = "folder with one folder per class, list file, shards, or scenes:train, scenes:val, scenes:test"
+    parser.add_argument("--train", required=True, help=where)
+    parser.add_argument("--val", required=True, help=where)
+    parser.add_argument("--resize", type=int, default=256, help="shorter side before the crop; not for scenes")
+    parser.add_argument("--crop", type=int, help="side of the centre crop, or of scenes (224, or 96 for scenes)")
+    parser.add_argument(
+        "--resample", choices=("bicubic", "bilinear"), default="bicubic", help="interpolation of validation images"
+    )
+    parser.add_argument("--train-scenes", type=int, default=2000, help="number of embedded scenes to train on")
+    parser.add_argument("--val-scenes", type=int, default=500, help="number of embedded scenes to validate on")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
+
+
+def open_pair(options: Namespace) -> Pair:
+    """Both sets, compared before any work."""
+    from dense.evaluate.classification.data import Pair
+
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
+    return Pair.open(
+        options.train, options.val, resize=options.resize, crop=options.crop, resample=options.resample,
+        scenes=(options.train_scenes, options.val_scenes), seed=options.seed,
+    )  # fmt: skip
+
+
+def add_knn(parser: Parser) -> None:
+    add_common(parser)
+    add_pair(parser)
+    parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
+    parser.add_argument("--temperature", type=float, default=0.07, help="of the votes, exp(cosine / T)")
+    parser.add_argument("--readout", choices=READOUTS, help="class if there is a class token, else average")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per batch")
+
+
+def knn(options: Namespace) -> Result:
+    from dense.evaluate.classification.knn import check_votes
+    from dense.evaluate.classification.measure import measure_knn
+
+    check_votes(options.k, options.temperature)
+    pair = open_pair(options)
+    return measure_knn(
+        open_backbone(options, frozen=True), pair, k=options.k, temperature=options.temperature,
+        readout=options.readout, batch_size=options.batch_size, workers=options.workers,
+    )  # fmt: skip
+
+
+def add_linear(parser: Parser) -> None:
+    add_common(parser)
+    add_pair(parser)
+    parser.add_argument("--recipe", choices=("dino", "dinov2"), default="dinov2", help="the published protocol")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="length in epochs, instead of the recipe's")
+    length.add_argument("--steps", type=int, help="length in steps, instead of the recipe's")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per step")
+    parser.add_argument(
+        "--no-augment", action="store_true", help="centre crops only: features are computed once, which is much faster"
+    )
+
+
+def linear(options: Namespace) -> Result:
+    from dense.evaluate.classification.measure import measure_linear
+
+    pair = open_pair(options)
+    return measure_linear(
+        open_backbone(options, frozen=True), pair, recipe=options.recipe, epochs=options.epochs, steps=options.steps,
+        batch_size=options.batch_size, augment=not options.no_augment, seed=options.seed, workers=options.workers,
+    )  # fmt: skip
+
+
+def add_finetune(parser: Parser) -> None:
+    add_common(parser)
+    add_pair(parser)
+    for name, value in FINETUNING.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=name.replace("_", " "))
+    parser.add_argument("--drop-path", type=float, default=0.1, help="drop path rate of the deepest block")
+    parser.add_argument("--readout", choices=READOUTS, help="class if there is a class token")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward")
+
+
+def finetune(options: Namespace) -> Result:
+    from dense.evaluate.classification.finetune import FineTuneRecipe
+    from dense.evaluate.classification.measure import measure_finetune
+
+    if not 0 <= options.drop_path < 1:
+        raise ValueError(f"--drop-path {options.drop_path}: expected 0 or more, below 1")
+    chosen: Any = {name: getattr(options, name) for name in (*FINETUNING, "readout", "precision")}
+    recipe = FineTuneRecipe(**chosen)
+    pair = open_pair(options)
+    return measure_finetune(
+        open_backbone(options, drop_path_rate=options.drop_path), pair, recipe, drop_path=options.drop_path,
+        seed=options.seed, workers=options.workers, output=options.output,
+    )  # fmt: skip
+
+
+def add_probe(parser: Parser) -> None:
+    add_common(parser)
+    parser.add_argument("--train-scenes", type=int, default=500, help="number of scenes to train on")
+    parser.add_argument("--val-scenes", type=int, default=250, help="number of scenes to validate on")
+    parser.add_argument("--size", type=int, default=96, help="side of the scenes, a multiple of the patch")
+    parser.add_argument("--layers", type=layers, default="last", help="last, last4, even4, default, or 2,5")
+    parser.add_argument("--baselines", action="store_true", help="also random initialisation, raw pixels and colours")
+
+
+def probe(options: Namespace) -> Result:
+    from dense.evaluate.probe import measure_probe
+
+    return measure_probe(
+        open_backbone(options, frozen=True), train=options.train_scenes, val=options.val_scenes, size=options.size,
+        seed=options.seed, layers=options.layers, baselines=options.baselines,
+    )  # fmt: skip
+
+
+# ---- trained models, on images with dense annotations
+
+
+def add_labelled(parser: Parser, scenes: int) -> None:
+    """How labelled images are stored, the embedded scenes, and the device."""
+    parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
+    parser.add_argument(
+        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder without splits"
+    )
+    parser.add_argument("--kb-crop", action="store_true", help="crop KITTI's images to 352x1216 at the bottom centre")
+    parser.add_argument("--scenes", type=int, default=scenes, help="number of embedded scenes")
+    parser.add_argument("--size", type=int, default=96, help="side of the scenes")
+    parser.add_argument("--camera-height", type=float, nargs=2, help="range of the camera's height, in metres")
+    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
+    add_device(parser)
+    add_output(parser)
+
+
+def add_dense(parser: Parser) -> None:
+    parser.add_argument("model", help="directory that dense train wrote")
+    parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
+    parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
+    parser.add_argument("--split", default="val", help="train, val or test; all, of a folder without splits")
+    parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
+    parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
+    parser.add_argument("--resize", type=int, help="shorter side")
+    parser.add_argument("--window", type=int, help="side of sliding windows")
+    parser.add_argument("--stride", type=int, help="pixels between windows")
+    parser.add_argument("--flip", action="store_true", default=None, help="average with the mirror image")
+    parser.add_argument("--scales", type=float, nargs="+", help="average over sizes")
+    parser.add_argument("--crop", choices=CROPS, help="part of the image that is measured")
+    parser.add_argument("--cap", type=float, nargs=2, metavar=("NEAR", "FAR"), help="range of depth in metres")
+    parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="of relative depth")
+    parser.add_argument("--boundary", action="store_true", default=None, help="also boundary IoU")
+    add_labelled(parser, scenes=200)
+
+
+DATA = ("layout", "split", "depth", "val_ratio", "kb_crop", "scenes", "size", "camera_height", "seed")
+
+
+def dense(options: Namespace, what: str) -> Result:
+    from dense.evaluate.model import evaluate
+
+    names = ("protocol", "classes", "resize", "window", "stride", "flip", "scales", "crop", "cap", "alignment")
+    given = {name: getattr(options, name) for name in (*DATA, *names, "boundary")}
+    return evaluate(options.model, options.data, what=what, device=usable_device(options.device), **given)
+
+
+def add_restoration(parser: Parser) -> None:
+    parser.add_argument("model", help="directory that dense train wrote")
+    parser.add_argument("--data", required=True, help="folder of clean images, of input/ and target/, or scenes")
+    parser.add_argument("--layout", default="images", help="images, paired, or one with depth: folder, nyuv2, ...")
+    parser.add_argument("--split", default="val", help="train, val, test or all")
+    for name, words in (("degrade", "degradation"), ("unseen", "degradation that was not trained on")):
+        parser.add_argument(
+            f"--{name}", type=levels, nargs="+", default=[], metavar="KIND=LEVELS",
+            help=f"{words}, such as noise=15,25 or noise for the usual levels",
+        )  # fmt: skip
+    parser.add_argument("--window", type=int, help="side of sliding windows, instead of the one saved with the model")
+    parser.add_argument("--stride", type=int, help="pixels between windows")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    add_labelled(parser, scenes=50)
+
+
+def restoration(options: Namespace) -> Result:
+    from dense.evaluate.model import evaluate
+
+    given = {name: getattr(options, name) for name in (*DATA, "window", "stride", "flip")}
+    return evaluate(
+        options.model, options.data, degrade=dict(options.degrade), unseen=dict(options.unseen),
+        device=usable_device(options.device), **given,
+    )  # fmt: skip
+
+
+def levels(words: str) -> tuple[str, list[float]]:
+    """noise=15,25 -> ("noise", [15, 25])."""
+    kind, _, numbers = words.partition("=")
+    try:
+        return kind, [float(n) for n in numbers.split(",") if n]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{words}: expected KIND=LEVELS with numbers, such as noise=15,25") from None
+
+
+# ---- discovery and tracking
+
+
+def add_discovery(parser: Parser) -> None:
+    add_common(parser)
+    parser.add_argument("--data", required=True, help="folder with images/ and masks/, or scenes")
+    parser.add_argument("--layout", default="folder", help="folder, voc2012, ade20k, cityscapes")
+    parser.add_argument("--split", default="val", help="train, val or test")
+    parser.add_argument("--learn", help="split on which cocluster and stego are fitted; --split if left out")
+    parser.add_argument(
+        "--method", nargs="+", default=["attention", "lost", "tokencut"], choices=[*METHODS, "all"],
+        help="methods to measure; attention makes one mask per head unless --mode is given",
+    )  # fmt: skip
+    add_settings(parser)
+    parser.add_argument("--refine", default="none", choices=["none", "guided", "grabcut"], help="edges of masks")
+    parser.add_argument("--size", type=int, default=0, help="shorter side for the backbone; 0: as it is")
+    parser.add_argument(
+        "--background", nargs="+", help="classes that are no objects; background, sky and ground if left out"
+    )
+    parser.add_argument("--least", type=float, default=0.002, help="smallest share of the image that is an object")
+    parser.add_argument("--baselines", action="store_true", help="also the same backbone, randomly initialised")
+    parser.add_argument("--scenes", type=int, default=200, help="number of embedded scenes")
+    parser.add_argument("--side", type=int, default=96, help="side of the scenes in pixels")
+
+
+def add_video(parser: Parser) -> None:
+    add_common(parser)
+    where = "folder of DAVIS-2017, or scenes for a camera that moves past them"
+    parser.add_argument("--data", required=True, help=where)
+    parser.add_argument("--split", default="val", help="train, val, or another list in ImageSets/2017")
+    add_tracking(parser)
+    add_features(parser)
+    parser.add_argument(
+        "--baselines", action="store_true", help="also random initialisation, and the first mask left in place"
+    )
+    parser.add_argument("--clips", type=int, default=20, help="number of embedded clips")
+    parser.add_argument("--frames", type=int, default=24, help="frames per clip")
+    parser.add_argument("--side", type=int, default=128, help="side of the frames in pixels")
+
+
+def discovery(options: Namespace) -> Result:
+    names = list(METHODS) if "all" in options.method else list(dict.fromkeys(options.method))
+    of_verb = parsers()["discovery"]
+    settings = given_settings(of_verb, options, names, DISCOVERY)
+    if options.size < 0 or not 0 <= options.least < 1:
+        of_verb.error(f"--size {options.size} --least {options.least}: expected 0 or more pixels and a share below 1")
+    from dense.data.labelled.open import open_labelled
+    from dense.discover.methods import source_of
+    from dense.evaluate.discovery import measure_discovery
+    from dense.evaluate.objects import ObjectTargets
+
+    def targets_of(split: str) -> ObjectTargets:
+        data = open_labelled(
+            options.data, split, layout=options.layout, targets=("labels",),
+            length=options.scenes, size=options.side, seed=options.seed,
+        )  # fmt: skip
+        return ObjectTargets(data, options.background, options.least)
+
+    targets = targets_of(options.split)
+    fit_to = targets_of(options.learn) if options.learn else None
+    backbone = open_backbone(options, frozen=True)
+    sources = {name: source_of(backbone.spec, name, **given_features(options)) for name in names}
+    described = {name: getattr(options, name) for name in ("data", "split", "learn")}
+    return measure_discovery(
+        backbone, targets, settings, sources, fit_to=fit_to, refinement=options.refine, shorter=options.size,
+        baselines=options.baselines, seed=options.seed, names=described,
+    )  # fmt: skip
+
+
+def video(options: Namespace) -> Result:
+    from dense.data.video import davis, scene_clips
+    from dense.discover import tracking
+    from dense.evaluate.video import measure_video
+
+    scenes = options.data == "scenes"
+    if scenes:
+        clips: Any = scene_clips(options.split, options.clips, options.frames, options.side, options.seed)
+        options.size = 0 if options.size is None else options.size
+    else:
+        clips = davis(options.data, options.split)
+    backbone = open_backbone(options, frozen=True)
+    changes = {name: getattr(options, name) for name in SETTINGS_OF_TRACKING}
+    settings = tracking(options.protocol, backbone.spec.patch, **changes)
+    names = {name: getattr(options, name) for name in ("data", "split", "protocol")}
+    return measure_video(
+        backbone, clips, settings, tracking_source_of(backbone.spec, options), baselines=options.baselines,
+        seed=options.seed, names=names | {"side": options.side if scenes else 0},
+    )  # fmt: skip
+
+
+# measure -> (description, options, what runs it, examples)
+MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], Result], Sequence[tuple[str, str]]]] = {
+    "knn": (
+        "weighted k-nearest-neighbour classification of frozen features", add_knn, knn,
+        [
+            ("dense evaluate knn --backbone runs/mine/backbone --train A --val B --output results",
+             "one folder per class"),
+        ],
+    ),
+    "linear": (
+        "linear classification of frozen features, by DINO's or DINOv2's protocol", add_linear, linear,
+        [
+            ("dense evaluate linear --backbone dino_vits16 --weights FILE --train A --val B", "DINOv2's grid of heads"),
+            ("dense evaluate linear --backbone scenes_tiny --train A --val B --no-augment --steps 500", "quick"),
+        ],
+    ),
+    "finetune": (
+        "classification with the whole backbone trained, layer-wise learning rates", add_finetune, finetune,
+        [
+            ("dense evaluate finetune --backbone dino_vits16 --weights FILE --train A --val B --epochs 30",
+             "the whole backbone"),
+        ],
+    ),
+    "probe": (
+        "segmentation, depth and k-NN probes on the embedded scenes", add_probe, probe,
+        [
+            ("dense evaluate probe --backbone scenes_tiny --baselines", "beside random initialisation and raw pixels"),
+        ],
+    ),
+    "depth": (
+        "depth of a trained model, by a named protocol", add_dense, partial(dense, what="depth"),
+        [
+            ("dense evaluate depth runs/depth/model --data MINE --flip", "MINE/images and MINE/depth"),
+            ("dense evaluate depth runs/depth/model --data NYU --layout nyuv2 --protocol nyuv2",
+             "a published protocol"),
+        ],
+    ),
+    "segmentation": (
+        "segmentation of a trained model, by a named protocol", add_dense, partial(dense, what="segmentation"),
+        [
+            ("dense evaluate segmentation runs/mine/model --data MINE --boundary", "MINE/images and MINE/masks"),
+            ("dense evaluate segmentation runs/mine/model --data ADE --layout ade20k --protocol slide_512",
+             "sliding windows"),
+        ],
+    ),
+    "restoration": (
+        "restored images, by kind and level of degradation", add_restoration, restoration,
+        [
+            ("dense evaluate restoration runs/restore/model --data CLEAN --degrade noise=25 rain",
+             "any folder of images"),
+            ("dense evaluate restoration runs/restore/model --data PAIRS --layout paired",
+             "PAIRS/input and PAIRS/target"),
+        ],
+    ),
+    "discovery": (
+        "objects and regions found without labels, against masks", add_discovery, discovery,
+        [
+            ("dense evaluate discovery --backbone scenes_tiny --data scenes --method all --baselines",
+             "embedded scenes"),
+            ("dense evaluate discovery --backbone dino_vits16 --weights FILE --data VOC --layout voc2012 --method lost",
+             "Pascal VOC"),
+        ],
+    ),
+    "video": (
+        "objects of a first frame followed through videos, by DAVIS-2017's J and F", add_video, video,
+        [
+            ("dense evaluate video --backbone scenes_tiny --data scenes --baselines", "embedded clips"),
+            ("dense evaluate video --backbone dino_vits16 --weights FILE --data DAVIS", "DAVIS-2017"),
+        ],
+    ),
+}  # fmt: skip
+
+
+def parsers(**options: bool) -> dict[str, Parser]:
+    """The parser of each measure."""
+    found = {}
+    for name, (description, add, _, examples) in MEASURES.items():
+        found[name] = Parser(f"dense evaluate {name}", f"{description.capitalize()}.", examples, **options)
+        add(found[name])
+    return found
 
 
 def usage() -> str:
     """The help of `dense evaluate`."""
-    lines = "\n".join(f"  {name:<12} {line}" for name, (_, line) in VERBS.items())
+    lines = "\n".join(f"  {name:<12} {line}" for name, (line, *_) in MEASURES.items())
     return (
         "usage: dense evaluate VERB [options]      dense evaluate VERB --help\n\n"
         f"Measure a backbone or a model by a named protocol, saved with the numbers.\n\nverbs:\n{lines}\n"
-        f"{epilogue('dense evaluate')}"
+        f"{epilogue(EXAMPLES)}"
     )
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
-    verb, *rest = argv
-    if verb not in VERBS:
-        hint = did_you_mean(verb, VERBS)
-        print(f"dense evaluate: error: unknown verb {verb!r}.{hint} See dense evaluate --help.", file=sys.stderr)
+    name, *rest = argv
+    if name not in MEASURES:
+        hint = did_you_mean(name, MEASURES)
+        print(f"dense evaluate: error: unknown verb {name!r}.{hint} See dense evaluate --help.", file=sys.stderr)
         return 2
+    options = parsers()[name].parse_args(rest)
     start = time.perf_counter()
-    function, description = VERBS[verb]
-    parser = Parser(prog=f"dense evaluate {verb}", description=description.capitalize() + ".")
-    outcome, options = function(parser, rest)
+    result = MEASURES[name][2](options)
     seconds = time.perf_counter() - start
-    weights = source_of_weights(options)
-    print(f"{outcome.protocol.name} of {outcome.backbone.spec.name}, {weights}\n{outcome.protocol}")
-    for name, value in outcome.numbers.items():
-        if not isinstance(value, dict):
-            print(f"{name}: {in_words(value)}")
-    if outcome.skipped:
-        some = "\n  ".join(sorted(outcome.skipped)[:10])
-        print(f"skipped, because they could not be read: {len(outcome.skipped)} of the images\n  {some}")
-    if options.output is not None:
-        target = write_results(
-            options.output,
-            outcome.protocol,
-            outcome.numbers,
-            backbone=outcome.backbone.spec,
-            weights=weights,
-            seed=options.seed,
-            seconds=seconds,
-            skipped=outcome.skipped,
-        )
-        print(f"wrote {target}")
-    else:
+    weights = weights_in_words(options) if "backbone" in options else str(options.model)
+    print(f"{result}\nweights: {weights}")
+    if result.skipped:
+        some = "\n  ".join(result.skipped[:10])
+        print(f"skipped, because they could not be read: {len(result.skipped)} of the images\n  {some}")
+    if options.output is None:
         print("nothing was saved; --output FOLDER keeps it")
+    else:
+        print(f"wrote {result.save(options.output, weights=weights, seed=options.seed, seconds=seconds)}")
     return 0
-
-
-def knn(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
-    """Weighted k-NN."""
-    add_common(parser)
-    add_images(parser)
-    parser.add_argument("--k", type=int, nargs="+", default=list(NEIGHBOURS), help="numbers of neighbours")
-    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the votes, exp(cosine / T)")
-    parser.add_argument(
-        "--readout", choices=READOUTS, default=None, help="class if there is a class token, else average"
-    )
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once")
-    options = parser.parse_args(argv)
-    check_votes(options.k, options.temperature)
-    train, val, view = open_pair(options)
-    backbone = open_backbone(options, frozen=True)
-    kind = options.readout or default_readout(backbone.spec.class_token)
-    load = {"batch_size": options.batch_size, "workers": options.workers}
-    bank, queries = (
-        extract(
-            backbone,
-            progress(s.batches(view, **load), name, -(-len(s) // options.batch_size)),
-            blocks=blocks_of([kind]),
-        )
-        for name, s in (("features of train", train), ("features of val", val))
-    )
-    assert bank.labels is not None
-    assert queries.labels is not None
-    device = torch.device(options.device)
-    found = knn_classify(
-        bank.readout(kind), bank.labels, queries.readout(kind), options.k, options.temperature, device=device
-    )
-    numbers = {f"top{top} k={k}": accuracy(v, queries.labels, top) for k, v in found.items() for top in (1, 5)}
-    protocol = describe_protocol("knn", options, backbone, train, val, view, kind)
-    settings = {"k": list(options.k), "temperature": options.temperature, "similarity": "cosine", "bank": len(bank)}
-    return Outcome(
-        replace(protocol, settings=settings), numbers, backbone, sorted(train.skipped | val.skipped)
-    ), options
-
-
-def linear(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
-    """Linear classification."""
-    add_common(parser)
-    add_images(parser)
-    parser.add_argument("--recipe", choices=list(RECIPES), default="dinov2", help="whose published protocol")
-    parser.add_argument("--epochs", type=int, default=None, help="length in passes, instead of the recipe's")
-    parser.add_argument("--steps", type=int, default=None, help="length in steps, instead of the recipe's")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step")
-    parser.add_argument(
-        "--no-augment", action="store_true", help="centre crops alone: features are computed once, which is much faster"
-    )
-    options = parser.parse_args(argv)
-    if options.epochs is not None and options.steps is not None:
-        parser.error("--epochs and --steps are two ways to say the same; give one")
-    train, val, view = open_pair(options)
-    backbone = open_backbone(options, frozen=True)
-    recipe = RECIPES[options.recipe](backbone.spec)
-    recipe = replace(recipe, batch_size=options.batch_size, augment=not options.no_augment)
-    if options.epochs is not None or options.steps is not None:
-        recipe = replace(recipe, epochs=options.epochs, steps=options.steps)
-    result = linear_evaluation(
-        backbone, train, val, recipe, train_view=random_crop(options, recipe.resample), val_view=view,
-        seed=options.seed, workers=options.workers,
-    )  # fmt: skip
-    numbers = {
-        "top1": result.top1,
-        "top5": result.top5,
-        "readout": result.readout,
-        "learning rate": result.learning_rate,
-        "heads": result.heads,
-    }
-    protocol = describe_protocol(
-        f"linear-{recipe.name}", options, backbone, train, val, view, ", ".join(recipe.readouts)
-    )
-    settings = {
-        "epochs": recipe.epochs, "steps": recipe.length(len(train))[0], "batch_size": recipe.batch_size,
-        "learning_rates_at_256": list(recipe.learning_rates), "momentum": 0.9, "weight_decay": 0.0,
-        "schedule": f"cosine to 0, each {recipe.anneal}",
-        "training_view": f"random crop and flip, {recipe.resample}" if recipe.augment else "as validation",
-        "choice": "best head on val" if len(result.heads) > 1 else "one head",
-    }  # fmt: skip
-    return Outcome(
-        replace(protocol, settings=settings), numbers, backbone, sorted(train.skipped | val.skipped)
-    ), options
-
-
-def finetune(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
-    """Fine-tuning."""
-    add_common(parser)
-    add_images(parser)
-    default = FineTuneRecipe()
-    for name in ("epochs", "batch_size", "lr", "min_lr", "warmup_epochs", "layer_decay", "weight_decay"):
-        value = getattr(default, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=name.replace("_", " "))
-    parser.add_argument("--label-smoothing", type=float, default=default.label_smoothing, help="label smoothing")
-    parser.add_argument("--drop-path", type=float, default=0.1, help="of the deepest block")
-    parser.add_argument("--readout", choices=READOUTS, default=None, help="class if there is a class token")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward")
-    options = parser.parse_args(argv)
-    if not 0 <= options.drop_path < 1:
-        raise ValueError(f"--drop-path {options.drop_path}: expected 0 or more, below 1")
-    recipe = FineTuneRecipe(
-        options.epochs, options.batch_size, options.lr, options.min_lr, options.warmup_epochs, options.layer_decay,
-        options.weight_decay, options.label_smoothing, options.readout, options.precision,
-    )  # fmt: skip
-    train, val, view = open_pair(options)
-    backbone = open_backbone(options, drop_path_rate=options.drop_path)
-    classifier = fine_tune(
-        backbone, train, recipe, view=random_crop(options, "bicubic"), seed=options.seed, workers=options.workers
-    )
-    found = classification_accuracy(classifier, val.batches(view, 64, workers=options.workers), (1, 5))
-    numbers = {f"top{top}": value for top, value in found.items()}
-    protocol = describe_protocol("finetune", options, backbone, train, val, view, classifier.readout)
-    settings = vars(recipe) | {"drop_path": options.drop_path, "training_view": "random crop and flip, bicubic"}
-    settings.pop("readout")
-    if options.output is not None:
-        from safetensors.torch import save_file
-
-        backbone.save_pretrained(options.output / "backbone")
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in classifier.head.state_dict().items()},
-            options.output / "head.safetensors",
-            metadata={"classes": "\n".join(train.classes), "readout": classifier.readout},
-        )
-    return Outcome(
-        replace(protocol, settings=settings), numbers, backbone, sorted(train.skipped | val.skipped)
-    ), options
-
-
-def probe(parser: Parser, argv: Sequence[str]) -> tuple[Outcome, Namespace]:
-    """Probes on embedded scenes."""
-    add_common(parser)
-    parser.add_argument("--train-scenes", type=int, default=500, help="how many scenes to learn from")
-    parser.add_argument("--val-scenes", type=int, default=250, help="how many scenes to judge by")
-    parser.add_argument("--size", type=int, default=96, help="side of the scenes, a multiple of the patch")
-    parser.add_argument("--layers", default="last", help="last, last4, even4, default, or indices such as 2,5")
-    parser.add_argument("--baselines", action="store_true", help="also random initialisation, raw pixels and colours")
-    options = parser.parse_args(argv)
-    layers = options.layers if options.layers.isidentifier() else tuple(int(i) for i in options.layers.split(","))
-    backbone = open_backbone(options, frozen=True)
-    scenes = SceneProbe(options.train_scenes, options.val_scenes, options.size, options.seed)
-    numbers: Numbers = scenes(backbone, layers) | (scenes.baselines(backbone, layers) if options.baselines else {})
-    protocol = Protocol(
-        name="probe",
-        train=f"scenes:train ({options.train_scenes} images)",
-        val=f"scenes:val ({options.val_scenes} images)",
-        view="as rendered",
-        resolution=options.size,
-        features=f"patches of layers {options.layers}",
-        norm=final_norm(backbone),
-        statistics=statistics(backbone),
-        classes=len(CLASSES),
-        settings={
-            "segmentation": "logistic regression of patches, L-BFGS, weight decay 1e-3",
-            "depth": "ridge regression of log depth, penalty 1e-3",
-            "k": K,
-            "temperature": TEMPERATURE,
-        },
-    )
-    return Outcome(protocol, numbers, backbone), options
-
-
-VERBS: dict[str, tuple[Callable[[Parser, Sequence[str]], tuple[Outcome, Namespace]], str]] = {
-    "knn": (knn, "weighted k-nearest-neighbour classification of frozen features"),
-    "linear": (linear, "linear classification of frozen features, by DINO's or DINOv2's protocol"),
-    "finetune": (finetune, "classification with the whole backbone trained, layer-wise learning rates"),
-    "probe": (probe, "segmentation, depth and k-NN probes on the embedded scenes"),
-    "depth": (partial(dense.run, what="depth"), "depth of a trained model, by a named protocol"),
-    "segmentation": (partial(dense.run, what="segmentation"), "segmentation of a trained model, by a named protocol"),
-    "restoration": (restoration.run, "restored images, by kind and level of degradation"),
-    "discovery": (discovery.run, "objects and regions found without labels, against masks"),
-    "video": (video.run, "objects of a first frame followed through videos, by DAVIS-2017's J and F"),
-}

@@ -1,24 +1,29 @@
-"""Command-line parsing that names the nearest valid option and exits with status 2."""
+"""Parsers of the verbs. They need the standard library alone, so that help and wrong options are answered at once."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from dense.suggest import with_suggestion
+from dense.console import COMMON, check_writable
+from dense.suggest import UsageError, with_suggestion
+
+Examples = Sequence[tuple[str, str]]  # command, what it does
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with suggestions, defaults and examples in the help, and no abbreviated options."""
+    """argparse with suggestions, defaults and examples in the help, and without abbreviated options."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, prog: str, description: str, examples: Examples = (), **options: Any) -> None:
         options.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(prog, description=description, allow_abbrev=False, **options)
+        self.examples = examples
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse's, but a misspelt option is named before a missing one."""
+        """Parse like argparse, but report a misspelt option before a missing one."""
         given = list(sys.argv[1:] if args is None else args)
         known = {option for action in self._actions for option in action.option_strings}
         for argument in given:
@@ -27,18 +32,32 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(given, namespace)
 
     def format_help(self) -> str:
-        """With examples."""
-        return super().format_help() + epilogue(self.prog)
+        """Append the common options and the examples."""
+        return super().format_help() + epilogue(self.examples)
 
     def error(self, message: str) -> NoReturn:
-        """Print the error with a suggestion in one line, and exit with status 2."""
+        """Print the error with a suggestion on one line, and exit with status 2."""
         valid = [option for action in self._actions for option in action.option_strings]
         valid += [*COMMON, *(str(c) for action in self._actions for c in action.choices or ())]
         self.exit(2, f"{self.prog}: error: {with_suggestion(message, valid).rstrip('.')} (see {self.prog} --help)\n")
 
 
+def epilogue(examples: Examples) -> str:
+    """Return the end of a help text: the options of every verb, and examples."""
+    lines = ["", "options of every verb:"]
+    lines += [f"  {option:<9} {words}" for option, words in COMMON.items()]
+    if examples:
+        lines += ["", "examples:"]
+    for command, words in examples:
+        lines += [f"  # {words}", f"  {command}"]
+    return "\n".join(lines) + "\n"
+
+
+# ---- types of options
+
+
 def key_value(text: str) -> tuple[str, Any]:
-    """'depth=4' -> ("depth", 4), with YAML's idea of values."""
+    """'depth=4' -> ("depth", 4); the value is read as YAML."""
     import yaml
 
     key, equals, value = text.partition("=")
@@ -50,129 +69,108 @@ def key_value(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{value!r} is not a YAML value") from None
 
 
-def device(text: str) -> str:
-    """A device that this machine has: cpu, cuda, cuda:1, mps, ..."""
+def writable(text: str) -> Path:
+    """A folder for results, checked before any work is done."""
+    check_writable(Path(text))
+    return Path(text)
+
+
+def layers(text: str) -> str | tuple[int, ...]:
+    """A named choice of layers, or block indices separated by commas."""
+    if text.isidentifier():
+        return text
+    try:
+        return tuple(int(index) for index in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected last, last4, even4, default, or indices such as 2,5,8,11"
+        ) from None
+
+
+def norm(text: str | None) -> Any:
+    """The final norm that --norm names: true, false, last, or None if it is left out."""
+    return {"true": True, "false": False}.get(text or "", text)
+
+
+def usable_device(name: str) -> str:
+    """The name of a device that this machine has: cpu, cuda, cuda:1, mps, ..."""
     import torch
 
     try:
-        torch.empty(0, device=text)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"this machine has no device {text!r} ({reason}); use cpu") from None
-    return text
+        raise UsageError(f"argument --device: this machine has no device {name!r} ({reason}); use cpu") from None
+    return name
 
 
-COMMON = {"--quiet": "results and errors alone, no progress", "--debug": "show where an error came from"}
-
-EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {  # prog -> (command, what it does)
-    "dense pretrain": (
-        ("dense pretrain --config pretrain/scenes_tiny --output runs/scenes", "embedded scenes, no files, an hour"),
-        ("dense pretrain --config pretrain/small_data --data.root IMAGES --output runs/mine", "your own images"),
-        ("dense pretrain --config pretrain/dino_vits16 --print_config", "every key of a recipe"),
-    ),
-    "dense train": (
-        ("dense train --config segmentation/scenes_linear --output runs/scenes", "embedded scenes, a minute"),
-        (
-            "dense train --config depth/dpt_dinov2 --data.layout folder --data.root MINE --output runs/depth",
-            "MINE/images, MINE/depth, MINE/depth.yaml",
-        ),
-        ("dense train --config joint/dpt_dinov2 --print_config", "every key of a recipe"),
-    ),
-    "dense evaluate": (
-        ("dense evaluate probe --backbone scenes_tiny --baselines", "a backbone, on embedded scenes"),
-        ("dense evaluate depth runs/depth/model --data MINE --flip", "a trained model, on your images"),
-    ),
-    "dense evaluate knn": (
-        ("dense evaluate knn --backbone runs/mine/backbone --train A --val B --output results", "one folder a class"),
-    ),
-    "dense evaluate linear": (
-        ("dense evaluate linear --backbone dino_vits16 --weights FILE --train A --val B", "DINOv2's grid of heads"),
-        ("dense evaluate linear --backbone scenes_tiny --train A --val B --no-augment --steps 500", "quick"),
-    ),
-    "dense evaluate finetune": (
-        ("dense evaluate finetune --backbone dino_vits16 --weights FILE --train A --val B --epochs 30", "all of it"),
-    ),
-    "dense evaluate probe": (
-        ("dense evaluate probe --backbone scenes_tiny --baselines", "beside random initialisation and raw pixels"),
-    ),
-    "dense evaluate depth": (
-        ("dense evaluate depth runs/depth/model --data MINE --flip", "MINE/images and MINE/depth"),
-        ("dense evaluate depth runs/depth/model --data NYU --layout nyuv2 --protocol nyuv2", "a published protocol"),
-    ),
-    "dense evaluate segmentation": (
-        ("dense evaluate segmentation runs/mine/model --data MINE --boundary", "MINE/images and MINE/masks"),
-        ("dense evaluate segmentation runs/mine/model --data ADE --layout ade20k --protocol slide_512", "windows"),
-    ),
-    "dense evaluate restoration": (
-        (
-            "dense evaluate restoration runs/restore/model --data CLEAN --degrade noise=25 rain",
-            "any folder of images",
-        ),
-        ("dense evaluate restoration runs/restore/model --data PAIRS --layout paired", "PAIRS/input and PAIRS/target"),
-    ),
-    "dense evaluate discovery": (
-        ("dense evaluate discovery --backbone scenes_tiny --data scenes --method all --baselines", "embedded scenes"),
-        (
-            "dense evaluate discovery --backbone dino_vits16 --weights FILE --data VOC2012 --layout voc2012 --method lost",
-            "Pascal VOC",
-        ),
-    ),
-    "dense evaluate video": (
-        ("dense evaluate video --backbone scenes_tiny --data scenes --baselines", "embedded clips"),
-        ("dense evaluate video --backbone dino_vits16 --weights FILE --data DAVIS", "DAVIS-2017"),
-    ),
-    "dense predict": (
-        ("dense predict runs/mine/model PHOTO.jpg FOLDER --output targets", "images and folders"),
-        ("dense predict runs/mine/model VIDEO.mp4 --window 518 --stride 345", "a video, seen through windows"),
-    ),
-    "dense discover": (
-        ("dense discover IMAGES --backbone scenes_tiny --method tokencut --output found", "one object per image"),
-        (
-            "dense discover IMAGES --backbone dino_vits16 --weights FILE --method cocluster --count 8",
-            "classes that all images share",
-        ),
-    ),
-    "dense track": (
-        ("dense track VIDEO.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --output tracked", "a video"),
-    ),
-    "dense curate": (
-        ("dense curate POOL --backbone dino_vits16 --weights FILE --output curated", "drop what is unfit and copies"),
-        (
-            "dense curate POOL MORE --like CURATED --held-out TEST --backbone dino_vits16 --weights FILE --total 100000",
-            "what is like CURATED, nothing of TEST, in equal shares",
-        ),
-        ("dense curate scenes:train --backbone scenes_tiny --resize 96 --crop 96", "embedded scenes, as shards"),
-    ),
-    "dense features": (
-        ("dense features IMAGES --backbone dinov2_vits14 --weights FILE --output maps --layers last4", "four layers"),
-        ("dense features IMAGES --backbone scenes_tiny --output maps --format none --pca", "images of them alone"),
-    ),
-    "dense convert": (
-        ("dense convert dino_deitsmall16_pretrain.pth mine --backbone dino_vits16", "to a directory"),
-        ("dense convert runs/mine/backbone official.pth --official", "and back to the release's own layout"),
-    ),
-    "dense export": (
-        ("dense export runs/mine/model --output mine.onnx --size 518 686 --raw", "ONNX that takes uint8 values"),
-        ("dense export scenes_tiny --output backbone.pt2 --size 96 96", "a backbone, as torch.export saves it"),
-    ),
-    "dense demo": (
-        ("dense demo", "embedded scenes: pretraining, heads, discovery, and a report of it all"),
-        ("dense demo --images FOLDER --backbone dino_vits16 --weights FILE", "your own images, without labels"),
-    ),
-    "dense completion": (
-        ("dense completion bash > ~/.local/share/bash-completion/completions/dense", "for every new shell"),
-        ("dense completion zsh > ~/.zfunc/_dense", "with ~/.zfunc in fpath"),
-        ("dense completion fish > ~/.config/fish/completions/dense.fish", "for every new shell"),
-    ),
-}
+# ---- options that several verbs share
 
 
-def epilogue(prog: str) -> str:
-    """What stands below the options of a verb: what every verb takes, and examples."""
-    lines = ["", "options of every verb:"]
-    lines += [f"  {option:<9} {words}" for option, words in COMMON.items()]
-    if prog in EXAMPLES:
-        lines += ["", "examples:"]
-        for command, words in EXAMPLES[prog]:
-            lines += [f"  # {words}", f"  {command}"]
-    return "\n".join(lines) + "\n"
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device, which `usable_device` checks."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ...")
+
+
+def add_set(parser: argparse.ArgumentParser, words: str = "override of the backbone, such as padding=resize") -> None:
+    """Add --set KEY=VALUE, which may be given several times."""
+    parser.add_argument("--set", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=words)
+
+
+def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initialisation") -> None:
+    """Add --backbone, --weights, --set, --device and --seed."""
+    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
+    parser.add_argument("--weights", help="'timm', a weight file or a directory; random initialisation if left out")
+    add_set(parser)
+    add_device(parser)
+    parser.add_argument("--seed", type=int, default=0, help=seed)
+
+
+def open_backbone(options: argparse.Namespace, **overrides: Any) -> Any:
+    """Return the backbone that the options of `add_backbone` name, on its device."""
+    import torch
+
+    from dense.backbone import load_backbone
+
+    device = usable_device(options.device)
+    torch.manual_seed(options.seed)
+    return load_backbone(options.backbone, options.weights, **(overrides | dict(options.set))).to(device)
+
+
+def weights_in_words(options: argparse.Namespace) -> str:
+    """Return the origin of the weights that the options of `add_backbone` name."""
+    if options.weights is not None:
+        return "weights of timm" if options.weights == "timm" else str(options.weights)
+    return f"random initialisation (seed {options.seed})" if is_random(options) else str(options.backbone)
+
+
+def is_random(options: argparse.Namespace) -> bool:
+    """Return whether the backbone is randomly initialised."""
+    from dense.backbone.weights.names import directory
+
+    return options.weights is None and directory(options.backbone) is None
+
+
+def warn_if_random(options: argparse.Namespace) -> None:
+    """Print a line if the backbone is randomly initialised, since its results mean nothing."""
+    if is_random(options):
+        print("the weights are random: add published ones with --weights FILE, or name a directory as --backbone")
+
+
+def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> None:
+    """Facts that a published file does not hold; without `backbone`, the verb has its own --backbone and --set."""
+    group = parser.add_argument_group("published files: what they do not hold themselves (docs/published.md)")
+    group.add_argument("--family", help="such as depth_anything_v2, where the keys fit several")
+    group.add_argument("--kind", help="of depth: relative, metric, nyu, kitti")
+    group.add_argument("--max-depth", type=float, help="in metres, of metric heads")
+    if backbone:
+        group.add_argument("--backbone", help="of a head that comes without one: a name or a saved directory")
+        add_set(parser, "anything else that a published file does not hold")
+    group.add_argument("--weights", help="of that backbone")
+
+
+def published_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_published` that were given."""
+    names = ("family", "kind", "max_depth", "backbone", "weights")
+    found = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    return found | dict(options.set)

@@ -3,53 +3,69 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dense.cli.parser import Parser, device
-from dense.cli.published_options import add_options, said
+from dense.cli.parser import Parser, add_device, add_published, published_options, usable_device
 from dense.console import check_writable, progress
-from dense.data.image import ImageError, list_images, read_image
-from dense.media.video import EXTENSIONS, Video, VideoError, VideoWriter
-from dense.predict import load
-from dense.predict.predictor import Predictor, torch_precision
+
+if TYPE_CHECKING:
+    from dense.predict import Predictor
+
+EXAMPLES = (
+    ("dense predict runs/mine/model PHOTO.jpg FOLDER --output predictions", "images and folders"),
+    ("dense predict runs/mine/model VIDEO.mp4 --window 518 --stride 345", "a video, in sliding windows"),
+)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The verb."""
+def parser(**options: bool) -> Parser:
     parser = Parser(
-        prog="dense predict", description="Depth and classes of images and videos, or their restoration, by a trained or a published model.",
+        "dense predict",
+        "Predict depth, classes or restored images of images and videos with a trained or a published model.",
+        EXAMPLES,
         usage="dense predict MODEL IMAGES ... [options]",
-    )  # fmt: skip
+        **options,
+    )
     parser.add_argument(
-        "inputs", nargs="+", metavar="MODEL IMAGES",
-        help="a model: a directory that dense train wrote, a published file or directory; then images, folders, videos",
-    )  # fmt: skip
+        "inputs",
+        nargs="+",
+        metavar="MODEL IMAGES",
+        help="a model (a directory of dense train, a published file or directory), then images, folders, videos",
+    )
     parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the predictions")
-    parser.add_argument("--resize", type=int, help="bring the shorter side to so many pixels first")
-    parser.add_argument("--window", type=int, help="see images through windows of this side")
+    parser.add_argument("--resize", type=int, help="resize the shorter side to so many pixels first")
+    parser.add_argument("--window", type=int, help="side of sliding windows in pixels")
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over sizes of the image")
-    parser.add_argument("--precision", choices=tuple(torch_precision), default="fp32", help="of the network")
-    parser.add_argument("--batch", type=int, default=1, help="windows at once")
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--no-overlay", action="store_true", help="numbers alone, no colours over images")
-    add_options(parser)
-    options = parser.parse_args(argv)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
+    parser.add_argument("--batch", type=int, default=1, help="windows per batch")
+    add_device(parser)
+    parser.add_argument("--no-overlay", action="store_true", help="write values only, no overlays on the images")
+    add_published(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
     if options.model is None:
         options.model = options.inputs.pop(0)
     if not options.inputs:
-        parser.error("the following arguments are required: IMAGES (an image, a folder or a video)")
+        of_verb.error("the following arguments are required: IMAGES (an image, a folder or a video)")
+    check_writable(options.output)
+    from dense.media.inputs import sort_inputs
+    from dense.media.video import VideoError
+    from dense.predict import load
+
     images, videos = sort_inputs(options.inputs, without=options.output)
     if not images and not videos:
-        parser.error(f"all images lie in {options.output}, where predictions go; choose another --output")
-    check_writable(options.output)
-    predictor = load(
-        options.model, options.device, **said(options), resize=options.resize, window=options.window, stride=options.stride,
-        flip=options.flip, scales=options.scales, precision=options.precision, batch=options.batch,
-    )  # fmt: skip
+        of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
+    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
+    how = {name: getattr(options, name) for name in names}
+    predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
     failed = predict_images(predictor, images, options.output, overlays=not options.no_overlay)
     for video in videos:
         try:
@@ -64,45 +80,14 @@ def main(argv: Sequence[str]) -> int:
     return 1 if len(failed) == count else 0
 
 
-def sort_inputs(inputs: Iterable[str], without: Path | None = None) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Images with the names of their predictions, and videos, each once; nothing that lies in the folder `without`."""
-    images: dict[Path, Path] = {}
-    videos: dict[Path, Path] = {}
-    for item in map(Path, inputs):
-        if item.suffix.lower() in EXTENSIONS and not item.is_dir():
-            if not item.is_file():
-                raise FileNotFoundError(f"no such video: {item}")
-            videos[item] = Path(item.stem)
-            continue
-        inside = [p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()] if item.is_dir() else []
-        videos |= {p: Path(p.stem) for p in sorted(inside) if not _within(p, without)}
-        root = item if item.is_dir() else item.parent
-        try:
-            found = list_images(item)
-        except FileNotFoundError:
-            if not inside:
-                raise
-            continue
-        images |= {p: p.relative_to(root).with_suffix("") for p in found if not _within(p, without)}
-    for predictions in (images, videos):
-        seen: dict[Path, Path] = {}
-        for path, stem in predictions.items():
-            if stem in seen:
-                raise ValueError(f"{seen[stem]} and {path} would write the same prediction, {stem}; predict them apart")
-            seen[stem] = path
-    return list(images.items()), list(videos)
-
-
-def _within(path: Path, folder: Path | None) -> bool:
-    return folder is not None and path.resolve().is_relative_to(folder.resolve())
-
-
 def predict_images(
     predictor: Predictor, images: Sequence[tuple[Path, Path]], output: Path, overlays: bool = True
 ) -> list[str]:
-    """Save the prediction of every image that can be read; those that cannot, in words."""
+    """Save the prediction of every readable image; return one message per unreadable one."""
+    from dense.data.image import ImageError, read_image
+
     failed = []
-    for path, stem in progress(images, "pictures"):
+    for path, stem in progress(images, "images"):
         try:
             image = read_image(path)
         except ImageError as error:
@@ -113,7 +98,9 @@ def predict_images(
 
 
 def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:
-    """OUTPUT/NAME_predicted.mp4, the video in the colours of its predictions."""
+    """Write OUTPUT/NAME_predicted.mp4, the video with its predictions in colour."""
+    from dense.media.video import Video, VideoWriter
+
     video = Video(path)
     target = output / f"{path.stem}_predicted.mp4"
     writer = VideoWriter(target, video.rate)

@@ -1,130 +1,63 @@
-"""`dense pretrain`: from a folder of unlabelled images to a backbone directory."""
+"""`dense pretrain` and `dense.pretrain`: from unlabelled images to a backbone directory."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
-import torch
+from dense.cli.parser import epilogue
+from dense.cli.trainings import TrainingParser
 
-from dense.backbone import Backbone
-from dense.training.cli import TrainingCLI, quiet
-from dense.training.fit import begin, fit, stopped
-from pretrain.data import PretrainData
-from pretrain.health import TrainingFailed
-from pretrain.knn import KNNEvaluation
-from pretrain.module import DINO
-from pretrain.product import plot_run, save_product
-from pretrain.sharding import unsharded
-
-DESCRIPTION = "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3. The same command again continues a run that was stopped."
+if TYPE_CHECKING:
+    from dense.backbone import Backbone
 
 
-class PretrainCLI(TrainingCLI):
-    """Options of a run beyond model, data and trainer."""
-
-    output = "runs/pretrain"
-
-    def add_arguments_to_parser(self, parser: Any) -> None:
-        """And when k-NN is measured."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--checkpoint.keep_every", type=int, default=0, help="steps between copies kept for good")
-        parser.add_argument("--knn.train", type=str | None, default=None, help="labelled images for k-NN; none without")
-        parser.add_argument("--knn.val", type=str | None, default=None, help="labelled images that k-NN classifies")
-        parser.add_argument("--knn.every_steps", type=int, default=0, help="steps between k-NN; 0 for the end alone")
-        parser.add_argument(
-            "--knn.resize", type=int | None, default=256, help="shorter side; null for scenes as they are"
-        )
-        parser.add_argument("--knn.crop", type=int | None, default=224, help="side of the central crop")
-        parser.add_argument(
-            "--knn.scenes", type=tuple[int, int], default=(2000, 500), help="embedded scenes, if they serve"
-        )
-        parser.add_argument("--knn.scene_size", type=int, default=96, help="their side")
-        parser.add_argument("--knn.k", type=int, default=20, help="neighbours")
-        parser.set_defaults({"trainer.log_every_n_steps": 1})
+def parser(**options: bool) -> TrainingParser:
+    """Return the parser of the options that most runs need."""
+    return TrainingParser("pretrain", **options)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb."""
-    quiet()
-    cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION)
-    config: Any = cli.config
-    folder = Path(config.output)
-    knn = config.knn.as_dict()
-    if (knn["train"] is None) != (knn["val"] is None):
-        raise ValueError("k-NN needs both --knn.train and --knn.val")
-    if knn["train"] is not None:
-        cli.trainer.callbacks.append(KNNEvaluation(**knn))  # type: ignore[attr-defined]
-    return run(cli.model, cli.datamodule, cli.trainer, folder, config.checkpoint.as_dict(), cli.parser.dump(config))
+    """Run the verb and return its exit status."""
+    parser().check(argv)
+    from pretrain.run import open_run, run
+
+    return run(*open_run(argv, epilogue(parser().examples)))
 
 
-def run(
-    model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, checkpoint: dict[str, Any], config: str = ""
-) -> int:
-    """Fit, from the last checkpoint of `folder` if it has one; leaves logs, curves and the backbone there."""
-    checkpoints = begin(trainer, folder, checkpoint, describe(model, data, trainer), config)
-    start = time.monotonic()
-    try:
-        fit(trainer, model, data, checkpoints)
-    except TrainingFailed:
-        if trainer.is_global_zero:
-            plot_run(folder)
-        raise
-    backbone = unsharded(model.backbone)
-    data.bad.gather()
-    if not trainer.is_global_zero:
-        return stopped(trainer, checkpoints)
-    plot_run(folder)
-    if bad := data.bad.report():
-        print(bad)
-    if status := stopped(trainer, checkpoints):
-        return status
-    finish(model, backbone, data, trainer, folder, time.monotonic() - start)
-    return 0
+def pretrain(recipe: str, *, data: str | Path, output: str | Path, **overrides: Any) -> Backbone:
+    """Pretrain a backbone, exactly as `dense pretrain` does, and return the teacher's backbone.
 
+    The same call continues a run that was stopped, and opens the backbone of one that is finished. Checkpoints, curves,
+    measurements of health and the backbone are in `output`.
 
-def finish(
-    model: DINO, backbone: Backbone, data: PretrainData, trainer: pl.Trainer, folder: Path, seconds: float
-) -> None:
-    """Write the product and say where it is."""
-    facts = {
-        **data.describe(),
-        "objective": " + ".join(model.terms),
-        "optimiser steps": trainer.global_step,
-        **knn_facts(trainer),
-        "precision": str(trainer.precision),
-        "torch": torch.__version__,
-        "seconds of this session": round(seconds),
-        **({"failures named": [str(d) for d in model.diagnoses]} if model.diagnoses else {}),
-        "recipe": model.recipe.to_dict(),
-    }
-    save_product(backbone, folder / "backbone", facts)
-    (folder / "facts.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
-    print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
+    Args:
+        recipe: a shipped recipe such as "pretrain/small_data", or a YAML file.
+        data: a folder of images, a text list, .tar shards or "scenes:train" (`data.root`).
+        output: folder of the run.
+        **overrides: any other option by its dotted name, with a Python value; None is YAML's null.
 
+    Raises:
+        UsageError: an option or a value is not accepted.
+        TrainingFailed: weights or losses are no longer finite, or the recipe stops at a collapse.
+        KeyboardInterrupt: a signal stopped the run; it was saved before.
 
-def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:
-    """The last k-NN accuracy, where there is one."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, KNNEvaluation) and callback.accuracies:
-            step, accuracy = list(callback.accuracies.items())[-1]
-            return {f"{callback.k}-NN accuracy": f"{accuracy:.4f} at step {step}"}
-    return {}
+    >>> backbone = dense.pretrain(
+    ...     "pretrain/small_data",
+    ...     data="IMAGES",
+    ...     output="runs/mine",
+    ...     **{"model.steps": 2000, "model.koleo.weight": 0.1, "data.views.local_crops": 4},
+    ... )
+    >>> features = backbone(images, layers="last", norm=True)
+    """
+    from dense.backbone import load_backbone
+    from dense.training.cli import arguments_of
+    from pretrain.run import open_run, run
+    from pretrain.sharding import wait_for_all
 
-
-def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:
-    """One line about the run."""
-    spec = model.student.backbone.spec
-    plan = model.plan(len(data.dataset), data.batch_size * trainer.world_size * trainer.accumulate_grad_batches)
-    epochs = model.recipe.optim.warmup_epochs
-    wanted = round(epochs * plan.steps_per_epoch)
-    warming = f", all of them warm-up (model.optim.warmup_epochs={epochs:g} is {wanted} steps; lower it)"
-    return (
-        f"{spec.name}, patch {spec.patch}, width {spec.dim}, depth {spec.depth}; {len(data.dataset)} images of {data.root}; "
-        f"batch {data.batch_size} x {trainer.world_size} x {trainer.accumulate_grad_batches}, "
-        f"{plan.steps} steps{warming if wanted >= plan.steps else ''}, {trainer.precision}"
-    )
+    status = run(*open_run(arguments_of(recipe, {"data.root": data, "output": output} | overrides)))
+    if status:
+        raise KeyboardInterrupt(f"the run in {output} was stopped; the same call continues it")
+    wait_for_all()  # the first process writes the backbone
+    return load_backbone(Path(output) / "backbone")

@@ -1,192 +1,79 @@
-"""`dense train`: a head for depth, segmentation or both, on anybody's images."""
+"""`dense train` and `dense.train`: a head for depth, segmentation, both or restoration, on labelled images."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
-import torch
+from dense.cli.parser import epilogue
+from dense.cli.trainings import TrainingParser
 
-from dense import tasks
-from dense.backbone.weights.names import directory
-from dense.evaluate.protocol import as_json, in_words, versions
-from dense.losses.base import DepthKind
-from dense.media.draw import write_picture
-from dense.model.network import DenseModel
-from dense.predict.sheet import predictions_sheet
-from dense.tasks.base import DenseTask
-from dense.tasks.best import BestModel, save
-from dense.tasks.data import DenseData, Drawn
-from dense.training.cli import TrainingCLI, quiet
-from dense.training.curves import distinct, plot_curves, read_metrics
-from dense.training.fit import begin, fit, stopped
-
-DESCRIPTION = "Train a head on labelled images. The same command again continues a run that was stopped."
+if TYPE_CHECKING:
+    from dense.predict import Predictor
 
 
-class TrainCLI(TrainingCLI):
-    """Options of a run beyond model, data and trainer."""
-
-    output = "runs/train"
-
-    def add_arguments_to_parser(self, parser: Any) -> None:
-        """And how often it is validated."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--val_every", type=int, default=0, help="steps between validations; 0 for ten in a run")
-        parser.add_argument("--patience", type=int, default=0, help="validations without progress that end it; 0: none")
-        parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.check_val_every_n_epoch": None})
-
-    def before_instantiate_classes(self) -> None:
-        """And settle the validation."""
-        super().before_instantiate_classes()
-        config: Any = self.config
-        refuse_weights_of_a_directory(config.model.init_args)
-        learnt = set(resolve_name(config.model.class_path).outputs) & {"labels", "depth"}
-        if config.data.targets is None and learnt:
-            config.data.targets = sorted(learnt)
-        steps = config.model.init_args.steps
-        config.trainer.max_steps = steps
-        if config.val_every < 0:
-            raise ValueError(f"val_every={config.val_every}: expected a number of steps, or 0 for ten in a run")
-        every = min(config.val_every or steps // 10, steps)  # at least one validation
-        config.trainer.val_check_interval = max(1, every) * (config.trainer.accumulate_grad_batches or 1)
-
-
-def refuse_weights_of_a_directory(options: Any) -> None:
-    """Recipes name weights and the size of their own backbone, which fit no saved one; said before any image is read."""
-    backbone = options.get("backbone")
-    if backbone and backbone.weights and directory(backbone.name):
-        told = f"{backbone.name} brings its own weights, not {backbone.weights}; add --model.backbone.weights null"
-        if backbone.arguments:
-            sizes = f"the recipe's {dict(backbone.arguments)}"
-            told += f", and --model.backbone.arguments {{}} ({sizes}), unless it has that size"
-        raise ValueError(told)
+def parser(**options: bool) -> TrainingParser:
+    """The options that most runs need."""
+    return TrainingParser("train", **options)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb."""
-    quiet()
-    for name in tasks.__all__:
-        getattr(tasks, name)  # imports it: the parser knows tasks that are there
-    cli = TrainCLI(DenseTask, DenseData, argv, prog="dense train", description=DESCRIPTION, subclass_mode_model=True)
-    config: Any = cli.config
-    return run(
-        cli.model, cli.datamodule, cli.trainer, Path(config.output),
-        checkpoint=config.checkpoint.as_dict(), patience=config.patience, config=cli.parser.dump(config),
-    )  # fmt: skip
+    """Run the verb; return its exit status."""
+    parser().check(argv)
+    return _train(argv)[0]
 
 
-def run(
-    task: DenseTask,
-    data: DenseData,
-    trainer: pl.Trainer,
-    folder: Path,
+def train(
+    recipe: str,
     *,
-    checkpoint: dict[str, Any],
-    patience: int = 0,
-    config: str = "",
-) -> int:
-    """Fit, from the last checkpoint of `folder` if it has one; leaves the best model, numbers, curves and images."""
-    check_crop(task.build_for(data), data)  # what does not fit is said before there is a folder
-    best = BestModel(folder / "model", patience)
-    checkpoints = begin(trainer, folder, checkpoint, describe(task, data, trainer), config, [best])
-    start = time.monotonic()
-    fit(trainer, task, data, checkpoints)
-    if not trainer.is_global_zero:
-        return stopped(trainer, checkpoints)
-    if (folder / "metrics.csv").is_file():
-        curves = read_metrics(folder / "metrics.csv")
-        plot_curves(curves, distinct(list(curves)), folder / "curves.png", folder.name)
-    if status := stopped(trainer, checkpoints):
-        return status
-    finish(task, data, trainer, folder, best, time.monotonic() - start)
-    return 0
+    data: str | Path,
+    output: str | Path,
+    backbone: str | Path | None = None,
+    weights: str | Path | None = None,
+    **overrides: Any,
+) -> Predictor:
+    """Train a head, exactly as `dense train` does, and return a predictor of the best model.
+
+    A run that was stopped continues when the same call is made again.
+
+    Args:
+        recipe: a shipped recipe such as "segmentation/small_data", or a YAML file.
+        data: folder of the labelled images (`data.root`).
+        output: folder of the run.
+        backbone: a timm name, an official name or a saved directory; None for the recipe's.
+        weights: "timm", a file or a directory; None for the recipe's.
+        **overrides: any other option by its dotted name, such as ``**{"model.steps": 200}``.
+
+    Raises:
+        UsageError: an option or a value is not accepted.
+        KeyboardInterrupt: a signal stopped the run.
+    """
+    from dense.predict import Predictor
+    from dense.training.cli import arguments_of
+
+    chosen = {"model.backbone.name": backbone, "model.backbone.weights": weights}
+    options = {"data.root": data, "output": output} | {k: v for k, v in chosen.items() if v is not None}
+    status, folder = _train(arguments_of(recipe, options | overrides))
+    if status:
+        raise KeyboardInterrupt(f"the run in {folder} was stopped; the same call continues it")
+    return Predictor.open(folder / "model")
 
 
-def check_crop(network: DenseModel, data: DenseData) -> None:
-    """Whether a patch fits into the training crops."""
-    if not isinstance(data.train_set, Drawn) or (crop := data.train_set.transform.crop_size) is None:
-        return
-    try:
-        network.backbone.pad_to_patch_multiple(torch.empty(1, 3, *network.seen(crop), device="meta"))
-    except ValueError as error:
-        raise ValueError(f"data.crop_size={data.settings['crop_size']}: {error}") from None
+def _train(argv: Sequence[str]) -> tuple[int, Path]:
+    """Train; return the exit status and the folder of the run."""
+    from dense.media.draw import write_picture
+    from dense.model.network import DenseModel
+    from dense.predict.sheet import predictions_sheet
+    from dense.tasks.run import examples, open_run, run
 
-
-def finish(
-    task: DenseTask, data: DenseData, trainer: pl.Trainer, folder: Path, best: BestModel, seconds: float
-) -> None:
-    """Write the model's facts, results.json and some predictions, and say where they are."""
-    if not best.best:  # too short for a validation
-        save(task.network, best.folder)
-    model = DenseModel.from_pretrained(best.folder)
-    model.facts = {
-        **data.describe(),
-        "task": type(task).__name__,
-        "backbone": task.options.name,
-        "weights": task.options.weights or task.options.name,
-        "steps": trainer.global_step,
-        "best step": best.best.get("step", trainer.global_step),
-        "seed": task.seed,
-        "precision": str(trainer.precision),
-        "numbers": {k: v for k, v in best.best.items() if k != "step"},
-        "versions": versions(),
-    }
-    model.save_pretrained(best.folder)
-    (best.folder / "README.md").write_text(card(model))
-    results = {"numbers": model.facts["numbers"], "facts": model.facts, "seconds of this session": round(seconds, 1)}
-    (folder / "results.json").write_text(as_json(results))
-    write_picture(folder / "predictions.png", predictions_sheet(model, *examples(data)))
-    if model.facts["numbers"]:
-        print(f"validation at step {model.facts['best step']}, the best of the run:")
-    for name, value in model.facts["numbers"].items():
-        print(f"{name}: {in_words(value)}")
-    print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
-    print(f"wrote {best.folder}; open it with dense.load({str(best.folder)!r}), or dense predict {best.folder} IMAGES")
-
-
-def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None, DepthKind | None]:
-    """Some validation samples, spread over the set, the names of classes, and the kind of depth."""
-    count = min(most, len(data.val_set))
-    return [data.val_set.sample(i * len(data.val_set) // count) for i in range(count)], data.classes, data.depth_kind
-
-
-def describe(task: DenseTask, data: DenseData, trainer: pl.Trainer) -> str:
-    """One line about the run."""
-    warmup = task.optim.warmup(task.steps)
-    shorter = f", warm-up of {warmup} instead of {task.optim.warmup_steps}" if warmup < task.optim.warmup_steps else ""
-    return (
-        f"{type(task).__name__}, {task.head_options.get('name')} head on {task.options.name}"
-        f"{'' if task.options.weights or directory(task.options.name) else ' with RANDOM weights'}; "
-        f"{len(data.train)} images of {data.root}, {len(data.val)} to validate on; batch {data.batch_size} x "
-        f"{trainer.world_size} x {trainer.accumulate_grad_batches}, {task.steps} steps{shorter}, {trainer.precision}"
-    )
-
-
-def card(model: DenseModel) -> str:
-    """What it is, how it was made, how to open it."""
-    facts = {k: v for k, v in model.facts.items() if not isinstance(v, dict)}
-    lines = "\n".join(f"- {k}: {v}" for k, v in facts.items())
-    numbers = "\n".join(f"| {k} | {v:.4f} |" for k, v in model.facts["numbers"].items())
-    return f"""---
-library_name: dino-dense
-tags: [dino-dense, {model.task}]
----
-# {model.task.capitalize()} on {model.backbone.spec.name}
-
-```python
-import dense
-predictor = dense.load("PATH/TO/THIS/FOLDER")
-target = predictor("photo.jpg")
-```
-
-{lines}
-
-| validation | |
-|---|---|
-{numbers}
-"""
+    cli = open_run(argv, epilogue(parser().examples))
+    folder = Path(cli.config.output)
+    status = run(cli)
+    if status == 0 and cli.trainer.is_global_zero:
+        model = folder / "model"
+        sheet = predictions_sheet(DenseModel.from_pretrained(model), *examples(cli.datamodule))
+        write_picture(folder / "predictions.png", sheet)
+        print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
+        print(f"wrote {model}; open it with dense.load({str(model)!r}), or dense predict {model} IMAGES")
+    return status, folder

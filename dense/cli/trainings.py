@@ -1,36 +1,42 @@
-"""Help that needs no import of what it is about.
+"""The short help of `dense train` and `dense pretrain`, and mistakes that are found before anything heavy is imported.
 
-Of a training, recipes and the options that most runs need (`--help_all` lists the others); of other verbs, what their parsers
-print, kept as text in dense/help.
+`--help_all` lists every option; it has to import what the options belong to.
 """
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from dense.cli.parser import epilogue
-from dense.recipes import config_folder, title
+from dense.cli.parser import Examples, Parser, epilogue
+from dense.recipes import config_folder, find_config, title
 
-HELP = Path(__file__).parent / "help"  # written by python -m dense.cli.helps
-Options = dict[str, str]  # option with what follows it -> what it does
+Options = dict[str, str]  # option with its placeholder -> what it does
+GROUPS = (
+    "model",
+    "data",
+    "trainer",
+    "checkpoint",
+    "knn",
+)  # dotted options: --model.KEY, checked by the training itself
 
 RUN: Options = {
     "--output FOLDER": "folder of the run; the same command again continues what is there",
     "--checkpoint.every_minutes M": "minutes between checkpoints (5)",
-    "--trainer.accelerator NAME": "cpu, gpu or mps; what the machine has, if left out",
-    "--trainer.devices N": "how many of them",
-    "--trainer.num_nodes N": "how many machines, under SLURM or torchrun",
-    "--trainer.precision NAME": "32-true, bf16-mixed or 16-mixed; bf16 where the hardware has it, if left out",
-    "--trainer.accumulate_grad_batches N": "batches that make a step",
+    "--trainer.accelerator NAME": "cpu, gpu or mps; the machine's own if left out",
+    "--trainer.devices N": "number of devices",
+    "--trainer.num_nodes N": "number of machines, under SLURM or torchrun",
+    "--trainer.precision NAME": "32-true, bf16-mixed or 16-mixed; bf16 where the hardware has it if left out",
+    "--trainer.accumulate_grad_batches N": "batches per optimiser step",
 }
 DATA: Options = {
-    "--data.batch_size N": "images a batch, of each process",
+    "--data.batch_size N": "images per batch and process",
     "--data.workers N": "processes that read images",
 }
-# verb -> (what it does, folders of its recipes, options)
-TRAININGS: dict[str, tuple[str, tuple[str, ...], Options]] = {
+# verb -> (what it does, folders of its recipes, options, examples)
+TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
     "pretrain": (
         "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3.",
         ("pretrain",),
@@ -38,16 +44,21 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options]] = {
             "--data.root PLACE": "a folder of images, a list of files, shards, or scenes:train",
             **DATA,
             "--model.backbone.name NAME": "the student: any name of timm or of the hubs",
-            "--model.backbone.init_from PATH": "weights that it begins with",
+            "--model.backbone.init_from PATH": "weights to start from",
             "--model.epochs N": "length of the run; --model.steps N instead, for a small set",
-            "--model.optim.lr RATE": "learning rate, for 256 images a step",
+            "--model.optim.lr RATE": "learning rate at a batch of 256",
             "--model.head.out_dim K": "prototypes: about a tenth of the number of images, at most 65536",
-            "--model.teacher.momentum M": "of the teacher at the start",
-            "--model.teacher.temperature T": "of its targets, after the warm-up",
+            "--model.teacher.momentum M": "EMA momentum of the teacher at the start",
+            "--model.teacher.temperature T": "of the teacher's targets, after the warm-up",
             "--model.ibot.weight W": "weight of masked patches; --model.koleo.weight and --model.gram.weight likewise",
-            "--knn.train FOLDER": "labelled images, a folder a class: k-NN during the run, with --knn.val FOLDER",
+            "--knn.train FOLDER": "labelled images, one folder per class: k-NN during the run, with --knn.val FOLDER",
             **RUN,
         },
+        (
+            ("dense pretrain --config pretrain/scenes_tiny --output runs/scenes", "embedded scenes, no files, an hour"),
+            ("dense pretrain --config pretrain/small_data --data.root IMAGES --output runs/mine", "your own images"),
+            ("dense pretrain --config pretrain/dino_vits16 --print_config", "every key of a recipe"),
+        ),
     ),
     "train": (
         "Train a head for depth, segmentation, both or restoration on labelled images.",
@@ -56,73 +67,90 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options]] = {
             "--data.root FOLDER": "your labelled images: images/ with masks/, depth/ or both",
             "--data.layout NAME": "folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen, ...",
             **DATA,
-            "--data.crop_size N": "side of the crops that are trained on",
-            "--data.cache FOLDER": "where features of a frozen backbone are kept, so that they are computed once",
+            "--data.crop_size N": "side of the training crops",
+            "--data.cache FOLDER": "folder in which features of a frozen backbone are cached",
             "--model.backbone.name NAME": "any name of timm or of the hubs, or a saved directory",
-            "--model.backbone.weights PATH": "its file, or timm to download it",
+            "--model.backbone.weights PATH": "a weight file, or timm to download",
             "--model.steps N": "length of the run",
             "--model.optim.lr RATE": "learning rate of the head",
-            "--model.tune.unfreeze WHAT": "none, how many last blocks learn, or all; LoRA by --model.tune.lora_rank R",
+            "--model.tune.unfreeze WHAT": "none, all, or how many last blocks are trained; LoRA: --model.tune.lora_rank",
             "--val_every N": "steps between validations; 0 for ten in a run",
-            "--patience N": "validations without progress that end it; 0: none",
+            "--patience N": "early stopping after so many validations without improvement; 0 for none",
             **RUN,
         },
+        (
+            ("dense train --config segmentation/scenes_linear --output runs/scenes", "embedded scenes, a minute"),
+            (
+                "dense train --config depth/dpt_dinov2 --data.layout folder --data.root MINE --output runs/depth",
+                "MINE/images, MINE/depth, MINE/depth.yaml",
+            ),
+            ("dense train --config joint/dpt_dinov2 --print_config", "every key of a recipe"),
+        ),
     ),
 }
 
 
-def instant_help(verb: str, rest: Sequence[str]) -> str | None:
-    """What `dense VERB REST` targets, where REST asks for help; None where the verb itself has to."""
-    if not {"-h", "--help"} & {*rest}:
-        return None
-    if verb in TRAININGS:
-        return short_help(verb)
-    words = [verb, *rest[:1]] if verb == "evaluate" and not rest[0].startswith("-") else [verb]
-    path = HELP / f"{' '.join(words)}.txt"
-    return path.read_text(encoding="utf-8").rstrip() if path.is_file() else None
+class TrainingParser(Parser):
+    """The options that most runs need. It is shown and completed; the training itself parses the command line."""
 
+    def __init__(self, verb: str, **options: Any) -> None:
+        words, self.folders, self.short, examples = TRAININGS[verb]
+        super().__init__(f"dense {verb}", words, examples, **options)
+        recipes: Any = self.add_argument("-c", "--config", help="a recipe or a YAML file")
+        recipes.completer = lambda **_: self.recipes()
+        for option in (*self.short, "--print_config", "--help_all"):
+            self.add_argument(option.split()[0], help=argparse.SUPPRESS)
 
-def short_help(verb: str) -> str:
-    """Usage, recipes, options and examples of a training."""
-    words, folders, options = TRAININGS[verb]
-    root = config_folder()
-    recipes = {
-        f"{folder}/{path.stem}": title(path) for folder in folders for path in sorted((root / folder).glob("*.yaml"))
-    }
-    return "\n".join(
-        (
-            f"usage: dense {verb} --config RECIPE [--KEY VALUE ...]",
-            "",
-            f"{words} The same command again continues a run that was stopped.",
-            "",
-            "recipes:",
-            columns(recipes),
-            "",
-            "options that most runs need; a recipe sets them, the command line has the last word:",
-            columns(options),
-            "",
-            "all others:",
-            columns(
-                {
-                    "--config RECIPE --print_config": "every key, with the recipe's value",
-                    "--help_all": "every option, with its words",
-                }
-            ),
-            epilogue(f"dense {verb}"),
+    def recipes(self) -> dict[str, str]:
+        """Recipe -> the first sentence of its header."""
+        root = config_folder()
+        paths = [path for folder in self.folders for path in sorted((root / folder).glob("*.yaml"))]
+        return {str(path.relative_to(root).with_suffix("")): title(path) for path in paths}
+
+    def format_help(self) -> str:
+        """Usage, recipes, options and examples."""
+        others = {
+            "--config RECIPE --print_config": "every key, with the recipe's value",
+            "--help_all": "every option, with its description",
+        }
+        return "\n".join(
+            (
+                f"usage: {self.prog} --config RECIPE [--KEY VALUE ...]",
+                "",
+                f"{self.description} The same command continues a run that was stopped.",
+                "",
+                "recipes:",
+                columns(self.recipes()),
+                "",
+                "options that most runs need; the command line overrides the recipe:",
+                columns(self.short),
+                "",
+                "all others:",
+                columns(others),
+                epilogue(self.examples),
+            )
         )
-    )
+
+    def check(self, argv: Sequence[str]) -> None:
+        """Show the help if it is asked for; refuse an unknown recipe, or an unknown option without a dot."""
+        if {"-h", "--help"} & {*argv}:
+            self.print_help()
+            self.exit()
+        known = {option for action in self._actions for option in action.option_strings}
+        for number, argument in enumerate(argv):
+            option, equals, value = argument.partition("=")
+            if option.startswith("--") and option not in known and option[2:].split(".")[0] not in GROUPS:
+                self.error(f"unrecognized arguments: {option}")
+            if option in ("-c", "--config") and (equals or number + 1 < len(argv)):
+                find_config(value if equals else argv[number + 1])
 
 
 def columns(rows: dict[str, str], width: int = 118) -> str:
-    """Names on the left, what they are on the right."""
+    """Names on the left, descriptions on the right."""
     left = max(map(len, rows)) + 4
     return "\n".join(
         textwrap.fill(
-            words,
-            width,
-            initial_indent=f"  {name}".ljust(left),
-            subsequent_indent=" " * left,
-            break_on_hyphens=False,
+            words, width, initial_indent=f"  {name}".ljust(left), subsequent_indent=" " * left, break_on_hyphens=False
         )
         for name, words in rows.items()
     )

@@ -1,39 +1,102 @@
-"""Groups of images that show the same, which of each stays, and which are of a held-out set."""
+"""Perceptual hashes, groups of near-duplicate images, and copies of held-out images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dense.curate.hashes import Hashes, hash_pairs, near_hashes
-from dense.curate.search import Flat, Vectors, build, search_all
+from dense.curate.search import Flat, Indices, Vectors, build_index, import_faiss, search_blocks
 from dense.curate.settings import Keep, Settings
+from dense.media.draw import Picture
 
-Indices = NDArray[np.int64]
+Hashes = NDArray[np.uint8]  # N, 8
+SIDE, LOW = 32, 8  # pixels per side before the cosine transform, and frequencies per side that are kept
+BANDS = 4  # of 16 bits each: of two hashes that differ by 7 bits, one band differs by at most 1 bit
+MOST_BITS = 2 * BANDS - 1
+CHUNK = 65536
 
 
 @dataclass(frozen=True)
-class Described:
-    """Images by what duplicates are found by; all of one length."""
+class Signatures:
+    """What duplicates are detected by: one vector and two perceptual hashes per image."""
 
     vectors: Vectors
     hashes: Hashes  # N, 8
-    mirrored: Hashes  # N, 8
+    mirrored: Hashes  # N, 8: hashes of the mirror images
 
     def __len__(self) -> int:
         return len(self.vectors)
 
 
+def perceptual_hash(image: Picture) -> tuple[Hashes, Hashes]:
+    """Return the hashes (8,) of an image and of its mirror image: which low frequencies of the DCT exceed their median.
+
+    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010. Resizing, compression and
+    brightness hardly change the 64 bits. Mirroring only flips the sign of the odd horizontal frequencies, so the second
+    hash needs no second transform.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = np.asarray(cv2.dct(small)[:LOW, :LOW], np.float32)
+    mirrored = (low * np.where(np.arange(LOW) % 2, -1, 1)).astype(np.float32)
+    return _bits(low), _bits(mirrored)
+
+
+def _bits(low: NDArray[np.float32]) -> Hashes:
+    values = low.reshape(-1).copy()
+    values[0] = 0  # the mean grey value depends on brightness, not on content
+    return np.packbits(values > np.median(values[1:]))
+
+
+def near_hashes(
+    bank: Hashes, queries: Hashes, mirrored: Hashes, distance: int
+) -> tuple[Indices, Indices, NDArray[np.uint8]]:
+    """Return all pairs of a query and a bank entry whose hashes differ by at most `distance` bits, mirrored or not.
+
+    Returns the queries, their places in the bank and the differing bits, each (P,). The search is exact: hashes that
+    differ by at most 7 bits agree in one band up to one bit, and only such pairs are compared.
+    """
+    if not 0 <= distance <= MOST_BITS:
+        raise ValueError(f"hash_distance={distance}: expected 0 to {MOST_BITS} of 64 bits")
+    index = import_faiss().IndexBinaryMultiHash(64, BANDS, 16)
+    index.nflip = 1
+    index.add(np.ascontiguousarray(bank))
+    parts: list[tuple[Indices, Indices, NDArray[np.uint8]]] = []
+    for hashes in (queries, mirrored):
+        for start in range(0, len(hashes), CHUNK):
+            limits, bits, places = index.range_search(np.ascontiguousarray(hashes[start : start + CHUNK]), distance + 1)
+            counts = np.diff(limits.astype(np.int64))
+            rows = np.repeat(np.arange(start, start + len(counts)), counts)
+            parts.append((rows, places.astype(np.int64), bits.astype(np.uint8)))
+    rows, places, bits = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return rows, places, bits
+
+
+def hash_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> tuple[Indices, Indices]:
+    """Return pairs (P,), (P,) that connect all images with near hashes; equal hashes form a chain, not a clique."""
+    if not len(hashes):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    _, first, same = np.unique(hashes.view(np.uint64)[:, 0], return_index=True, return_inverse=True)
+    order = np.argsort(same, kind="stable")
+    chain = same[order][1:] == same[order][:-1]
+    rows, places, _ = near_hashes(hashes[first], hashes[first], mirrored[first], distance)
+    other = rows != places
+    a = np.concatenate([order[:-1][chain], first[rows[other]]])
+    b = np.concatenate([order[1:][chain], first[places[other]]])
+    return a, b
+
+
 def feature_pairs(vectors: Vectors, settings: Settings) -> tuple[Indices, Indices]:
-    """Pairs whose cosine reaches the threshold, in the graph of nearest neighbours."""
+    """Return the pairs (P,), (P,) in the graph of nearest neighbours whose cosine reaches the threshold."""
     firsts, seconds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     if len(vectors) > 1:
-        search = build(vectors, settings.index, settings.seed)
-        for start, cosines, places in search_all(search, vectors, min(settings.neighbours + 1, len(vectors))):
+        search = build_index(vectors, settings.index, settings.seed)
+        for start, cosines, places in search_blocks(search, vectors, min(settings.neighbours + 1, len(vectors))):
             rows, columns = np.nonzero((cosines >= settings.threshold) & (places >= 0))
             firsts.append(rows + start)
             seconds.append(places[rows, columns])
@@ -42,46 +105,43 @@ def feature_pairs(vectors: Vectors, settings: Settings) -> tuple[Indices, Indice
     return first[other], second[other]
 
 
-def groups(images: Described, settings: Settings) -> Indices:
-    """The number of the group of each image (N,): components of the graph of near hashes and near features."""
-    return groups_and_hashed(images, settings)[0]
+def duplicate_groups(images: Signatures, settings: Settings) -> tuple[Indices, Indices]:
+    """Return the group of each image (N,), and the group that perceptual hashes alone would give it.
 
-
-def groups_and_hashed(images: Described, settings: Settings) -> tuple[Indices, Indices]:
-    """The groups, and those that near hashes alone would make."""
+    Groups are connected components of the graph of near hashes and near vectors.
+    """
     by_hash = hash_pairs(images.hashes, images.mirrored, settings.hash_distance)
     by_features = feature_pairs(images.vectors, settings)
     first, second = (np.concatenate(pair) for pair in zip(by_hash, by_features, strict=True))
-    return components(first, second, len(images)), components(*by_hash, len(images))
+    return _components(first, second, len(images)), _components(*by_hash, len(images))
 
 
-def components(first: Indices, second: Indices, count: int) -> Indices:
-    """The number of the connected component of each of `count` images, of a graph of pairs."""
+def _components(first: Indices, second: Indices, count: int) -> Indices:
     graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def leaks(images: Described, held_out: Described, settings: Settings) -> Indices:
-    """The held-out image that each image shows (N,), -1 for none: each is compared with all of them, exactly."""
-    found = np.full(len(images), -1, np.int64)
+def held_out_matches(images: Signatures, held_out: Signatures, settings: Settings) -> Indices:
+    """Return the held-out image that each image is a copy of (N,), -1 for none; the comparison is exhaustive."""
+    matches = np.full(len(images), -1, np.int64)
     if not len(held_out) or not len(images):
-        return found
-    for start, cosines, places in search_all(Flat(held_out.vectors), images.vectors, 1):
+        return matches
+    for start, cosines, places in search_blocks(Flat(held_out.vectors), images.vectors, 1):
         near = np.flatnonzero(cosines[:, 0] >= settings.held_out_threshold)
-        found[start + near] = places[near, 0]
+        matches[start + near] = places[near, 0]
     rows, places, bits = near_hashes(held_out.hashes, images.hashes, images.mirrored, settings.hash_distance)
-    order = np.lexsort((places, bits))[::-1]  # the nearest is written last
-    found[rows[order]] = places[order]
-    return found
+    order = np.lexsort((places, bits))[::-1]  # the nearest is written last and wins
+    matches[rows[order]] = places[order]
+    return matches
 
 
-def best(
-    group: Indices, first: NDArray[np.bool_], pixels: Indices, sharpness: NDArray[np.float32], keep: Keep
+def representatives(
+    group: Indices, preferred: NDArray[np.bool_], pixels: Indices, sharpness: NDArray[np.float32], keep: Keep
 ) -> Indices:
-    """For each image (N,) the one of its group that stays: of those that come `first`, the largest or the sharpest."""
-    sizes, edges = -pixels, -sharpness.astype(np.float64)
-    second, third = (sizes, edges) if keep == "largest" else (edges, sizes)
-    order = np.lexsort((np.arange(len(group)), third, second, ~first, group))
+    """Return the image kept of the group of each image (N,): the largest or sharpest, `preferred` images first."""
+    by_size, by_sharpness = -pixels, -sharpness.astype(np.float64)
+    second, third = (by_size, by_sharpness) if keep == "largest" else (by_sharpness, by_size)
+    order = np.lexsort((np.arange(len(group)), third, second, ~preferred, group))
     begins = np.ones(len(group), bool)
     begins[1:] = group[order][1:] != group[order][:-1]
     kept = np.empty(len(group), np.int64)

@@ -1,4 +1,4 @@
-"""What is known of every image, in parts on disk: its state, hashes, size, sharpness, and one vector of a backbone."""
+"""Facts and vectors of every image, stored in parts on disk: usability, hashes, size, sharpness, and one embedding."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from torch.utils.data import DataLoader, Dataset
 
 from dense.backbone import Backbone
 from dense.console import counting
+from dense.curate.duplicates import Signatures, perceptual_hash
 from dense.curate.filters import STATES, Preparation
-from dense.curate.hashes import perceptual_hash
 from dense.curate.pool import Pool
-from dense.curate.search import Vectors
+from dense.curate.search import Indices, Vectors
 from dense.data.cache import DamagedRecord, key_digest, read_record, sweep, weights_digest, write_record
 from dense.data.loader import workers_options
 from dense.evaluate.classification.data import CenterCrop
 from dense.evaluate.classification.features import Readout, blocks_of, default_readout, describe, evaluating
 from dense.media.draw import Picture
 
-COLUMNS = np.dtype(
-    [("state", "u1"), ("edited", "u1"), ("hash", "u1", 8), ("mirrored", "u1", 8), ("height", "<u4"), ("width", "<u4"), ("sharpness", "<f4")]
-)  # fmt: skip
+COLUMNS = np.dtype([
+    ("state", "u1"), ("edited", "u1"), ("hash", "u1", 8), ("mirrored", "u1", 8),
+    ("height", "<u4"), ("width", "<u4"), ("sharpness", "<f4"),
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """How images become vectors, and where these are kept.
+    """How images become vectors, and the folder that stores them.
 
-    folder: parts of `part` images lie below it, in a folder for each set of choices; what is whole there is not computed again
+    folder: one sub-folder per combination of settings, with parts of `part` images; complete parts are reused
     """
 
     backbone: Backbone
@@ -47,24 +48,30 @@ class Embedder:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.part < 1 or self.workers < 0:
-            raise ValueError(
-                f"batch {self.batch_size}, part {self.part}, workers {self.workers}: expected 1 or more images, 0 or more workers"
-            )
+            got = f"batch {self.batch_size}, part {self.part}, workers {self.workers}"
+            raise ValueError(f"{got}: expected 1 or more images, 0 or more workers")
 
     @property
-    def kind(self) -> Readout:
-        """The readout, settled."""
+    def resolved_readout(self) -> Readout:
+        """The given readout, or the backbone's default."""
         return self.readout or default_readout(self.backbone.spec.class_token)
 
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        dim, depth, readout = self.backbone.spec.dim, self.backbone.spec.depth, self.resolved_readout
+        tokens = min(4, depth) if readout.startswith("last4") else 0 if readout == "average" else 1
+        return dim * (tokens + readout.endswith("average"))
+
     def key(self) -> dict[str, Any]:
-        """All that vectors depend on besides the image."""
+        """Return everything besides the image that a vector depends on."""
         return {
             "backbone": self.backbone.spec.to_dict(), "weights": weights_digest(self.backbone.state_dict()),
-            "view": [self.view.resize, self.view.crop, self.view.resample], "readout": self.kind,
+            "view": [self.view.resize, self.view.crop, self.view.resample], "readout": self.resolved_readout,
         }  # fmt: skip
 
-    def __call__(self, pool: Pool, prepare: Preparation, what: str) -> Embedded:
-        """Everything about the images of a pool; `what` names them while it is computed."""
+    def __call__(self, pool: Pool, prepare: Preparation, name: str) -> Embeddings:
+        """Return the embeddings of a pool; `name` is shown with the progress."""
         key = {**self.key(), **prepare.key(), "pile": pool.roots, "part": self.part}
         folder = self.folder / key_digest(key)
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,11 +79,11 @@ class Embedder:
         starts = range(0, len(pool), self.part)
         spans = [range(start, min(start + self.part, len(pool))) for start in starts]
         versions = [pool.version(span) for span in spans]
-        missing = [n for n, span in enumerate(spans) if not whole(part_path(folder, span), versions[n])]
-        with counting(what) as count, evaluating(self.backbone):
+        missing = [n for n, span in enumerate(spans) if not is_complete(part_path(folder, span), versions[n])]
+        with counting(name) as count, evaluating(self.backbone):
             done = len(pool) - sum(len(spans[n]) for n in missing)
             for n, part in zip(missing, self._parts(pool, prepare, [spans[n] for n in missing]), strict=True):
-                facts = {"version": versions[n], "words": part.words, "edits": part.edits}
+                facts = {"version": versions[n], "words": part.reasons, "edits": part.edits}
                 write_record(
                     part_path(folder, spans[n]), [part.vectors, torch.from_numpy(part.columns.view(np.uint8))], facts
                 )
@@ -84,100 +91,84 @@ class Embedder:
                 count(done, len(pool))
         return read_parts(folder, spans)
 
-    def _parts(self, pool: Pool, prepare: Preparation, spans: list[range]) -> Iterator[Part]:
+    def _parts(self, pool: Pool, prepare: Preparation, spans: list[range]) -> Iterator[_Part]:
         batches: Any = [span[i : i + self.batch_size] for span in spans for i in range(0, len(span), self.batch_size)]
-        loader = DataLoader(
-            _Looks(pool, prepare, self.view),
-            batch_sampler=batches,
-            collate_fn=list,
-            **workers_options(self.workers),
-        )
-        looks = (look for batch in loader for look in self._embed(batch))
+        dataset = _PoolDataset(pool, prepare, self.view)
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=list, **workers_options(self.workers))
+        items = (item for batch in loader for item in self._embed(batch))
         for span in spans:
-            yield _part([next(looks) for _ in span])
+            part = [next(items) for _ in span]
+            yield _Part(
+                torch.from_numpy(np.stack([vector for _, vector in part])),
+                np.concatenate([item.columns for item, _ in part]),
+                {str(n): item.reason for n, (item, _) in enumerate(part) if item.reason},
+                {str(n): list(item.edits) for n, (item, _) in enumerate(part) if item.edits},
+            )
 
-    def _embed(self, batch: list[Look]) -> Iterator[tuple[Look, NDArray[np.float16]]]:
-        """Each look with its vector, zero where there is no image."""
-        for look in batch:
-            if look.error:
-                raise ValueError(look.error)
-        seen = [look.view for look in batch if look.view is not None]
+    def _embed(self, batch: list[_Item]) -> Iterator[tuple[_Item, NDArray[np.float16]]]:
+        """Yield each item with its vector, which is zero for an unusable image."""
+        for item in batch:
+            if item.error:
+                raise ValueError(item.error)
+        views = [item.view for item in batch if item.view is not None]
         vectors: Iterator[NDArray[np.float16]] = iter(())
-        if seen:
-            images = torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()
-            pooled = describe(self.backbone, images, blocks=blocks_of([self.kind]))
-            vectors = iter(pooled.readout(self.kind).cpu().numpy().astype(np.float16))
-        for look in batch:
-            yield look, np.zeros(self.width, np.float16) if look.view is None else next(vectors)
-
-    @property
-    def width(self) -> int:
-        """Numbers of a vector."""
-        dim, depth = self.backbone.spec.dim, self.backbone.spec.depth
-        tokens = min(4, depth) if self.kind.startswith("last4") else 0 if self.kind == "average" else 1
-        return dim * (tokens + self.kind.endswith("average"))
+        if views:
+            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()  # b, 3, H, W
+            pooled = describe(self.backbone, images, blocks=blocks_of([self.resolved_readout]))
+            vectors = iter(pooled.readout(self.resolved_readout).cpu().numpy().astype(np.float16))
+        for item in batch:
+            yield item, np.zeros(self.dim, np.float16) if item.view is None else next(vectors)
 
 
-class Look(NamedTuple):
-    """What a worker found of one image."""
+class _Item(NamedTuple):
+    """What a worker returns per image."""
 
-    columns: NDArray[Any]  # of COLUMNS, (1,)
+    columns: NDArray[Any]  # (1,) of COLUMNS
     view: Picture | None
-    words: str
-    edits: tuple[str, ...]
-    error: str  # what stops the work: a filter that failed, say
+    reason: str = ""  # why the image is not usable
+    edits: tuple[str, ...] = ()
+    error: str = ""  # stops the run, for instance if a filter failed
 
 
-class Part(NamedTuple):
-    """What a file holds."""
-
+class _Part(NamedTuple):
     vectors: torch.Tensor  # n, D fp16
-    columns: NDArray[Any]  # n
-    words: dict[str, str]  # place -> why it is not fit
-    edits: dict[str, list[str]]  # place -> what changed it
+    columns: NDArray[Any]  # n of COLUMNS
+    reasons: dict[str, str]  # by index in the part
+    edits: dict[str, list[str]]
 
 
-class _Looks(Dataset[Look]):
+class _PoolDataset(Dataset[_Item]):
     def __init__(self, pool: Pool, prepare: Preparation, view: CenterCrop) -> None:
         self.pool, self.prepare, self.view = pool, prepare, view
 
-    def __getitem__(self, index: int) -> Look:
+    def __getitem__(self, index: int) -> _Item:
         columns = np.zeros(1, COLUMNS)
         try:
-            found = self.prepare(self.pool, index)
+            prepared = self.prepare(self.pool, index)
         except ValueError as error:
-            return Look(columns, None, "", (), str(error))
-        columns["state"], columns["edited"] = STATES.index(found.state), bool(found.edits)
-        if found.image is None:
-            return Look(columns, None, found.words, (), "")
-        view = np.ascontiguousarray(self.view(found.image))
-        columns["hash"][0], columns["mirrored"][0] = perceptual_hash(found.image)
-        columns["height"], columns["width"] = found.image.shape[:2]
+            return _Item(columns, None, error=str(error))
+        columns["state"], columns["edited"] = STATES.index(prepared.state), bool(prepared.edits)
+        if prepared.image is None:
+            return _Item(columns, None, prepared.reason)
+        view = np.ascontiguousarray(self.view(prepared.image))
+        columns["hash"][0], columns["mirrored"][0] = perceptual_hash(prepared.image)
+        columns["height"], columns["width"] = prepared.image.shape[:2]
         columns["sharpness"] = sharpness(view)
-        return Look(columns, view, "", found.edits, "")
+        return _Item(columns, view, edits=prepared.edits)
 
 
 def sharpness(view: Picture) -> float:
-    """Variance of the Laplacian of what the backbone sees, so that copies of all sizes compare."""
+    """Return the variance of the Laplacian of the backbone's view, which makes copies of different sizes comparable."""
     return float(cv2.Laplacian(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
-def _part(looks: list[tuple[Look, NDArray[np.float16]]]) -> Part:
-    return Part(
-        torch.from_numpy(np.stack([vector for _, vector in looks])),
-        np.concatenate([look.columns for look, _ in looks]),
-        {str(n): look.words for n, (look, _) in enumerate(looks) if look.words},
-        {str(n): list(look.edits) for n, (look, _) in enumerate(looks) if look.edits},
-    )
-
-
 def part_path(folder: Path, span: range) -> Path:
-    """Where the part of a span of images lies."""
+    """Return the file of a span of images."""
     return folder / f"{span.start:012d}.part"
 
 
-def whole(path: Path, version: str) -> bool:
-    """Whether a part is there, as it was written, and of these very files."""
+def is_complete(path: Path, version: str) -> bool:
+    """Return whether a part exists, is undamaged and belongs to this version of the images."""
     try:
         return bool(read_record(path)[1].get("version") == version)
     except (FileNotFoundError, DamagedRecord):
@@ -185,36 +176,43 @@ def whole(path: Path, version: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A pile's images as they were found: small facts in memory, vectors on disk."""
+class Embeddings:
+    """Facts of all images of a pool in memory, vectors on disk."""
 
     columns: NDArray[Any]  # N of COLUMNS
     vectors: Vectors  # N
-    words: dict[int, str]  # why those that are not fit are not
+    reasons: dict[int, str]  # why images are not usable
     edits: dict[int, list[str]]
 
-    def __add__(self, other: Embedded) -> Embedded:
+    def __add__(self, other: Embeddings) -> Embeddings:
         shift = len(self.columns)
-        return Embedded(
+        return Embeddings(
             np.concatenate([self.columns, other.columns]),
             Vectors(self.vectors.arrays + other.vectors.arrays),
-            self.words | {shift + n: text for n, text in other.words.items()},
+            self.reasons | {shift + n: text for n, text in other.reasons.items()},
             self.edits | {shift + n: names for n, names in other.edits.items()},
         )
 
     @property
-    def fit(self) -> NDArray[np.int64]:
-        """Indices of the images that may be used."""
+    def usable(self) -> Indices:
+        """Indices of the usable images."""
         return np.flatnonzero(self.columns["state"] == 0)
 
+    def signatures(self, mean: NDArray[np.float32]) -> Signatures:
+        """Return vectors, centred by a mean, and hashes of the usable images."""
+        usable = self.usable
+        columns = self.columns[usable]
+        hashes, mirrored = (np.ascontiguousarray(columns[name]) for name in ("hash", "mirrored"))
+        return Signatures(self.vectors.centred(mean).subset(usable), hashes, mirrored)
 
-def read_parts(folder: Path, spans: list[range]) -> Embedded:
-    """All parts of a pool, mapped."""
-    columns, arrays, words, edits = [], [], dict[int, str](), dict[int, list[str]]()
+
+def read_parts(folder: Path, spans: list[range]) -> Embeddings:
+    """Return all parts of a pool, with memory-mapped vectors."""
+    columns, arrays, reasons, edits = [], [], dict[int, str](), dict[int, list[str]]()
     for span in spans:
         (vectors, packed), facts = read_record(part_path(folder, span), verify=False)
         arrays.append(vectors.numpy())
         columns.append(packed.numpy().view(COLUMNS).reshape(-1))
-        words |= {span.start + int(n): text for n, text in facts["words"].items()}
+        reasons |= {span.start + int(n): text for n, text in facts["words"].items()}
         edits |= {span.start + int(n): names for n, names in facts["edits"].items()}
-    return Embedded(np.concatenate(columns), Vectors(arrays), words, edits)
+    return Embeddings(np.concatenate(columns), Vectors(arrays), reasons, edits)

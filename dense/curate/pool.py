@@ -1,4 +1,4 @@
-"""Several sources of images, one after the other, with what their files are and hold."""
+"""An uncurated pool: images of several sources under one index."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dense.curate.search import Indices
 from dense.data.shards import ShardImages
 from dense.data.unlabelled import Images, SceneImages, open_images
 from dense.media.draw import Picture
@@ -20,9 +20,9 @@ CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))  # down, 
 
 
 class Pool:
-    """Images of several sources by one index.
+    """Images of several sources under one index.
 
-    state: of the embedded scenes among them, in words
+    state: settings of the embedded scenes among the sources; they are part of the version of an image
     """
 
     def __init__(self, roots: Sequence[str], sources: Sequence[Images], state: str = "") -> None:
@@ -31,7 +31,7 @@ class Pool:
 
     @classmethod
     def open(cls, roots: Sequence[str | Path], *, length: int = 1000, size: int = 128, seed: int = 0) -> Pool:
-        """See `open_pictures` for what a root may be; length, size, seed: of embedded scenes alone."""
+        """Open any number of roots, as `open_images` reads them; length, size, seed apply to embedded scenes only."""
         names = [str(root) for root in roots]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is named twice; name each source once")
@@ -44,27 +44,32 @@ class Pool:
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def source_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of the root that holds each image."""
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Images per root."""
+        return {root: len(source) for root, source in zip(self.roots, self.sources, strict=True)}
+
+    def source_of(self, indices: Indices) -> Indices:
+        """Return the number of the root that holds each image."""
         return np.searchsorted(self.ends, indices, side="right")
 
     def place(self, index: int) -> tuple[Images, int]:
-        """A source, and the index of the image in it."""
+        """Return the source of an image and its index in that source."""
         number = int(np.searchsorted(self.ends, index, side="right"))
         return self.sources[number], index - (int(self.ends[number - 1]) if number else 0)
 
     def name(self, index: int) -> str:
-        """Where an image comes from."""
+        """Return the path of an image, or its place in a shard or among the scenes."""
         source, place = self.place(index)
         return source.name(place)
 
     def read(self, index: int) -> Picture:
-        """An image (H, W, 3), or ImageError."""
+        """Return an image (H, W, 3), or raise ImageError."""
         source, place = self.place(index)
         return source.read(place)
 
     def original(self, index: int) -> tuple[bytes, str]:
-        """The bytes of an image's file and the ending of its name; scenes become PNG."""
+        """Return the bytes of the image file and its extension; scenes are encoded as PNG."""
         source, place = self.place(index)
         if isinstance(source, SceneImages):
             return png(source.read(place)), ".png"
@@ -75,7 +80,7 @@ class Pool:
 
     @property
     def folders(self) -> set[Path]:
-        """Where the files lie that hold the images."""
+        """The folders of all image files and shards."""
         names: set[str] = set()
         for source in self.sources:
             if isinstance(source, ShardImages):
@@ -86,11 +91,11 @@ class Pool:
 
     @property
     def in_files(self) -> bool:
-        """Whether every image is a file that a list can name."""
+        """Whether every image is a file, so that a list of paths can name it."""
         return not any(isinstance(source, SceneImages | ShardImages) for source in self.sources)
 
     def version(self, indices: range) -> str:
-        """16 characters that change when an image of these has another name, size or time of writing."""
+        """Return 16 characters that change with the name, size or modification time of any of these images."""
         digest = hashlib.blake2b(digest_size=8)
         for index in indices:
             source, place = self.place(index)
@@ -106,10 +111,10 @@ class Pool:
         return digest.hexdigest()
 
 
-class WithCrops(Pool):
-    """Every image of a pool, followed by its parts: for each of `shares` of its sides the four corners and the middle.
+class PoolWithCrops(Pool):
+    """Every image of a pool, followed by its crops: the four corners and the centre, for each of `shares` of its sides.
 
-    A copy that was cropped resembles one of these more than the whole.
+    A cropped copy is more similar to one of these crops than to the whole image.
     """
 
     def __init__(self, pool: Pool, shares: Sequence[float]) -> None:
@@ -135,7 +140,7 @@ class WithCrops(Pool):
 
 
 def png(image: Picture) -> bytes:
-    """An image as the bytes of a file that loses nothing."""
+    """Return an image encoded as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,7 +1,8 @@
-"""A curation from end to end: embed, drop, retrieve, write."""
+"""A curation from end to end: embed, deduplicate, retrieve, write."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,21 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dense.console import check_writable, say
-from dense.curate.decisions import FATES, Curation, write_dropped, write_report
-from dense.curate.duplicates import Described, best, groups_and_hashed, leaks
-from dense.curate.embeddings import Embedded, Embedder
+from dense.curate.duplicates import duplicate_groups, held_out_matches, representatives
+from dense.curate.embeddings import Embedder, Embeddings
 from dense.curate.filters import STATES, Preparation
-from dense.curate.pool import Pool, WithCrops
-from dense.curate.retrieval import Retrieved, balanced, mode, retrieve
-from dense.curate.search import faiss, resolve
+from dense.curate.images import Form, check_output, resolve_form, write_images
+from dense.curate.pool import Pool, PoolWithCrops
+from dense.curate.report import REASONS, Decisions, describe_source, filter_counts, write_dropped, write_sheet
+from dense.curate.retrieval import Retrieved, balance, resolve_retrieve, retrieve
+from dense.curate.search import import_faiss, resolve_index
 from dense.curate.settings import Settings
-from dense.curate.sheet import write_sheet
-from dense.curate.writing import Form, check_apart, form_of, write_images
 
-MANY = 0.2  # of the pool; more duplicates by cosine alone than that are doubted
+SUSPICIOUS = 0.2  # of the pool: a larger share of duplicates by cosine alone causes a warning
 
 
 def curate(
@@ -39,67 +38,66 @@ def curate(
     with_curated: bool = False,
     form: Form | None = None,
 ) -> dict[str, Any]:
-    """Write the images of a pool that are fit, no copies of others or of held-out ones, and like the curated ones.
+    """Write the usable images of a pool that are similar to curated ones, without duplicates or held-out images.
 
-    like: curated images; without them all that is no copy stays. with_curated: they join the result, and stay where the
-    pool has a copy of them. prepare: of the pool and of curated images; held-out ones are compared as they are, and
-    so are parts of them, of so much of their sides as `crops` says. form:
-    a list, or shards; a list if every image is a file. Returns the report, which `output` holds as report.json beside
-    images.txt or shards/, dropped.jsonl and sheet.html.
+    like: curated set; without it all images that are no copies are kept. with_curated: the curated images join the
+    result and are kept instead of their copies in the pool. prepare: applies to the pool and to the curated images;
+    held-out images are compared as they are. crops: shares of the sides of held-out images; crops of these sizes are
+    compared too. form: a list or shards; by default a list if every image is a file.
+
+    Returns the report, which `output` holds as report.json beside pictures.txt or shards/, dropped.jsonl, sheet.html.
     """
-    faiss()  # or its absence would be noticed after everything was embedded
+    import_faiss()  # a missing package is reported before any image is embedded
     output, settings, prepare = Path(output), settings or Settings(), prepare or Preparation()
     if with_curated and like is None:
         raise ValueError("with_curated needs curated images; name them with like")
     everything = pool + like if with_curated and like is not None else pool
-    form = form_of(everything, form)
-    unknown = boxes_of_none(prepare, pool if like is None else pool + like)
+    form = resolve_form(everything, form)
+    missing = missing_boxes(prepare, pool if like is None else pool + like)
     check_writable(output)
-    check_apart((pool, like, held_out), output)
-    found = embedder(pool, prepare, "pile")
-    liked = embedder(like, prepare, "curated") if like is not None else None
-    views = WithCrops(held_out, crops) if held_out is not None else None
+    check_output((pool, like, held_out), output)
+    embeddings = embedder(pool, prepare, "pool")
+    curated = embedder(like, prepare, "curated") if like is not None else None
+    views = PoolWithCrops(held_out, crops) if held_out is not None else None
     tested = embedder(views, Preparation(), "held out") if views is not None else None
-    if with_curated and liked is not None:
-        found = found + liked
-    if not len(found.fit):
-        counts = Counter(STATES[state] for state in found.columns["state"])
-        words = ", ".join(f"{number} {state}" for state, number in counts.items())
-        raise ValueError(f"none of {len(found.columns)} images is fit: {words}{first_words(found)}")
-    if liked is not None and not len(liked.fit):
-        raise ValueError(f"none of {len(liked.columns)} curated images is fit{first_words(liked)}")
-    if tested is not None and not len(tested.fit):
-        raise ValueError(f"none of the held-out images can be read{first_words(tested)}")
-    done = decide(everything, len(pool), found, liked, like, tested, settings)
-    if not len(done.kept):
-        raise ValueError(f"nothing of {len(pool)} images is left: {', '.join(told(done))}")
+    if with_curated and curated is not None:
+        embeddings = embeddings + curated
+    check_usable(embeddings, "images")
+    if curated is not None:
+        check_usable(curated, "curated images")
+    if tested is not None:
+        check_usable(tested, "held-out images and their crops")
+    decisions = decide(everything, len(pool), embeddings, like, curated, tested, settings)
+    if not len(decisions.kept):
+        raise ValueError(f"none of {len(pool)} images is kept: {decisions.summary()}")
     output.mkdir(parents=True, exist_ok=True)
-    written = write_images(done, prepare, output, form)
+    written = write_images(decisions, prepare, output, form)
     report = {
-        "pile": {root: len(source) for root, source in zip(pool.roots, pool.sources, strict=True)},
-        "curated": describe(like, liked),
-        "held_out": describe(views, tested),
-        "counts": {"pictures": len(everything), "kept": len(done.kept), **counted(done)},
-        "duplicates by cosine alone": done.by_cosine,
-        "filters": filter_counts(found),
-        "boxes of no image": unknown,
-        "kept of": kept_of(done),
+        "pile": pool.lengths,
+        "curated": describe_source(like, curated),
+        "held_out": describe_source(views, tested),
+        "counts": {"pictures": len(everything), "kept": len(decisions.kept), **decisions.counts()},
+        "duplicates by cosine alone": decisions.by_cosine,
+        "filters": filter_counts(embeddings),
+        "boxes of no image": missing,
+        "kept of": decisions.kept_per_source(),
         "settings": asdict(settings) | {"with_curated": with_curated, "crops": list(crops)},
         "preparation": prepare.key(),
-        "search": resolve(settings.index, len(found.fit)),
-        "retrieval": mode(settings, len(liked.fit)) if liked is not None else None,
+        "search": resolve_index(settings.index, len(embeddings.usable)),
+        "retrieval": resolve_retrieve(settings, len(curated.usable)) if curated is not None else None,
         "features": embedder.key(),
         "written": written,
     }
-    write_report(report, output / "report.json")  # first: by it the next run knows what it may replace
-    write_dropped(done, views, tested, output / "dropped.jsonl")
-    write_sheet(done, prepare, like, views, tested, report, output / "sheet.html")
-    say(f"looked at {len(everything)} images; dropped: {', '.join(told(done)) or 'none'}")
-    if done.by_cosine > MANY * len(everything):
+    # The report is written first: it tells the next run that the other files may be replaced.
+    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_dropped(decisions, views, tested, output / "dropped.jsonl")
+    write_sheet(decisions, prepare, like, views, tested, output / "sheet.html")
+    say(f"{len(everything)} images; dropped: {decisions.summary() or 'none'}")
+    if decisions.by_cosine > SUSPICIOUS * len(everything):
         say(
-            f"{done.by_cosine} of them are duplicates by cosine alone, more than a fifth of the pool: the threshold belongs to "
-            f"the backbone. Look at {output / 'sheet.html'}, whose first pairs are the most doubtful, and raise --threshold "
-            f"{settings.threshold:g} if they differ"
+            f"warning: {decisions.by_cosine} images are duplicates by cosine alone, more than a fifth of the pool. The "
+            f"right threshold depends on the backbone: look at {output / 'sheet.html'}, which shows the least similar "
+            f"pairs first, and raise --threshold {settings.threshold:g} if they differ"
         )
     return report
 
@@ -107,103 +105,66 @@ def curate(
 def decide(
     everything: Pool,
     length: int,
-    found: Embedded,
-    liked: Embedded | None,
+    embeddings: Embeddings,
     like: Pool | None,
-    tested: Embedded | None,
+    curated: Embeddings | None,
+    tested: Embeddings | None,
     settings: Settings,
-) -> Curation:
-    """The fate of every image; those from `length` on are curated."""
-    fates = found.columns["state"].astype(np.int8) - 1
-    of = np.full(len(fates), -1, np.int64)
-    fit = found.fit
-    mean = found.vectors.chosen(fit[fit < length] if (fit < length).any() else fit).average(seed=settings.seed)
-    images = described(found, mean)
-    group, hashed = groups_and_hashed(images, settings)
+) -> Decisions:
+    """Decide on every image; those from index `length` on are curated. tested: of held-out images and their crops."""
+    reasons = embeddings.columns["state"].astype(np.int8) - 1
+    matches = np.full(len(reasons), -1, np.int64)
+    usable = embeddings.usable
+    of_pool = usable[usable < length]
+    mean = embeddings.vectors.subset(of_pool if len(of_pool) else usable).mean_vector(seed=settings.seed)
+    images = embeddings.signatures(mean)
+    group, hash_group = duplicate_groups(images, settings)
     if tested is not None:
-        shows = leaks(images, described(tested, mean), settings)
-        lost = np.isin(group, group[shows >= 0])
-        shown = np.where(shows >= 0, tested.fit[shows] if len(tested.fit) else -1, -1)
-        fates[fit[lost]], of[fit[lost]] = FATES.index("held out"), shown[lost]
-    columns = found.columns[fit]
+        copy_of = held_out_matches(images, tested.signatures(mean), settings)
+        leaked = np.isin(group, group[copy_of >= 0])
+        reasons[usable[leaked]] = REASONS.index("held out")
+        matches[usable[leaked]] = np.where(copy_of >= 0, tested.usable[copy_of], -1)[leaked]
+    columns = embeddings.columns[usable]
     pixels = columns["height"].astype(np.int64) * columns["width"]
-    stays = best(group, fit >= length, pixels, columns["sharpness"], settings.keep)
-    copy = (stays != np.arange(len(fit))) & (fates[fit] < 0)
-    by_hash = best(hashed, fit >= length, pixels, columns["sharpness"], settings.keep) != np.arange(len(fit))
-    fates[fit[copy]], of[fit[copy]] = FATES.index("duplicate"), fit[stays[copy]]
-    candidates = np.flatnonzero((fates < 0) & (np.arange(len(fates)) < length))
-    if liked is None or like is None:
-        drawn = np.random.default_rng(settings.seed).permutation(candidates)  # of which a total takes the first
-        chosen = Retrieved(drawn, np.full(len(drawn), -1), np.zeros(len(drawn), np.int64))
+    ranking = (usable >= length, pixels, columns["sharpness"], settings.keep)
+    kept = representatives(group, *ranking)
+    duplicate = (kept != np.arange(len(usable))) & (reasons[usable] < 0)
+    by_hash = representatives(hash_group, *ranking) != np.arange(len(usable))
+    reasons[usable[duplicate]], matches[usable[duplicate]] = REASONS.index("duplicate"), usable[kept[duplicate]]
+    candidates = np.flatnonzero((reasons < 0) & (np.arange(len(reasons)) < length))
+    if curated is None or like is None:
+        order = np.random.default_rng(settings.seed).permutation(candidates)  # a total keeps the first of these
+        retrieved = Retrieved(order, np.full(len(order), -1), np.zeros(len(order), np.int64))
     else:
-        queries = described(liked, mean).vectors
-        chosen = retrieve(found.vectors.less(mean).chosen(candidates), queries, like.source_of(liked.fit), settings)
-        chosen = Retrieved(candidates[chosen.places], liked.fit[chosen.queries], chosen.sets)
-        fates[np.setdiff1d(candidates, chosen.places)] = FATES.index("not retrieved")
+        queries = curated.signatures(mean).vectors
+        found = retrieve(
+            embeddings.vectors.centred(mean).subset(candidates), queries, like.source_of(curated.usable), settings
+        )
+        retrieved = Retrieved(candidates[found.indices], curated.usable[found.queries], found.sets)
+        reasons[np.setdiff1d(candidates, retrieved.indices)] = REASONS.index("not retrieved")
     if settings.total:
-        labels = [chosen.sets, everything.source_of(chosen.places)]
-        fates[chosen.places[~balanced(labels, settings.total)]] = FATES.index("over the total")
-    return Curation(everything, found, fates, of, chosen, mean, int((copy & ~by_hash).sum()))
+        labels = [retrieved.sets, everything.source_of(retrieved.indices)]
+        reasons[retrieved.indices[~balance(labels, settings.total)]] = REASONS.index("over the total")
+    return Decisions(everything, embeddings, reasons, matches, retrieved, mean, int((duplicate & ~by_hash).sum()))
 
 
-def described(found: Embedded, mean: NDArray[np.float32]) -> Described:
-    """The fit images, as duplicates are found by."""
-    fit = found.fit
-    columns = found.columns[fit]
-    return Described(
-        found.vectors.less(mean).chosen(fit),
-        np.ascontiguousarray(columns["hash"]),
-        np.ascontiguousarray(columns["mirrored"]),
-    )
+def check_usable(embeddings: Embeddings, name: str) -> None:
+    """Raise if no image is usable, with the counts and the first reason."""
+    if len(embeddings.usable):
+        return
+    counts = Counter(STATES[state] for state in embeddings.columns["state"])
+    words = ", ".join(f"{number} {state}" for state, number in counts.items())
+    first = f"; the first: {next(iter(embeddings.reasons.values()))}" if embeddings.reasons else ""
+    raise ValueError(f"none of {len(embeddings.columns)} {name} is usable: {words}{first}")
 
 
-def counted(done: Curation) -> dict[str, int]:
-    """How many images each fate has."""
-    numbers = np.bincount(done.fates[done.fates >= 0], minlength=len(FATES)).tolist()
-    return dict(zip(FATES, numbers, strict=True))
-
-
-def told(done: Curation) -> list[str]:
-    """The same in words, and how many duplicates only the cosine of their vectors makes."""
-    alone = {"duplicate": f" ({done.by_cosine} by cosine alone)"} if done.by_cosine else {}
-    return [f"{number} {fate}{alone.get(fate, '')}" for fate, number in counted(done).items() if number]
-
-
-def kept_of(done: Curation) -> dict[str, int]:
-    """How many images stay of each source."""
-    numbers = np.bincount(done.pool.source_of(done.kept), minlength=len(done.pool.roots)).tolist()
-    return dict(zip(done.pool.roots, numbers, strict=True))
-
-
-def describe(pool: Pool | None, found: Embedded | None) -> dict[str, Any] | None:
-    """Sources, their lengths, and what could not be used of them."""
-    if pool is None or found is None:
-        return None
-    unused = {pool.name(index): words for index, words in found.words.items()}
-    lengths = {root: len(source) for root, source in zip(pool.roots, pool.sources, strict=True)}
-    return {"sources": lengths, "unused": len(unused), "some of these": dict(list(unused.items())[:20])}
-
-
-def filter_counts(found: Embedded) -> dict[str, dict[str, int]]:
-    """How many images each filter dropped and changed."""
-    filtered = np.flatnonzero(found.columns["state"] == STATES.index("filtered"))
-    dropped = Counter(found.words[int(index)] for index in filtered)
-    changed = Counter(name for names in found.edits.values() for name in names)
-    return {name: {"dropped": dropped[name], "changed": changed[name]} for name in sorted({*dropped, *changed})}
-
-
-def first_words(found: Embedded) -> str:
-    """Why the first of those that are not fit is not."""
-    return f"; the first: {next(iter(found.words.values()))}" if found.words else ""
-
-
-def boxes_of_none(prepare: Preparation, pool: Pool) -> int:
-    """Boxes of how many images that are not there; an error if that is all of them."""
+def missing_boxes(prepare: Preparation, pool: Pool) -> int:
+    """Return the number of images that have boxes but are not in the pool; raise if that is all of them."""
     if not prepare.boxes:
         return 0
-    unknown = prepare.unknown(pool.name(index) for index in range(len(pool)))
-    if len(unknown) == len(prepare.boxes):
+    missing = prepare.missing(pool.name(index) for index in range(len(pool)))
+    if len(missing) == len(prepare.boxes):
         raise ValueError(
-            f"boxes are of no image that is here, for instance {min(unknown)}; paths are relative to the file of boxes"
+            f"no image with boxes is in the pool, for instance {min(missing)}; paths are relative to the file of boxes"
         )
-    return len(unknown)
+    return len(missing)

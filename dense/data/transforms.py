@@ -210,15 +210,27 @@ class EvalTransform:
             raise ValueError(f"size={self.size}: expected at least 1 pixel")
 
     def __call__(self, sample: Labelled) -> Sample:
-        height, width = _target(self.size, *sample.image.shape[:2])
-        if (height, width) == sample.image.shape[:2]:
+        image = resize_image(sample.image, self.size)
+        if image is sample.image:
             return to_tensors(sample)
-        shrinks = height * width < sample.image.shape[0] * sample.image.shape[1]
-        image = _resize(sample.image, (height, width), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         labels, depth = sample.labels, sample.depth
         if self.targets == "resize":
-            labels, depth = (_resize(a, (height, width), cv2.INTER_NEAREST_EXACT) for a in (labels, depth))
+            size = (image.shape[0], image.shape[1])
+            labels, depth = (_resize(a, size, cv2.INTER_NEAREST_EXACT) for a in (labels, depth))
         return to_tensors(Labelled(image, labels, depth, sample.name))
+
+
+def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
+    """Resize an image (H, W, 3): by area where it shrinks, else bilinearly; the very same array if its size is right.
+
+    size: the new shorter side, or height and width; None keeps the image's.
+    """
+    height, width = _target(size, *image.shape[:2])
+    if (height, width) == image.shape[:2]:
+        return image
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    resized: NDArray[np.uint8] = _resize(image, (height, width), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized
 
 
 def _resize(array: Any, size: tuple[int, int], how: int) -> Any:
@@ -234,4 +246,14 @@ def _target(size: int | tuple[int, int] | None, height: int, width: int) -> tupl
     return max(size, round(height * factor)), max(size, round(width * factor))
 
 
-__all__ = ["PRESETS", "Augment", "Batch", "EvalTransform", "Sample", "TrainTransform", "collate", "to_tensors"]
+__all__ = [
+    "PRESETS",
+    "Augment",
+    "Batch",
+    "EvalTransform",
+    "Sample",
+    "TrainTransform",
+    "collate",
+    "resize_image",
+    "to_tensors",
+]

@@ -1,4 +1,4 @@
-"""`dense demo`: what works, seen on embedded scenes or on anybody's images, as one report."""
+"""`dense demo`: one report of what the project does, on embedded scenes or on a user's images."""
 
 from dense.demo.verb import main
 

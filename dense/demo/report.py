@@ -1,25 +1,32 @@
-"""A report as one HTML file that needs no network: pictures first, then curves, tables and the commands that made them."""
+"""The report: one HTML file that needs no network, with pictures, curves, tables and the commands that made them."""
 
 from __future__ import annotations
 
-import base64
 import html
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import cv2
+import numpy as np
 
+from dense.cli import VERBS
+from dense.console import say
 from dense.media.draw import Picture, contain, sheet
+from dense.media.html import document, figures, table
 
 STYLE = Path(__file__).with_name("style.css")
+CELL = 320  # pixels of a picture's longer side
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures in rows; those of a row are what their captions say of one thing."""
+    """Rows of captioned pictures; one row per scene, image or video."""
 
     title: str
     words: str
@@ -28,7 +35,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers, and under what protocol they were measured."""
+    """Numbers, and the protocol by which they were measured."""
 
     title: str
     header: Sequence[str]
@@ -38,109 +45,117 @@ class Table:
 
 @dataclass(frozen=True)
 class Command:
-    """What to type, and for what."""
+    """A command and its purpose."""
 
     words: str
     line: str
 
 
 @dataclass
-class Part:
-    """What one part of the demo shows."""
+class Section:
+    """One part of the demo: its pictures, curves, numbers and commands."""
 
     name: str
     galleries: list[Gallery] = field(default_factory=list)
     charts: list[str] = field(default_factory=list)  # SVG
     about_charts: str = ""
     tables: list[Table] = field(default_factory=list)
-    ran: list[str] = field(default_factory=list)  # commands that made it
-    own: list[Command] = field(default_factory=list)  # the same on one's own pictures
+    commands: list[str] = field(default_factory=list)  # that made this section
+    own: list[Command] = field(default_factory=list)  # the same on the user's own images
     seconds: float = 0.0
 
+    def run(self, argv: Sequence[str]) -> None:
+        """Run `dense ARGV` in this process and add it to the commands.
 
-def page(title: str, words: str, parts: Sequence[Part], facts: Mapping[str, str]) -> str:
-    """The report as HTML."""
-    charts = "".join(
-        f"<h3>{html.escape(part.name)}</h3><p>{html.escape(part.about_charts)}</p><div class='charts'>{''.join(part.charts)}</div>"
-        for part in parts
-        if part.charts
-    )
-    tables = [table(one) for part in parts for one in part.tables]
-    times = [[part.name, f"{part.seconds:.0f} s"] for part in parts]
-    times.append(["together", f"{sum(part.seconds for part in parts):.0f} s"])
-    tables += [
-        table(Table("Timings", ("part", "took"), times)),
-        table(Table("Made with", ("what", "which"), [list(item) for item in facts.items()])),
-    ]
-    sections = [
-        ("Pictures", "".join(gallery(one) for part in parts for one in part.galleries)),
-        ("Curves", charts),
-        ("Numbers", f"<div class='tables'>{''.join(tables)}</div>"),
-        ("On your own pictures", "".join(command(one) for part in parts for one in part.own)),
-        ("Commands that made this", "".join(f"<pre>{html.escape(line)}</pre>" for part in parts for line in part.ran)),
-    ]
-    kept = [(name, body) for name, body in sections if body]
-    links = "".join(f"<a href='#{anchor(name)}'>{name}</a>" for name, _ in kept)
-    body = "".join(f"<section id='{anchor(name)}'><h2>{name}</h2>{text}</section>" for name, text in kept)
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE.read_text()}</style></head><body><main>"
-        f"<header><h1>{html.escape(title)}</h1><p class='lead'>{html.escape(words)}</p><nav>{links}</nav></header>"
-        f"{body}</main></body></html>\n"
-    )
+        Raises:
+            KeyboardInterrupt: the verb was stopped by a signal, and has saved its state.
+        """
+        self.commands.append(shell(argv))
+        say(f"\n$ {self.commands[-1]}")
+        status = import_module(VERBS[argv[0]][0]).main(argv[1:])
+        if status in (130, 143):
+            raise KeyboardInterrupt("the same command continues")
+        if status:
+            raise RuntimeError(f"{self.commands[-1]} ended with status {status}")
 
 
-def anchor(name: str) -> str:
-    """'on-your-own-pictures'."""
-    return name.lower().replace(" ", "-")
-
-
-def gallery(one: Gallery) -> str:
-    """A row of figures each, with its captions."""
-    rows = []
-    for row in one.rows:
-        cells = "".join(
-            f"<figure><img src='{inline(picture)}' alt='{html.escape(name, quote=True)}' width='{picture.shape[1]}' "
-            f"height='{picture.shape[0]}'><figcaption>{html.escape(name)}</figcaption></figure>"
-            for name, picture in row.items()
-        )
-        rows.append(f"<div class='row' style='--columns:{len(row)}'>{cells}</div>")
-    return f"<h3>{html.escape(one.title)}</h3><p>{html.escape(one.words)}</p>{''.join(rows)}"
-
-
-def gallery_sheet(one: Gallery, side: int = 192) -> Picture:
-    """Its rows as one picture, for a page that is no HTML."""
-    return sheet([[contain(cell, side) for cell in row.values()] for row in one.rows], headings=list(one.rows[0]))
-
-
-def inline(picture: Picture) -> str:
-    """A picture as a data address."""
-    done, data = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 90])
-    if not done:
-        raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels is too large for the report")
-    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
-
-
-def table(one: Table) -> str:
-    """With its words above it."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in one.header)
-    rows = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in one.rows)
-    words = f"<p>{html.escape(one.words)}</p>" if one.words else ""
-    return (
-        f"<div class='table'><h3>{html.escape(one.title)}</h3>{words}<div class='scroll'><table>"
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></div>"
-    )
-
-
-def command(one: Command) -> str:
-    """What for, and what to type."""
-    return f"<p>{html.escape(one.words)}</p><pre>{html.escape(one.line)}</pre>"
+@contextmanager
+def section(name: str) -> Iterator[Section]:
+    """Yield a new section and measure its time."""
+    say(f"\n== {name}")
+    new, start = Section(name), time.perf_counter()
+    yield new
+    new.seconds = time.perf_counter() - start
+    say(f"{name}: {new.seconds:.0f} s")
 
 
 def shell(argv: Sequence[str]) -> str:
-    """'dense VERB ...', quoted for a shell."""
+    """Return `dense ARGV`, quoted for a shell."""
     return f"dense {shlex.join(argv)}"
+
+
+def thumbnail(image: Picture, side: int = CELL) -> Picture:
+    """Resize an image to a longer side of `side` pixels."""
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+
+
+def page(title: str, words: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
+    """Return the report as HTML; facts: of the run, for its last table."""
+    times = [[one.name, f"{one.seconds:.0f} s"] for one in sections]
+    times.append(["total", f"{sum(one.seconds for one in sections):.0f} s"])
+    tables = [one for part in sections for one in part.tables]
+    tables += [
+        Table("Timings", ("section", "time"), times),
+        Table("Settings and versions", ("name", "value"), list(facts.items())),
+    ]
+    chapters = {
+        "Pictures": "".join(_gallery(one) for part in sections for one in part.galleries),
+        "Curves": "".join(_charts(part) for part in sections if part.charts),
+        "Numbers": f"<div class='tables'>{''.join(map(_table, tables))}</div>",
+        "On your own images": "".join(_command(one) for part in sections for one in part.own),
+        "Commands that made this report": "".join(
+            f"<pre>{html.escape(line)}</pre>" for part in sections for line in part.commands
+        ),
+    }
+    anchors = {name: name.lower().replace(" ", "-") for name, text in chapters.items() if text}
+    links = "".join(f"<a href='#{anchor}'>{name}</a>" for name, anchor in anchors.items())
+    body = "".join(
+        f"<section id='{anchor}'><h2>{name}</h2>{chapters[name]}</section>" for name, anchor in anchors.items()
+    )
+    head = f"<h1>{html.escape(title)}</h1><p class='lead'>{html.escape(words)}</p><nav>{links}</nav>"
+    return document(title, STYLE.read_text(), f"<main><header>{head}</header>{body}</main>")
+
+
+def gallery_sheet(gallery: Gallery, side: int = 192) -> Picture:
+    """Return the rows of a gallery as one picture."""
+    rows = [[contain(cell, side) for cell in row.values()] for row in gallery.rows]
+    return sheet(rows, headings=list(gallery.rows[0]))
+
+
+def _titled(title: str, words: str) -> str:
+    return f"<h3>{html.escape(title)}</h3>" + (f"<p>{html.escape(words)}</p>" if words else "")
+
+
+def _gallery(gallery: Gallery) -> str:
+    rows = [f"<div class='row' style='--columns:{len(row)}'>{figures(row.items())}</div>" for row in gallery.rows]
+    return _titled(gallery.title, gallery.words) + "".join(rows)
+
+
+def _charts(part: Section) -> str:
+    return _titled(part.name, part.about_charts) + f"<div class='charts'>{''.join(part.charts)}</div>"
+
+
+def _table(one: Table) -> str:
+    scroll = f"<div class='scroll'>{table(one.rows, one.header)}</div>"
+    return f"<div class='table'>{_titled(one.title, one.words)}{scroll}</div>"
+
+
+def _command(one: Command) -> str:
+    return f"<p>{html.escape(one.words)}</p><pre>{html.escape(one.line)}</pre>"
 
 
 Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
@@ -150,7 +165,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 8, 42, 24
 
 
 def chart(title: str, curves: Mapping[str, Curve], marks: Mapping[str, float] | None = None) -> str:
-    """Curves over steps with a legend if there are several; marks: horizontal lines with names."""
+    """Return an SVG of curves over steps, with a legend if there are several; marks: named horizontal lines."""
     marks = marks or {}
     drawn = {name: [(x, y) for x, y in zip(*curve, strict=True) if math.isfinite(y)] for name, curve in curves.items()}
     points = [point for line in drawn.values() for point in line]
@@ -158,7 +173,7 @@ def chart(title: str, curves: Mapping[str, Curve], marks: Mapping[str, float] | 
         return ""
     xs, ys = [x for x, _ in points], [*(y for _, y in points), *marks.values()]
     across = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    ticks = nice(min(ys), max(ys))
+    ticks = round_ticks(min(ys), max(ys))
     down = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [f"<text class='title' x='0' y='13'>{html.escape(title)}</text>"]
     for tick in ticks:
@@ -184,11 +199,12 @@ def chart(title: str, curves: Mapping[str, Curve], marks: Mapping[str, float] | 
             parts.append(f"<circle class='k{number % 3}' cx='{legend + 4}' cy='26' r='4'/>")
             parts.append(f"<text x='{legend + 12}' y='30'>{html.escape(name)}</text>")
             legend += 26 + 6 * len(name)
-    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{html.escape(title, quote=True)}'>{''.join(parts)}</svg>"
+    label = html.escape(title, quote=True)
+    return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
 
 
-def nice(low: float, high: float) -> list[float]:
-    """Three to seven round numbers that hold all values between them."""
+def round_ticks(low: float, high: float) -> list[float]:
+    """Return three to seven round numbers that enclose all values."""
     span = high - low or abs(high) or 1.0
     step = 10.0 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= 5)

@@ -1,4 +1,4 @@
-"""The verb."""
+"""The parser of `dense demo`, and the order of its sections."""
 
 from __future__ import annotations
 
@@ -8,91 +8,80 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from dense.backbone import Backbone, load_backbone
-from dense.backbone.weights.names import directory
-from dense.cli.backbone_options import say_if_random
-from dense.cli.evaluate_options import source_of_weights
-from dense.cli.parser import Parser, device
+from dense.cli.parser import Parser, add_device, usable_device, warn_if_random, weights_in_words
 from dense.console import check_writable
-from dense.data.image import list_images
-from dense.demo.heads import Plan, train_heads
-from dense.demo.looking import find_objects
-from dense.demo.own import is_video, own_images
-from dense.demo.pretraining import pretraining
-from dense.demo.report import Part, gallery_sheet, page, shell
-from dense.demo.restoring import restore_images
-from dense.evaluate.protocol import versions
-from dense.media.draw import write_picture
-from dense.media.video import Video
 
-KEPT = "demo.json"  # settings of a demo of embedded scenes, in its folder
-SETTINGS = (
-    "backbone",
-    "weights",
-    "steps",
-    "restoration_steps",
-    "pretraining_steps",
-    "scenes",
-    "measured",
-    "shown",
-    "seed",
+if TYPE_CHECKING:
+    from dense.backbone import Backbone
+    from dense.demo.report import Section
+
+EXAMPLES = (
+    ("dense demo", "embedded scenes: pretraining, heads, discovery, and a report of all of it"),
+    ("dense demo --images FOLDER --backbone dino_vits16 --weights FILE", "your own images, without labels"),
 )
+SAVED = "demo.json"  # in the folder of a demo of embedded scenes: these options
+SETTINGS = (
+    "backbone", "weights", "steps", "restoration_steps", "pretraining_steps", "scenes", "measured", "shown", "seed",
+)  # fmt: skip
+LEAST = {"shown": 1, "size": 0, "steps": 0, "restoration_steps": 0, "measured": 1}
+
+
+def parser(**options: bool) -> Parser:
+    words = "Write an HTML report: of embedded scenes in about five minutes, without downloads, or of your own images."
+    parser = Parser("dense demo", words, EXAMPLES, **options)
+    add = parser.add_argument
+    add("--output", type=Path, help="folder to write to; runs/demo, or runs/own with --images, if left out")
+    add("--images", type=Path, help="a folder of images, an image or a video of yours")
+    add("--backbone", default="scenes_tiny", help="a name, or a saved directory")
+    add("--weights", help="'timm', a weight file or a directory; random initialisation if left out")
+    add("--shown", type=int, default=5, help="number of scenes or images in the report")
+    add("--size", type=int, default=320, help="of --images: shorter side of the backbone's input; 0: as it is")
+    add_device(parser)
+    add("--steps", type=int, default=60, help="training steps per head; 0: no heads")
+    add("--restoration-steps", type=int, default=60, help="training steps of restoration; 0: none")
+    add("--pretraining-steps", type=int, help="steps of pretraining, the recipe's if left out; 0: none")
+    add("--scenes", type=int, nargs=2, default=(200, 40), help="training and validation scenes of the heads")
+    add("--measured", type=int, default=40, help="scenes on which discovery is measured")
+    add("--seed", type=int, default=0, help="of scenes, heads and random initialisation")
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """The verb."""
-    parser = Parser(
-        prog="dense demo",
-        description="A report of what works: of embedded scenes without downloads in about five minutes, or of your own images.",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=None,
-        help="folder to write to; runs/demo, or runs/own with --images, if left out",
-    )
-    parser.add_argument("--images", type=Path, default=None, help="a folder of images, an image or a video of yours")
-    parser.add_argument("--backbone", default="scenes_tiny", help="a name, or a saved directory")
-    parser.add_argument(
-        "--weights", default=None, help="'timm', a weight file or a directory; random initialisation if left out"
-    )
-    parser.add_argument("--shown", type=int, default=5, help="how many scenes or images are shown")
-    parser.add_argument(
-        "--size", type=int, default=320, help="of --images: shorter side that the backbone sees; 0: as it is"
-    )
-    parser.add_argument("--device", type=device, default="cpu", help="of --images: cpu, cuda, mps, ...")
-    parser.add_argument("--steps", type=int, default=60, help="of every head; 0 trains none")
-    parser.add_argument("--restoration-steps", type=int, default=60, help="of restoration; 0: none")
-    parser.add_argument("--pretraining-steps", type=int, default=None, help="the recipe's if left out; 0: none")
-    parser.add_argument("--scenes", type=int, nargs=2, default=(200, 40), help="to train heads on, and to validate on")
-    parser.add_argument("--measured", type=int, default=40, help="scenes on which discovery is measured")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, of heads and of random initialisation")
-    options = parser.parse_args(argv)
-    counts = {"shown": 1, "size": 0, "steps": 0, "restoration_steps": 0, "measured": 1}
-    for name, least in counts.items():
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
+    for name, least in LEAST.items():
         if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
+            of_verb.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
     if min(options.scenes) < 2 or (options.pretraining_steps or 0) < 0:
-        parser.error("--scenes needs 2 or more of both, --pretraining-steps 0 or more")
-    options.output = options.output or Path("runs/demo" if options.images is None else "runs/own")
+        of_verb.error("--scenes needs 2 or more of both, --pretraining-steps 0 or more")
     start = time.perf_counter()
-    if options.images is not None:  # what cannot be read is found before anything is written
-        Video(options.images) if is_video(options.images) else list_images(options.images, without=options.output)
-        if (options.output / KEPT).is_file():
+    import torch
+
+    from dense.backbone import load_backbone
+    from dense.demo.own_images import check_images
+    from dense.demo.report import gallery_sheet, page, shell
+    from dense.media.draw import write_picture
+    from dense.model.card import versions
+
+    own = options.images is not None
+    options.output = options.output or Path("runs/own" if own else "runs/demo")
+    device = usable_device(options.device)
+    if own:
+        check_images(options.images, options.output)
+        if (options.output / SAVED).is_file():
             raise ValueError(f"{options.output} holds the demo of embedded scenes; choose another --output")
     check_writable(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
-    if options.images is None:
-        same_demo(options)
+    if not own:
+        check_same_settings(options)
     torch.manual_seed(options.seed)
     backbone = load_backbone(options.backbone, options.weights, frozen=True)
-    parts = of_scenes(options, backbone) if options.images is None else of_images(options, backbone)
+    sections = of_images(options, backbone.to(device)) if own else of_scenes(options, backbone)
     facts = {
         "command": shell(["demo", *argv]),
-        "backbone": f"{backbone.spec.name}, {source_of_weights(options)}",
+        "backbone": f"{backbone.spec.name}, {weights_in_words(options)}",
         "seed": str(options.seed),
         "threads": str(torch.get_num_threads()),
         "processor": platform.processor() or platform.machine(),
@@ -100,57 +89,65 @@ def main(argv: Sequence[str]) -> int:
         **versions(),
     }
     target = options.output / "report.html"
-    target.write_text(page(*titles(options), parts, facts))
-    write_picture(target.with_name("pictures.png"), gallery_sheet(parts[0].galleries[0]))
+    target.write_text(page(*titles(options), sections, facts))
+    write_picture(target.with_name("pictures.png"), gallery_sheet(sections[0].galleries[0]))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
-    say_if_random(options)
+    warn_if_random(options)
     return 0
 
 
 def titles(options: Namespace) -> tuple[str, str]:
-    """Of the report, and what it is in one sentence."""
+    """Return the title of the report and a summary."""
     if options.images is not None:
-        return f"What {options.backbone} sees", f"{options.images}, without a single label."
+        return f"Features of {options.backbone}", f"{options.images}, without labels."
     return (
         "A backbone, its heads, and objects without labels",
-        "Everything below was computed on this machine from procedural scenes, without downloads: a short pretraining, "
-        "a frozen backbone with heads for depth and classes beside the same heads on random initialisation, objects found "
-        "without labels, and noise taken away. The scenes shown were never trained on.",
+        "Everything below was computed on this machine from procedural scenes, without downloads: a short pretraining; "
+        "heads for depth and classes on a frozen backbone, compared with random initialisation; object discovery "
+        "without labels; and denoising. The scenes shown are from the test split.",
     )
 
 
-def of_scenes(options: Namespace, backbone: Backbone) -> list[Part]:
-    """Pretraining, heads, restoration and discovery on embedded scenes."""
+def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
+    """Return discovery, heads, restoration and pretraining on embedded scenes."""
+    from dense.backbone.weights.names import directory
+    from dense.demo.discovery import discovery
+    from dense.demo.heads import Plan, heads
+    from dense.demo.pretraining import pretraining
+    from dense.demo.restoration import restoration
+
     folder, source = options.output, options.backbone
     if options.weights is not None or directory(options.backbone) is None:
         source = str(folder / "backbone")  # one directory that every command opens
         backbone.save_pretrained(source)
-    parts = [find_objects(folder, backbone, source, options.shown, options.measured, options.seed)]
+    sections = [discovery(folder, backbone, source, options.shown, options.measured, options.seed)]
     if options.steps:
         plan = Plan(folder, options.steps, tuple(options.scenes), options.shown, options.seed)
-        parts.append(train_heads(plan, backbone, source))
+        sections.append(heads(plan, backbone, source))
     if options.restoration_steps:
         plan = Plan(folder, options.restoration_steps, (options.scenes[0], 1), options.shown, options.seed)
-        parts.append(restore_images(plan, source))
+        sections.append(restoration(plan, source))
     if options.pretraining_steps != 0:
-        parts.append(pretraining(folder, options.pretraining_steps, options.seed))
-    return parts
+        sections.append(pretraining(folder, options.pretraining_steps, options.seed))
+    return sections
 
 
-def of_images(options: Namespace, backbone: Backbone) -> list[Part]:
-    """What a backbone sees in images of one's own."""
+def of_images(options: Namespace, backbone: Backbone) -> list[Section]:
+    """Return what needs no labels, on a user's images."""
+    from dense.demo.own_images import own_images
+
     weights = ["--backbone", options.backbone, *(["--weights", options.weights] if options.weights else [])]
-    return own_images(options.images, backbone.to(options.device), options.shown, options.size, weights, options.output)
+    return own_images(options.images, backbone, options.shown, options.size, weights, options.output)
 
 
-def same_demo(options: Namespace) -> None:
-    """Refuse a folder that holds the runs of another demo; the same one continues."""
+def check_same_settings(options: Namespace) -> None:
+    """Save the settings of this demo; raise if the folder holds the runs of another one."""
     settings = {name: getattr(options, name) for name in SETTINGS} | {"scenes": list(options.scenes)}
-    kept = options.output / KEPT
-    known = json.loads(kept.read_text()) if kept.is_file() else None
-    if known is not None and known != settings:
-        changed = ", ".join(name for name in settings if known.get(name) != settings[name])
+    path = options.output / SAVED
+    saved = json.loads(path.read_text()) if path.is_file() else None
+    if saved is not None and saved != settings:
+        changed = ", ".join(name for name in settings if saved.get(name) != settings[name])
         raise ValueError(f"{options.output} holds a demo with another {changed}; delete it or choose another --output")
-    if known is None and any(options.output.iterdir()):
+    if saved is None and any(options.output.iterdir()):
         raise ValueError(f"{options.output} is not empty and holds no demo; choose another --output")
-    kept.write_text(json.dumps(settings) + "\n")
+    path.write_text(json.dumps(settings) + "\n")

@@ -1,4 +1,4 @@
-"""Masks of the class token's attention, as in the DINO paper."""
+"""Masks from the attention of the class token, as in the DINO paper."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.discover.results import Objects
-from dense.discover.source import whole
+from dense.discover.source import resize_to_patches
 
 Mode = Literal["heads", "mean", "best"]
-EVEN = 1e-5  # scores up to here are rounding
+EVEN = 1e-5  # scores up to this value are rounding errors
 
 
 @dataclass(frozen=True)
 class Attention:
-    """The smallest set of patches that holds `share` of a head's attention: one of the mean over heads (`mean`), one mask a
-    head (`heads`), or that of the head with the highest score (`best`).
+    """The smallest set of patches that holds `share` of the class token's attention.
 
-    Scores say how concentrated attention is: the share of it in the mask less the share of patches in the mask. Attention
-    spread evenly scores 0, and there is no mask.
+    mode: one mask of the mean over heads (`mean`), one mask per head (`heads`), or that of the head with the highest
+    score (`best`). A score measures how concentrated attention is: the share of it inside the mask minus the share of
+    patches inside the mask. Uniform attention scores 0 and has no mask.
     """
 
     share: float = 0.6
@@ -36,12 +36,12 @@ class Attention:
             raise ValueError(f"mode={self.mode!r}: expected one of {', '.join(get_args(Mode))}")
 
     def rows(self, backbone: Backbone, images: Tensor) -> Tensor:
-        """Normalised images -> attention of the class token to patches (B, heads, h, w), a sum of 1 a head."""
-        rows = backbone.attention(whole(images, backbone.spec), self.layer)
+        """Return the attention (B, heads, h, w) of the class token to patches, summing to 1 per head."""
+        rows = backbone.attention(resize_to_patches(images, backbone.spec), self.layer)
         return rows / rows.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
     def __call__(self, rows: Tensor) -> Objects:
-        """Attention (B, heads, h, w) -> masks on the grid."""
+        """Return masks on the grid of attention (B, heads, h, w)."""
         if rows.ndim != 4 or 0 in rows.shape or bool((rows < 0).any()) or not bool(torch.isfinite(rows).all()):
             raise ValueError(f"expected attention (B, heads, h, w), finite and not negative, got {tuple(rows.shape)}")
         if self.mode == "mean":
@@ -59,9 +59,9 @@ class Attention:
 
 
 def smallest_set(values: Tensor, share: float) -> Tensor:
-    """The fewest cells of each map (..., h, w) that hold `share` of its sum, as (..., h, w) bool."""
+    """Return the fewest patches of each map (..., h, w) that hold `share` of its sum, as (..., h, w) bool."""
     flat = values.flatten(-2).double() if values.device.type != "mps" else values.flatten(-2)
     ordered, order = flat.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered  # what louder cells hold already
+    before = ordered.cumsum(-1) - ordered  # the sum of all larger values
     kept = before < share * flat.sum(-1, keepdim=True)
     return torch.zeros_like(kept).scatter(-1, order, kept).view(values.shape)

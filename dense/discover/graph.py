@@ -2,118 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dense.discover.eigen import Operator, largest
+from dense.discover.source import check_features
 
-DENSE = 256  # patches up to which all eigenvectors at once are quicker than one by steps
-START = 3  # vectors in a block
+DENSE = 256  # patches up to which a full eigendecomposition is faster than the iterative solver
+START = 3  # vectors per block of the iterative solver
+CHUNK = 2**26  # entries of all adjacency matrices in memory at once: 256 MB
+MAX_PATCHES = 20_000  # whose adjacency matrix still fits in memory: 1.6 GB
 
 
 class Cut(NamedTuple):
     """The second smallest solution of (D - A) x = (1 - value) D x, the real-valued normalised cut.
 
-    value: 1 is a graph in two pieces, 0 one that cannot be cut. gap: to the third solution; at 0 the vector is only one
-    of many.
+    value: 1 for a graph in two disconnected parts, 0 for one without a cut. gap: distance to the third solution; at 0
+    the vector is one of many.
     """
 
     values: Tensor  # B
-    vectors: Tensor  # B, N; 0 at patches that take no part
+    vectors: Tensor  # B, N; 0 at inactive patches
     residuals: Tensor  # B
     gaps: Tensor  # B
 
 
-def tokens_of(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) -> unit vectors (B, h*w, C); features of zero stay zero."""
-    return F.normalize(features.flatten(2).mT, dim=-1)
+def check_tau(tau: float) -> None:
+    """Raise for a threshold that is not a cosine below 1."""
+    if not -1 <= tau < 1:
+        raise ValueError(f"tau={tau}: expected a cosine from -1 to 1, such as 0.2")
+
+
+def check_weights(tau: float, eps: float) -> None:
+    """Raise for a threshold or a weight outside its range."""
+    check_tau(tau)
+    if not 0 < eps < 1:
+        raise ValueError(f"eps={eps}: expected a small positive weight below 1, such as 1e-5")
+
+
+def in_chunks(features: Tensor, function: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Apply a function to as many images at once as have graphs that fit in memory; concatenate its outputs."""
+    features = check_features(features)
+    patches = features.shape[-2] * features.shape[-1]
+    if patches > MAX_PATCHES:
+        raise ValueError(
+            f"a graph of {patches} patches does not fit in memory; use smaller images, {MAX_PATCHES} patches at most"
+        )
+    parts = [function(part) for part in features.split(max(1, CHUNK // patches**2))]
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 
 def edges(tokens: Tensor, tau: float) -> Tensor:
-    """1 where two patches are more alike than `tau`, and between each patch and itself: (B, N, C) -> (B, N, N)."""
-    alike = (tokens @ tokens.mT).gt_(tau)  # in its place: N x N is what time and memory go into
-    alike.diagonal(dim1=-2, dim2=-1).fill_(1)
-    return alike
+    """Return the adjacency (B, N, N) of unit tokens (B, N, C): 1 where the cosine exceeds `tau` and on the diagonal."""
+    adjacency = (tokens @ tokens.mT).gt_(tau)  # in place: this matrix takes most of the time and memory
+    adjacency.diagonal(dim1=-2, dim2=-1).fill_(1)
+    return adjacency
 
 
-def uncuttable(alike: Tensor, kept: Tensor) -> Tensor:
-    """Whether all pairs of the patches that take part are alike, or none, or there is no pair: (B,) bool."""
-    n = kept.sum(-1)
-    pairs = (kept * (alike @ kept[..., None])[..., 0]).sum(-1)  # ordered, each patch with itself too
+def uncuttable(adjacency: Tensor, active: Tensor) -> Tensor:
+    """Return whether all pairs of active patches are joined, or none, or there is no pair: (B,) bool."""
+    n = active.sum(-1)
+    pairs = (active * (adjacency @ active[..., None])[..., 0]).sum(-1)  # ordered, each patch with itself too
     return (pairs >= n * n) | (pairs <= n)
 
 
-def normalised_cut(alike: Tensor, eps: float = 1e-5, kept: Tensor | None = None, accuracy: float = 1e-3) -> Cut:
-    """Cut graphs of edges (B, N, N), 0 or 1, whose weights are 1 on edges and `eps` elsewhere.
+def normalised_cut(adjacency: Tensor, eps: float = 1e-5, active: Tensor | None = None, accuracy: float = 1e-3) -> Cut:
+    """Cut graphs with an adjacency (B, N, N) of 0 and 1, whose weights are 1 on edges and `eps` elsewhere.
 
-    kept: (B, N), 1 for patches that take part, 0 for those that do not. Solved in fp32, and again in fp64 for images
-    whose gap is too narrow for it.
+    active: (B, N), 1 for patches that belong to the graph, 0 for others. Solved in fp32, and again in fp64 for images
+    whose eigenvalue gap is too narrow for fp32.
     """
-    kept = alike.new_ones(alike.shape[:2]) if kept is None else kept.to(alike.dtype)
-    if alike.shape[-1] <= DENSE:
-        return _dense(alike, eps, kept)
-    start = torch.randn(alike.shape[-1], START, generator=torch.Generator().manual_seed(0)).to(alike)
-    cut, block = _solve(alike, eps, kept, start.expand(len(alike), -1, -1), accuracy)
+    active = adjacency.new_ones(adjacency.shape[:2]) if active is None else active.to(adjacency.dtype)
+    if adjacency.shape[-1] <= DENSE:
+        return _solve_dense(adjacency, eps, active)
+    start = torch.randn(adjacency.shape[-1], START, generator=torch.Generator().manual_seed(0)).to(adjacency)
+    cut, block = _solve(adjacency, eps, active, start.expand(len(adjacency), -1, -1), accuracy)
     rough = cut.residuals > accuracy * cut.gaps
-    if alike.device.type != "mps" and bool(rough.any()):  # which has no fp64
-        better, _ = _solve(alike[rough].double(), eps, kept[rough].double(), block[rough].double(), accuracy)
+    if adjacency.device.type != "mps" and bool(rough.any()):  # MPS has no fp64
+        better, _ = _solve(adjacency[rough].double(), eps, active[rough].double(), block[rough].double(), accuracy)
         cut = Cut(*(a.index_put((rough,), b.to(a)) for a, b in zip(cut, better, strict=True)))
     return cut
 
 
-def _solve(alike: Tensor, eps: float, kept: Tensor, start: Tensor, accuracy: float) -> tuple[Cut, Tensor]:
-    """The cut, and the block of vectors (B, N, p) from which more exact numbers can start."""
-    operator, scale = laplacian(alike, eps, kept)
-    values, vectors, residuals = largest(operator, start * kept[..., None], 1, accuracy)
+def _solve(adjacency: Tensor, eps: float, active: Tensor, start: Tensor, accuracy: float) -> tuple[Cut, Tensor]:
+    """Return the cut, and the block of vectors (B, N, p) from which a solution in higher precision can start."""
+    operator, scale = laplacian(adjacency, eps, active)
+    values, vectors, residuals = largest(operator, start * active[..., None], 1, accuracy)
     return Cut(values[:, 0], scale * vectors[..., 0], residuals[:, 0], values[:, 0] - values[:, 1]), vectors
 
 
-def laplacian(alike: Tensor, eps: float, kept: Tensor) -> tuple[Operator, Tensor]:
-    """The map v -> D^-1/2 A D^-1/2 v less its trivial solution, and D^-1/2 (B, N), which turns v into x.
+def laplacian(adjacency: Tensor, eps: float, active: Tensor) -> tuple[Operator, Tensor]:
+    """Return the map v -> D^-1/2 A D^-1/2 v without its trivial solution, and D^-1/2 (B, N), which turns v into x.
 
-    A is never built: A v = eps * sum(v) + (1 - eps) * edges v.
+    A is never built: A v = eps * sum(v) + (1 - eps) * adjacency v.
     """
-    ones = (alike @ kept[..., None])[..., 0] * kept  # whole numbers, exact
-    degree = kept * (eps * kept.sum(-1, keepdim=True) + (1 - eps) * ones)
-    scale = torch.where(kept > 0, degree.clamp_min(eps).rsqrt(), 0)
+    ones = (adjacency @ active[..., None])[..., 0] * active  # whole numbers, exact
+    degree = active * (eps * active.sum(-1, keepdim=True) + (1 - eps) * ones)
+    scale = torch.where(active > 0, degree.clamp_min(eps).rsqrt(), 0)
     trivial = F.normalize(degree.sqrt(), dim=-1)[..., None]  # B, N, 1
 
     def operator(v: Tensor) -> Tensor:
         scaled = scale[..., None] * v
-        moved = (1 - eps) * (alike @ scaled) + eps * scaled.sum(1, keepdim=True)
-        return scale[..., None] * moved - trivial * (trivial.mT @ v)
+        product = (1 - eps) * (adjacency @ scaled) + eps * scaled.sum(1, keepdim=True)
+        return scale[..., None] * product - trivial * (trivial.mT @ v)
 
     return operator, scale
 
 
-def _dense(alike: Tensor, eps: float, kept: Tensor) -> Cut:
-    """By all eigenvectors at once."""
-    exact = alike.dtype if alike.device.type == "mps" else torch.float64
-    operator, scale = laplacian(alike.to(exact), eps, kept.to(exact))
-    identity = torch.eye(alike.shape[-1], dtype=exact, device=alike.device).expand_as(alike)
+def _solve_dense(adjacency: Tensor, eps: float, active: Tensor) -> Cut:
+    """Solve by a full eigendecomposition."""
+    exact = adjacency.dtype if adjacency.device.type == "mps" else torch.float64
+    operator, scale = laplacian(adjacency.to(exact), eps, active.to(exact))
+    identity = torch.eye(adjacency.shape[-1], dtype=exact, device=adjacency.device).expand_as(adjacency)
     matrix = operator(identity)
-    # the trivial solution and patches that take no part have value 0; below that, no cut is of interest
+    # the trivial solution and inactive patches have value 0; a value below that is not a useful cut
     values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
     residuals = (matrix @ vectors[..., -1:] - values[:, -1:, None] * vectors[..., -1:]).norm(dim=1)[:, 0]
     second = values[:, -2] if values.shape[-1] > 1 else values[:, -1]
     found = (values[:, -1], scale * vectors[..., -1], residuals, values[:, -1] - second)
-    return Cut(*(x.to(alike.dtype) for x in found))
+    return Cut(*(x.to(adjacency.dtype) for x in found))
 
 
-def feature_at(features: Tensor, point: Sequence[float], size: tuple[int, int]) -> Tensor:
-    """The feature (C,) of the patch of (C, h, w) that holds the pixel `point` (x, y) of an image of `size` (H, W)."""
-    (x, y), (height, width), (rows, columns) = point, size, features.shape[-2:]
-    if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f"point {x:g},{y:g} lies outside the image, which is {width} wide and {height} high")
-    return features[:, int(y * rows / height), int(x * columns / width)]
-
-
-def similarity(features: Tensor, query: Tensor) -> Tensor:
-    """Cosine of every patch of (B, C, h, w) with queries (C,) or (Q, C): (B, h, w) or (B, Q, h, w)."""
-    cosines = F.normalize(torch.atleast_2d(query), dim=-1) @ tokens_of(features).mT  # B, Q, N
-    cosines = cosines.unflatten(-1, features.shape[-2:])
-    return cosines[:, 0] if query.ndim == 1 else cosines
+def component_of(masks: Tensor, seeds: Tensor) -> Tensor:
+    """Return the connected part of each mask (B, h, w) bool around patch `seeds` (B,), an index into h*w, if any."""
+    parts = masks.cpu().numpy().astype(np.uint8)
+    components = np.zeros(parts.shape, bool)
+    for part, seed, component in zip(parts, seeds.tolist(), components, strict=True):
+        labels = cv2.connectedComponents(part, connectivity=4)[1]
+        label = labels.reshape(-1)[seed]
+        component[:] = (labels == label) & (label > 0)
+    return torch.from_numpy(components).to(masks.device)

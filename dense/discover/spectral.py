@@ -9,17 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dense.discover.eigen import largest
-from dense.discover.graph import DENSE, tokens_of
+from dense.discover.graph import DENSE, check_tau, in_chunks
 from dense.discover.kmeans import by_size, check_count, cosine_kmeans
 from dense.discover.results import Regions
-from dense.discover.source import SILENT, check_features
-from dense.discover.tokencut import check_tau, chunks
+from dense.discover.source import ROUNDING, unit_tokens
 
 
 @dataclass(frozen=True)
 class Spectral:
-    """K regions an image: the `count` leading eigenvectors of D^-1/2 A D^-1/2 with A = max(cosine - tau, 0), rows made unit
-    length, grouped by k-means."""
+    """K regions per image by k-means of the rows of the `count` leading eigenvectors, scaled to unit length.
+
+    The eigenvectors are those of D^-1/2 A D^-1/2 with A = max(cosine - tau, 0).
+    """
 
     count: int = 5
     tau: float = 0.0
@@ -30,22 +31,20 @@ class Spectral:
         check_tau(self.tau)
 
     def __call__(self, features: Tensor) -> Regions:
-        """Features (B, C, h, w) -> labels on the grid, the largest region first."""
-        features = check_features(features)
-        labels = torch.cat([self._some(tokens_of(part)) for part in chunks(features)])
+        """Return labels on the grid of features (B, C, h, w), the largest region first."""
+        (labels,) = in_chunks(features, self._cluster)
         return Regions(labels.unflatten(1, features.shape[-2:]), self.count)
 
-    def _some(self, tokens: Tensor) -> Tensor:
+    def _cluster(self, features: Tensor) -> tuple[Tensor]:
+        tokens = unit_tokens(features)
         rows = F.normalize(leading(tokens, self.count, self.tau), dim=-1)  # B, N, K
         labels, _ = cosine_kmeans(rows, self.count, seed=self.seed)
-        alike = (tokens - tokens[:, :1]).abs().amax(
-            (-2, -1)
-        ) <= SILENT  # eigenvectors of one and the same are arbitrary
-        return by_size(labels.masked_fill(alike[:, None], 0), self.count)
+        constant = (tokens - tokens[:, :1]).abs().amax((-2, -1)) <= ROUNDING  # whose eigenvectors are arbitrary
+        return (by_size(labels.masked_fill(constant[:, None], 0), self.count),)
 
 
 def leading(tokens: Tensor, count: int, tau: float = 0.0) -> Tensor:
-    """The leading eigenvectors of the normalised graph of unit tokens (B, N, C), as (B, N, count)."""
+    """Return the leading eigenvectors (B, N, count) of the normalised graph of unit tokens (B, N, C)."""
     weights = (tokens @ tokens.mT - tau).clamp_min(0)
     weights.diagonal(dim1=-2, dim2=-1).fill_(1 - tau)
     scale = weights.sum(-1, keepdim=True).rsqrt()  # B, N, 1

@@ -1,82 +1,100 @@
-"""TokenCut (Wang et al., 2022): the object is one side of the normalised cut of the graph of patches."""
+"""TokenCut (Wang et al., 2022) and MaskCut (CutLER; Wang et al., 2023): objects by normalised cuts of patch graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dense.discover.graph import edges, normalised_cut, tokens_of, uncuttable
-from dense.discover.results import Objects, component_of
-from dense.discover.source import check_features
-
-CELLS = 2**26  # entries of all graphs at work at once: 256 MB
-LARGEST = 20_000  # patches whose edges still fit in memory: 1.6 GB
+from dense.discover.graph import check_weights, component_of, edges, in_chunks, normalised_cut, uncuttable
+from dense.discover.results import Objects
+from dense.discover.source import unit_tokens
 
 
 @dataclass(frozen=True)
 class TokenCut:
-    """One object an image.
+    """One object per image: one side of the normalised cut.
 
     tau: two patches are joined if their cosine exceeds it. eps: weight between patches that are not joined. The score
-    is 1 minus the normalised cut's second eigenvalue: near 1, two sides that share hardly an edge. If all pairs of patches
-    are alike, or none, there is no object and the score is 0.
+    is 1 minus the normalised cut's second eigenvalue; near 1, hardly an edge joins the two sides. If all pairs of
+    patches are joined, or none, there is no object and the score is 0.
     """
 
     tau: float = 0.2
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_graph(self.tau, self.eps)
+        check_weights(self.tau, self.eps)
 
     def __call__(self, features: Tensor) -> Objects:
-        """Features (B, C, h, w) -> one mask per image on the grid."""
-        features = check_features(features)
-        grid, found = features.shape[-2:], []
-        for part in chunks(features):
-            alike = edges(tokens_of(part), self.tau)
-            kept = alike.new_ones(alike.shape[:2])
-            cut = normalised_cut(alike, self.eps, kept)
-            side, seed, signed = sides(cut.vectors, kept)
-            there = ~uncuttable(alike, kept)
-            masks = component_of(side.unflatten(1, grid), seed) & there[:, None, None]
-            found.append(
-                (masks[:, None], (cut.values.clamp(0, 1) * there)[:, None], signed.unflatten(1, grid)[:, None])
-            )
-        return Objects(*(torch.cat(x) for x in zip(*found, strict=True)))
+        """Return one mask per image on the grid of features (B, C, h, w)."""
+        return Objects(*in_chunks(features, self._cut))
+
+    def _cut(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        grid = features.shape[-2:]
+        adjacency = edges(unit_tokens(features), self.tau)
+        active = adjacency.new_ones(adjacency.shape[:2])
+        cut = normalised_cut(adjacency, self.eps, active)
+        seed, signed = object_side(cut.vectors, active)
+        found = ~uncuttable(adjacency, active)
+        masks = component_of((signed > 0).unflatten(1, grid), seed) & found[:, None, None]
+        return masks[:, None], (cut.values.clamp(0, 1) * found)[:, None], signed.unflatten(1, grid)[:, None]
 
 
-def check_graph(tau: float, eps: float) -> None:
-    """Refuse thresholds and weights that make no graph."""
-    check_tau(tau)
-    if not 0 < eps < 1:
-        raise ValueError(f"eps={eps}: expected a small positive weight below 1, such as 1e-5")
+@dataclass(frozen=True)
+class MaskCut:
+    """Up to `count` objects per image, each TokenCut's among the patches that no earlier mask holds.
 
-
-def check_tau(tau: float) -> None:
-    """Refuse thresholds that no cosine can meet."""
-    if not -1 <= tau < 1:
-        raise ValueError(f"tau={tau}: expected a cosine from -1 to 1, such as 0.2")
-
-
-def chunks(features: Tensor) -> Iterator[Tensor]:
-    """Features of as many images at once as have graphs that fit in memory together."""
-    patches = features.shape[-2] * features.shape[-1]
-    if patches > LARGEST:
-        raise ValueError(f"a graph of {patches} patches does not fit; show smaller images, {LARGEST} patches at most")
-    yield from features.split(max(1, CELLS // patches**2))
-
-
-def sides(vectors: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut vectors (B, N) at their mean over the patches that take part; the object's side holds the largest entry.
-
-    The object's side (B, N) bool, the patch of the largest entry (B,), and the vectors with the object high and the cut at 0.
+    tau, eps and the scores are TokenCut's. A side that holds three corners of the image or more is the background, and
+    the other side is taken. A mask smaller than the share `least` of the image is left empty with score 0. Masks never
+    overlap: the patches of a mask are inactive in later cuts.
     """
-    mean = (vectors * kept).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True).clamp_min(1)
-    seed = vectors.abs().mul(kept).argmax(-1)
-    level = (vectors - mean) * kept
+
+    count: int = 3
+    tau: float = 0.15
+    eps: float = 1e-5
+    least: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_weights(self.tau, self.eps)
+        if not 1 <= self.count <= 255:
+            raise ValueError(f"count={self.count}: expected 1 to 255 objects per image, such as 3")
+        if not 0 <= self.least < 1:
+            raise ValueError(f"least={self.least}: expected a share of the image from 0 to 1, such as 0.01")
+
+    def __call__(self, features: Tensor) -> Objects:
+        """Return `count` masks per image on the grid of features (B, C, h, w), in the order in which they were cut."""
+        return Objects(*in_chunks(features, self._cut))
+
+    def _cut(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        grid = features.shape[-2:]
+        adjacency = edges(unit_tokens(features), self.tau)
+        active = adjacency.new_ones(adjacency.shape[:2])  # B, N
+        masks: list[Tensor] = []
+        scores, maps = [], []
+        for _ in range(self.count):
+            cut = normalised_cut(adjacency, self.eps, active)
+            _, signed = object_side(cut.vectors, active)
+            corners = (signed > 0).unflatten(1, grid)[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # B, 4
+            signed = torch.where(corners.sum(-1, keepdim=True) >= 3, -signed, signed)
+            seed = torch.where(active > 0, signed, -torch.inf).argmax(-1)
+            mask = component_of((signed > 0).unflatten(1, grid), seed)  # B, h, w
+            found = ~uncuttable(adjacency, active) & (mask.float().mean((-2, -1)) >= self.least)
+            active = active * ~mask.flatten(1)  # even a mask that is dropped is not cut again
+            masks.append(mask & found[:, None, None])
+            scores.append(cut.values.clamp(0, 1) * found)
+            maps.append(signed.unflatten(1, grid))
+        return torch.stack(masks, 1), torch.stack(scores, 1), torch.stack(maps, 1)
+
+
+def object_side(vectors: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Split cut vectors (B, N) at their mean over active patches; the side of the largest entry is the object's.
+
+    Returns the patch of the largest entry (B,), and the vectors (B, N), positive on the object's side.
+    """
+    mean = (vectors * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
+    seed = vectors.abs().mul(active).argmax(-1)
+    level = (vectors - mean) * active
     sign = torch.where(level.gather(-1, seed[:, None]) < 0, -1.0, 1.0)
-    signed = level * sign
-    return signed > 0, seed, signed
+    return seed, level * sign

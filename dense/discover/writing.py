@@ -1,4 +1,4 @@
-"""Predictions as files: index pictures, overlays, COCO-style annotations and one contact sheet."""
+"""Predictions as files: index images, overlays, COCO-style annotations and one contact sheet."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dense.discover import Objects, Prediction, refine
-from dense.discover.reading import Seen
-from dense.discover.refine import Refinement
-from dense.discover.results import nearest
+from dense.discover.refine import Refinement, refine
+from dense.discover.results import Objects, Prediction, resize_nearest
 from dense.media.draw import (
     Picture,
     contain,
@@ -27,47 +25,48 @@ from dense.media.draw import (
     sheet,
     write_picture,
 )
+from dense.media.inputs import SizedImage
 
-CELL, COLUMNS, CELLS = 160, 4, 48  # of the contact sheet: pixels, pictures a row, pictures at most
-MOST = 1_500_000  # pixels above which masks are refined at the size that the backbone saw
-
-
-def full_size(prediction: Prediction, index: int, seen: Seen, how: Refinement) -> Prediction:
-    """The prediction for one picture of a batch, as a batch of one, refined and at the picture's own size."""
-    height, width = seen.image.shape[:2]
-    fine = seen.image if height * width <= MOST else seen.shown
-    one = one_of(prediction, index)
-    picture = torch.from_numpy(np.ascontiguousarray(fine)).permute(2, 0, 1)[None]
-    device = (one.masks if isinstance(one, Objects) else one.labels).device
-    return refine(one, picture.to(device), how).resized((height, width))
+CELL, COLUMNS, CELLS = 160, 4, 48  # of the contact sheet: pixels, images per row, images at most
+MAX_PIXELS = 1_500_000  # above this size masks are refined at the size of the backbone's input
 
 
-def one_of(prediction: Prediction, index: int) -> Prediction:
-    """One picture of a batch, as a batch of one."""
+def full_size(prediction: Prediction, index: int, image: SizedImage, refinement: Refinement) -> Prediction:
+    """Return the prediction for one image of a batch, as a batch of one, refined and at the image's own size."""
+    height, width = image.original.shape[:2]
+    pixels = image.original if height * width <= MAX_PIXELS else image.resized
     part = slice(index, index + 1)
+    one: Prediction
     if isinstance(prediction, Objects):
-        return Objects(prediction.masks[part], prediction.scores[part], prediction.maps[part])
-    return type(prediction)(prediction.labels[part], prediction.count)
+        one = Objects(prediction.masks[part], prediction.scores[part], prediction.maps[part])
+        device = one.masks.device
+    else:
+        one = type(prediction)(prediction.labels[part], prediction.count)
+        device = one.labels.device
+    guide = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    return refine(one, guide.to(device), refinement).resized((height, width))
 
 
-def drawn(image: Picture, prediction: Prediction) -> Picture:
-    """The masks or regions of one picture over it: objects in colour with their contours, the rest grey."""
+def draw_prediction(image: Picture, prediction: Prediction) -> Picture:
+    """Draw a prediction (a batch of one) over its image: regions, or objects with contours and the rest darker."""
     labels = prediction.labels[0].cpu().numpy()
     if not isinstance(prediction, Objects):
         return overlay(image, label_picture(labels, prediction.count), 0.5)
     return objects_picture(image, labels, enumerate(prediction.masks[0].cpu().numpy(), 1))
 
 
-def maps_picture(prediction: Objects, size: tuple[int, int]) -> Picture:
-    """What each mask of one picture was cut from, side by side."""
-    return sheet([[enlarge(heat(values), size) for values in prediction.maps[0].cpu().float().numpy()]])
+def similarity_picture(image: Picture, cosines: torch.Tensor) -> Picture:
+    """Draw cosines (h, w) over an image, on one scale for all images: 0 and less is dark, 1 bright."""
+    size = (image.shape[0], image.shape[1])
+    full = resize_nearest(cosines[None, None], size)[0, 0].cpu().float().numpy()
+    return overlay(image, heat(full, bounds=(0.0, 1.0)), 0.65)
 
 
-class Album:
-    """Writes predictions under a folder, one picture after another; `close` writes what is about all of them."""
+class PredictionFolder:
+    """Writes the predictions of one image after another to a folder; `close` writes annotations and contact sheet."""
 
     def __init__(self, folder: Path, info: dict[str, Any], classes: int | None, overlays: bool, maps: bool) -> None:
-        """classes: how many regions have the same meaning in all pictures; None for objects, which are all of one class."""
+        """classes: number of regions with the same meaning in all images; None for objects, which are one class."""
         self.folder, self.info, self.overlays, self.maps = folder, info, overlays, maps
         self.categories = [{"id": 1, "name": "object"}]
         if classes is not None:
@@ -76,43 +75,41 @@ class Album:
         self.annotations: list[dict[str, Any]] = []
         self.cells: list[Picture] = []
 
-    def add(self, seen: Seen, prediction: Prediction) -> None:
-        """Files of one picture, whose prediction has its size."""
-        stem = self.folder / seen.stem
+    def add(self, image: SizedImage, prediction: Prediction) -> None:
+        """Write the files of one image from a prediction at its size."""
+        stem = self.folder / image.stem
         stem.parent.mkdir(parents=True, exist_ok=True)
         labels = prediction.labels[0].cpu().numpy()
+        has_background = isinstance(prediction, Objects)
         count = prediction.masks.shape[1] + 1 if isinstance(prediction, Objects) else prediction.count
-        write_index(Path(f"{stem}_mask.png"), labels, count, background=isinstance(prediction, Objects))
-        picture = drawn(seen.image, prediction)
+        write_index(Path(f"{stem}_mask.png"), labels, count, background=has_background)
+        picture = draw_prediction(image.original, prediction)
         if self.overlays:
             write_picture(f"{stem}_overlay.png", picture)
         if self.maps and isinstance(prediction, Objects):
-            write_picture(f"{stem}_maps.png", maps_picture(prediction, (seen.shown.shape[0], seen.shown.shape[1])))
+            size = (image.resized.shape[0], image.resized.shape[1])
+            maps = [enlarge(heat(values), size) for values in prediction.maps[0].cpu().float().numpy()]
+            write_picture(f"{stem}_maps.png", sheet([maps]))
         if len(self.cells) < 2 * CELLS:
-            self.cells += [contain(seen.image, CELL), contain(picture, CELL)]
-        self._annotate(seen, prediction, labels)
+            self.cells += [contain(image.original, CELL), contain(picture, CELL)]
+        self._annotate(image, prediction, labels)
 
-    def _annotate(self, seen: Seen, prediction: Prediction, labels: NDArray[np.uint8]) -> None:
-        height, width = seen.image.shape[:2]
+    def _annotate(self, image: SizedImage, prediction: Prediction, labels: NDArray[np.uint8]) -> None:
+        height, width = image.original.shape[:2]
         number = len(self.images) + 1
-        self.images.append({"id": number, "file_name": seen.file, "height": height, "width": width})
+        self.images.append({"id": number, "file_name": image.file, "height": height, "width": width})
         if isinstance(prediction, Objects):
             masks, scores = prediction.masks[0].cpu().numpy(), prediction.scores[0].tolist()
-            found = [(1, mask, score) for mask, score in zip(masks, scores, strict=True)]
+            found = [(1, mask, {"score": round(score, 6)}) for mask, score in zip(masks, scores, strict=True)]
         else:
-            found = [(k + 1, labels == k, None) for k in np.unique(labels).tolist()]
+            found = [(k + 1, labels == k, {}) for k in np.unique(labels).tolist()]
         for category, mask, score in found:
             if mask.any():
-                entry = {
-                    "id": len(self.annotations) + 1,
-                    "image_id": number,
-                    "category_id": category,
-                    **annotation(mask),
-                }
-                self.annotations.append(entry | ({} if score is None else {"score": round(score, 6)}))
+                entry = {"id": len(self.annotations) + 1, "image_id": number, "category_id": category}
+                self.annotations.append(entry | annotation(mask) | score)
 
     def close(self) -> list[Path]:
-        """annotations.json and sheet.png."""
+        """Write annotations.json and sheet.png; return their paths."""
         self.folder.mkdir(parents=True, exist_ok=True)
         written = [self.folder / "annotations.json"]
         content = {
@@ -131,7 +128,7 @@ class Album:
 
 
 def write_index(path: Path, labels: NDArray[np.uint8], count: int, background: bool) -> None:
-    """Numbers of objects or regions as a PNG with a palette; with a background, 0 is black."""
+    """Write labels (H, W) as a PNG with a palette; with a background, 0 is black."""
     colours = np.concatenate([np.zeros((1, 3), np.uint8), palette(count - 1)]) if background else palette(count)
     index = Image.fromarray(labels, mode="P")
     index.putpalette(colours.reshape(-1).tolist())
@@ -139,22 +136,15 @@ def write_index(path: Path, labels: NDArray[np.uint8], count: int, background: b
 
 
 def annotation(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's description of a mask (H, W): uncompressed run lengths down the columns, x, y, width and height, and area."""
+    """Return COCO's fields for a mask (H, W): uncompressed column-wise run lengths, box (x, y, w, h) and area."""
     flat = mask.T.reshape(-1)
-    turns = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *turns, flat.size]).tolist()
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *changes, flat.size]).tolist()
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     left, top = int(columns[0]), int(rows[0])
     return {
         "segmentation": {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs},
         "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
         "area": int(mask.sum()),
-        "iscrowd": 1,  # says that these are run lengths, not polygons
+        "iscrowd": 1,  # marks run lengths, as opposed to polygons
     }
-
-
-def similarity_picture(image: Picture, cosines: torch.Tensor) -> Picture:
-    """Cosines (h, w) over a picture; 0 and less is dark, 1 bright, in every picture."""
-    size = (image.shape[0], image.shape[1])
-    full = nearest(cosines[None, None], size)[0, 0].cpu().float().numpy()
-    return overlay(image, heat(full, bounds=(0.0, 1.0)), 0.65)

@@ -1,30 +1,26 @@
-"""Depth and segmentation measured by the book: `dense evaluate depth` and `dense evaluate segmentation`."""
+"""Depth and segmentation of a trained model, measured by a named protocol."""
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dense.cli.evaluate_options import add_labelled, add_output, open_data
-from dense.cli.parser import Parser
 from dense.console import progress, say
 from dense.data.labelled.check import check_all
 from dense.data.labelled.sample import LabelledSource
 from dense.data.transforms import EvalTransform
-from dense.evaluate.protocol import Protocol
-from dense.metrics import CROPS, BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
+from dense.evaluate.protocol import Protocol, Result
+from dense.metrics import BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
-from dense.suggest import did_you_mean
+from dense.suggest import UnknownOption, did_you_mean
+from heads.layers import resize
 
 TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
-CHECKED = 100  # labelled images that are looked into before the first is measured
+CHECKED = 100  # labelled images that are checked before the first is measured
 
 
 @dataclass(frozen=True)
@@ -32,8 +28,9 @@ class DenseProtocol:
     """Everything that decides a dense number besides the weights.
 
     resize: shorter side of the images; predictions are resized to the targets before they are compared. window,
-    stride, edges: sliding windows. scales, flip: averages of logits (of depth itself), over whole images, or over
-    each window by itself (`over`). crop, cap, alignment, average: see DepthMetrics. ignore: label that does not count.
+    stride, edges: sliding windows. scales, flip: test-time augmentation, averages of logits (or of depth) over whole
+    images, or within each window (`over`). crop, cap, alignment, average: see DepthMetrics. ignore: label that is not
+    counted.
     """
 
     name: str
@@ -55,7 +52,7 @@ class DenseProtocol:
         Inference(self.resize, self.window, self.stride)  # checks them
 
     def around(self, network: Network) -> Network:
-        """The network as this protocol uses it."""
+        """Wrap the network with the windows and the test-time augmentation of this protocol."""
         run = network
         if self.over == "window":
             run = augmented(run, self.scales, self.flip)
@@ -77,21 +74,29 @@ PROTOCOLS: dict[str, DenseProtocol] = {
 }
 
 
-def find_protocol(name: str) -> DenseProtocol:
-    """By name."""
+def find_protocol(name: str, **changes: Any) -> DenseProtocol:
+    """Return a protocol by name; fields that change it are noted in its name."""
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}: known are {', '.join(PROTOCOLS)}.{did_you_mean(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
+    protocol = PROTOCOLS[name]
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items() if v is not None}
+    if unknown := [k for k in changes if k not in {f.name for f in fields(DenseProtocol)} - {"name"}]:
+        hint = did_you_mean(unknown[0], [f.name for f in fields(DenseProtocol)])
+        raise UnknownOption(f"a protocol has no field {unknown[0]!r}.{hint}")
+    if "window" in changes and protocol.stride is None:
+        changes.setdefault("stride", Inference(window=changes["window"]).step)
+    changes = {k: v for k, v in changes.items() if v != getattr(protocol, k)}
+    return replace(protocol, name=f"{name}, changed", **changes) if changes else protocol
 
 
 @torch.inference_mode()
 def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, dict[str, Any]]:
-    """Numbers of a model on labelled images: "depth", "segmentation" or both, as far as model and images go."""
+    """Return the numbers of a model on labelled images under "depth", "segmentation" or both, whatever both have."""
     device = next(model.eval().parameters()).device
     measured = metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
-    network = protocol.around(lambda images: model.decode(model.features(images), images=images))
+    network = protocol.around(model.maps)
     transform = EvalTransform(protocol.resize)
     for index in progress(range(len(source)), "pictures"):
         sample = transform(source.read(index))
@@ -109,7 +114,7 @@ def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DensePro
 
 
 def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, Any]:
-    """What can be measured; an error if nothing can."""
+    """Return the metrics that model and data allow; raise if there are none."""
     found: dict[str, Any] = {}
     if "depth" in model.outputs and source.depth_kind is not None:
         kind = model.depth_kind
@@ -136,17 +141,17 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
 
 
 def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, Any]:
-    """Of classes, where model and data have them and mean the same ones."""
+    """Return the metrics of classes; raise if model and data mean different classes."""
     if "labels" not in model.outputs or source.classes is None:
         return {}
     ours, theirs = model.classes or (), source.classes
     if len(ours) != len(theirs):
-        raise ValueError(f"the model knows {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
+        raise ValueError(f"the model has {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
     for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
         if own != other:
             raise ValueError(
-                f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data as the "
-                "model does, and in its order"
+                f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data like "
+                "the model, and in its order"
             )
     found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(theirs), protocol.ignore, theirs)}
     if protocol.boundary:
@@ -155,95 +160,55 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
 
 
 def resized(maps: Maps, name: str, target: Tensor) -> Tensor:
-    """A map at the size of the target."""
-    size = target.shape[-2:]
-    if maps[name].shape[-2:] == size:
-        return maps[name]
-    return F.interpolate(maps[name], size=size, mode="bilinear", align_corners=False)
+    """Resize a map to the size of the target."""
+    return resize(maps[name], (target.shape[-2], target.shape[-1]), align_corners=False)
 
 
 def table(name: str, metric: Any) -> dict[str, Any]:
-    """Numbers, and with classes a table of them."""
+    """Compute a metric; add the numbers per class of a segmentation."""
     numbers = metric.compute()
     return numbers | {"per_class": metric.per_class()} if name == "segmentation" else numbers
 
 
-def run(parser: Parser, argv: Sequence[str], what: str) -> tuple[Any, Namespace]:
-    """The sub-verbs: options, the model, the images, numbers."""
-    from dense.cli.evaluate import Outcome
+def measure(
+    model: DenseModel, source: LabelledSource, protocol: DenseProtocol, what: str | None = None, *, data: str = "",
+    split: str = "", **settings: Any,
+) -> Result:  # fmt: skip
+    """Measure a model on labelled images.
 
-    add_options(parser)
-    options = parser.parse_args(argv)
-    protocol = settle(options)
-    source = open_data(options, targets=TARGETS[what], classes=options.classes)
-    model = DenseModel.from_pretrained(options.model).to(options.device)
-    measured = metrics(model, source, protocol)  # raises before the images are looked at
-    if what not in measured:
-        raise ValueError(
-            f"there is no {what} to measure: the model or the data lack it; measured would be {', '.join(measured)}"
-        )
-    if (whole := getattr(source, "whole", 0)) and str(options.data) != model.facts.get("pictures"):
+    what: depth or segmentation; None for all that model and data have. data, split: how the images are named in the
+    protocol. settings: more fields of the protocol, such as kb_crop.
+    """
+    measured = metrics(model, source, protocol)  # raises before the images are checked
+    if what is not None and what not in measured:
+        raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")
+    if (whole := getattr(source, "whole", 0)) and data != model.facts.get("images"):
         say(
-            f"{options.data} is not split, and the model was trained on other images: {len(source)} of its {whole} count; "
-            "--split all counts every one"
+            f"{data} has no splits, and the model was trained on other images: {len(source)} of its {whole} images are "
+            "used; --split all uses all of them"
         )
-    check_all({options.split: source}, limit=CHECKED)
+    check_all({split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol)
-    numbers = {k: v for k, v in found[what].items() if k != "per_class"}
-    if "boundary" in found and what == "segmentation":
-        numbers |= found["boundary"]
-    if per_class := found[what].get("per_class"):
-        print(per_class_table(per_class))
-        numbers["per_class"] = per_class
-    settings = {k: v for k, v in vars(protocol).items() if k != "name"} | {"kb_crop": options.kb_crop}
+    chosen = list(found) if what is None else [what, *(["boundary"] if what == "segmentation" else [])]
+    numbers: dict[str, Any] = {}
+    for name in chosen:
+        numbers |= found.get(name, {})
     described = Protocol(
-        name=f"{what}, {protocol.name}",
-        train=str(model.facts.get("pictures", "unknown")),
-        val=f"{options.data} {options.split} ({len(source)} images)",
+        name=f"{what or ' and '.join(n for n in chosen if n != 'boundary')}, {protocol.name}",
+        train=str(model.facts.get("images", "unknown")),
+        val=f"{data} {split} ({len(source)} images)",
         view=f"shorter side {protocol.resize}" if protocol.resize else "as they are",
         resolution=protocol.window or protocol.resize or 0,
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
         classes=len(model.classes or ()),
-        settings=settings,
+        settings={k: v for k, v in vars(protocol).items() if k != "name"} | settings,
     )
-    options.backbone, options.weights = str(options.model), None
-    return Outcome(described, numbers, model.backbone), options
-
-
-def add_options(parser: Parser) -> None:
-    """Which model, which images, how."""
-    parser.add_argument("model", help="directory that dense train wrote")
-    parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
-    parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
-    parser.add_argument("--split", default="val", help="train, val or test; all, of a folder that is not split")
-    parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
-    parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
-    parser.add_argument("--resize", type=int, help="shorter side")
-    parser.add_argument("--window", type=int, help="side of sliding windows")
-    parser.add_argument("--stride", type=int, help="pixels between windows")
-    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
-    parser.add_argument("--scales", type=float, nargs="+", help="average over sizes")
-    parser.add_argument("--crop", choices=tuple(CROPS), help="part of the image that counts")
-    parser.add_argument("--cap", type=float, nargs=2, metavar=("NEAR", "FAR"), help="metres that count")
-    parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="of relative depth")
-    parser.add_argument("--boundary", action="store_true", help="boundary IoU too")
-    add_labelled(parser, scenes=200)
-    add_output(parser)
-
-
-def settle(options: Namespace) -> DenseProtocol:
-    """The named protocol with what the command line changes; a changed one says so in its name."""
-    protocol = find_protocol(options.protocol)
-    given = ("resize", "window", "stride", "scales", "crop", "cap", "alignment")
-    changes: dict[str, Any] = {k: getattr(options, k) for k in given if getattr(options, k) is not None}
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-    changes |= {k: True for k in ("flip", "boundary") if getattr(options, k)}
-    if "window" in changes and protocol.stride is None:
-        changes.setdefault("stride", max(1, options.window * 2 // 3))  # as a predictor steps
-    changes = {k: v for k, v in changes.items() if v != getattr(protocol, k)}
-    return replace(protocol, name=f"{protocol.name}, changed", **changes) if changes else protocol
+    per_class = numbers.pop("per_class", None)
+    if per_class:
+        numbers["per_class"] = per_class
+    return Result(described, numbers, model.backbone.spec, table=per_class_table(per_class) if per_class else "")
 
 
 def per_class_table(rows: dict[str, dict[str, float]]) -> str:

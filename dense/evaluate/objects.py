@@ -1,4 +1,4 @@
-"""Images with the objects that are in them: instances where the data have them, connected parts of classes elsewhere."""
+"""Images with masks of their objects: instances where the data have them, connected components of classes elsewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dense.data.labelled.sample import IGNORE, LabelledSource
 from dense.data.labelled.scenes import SceneSource
 from dense.suggest import did_you_mean
 
-BACKGROUND = ("background", "sky", "ground")  # classes that are no objects, if no others are named
+BACKGROUND = ("background", "sky", "ground")  # classes that are no objects by default
 BORDER = 255  # of instances in VOC's files
 
 
 @dataclass(frozen=True)
-class GroundTruth:
-    """An image and what is in it."""
+class ObjectTarget:
+    """An image with the masks of its objects and its classes."""
 
     image: NDArray[np.uint8]  # H, W, 3
     objects: NDArray[np.bool_]  # M, H, W
@@ -30,15 +30,15 @@ class GroundTruth:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Where the ground truth is known."""
+        """Pixels whose class is known."""
         return self.labels != IGNORE
 
 
-class GroundTruths:
-    """Every image of a source with its objects, those below `least` of the image left out.
+class ObjectTargets:
+    """The images of a source with their objects; objects smaller than the share `least` of the image are left out.
 
-    objects: in words, where they come from: "instances" of embedded scenes and of VOC's SegmentationObject, or "parts":
-    what hangs together of each class that is not `background`.
+    objects: where they come from, for the protocol: "instances" of embedded scenes and of VOC's SegmentationObject, or
+    "parts", the connected components of each class that is not `background`.
     """
 
     def __init__(self, source: LabelledSource, background: Sequence[str] | None = None, least: float = 0.002) -> None:
@@ -60,7 +60,7 @@ class GroundTruths:
         return tuple(names)
 
     def _instance_files(self) -> list[Path] | None:
-        """VOC keeps instances beside classes."""
+        """Return VOC's instance masks, which lie beside those of the classes."""
         if not isinstance(self.source, FileSource) or self.source.masks is None:
             return None
         folder = "SegmentationClass"
@@ -73,22 +73,22 @@ class GroundTruths:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __iter__(self) -> Iterator[GroundTruth]:
+    def __iter__(self) -> Iterator[ObjectTarget]:
         for index in range(len(self.source)):
             yield self[index]
 
-    def __getitem__(self, index: int) -> GroundTruth:
+    def __getitem__(self, index: int) -> ObjectTarget:
         if isinstance(self.source, SceneSource):
             scene = self.source.scenes[index]
-            return self._ground_truth(scene.image, scene.semantic, scene.instance)
+            return self._target(scene.image, scene.semantic, scene.instance)
         sample = self.source.read(index)
         if sample.labels is None:
             raise ValueError(f"{sample.name} has no mask; remove it, or add its mask")
         if self._instances is not None:
             with Image.open(self._instances[index]) as file:
                 instances = np.array(file)
-            return self._ground_truth(sample.image, sample.labels, np.where(instances == BORDER, 0, instances))
-        return self._ground_truth(sample.image, sample.labels, self._parts(sample.labels))
+            return self._target(sample.image, sample.labels, np.where(instances == BORDER, 0, instances))
+        return self._target(sample.image, sample.labels, self._parts(sample.labels))
 
     def _parts(self, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
         parts, count = np.zeros(labels.shape, np.int32), 0
@@ -99,9 +99,9 @@ class GroundTruths:
                 count += some - 1
         return parts
 
-    def _ground_truth(
+    def _target(
         self, image: NDArray[np.uint8], labels: NDArray[np.uint8], instances: NDArray[np.integer]
-    ) -> GroundTruth:
+    ) -> ObjectTarget:
         numbers, areas = np.unique(instances, return_counts=True)
         kept = numbers[(numbers > 0) & (areas >= self.least * instances.size)]
-        return GroundTruth(image, instances[None] == kept[:, None, None], labels)
+        return ObjectTarget(image, instances[None] == kept[:, None, None], labels)

@@ -1,4 +1,4 @@
-"""Targets per patch: what a patch shows and how far it is, from maps in pixels; and the two probes that learn them."""
+"""Targets per patch, classes and depth, from maps in pixels; and the two linear probes that are fitted to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHARE = 0.5  # of a patch's pixels that must have a depth for the patch to have 
 
 
 def shares(labels: Tensor, patch: int, classes: int) -> Tensor:
-    """Labels (B, H, W) -> share of each patch's pixels that shows each class, (B, h, w, K)."""
+    """Return the share of each class in each patch (B, h, w, K) of labels (B, H, W)."""
     height, width = labels.shape[-2:]
     if height % patch or width % patch:
         raise ValueError(f"{height}x{width} is no multiple of the patch, {patch}")
@@ -22,7 +22,7 @@ def shares(labels: Tensor, patch: int, classes: int) -> Tensor:
 
 
 def log_depths(depth: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """Depth (B, H, W), not finite where there is none -> mean log depth of each patch and where it counts, (B, h, w)."""
+    """Return mean log depth and validity, each (B, h, w), of the patches of depth (B, H, W), not finite if unknown."""
     valid = torch.isfinite(depth) & (depth > 0)
     values = torch.where(valid, depth, 1.0).log()
     count = F.avg_pool2d(valid.float().unsqueeze(1), patch).squeeze(1)
@@ -31,14 +31,13 @@ def log_depths(depth: Tensor, patch: int) -> tuple[Tensor, Tensor]:
 
 
 class Standardise:
-    """Per-channel mean 0 and deviation 1 over the rows it was made from; silent channels stay silent."""
+    """Scale channels to mean 0 and deviation 1 over the given rows; constant channels become 0."""
 
     def __init__(self, features: Tensor) -> None:
         self.mean, self.std = features.mean(0), features.std(0, correction=0)
         self.std = torch.where(self.std > 1e-6 * (self.mean.abs() + 1), self.std, torch.inf)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(N, D) -> (N, D)."""
         return (features - self.mean) / self.std
 
 
@@ -69,17 +68,16 @@ class LinearClassifier:
         self.weight, self.bias = self.weight.detach(), self.bias.detach()
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Predicted classes (N,)."""
         return torch.addmm(self.bias, self.standardise(features), self.weight).argmax(1)
 
 
 class RidgeRegression:
-    """Least squares on standardised features (N, D) in closed form, in fp64; `penalty` is relative to their variance."""
+    """Ridge regression on standardised features (N, D), in closed form and fp64; `penalty` is relative to variance."""
 
     def __init__(self, features: Tensor, targets: Tensor, penalty: float = 1e-3) -> None:
         self.standardise = Standardise(features)
         x = self.standardise(features)
-        exact = "cpu" if x.device.type == "mps" else x.device  # which has no fp64
+        exact = "cpu" if x.device.type == "mps" else x.device  # MPS has no fp64
         gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=exact)
         moment = torch.zeros(x.shape[1], dtype=torch.float64, device=exact)
         self.offset, self.low, self.high = targets.mean(), targets.min(), targets.max()

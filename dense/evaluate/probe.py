@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.scenes import CLASSES, Scenes
-from dense.evaluate.classification.features import evaluating, final_norm
+from dense.evaluate.classification.features import evaluating, final_norm, statistics
 from dense.evaluate.classification.knn import TEMPERATURE, knn_accuracy
 from dense.evaluate.patches import (
     LinearClassifier,
@@ -24,6 +24,7 @@ from dense.evaluate.patches import (
     mean_iou,
     shares,
 )
+from dense.evaluate.protocol import Protocol, Result
 
 K = 20
 BATCH = 64
@@ -39,7 +40,7 @@ class Targets:
 
     @classmethod
     def render(cls, split: str, length: int, size: int, seed: int) -> Targets:
-        """`length` scenes, kept in memory."""
+        """Render `length` scenes into memory."""
         scenes = Scenes(split, length, size, seed)
         images, semantic = np.empty((length, size, size, 3), np.uint8), np.empty((length, size, size), np.uint8)
         depth = np.empty((length, size, size), np.float32)
@@ -55,20 +56,19 @@ class Targets:
 
 @dataclass(frozen=True)
 class Described:
-    """A split as some way of describing images sees it."""
+    """Features of a split."""
 
     patches: Tensor  # N, h*w, D
     images: dict[str, Tensor]  # name -> (N, D)
 
 
 class SceneProbe:
-    """Scenes rendered once, for any number of backbones.
+    """Probe any number of backbones on scenes that are rendered once.
 
-    - `segmentation_miou`: a linear classifier on each patch; the label of a patch is the class of most of its pixels;
-    - `depth_abs_rel`: ridge regression of a patch's mean log depth, over patches that mostly have one;
-    - `knn_class`, `knn_average`, `knn_object`: k-NN (k 20, T .07) of the class that covers most pixels among the solids,
-      by the class token, by the average of all patches, and by the average of the patches that show it, each weighted
-      with the share of its pixels that do.
+    - `segmentation_miou`: a linear classifier on patches; the label of a patch is its most frequent class;
+    - `depth_abs_rel`: ridge regression of the mean log depth of patches at least half of whose pixels have a depth;
+    - `knn_class`, `knn_average`, `knn_object`: k-NN (k 20, T .07) of the solid that covers most pixels, by the class
+      token, by the average of all patches, and by the average of its own patches, weighted by its share of each.
     """
 
     def __init__(self, train: int = 500, val: int = 250, size: int = 96, seed: int = 0) -> None:
@@ -81,18 +81,18 @@ class SceneProbe:
         }
 
     def __call__(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
-        """The numbers of a backbone, on its own device; its modes and the random state are left as they were."""
+        """Return the numbers of a backbone, on its own device; its modes and the random state stay as they are."""
         patch = cell(backbone)
         self._check(patch)
         return self._measure({name: self._describe(backbone, split, layers) for name, split in self.splits.items()})
 
     def baselines(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
-        """The same by means that learn nothing: `random/...`, its own random initialisation; `pixels/...`, raw pixels of
-        patches of its size, and of the image shrunk to 16x16; `histogram/knn_average`, colours of the image."""
+        """Return baselines: `random/...`, the backbone's random initialisation; `pixels/...`, raw pixels of its patches
+        and of the image at 16x16; `histogram/knn_average`, the colour histogram of the image."""
         patch = cell(backbone)
         self._check(patch)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # random initialisation are made on the CPU
+            torch.default_generator.manual_seed(self.seed)  # weights are drawn on the CPU
             fresh = Backbone.from_spec(backbone.spec).to(next(backbone.parameters()).device)
         numbers = {f"random/{k}": v for k, v in self(fresh, layers).items()}
         pixels = {name: self._pixels(split, patch) for name, split in self.splits.items()}
@@ -172,7 +172,7 @@ def cell(backbone: Backbone) -> int:
 
 
 def dominant_classes(targets: Targets) -> Tensor:
-    """The solid that covers most pixels of each scene, (N,), the lower index on a tie."""
+    """Return the solid that covers most pixels of each scene, (N,), the lower index on a tie."""
     flat = targets.semantic.flatten(1).long()
     counts = torch.zeros(len(flat), len(CLASSES), dtype=torch.int64).scatter_add_(1, flat, torch.ones_like(flat))
     counts[:, :2] = -1  # sky and ground
@@ -180,14 +180,14 @@ def dominant_classes(targets: Targets) -> Tensor:
 
 
 def histogram(images: Tensor, bins: int = 8) -> Tensor:
-    """Square roots of the shares of `bins`**3 colours in images (N, 3, H, W) uint8."""
+    """Return the square roots of the shares of `bins`**3 colours in images (N, 3, H, W) uint8."""
     red, green, blue = (images.flatten(2).long() * bins // 256).unbind(1)  # N, H*W
     colours = (red * bins + green) * bins + blue
     counts = torch.zeros(len(images), bins**3).scatter_add_(1, colours, torch.ones(colours.shape))
     return (counts / colours.shape[1]).sqrt()
 
 
-def probe_scenes(
+def measure_probe(
     backbone: Backbone,
     *,
     train: int = 500,
@@ -196,9 +196,25 @@ def probe_scenes(
     seed: int = 0,
     layers: Layers = "last",
     baselines: bool = False,
-) -> dict[str, float]:
+) -> Result:
     """Probe a backbone on embedded scenes of `size` px; see `SceneProbe`, which keeps the scenes for a second time."""
-    start = time.perf_counter()
     probe = SceneProbe(train, val, size, seed)
-    numbers = probe(backbone, layers) | (probe.baselines(backbone, layers) if baselines else {})
-    return numbers | {"seconds": time.perf_counter() - start}
+    numbers: dict[str, Any] = probe(backbone, layers) | (probe.baselines(backbone, layers) if baselines else {})
+    protocol = Protocol(
+        name="probe",
+        train=f"scenes:train ({train} images)",
+        val=f"scenes:val ({val} images)",
+        view="as rendered",
+        resolution=size,
+        features=f"patches of layers {','.join(map(str, layers)) if isinstance(layers, tuple) else layers}",
+        norm=final_norm(backbone),
+        statistics=statistics(backbone),
+        classes=len(CLASSES),
+        settings={
+            "segmentation": "logistic regression of patches, L-BFGS, weight decay 1e-3",
+            "depth": "ridge regression of log depth, penalty 1e-3",
+            "k": K,
+            "temperature": TEMPERATURE,
+        },
+    )
+    return Result(protocol, numbers, backbone.spec)

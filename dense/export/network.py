@@ -107,8 +107,8 @@ def check_size(backbone: Backbone, size: Size, dynamic: bool) -> None:
     if dynamic and has_table(backbone):
         raise ValueError(
             f"dynamic sizes need positions without a table, and {spec.name} learned one for {spec.image_size[0]}x"
-            f"{spec.image_size[1]} (positions={spec.positions!r}), which a file holds for one size alone; export one file "
-            "a size, or use a backbone with rotary positions (DINOv3) or a convolutional one"
+            f"{spec.image_size[1]} (positions={spec.positions!r}), which a file holds for one size alone; export one "
+            "file per size, or use a backbone with rotary positions (DINOv3) or a convolutional one"
         )
     if dynamic and (not fits or min(size) < 2 * spec.patch):
         raise ValueError(
@@ -117,6 +117,6 @@ def check_size(backbone: Backbone, size: Size, dynamic: bool) -> None:
         )
     if not fits and spec.padding == "resize":
         raise ValueError(
-            f"size={size}: {spec.name} has padding='resize', an antialiased bicubic resize that ONNX does not know; use a "
-            f"size of whole patches of {spec.patch}, such as {near}"
+            f"size={size}: {spec.name} has padding='resize', an antialiased bicubic resize that ONNX lacks; use "
+            f"a size of whole patches of {spec.patch}, such as {near}"
         )

@@ -1,4 +1,4 @@
-"""Pictures of features and attention, as uint8 arrays."""
+"""Pictures for people, as uint8 arrays: colour maps, labels and objects over images, contact sheets."""
 
 from __future__ import annotations
 
@@ -13,31 +13,51 @@ from torch import Tensor
 
 Picture = NDArray[np.uint8]  # H, W, 3
 
-HEADING = 22  # pixels above a sheet for the words over its columns
+HEADING = 22  # pixels above a sheet for the headings of its columns
 
 
 def heat(
     values: Tensor | NDArray[np.floating], colours: str = "inferno", bounds: tuple[float, float] | None = None
 ) -> Picture:
-    """A map (h, w) as colours, its own minimum to its own maximum if no bounds are given."""
+    """Draw a map (h, w) with a colour map of matplotlib, scaled from its minimum to its maximum without `bounds`."""
     array = np.asarray(values, dtype=np.float64)
     low, high = bounds or (float(np.nanmin(array)), float(np.nanmax(array)))
     scaled = np.clip((array - low) / (high - low), 0, 1) if high > low else np.zeros_like(array)
+    return _colour_mapped(scaled, colours)
+
+
+def depth_picture(
+    depth: NDArray[np.floating], bounds: tuple[float, float] | None = None, inverse: bool = False
+) -> Picture:
+    """Draw depth (H, W), near bright and values that are not finite black.
+
+    bounds: values at the ends of the scale; quantiles if left out. inverse: large values are near.
+    """
+    values = np.asarray(depth, np.float64)
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros((*values.shape, 3), np.uint8)
+    low, high = bounds or tuple(np.quantile(values[known], (0.01, 0.99)))
+    scaled = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-9), 0, 1)
+    return np.where(known[..., None], _colour_mapped(scaled if inverse else 1 - scaled, "magma"), np.uint8(0))
+
+
+def _colour_mapped(scaled: NDArray[np.float64], colours: str) -> Picture:
     return (matplotlib.colormaps[colours](scaled)[..., :3] * 255 + 0.5).astype(np.uint8)
 
 
 def to_picture(colours: Tensor) -> Picture:
-    """(3, h, w) in 0..1 -> (h, w, 3) uint8."""
+    """Return colours (3, h, w) in 0..1 as (h, w, 3) uint8."""
     return (colours.permute(1, 2, 0).cpu().numpy() * 255 + 0.5).astype(np.uint8)
 
 
 def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Nearest-neighbour resize to (H, W): cells stay visible."""
+    """Resize to (H, W) by nearest neighbour, so that patches stay visible as squares."""
     return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def contain(picture: Picture, side: int) -> Picture:
-    """A picture made smaller or larger to fit a white square of `side` pixels, at its upper left."""
+    """Resize a picture to fit a white square of `side` pixels and place it at the upper left."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -47,61 +67,21 @@ def contain(picture: Picture, side: int) -> Picture:
     return square
 
 
-def outline(image: Picture, mask: NDArray[np.bool_], colour: NDArray[np.integer], width: int = 2) -> Picture:
-    """A copy of a picture (H, W, 3) with the contour of a mask (H, W) drawn on it."""
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    drawn = image.copy()
-    cv2.drawContours(drawn, contours, -1, [int(c) for c in colour], width)
-    return drawn
-
-
-def objects_picture(
-    image: Picture, labels: NDArray[np.integer], masks: Iterable[tuple[int, NDArray[np.bool_]]]
-) -> Picture:
-    """Objects over a picture: those of `labels` (H, W), which count from 1, in colour, the rest darker, and contours of
-    numbered masks (H, W)."""
-    table = np.concatenate([np.zeros((1, 3), np.uint8), palette(255)])
-    inside = (labels > 0)[..., None]
-    picture = np.where(inside, overlay(image, table[labels], 0.45), (image * 0.6).astype(np.uint8))
-    for number, mask in masks:
-        if mask.any():
-            picture = outline(picture, mask, table[number])
-    return picture
-
-
-def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4, headings: Sequence[str] = ()) -> Picture:
-    """Pictures of equal size in a grid on white, with a word above each column where there are headings."""
-    height, width = rows[0][0].shape[:2]
-    columns, above = max(len(row) for row in rows), HEADING if headings else 0
-    canvas = np.full((above + len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
-    for j, words in enumerate(headings):
-        cv2.putText(
-            canvas,
-            words,
-            (gap + j * (width + gap), HEADING - 6),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.5,
-            (0, 0, 0),
-            1,
-            cv2.LINE_AA,
-        )
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            top, left = above + gap + i * (height + gap), gap + j * (width + gap)
-            canvas[top : top + height, left : left + width] = picture
-    return canvas
+def overlay(image: Picture, colours: Picture, strength: float = 0.55) -> Picture:
+    """Blend colours over an image of the same size."""
+    return cv2.addWeighted(colours, strength, image, 1 - strength, 0)  # type: ignore[return-value]
 
 
 def palette(count: int) -> Picture:
-    """`count` colours that neighbours in the list tell apart, (count, 3); the first ones of any list are the same."""
-    hue = (np.arange(count) * 0.61803398875 + 0.35) % 1  # the golden ratio never comes near itself
+    """Return `count` colours (count, 3); consecutive ones are distinct, and the first do not depend on `count`."""
+    hue = (np.arange(count) * 0.61803398875 + 0.35) % 1  # multiples of the golden ratio are spread evenly
     value, saturation = 0.95 - 0.35 * (np.arange(count) // 3 % 2), 0.85 - 0.35 * (np.arange(count) // 7 % 2)
     hsv = np.stack([hue * 180, saturation * 255, value * 255], axis=1).astype(np.uint8)[None]
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0], np.uint8)
 
 
 def label_picture(labels: NDArray[np.integer], count: int) -> Picture:
-    """Class indices (H, W) as colours; 255 is black."""
+    """Draw class indices (H, W) in colour; 255 is black."""
     table = np.zeros((max(256, count), 3), np.uint8)
     table[:count] = palette(count)
     if count <= 255:
@@ -109,27 +89,39 @@ def label_picture(labels: NDArray[np.integer], count: int) -> Picture:
     return table[labels]
 
 
-def overlay(image: Picture, colours: Picture, strength: float = 0.55) -> Picture:
-    """Colours laid over a picture of the same size."""
-    return cv2.addWeighted(colours, strength, image, 1 - strength, 0)  # type: ignore[return-value]
-
-
-def depth_picture(
-    depth: NDArray[np.floating], bounds: tuple[float, float] | None = None, inverse: bool = False
+def objects_picture(
+    image: Picture, labels: NDArray[np.integer], masks: Iterable[tuple[int, NDArray[np.bool_]]]
 ) -> Picture:
-    """Depth (H, W) as colours, near bright; what is not finite is black. bounds: values at the ends of the scale."""
-    values = np.asarray(depth, np.float64)
-    known = np.isfinite(values)
-    if not known.any():
-        return np.zeros((*values.shape, 3), np.uint8)
-    low, high = bounds or tuple(np.quantile(values[known], (0.01, 0.99)))
-    scaled = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-9), 0, 1)
-    colours = (matplotlib.colormaps["magma"](scaled if inverse else 1 - scaled)[..., :3] * 255 + 0.5).astype(np.uint8)
-    return np.where(known[..., None], colours, np.uint8(0))
+    """Draw objects over an image: labels (H, W) above 0 in colour, the rest darker, and contours of masks (H, W).
+
+    masks: pairs of a label, which gives the colour, and a mask.
+    """
+    table = np.concatenate([np.zeros((1, 3), np.uint8), palette(255)])
+    inside = (labels > 0)[..., None]
+    picture = np.where(inside, overlay(image, table[labels], 0.45), (image * 0.6).astype(np.uint8))
+    for number, mask in masks:
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, contours, -1, [int(c) for c in table[number]], 2)
+    return picture
+
+
+def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4, headings: Sequence[str] = ()) -> Picture:
+    """Arrange pictures of equal size in a grid on white, with optional headings above the columns."""
+    height, width = rows[0][0].shape[:2]
+    columns, above = max(len(row) for row in rows), HEADING if headings else 0
+    canvas = np.full((above + len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for j, words in enumerate(headings):
+        place = (gap + j * (width + gap), HEADING - 6)
+        cv2.putText(canvas, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            top, left = above + gap + i * (height + gap), gap + j * (width + gap)
+            canvas[top : top + height, left : left + width] = picture
+    return canvas
 
 
 def write_picture(path: str | Path, picture: Picture) -> None:
-    """A picture as a file, RGB."""
+    """Write a picture (H, W, 3) RGB to a file."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
         raise OSError(f"cannot write {path}")

@@ -1,4 +1,4 @@
-"""Videos frame by frame."""
+"""Reading and writing of video files, frame by frame."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
 
 class VideoError(ValueError):
-    """A video that cannot be read."""
+    """Raised for a video that cannot be read."""
 
 
 class Video:
-    """Frames (H, W, 3) RGB of a video, its rate and about how many there are."""
+    """The frames (H, W, 3) RGB of a video, its rate, and the approximate number of frames, 0 if unknown."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -34,8 +34,8 @@ class Video:
         capture, count = cv2.VideoCapture(str(self.path)), 0
         try:
             while True:
-                there, frame = capture.read()
-                if not there:
+                found, frame = capture.read()
+                if not found:
                     break
                 yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
                 count += 1
@@ -46,14 +46,14 @@ class Video:
 
 
 class VideoWriter:
-    """Writes frames as .mp4; the video is whole after `close`."""
+    """Writes frames to an .mp4 file, which is complete after `close`."""
 
     def __init__(self, path: str | Path, rate: float) -> None:
         self.path, self.rate = Path(path), rate
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: NDArray[np.uint8]) -> None:
-        """One more frame, (H, W, 3) RGB; the codec needs even sides, so the last row or column of odd ones is doubled."""
+        """Write a frame (H, W, 3) RGB; odd sides are padded by repetition, since the codec needs even ones."""
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class VideoWriter:
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Finish the file."""
+        """Complete the file."""
         if self._writer is not None:
             self._writer.release()
             self._writer = None

@@ -1,4 +1,4 @@
-"""From one pass to a good target: flips, scales and sliding windows around any network."""
+"""Test-time augmentation and sliding windows around any network."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from heads.layers import resize
 
 if TYPE_CHECKING:
     from dense.model.network import DenseModel, Inference
+    from heads.features import Size
 
 Maps = dict[str, Tensor]
 Network = Callable[[Tensor], Maps]  # normalised images (B, 3, H, W) -> name -> (B, K, H, W)
-Finish = Callable[[str, Tensor, int, int], None]  # name, finished values (K, h, w), top, left
+Finish = Callable[[str, Tensor, int, int], None]  # name, block of the mean (K, h, w), top, left
 Edges = Literal["even", "inward"]
 
 
 def augmented(network: Network, scales: Sequence[float] = (1.0,), flip: bool = False) -> Network:
-    """The mean of `network`'s maps (of logits, where they are logits) over scales of the image and its mirror image."""
+    """Return a network that averages maps (or logits) over scales and, with `flip`, over mirror images."""
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales={tuple(scales)}: expected one or several positive numbers")
     if tuple(scales) == (1.0,) and not flip:
@@ -31,26 +33,21 @@ def augmented(network: Network, scales: Sequence[float] = (1.0,), flip: bool = F
         total: Maps = {}
         for scale in scales:
             size = (max(round(height * scale), 1), max(round(width * scale), 1))
-            seen = images if size == (height, width) else _resize(images, size)
+            scaled = resize(images, size, align_corners=False)
             for mirrored in (False, True)[: 1 + flip]:
-                for name, values in network(seen.flip(-1) if mirrored else seen).items():
-                    values = _resize(values.flip(-1) if mirrored else values, (height, width))
+                for name, values in network(scaled.flip(-1) if mirrored else scaled).items():
+                    values = resize(values.flip(-1) if mirrored else values, (height, width), align_corners=False)
                     total[name] = total[name] + values if name in total else values
         return {name: values / (len(scales) * (1 + flip)) for name, values in total.items()}
 
     return run
 
 
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
 def starts(length: int, window: int, stride: int, edges: Edges = "even") -> list[int]:
-    """Where windows begin that cover `length` with steps of at most `stride`.
+    """Return where windows begin that cover `length` with steps of at most `stride`.
 
-    even: spread evenly. inward: every `stride`, the last one moved in (as mmsegmentation and DINOv3 do).
+    edges: "even" spreads the windows evenly; "inward" places one every `stride` and moves the last one inwards, as
+    mmsegmentation and DINOv3 do.
     """
     if length <= window:
         return [0]
@@ -63,11 +60,11 @@ def starts(length: int, window: int, stride: int, edges: Edges = "even") -> list
 def slide(
     network: Network, image: Tensor, window: int, stride: int, finish: Finish, edges: Edges = "even", batch: int = 1
 ) -> None:
-    """See an image (3, H, W) through overlapping windows and average what they say, with little memory.
+    """Apply `network` to overlapping windows of an image (3, H, W) and average the maps, with little memory.
 
-    Windows go row by row. As soon as the last window over some pixels is done, their mean goes to `finish`, in blocks
-    that tile the image, and is forgotten; only the rows that the next row of windows shares are kept. Rows of windows
-    lie along the shorter side, for they are what memory holds.
+    Windows go row by row. When the last window over some pixels is done, their mean goes to `finish`, in blocks that
+    tile the image, and its memory is freed; only the rows that the next row of windows overlaps are kept. A row of
+    windows lies along the shorter side of the image, since one row is held in memory.
     """
     height, width = image.shape[-2:]
     if width > height:
@@ -113,7 +110,7 @@ def slide(
 def _predictions(
     network: Network, image: Tensor, top: int, xs: Sequence[int], size: tuple[int, int], batch: int
 ) -> Iterator[Maps]:
-    """Maps of each window of a row, as fp32 of their own."""
+    """Yield the maps of each window of a row as fp32 copies."""
     tall, wide = size
     for first in range(0, len(xs), batch):
         windows = torch.stack([image[:, top : top + tall, x : x + wide] for x in xs[first : first + batch]])
@@ -123,7 +120,7 @@ def _predictions(
 
 
 def _counts(begins: Sequence[int], window: int, length: int, device: torch.device) -> Tensor:
-    """How many windows cover each place, (length,)."""
+    """Return how many windows cover each position, (length,)."""
     counts = torch.zeros(length, device=device)
     for begin in begins:
         counts[begin : begin + window] += 1
@@ -131,7 +128,7 @@ def _counts(begins: Sequence[int], window: int, length: int, device: torch.devic
 
 
 def slid(network: Network, window: int, stride: int, edges: Edges = "even", batch: int = 1) -> Network:
-    """`network` through sliding windows, with all maps kept: for images of ordinary size."""
+    """Return a network that applies `network` in sliding windows and keeps whole maps, for images of ordinary size."""
 
     def run(images: Tensor) -> Maps:
         results: list[Maps] = []
@@ -150,11 +147,14 @@ def slid(network: Network, window: int, stride: int, edges: Edges = "even", batc
     return run
 
 
-def through(model: DenseModel, inference: Inference) -> Network:
-    """A model's maps of normalised images: through the windows of `inference`, or of the whole without them."""
+def through(model: DenseModel, inference: Inference, size: Size | None = None) -> Network:
+    """Return a network that applies a model as `inference` says: in sliding windows, or to whole images.
 
-    def run(images: Tensor) -> Maps:
-        return model.decode(model.features(images), images=images)
-
-    window, stride = inference.window, inference.stride
-    return run if window is None else slid(run, window, stride or max(1, window * 2 // 3))
+    Its maps have the images' size, or `size`; without windows the head decodes at that size directly.
+    """
+    if inference.window is None:
+        return lambda images: model.maps(images, size)
+    windowed = slid(model.maps, inference.window, inference.step)
+    if size is None:
+        return windowed
+    return lambda images: {n: resize(v, size, align_corners=False) for n, v in windowed(images).items()}

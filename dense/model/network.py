@@ -16,14 +16,17 @@ from dense.backbone.weights.report import LoadReport, load_strictly
 from heads.features import Features, Norm, Size
 
 Task = Literal["segmentation", "depth", "joint", "restoration"]
+Maps = dict[str, Tensor]  # output name -> (B, K, H, W)
 
 
 @dataclass(frozen=True)
 class Inference:
-    """How images of any size meet the network.
+    """How the network is applied to an image of any size, in validation, evaluation and prediction.
 
-    resize: bring the shorter side to so many pixels first; None leaves images as they are. window, stride: see the
-    image through overlapping windows of that side, in pixels; None sees it whole.
+    Args:
+        resize: shorter side in pixels to which an image is resized first; null keeps its size.
+        window: side in pixels of the sliding windows; null applies the network to the whole image.
+        stride: pixels between windows; null for two thirds of a window.
     """
 
     resize: int | None = None
@@ -37,12 +40,24 @@ class Inference:
         if self.stride is not None and (self.window is None or self.stride > self.window):
             raise ValueError(f"inference.stride={self.stride} needs a window of at least as many pixels")
 
+    @property
+    def step(self) -> int:
+        """Pixels between windows: `stride`, or by default two thirds of a window."""
+        return self.stride or max(1, (self.window or 0) * 2 // 3)
+
 
 class DenseModel(nn.Module, SavedModel):
-    """Normalised images (B, 3, H, W) in, maps of their size out.
+    """A backbone and a head: normalised images (B, 3, H, W) to maps of the images' size.
 
-    backbone: frozen or not. head: what `heads.build` builds. layers, norm: what the head sees. classes: names, of a head
-    with labels. facts: how and on what it was trained, for the model card.
+    Args:
+        backbone: frozen or not.
+        head: a head as `heads.build` builds it.
+        layers: indices of the layers whose features the head gets.
+        norm: whether the final norm is applied to them, see `Backbone.forward`.
+        task: the task that the head was trained for.
+        classes: class names, for a head with labels.
+        inference: how the network is applied to whole images.
+        facts: how and on which data the model was trained, for the model card.
     """
 
     def __init__(
@@ -57,7 +72,8 @@ class DenseModel(nn.Module, SavedModel):
         facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone = backbone
+        self.head: Any = head
         self.layers, self.norm, self.task = tuple(layers), norm, task
         self.classes = tuple(classes) if classes else None
         self.inference, self.facts = inference, facts or {}
@@ -66,25 +82,28 @@ class DenseModel(nn.Module, SavedModel):
     # ---- use
 
     def features(self, images: Tensor) -> Features:
-        """What the head sees of normalised images; maps of a head that reads none are not computed."""
-        head: Any = self.head
-        if not head.reads_features:
+        """Return the features of normalised images; for a head that reads none, features without maps."""
+        if not self.head.reads_features:
             size = (images.shape[-2], images.shape[-1])
             return Features((), (), size, size, (0, 0, 0, 0), (), self.layers, self.norm)
-        return self.backbone(head.backbone_input(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm)
+        return self.backbone(
+            self.head.backbone_input(images, self.backbone.spec.patch), layers=self.layers, norm=self.norm
+        )
 
-    def seen(self, size: Size) -> Size:
-        """At which size the backbone sees images of `size`."""
-        shown = self.head.backbone_input(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)  # type: ignore[operator]
-        return (shown.shape[-2], shown.shape[-1])
+    def backbone_size(self, size: Size) -> Size:
+        """Return the size at which the backbone gets images of `size`."""
+        images = self.head.backbone_input(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)
+        return (images.shape[-2], images.shape[-1])
 
-    def pixels(self, images: Tensor) -> Tensor:
-        """Normalised images as values of 0 to 1."""
+    def pixels(self, images: Tensor) -> Tensor | None:
+        """Return normalised images as values from 0 to 1 for a head that reads pixels, else None."""
+        if not self.head.reads_pixels:
+            return None
         mean, std = self._statistics(images)
         return images * std + mean
 
-    def normal(self, pixels: Tensor) -> Tensor:
-        """Counterpart of `pixels`."""
+    def normalise_pixels(self, pixels: Tensor) -> Tensor:
+        """Return normalised images of values from 0 to 1, differentiably."""
         mean, std = self._statistics(pixels)
         return (pixels - mean) / std
 
@@ -93,9 +112,9 @@ class DenseModel(nn.Module, SavedModel):
         mean, std = (torch.tensor(v, device=like.device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
         return mean, std
 
-    def restored(self, tensors: Sequence[Tensor], size: Size) -> Features:
-        """Features from their tensors, the maps and then the prefixes of each layer, of images of `size`."""
-        count, size = len(self.layers), (int(size[0]), int(size[1]))  # pinned memory makes lists of tuples
+    def features_from(self, tensors: Sequence[Tensor], size: Size) -> Features:
+        """Return `Features` of images of `size` from their bare tensors: the maps of each layer, then its prefixes."""
+        count, size = len(self.layers), (int(size[0]), int(size[1]))  # pinned memory turns tuples into lists
         padded, borders, resized = self.backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="cpu"))
         return Features(
             maps=tuple(t.float() for t in tensors[:count]),
@@ -110,39 +129,43 @@ class DenseModel(nn.Module, SavedModel):
             resized=resized,
         )
 
-    def decode(self, features: Features, size: Size | None = None, images: Tensor | None = None) -> dict[str, Tensor]:
-        """Maps by name, of the images' size or of `size`; in training also auxiliary ones. images: the normalised
-        images, for a head that reads them."""
-        if self.head.reads_pixels and images is not None:
-            return self.head(features, self.pixels(images), size)
-        return self.head(features, size=size)
+    def decode(self, features: Features, size: Size | None = None, pixels: Tensor | None = None) -> Maps:
+        """Return maps by name, of the images' size or of `size`; in training also auxiliary ones.
 
-    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        """The map of a head with one output, else maps by name."""
-        maps = self.decode(self.features(images), images=images)
+        pixels: the images with values from 0 to 1, for a head that reads them, see `pixels`.
+        """
+        return self.head(features, pixels, size)
+
+    def maps(self, images: Tensor, size: Size | None = None) -> Maps:
+        """Return maps by name of normalised images, of the images' size or of `size`."""
+        return self.decode(self.features(images), size, self.pixels(images))
+
+    def forward(self, images: Tensor) -> Tensor | Maps:
+        """Return the map of a head with one output, else maps by name."""
+        maps = self.maps(images)
         return next(iter(maps.values())) if len(maps) == 1 else maps
 
     @property
     def outputs(self) -> dict[str, Any]:
         """The head's outputs by name: "depth", "labels", "restored"."""
-        return dict(self.head.outputs)  # type: ignore[arg-type]
+        return dict(self.head.outputs)
 
     @property
     def depth_kind(self) -> str | None:
-        """What its depth is: metric, inverse_relative or log."""
+        """The kind of depth that the head predicts: metric, inverse_relative or log; None without depth."""
         output = self.outputs.get("depth")
         return None if output is None else getattr(output, "kind", "metric")
 
     # ---- saved
 
     def config(self) -> dict[str, Any]:
-        """What config.json holds."""
+        """Return the content of config.json."""
         return {
             "task": self.task,
             "backbone": self.backbone.spec.to_dict(),
             "layers": list(self.layers),
             "norm": self.norm,
-            "head": self.head.spec(),  # type: ignore[operator]
+            "head": self.head.spec(),
             "classes": list(self.classes) if self.classes else None,
             "inference": asdict(self.inference),
             "facts": self.facts,
@@ -150,10 +173,13 @@ class DenseModel(nn.Module, SavedModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DenseModel:
-        """A model with random initialisation."""
+        """Build a model with random initialisation from the content of config.json."""
         missing = [k for k in ("task", "backbone", "layers", "norm", "head") if k not in config]
         if missing:
             raise ValueError(f"config.json holds no {missing[0]!r}; this directory was not saved by dense train")
+        facts = dict(config.get("facts") or {})
+        if "pictures" in facts:  # the former name
+            facts = {"images" if k == "pictures" else k: v for k, v in facts.items()}
         return cls(
             Backbone.from_spec(BackboneSpec.from_dict(config["backbone"])),
             heads.build(config["head"]),
@@ -162,16 +188,16 @@ class DenseModel(nn.Module, SavedModel):
             config["task"],
             config.get("classes"),
             Inference(**config.get("inference", {})),
-            config.get("facts"),
+            facts,
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Head and backbone, each under its name."""
+        """Return all tensors to save, with the prefixes `backbone.` and `head.`."""
         backbone = {f"backbone.{k}": v for k, v in self.backbone.tensors().items()}
         return backbone | {f"head.{k}": v for k, v in self.head.state_dict().items()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Counterpart of `tensors`, strict."""
+        """Load what `tensors` returns, strictly."""
         parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -180,19 +206,3 @@ class DenseModel(nn.Module, SavedModel):
             parts[part][rest] = tensor
         self.backbone.load_tensors(parts["backbone"])
         self.report = load_strictly(self.head, parts["head"], source="model.safetensors", layout="own")
-
-    def with_backbone(self, backbone: Backbone) -> DenseModel:
-        """The same head on another copy of the backbone it was trained on; a backbone that differs raises."""
-        if different := self.backbone.spec.difference(backbone.spec):
-            raise ValueError(
-                f"this head was trained on another backbone ({'; '.join(different)}, where here is the head's); train a "
-                "new head"
-            )
-        return DenseModel(
-            backbone, self.head, self.layers, self.norm, self.task, self.classes, self.inference, self.facts
-        )
-
-
-def normalised(backbone: Backbone, images: Tensor) -> Tensor:
-    """uint8 images normalised where they are; others as they come."""
-    return backbone.normalise(images) if images.dtype == torch.uint8 else images

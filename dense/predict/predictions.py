@@ -1,4 +1,4 @@
-"""What a prediction is: values that know their kind, their unit and their classes, and how to save themselves."""
+"""Typed predictions: values with their kind, unit or class names, drawn as pictures and saved as files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dense.media.draw import Picture, depth_picture, label_picture, overlay, pal
 
 @dataclass(frozen=True)
 class Depth:
-    """Depth of every pixel.
+    """Depth per pixel.
 
     kind: metric (metres along the camera's axis), inverse_relative (1 / depth up to an unknown scale and shift) or log
-    (logarithm of metres). valid: where there is a value.
+    (logarithm of metres). valid: pixels with a finite value.
     """
 
     values: NDArray[np.float32]  # H, W
@@ -30,28 +30,31 @@ class Depth:
 
     @classmethod
     def of(cls, values: NDArray[np.float32], kind: DepthKind) -> Depth:
-        """With the unit of its kind."""
+        """Return a depth with the unit of its kind."""
         units = {"metric": "m", "log": "log m", "inverse_relative": "1 / depth, unknown scale and shift"}
         return cls(values, kind, units[kind], np.isfinite(values))
 
     def to_metric(self, reference: NDArray[np.floating] | None = None, farthest: float = 80.0) -> Depth:
-        """The same in metres. Inverse relative depth needs `reference`, metric depth (H, W) with NaN where unknown: scale
-        and shift are fitted to its inverse by least squares; what comes out farther than `farthest` is put there."""
+        """Return the depth in metres, at most `farthest` where it comes from inverse relative depth.
+
+        Inverse relative depth needs `reference`, metric depth (H, W) with NaN where unknown; scale and shift are fitted
+        to its inverse by least squares.
+        """
         if self.kind == "metric":
             return self
         if self.kind == "log":
             return Depth.of(np.exp(self.values), "metric")
         if reference is None:
             raise ValueError(
-                "inverse relative depth has no metres of its own; give some known depth as reference, or train a head of "
-                "kind metric"
+                "inverse relative depth has no metric scale; give metric depth as reference, or train a "
+                "head of kind metric"
             )
         scale, shift = self.align_lsq(reference)
         disparity = np.maximum(scale * self.values + shift, 1 / farthest)
         return Depth.of((1 / disparity).astype(np.float32), "metric")
 
     def align_lsq(self, reference: NDArray[np.floating]) -> tuple[float, float]:
-        """Scale and shift that bring inverse relative values nearest to the inverse of metric `reference`."""
+        """Return the scale and shift that fit inverse relative values to the inverse of metric `reference`."""
         if reference.shape != self.values.shape:
             raise ValueError(f"reference is {reference.shape}, the depth {self.values.shape}; resize one of them")
         known = self.valid & np.isfinite(reference) & (reference > 0)
@@ -62,15 +65,15 @@ class Depth:
         return float(scale), float(shift)
 
     def picture(self) -> Picture:
-        """As colours, near bright."""
+        """Return colours, bright where the scene is near."""
         return depth_picture(np.where(self.valid, self.values, np.nan), inverse=self.kind == "inverse_relative")
 
     def overlay(self, image: Picture) -> Picture:
-        """Colours alone: depth over an image is hard to read."""
+        """Return the colours without the image, since depth drawn over an image is hard to read."""
         return self.picture()
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
-        """STEM_depth.npy (fp32), STEM_depth.png (colours) and STEM_depth.json (kind, unit); the paths."""
+        """Write STEM_depth.npy (fp32), STEM_depth.png (colours) and STEM_depth.json (kind, unit); return the paths."""
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [Path(f"{stem}_depth{end}") for end in (".npy", ".png", ".json")]
@@ -82,33 +85,34 @@ class Depth:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A class for every pixel, and how sure it is: its softmax probability."""
+    """A class per pixel, with its softmax probability as score."""
 
     labels: NDArray[np.uint8]  # H, W
     scores: NDArray[np.float32]  # H, W, in 0..1
     classes: tuple[str, ...]
 
     def picture(self) -> Picture:
-        """As colours."""
+        """Return one colour per class."""
         return label_picture(self.labels, len(self.classes))
 
     def overlay(self, image: Picture) -> Picture:
-        """Colours over the image."""
+        """Return the colours drawn over the image."""
         return overlay(image, self.picture())
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """Where a class is."""
+        """Return the mask (H, W) of a class."""
         if name not in self.classes:
             raise ValueError(f"no class {name!r}: there are {', '.join(self.classes)}")
         return self.labels == self.classes.index(name)
 
     def shares(self) -> dict[str, float]:
-        """Share of the image that each class covers, largest first."""
+        """Return the fraction of the image that each class covers, largest first."""
         counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes)) / self.labels.size
         return {self.classes[i]: float(counts[i]) for i in np.argsort(-counts) if counts[i] > 0}
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
-        """STEM_labels.png (class indices, with a palette), STEM_scores.png (8 bits) and, with the image, an overlay."""
+        """Write STEM_labels.png (class indices with a palette), STEM_scores.png (8 bits) and, given the image,
+        STEM_overlay.png; return the paths."""
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [Path(f"{stem}_labels.png"), Path(f"{stem}_scores.png")]
@@ -125,36 +129,36 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Joint:
-    """Both predictions of one pass."""
+    """Depth and classes of one forward pass."""
 
     depth: Depth
     segmentation: Segmentation
 
     def overlay(self, image: Picture) -> Picture:
-        """Classes over the image."""
+        """Return the classes drawn over the image."""
         return self.segmentation.overlay(image)
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
-        """The files of both."""
+        """Write the files of both; return the paths."""
         return self.depth.save(stem) + self.segmentation.save(stem, image)
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """An image without its damage."""
+    """The restored image."""
 
     values: Picture  # H, W, 3 uint8 RGB
 
     def picture(self) -> Picture:
-        """Itself."""
+        """Return the restored image."""
         return self.values
 
     def overlay(self, image: Picture) -> Picture:
-        """Itself, in place of the image."""
+        """Return the restored image in place of the given one."""
         return self.values
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
-        """STEM_restored.png."""
+        """Write STEM_restored.png; return its path."""
         path = Path(f"{stem}_restored.png")
         write_picture(path, self.values)
         return [path]
@@ -164,9 +168,8 @@ Prediction = Depth | Segmentation | Joint | Restoration
 
 
 def parts(prediction: Prediction) -> tuple[Depth | None, Segmentation | None]:
-    """Its depth and its segmentation, where it has them."""
+    """Return the depth and the segmentation of a prediction, None for one that it lacks."""
     if isinstance(prediction, Joint):
         return prediction.depth, prediction.segmentation
-    if isinstance(prediction, Restoration):
-        return None, None
-    return (prediction, None) if isinstance(prediction, Depth) else (None, prediction)
+    depth = prediction if isinstance(prediction, Depth) else None
+    return depth, prediction if isinstance(prediction, Segmentation) else None

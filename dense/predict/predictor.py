@@ -1,10 +1,10 @@
-"""From an image of any size to a typed prediction of the same size."""
+"""An image of any size to a typed prediction of the same size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,29 +18,36 @@ from PIL import Image
 from torch import Tensor
 
 from dense.data.image import read_image, to_rgb
-from dense.data.labelled.sample import Labelled
-from dense.data.transforms import EvalTransform
+from dense.data.transforms import resize_image
 from dense.model.inference import Maps, augmented, slid, slide
 from dense.model.network import DenseModel, Inference
 from dense.predict.predictions import Depth, Joint, Prediction, Restoration, Segmentation
+from heads.layers import resize
 
-Picture = NDArray[np.uint8]
-WHOLE = 1_000_000  # pixels above which an image is not seen as it is, even if the model says nothing of that
-WINDOW = 512  # side of the windows through which it is seen then, brought to a multiple of the patch
-ROWS = 256  # rows of an image for which all classes are kept at once
+RGB = NDArray[np.uint8]  # H, W, 3
+Source = str | Path | RGB | Image.Image
+WHOLE = 1_000_000  # pixels above which an image is windowed or resized although no inference is configured
+WINDOW = 512  # side of these windows, rounded down to a multiple of the patch
+ROWS = 256  # rows of an image for which the logits of all classes are in memory at once
 KEPT = 512_000_000  # bytes up to which the maps of a resized image are kept whole
 
 torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """``predictor("photo.jpg")``: a `Depth`, a `Segmentation` or both (`Joint`), of the image's own size.
+    """``predictor("photo.jpg")``: a `Depth`, `Segmentation`, `Joint` or `Restoration` of the image's size.
 
-    `model` is the network alone. inference: how images meet it, by default as it was saved. flip, scales: average
-    over the mirror image and over sizes of each view. precision: fp32, bf16 or fp16. batch: windows at once.
+    Without a configured window or size, an image of more than `WHOLE` pixels goes through windows for its classes. For
+    depth it is resized to `WHOLE` pixels instead, since depth depends on the whole scene and windows would disagree.
+    An image to restore always keeps its size.
 
-    If nobody says how, a large image is seen through windows for its classes; for its depth it is made smaller, since
-    depth is told from the whole scene and windows would disagree. An image to restore keeps its size, always.
+    Args:
+        model: the network; `predictor.model` gives it back.
+        inference: how the network is applied; by default as saved with the model.
+        flip: average over the image and its mirror image.
+        scales: average over these sizes of the image, or of each window.
+        precision: fp32, bf16 or fp16.
+        batch: windows in one forward pass.
     """
 
     OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
@@ -62,7 +69,7 @@ class Predictor:
         labels = model.outputs.get("labels")
         if labels is not None and labels.count > 255:
             raise ValueError(
-                f"the model knows {labels.count} classes; predictions hold 255 at most, for labels are bytes"
+                f"the model has {labels.count} classes; a prediction stores labels as bytes, which holds at most 255"
             )
         self.model, self.precision, self.batch = model.eval(), precision, batch
         self.inference = inference or model.inference
@@ -74,12 +81,12 @@ class Predictor:
 
     @classmethod
     def open(cls, folder: str | Path, device: str | torch.device = "cpu", **options: Any) -> Predictor:
-        """From a directory that `dense train` wrote; see `of`."""
+        """Open a directory that `dense train` wrote; options are those of `of`."""
         return cls.of(DenseModel.from_pretrained(folder), device, **options)
 
     @classmethod
     def of(cls, model: DenseModel, device: str | torch.device = "cpu", **options: Any) -> Predictor:
-        """Of a model, on a device; options replace what was saved with it: resize, window, stride."""
+        """Move a model to a device and wrap it; resize, window and stride replace what was saved with it."""
         model = model.to(device)
         given = {k: options.pop(k, None) for k in ("resize", "window", "stride")}
         changed = {k: v for k, v in given.items() if v is not None}
@@ -87,21 +94,23 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes."""
+        """Class names of the model."""
         return self.model.classes
 
     # ---- use
 
-    def __call__(self, source: str | Path | Picture | Image.Image) -> Prediction:
-        """The prediction for a file, which is turned as its EXIF data say, an array (H, W, 3) uint8 RGB or a PIL image, both
-        of which are taken as they lie."""
-        image = as_array(source)
-        return self._prediction(self.reduced(image), image.shape[:2])
+    def __call__(self, source: Source) -> Prediction:
+        """Return the prediction for a file, an array (H, W, 3) of uint8 RGB or a PIL image.
 
-    def many(self, sources: Iterable[str | Path | Picture | Image.Image]) -> Iterator[tuple[Picture, Prediction]]:
-        """Images with their predictions; the next file is read while this one is computed."""
+        Only a file is rotated by its EXIF orientation.
+        """
+        image = as_array(source)
+        return self._prediction(self.reduced(image))
+
+    def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:
+        """Yield images with their predictions; the next file is read while one is computed."""
         with ThreadPoolExecutor(1) as reader:
-            waiting = None
+            waiting: Future[RGB] | None = None
             for source in sources:
                 coming = reader.submit(as_array, source)
                 if waiting is not None:
@@ -112,17 +121,21 @@ class Predictor:
                 image = waiting.result()
                 yield image, self(image)
 
-    # ---- how
+    # ---- from pixels to values
 
     @torch.inference_mode()
-    def reduced(self, image: Picture) -> dict[str, Tensor]:
-        """Name -> finished values (H, W): "depth", "labels" and "scores", or "restored" (H, W, 3). Logits are kept for a
-        band of rows alone."""
+    def reduced(self, image: RGB) -> dict[str, Tensor]:
+        """Return values per pixel by name: "depth", "labels" and "scores" (H, W), or "restored" (H, W, 3).
+
+        Logits of the full size exist for a band of rows only.
+        """
         height, width = image.shape[:2]
-        pixels = self._seen(image).to(next(self.model.parameters()).device)  # 3, h, w
+        small = np.ascontiguousarray(self._resized(image).transpose(2, 0, 1))
+        pixels = torch.from_numpy(small).to(next(self.model.parameters()).device)  # 3, h, w
         size = (pixels.shape[1], pixels.shape[2])
         sink = _Sink((height, width))
-        window, stride = self._window(size)
+        inference = self._windows(size)
+        window, stride = inference.window, inference.step
         if window is None:
             maps = {name: values[0] for name, values in self._network(pixels[None]).items()}
         elif size == (height, width):
@@ -131,48 +144,46 @@ class Predictor:
         elif 4 * size[0] * size[1] * sum(output.channels for output in self.model.outputs.values()) <= KEPT:
             whole = slid(self._network, window, stride, "even", self.batch)(pixels[None])
             maps = {name: values[0] for name, values in whole.items()}
-        else:  # too many classes to keep until they are resized
-            small = _Sink(size)
-            slide(self._network, pixels, window, stride, small, batch=self.batch)
-            return small.resized((height, width))
+        else:  # the logits of all classes do not fit into memory until they are resized
+            unresized = _Sink(size)
+            slide(self._network, pixels, window, stride, unresized, batch=self.batch)
+            return unresized.resized((height, width))
         for name, values in maps.items():
             _bands(values, (height, width), lambda rows, top, name=name: sink(name, rows, top, 0))
         return sink.values
 
-    def _seen(self, image: Picture) -> Tensor:
-        """The image at the size at which it is seen, (3, h, w) uint8, resized as for validation."""
+    def _resized(self, image: RGB) -> RGB:
+        """Resize an image as `inference` says; for depth, also one of more than `WHOLE` pixels."""
         size: int | tuple[int, int] | None = self.inference.resize
         pixels = image.shape[0] * image.shape[1]
         if size is None and self.inference.window is None and pixels > WHOLE and "depth" in self.model.outputs:
             factor = math.sqrt(WHOLE / pixels)
             size = (max(1, int(image.shape[0] * factor)), max(1, int(image.shape[1] * factor)))
-        return EvalTransform(size)(Labelled(image, None, None, "")).image
+        return resize_image(image, size)
 
-    def _window(self, size: tuple[int, ...]) -> tuple[int | None, int]:
-        window, stride = self.inference.window, self.inference.stride
-        if window is None:
-            if size[0] * size[1] <= WHOLE:
-                return None, 0
-            patch = self.model.backbone.spec.patch
-            window = max(patch, WINDOW // patch * patch)
-        return window, stride or max(1, window * 2 // 3)
+    def _windows(self, size: tuple[int, int]) -> Inference:
+        """Return the windows for an image of `size`."""
+        if self.inference.window is not None or size[0] * size[1] <= WHOLE:
+            return self.inference
+        patch = self.model.backbone.spec.patch
+        return replace(self.inference, window=max(patch, WINDOW // patch * patch))
 
     def _network(self, images: Tensor) -> Maps:
-        """uint8 images to maps in fp32."""
+        """Return fp32 maps of uint8 images (B, 3, H, W)."""
         return self._augmented(self.model.backbone.normalise(images))
 
     def _maps(self, images: Tensor) -> Maps:
-        """Normalised images to maps in fp32; those smaller than a patch are stretched to one."""
+        """Return fp32 maps of normalised images; images smaller than a patch are resized to one first."""
         dtype = torch_precision[self.precision]
         context = torch.autocast(images.device.type, dtype) if dtype else nullcontext()
         patch, (height, width) = self.model.backbone.spec.patch, images.shape[-2:]
         if min(height, width) < patch and "restored" not in self.model.outputs:
-            images = _interpolated(images, (max(height, patch), max(width, patch)))
+            images = resize(images, (max(height, patch), max(width, patch)), align_corners=False)
         with context:
-            maps = self.model.decode(self.model.features(images), images=images)
-        return {name: _interpolated(values.float(), (height, width)) for name, values in maps.items()}
+            maps = self.model.maps(images)
+        return {name: resize(values.float(), (height, width), align_corners=False) for name, values in maps.items()}
 
-    def _prediction(self, values: dict[str, Tensor], size: tuple[int, ...]) -> Prediction:
+    def _prediction(self, values: dict[str, Tensor]) -> Prediction:
         found: dict[str, Any] = {}
         if "restored" in values:
             return Restoration(values["restored"].cpu().numpy())
@@ -186,7 +197,7 @@ class Predictor:
 
 
 class _Sink:
-    """Takes finished logits block by block and keeps what predictions need: one number a pixel, or two."""
+    """Receives mean maps block by block and keeps per pixel what a prediction holds: one number, or label and score."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -208,19 +219,20 @@ class _Sink:
         self.values[name][top : top + block.shape[0], left : left + block.shape[1]] = block.cpu()
 
     def resized(self, size: tuple[int, int]) -> dict[str, Tensor]:
-        """At another size: labels to the nearest, the rest bilinearly."""
+        """Return the values at another size: labels by nearest neighbour, the rest bilinearly."""
         result = {}
         for name, values in self.values.items():
-            nearest = name == "labels"
-            mode: dict[str, Any] = (
-                {"mode": "nearest-exact"} if nearest else {"mode": "bilinear", "align_corners": False}
-            )
-            result[name] = F.interpolate(values[None, None].float(), size=size, **mode)[0, 0].to(values.dtype)
+            maps = values[None, None].float()
+            if name == "labels":
+                maps = F.interpolate(maps, size=size, mode="nearest-exact")
+            else:
+                maps = resize(maps, size, align_corners=False)
+            result[name] = maps[0, 0].to(values.dtype)
         return result
 
 
 def _bands(values: Tensor, size: tuple[int, int], finish: Any) -> None:
-    """A map (K, h, w) resized to `size` bilinearly and handed out in bands of rows, so that it never exists as a whole."""
+    """Resize a map (K, h, w) to `size` bilinearly and pass it on in bands of rows; the whole never exists."""
     if tuple(values.shape[-2:]) == size:
         for top in range(0, size[0], ROWS):
             finish(values[:, top : top + ROWS], top)
@@ -231,25 +243,18 @@ def _bands(values: Tensor, size: tuple[int, int], finish: Any) -> None:
     for top in range(0, size[0], ROWS):
         part = slice(top, min(top + ROWS, size[0]))
         band = torch.lerp(values[:, above[part]], values[:, below[part]], share[part])  # K, rows, w
-        band = F.interpolate(band[None], size=(band.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
-        finish(band, top)
+        finish(resize(band[None], (band.shape[1], size[1]), align_corners=False)[0], top)
 
 
-def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(maps.shape[-2:]) == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
-def as_array(image: str | Path | Picture | Image.Image) -> Picture:
-    """(H, W, 3) uint8 RGB of a file, an array or a PIL image."""
+def as_array(image: Source) -> RGB:
+    """Return a file, an array or a PIL image as an array (H, W, 3) of uint8 RGB."""
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"expected a path, a PIL image or a uint8 array (H, W, 3) in RGB, got {what}")
+        given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"expected a path, a PIL image or a uint8 array (H, W, 3) in RGB, got {given}")
     if 0 in image.shape:
         raise ValueError(f"the image is empty: {image.shape}")
     return image

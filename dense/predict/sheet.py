@@ -1,4 +1,4 @@
-"""Predictions beside the ground truth, as one picture."""
+"""Predictions beside their ground truth, drawn as one picture."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ SIDE = 224  # pixels of a cell
 def predictions_sheet(
     model: DenseModel, samples: Sequence[Sample], classes: tuple[str, ...] | None, kind: DepthKind | None = None
 ) -> Picture:
-    """A row a sample: the picture, then for each output the prediction and the ground truth, in the same colours, each column
-    under its name. kind: of the true depth."""
+    """Draw a row per sample: the image, then prediction and ground truth of each output, in the same colours.
+
+    The name of each column stands above it. kind: of the ground-truth depth.
+    """
     predictor = Predictor(model)
     rows, headings = [], list[str]()
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
         prediction = predictor(image)
         depth, segmentation = parts(prediction)
-        row: dict[str, Picture] = {"picture": image}
+        row: dict[str, Picture] = {"image": image}
         if isinstance(prediction, Restoration):
             row["restored"] = prediction.values
             if sample.clean is not None:
-                row["undamaged"] = sample.clean.permute(1, 2, 0).numpy()
+                row["ground truth"] = sample.clean.permute(1, 2, 0).numpy()
         if segmentation is not None:
             row["classes, prediction"] = segmentation.picture()
             if sample.labels is not None:

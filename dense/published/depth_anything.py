@@ -1,4 +1,4 @@
-"""Depth Anything V1 and V2: DINOv2 and DPT in one file, whose keys do not tell the two, nor metres from relative depth."""
+"""Depth Anything V1 and V2: DINOv2 and DPT in one file; the keys are the same for both, and for metric models."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from typing import Any
 
 from dense.backbone.spec import resolve_layers
 from dense.model.network import DenseModel, Inference
-from dense.published.family import Family, Published, choose, metric_alone, positive
-from dense.published.keys import assemble, dpt_spec, hidden, renamed
-from dense.published.vit import DINOV2, inside
+from dense.published.assemble import DINOV2, assemble, contained_backbone, dpt_spec, hidden, renamed
+from dense.published.dpt import SCRATCH
+from dense.published.family import Family, Published, check_has_unit, choose, positive
 
-TABLE = {
+TABLE = SCRATCH | {
     r"^projects\.(\d)\.": r"neck.reassemble.\1.project.",
     r"^resize_layers\.(\d)\.": r"neck.reassemble.\1.resize.",
     r"^readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
-    r"^scratch\.layer(\d)_rn\.": r"neck.reassemble.@\1.adapt.",
-    r"^scratch\.refinenet(\d)\.out_conv\.": r"neck.fusion.@\1.project.",
-    r"^scratch\.refinenet(\d)\.resConfUnit(\d)\.conv(\d)\.": r"neck.fusion.@\1.unit\2.conv\3.",
-    r"^scratch\.refinenet(\d)\.resConfUnit(\d)\.bn(\d)\.": r"neck.fusion.@\1.unit\2.norm\3.",
     r"^scratch\.output_conv1\.": "branches.depth.conv1.",
     r"^scratch\.output_conv2\.0\.": "branches.depth.conv2.",
     r"^scratch\.output_conv2\.2\.": "branches.depth.conv3.",
@@ -30,15 +26,15 @@ KINDS = {
 
 
 def build(version: int, file: Published, kind: str | None = None, max_depth: float | None = None) -> DenseModel:
-    """V1 looks at the last four layers, V2 at four in even steps; both after the final norm."""
-    kinds = KINDS if version == 2 else {"relative": "(the metric models of V1 are ZoeDepth, which is not read here)"}
+    """Return V1 on the last four layers or V2 on four evenly spaced ones, both after the final norm."""
+    kinds = KINDS if version == 2 else {"relative": "(the metric models of V1 are ZoeDepth, which is not supported)"}
     kind = choose(file, "kind", kind, kinds)
-    metric_alone(file, kind, max_depth)
+    check_has_unit(file, kind, max_depth)
     output: dict[str, Any] = {"name": "regression", "activation": "relu", "kind": "inverse_relative"}
     if kind == "metric":
         farthest = positive(file, "max_depth", max_depth, "max_depth=20 for models trained indoors, 80 outdoors")
         output = {"name": "regression", "activation": "sigmoid", "max_depth": farthest}
-    backbone = inside(file, file.under("pretrained."), DINOV2, padding="resize")
+    backbone = contained_backbone(file, file.under("pretrained."), DINOV2, padding="resize")
     state = renamed(file.under("depth_head."), TABLE)
     output |= {"hidden": hidden(state), "upsample": "image"}
     layers = resolve_layers("last4" if version == 1 else "default", backbone.spec)

@@ -1,4 +1,4 @@
-"""Heads of the DINOv2 hub: depth (linear on one or four layers, DPT) and segmentation (linear, multi-scale), without backbone."""
+"""Heads of the DINOv2 hub, published without backbone: linear and DPT depth, linear and multi-scale segmentation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 from dense.backbone.spec import resolve_layers
 from dense.backbone.weights.names import default_layers
 from dense.model.network import DenseModel, Inference
+from dense.published.assemble import BackboneChoice, assemble, class_names, dpt_spec, given_backbone, hidden, renamed
 from dense.published.family import Family, Published, positive
-from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
-from dense.published.vit import Given, given
 
 TABLE = {
     r"^reassemble_blocks\.projects\.(\d)\.conv\.": r"neck.reassemble.\1.project.",
@@ -31,16 +30,16 @@ NAMES = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536
 
 def build_dpt(
     file: Published,
-    backbone: Given = None,
+    backbone: BackboneChoice = None,
     weights: str | None = None,
     max_depth: float | None = None,
     min_depth: float = 0.001,
 ) -> DenseModel:
-    """DPT: raw features, ReLU above the least depth."""
+    """Return DPT on raw features, with ReLU above the smallest depth."""
     state = renamed(file.under("decode_head."), TABLE)
     spec = dpt_spec(state, fusion_size="double")
     farthest = positive(file, "max_depth", max_depth, RANGES)
-    found = given(file, "dinov2", backbone, weights, (spec["in_channels"][0],), NAMES)
+    found = given_backbone(file, "dinov2", backbone, weights, (spec["in_channels"][0],), NAMES)
     output = {"name": "regression", "activation": "relu", "min_depth": min_depth, "max_depth": farthest}
     spec["outputs"] = {"depth": output | {"hidden": hidden(state), "align_corners": False}}
     return assemble(
@@ -50,16 +49,16 @@ def build_dpt(
 
 def build_linear(
     file: Published,
-    backbone: Given = None,
+    backbone: BackboneChoice = None,
     weights: str | None = None,
     max_depth: float | None = None,
     min_depth: float = 0.001,
 ) -> DenseModel:
-    """One product of raw patches and class token on the last layer, or on four, to 256 depths in even steps."""
+    """Return a 1x1 convolution of raw patch and class tokens of one or four layers to 256 evenly spaced bins."""
     state = renamed(file.under("decode_head."), LINEAR)
     count, total = state["branches.depth.weight"].shape[:2]
     farthest = positive(file, "max_depth", max_depth, RANGES)
-    found = given(file, "dinov2", backbone, weights, (total // 2, total // 8), NAMES)
+    found = given_backbone(file, "dinov2", backbone, weights, (total // 2, total // 8), NAMES)
     four = default_layers(found.spec.family, found.spec.depth)
     layers = resolve_layers("last" if total == 2 * found.spec.dim else four, found.spec)
     output = {"name": "bins", "count": count, "min_depth": min_depth, "max_depth": farthest}
@@ -69,18 +68,18 @@ def build_linear(
 
 
 def build_segmentation(
-    file: Published, backbone: Given = None, weights: str | None = None, classes: list[str] | None = None
+    file: Published, backbone: BackboneChoice = None, weights: str | None = None, classes: list[str] | None = None
 ) -> DenseModel:
-    """BatchNorm and one product of normed patches, of the last layer (linear) or of the last four (ms)."""
+    """Return BatchNorm and a 1x1 convolution of normed patches of the last layer (linear) or of the last four (ms)."""
     state = renamed(file.under("decode_head."), LINEAR)
     count, total = state["branches.labels.weight"].shape[:2]
-    found = given(file, "dinov2", backbone, weights, (total, total // 4), NAMES)
+    found = given_backbone(file, "dinov2", backbone, weights, (total, total // 4), NAMES)
     layers = resolve_layers("last" if total == found.spec.dim else "last4", found.spec)
     spec: dict[str, Any] = {"name": "linear", "in_channels": [found.spec.dim] * len(layers), "batch_norm": True}
     spec["outputs"] = {"labels": {"name": "classes", "count": count}}
-    how = Inference(512, 512, 341) if len(layers) == 1 else Inference(640, 640, 320)
+    inference = Inference(512, 512, 341) if len(layers) == 1 else Inference(640, 640, 320)
     names = class_names(file, count, classes, published=(150, 21))
-    return assemble(file, "dinov2_segmentation", found, spec, state, layers, True, names, how)
+    return assemble(file, "dinov2_segmentation", found, spec, state, layers, True, names, inference)
 
 
 FAMILIES = (

@@ -1,4 +1,4 @@
-"""Heads of DINOv3, without backbone: depth by DPT through bins, depth and segmentation by one linear layer."""
+"""Heads of DINOv3, published without backbone: DPT depth with bins, linear depth and linear segmentation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dense.backbone import Backbone, WeightsError
 from dense.backbone.spec import Layers, resolve_layers
 from dense.backbone.weights.names import default_layers
 from dense.model.network import DenseModel, Inference
+from dense.published.assemble import BackboneChoice, assemble, class_names, dpt_spec, given_backbone, hidden, renamed
 from dense.published.family import Family, Published, State, choose, positive
-from dense.published.keys import assemble, class_names, dpt_spec, hidden, renamed
-from dense.published.vit import Given, given
 
 NAMES = {
     384: "dinov3_vits16",
@@ -39,12 +38,12 @@ LINEAR = {
     r"^(?:conv|conv_seg)\.": "branches.labels.",
 }
 RANGES = "max_depth=100 for the synthetic mixture (SYNTHMIX), 10 for NYUv2"
-NORMS = {True: "if the head was trained on normed features (the hub's)", False: "if on raw ones"}
+NORMS = {True: "if the head was trained on normed features (the hub's)", False: "if on raw features"}
 
 
 def build_dpt(
     file: Published,
-    backbone: Given = None,
+    backbone: BackboneChoice = None,
     weights: str | None = None,
     max_depth: float | None = None,
     min_depth: float = 0.001,
@@ -52,11 +51,11 @@ def build_dpt(
     bins: str = "linear",
     normalisation: str = "linear",
 ) -> DenseModel:
-    """DPT: BatchNorm of every map where the file has it, bins or, with one channel, ReLU above the least depth."""
+    """Return DPT with bins or, for one channel, ReLU above the smallest depth; maps have BatchNorm if the file does."""
     state = renamed(file.tensors, TABLE)
     spec = dpt_spec(state, fusion_size="double")
     farthest, norm = positive(file, "max_depth", max_depth, RANGES), choose(file, "norm", norm, NORMS)
-    found = given(file, "dinov3", backbone, weights, (spec["in_channels"][0],), NAMES)
+    found = given_backbone(file, "dinov3", backbone, weights, (spec["in_channels"][0],), NAMES)
     output = depth_output(state["branches.depth.conv3.weight"].shape[0], min_depth, farthest, bins, normalisation)
     spec["outputs"] = {"depth": output | {"hidden": hidden(state)}}
     return assemble(
@@ -66,7 +65,7 @@ def build_dpt(
 
 def build_linear(
     file: Published,
-    backbone: Given = None,
+    backbone: BackboneChoice = None,
     weights: str | None = None,
     max_depth: float | None = None,
     min_depth: float = 0.001,
@@ -75,37 +74,42 @@ def build_linear(
     normalisation: str = "linear",
     layers: Layers | None = None,
 ) -> DenseModel:
-    """One product of patches, with or without class token, to depths; `layers` where four were used that are not even."""
+    """Return a 1x1 convolution of patch tokens, with or without class token, to bins.
+
+    layers: where the head was trained on others than the last or four evenly spaced ones.
+    """
     state = renamed(file.tensors, LINEAR)
     count, total = state["branches.depth.weight"].shape[:2]
     farthest, norm = positive(file, "max_depth", max_depth, RANGES), choose(file, "norm", norm, NORMS)
-    found, spec, chosen = linear(file, state, total, backbone, weights, layers)
+    found, spec, chosen = linear_parts(file, state, total, backbone, weights, layers)
     spec["outputs"] = {"depth": depth_output(count, min_depth, farthest, bins, normalisation)}
     return assemble(file, "dinov3_depth_linear", found, spec, state, chosen, norm)
 
 
 def build_segmentation(
     file: Published,
-    backbone: Given = None,
+    backbone: BackboneChoice = None,
     weights: str | None = None,
     classes: list[str] | None = None,
     norm: bool = True,
     layers: Layers | None = None,
 ) -> DenseModel:
-    """Dropout, BatchNorm where the file has it, and one product of normed patches of the last layer."""
+    """Return a 1x1 convolution of normed patches of the last layer, with BatchNorm if the file has it."""
     state = renamed(file.tensors, LINEAR)
     count, total = state["branches.labels.weight"].shape[:2]
-    found, spec, chosen = linear(file, state, total, backbone, weights, layers)
+    found, spec, chosen = linear_parts(file, state, total, backbone, weights, layers)
     spec["outputs"] = {"labels": {"name": "classes", "count": count}}
-    names, how = class_names(file, count, classes), Inference(512, 512, 341)
-    return assemble(file, "dinov3_segmentation", found, spec, state, chosen, norm, names, how)
+    names = class_names(file, count, classes)
+    inference = Inference(512, 512, 341)
+    return assemble(file, "dinov3_segmentation", found, spec, state, chosen, norm, names, inference)
 
 
-def linear(
-    file: Published, state: State, total: int, backbone: Given, weights: str | None, layers: Layers | None
+def linear_parts(
+    file: Published, state: State, total: int, backbone: BackboneChoice, weights: str | None, layers: Layers | None
 ) -> tuple[Backbone, dict[str, Any], tuple[int, ...]]:
-    """The backbone, the head's spec and its layers: by how many times the backbone's width goes into `total`."""
-    found = given(file, "dinov3", backbone, weights, tuple(total // n for n in (1, 2, 4, 8) if total % n == 0), NAMES)
+    """Return the backbone, the head's spec and its layers, from the ratio of `total` channels to its width."""
+    dims = tuple(total // n for n in (1, 2, 4, 8) if total % n == 0)
+    found = given_backbone(file, "dinov3", backbone, weights, dims, NAMES)
     times = total // found.spec.dim
     published = "last" if times < 4 else default_layers(found.spec.family, found.spec.depth)
     chosen = resolve_layers(published if layers is None else layers, found.spec)
@@ -118,7 +122,7 @@ def linear(
 
 
 def depth_output(count: int, low: float, high: float, bins: str, normalisation: str) -> dict[str, Any]:
-    """Bins of `count` channels; of one, a number above `low`."""
+    """Return the spec of an output of `count` bins or, for one channel, of a regression above `low`."""
     if count == 1:
         return {"name": "regression", "activation": "relu", "min_depth": low, "max_depth": high}
     return {

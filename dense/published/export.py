@@ -1,4 +1,4 @@
-"""The way back: a DPT as a directory of transformers, DepthAnything where its head is of that kind, DPT otherwise."""
+"""Export to transformers: a DPT as a directory of its DepthAnything or, for other heads, of its DPT."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from dense.backbone import Backbone, WeightsError
 from dense.backbone.weights.huggingface import to_huggingface
 from dense.model.network import DenseModel
+from dense.published.assemble import Table, rename
 from dense.published.family import State
 from dense.published.huggingface import BIT, DEPTH, DEPTH_ANYTHING, FACTORS, LABELS
-from dense.published.keys import Table, rename
 
 COMMON = {"residual": "input", "input_norm": False, "deepest_unit": False, "align_corners": True}
 OF_DEPTH_ANYTHING = COMMON | {
@@ -24,9 +24,9 @@ PLAIN_DEPTH = {"name": "regression", "min_depth": 0.0, "inverse": None}
 
 
 def export_huggingface(model: DenseModel, folder: str | Path) -> str:
-    """Write config.json, model.safetensors and preprocessor_config.json; the name of the class that opens them.
+    """Write config.json, model.safetensors and preprocessor_config.json; return the name of the class that opens them.
 
-    A model that transformers would compute otherwise raises, and the error says by which option.
+    A model that transformers would compute differently raises, and the error names the option.
     """
     spec = model.head.spec()  # type: ignore[operator]
     output = spec["outputs"].get("depth", {})
@@ -46,10 +46,11 @@ def _depth_anything(model: DenseModel, spec: dict[str, Any], output: dict[str, A
     expected = PLAIN_DEPTH | {"activation": "sigmoid", "kind": "metric"}
     if not metric:
         expected = PLAIN_DEPTH | {"activation": "relu", "kind": "inverse_relative", "max_depth": None}
-    _refuse("DepthAnything", spec, OF_DEPTH_ANYTHING, output, expected)
+    _check_options("DepthAnything", spec, OF_DEPTH_ANYTHING, output, expected)
     if set(spec["outputs"]) != {"depth"} or model.norm is not True:
         raise WeightsError(
-            f"DepthAnything has depth alone, on normed features; this model has {', '.join(spec['outputs'])} and norm={model.norm}"
+            f"DepthAnything has depth alone, on normed features; this model has {', '.join(spec['outputs'])} and "
+            f"norm={model.norm}"
         )
     farthest = output["max_depth"]
     config = {
@@ -65,7 +66,7 @@ def _depth_anything(model: DenseModel, spec: dict[str, Any], output: dict[str, A
     }
     backbone = {f"backbone.{k}": v for k, v in to_huggingface(model.backbone.state_dict()).items()}
     names = [*_neck_names(spec), *(f"head.conv{i}.{k}" for i in (1, 2, 3) for k in ("weight", "bias"))]
-    return config, backbone | _fetched(model, names, DEPTH_ANYTHING)
+    return config, backbone | _head_tensors(model, names, DEPTH_ANYTHING)
 
 
 def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tuple[dict[str, Any], State]:
@@ -73,10 +74,10 @@ def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tup
     if set(spec["outputs"]) not in ({"depth"}, {"labels"}):
         raise WeightsError(f"transformers' DPT has one output; this model has {', '.join(spec['outputs'])}")
     expected = PLAIN_DEPTH | {"activation": "relu", "hidden": 32, "upsample": "double", "max_depth": None}
-    _refuse("DPT", spec, COMMON, output, {} if labels else expected)
+    _check_options("DPT", spec, COMMON, output, {} if labels else expected)
     own = model.backbone.spec.kind == "hybrid" or model.backbone.spec.family == "timm"
-    if not own:  # its own ViT is given even grids by its preprocessor, on which both rules are one
-        _refuse("DPT", spec, {"fusion_size": "double"}, {}, {})
+    if not own:  # for its own ViT the preprocessor gives even grids, on which both rules agree
+        _check_options("DPT", spec, {"fusion_size": "double"}, {}, {})
     if not isinstance(model.norm, bool):
         raise WeightsError(f"transformers has norm True or False for all layers and this model norm={model.norm!r}")
     if spec["project"] and (spec["width"] != 256 or labels):
@@ -105,21 +106,21 @@ def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tup
         names += [f"auxiliary_head.head.{n}" for n in branch] if labels["auxiliary"] else []
     elif spec["project"]:
         names += ["head.projection.weight", "head.projection.bias"]
-    return config, _vit_tensors(model.backbone, own) | _fetched(model, [*_neck_names(spec), *names], table)
+    return config, _vit_tensors(model.backbone, own) | _head_tensors(model, [*_neck_names(spec), *names], table)
 
 
-def _refuse(
+def _check_options(
     target: str, spec: dict[str, Any], of_neck: dict[str, Any], output: dict[str, Any], of_output: dict[str, Any]
 ) -> None:
-    """Raise for the first option that transformers does not have."""
+    """Raise for the first option whose value differs from the one in transformers."""
     if spec["name"] != "dpt":
         raise WeightsError(f"only a DPT can be written for transformers; this head is {spec['name']!r}")
-    for found, wanted, what in ((spec, of_neck, "head"), (output, of_output, "depth output")):
-        for name, value in wanted.items():
+    for found, expected, part in ((spec, of_neck, "head"), (output, of_output, "depth output")):
+        for name, value in expected.items():
             if found[name] != value:
                 raise WeightsError(
-                    f"transformers' {target} has {name}={value!r} and this model's {what} has {found[name]!r}; such a model "
-                    "can be written as this project's directory or with dense export alone"
+                    f"transformers' {target} has {name}={value!r} and this model's {part} has {found[name]!r}; such a "
+                    "model can be written as this project's directory or with dense export alone"
                 )
     if None in spec["reassemble"] and spec["strides"] is None:
         raise WeightsError(
@@ -137,7 +138,7 @@ def _sizes(spec: dict[str, Any]) -> list[int]:
 
 
 def _neck_names(spec: dict[str, Any]) -> list[str]:
-    """Published names of a neck's tensors, the unused unit of the deepest fusion among them."""
+    """Return the published names of a neck's tensors, including the unused unit of the deepest fusion."""
     both = ("weight", "bias")
     readouts = spec["readout"] if isinstance(spec["readout"], list) else [spec["readout"]] * 4
     names = [f"neck.convs.{i}.weight" for i in range(4)]
@@ -158,8 +159,8 @@ def _neck_names(spec: dict[str, Any]) -> list[str]:
     return names
 
 
-def _fetched(model: DenseModel, names: list[str], table: Table) -> State:
-    """The head's tensors under published names; zeros in the unit that nothing reads."""
+def _head_tensors(model: DenseModel, names: list[str], table: Table) -> State:
+    """Return the head's tensors under published names, with zeros in the unused unit."""
     own = model.head.state_dict()
     state = {}
     for name in names:
@@ -170,7 +171,7 @@ def _fetched(model: DenseModel, names: list[str], table: Table) -> State:
 
 
 def _dinov2(model: DenseModel) -> dict[str, Any]:
-    """backbone_config of a DINOv2."""
+    """Return the backbone_config of a DINOv2."""
     backbone = model.backbone
     spec = backbone.spec
     if spec.family != "dinov2" or spec.kind != "vit":
@@ -205,7 +206,7 @@ def _dinov2(model: DenseModel) -> dict[str, Any]:
 
 
 def _own_vit(model: DenseModel) -> dict[str, Any]:
-    """Numbers of a DPT's own ViT, plain or hybrid."""
+    """Return the entries of config.json for a DPT's own ViT, plain or hybrid."""
     backbone = model.backbone
     spec, state = backbone.spec, backbone.state_dict()
     facts: dict[str, Any] = {
@@ -231,7 +232,7 @@ def _own_vit(model: DenseModel) -> dict[str, Any]:
 
 
 def _vit_tensors(backbone: Backbone, own: bool) -> State:
-    """The backbone's tensors under published names."""
+    """Return the backbone's tensors under published names."""
     state = backbone.state_dict()
     tensors = to_huggingface(state)
     if not own:
@@ -246,7 +247,7 @@ def _vit_tensors(backbone: Backbone, own: bool) -> State:
 
 
 def _to_bit(name: str) -> str:
-    """A name of timm's ResNetV2 in transformers' BiT: the inverse of `BIT`."""
+    """Return the name in transformers' BiT of a tensor of timm's ResNetV2: the inverse of `BIT`."""
     for old, new in (("stem.conv.", "embedder.convolution."), ("stem.", "embedder."), ("stages.", "encoder.stages.")):
         if name.startswith(old):
             name = new + name.removeprefix(old)
@@ -257,7 +258,7 @@ def _to_bit(name: str) -> str:
 
 
 def _preprocessor(model: DenseModel) -> dict[str, Any]:
-    """How transformers is to bring images to the network."""
+    """Return preprocessor_config.json."""
     spec, side = model.backbone.spec, model.inference.resize or model.backbone.spec.image_size[0]
     return {
         "image_processor_type": "DPTImageProcessor",

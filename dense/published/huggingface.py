@@ -1,17 +1,17 @@
-"""Depth Anything and DPT of transformers: directories whose config.json says nearly everything."""
+"""Depth Anything and DPT of transformers: directories whose config.json records nearly everything."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dense.backbone import Backbone, WeightsError, load_backbone
+from dense.backbone import Backbone, WeightsError
 from dense.backbone.spec import Positions
 from dense.backbone.weights.huggingface import describe_config, from_huggingface, mlp_ratio
 from dense.model.network import DenseModel, Inference
-from dense.published.dpt import HALF, of_hybrid
-from dense.published.family import Family, Published, State, choose, metric_alone, positive
-from dense.published.keys import assemble, dpt_spec, hidden, renamed
+from dense.published.assemble import assemble, dpt_spec, hidden, load_named, renamed
+from dense.published.dpt import HALF, hybrid_options
+from dense.published.family import Family, Published, State, check_has_unit, choose, positive
 
 NECK = {
     r"^neck\.reassemble_stage\.layers\.(\d)\.projection\.": r"neck.reassemble.\1.project.",
@@ -37,7 +37,9 @@ LABELS = NECK | {
 BIT = {
     r"^embeddings\.backbone\.bit\.embedder\.convolution\.": "patch_embed.backbone.stem.conv.",
     r"^embeddings\.backbone\.bit\.embedder\.norm\.": "patch_embed.backbone.stem.norm.",
-    r"^embeddings\.backbone\.bit\.encoder\.stages\.(\d+)\.layers\.(\d+)\.": r"patch_embed.backbone.stages.\1.blocks.\2.",
+    r"^embeddings\.backbone\.bit\.encoder\.stages\.(\d+)\.layers\.(\d+)\.": (
+        r"patch_embed.backbone.stages.\1.blocks.\2."
+    ),
     r"^embeddings\.projection\.": "embeddings.patch_embeddings.projection.",
 }
 FACTORS = [4, 2, 1, 0.5]
@@ -48,7 +50,11 @@ KINDS = {
 
 
 def build_depth_anything(file: Published, positions: Positions = "size") -> DenseModel:
-    """positions: transformers' own rule; "official" is that of the training, and differs away from the native size."""
+    """Return Depth Anything.
+
+    positions: "size" is the rule of transformers, "official" that of the training, which differs away from the native
+    size.
+    """
     config = checked(file)
     backbone, layers, norm = on_backbone(file, config, positions=positions)
     state = renamed(head_of(file), DEPTH_ANYTHING)
@@ -65,9 +71,9 @@ def build_depth_anything(file: Published, positions: Positions = "size") -> Dens
 def build_dpt_depth(
     file: Published, kind: str | None = None, max_depth: float | None = None, positions: Positions | None = None
 ) -> DenseModel:
-    """On its own ViT, on a hybrid or on a backbone that config.json describes. kind: what the numbers mean."""
+    """Return DPT for depth of a `kind`, on its own ViT, on a hybrid or on a backbone that config.json describes."""
     kind = choose(file, "kind", kind, KINDS)
-    metric_alone(file, kind, max_depth)
+    check_has_unit(file, kind, max_depth)
     if max_depth is not None:
         max_depth = positive(file, "max_depth", max_depth, "10 for models of NYUv2, 80 for those of KITTI")
     backbone, spec, state, layers, norm = dpt(file, DEPTH, positions)
@@ -84,21 +90,21 @@ def build_dpt_depth(
 
 
 def build_dpt_segmentation(file: Published, positions: Positions | None = None) -> DenseModel:
-    """Classes by the names in config.json, with the auxiliary head where there is one."""
+    """Return DPT for the classes named in config.json, with the auxiliary head if there is one."""
     backbone, spec, state, layers, norm = dpt(file, LABELS, positions)
     count = state["branches.labels.classifier.weight"].shape[0]
     auxiliary = "auxiliary.labels.classifier.weight" in state
     dropout = file.config.get("semantic_classifier_dropout", 0.1)
     spec["outputs"] = {"labels": {"name": "classes", "count": count, "auxiliary": auxiliary, "dropout": dropout}}
-    words = file.config.get("id2label") or {}
-    names = tuple(words.get(str(i), str(i)) for i in range(count))
+    given = file.config.get("id2label") or {}
+    names = tuple(given.get(str(i), str(i)) for i in range(count))
     return assemble(file, "hf_dpt_segmentation", backbone, spec, state, layers, norm, names, resize(file))
 
 
 def dpt(
     file: Published, table: Mapping[str, str], positions: Positions | None
 ) -> tuple[Backbone, dict[str, Any], State, tuple[int, ...], bool]:
-    """Backbone, spec of the neck, tensors of the head under our names, layers and norm of a DPT."""
+    """Return backbone, spec of the neck, tensors of the head under our names, layers and norm of a DPT."""
     config = checked(file)
     hybrid = bool(config.get("is_hybrid"))
     if config.get("backbone_config") and not hybrid:
@@ -108,16 +114,16 @@ def dpt(
         layers = tuple(sorted(config.get("backbone_out_indices") or (2, 5, 8, 11)))
         layers = (0, 1, *layers[2:]) if hybrid else layers
     state = renamed(head_of(file), table)
-    spec = dpt_spec(state, fusion_size="double", **of_hybrid(backbone))
+    spec = dpt_spec(state, fusion_size="double", **hybrid_options(backbone))
     if config.get("readout_type", "project") == "add":
         spec["readout"] = "add"
     return backbone, spec, state, layers, norm
 
 
 def own_vit(file: Published, config: Mapping[str, Any], hybrid: bool, positions: Positions) -> Backbone:
-    """The ViT of a DPT, plain or on a ResNet; numbers that config.json leaves out are those of DPTConfig."""
+    """Return the ViT of a DPT, plain or on a ResNet; where config.json omits dimensions, those of DPTConfig."""
     dim = config.get("hidden_size", 768)
-    measures = {
+    dimensions = {
         "embed_dim": dim,
         "depth": config.get("num_hidden_layers", 12),
         "num_heads": config.get("num_attention_heads", 12),
@@ -135,24 +141,25 @@ def own_vit(file: Published, config: Mapping[str, Any], hybrid: bool, positions:
     blocks = {k.removeprefix("model."): v for k, v in from_huggingface(state).items()}
     name = "vit_base_r50_s16_384" if hybrid else "vit_base_patch16_384"
     facts = {"positions": positions, "padding": "resize"} | statistics(file, HALF)
-    return loaded(file, name, blocks | resnet, measures | facts)
+    return load_named(file, name, blocks | resnet, **dimensions, **facts)
 
 
 def on_backbone(
     file: Published, config: Mapping[str, Any], positions: Positions
 ) -> tuple[Backbone, tuple[int, ...], bool]:
-    """The backbone that config.json describes, the layers it hands out, and whether they are normed."""
+    """Return the backbone that config.json describes, the layers of its maps, and whether they are normed."""
     inner = dict(config.get("backbone_config") or {})
     if inner.get("model_type") not in ("dinov2", "dinov2_with_registers"):
         raise WeightsError(
-            f"{file.path} stands on a backbone of type {inner.get('model_type')!r}; read are dinov2 and dinov2_with_registers"
+            f"{file.path} has a backbone of type {inner.get('model_type')!r}; supported are dinov2 and "
+            "dinov2_with_registers"
         )
     inner = DINOV2_DEFAULTS | {k: v for k, v in inner.items() if v is not None}
     name, arguments = describe_config(inner)
     facts = {"padding": "pad" if file.preprocessor.get("do_pad") else "resize"} | statistics(file, None)
     if inner["model_type"] == "dinov2":
         facts["positions"] = positions
-    backbone = loaded(file, name, file.under("backbone."), arguments | facts)
+    backbone = load_named(file, name, file.under("backbone."), **(arguments | facts))
     indices = inner.get("out_indices") or [
         int(stage.removeprefix("stage")) for stage in inner.get("out_features") or []
     ]
@@ -164,28 +171,17 @@ def on_backbone(
     return backbone, layers, inner.get("apply_layernorm", True)
 
 
-DINOV2_DEFAULTS = {  # of Dinov2Config; config.json may leave them out
+DINOV2_DEFAULTS = {  # of Dinov2Config; config.json may omit them
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "image_size": 224,
     "layer_norm_eps": 1e-6, "mlp_ratio": 4, "qkv_bias": True, "use_swiglu_ffn": False, "num_register_tokens": 4,
 }  # fmt: skip
 
 
-def loaded(file: Published, name: str, state: State, overrides: Mapping[str, Any]) -> Backbone:
-    """A backbone with these tensors; errors and its report name the file."""
-    try:
-        backbone = load_backbone(name, state, **overrides)
-    except WeightsError as error:
-        raise WeightsError(f"{file.path}: {error}") from None
-    if backbone.report is not None:
-        backbone.report.source = str(file.path)
-    return backbone
-
-
 def checked(file: Published) -> Mapping[str, Any]:
-    """config.json, if it asks for nothing that is not here."""
+    """Return config.json, or raise if it asks for what is not supported."""
     config = file.config
     factors = list(config.get("reassemble_factors") or FACTORS)
-    first = 2 if config.get("is_hybrid") else 0  # a hybrid's first two levels are not resized, whatever is said
+    first = 2 if config.get("is_hybrid") else 0  # the first two levels of a hybrid are never resized
     if factors[first:] != FACTORS[first:] or config.get("head_in_index", -1) != -1:
         raise WeightsError(
             f"{file.path}: config.json has reassemble_factors {config.get('reassemble_factors')} and head_in_index "
@@ -195,47 +191,47 @@ def checked(file: Published) -> Mapping[str, Any]:
 
 
 def head_of(file: Published) -> State:
-    """All but the backbone."""
+    """Return the tensors of everything but the backbone."""
     return {k: v for k, v in file.tensors.items() if not k.startswith(("backbone.", "dpt."))}
 
 
-def statistics(file: Published, otherwise: tuple[float, ...] | None) -> dict[str, Any]:
-    """mean and std from preprocessor_config.json, brought to images of 0 to 1."""
+def statistics(file: Published, default: tuple[float, ...] | None) -> dict[str, Any]:
+    """Return mean and std of preprocessor_config.json for images in 0..1, or else `default`."""
     facts = file.preprocessor
     scale = 255 * facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 255
     if not facts.get("do_normalize", True):
         return {"mean": (0.0,) * 3, "std": (1 / scale,) * 3}
     found = {k: tuple(x / scale for x in facts[f"image_{k}"]) for k in ("mean", "std") if facts.get(f"image_{k}")}
-    return ({} if otherwise is None else {"mean": otherwise, "std": otherwise}) | found
+    return ({} if default is None else {"mean": default, "std": default}) | found
 
 
 def resize(file: Published) -> Inference:
-    """The shorter side that preprocessor_config.json asks for."""
+    """Return the resize to the shorter side in preprocessor_config.json."""
     size = file.preprocessor.get("size") or {}
     sides = [size] if isinstance(size, int) else [v for v in size.values() if isinstance(v, int)]
     return Inference(resize=min(sides)) if sides and file.preprocessor.get("do_resize", True) else Inference()
 
 
-SIGNS = (r"^neck\.reassemble_stage\.layers\.3\.projection\.weight$", r"^neck\.fusion_stage\.layers\.0\.")
+PATTERNS = (r"^neck\.reassemble_stage\.layers\.3\.projection\.weight$", r"^neck\.fusion_stage\.layers\.0\.")
 FAMILIES = (
     Family(
         "hf_depth_anything",
         "DepthAnythingForDepthEstimation of transformers",
-        (*SIGNS, r"^head\.conv3\.weight$"),
+        (*PATTERNS, r"^head\.conv3\.weight$"),
         build_depth_anything,
         "depth_anything",
     ),
     Family(
         "hf_dpt_depth",
         "DPTForDepthEstimation of transformers",
-        (*SIGNS, r"^head\.head\.2\.weight$"),
+        (*PATTERNS, r"^head\.head\.2\.weight$"),
         build_dpt_depth,
         "dpt",
     ),
     Family(
         "hf_dpt_segmentation",
         "DPTForSemanticSegmentation of transformers",
-        (*SIGNS, r"^head\.head\.1\.running_mean$"),
+        (*PATTERNS, r"^head\.head\.1\.running_mean$"),
         build_dpt_segmentation,
         "dpt",
     ),

@@ -1,4 +1,4 @@
-"""Restormer's published files: the body alone, or the start of a guided model."""
+"""Restormer's published files, as a model of their own or as initialisation of a guided one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import heads
 from dense.backbone import load_backbone
 from dense.backbone.spec import Layers, resolve_layers
-from dense.backbone.weights.report import WeightsError, compare
+from dense.backbone.weights.report import WeightsError, load_strictly
 from dense.model.network import DenseModel
 from dense.published.family import Family, Published, State
 from heads.restoration import Restormer
@@ -23,8 +23,11 @@ def build(
     layers: Layers = "even4",
     guidance: str = "none",
 ) -> DenseModel:
-    """The body with its weights. guidance: of the features of `backbone`; untrained, it changes nothing. Without guidance
-    the backbone plays no part, and the small one that is shipped stands in its place."""
+    """Return Restormer with its weights.
+
+    guidance: by the features of `backbone`; before training it has no effect. Without guidance the backbone is not
+    used, and the small one that is shipped takes its place.
+    """
     features = load_backbone(backbone, weights).freeze()
     chosen = resolve_layers(layers, features.spec)
     spec = {
@@ -38,16 +41,13 @@ def build(
 
 
 def load_body(body: Restormer, source: Published | str | Path) -> None:
-    """Give a body the weights of a published file, all of them."""
+    """Load all weights of a published file into a body."""
     file = source if isinstance(source, Published) else Published.read(source)
-    report = compare(body.state_dict(), file.tensors, str(file.path), "restormer")
-    if not report.complete:
-        raise WeightsError(f"{file.path} does not fit this body of Restormer; nothing was loaded\n{report}")
-    body.load_state_dict(file.tensors, strict=True)
+    load_strictly(body, file.tensors, str(file.path), "restormer")
 
 
 def body_options(state: State) -> dict[str, Any]:
-    """What `Restormer` was built with, from the shapes of its tensors."""
+    """Return the arguments of `Restormer`, from the shapes of its tensors."""
 
     def count(stage: str) -> int:
         return len({name.split(".")[1] for name in state if name.startswith(f"{stage}.")})
@@ -57,10 +57,10 @@ def body_options(state: State) -> dict[str, Any]:
     if embed.shape[1] != 3:
         raise WeightsError(
             f"this Restormer takes images of {embed.shape[1]} channels (defocus deblurring from two views, or grey "
-            "images); read are those of 3"
+            "images); supported are those of 3"
         )
     dim, hidden = embed.shape[0], project.shape[0] // 2
-    deep = 8 * dim  # where the fewest digits are lost
+    deep = 8 * dim  # where rounding loses the fewest digits
     expansion = next(e for e in (2.66, hidden / deep, (hidden + 0.5) / deep) if int(deep * e) == hidden)
     return {
         "dim": dim,

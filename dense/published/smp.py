@@ -1,14 +1,14 @@
-"""DPT of segmentation_models_pytorch: raw blocks of a timm ViT in even steps, BatchNorm throughout."""
+"""DPT of segmentation_models_pytorch: raw features of evenly spaced blocks of a timm ViT, BatchNorm throughout."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dense.backbone import WeightsError, load_backbone
+from dense.backbone import WeightsError
 from dense.backbone.spec import Layers, resolve_layers
 from dense.model.network import DenseModel
+from dense.published.assemble import assemble, class_names, dpt_spec, load_named, renamed
 from dense.published.family import Family, Published
-from dense.published.keys import assemble, class_names, dpt_spec, renamed
 
 TABLE = {
     r"^decoder\.projection_blocks\.(\d)\.project\.0\.": r"neck.reassemble.\1.readout.",
@@ -22,7 +22,7 @@ TABLE = {
     r"^segmentation_head\.head\.1\.": "branches.labels.norm.",
     r"^segmentation_head\.head\.4\.": "branches.labels.classifier.",
 }
-READOUTS = {"add": "add", "ignore": "ignore"}  # "cat" shows in the tensors
+READOUTS = ("add", "ignore")  # "cat" has tensors of its own
 
 
 def build(
@@ -33,32 +33,33 @@ def build(
     classes: list[str] | None = None,
     arguments: dict[str, Any] | None = None,
 ) -> DenseModel:
-    """config.json says encoder, readout and layers; of a bare file the caller does. arguments: timm's for the encoder."""
+    """Return the model; encoder, readout and layers are those of config.json, or given for a file without it.
+
+    arguments: of timm's model, for the encoder.
+    """
     encoder = encoder or file.config.get("encoder_name")
     if encoder is None:
         raise WeightsError(
-            f"{file.path} cannot say its encoder, so you must: the encoder_name it was built with, such as "
+            f"{file.path} does not record its encoder, so give it: the encoder_name it was built with, such as "
             "encoder='tu-vit_large_patch16_384'"
         )
-    encoder_state = file.under("encoder.model.")
-    try:
-        backbone = load_backbone(encoder.removeprefix("tu-"), encoder_state, **(arguments or own_arguments(file)))
-    except WeightsError as error:
-        raise WeightsError(f"{file.path}: {error}") from None
+    name, options = encoder.removeprefix("tu-"), arguments or encoder_arguments(file)
+    backbone = load_named(file, name, file.under("encoder.model."), **options)
     state = renamed({k: v for k, v in file.tensors.items() if not k.startswith("encoder.")}, TABLE)
     spec = dpt_spec(state, deepest_unit=True)
     if spec["readout"] == "ignore":
         readout = readout or file.config.get("decoder_readout")
         if readout not in READOUTS:
             raise WeightsError(
-                f"{file.path} cannot say its readout, so you must: readout='ignore' or 'add', as it was built with"
+                f"{file.path} does not record its readout, so give it: readout='ignore' or 'add', as it was built with"
                 + ("" if readout is None else f"; got {readout!r}")
             )
-        spec["readout"] = READOUTS[readout]
+        spec["readout"] = readout
     if backbone.spec.patch != 16 or (spec["readout"] == "add" and backbone.spec.registers):
         raise WeightsError(
-            f"{file.path} stands on {backbone.spec.name} (patch {backbone.spec.patch}, {backbone.spec.registers} registers); "
-            "supported are patch 16 and, where tokens are added, no registers, for the library averages these with the class token"
+            f"{file.path} has the encoder {backbone.spec.name} (patch {backbone.spec.patch}, {backbone.spec.registers} "
+            "registers); supported are patch 16 and, with readout='add', no registers, which the library averages with the "
+            "class token"
         )
     count = state["branches.labels.classifier.weight"].shape[0]
     spec["outputs"] = {"labels": {"name": "classes", "count": count}}
@@ -68,8 +69,8 @@ def build(
     return assemble(file, "smp_dpt", backbone, spec, state, chosen, False, names, unused=r"classification_head\.")
 
 
-def own_arguments(file: Published) -> dict[str, Any]:
-    """Arguments of timm's model among those that the saved model was built with."""
+def encoder_arguments(file: Published) -> dict[str, Any]:
+    """Return the arguments of timm's model among those in config.json."""
     known = {"aux_params", "activation", "in_channels", "dynamic_img_size"}
     return {
         k: v

@@ -1,4 +1,4 @@
-"""What all dense tasks share: a backbone that mostly stays frozen, a head that learns, and three hooks."""
+"""The LightningModule that all dense tasks share: a head, a backbone that is frozen by default, and three hooks."""
 
 from __future__ import annotations
 
@@ -16,43 +16,58 @@ from torchmetrics import Metric
 import heads
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
-from dense.model.network import DenseModel, Inference, Task, normalised
-from dense.tasks.batch import Batch
-from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
-from dense.tasks.tuning import TuneOptions, parameter_groups, prepare
+from dense.data.cache import weights_digest
+from dense.data.labelled.sample import Batch
+from dense.data.transforms import resize_image
+from dense.model.inference import through
+from dense.model.network import DenseModel, Inference, Maps, Task
+from dense.tasks.data import DataFacts
+from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions, TuneOptions
+from dense.tasks.tuning import parameter_groups, prepare
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
 from heads.features import Features, Size
 
-Maps = dict[str, Tensor]
 LOG_EVERY = 10  # optimiser steps
-YOUNGER = ("evaluation", "inference")  # parts of a recipe of which older checkpoints say nothing
+YOUNGER = ("evaluation", "inference")  # parts of a recipe that older checkpoints lack
 
 
 class DenseTask(pl.LightningModule, abc.ABC):
     """A head in training.
 
-    A task says three things: which outputs its head must have (`complete_outputs`), how wrong they are (`losses`), and
-    how good (`build_metrics`, `update_metrics`). Everything random in a step is seeded by (seed, step, micro-batch), so
+    A task defines the outputs that its head must have (`complete_outputs`), the loss (`losses`), and the validation
+    metrics (`build_metrics`, `update_metrics`). Everything random in a step is seeded by (seed, step, micro-batch), so
     a resumed run repeats an uninterrupted one.
     """
 
     task: Task
-    outputs: ClassVar[dict[str, tuple[str, ...]]]  # of the head: what it trains, and which kinds of output can be that
-    monitor: str  # the validation number by which the best model is chosen
+    outputs: ClassVar[dict[str, tuple[str, ...]]]  # name of each trained output -> kinds of output that it may be
+    monitor: str  # the validation metric by which the best model is chosen
     mode: str  # min or max
-    evaluation: Any = None  # how depth is measured, where a task learns it
+    evaluation: Any = None  # how depth is measured, in tasks with depth
 
     def __init__(
         self,
-        backbone: BackboneOptions,
         head: dict[str, Any],
-        optim: OptimOptions,
-        tune: TuneOptions,
-        target: TargetOptions,
-        inference: Inference,
-        steps: int,
-        seed: int,
+        backbone: BackboneOptions = BackboneOptions(),
+        optim: OptimOptions = OptimOptions(),
+        tune: TuneOptions = TuneOptions(),
+        target: TargetOptions = TargetOptions(),
+        inference: Inference = Inference(),
+        steps: int = 1000,
+        seed: int = 0,
     ) -> None:
+        """A head in training.
+
+        Args:
+            head: options of `heads.build`; in_channels and the number of classes are filled in.
+            backbone: the features that the head gets.
+            optim: optimiser and learning-rate schedule.
+            tune: how much of the backbone is trained.
+            target: where the loss is computed, and which depths count.
+            inference: how the network is applied to whole images, from validation on; saved with the model.
+            steps: optimiser steps.
+            seed: seed of the head's weights and of dropout.
+        """
         super().__init__()
         if steps < 1:
             raise ValueError(f"steps={steps}: expected at least 1")
@@ -61,38 +76,38 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.inference, self.steps, self.seed = inference, steps, seed
         self.network: DenseModel
         self.micro_batch = 0
-        self.seen: dict[str, float] = {}  # the last losses
+        self.validated: dict[str, float] = {}  # metrics of the last validation
 
     # ---- hooks
 
     @abc.abstractmethod
-    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
-        """The head's outputs with what the data decide (how many classes), or ValueError where one is missing."""
+    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: DataFacts) -> dict[str, dict[str, Any]]:
+        """Return the head's outputs with what the data decide, such as the number of classes; raise if data lack it."""
 
     @abc.abstractmethod
     def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its parts, of maps at the size that `target` asks for and a batch at that size."""
+        """Return the loss and its parts, for maps and targets of the size that `target` sets."""
 
     @abc.abstractmethod
     def build_metrics(self) -> nn.Module:
-        """Fresh metrics of a validation set, with `compute() -> dict`, `reset()`."""
+        """Return new validation metrics with `compute() -> dict` and `reset()`."""
 
     @abc.abstractmethod
-    def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
-        """Add a batch at full size."""
+    def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
+        """Add a batch, with maps of the targets' full size."""
 
     @abc.abstractmethod
     def loss_recipe(self) -> dict[str, Any]:
-        """The losses as plain data."""
+        """Return the options of the losses as plain data."""
 
     def extra_parameters(self) -> list[nn.Parameter]:
-        """What learns besides the network."""
+        """Return parameters that are trained besides the network's."""
         return []
 
     # ---- network
 
-    def build(self, data: Any) -> DenseModel:
-        """Backbone and head for a data module, from the seed."""
+    def build(self, data: DataFacts) -> DenseModel:
+        """Build backbone and head for these data, from the seed."""
         torch.manual_seed(self.seed)
         options = self.options
         backbone = load_backbone(options.name, options.weights, **options.arguments)
@@ -107,7 +122,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, self.inference)
 
     def given_outputs(self) -> dict[str, dict[str, Any]]:
-        """The head's outputs as the recipe says them; one that this task would not train raises."""
+        """Return the outputs in the options of the head; raise for one that this task does not train."""
         given = self.head_options.get("outputs") or {}
         for name, output in given.items():
             if name not in self.outputs:
@@ -123,43 +138,63 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 )
         return {name: dict(output) for name, output in given.items()}
 
-    def build_for(self, data: Any) -> DenseModel:
-        """The network for these data, built once."""
+    def build_for(self, data: DataFacts) -> DenseModel:
+        """Return the network for these data, built once."""
         if not hasattr(self, "network"):
             self.network = self.build(data)
         return self.network
 
     def setup(self, stage: str) -> None:
-        """Build what is not there yet, when the data are known."""
-        self.build_for(self.trainer.datamodule)  # type: ignore[attr-defined]
+        """Build the network, where that has not happened yet, and the metrics."""
+        self.build_for(self.trainer.datamodule.facts)  # type: ignore[attr-defined]
         if not hasattr(self, "metrics"):
-            self.metrics = self.build_metrics()
+            self.metrics: Any = self.build_metrics()
             for metric in self.metrics.modules():
                 if isinstance(metric, Metric):
                     metric.sync_on_compute = False  # every process validates on the whole set
 
     def on_fit_start(self) -> None:
-        """Compute what the cache lacks, now that the network is where it will run."""
-        self.trainer.datamodule.remember(self)  # type: ignore[attr-defined]
+        """Fill the cache, now that the network is on its device."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.cache is None:
+            return
+        network = self.network
+        if not self.tune.frozen:
+            raise ValueError("data.cache keeps features of a frozen backbone, and model.tune trains it; drop one")
+        if network.head.reads_pixels:
+            raise ValueError("data.cache keeps features, and this head reads the images too; leave data.cache out")
+        key = {
+            "weights": weights_digest(network.backbone.state_dict()),
+            "spec": network.backbone.spec.to_dict(),
+            "layers": list(network.layers),
+            "norm": network.norm,
+            "precision": str(self.trainer.precision),
+        }
 
-    def features(self, batch: Batch) -> Features:
-        """Of the batch's images, or what the cache holds."""
+        def compute(images: Tensor) -> list[Tensor]:
+            with self.trainer.precision_plugin.forward_context():
+                features = network.features(network.backbone.normalise(images.to(self.device)))
+            return [*features.maps, *features.prefix]
+
+        whole = self.inference.window is None and self.inference.resize is None
+        data.fill_cache(compute, key, ("train", "val") if whole else ("train",))
+
+    def features(self, batch: Batch) -> tuple[Features, Tensor | None]:
+        """Return the features of a batch, computed or from the cache, and the pixels for a head that reads them."""
         if batch.cached is not None:
             assert batch.size is not None
-            return self.network.restored(batch.cached, batch.size)
+            return self.network.features_from(batch.cached, batch.size), None
         assert batch.images is not None
-        images = normalised(self.network.backbone, batch.images)
-        if self.tune.frozen:
-            with torch.no_grad():
-                return self.network.features(images)
-        return self.network.features(images)
+        images = self.network.backbone.normalise(batch.images)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tune.frozen):
+            features = self.network.features(images)
+        return features, self.network.pixels(images)
 
-    def decode(self, features: Features, batch: Batch, size: Size | None) -> Maps:
-        """Maps of a batch; a head that reads the images gets them."""
-        images = None
-        if self.network.head.reads_pixels and batch.images is not None:
-            images = normalised(self.network.backbone, batch.images)
-        return self.network.decode(features, size, images)
+    def maps(self, batch: Batch) -> tuple[Maps, Batch]:
+        """Return the maps at the size where the loss is computed, and the batch with targets of that size."""
+        features, pixels = self.features(batch)
+        size = target_size(features, self.target.size)
+        return self.network.decode(features, size, pixels), batch if size is None else batch.resized(size)
 
     # ---- a step
 
@@ -168,18 +203,15 @@ class DenseTask(pl.LightningModule, abc.ABC):
         continue_metrics(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one micro-batch."""
+        """Return the loss of one micro-batch."""
         step = self.trainer.global_step
         seed_micro_batch(self.trainer, self.seed, self.micro_batch)
         self.micro_batch += 1
-        features = self.features(batch)
-        size = target_size(features, self.target.size)
-        maps = self.decode(features, batch, size)
-        loss, parts = self.losses(maps, batch if size is None else batch.resized(size))
+        loss, parts = self.losses(*self.maps(batch))
         if not torch.isfinite(loss.detach()):
             raise RuntimeError(
-                f"the loss is {float(loss.detach())} at step {step}; lower model.optim.lr, set model.optim.clip to 1, or "
-                "train in fp32. The last checkpoint is whole"
+                f"the loss is {float(loss.detach())} at step {step}; lower model.optim.lr, set model.optim.clip to 1, "
+                "or train in fp32. The last checkpoint is whole"
             )
         if step % LOG_EVERY == 0 and self.micro_batch == 1:
             values = {"loss": loss.detach()} | {f"loss/{k}": v.detach() for k, v in parts.items()}
@@ -195,7 +227,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Write this step's learning rates, then step."""
+        """Set this step's learning rates, then step."""
         factor = self.optim.factor(self.trainer.global_step, self.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -203,13 +235,13 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.micro_batch = 0
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """The norm of all gradients, where the recipe says so."""
+        """Clip the norm of all gradients, where the options ask for it."""
         if self.optim.clip:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.optim.clip)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; the head learns with lr, layers of an unfrozen backbone with less."""
+        """Return AdamW with the learning rates of the head and of each trained layer of the backbone."""
         o, t = self.optim, self.tune
         groups = parameter_groups(self.network, o.lr, t.layer_decay, o.weight_decay, t.lr_scale)
         if extra := self.extra_parameters():
@@ -221,7 +253,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
     # ---- continuing
 
     def recipe(self) -> dict[str, Any]:
-        """All that decides what is learnt from the same data, how it is measured and how it is used, as plain data."""
+        """Return all options that decide what is learnt from the same data, and how it is measured, as plain data."""
         parts: dict[str, Any] = {
             "backbone": self.options,
             "optim": self.optim,
@@ -232,15 +264,15 @@ class DenseTask(pl.LightningModule, abc.ABC):
         if self.evaluation is not None:
             parts["evaluation"] = self.evaluation
         plain = {name: asdict(part) for name, part in parts.items()}
-        own = {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
-        return json.loads(json.dumps(plain | own | self.loss_recipe()))
+        plain |= {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
+        return json.loads(json.dumps(plain | self.loss_recipe()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the recipe with the weights."""
         checkpoint["recipe"] = self.recipe()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint of another recipe is refused, naming what differs, but for that of which an older one says nothing."""
+        """Refuse a checkpoint of another recipe and name what differs; parts that an older one lacks may differ."""
         saved = checkpoint.get("recipe", {})
         known = {key: value for key, value in self.recipe().items() if key in saved or key not in YOUNGER}
         refuse_another(known, saved)
@@ -248,39 +280,53 @@ class DenseTask(pl.LightningModule, abc.ABC):
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last round."""
-        self.metrics.reset()  # type: ignore[operator]
+        """Reset the metrics."""
+        self.metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch."""
-        target = next(a for a in (batch.clean, batch.labels, batch.depth) if a is not None)
-        size = (target.shape[-2], target.shape[-1])  # targets are compared at the size they were made at
-        self.update_metrics(self.metrics, self.decode(self.features(batch), batch, size), batch)
+        """Apply the network as `inference` says and compare the maps with the targets, at the targets' own size."""
+        target = next(t for t in (batch.clean, batch.labels, batch.depth) if t is not None)
+        size = (target.shape[-2], target.shape[-1])
+        if batch.cached is not None:
+            maps = self.network.decode(self.features(batch)[0], size)
+        else:
+            assert batch.images is not None
+            images = resize_images(batch.images, self.inference.resize)
+            maps = through(self.network, self.inference, size)(self.network.backbone.normalise(images))
+        self.update_metrics(self.metrics, maps, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Numbers of the set, logged and shown to callbacks."""
+        """Log the metrics of the set and show them to callbacks."""
         numbers = {f"val/{k}": v for k, v in self.numbers().items()}
         for name, value in numbers.items():
             self.log(name, value, sync_dist=False, logger=False)
         if not self.trainer.sanity_checking:
             self.record(numbers, self.trainer.global_step)
-            self.seen = numbers
+            self.validated = numbers
 
     def numbers(self) -> dict[str, float]:
-        """What the metrics say of the set."""
-        return {k: float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}  # type: ignore[operator]
+        """Return the scalar metrics of the set."""
+        return {k: float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}
 
 
 def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:
-    """Channels of the chosen maps."""
+    """Return the number of channels of each chosen map."""
     spec = backbone.spec
     return [spec.channels[layer] for layer in layers] if spec.channels else [spec.dim] * len(layers)
 
 
 def target_size(features: Features, choice: str) -> Size | None:
-    """Where the loss is computed: four times the grid of the finest map, never more than the image."""
-    if choice == "picture":
+    """Return the size where the loss is computed: None for the image's, or four times the grid of the finest map."""
+    if choice == "image":
         return None
     stride = min(features.strides)
     height, width = (max(1, round(4 * side / stride)) for side in features.image_size)
     return (min(height, features.image_size[0]), min(width, features.image_size[1]))
+
+
+def resize_images(images: Tensor, size: int | None) -> Tensor:
+    """Resize uint8 images (B, 3, H, W) to a shorter side, exactly as a predictor resizes a file."""
+    if size is None or size == min(images.shape[-2:]):
+        return images
+    arrays = (resize_image(image.permute(1, 2, 0).contiguous().cpu().numpy(), size) for image in images)
+    return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]).to(images.device)

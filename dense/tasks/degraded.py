@@ -1,4 +1,4 @@
-"""Clean images as tasks of restoration: degraded on the fly, at random to train on and one by one to be measured."""
+"""Clean images for restoration: randomly degraded patches for training, and every degradation for measurement."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.utils.data import Dataset
 from dense.data.degrade import Degradation, Degrade, degrade
 from dense.data.degrade.kinds import known
 from dense.data.degrade.plan import PAIRED
-from dense.data.labelled.sample import LabelledSource
+from dense.data.labelled.sample import LabelledSource, Sample
 from dense.data.sampler import IndexSampler
-from dense.data.transforms import Augment, EvalTransform, Sample, TrainTransform
+from dense.data.transforms import Augment, EvalTransform, TrainTransform
 
-OTHERS = 10**6  # passes over the data that a stage may take
+EPOCHS = 10**6  # more than the epochs of any stage; keeps the epochs of two stages apart
 
 
 class Stage(NamedTuple):
-    """From an optimiser step on, patches of a side in batches of a size."""
+    """A stage of progressive training: from `step` on, batches of `batch_size` patches of `side` pixels."""
 
     step: int
     side: int
@@ -28,7 +28,7 @@ class Stage(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """One patch of a batch."""
+    """What `StagedSampler` yields for one patch of a batch."""
 
     epoch: int
     image: int
@@ -36,7 +36,7 @@ class Patch(NamedTuple):
 
 
 class StagedSampler(IndexSampler):
-    """Batches of `Patch`, whose side and number change with the step."""
+    """Endless batches of `Patch`; the stage of the optimiser step decides their side and number."""
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, *, stages: Sequence[Stage], **options: int) -> None:
         super().__init__(length, batch_size, seed, **options)
@@ -51,20 +51,20 @@ class StagedSampler(IndexSampler):
             stage = self.stages[number]
             for micro in range(self.accumulate):
                 draws = self.samplers[number].batch(step - stage.step, micro)
-                yield [Patch(number * OTHERS + draw.epoch, draw.image, stage.side) for draw in draws]
+                yield [Patch(number * EPOCHS + draw.epoch, draw.image, stage.side) for draw in draws]
             step += 1
 
 
 def check_stages(stages: Sequence[Sequence[int]]) -> tuple[Stage, ...]:
-    """Stages of progressive training in their order, or ValueError."""
+    """Return the stages of progressive training, or raise ValueError."""
     if any(len(stage) != 3 for stage in stages):
-        raise ValueError(f"data.patches={stages}: expected [from step, side, batch size] of each stage")
+        raise ValueError(f"data.patches={stages}: expected [from step, side, batch size] for each stage")
     found = tuple(Stage(*stage) for stage in stages)
     steps = [stage.step for stage in found]
     if steps[0] != 0 or steps != sorted(set(steps)) or min(min(s.side, s.batch_size) for s in found) < 1:
         raise ValueError(
-            f"data.patches={[list(s) for s in found]}: expected steps that begin with 0 and grow, sides and batch sizes of "
-            "at least 1"
+            f"data.patches={[list(s) for s in found]}: expected steps that begin with 0 and increase, and sides and "
+            "batch sizes of at least 1"
         )
     return found
 
@@ -72,7 +72,7 @@ def check_stages(stages: Sequence[Sequence[int]]) -> tuple[Stage, ...]:
 class DegradedPatches(Dataset[Sample]):
     """``dataset[draw]``: a random patch with random degradation, a pure function of (seed, epoch, image, side).
 
-    plan: None for images that come with their degradation.
+    plan: None for pairs, which are degraded already.
     """
 
     def __init__(
@@ -96,20 +96,20 @@ class DegradedPatches(Dataset[Sample]):
         seed = (self.seed, epoch, index)
         whole = self.source.read(index)
         degradations = {} if self.plan is None else self.plan.draw(seed)
-        if "haze" in degradations and whole.depth is not None:  # a patch may lie where no depth is known
+        if "haze" in degradations and whole.depth is not None:  # the patch may lie where no depth is known
             whole = replace(whole, depth=known(whole.depth))
         sample = self.transforms[side](whole, seed)
         if sample.depth is not None and sample.depth.isnan().all():
-            degradations.pop("haze", None)  # a patch that was turned out of its image
+            degradations.pop("haze", None)  # rotation moved the patch outside its image
         if self.plan is None:
             return sample._replace(labels=None, depth=None, degradation=PAIRED)
         return degraded(sample, degradations, seed)
 
 
 class DegradedImages(Dataset[Sample]):
-    """``dataset[index]``: whole images, each with every kind of degradation, one by one.
+    """``dataset[index]``: whole images, each with one kind of degradation after the other.
 
-    every: at every level; else the levels of a kind take turns from image to image.
+    every: use every level of a kind; else successive images use successive levels.
     """
 
     def __init__(self, source: LabelledSource, plan: Degrade | None, every: bool = False) -> None:
@@ -125,7 +125,7 @@ class DegradedImages(Dataset[Sample]):
         return len(self.source) * len(self.groups)
 
     def degradation(self, index: int) -> tuple[int, Degradation]:
-        """Which image, and what is done to it."""
+        """Return the index of the image and its degradation."""
         image, number = divmod(index, len(self.groups))
         group = self.groups[number]
         return image, group[image % len(group)]
@@ -139,25 +139,27 @@ class DegradedImages(Dataset[Sample]):
         return degraded(sample, {degradation.kind: degradation.level}, seed)._replace(degradation=degradation.label)
 
     def sample(self, index: int, copy: int = 0) -> Sample:
-        """One of them."""
+        """Return a sample, which has a single version."""
         return self[index]
 
 
 def degraded(sample: Sample, degradations: dict[str, float], seed: tuple[int, ...]) -> Sample:
-    """A sample whose image is degraded and whose target is the image."""
+    """Return a sample with a degraded image, and the undegraded one as `clean`."""
     clean = sample.image if sample.clean is None else sample.clean
     depth = None if sample.depth is None else sample.depth[0].numpy()
     image = degrade(clean.permute(1, 2, 0).numpy(), degradations, seed, depth)
     pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
-    return Sample(pixels, None, None, sample.name, clean, "+".join(degradations))
+    return Sample(pixels, None, None, sample.name, clean, degradation="+".join(degradations))
 
 
 def check_plan(plan: Degrade | None, source: LabelledSource, layout: str) -> None:
-    """Raise where images cannot be degraded so."""
+    """Raise where these images cannot be degraded as planned."""
     if layout == "paired" and plan is not None:
-        raise ValueError("layout 'paired' brings its own degradation; leave degrade out, or use layout 'pictures'")
+        raise ValueError(
+            "the images of layout 'paired' are degraded already; leave degrade out, or use layout 'images'"
+        )
     if plan is not None and plan.needs_depth and source.depth_kind != "metric":
         raise ValueError(
-            "haze needs metric depth, which these images lack; name the other kinds, such as "
+            "haze needs metric depth, which these images lack; choose other kinds, such as "
             "degrade.kinds={rain: [], noise: [], motion: [], defocus: []}, or use data with depth"
         )

@@ -7,20 +7,19 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from dense import losses
+from dense.data.labelled.sample import Batch
 from dense.metrics import SegmentationMetrics
-from dense.model.network import Inference
-from dense.tasks.base import DenseTask, Maps
-from dense.tasks.batch import Batch
-from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions
-from dense.tasks.tuning import TuneOptions
+from dense.model.network import Maps
+from dense.tasks.base import DenseTask
+from dense.tasks.data import DataFacts
 
 AUXILIARY = 0.4  # weight of an auxiliary head's loss
 
 
 class SegmentationTask(DenseTask):
-    """A class for every pixel, on frozen features unless `tune` says otherwise.
+    """A class per pixel, on frozen features unless `tune` says otherwise.
 
-    The head needs an output "labels" of {name: classes}; how many classes, the data say.
+    The head needs an output "labels" of {name: classes}; the data decide the number of classes.
     """
 
     task = "segmentation"
@@ -29,59 +28,43 @@ class SegmentationTask(DenseTask):
 
     def __init__(
         self,
-        backbone: BackboneOptions = BackboneOptions(),
         head: dict[str, Any] = {"name": "linear", "batch_norm": True, "outputs": {"labels": {"name": "classes"}}},
         loss: dict[str, Any] = {"cross_entropy": 1.0},
-        optim: OptimOptions = OptimOptions(),
-        tune: TuneOptions = TuneOptions(),
-        target: TargetOptions = TargetOptions(),
-        inference: Inference = Inference(),
-        steps: int = 1000,
-        seed: int = 0,
+        **shared: Any,
     ) -> None:
-        """A head in training.
+        """A segmentation head in training.
 
         Args:
-            backbone: which features the head sees.
-            head: what heads.build takes; in_channels and the number of classes are filled in.
+            head: options of `heads.build`; in_channels and the number of classes are filled in.
             loss: cross_entropy, dice, focal, lovasz, each with its weight or its options.
-            optim: optimiser and schedule.
-            tune: how much of the backbone learns.
-            target: where the loss is computed.
-            inference: how images meet the network later; saved with the model.
-            steps: optimiser steps.
-            seed: of the head's weights, dropout and the order of images.
+            **shared: options of every task.
         """
-        super().__init__(backbone, head, optim, tune, target, inference, steps, seed)
+        super().__init__(head=head, **shared)
         self.loss_options, self.loss = loss, losses.build(loss)
 
     def loss_recipe(self) -> dict[str, Any]:
-        """Losses by name."""
         return {"loss": self.loss_options}
 
-    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, dict[str, Any]]:
-        """Fill in the classes of the data."""
+    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: DataFacts) -> dict[str, dict[str, Any]]:
+        """Fill in the number of classes."""
         return outputs | {"labels": classes_output(outputs, data)}
 
     def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of the logits, and of auxiliary ones."""
         return label_losses(self.loss, maps, batch)
 
     def build_metrics(self) -> nn.Module:
-        """mIoU and company."""
         return SegmentationMetrics(len(self.network.classes or ()), names=self.network.classes)
 
-    def update_metrics(self, metrics: nn.Module, maps: Maps, batch: Batch) -> None:
-        """By the most likely class."""
-        metrics.update(maps["labels"].argmax(1), batch.labels)  # type: ignore[operator]
+    def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
+        metrics.update(maps["labels"].argmax(1), batch.labels)
 
 
-def classes_output(outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, Any]:
-    """The output "labels" with the number of classes of the data."""
+def classes_output(outputs: dict[str, dict[str, Any]], data: DataFacts) -> dict[str, Any]:
+    """Return the output "labels" with the number of classes in the data."""
     if data.classes is None:
         raise ValueError("the data have no masks; a segmentation needs them (root/masks, or another layout)")
-    if data.val.classes is None:
-        raise ValueError("the images to validate on have no masks; give them some, or the best model cannot be told")
+    if "labels" not in data.val_targets:
+        raise ValueError("the validation images have no masks; without them no best model can be chosen")
     output = outputs.get("labels", {"name": "classes"})
     count = output.get("count", len(data.classes))
     if count != len(data.classes):
@@ -90,7 +73,7 @@ def classes_output(outputs: dict[str, dict[str, Any]], data: Any) -> dict[str, A
 
 
 def label_losses(loss: losses.WeightedSum, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum for the logits and, where there are auxiliary ones, for them too."""
+    """Return the loss of the logits, plus that of auxiliary logits where there are any, and its parts."""
     total, parts = loss(maps["labels"], batch.labels)
     if "labels.auxiliary" in maps:
         auxiliary, _ = loss(maps["labels.auxiliary"], batch.labels)

@@ -1,1 +1,1 @@
-"""What every training shares: its command line, checkpoints, progress and precision."""
+"""What every training shares: its command line, checkpoints, logs and the exact continuation of a run."""

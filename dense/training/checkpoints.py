@@ -1,4 +1,4 @@
-"""Checkpoints that survive anything: written whole or not at all, on time, on request and at the end."""
+"""Atomic checkpoints: by the clock, by steps, on a signal and at the end of a run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ LAST = "last.ckpt"
 
 
 class Checkpoints(pl.Callback):
-    """Keeps FOLDER/last.ckpt fresh, and a numbered copy every `keep_every` steps.
+    """Write FOLDER/last.ckpt regularly, and a numbered copy every `keep_every` steps.
 
-    A checkpoint is written beside its place, flushed to the disk and moved there, so a kill at any moment leaves the
-    old or the new one whole. SIGTERM and Ctrl-C save first and then stop; a second Ctrl-C stops at once. A folder that cannot be written, or a disk without
-    room, is found before training; a disk that fills up later stops the run and leaves the old checkpoint.
+    A checkpoint is written to a temporary file, flushed to disk and renamed, so a kill at any moment leaves the old or
+    the new one whole. SIGTERM and Ctrl-C save and then stop; a second Ctrl-C stops at once. An unwritable folder or a
+    disk without room raises before training; a disk that fills up later stops the run and leaves the old checkpoint.
 
-    Where a validation follows a step, its checkpoint waits for it: what a validation found out is in it, so no run that
-    continues misses one. Callbacks that learn from a validation belong before this one.
+    Where a validation follows a step, its checkpoint is written after the validation and contains its result.
+    Callbacks with a state that a validation changes belong before this one.
 
     Args:
-        folder: where checkpoints go.
-        every_minutes: how often `last.ckpt` is written, by the clock; 0 for never.
-        every_steps: and by optimiser steps; 0 for never.
-        keep_every: steps between copies that are kept for good; 0 for none.
+        folder: folder of the checkpoints.
+        every_minutes: minutes between writes of `last.ckpt`; 0 for none by the clock.
+        every_steps: optimiser steps between writes of `last.ckpt`; 0 for none by steps.
+        keep_every: optimiser steps between copies that are kept; 0 for none.
     """
 
     def __init__(self, folder: str | Path, every_minutes: float = 5, every_steps: int = 0, keep_every: int = 0) -> None:
@@ -40,8 +40,8 @@ class Checkpoints(pl.Callback):
         self.every_minutes, self.every_steps, self.keep_every = every_minutes, every_steps, keep_every
         self._saved_at = 0.0
         self._saved_step = -1
-        self._stop = 0  # number of the signal that asked for an end
-        self._waiting = False  # for the validation that follows
+        self._stop = 0  # number of the signal that asked the run to stop
+        self._waiting = False  # a checkpoint is due after the validation that follows
         self._previous_handlers: dict[int, Any] = {}
 
     @property
@@ -50,14 +50,14 @@ class Checkpoints(pl.Callback):
         return self.folder / LAST
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find an unwritable folder or a full disk before work starts."""
+        """Raise for an unwritable folder or a full disk before training."""
         if trainer.is_global_zero:
             size = sum(p.numel() * p.element_size() for p in pl_module.parameters())
             check_writable(self.folder, needed=3 * size)
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen for signals."""
+        """Install the signal handlers."""
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,7 +71,7 @@ class Checkpoints(pl.Callback):
         self._stop = number
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Save when it is time; every process decides alike."""
+        """Save when a checkpoint is due; all processes decide alike."""
         step = trainer.global_step
         if step == self._saved_step or trainer.fit_loop.epoch_loop._should_accumulate():
             return  # in the middle of an optimiser step
@@ -85,34 +85,32 @@ class Checkpoints(pl.Callback):
             late = trainer.strategy.reduce_boolean_decision(late, all=False)
         self._waiting = due or late or bool(self._stop)
         if not validates(trainer):
-            self._save_what_waits(trainer)
+            self._save_due(trainer)
             if self._stop:
                 trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what waited."""
         if not trainer.sanity_checking:
-            self._save_what_waits(trainer)
+            self._save_due(trainer)
 
-    def _save_what_waits(self, trainer: pl.Trainer) -> None:
+    def _save_due(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
         kept = bool(self.keep_every) and step % self.keep_every == 0
         if kept:
             self.save(trainer, self.folder / f"step_{step:08d}.ckpt")
-        if self._waiting or kept:  # a run never continues from before its newest copy
+        if self._waiting or kept:  # last.ckpt is never older than a kept copy
             self._waiting = False
             self.save(trainer, self.last)
         if self._stop:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the end, and stop listening."""
+        """Save the end of the run, and restore the signal handlers."""
         if trainer.global_step != self._saved_step and not trainer.fit_loop.epoch_loop._should_accumulate():
             self.save(trainer, self.last)
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Stop listening."""
         self._close()
 
     def _close(self) -> None:
@@ -122,11 +120,11 @@ class Checkpoints(pl.Callback):
 
     @property
     def stopped_by(self) -> int | None:
-        """The signal that ended the run."""
+        """Number of the signal that stopped the run."""
         return self._stop or None
 
     def save(self, trainer: pl.Trainer, path: Path) -> None:
-        """Write a checkpoint to `path`, whole or not at all."""
+        """Write a checkpoint to `path` atomically."""
         scratch = path.with_name(f".{path.name}.partial")
         try:
             trainer.save_checkpoint(scratch)
@@ -136,7 +134,7 @@ class Checkpoints(pl.Callback):
                 scratch.replace(path)
         except (OSError, RuntimeError) as error:
             scratch.unlink(missing_ok=True)
-            kept = f"; {path} of before is whole" if path.exists() else ""
+            kept = f"; the previous {path} is intact" if path.exists() else ""
             raise OSError(
                 f"cannot write a checkpoint to {path}: {error}{kept}. Free some room and run the same command again"
             ) from error
@@ -144,6 +142,6 @@ class Checkpoints(pl.Callback):
 
 
 def validates(trainer: pl.Trainer) -> bool:
-    """Whether a validation follows the batch that just ended."""
+    """Return whether a validation follows the batch that just ended."""
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

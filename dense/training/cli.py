@@ -1,4 +1,4 @@
-"""LightningCLI behind our own verbs: one YAML or dotted options, kind errors, no subcommands."""
+"""The command line of every training: LightningCLI with recipes, dotted options and errors of one line."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dense.cli.parser import COMMON, epilogue
-from dense.console import check_writable
+from dense.console import COMMON, check_writable
 from dense.recipes import find_config
-from dense.suggest import with_suggestion
-from dense.training.precision import resolve_precision
+from dense.suggest import UsageError, with_suggestion
 
 
 class TrainingParser(LightningArgumentParser):
-    """jsonargparse with suggestions for wrong options and config keys, and examples; exits with status 2, no traceback."""
+    """jsonargparse that suggests the nearest option for a wrong one, and shows examples below its help."""
 
-    verb: ClassVar[str]  # what was called; parsers inside this one are named after the file that Python runs
+    verb: ClassVar[str]  # parsers inside this one are named after the file that Python runs
+    epilogue: ClassVar[str] = ""  # what stands below the help
 
     def format_help(self, formatter: Any = None) -> str:
-        """With examples."""
-        return super().format_help(formatter) + epilogue(self.prog)
+        return super().format_help(formatter) + self.epilogue
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one line with the nearest valid name and exit."""
+        """Raise UsageError with one line that names the nearest valid option."""
+        inner: BaseException | None = ex
+        while inner is not None:  # a parser inside this one has reported it already
+            if isinstance(inner, UsageError):
+                raise inner
+            inner = inner.__cause__ or inner.__context__
         text = " ".join(of_union(str(message)).split())
-        text = (
-            re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
-            if "Parser key" in text and "not expected" in text
-            else text
-        )
+        if "not expected" in text:
+            text = re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
         text = with_suggestion(text, self.known_keys())
         if "required" in text and "model" in text.split():
             text += "; choose a recipe, --config NAME"
-        self.exit(
-            2, f"{self.verb}: error: {text.rstrip('.')} (see {self.verb} --help, or --print_config for every key)\n"
-        )
+        raise UsageError(f"{text.rstrip('.')} (see {self.verb} --help, or --print_config for every key)") from ex
 
     def known_keys(self) -> list[str]:
-        """Dotted names of all options, and their last parts."""
+        """Return the dotted names of all options, and their last parts."""
         names = [a.dest for a in self._actions if a.dest and a.dest != "help"] + [c.lstrip("-") for c in COMMON]
         for action in self._actions:
             inner = getattr(action, "_parser", None) or getattr(getattr(action, "_typehint", None), "_parser", None)
@@ -54,15 +54,25 @@ class TrainingParser(LightningArgumentParser):
 
 
 class TrainingCLI(LightningCLI):
-    """A LightningCLI that parses and instantiates, and leaves running to the verb.
+    """A LightningCLI that parses and instantiates but does not run.
 
-    What every run has is here: a folder (`output` is its default), checkpoints, and a Trainer without Lightning's own.
+    It adds the options of every run: its folder (`output` is the default) and its checkpoints. Lightning's own logging
+    and checkpoints are off. epilogue: what stands below the help.
     """
 
     output: ClassVar[str]
 
-    def __init__(self, model: Any, data: Any, argv: Sequence[str], prog: str, description: str, **options: Any) -> None:
-        TrainingParser.verb = prog
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        argv: Sequence[str],
+        prog: str,
+        description: str,
+        epilogue: str = "",
+        **options: Any,
+    ) -> None:
+        TrainingParser.verb, TrainingParser.epilogue = prog, epilogue
         arguments = shipped_configs(argv)
         super().__init__(
             model,
@@ -71,16 +81,18 @@ class TrainingCLI(LightningCLI):
             run=False,
             save_config_callback=None,
             seed_everything_default=False,
-            auto_configure_optimizers=False,  # ours belong to the recipe
+            auto_configure_optimizers=False,  # the recipe has its own
             parser_kwargs={"prog": prog, "description": description, "default_env": False},
             **options,
         )
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Where the run goes and what is kept."""
+        """Add the options of every run."""
         parser.add_argument("--output", type=str, default=self.output, help="folder of the run")
         parser.add_argument("--checkpoint.every_minutes", type=float, default=5.0, help="minutes between checkpoints")
-        parser.add_argument("--checkpoint.every_steps", type=int, default=0, help="steps between them; 0 for none")
+        parser.add_argument(
+            "--checkpoint.every_steps", type=int, default=0, help="optimiser steps between checkpoints; 0 for none"
+        )
         parser.set_defaults(
             {
                 "trainer.max_epochs": -1,
@@ -94,19 +106,19 @@ class TrainingCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Settle the precision, and find an unwritable folder before anything large is built."""
+        """Choose the precision, and raise for an unwritable folder before anything large is built."""
         self.config.trainer.precision = resolve_precision(self.config.trainer.precision)
         check_writable(Path(self.config.output))
 
     def instantiate_classes(self) -> None:
-        """With errors that people can read."""
+        """Instantiate, with readable errors."""
         try:
             super().instantiate_classes()
         except ValueError as error:
             raise ValueError(of_union(str(error))) from error
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
-        """Our parser, with --config and --print_config."""
+        """Return the parser, with --config and --print_config."""
         options.setdefault("dump_header", None)
         parser = TrainingParser(**options)
         parser.add_argument("-c", "--config", action="config", help="a YAML file, or the name of a shipped config")
@@ -115,7 +127,7 @@ class TrainingCLI(LightningCLI):
 
 
 def of_union(message: str) -> str:
-    """Of what jsonargparse says about a value that may be left out and is wrong, the line that says why, and the value."""
+    """Shorten jsonargparse's message about a value of a union type to its first reason and the value."""
     reasons = re.findall(r"^ *- (?!Expected a <class)(.+(?:\n ++(?!- |Given value).+)*)", message, re.MULTILINE)
     if "Union subtypes" not in message or not reasons:
         return message
@@ -127,8 +139,24 @@ def of_union(message: str) -> str:
     return f"{key[1]}: {reason}" if key else reason
 
 
+def arguments_of(recipe: str, options: Mapping[str, Any]) -> list[str]:
+    """Return the command line of a recipe and of options by dotted name, with any values that YAML can hold."""
+    arguments = ["--config", recipe]
+    for name, value in options.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=_plain)
+        arguments += [f"--{name}", str(value) if isinstance(value, Path) else text]
+    return arguments
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as a mapping, a number of NumPy or torch as a number, anything else as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.item() if hasattr(value, "item") else str(value)
+
+
 def shipped_configs(argv: Sequence[str]) -> list[str]:
-    """argv with the names of shipped configs replaced by their paths."""
+    """Replace the names of shipped configs in argv by their paths."""
     resolved = list(argv)
     for i, argument in enumerate(resolved):
         if argument.startswith("--config="):
@@ -139,27 +167,36 @@ def shipped_configs(argv: Sequence[str]) -> list[str]:
 
 
 def nulls_as_config(argv: Sequence[str], key: str) -> list[str]:
-    """argv with `--KEY.a.b null` as a piece of config, for a KEY whose class one chooses: jsonargparse reads such an option twice,
-    and the second time the None that it has read is the text 'None'."""
-    told: list[str] = []
-    for given in argv:
-        whole = f"{told.pop()}=null" if given == "null" and told and told[-1].startswith(f"--{key}.") else given
-        if whole.startswith(f"--{key}.") and whole.endswith("=null"):
-            path = whole.removeprefix(f"--{key}.").removesuffix("=null").removeprefix("init_args.")
-            whole = f"--config={nested([key, 'init_args', *path.split('.')])}"
-        told.append(whole)
-    return told
+    """Replace `--KEY.a.b null` in argv by a piece of config.
+
+    jsonargparse reads an option of a class that is chosen by name twice, and its own None as 'None' the second time.
+    """
+    arguments: list[str] = []
+    for argument in argv:
+        if argument == "null" and arguments and arguments[-1].startswith(f"--{key}."):
+            argument = f"{arguments.pop()}=null"
+        if argument.startswith(f"--{key}.") and argument.endswith("=null"):
+            names = argument.removeprefix(f"--{key}.").removesuffix("=null").removeprefix("init_args.").split(".")
+            value: Any = None
+            for name in reversed([key, "init_args", *names]):
+                value = {name: value}
+            argument = f"--config={json.dumps(value)}"
+        arguments.append(argument)
+    return arguments
 
 
-def nested(keys: Sequence[str]) -> str:
-    """JSON of a null below these keys."""
-    value: Any = None
-    for key in reversed(keys):
-        value = {key: value}
-    return json.dumps(value)
+def resolve_precision(precision: str | int | None) -> str | int:
+    """Return a Lightning precision; None or "auto" means bf16 where the hardware multiplies in it, else fp32."""
+    if precision not in (None, "auto"):
+        return precision
+    if torch.cuda.is_available():
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if bf16 else "32-true"
 
 
 def quiet() -> None:
-    """Keep Lightning's notices about choices we made on purpose off the screen."""
+    """Hide Lightning's notices about choices that are made on purpose."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")

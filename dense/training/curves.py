@@ -6,14 +6,11 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Curves of a metrics.csv: name -> (steps, values), later rows of the same step winning."""
+    """Read a metrics.csv as name -> (steps, values); a later row of the same step replaces an earlier one."""
     curves: dict[str, dict[float, float]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -32,13 +29,14 @@ def distinct(names: list[str]) -> list[str]:
 def plot_curves(
     curves: Mapping[str, tuple[list[float], list[float]]], names: list[str], path: Path, title: str
 ) -> None:
-    """One small panel a curve, those of `names` that exist."""
+    """Draw one panel per curve, for those of `names` that exist."""
     present = [name for name in names if name in curves]
     if not present:
         return
     columns = min(len(present), 3)
     rows = -(-len(present) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")  # a notebook's backend stays its own
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(present) :]:
         axis.set_visible(False)
     for name, axis in zip(present, axes.flat, strict=False):
@@ -50,4 +48,3 @@ def plot_curves(
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

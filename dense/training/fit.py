@@ -1,8 +1,9 @@
-"""What every training module does so that a run which was stopped goes on as if it had not been."""
+"""A run that continues exactly: seeds, the comparison of recipes, and fitting from the last checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +20,21 @@ from dense.training.logs import MetricsFile, ProgressLine
 
 
 def continue_metrics(trainer: pl.Trainer) -> None:
-    """Continue the metrics where the run continues."""
+    """Continue metrics.csv at the step where the run continues."""
     for logger in trainer.loggers:
         if isinstance(logger, MetricsFile) and trainer.is_global_zero:
             logger.start(trainer.global_step)
 
 
 def seed_micro_batch(trainer: pl.Trainer, seed: int, micro: int) -> None:
-    """Everything random in a micro-batch is a function of the seed, the step, its place in the step, and the process."""
+    """Seed everything random in a micro-batch by (seed, optimiser step, micro-batch of the step, process)."""
     torch.manual_seed(hash((seed, trainer.global_step, micro, trainer.global_rank)) & (2**63 - 1))
 
 
 def refuse_another(recipe: Mapping[str, Any], saved: Mapping[str, Any], free: str | None = None) -> None:
-    """Raise for a checkpoint of another recipe, naming what differs; what lies under the key `free` may differ."""
-    changed = [line for line in differences(recipe, saved) if free is None or not line.startswith(f"{free}.")]
+    """Raise for a checkpoint of another recipe and name what differs; values under the key `free` may differ."""
+    changed = differences(renamed(recipe), renamed(saved))
+    changed = [line for line in changed if free is None or not line.startswith(f"{free}.")]
     if changed:
         raise ValueError(
             "the checkpoint belongs to another recipe; use the same settings, or another --output\n  "
@@ -40,19 +42,28 @@ def refuse_another(recipe: Mapping[str, Any], saved: Mapping[str, Any], free: st
         )
 
 
+def renamed(value: Any) -> Any:
+    """Return plain data with "image" for "picture", the word of former versions, in keys and texts."""
+    if isinstance(value, Mapping):
+        return {renamed(k): renamed(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [renamed(v) for v in value]
+    return re.sub(r"\bpicture(s?)\b", r"image\1", value) if isinstance(value, str) else value
+
+
 def images_in_words(count: int, name: Callable[[int], str], root: str, most: int = 1000) -> str:
-    """Images in a few words that are others for other ones, by names and sizes of some files, wherever the root lies."""
+    """Describe a set of images by its count and a digest of the names and sizes of some files, relative to the root."""
     path = Path(root)
     digest, top = hashlib.blake2b(digest_size=4), str(path if path.is_dir() else path.parent)
     for place in range(min(count, most)):
-        own = name(place * count // min(count, most))
-        size = file.stat().st_size if (file := Path(own)).is_file() else 0
-        digest.update(f"{own.removeprefix(top)} {size}\0".encode("utf-8", "surrogateescape"))
+        image = name(place * count // min(count, most))
+        size = file.stat().st_size if (file := Path(image)).is_file() else 0
+        digest.update(f"{image.removeprefix(top)} {size}\0".encode("utf-8", "surrogateescape"))
     return f"{count} images, {digest.hexdigest()}"
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """'optim.lr: 0.001 now, 0.0005 then' for every leaf in which two nested mappings differ."""
+    """Return 'optim.lr: 0.001 now, 0.0005 then' for every leaf in which two nested mappings differ."""
     found = []
     for key in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(key), theirs.get(key)
@@ -64,13 +75,12 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
 
 
 class SettingsFile(pl.Callback):
-    """FOLDER/config.yaml, written when the training starts: settings that its checkpoint refuses replace none."""
+    """Write FOLDER/config.yaml when training starts, so that settings which the checkpoint refuses replace nothing."""
 
     def __init__(self, folder: Path, config: str) -> None:
         self.path, self.config = folder / "config.yaml", config
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write them."""
         if self.config and trainer.is_global_zero:
             self.path.write_text(self.config)
 
@@ -83,7 +93,7 @@ def begin(
     config: str = "",
     callbacks: Sequence[pl.Callback] = (),
 ) -> Checkpoints:
-    """A run in `folder`: checkpoints, logs and the line of progress, its settings in a file, and what it is on the screen."""
+    """Prepare a run in `folder` (checkpoints, logs, progress, settings) and print `about`; return its checkpoints."""
     checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
     trainer.callbacks += [SettingsFile(folder, config), *callbacks, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
@@ -94,7 +104,7 @@ def begin(
 
 
 def tensorboard(folder: Path) -> list[TensorBoardLogger]:
-    """A TensorBoard logger, where tensorboard is installed."""
+    """Return a TensorBoard logger, where tensorboard is installed."""
     try:
         return [TensorBoardLogger(folder, name="", version="tensorboard")]
     except ModuleNotFoundError:
@@ -112,21 +122,21 @@ def fit(
     resume = checkpoints.last if checkpoints.last.is_file() else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit:  # Lightning's target to Ctrl-C
+    except SystemExit:  # Lightning exits at Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt(how_to_continue(checkpoints)) from None
         raise
 
 
 def how_to_continue(checkpoints: Checkpoints) -> str:
-    """In words."""
+    """Say what the same command does next."""
     if checkpoints.last.is_file():
         return f"the same command continues from {checkpoints.last}"
     return "there is no checkpoint yet: the same command starts again"
 
 
 def stopped(trainer: pl.Trainer, checkpoints: Checkpoints) -> int:
-    """0, or the exit status of a run that a signal stopped, which is said."""
+    """Return 0, or the exit status of a run that a signal stopped, and report where it stopped."""
     if checkpoints.stopped_by is None:
         return 0
     if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Numbers of a run as a table that outlives interruptions."""
+"""The metrics of a run as a table that survives interruptions, and its progress on the screen."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dense.console import EVERY, clock, is_quiet, say
 
 
 class MetricsFile(Logger):
-    """FOLDER/metrics.csv, one row a step: appended to at once, and continued when a run continues.
+    """FOLDER/metrics.csv, one row per step, appended at once and continued when a run continues.
 
-    Lightning's own CSV logger deletes the rows of the first part of a continued run.
+    Lightning's CSV logger deletes the rows of the first part of a continued run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -31,17 +31,15 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """None is needed."""
         return ""
 
     @property
     def version(self) -> str:
-        """None is needed."""
         return ""
 
     def start(self, step: int) -> None:
-        """Begin at `step`: keep the rows before it, and the validation (val/...) that its checkpoint waited for; drop
-        those that the run will write again."""
+        """Continue at `step`: keep the rows before it and its validation (val/...), which came before its checkpoint;
+        drop the rows that the run will write again."""
 
         def kept(row: Mapping[str, str]) -> bool:
             validated = any(value and name.startswith("val/") for name, value in row.items())
@@ -57,7 +55,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; a new name widens the table."""
+        """Append a row; a new name adds a column."""
         row = {"step": step if step is not None else 0, **metrics}
         if new := [name for name in row if name not in self._columns]:
             rows = []
@@ -71,7 +69,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The config is saved elsewhere."""
+        """Do nothing: the config has its own file."""
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         scratch = self.path.with_suffix(".partial")
@@ -83,15 +81,14 @@ class MetricsFile(Logger):
 
 
 class ProgressLine(pl.Callback):
-    """Loss, images a second and time left; `every` is the number of seconds between lines when there is no terminal."""
+    """Show loss, images per second and time left; without a terminal, as a line every `every` seconds."""
 
     def __init__(self, every: float = EVERY) -> None:
         self.every = every
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
-        self._start = self._said = time.monotonic()
+        self._start = self._shown = time.monotonic()
         self._first = trainer.global_step
         self._total = trainer.fit_loop.epoch_loop.max_steps
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -103,13 +100,13 @@ class ProgressLine(pl.Callback):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        """Say so when it is time."""
+        """Update the bar, or print a line when it is due."""
         if not trainer.is_global_zero:
             return
         now, step = time.monotonic(), trainer.global_step
-        if now - self._said < (0.5 if self._bar else self.every) and step < self._total:
+        if now - self._shown < (0.5 if self._bar else self.every) and step < self._total:
             return
-        self._said = now
+        self._shown = now
         speed = (step - self._first) * self._batch / max(now - self._start, 1e-9)
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches if outputs else float("nan")
         if self._bar is not None:
@@ -119,11 +116,9 @@ class ProgressLine(pl.Callback):
             say(f"step {step}/{self._total}  loss {loss:.4f}  {speed:.1f} img/s  {clock(left)} left")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the bar away."""
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Put the bar away."""
         self._close()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Objectives of self-supervised pretraining, one a file."""
+"""Losses of self-supervised pretraining, one per file."""
 
 from pretrain.losses.dino import DINOLoss
 from pretrain.losses.gram import GramLoss

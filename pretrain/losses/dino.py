@@ -1,4 +1,4 @@
-"""The DINO loss: every student crop predicts what the teacher saw in another global view."""
+"""The DINO loss: every crop of the student predicts the teacher's targets of the other global views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DINOLoss(nn.Module):
 
         loss = mean over images, mean over pairs t != v, of  -sum_k p_t[k] log softmax(s_v / T)[k]
 
-    Student crops 0, 1, ... show the same views as teacher views 0, 1, ...; those pairs are left out.
+    Student crops 0, 1, ... are the same views as teacher views 0, 1, ...; those pairs are left out.
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, equations 1 to 3.
 
     >>> loss = DINOLoss()
@@ -34,11 +34,11 @@ class DINOLoss(nn.Module):
     def forward(
         self, student_logits: Tensor, targets: Tensor, teacher_views: int = 2, local_weight: float = 1.0
     ) -> Tensor:
-        """Scalar loss in fp32.
+        """Return the loss, a scalar in fp32.
 
         ``student_logits`` (V*B, K) and ``targets`` (teacher_views*B, K) are crop-major: all images of crop 0, then all
-        of crop 1, and so on. Each row of ``targets`` sums to 1 and gets no gradient. Pairs of a crop that no teacher
-        sees count ``local_weight`` times; the number of pairs to divide by stays the same.
+        of crop 1, and so on. Each row of ``targets`` sums to 1 and gets no gradient. Pairs with a local crop, which is
+        no teacher view, are weighted by ``local_weight``; the sum is still divided by the number of pairs.
         """
         _check(student_logits, targets, teacher_views)
         return _CrossEntropy.apply(student_logits, targets, self.student_temperature, teacher_views, local_weight)
@@ -52,8 +52,8 @@ class _CrossEntropy(torch.autograd.Function):
 
     Because a target sums to 1, its cross-entropy with s is ``logsumexp(s/T) - <p, s>/T``: crop v needs one log-sum-exp,
     counted once per teacher view it is paired with, and one inner product with the sum of their targets. The gradient
-    is ``(count * softmax(s/T) - sum of targets) / T``. Both are made crop by crop, so that no more than one crop's
-    logits exist in fp32 at any time and the only full-size tensor is the gradient, in the dtype of the logits.
+    is ``(count * softmax(s/T) - sum of targets) / T``. Both are computed crop by crop, so the logits of only one crop
+    exist in fp32 at any time, and the only full-size tensor is the gradient, in the dtype of the logits.
     """
 
     @staticmethod
@@ -93,12 +93,12 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _weights(views: int, crops: int, local_weight: float) -> list[float]:
-    """Weight of each crop's pairs."""
+    """Return the weight of each crop's pairs."""
     return [1.0 if crop < views else local_weight for crop in range(crops)]
 
 
 def _targets_of_crops(targets: Tensor, views: int, crops: int) -> Iterator[tuple[int, Tensor]]:
-    """For each crop, how many teacher views it is paired with and the sum (B, K) of their targets."""
+    """Yield, for each crop, the number of teacher views it is paired with and the sum (B, K) of their targets."""
     per_view = targets.to(torch.promote_types(targets.dtype, torch.float32)).unflatten(0, (views, -1))  # views, B, K
     for crop in range(min(views, crops)):
         others = [view for view in range(views) if view != crop]
@@ -110,7 +110,7 @@ def _targets_of_crops(targets: Tensor, views: int, crops: int) -> Iterator[tuple
 
 
 def _scaled(crop: Tensor, temperature: float) -> Tensor:
-    """A copy of ``crop / temperature`` in fp32 or better, free to be overwritten."""
+    """Return a copy of ``crop / temperature`` in fp32 or better, which may be overwritten."""
     return crop.to(torch.promote_types(crop.dtype, torch.float32), copy=True).mul_(1 / temperature)
 
 
@@ -119,7 +119,7 @@ def _pairs(views: int, crops: int) -> int:
 
 
 def _terms(targets: Tensor, views: int, crops: int) -> int:
-    """Number of cross-entropies in the sum: pairs times images."""
+    """Return the number of cross-entropies in the sum: pairs times images."""
     return _pairs(views, crops) * (len(targets) // views)
 
 

@@ -1,4 +1,4 @@
-"""Gram anchoring: similarities between patches stay what they were in an earlier teacher."""
+"""Gram anchoring: the similarities between patches stay those of an earlier teacher."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class GramLoss(nn.Module):
     """Mean squared difference between the cosine similarities of patches in student and Gram teacher.
 
     With rows of X and Y the unit-length patch features of student and Gram teacher: ``mean (X X^T - Y Y^T)^2``. The
-    features themselves may turn freely, only how patches resemble one another is held.
+    features themselves may rotate freely; only the similarities between patches are held.
     Simeoni et al., "DINOv3", 2025, section 4.
 
     level: "image" compares the patches of each image, "batch" those of all images together. negatives: "keep" all
-    similarities; with "teacher" those below 0 in the teacher count as 0, and in the student where both are below; with
-    "both" those below 0 count as 0 wherever they are.
+    similarities; "both" sets negative ones to 0 in teacher and student; "teacher" sets them to 0 in the teacher, and in
+    the student only where both are negative.
 
     >>> value = GramLoss()(torch.randn(2, 49, 64), torch.randn(2, 49, 384))
     """
@@ -34,7 +34,10 @@ class GramLoss(nn.Module):
         self.level, self.negatives = level, negatives
 
     def forward(self, features: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Scalar loss in fp32 of features (B, N, D) and targets (B, N, D'); mask (B, N) is true for patches that count."""
+        """Return the loss, a scalar in fp32, of features (B, N, D) and targets (B, N, D').
+
+        mask (B, N) is true for patches that count.
+        """
         if features.shape[:2] != targets.shape[:2] or features.ndim != 3:
             raise ValueError(
                 f"features {tuple(features.shape)}, targets {tuple(targets.shape)}: expected the same (B, N)"
@@ -46,7 +49,9 @@ class GramLoss(nn.Module):
                 mask = None if mask is None else mask.flatten()[None]
             ours, theirs = x @ x.mT, y @ y.mT  # B, N, N
             if self.negatives == "teacher":
-                ours = ours.masked_fill((ours < 0) & (theirs < 0), 0)  # it may not become alike for free
+                ours = ours.masked_fill(
+                    (ours < 0) & (theirs < 0), 0
+                )  # a student similarity that rises above 0 still costs
             elif self.negatives == "both":
                 ours = ours.clamp(min=0)
             if self.negatives != "keep":

@@ -1,4 +1,4 @@
-"""The iBOT loss: the student predicts, at masked patches, what the teacher made of the visible ones."""
+"""The iBOT loss: at masked patches, the student predicts the targets of a teacher that sees these patches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ROWS = 1024  # patches whose logits are in fp32 at any time
+ROWS = 1024  # patches whose logits are converted to fp32 at a time
 
 
 class IBOTLoss(nn.Module):
@@ -19,7 +19,7 @@ class IBOTLoss(nn.Module):
 
         loss = 1 / images * sum_i 1 / m_i * -sum_k p_i[k] log softmax(s_i / T)[k]
 
-    Images without a masked patch count in `pictures` and add nothing.
+    Images without a masked patch count in `images` and add nothing to the sum.
     Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", 2022, equation 2, with the weights of DINOv2.
 
     >>> masks = torch.rand(4, 49) < 0.3
@@ -35,7 +35,10 @@ class IBOTLoss(nn.Module):
         self.student_temperature = student_temperature
 
     def forward(self, student_logits: Tensor, targets: Tensor, weights: Tensor, images: int) -> Tensor:
-        """Scalar loss in fp32 of logits (M, K), targets (M, K) whose rows sum to 1, and weights (M,); 0 where M is 0."""
+        """Return the loss, a scalar in fp32, of logits (M, K), targets (M, K) and weights (M,); 0 if M is 0.
+
+        Each row of ``targets`` sums to 1; weights: see `token_weights`.
+        """
         if student_logits.shape != targets.shape or weights.shape != targets.shape[:1] or images < 1:
             raise ValueError(
                 f"student logits {tuple(student_logits.shape)}, targets {tuple(targets.shape)}, weights "
@@ -48,13 +51,13 @@ class IBOTLoss(nn.Module):
 
 
 def token_weights(masks: Tensor) -> Tensor:
-    """For each masked patch, in order, 1 over the number of masked patches in its image: masks (B, N) -> (M,)."""
+    """Return, per masked patch of masks (B, N), 1 over the number of masked patches in its image: (M,)."""
     counts = masks.sum(1, keepdim=True).clamp(min=1)
     return (1.0 / counts).expand_as(masks)[masks]
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
-    """``sum_i w_i (logsumexp(s_i / T) - <p_i, s_i> / T)``, made by `ROWS` so that little exists in fp32 at a time."""
+    """``sum_i w_i (logsumexp(s_i / T) - <p_i, s_i> / T)``, computed `ROWS` at a time to save memory in fp32."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, weights: Tensor, temperature: float) -> Tensor:

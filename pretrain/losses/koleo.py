@@ -1,4 +1,4 @@
-"""KoLeo: features of a batch keep their distance from one another."""
+"""KoLeo: a regulariser that spreads the features of a batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class KoLeoLoss(nn.Module):
 
     Sablayrolles et al., "Spreading vectors for similarity search", 2019; DINOv2, section 4.
 
-    group: how many consecutive samples a neighbour is sought among; None for all. distributed: samples are those of all
-    processes one after the other, so that processes together see what one with the whole batch sees. A sample without
-    another in its group has no neighbour: the loss is then 0, and says so once.
+    group: number of consecutive samples among which the nearest neighbour is searched; None for all. distributed: the
+    samples are those of all processes, so that several processes compute what one computes for the whole batch. Without
+    a second sample there is no neighbour: the loss is then 0, with one warning.
 
     >>> value = KoLeoLoss()(torch.randn(8, 384))
     """
@@ -32,43 +32,43 @@ class KoLeoLoss(nn.Module):
         self._warned = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scalar loss in fp32 of features (B, D) of one crop of B images."""
+        """Return the loss, a scalar in fp32, of features (B, D) of one crop of B images."""
         if features.ndim != 2:
             raise ValueError(f"expected features (B, D), got {tuple(features.shape)}")
         with torch.autocast(features.device.type, enabled=False):
-            own = F.normalize(features.float(), dim=-1, eps=self.eps)  # B, D
-            everybody, first = gather(own) if self.distributed else (own, 0)
-            if len(everybody) < 2:
+            x = F.normalize(features.float(), dim=-1, eps=self.eps)  # B, D
+            every, first = gather(x) if self.distributed else (x, 0)  # N, D
+            if len(every) < 2:
                 if not self._warned:
                     warnings.warn("KoLeo is skipped: a batch of 1 image has no neighbours", stacklevel=2)
                     self._warned = True
-                return 0.0 * own.sum()
-            nearest = everybody[self._nearest(own.detach(), everybody.detach(), first)]  # B, D
-            return -(F.pairwise_distance(own, nearest, p=2, eps=self.eps) + self.eps).log().mean()
+                return 0.0 * x.sum()
+            nearest = every[self._nearest(x.detach(), every.detach(), first)]  # B, D
+            return -(F.pairwise_distance(x, nearest, p=2, eps=self.eps) + self.eps).log().mean()
 
-    def _nearest(self, own: Tensor, everybody: Tensor, first: int) -> Tensor:
-        """Where among `everybody` (N, D) the nearest other sample of each of `own` (B, D) is, which begin at `first`."""
-        group, total = self.group or len(everybody), len(everybody)
+    def _nearest(self, x: Tensor, every: Tensor, first: int) -> Tensor:
+        """Return indices (B,) of the nearest others, in `every` (N, D), of x (B, D), its rows from `first` on."""
+        group, total = self.group or len(every), len(every)
         if total % group:
             raise ValueError(f"koleo group={group} does not divide a batch of {total} images; choose one that does")
-        mine = torch.arange(first, first + len(own), device=own.device)
-        theirs = torch.arange(total, device=own.device)
-        strangers = (mine[:, None] // group != theirs // group) | (mine[:, None] == theirs)  # B, N
-        return (own @ everybody.T).masked_fill_(strangers, -2).argmax(dim=1)
+        rows = torch.arange(first, first + len(x), device=x.device)[:, None]
+        columns = torch.arange(total, device=x.device)
+        excluded = (rows // group != columns // group) | (rows == columns)  # B, N
+        return (x @ every.T).masked_fill_(excluded, -2).argmax(dim=1)
 
     def extra_repr(self) -> str:
         return f"group={self.group}, distributed={self.distributed}"
 
 
 def gather(x: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes one after the other, with their gradients, and where this process's begin."""
+    """Return the rows of all processes, with their gradients, and the index of this process's first row."""
     if not is_distributed():
         return x, 0
     return _Gather.apply(x), distributed.get_rank() * len(x)
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather; backwards every process gets the sum of all processes' gradients for its own rows."""
+    """All-gather; in the backward pass each process gets the sum of all processes' gradients for its own rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

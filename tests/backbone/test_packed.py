@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dense.backbone import Backbone
 from dense.backbone.attention import Group, can_pack, residual
-from pretrain.build import set_drop_path
+from pretrain.network import set_drop_path
 from tests.backbone.conftest import tiny
 
 NAMES = [

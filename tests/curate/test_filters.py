@@ -1,4 +1,4 @@
-"""What is fit: sizes, blank images, filters of people's own, boxes."""
+"""Usable images: minimum size and contrast, user-defined filters, blurred boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dense.curate import Pool, Preparation, read_boxes
-from dense.curate.filters import blur, find_filter
+from dense.curate.filters import blur, load_filter
 from tests.curate.pools import folder, save
 
 CODE = """
@@ -29,12 +29,12 @@ number = 3
 
 @pytest.fixture
 def filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a module of filters."""
+    """Return a working directory with a module of filters."""
     (tmp_path / "my_filters_of_tests.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_filters_of_tests", raising=False)
-    find_filter.cache_clear()
+    load_filter.cache_clear()
     return tmp_path
 
 
@@ -43,12 +43,12 @@ def prepared(root: Path, *names: str) -> Preparation:
 
 
 def test_filters_keep_drop_and_replace(filters: Path) -> None:
-    """In turn; a filter sees what the one before it left, and cannot change an image behind one's back."""
-    pool = Pool.open([folder(filters / "pile", range(2))])
+    """Filters run in turn on the result of the one before, and cannot change an image in place."""
+    pool = Pool.open([folder(filters / "pool", range(2))])
     assert prepared(filters, "keep", "spoil")(pool, 0).edits == ()
     np.testing.assert_array_equal(prepared(filters, "spoil")(pool, 0).image, pool.read(0))
     kept, dropped = (prepared(filters, "drop")(pool, index) for index in (0, 1))
-    assert (kept.state, dropped.state, dropped.words) == ("fit", "filtered", "my_filters_of_tests:drop")
+    assert (kept.state, dropped.state, dropped.reason) == ("fit", "filtered", "my_filters_of_tests:drop")
     changed = prepared(filters, "keep", "grey")(pool, 0)
     assert changed.edits == ("my_filters_of_tests:grey",)
     assert changed.image is not None
@@ -58,9 +58,9 @@ def test_filters_keep_drop_and_replace(filters: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"), [("nothing", "gave None"), ("floats", "float64"), ("fails", "failed on .*000.png: IndexError")]
 )
-def test_wrong_targets_stop(filters: Path, name: str, words: str) -> None:
-    """A safety filter that does not work must not let images through."""
-    pool = Pool.open([folder(filters / "pile", range(1))])
+def test_wrong_results_raise(filters: Path, name: str, words: str) -> None:
+    """A broken safety filter must not let images pass."""
+    pool = Pool.open([folder(filters / "pool", range(1))])
     with pytest.raises(ValueError, match=words):
         prepared(filters, name)(pool, 0)
 
@@ -76,18 +76,17 @@ def test_wrong_targets_stop(filters: Path, name: str, words: str) -> None:
 )
 def test_unknown_filters_are_named(filters: Path, text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        find_filter(text)
+        load_filter(text)
 
 
-def test_the_code_of_a_filter_counts(filters: Path) -> None:
-    """Vectors made under other code are not taken up."""
+def test_the_code_of_a_filter_is_part_of_the_key(filters: Path) -> None:
+    """Embeddings made with other code are not reused."""
     before = prepared(filters, "keep").key()
     (filters / "my_filters_of_tests.py").write_text(CODE + "\n# another\n")
     assert prepared(filters, "keep").key() != before
 
 
-def test_unfit_images(tmp_path: Path) -> None:
-    """Each by its own reason."""
+def test_unusable_images(tmp_path: Path) -> None:
     root = folder(tmp_path, range(1))
     save(root / "1.png", np.full((64, 64, 3), 90, np.uint8))
     save(root / "2.png", np.zeros((64, 31, 3), np.uint8))
@@ -98,7 +97,7 @@ def test_unfit_images(tmp_path: Path) -> None:
 
 
 def test_boxes_are_blurred_and_nothing_else(tmp_path: Path) -> None:
-    """What was there cannot be told: two noises of one mean leave the same."""
+    """The content of a box is lost, the rest of the image is unchanged."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
     done = blur(image, [(10, 20, 40.5, 50)], "a")
@@ -112,20 +111,20 @@ def test_boxes_are_blurred_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_boxes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative to their file, however the pool is named."""
-    folder(tmp_path / "pile", range(2))
+    """Names are relative to the file of boxes, whatever the spelling of the pool."""
+    folder(tmp_path / "pool", range(2))
     (tmp_path / "boxes.json").write_text(json.dumps({"pool/001.png": [[0, 0, 20, 20]], "pool/9.png": []}))
-    monkeypatch.chdir(tmp_path / "pile")
-    pool = Pool.open(["../pile"])
+    monkeypatch.chdir(tmp_path / "pool")
+    pool = Pool.open(["../pool"])
     prepare = Preparation(boxes=read_boxes("../boxes.json"))
     assert [prepare(pool, index).edits for index in range(2)] == [(), ("blur",)]
-    assert prepare.unknown(pool.name(index) for index in range(2)) == {str(tmp_path / "pool/9.png")}
+    assert prepare.missing(pool.name(index) for index in range(2)) == {str(tmp_path / "pool/9.png")}
 
 
 @pytest.mark.parametrize(
     ("text", "words"), [("[1]", "expected"), ("{", "not JSON"), ('{"a": [[1, 2, 3]]}', "boxes of a")]
 )
-def test_files_of_boxes_that_are_none(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_files_of_boxes(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "b.json").write_text(text)
     with pytest.raises(ValueError, match=words):
         read_boxes(tmp_path / "b.json")

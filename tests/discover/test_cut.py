@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dense.discover import LOST, MaskCut, Spectral, TokenCut
 from dense.discover.eigen import largest
-from dense.discover.graph import edges, normalised_cut, tokens_of, uncuttable
+from dense.discover.graph import edges, normalised_cut, uncuttable
+from dense.discover.source import unit_tokens
 from dense.discover.spectral import leading
 from tests.discover.features import blobs, smooth
 
@@ -28,7 +29,7 @@ def oracle(alike: Tensor, kept: Tensor | None = None) -> tuple[NDArray[np.float6
 @pytest.mark.parametrize("grid", [(7, 9), (20, 23)])
 def test_vectors_are_scipys(grid: tuple[int, int]) -> None:
     """Small graphs by all eigenvectors, larger ones by steps; each image of the batch."""
-    alike = edges(tokens_of(smooth(3, grid)), 0.2)
+    alike = edges(unit_tokens(smooth(3, grid)), 0.2)
     cut = normalised_cut(alike, EPS)
     compared = 0
     for i in range(3):
@@ -45,7 +46,7 @@ def test_vectors_are_scipys(grid: tuple[int, int]) -> None:
 def test_a_narrow_gap_is_solved_in_fp64() -> None:
     """Three pieces with no edge between them: values 1e-5 from 1, told apart."""
     features, _ = blobs((20, 20), [(2, 9, 2, 9), (12, 18, 10, 19)], noise=0)
-    alike = edges(tokens_of(features), 0.2)
+    alike = edges(unit_tokens(features), 0.2)
     cut = normalised_cut(alike, EPS)
     values, vectors = oracle(alike[0])
     assert 1 - values[1] == pytest.approx(float(cut.values[0]), abs=1e-6)
@@ -70,7 +71,7 @@ def test_equal_solutions_give_one_of_them() -> None:
 
 def test_patches_that_take_no_part() -> None:
     """The cut of the rest is that of the smaller graph."""
-    alike = edges(tokens_of(smooth(1, (18, 18))), 0.2)
+    alike = edges(unit_tokens(smooth(1, (18, 18))), 0.2)
     kept = torch.ones(1, 324)
     kept[:, ::7] = 0
     inside = kept[0].bool()
@@ -106,7 +107,7 @@ def test_largest_of_any_matrix() -> None:
 
 def test_leading_vectors_of_spectral_clustering() -> None:
     """By steps they span what LAPACK finds."""
-    tokens = tokens_of(smooth(1, (22, 22)))
+    tokens = unit_tokens(smooth(1, (22, 22)))
     found = leading(tokens, 3)[0].double()
     weights = (tokens[0] @ tokens[0].T).clamp_min(0).double()
     weights.fill_diagonal_(1)
@@ -120,5 +121,5 @@ def test_leading_vectors_of_spectral_clustering() -> None:
 )
 def test_too_many_patches_are_refused(method: TokenCut | MaskCut | LOST | Spectral) -> None:
     """Before memory is asked for, by every method that compares all pairs."""
-    with pytest.raises(ValueError, match="a graph of 20001 patches does not fit; show smaller images"):
+    with pytest.raises(ValueError, match="a graph of 20001 patches does not fit in memory; use smaller images"):
         method(torch.zeros(1, 2, 1, 20_001))

@@ -62,10 +62,14 @@ def test_codes_find_what_images_share() -> None:
     gives the same classes."""
     maps, ground_truth = scenes()
     plain = CoClusters.fit(lambda: maps, 3)
-    ours = Stego.fit(lambda: maps, 3, steps=150, how=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2))
+    ours = Stego.fit(
+        lambda: maps, 3, steps=150, settings=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2)
+    )
     found, baseline = (torch.cat([m(f).labels for f in maps]) for m in (ours, plain))
     assert purity(found, ground_truth) > max(purity(baseline, ground_truth), 0.85)
-    again = Stego.fit(lambda: maps, 3, steps=150, how=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2))
+    again = Stego.fit(
+        lambda: maps, 3, steps=150, settings=Distillation(dim=8, batch=6, samples=30, lr=4e-3, negatives=2)
+    )
     assert all(torch.equal(again(f).labels, ours(f).labels) for f in maps)
 
 
@@ -89,7 +93,7 @@ def test_neighbours() -> None:
 def test_kept_and_refused(tmp_path: Path) -> None:
     """A file brings the classes back; what does not fit is said."""
     maps, _ = scenes(3)
-    classes = Stego.fit(lambda: maps, 3, steps=60, how=QUICK)
+    classes = Stego.fit(lambda: maps, 3, steps=60, settings=QUICK)
     classes.save(tmp_path / "classes.safetensors")
     again = Stego.load(tmp_path / "classes.safetensors")
     assert torch.equal(again(maps[0]).labels, classes(maps[0]).labels)
@@ -97,7 +101,7 @@ def test_kept_and_refused(tmp_path: Path) -> None:
     wrong: list[tuple[str, Any]] = [
         ("expected a head and its codes", lambda: Stego.load(tmp_path / "others.safetensors")),
         ("features have 8 channels, the classes 16", lambda: classes(torch.zeros(1, 8, 4, 4))),
-        ("at least two images", lambda: Stego.fit(lambda: maps[:1], 3, how=QUICK)),
+        ("at least two images", lambda: Stego.fit(lambda: maps[:1], 3, settings=QUICK)),
         ("no images", lambda: Stego.fit(lambda: [], 3)),
         ("steps=-1: expected 0 or more", lambda: Stego.fit(lambda: maps, 3, steps=-1)),
         ("samples=1", lambda: Distillation(samples=1)),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import dense
 from dense.backbone import Backbone
 from dense.discover import Source, Tracking, tracking, tracking_source
-from dense.discover.track import on_grid
+from dense.discover.track import labels_on_grid
 from dense.metrics.video import contour_accuracy, region_similarity
 from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
 from tests.discover.videos import colours, squares
@@ -94,15 +94,15 @@ def test_reading_is_streaming(backbone: Backbone) -> None:
 
 def test_sizes_of_the_protocols() -> None:
     """DINO cuts 854 down to 832; DINOv3 has 60 patches, each side rounded; portraits too."""
-    assert tracking("v1", 16).shown((480, 854), 16) == (480, 832)
-    assert tracking("v1", 8).shown((854, 480), 8) == (832, 480)
-    assert tracking("v3", 16).shown((480, 854), 16) == (960, 1712)
-    assert tracking("v3", 14).shown((480, 854), 14) == (840, 1498)
-    assert tracking("v3", 14, size=960).shown((480, 854), 14) == (966, 1708)
-    assert tracking("v1", 14).shown((480, 854), 14) == (476, 826)
-    assert tracking("v1", 16, size=0).shown((50, 75), 16) == (48, 80)
-    assert tracking("v1", 8, size=32).shown((30, 40), 8) == (32, 32)
-    assert tracking("v1", 16).shown((1000, 1333), 16) == (480, 576)  # 639.84 is cut down, not rounded up to 640
+    assert tracking("v1", 16).input_size((480, 854), 16) == (480, 832)
+    assert tracking("v1", 8).input_size((854, 480), 8) == (832, 480)
+    assert tracking("v3", 16).input_size((480, 854), 16) == (960, 1712)
+    assert tracking("v3", 14).input_size((480, 854), 14) == (840, 1498)
+    assert tracking("v3", 14, size=960).input_size((480, 854), 14) == (966, 1708)
+    assert tracking("v1", 14).input_size((480, 854), 14) == (476, 826)
+    assert tracking("v1", 16, size=0).input_size((50, 75), 16) == (48, 80)
+    assert tracking("v1", 8, size=32).input_size((30, 40), 8) == (32, 32)
+    assert tracking("v1", 16).input_size((1000, 1333), 16) == (480, 576)  # 639.84 is cut down, not rounded up to 640
     v3 = tracking("v3", 16, topk=3)
     assert (v3.shape, v3.temperature, v3.topk, v3.context, v3.neighbourhood, v3.decide) == (
         "circle",
@@ -120,10 +120,10 @@ def test_small_objects_keep_a_patch() -> None:
     """Centres decide, but no object is lost."""
     mask = torch.zeros(16, 16, dtype=torch.uint8)
     mask[:8, :8], mask[8:11, 13:16] = 1, 9
-    labels = on_grid(mask, torch.tensor([0, 1, 9]), (2, 2))
+    labels = labels_on_grid(mask, torch.tensor([0, 1, 9]), (2, 2))
     assert labels.argmax(1)[0].tolist() == [[1, 0], [0, 2]]
     assert (labels.sum(1) == 1).all()
-    whole = on_grid(torch.ones(16, 16, dtype=torch.uint8), torch.tensor([0, 1]), (2, 2))
+    whole = labels_on_grid(torch.ones(16, 16, dtype=torch.uint8), torch.tensor([0, 1]), (2, 2))
     assert not whole[0, 0].any()  # a background that is not there gets none
 
 
@@ -137,10 +137,10 @@ def test_an_object_that_is_everywhere_stays(backbone: Backbone) -> None:
 def test_normalising_brings_faint_objects_out() -> None:
     """By the published rule an object of a tenth wins over what is left of the background."""
     soft = torch.tensor([[[[1.0, 0.9]], [[0.0, 0.1]]]])
-    assert Tracking(size=0).labels(soft, (1, 2), (1, 2)).tolist() == [[[0, 1]]]
-    assert Tracking(size=0, normalise=False).labels(soft, (1, 2), (1, 2)).tolist() == [[[0, 0]]]
+    assert Tracking(size=0).assign(soft, (1, 2), (1, 2)).tolist() == [[[0, 1]]]
+    assert Tracking(size=0, normalise=False).assign(soft, (1, 2), (1, 2)).tolist() == [[[0, 0]]]
     gone = torch.tensor([[[[1.0, 1.0]], [[0.0, 0.0]]]])
-    assert Tracking(size=0).labels(gone, (1, 2), (3, 4)).tolist() == [[[0] * 4] * 3]
+    assert Tracking(size=0).assign(gone, (1, 2), (3, 4)).tolist() == [[[0] * 4] * 3]
 
 
 def test_what_is_refused(backbone: Backbone) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dense.data.labelled.sample import Identity, Labelled, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
-from dense.evaluate.protocol import as_json
+from dense.model.card import as_json
 from tests.predict.models import model
 from tests.runs import call
 
@@ -182,7 +182,7 @@ def test_boundary_iou_has_one_name(saved: Path, tmp_path: Path) -> None:
 
 
 def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
-    """Declarations and the share of validation can be given; what the protocol does not see is saved with the numbers."""
+    """Declarations and the validation fraction can be given; further settings are saved with the numbers."""
     for i in range(8):
         for folder, mode in (("images", "RGB"), ("masks", "L"), ("depth", "I;16")):
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -198,7 +198,7 @@ def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
         tmp_path, "val", classes=list(CLASSES), depth={"kind": "metric", "scale": 1000}, val_ratio=0.7
     )
     assert f"({len(share)} images)" in protocol["val"]
-    assert f"{len(share)} of its 8 count; --split all" in done.stdout
+    assert f"{len(share)} of its 8 images are used; --split all" in done.stdout
     assert (protocol["settings"]["stride"], protocol["settings"]["kb_crop"]) == (8, False)
     done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--split", "all"])
     assert "all (8 images)" in done.stdout
@@ -212,7 +212,7 @@ def test_nothing_is_measured_where_the_target_is_lacking(monkeypatch: pytest.Mon
     monkeypatch.setattr("dense.evaluate.dense.evaluate_dense", lambda *_: pytest.fail("measured in vain"))
     done = call(["evaluate", "segmentation", str(tmp_path), "--data", "scenes", "--scenes", "2", "--size", "32"])
     assert done.returncode == 1
-    assert "no segmentation to measure" in done.stderr
+    assert "the model or the data have no segmentation" in done.stderr
 
 
 def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:

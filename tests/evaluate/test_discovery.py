@@ -14,9 +14,9 @@ from dense.cli import main
 from dense.data.labelled.sample import open_labelled
 from dense.discover import Objects, TokenCut
 from dense.evaluate.discovery import Score
-from dense.evaluate.objects import GroundTruth, GroundTruths
+from dense.evaluate.objects import ObjectTarget, ObjectTargets
 from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard
-from tests.evaluate.test_cli import BACKBONE
+from tests.evaluate.test_verb import BACKBONE
 
 
 def box(top: int, bottom: int, left: int, right: int, size: tuple[int, int] = (10, 12)) -> torch.Tensor:
@@ -48,20 +48,20 @@ def test_box_iou() -> None:
 def test_saliency_against_scikit_learn() -> None:
     """Precision and recall at a threshold, and their best F; an image of pure ground truth scores 1."""
     metrics = pytest.importorskip("sklearn.metrics")
-    soft, ground_truth = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)), box(4, 15, 6, 20, (20, 30))
-    soft = soft + ground_truth * 0.4
+    soft, target = torch.rand(20, 30, generator=torch.Generator().manual_seed(0)), box(4, 15, 6, 20, (20, 30))
+    soft = soft + target * 0.4
     mask = soft > 0.8
     saliency = Saliency()
-    saliency.update(soft, mask, ground_truth)
+    saliency.update(soft, mask, target)
     found = saliency.compute()
-    assert found["iou"] == pytest.approx(metrics.jaccard_score(ground_truth.flatten(), mask.flatten()))
-    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(ground_truth.flatten(), mask.flatten()))
-    precision, recall, _ = metrics.precision_recall_curve(ground_truth.flatten(), soft.flatten())
+    assert found["iou"] == pytest.approx(metrics.jaccard_score(target.flatten(), mask.flatten()))
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(target.flatten(), mask.flatten()))
+    precision, recall, _ = metrics.precision_recall_curve(target.flatten(), soft.flatten())
     assert found["max_f"] == pytest.approx(
         (1.3 * precision * recall / (0.3 * precision + recall + 1e-12)).max(), abs=0.01
     )
     perfect = Saliency()
-    perfect.update(ground_truth.float(), ground_truth, ground_truth)
+    perfect.update(target.float(), target, target)
     assert perfect.compute() == {"max_f": 1.0, "iou": 1.0, "accuracy": 1.0}
 
 
@@ -80,16 +80,16 @@ def test_scores_of_a_known_prediction() -> None:
     """A mask on one of two objects: Jaccard of both, a hit, and what saliency makes of it."""
     objects = torch.stack([box(1, 5, 1, 5), box(6, 9, 6, 11)])
     labels = objects.any(0).to(torch.uint8).numpy()
-    ground_truth = GroundTruth(np.zeros((10, 12, 3), np.uint8), objects.numpy(), labels)
+    target = ObjectTarget(np.zeros((10, 12, 3), np.uint8), objects.numpy(), labels)
     score = Score(TokenCut(), 2)
-    score.add(Objects(objects[None, :1], torch.ones(1, 1), objects[None, :1].float()), ground_truth)
+    score.add(Objects(objects[None, :1], torch.ones(1, 1), objects[None, :1].float()), target)
     numbers = score.numbers()
     assert numbers["jaccard"] == 0.5
     assert numbers["corloc"] == 1
     assert numbers["iou"] == pytest.approx(16 / 31)
     nothing = Score(TokenCut(), 2)
     nothing.add(
-        Objects(torch.zeros(1, 1, 10, 12, dtype=torch.bool), torch.zeros(1, 1), torch.zeros(1, 1, 5, 6)), ground_truth
+        Objects(torch.zeros(1, 1, 10, 12, dtype=torch.bool), torch.zeros(1, 1), torch.zeros(1, 1, 5, 6)), target
     )
     assert nothing.numbers()["corloc"] == nothing.numbers()["jaccard"] == 0
 
@@ -109,20 +109,20 @@ def voc(root: Path, instances: bool) -> Path:
     return root
 
 
-def test_ground_truth(tmp_path: Path) -> None:
+def test_target(tmp_path: Path) -> None:
     """Instances where VOC has them, else what hangs together; scenes bring theirs; small objects are left out."""
-    exact = GroundTruths(open_labelled(voc(tmp_path / "a", True), "val", layout="voc2012"))
+    exact = ObjectTargets(open_labelled(voc(tmp_path / "a", True), "val", layout="voc2012"))
     assert exact.objects == "instances"
     assert exact[0].objects.sum((1, 2)).tolist() == [100, 100]
     assert (~exact[0].valid).sum() == 30
-    parts = GroundTruths(open_labelled(voc(tmp_path / "b", False), "val", layout="voc2012"))
+    parts = ObjectTargets(open_labelled(voc(tmp_path / "b", False), "val", layout="voc2012"))
     assert parts.objects == "parts, without background"
     assert parts[0].objects.sum((1, 2)).tolist() == [200]
     scenes = open_labelled("scenes", "val", length=2, size=48)
-    assert GroundTruths(scenes)[0].objects.sum((1, 2)).min() >= 0.002 * 48 * 48
-    assert len(GroundTruths(scenes, least=1.0)[0].objects) == 0
+    assert ObjectTargets(scenes)[0].objects.sum((1, 2)).min() >= 0.002 * 48 * 48
+    assert len(ObjectTargets(scenes, least=1.0)[0].objects) == 0
     with pytest.raises(ValueError, match="Did you mean sky"):
-        GroundTruths(scenes, ["skie"])
+        ObjectTargets(scenes, ["skie"])
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

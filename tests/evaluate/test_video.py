@@ -15,7 +15,7 @@ from dense.evaluate.video import Score, evaluate_video, repeat_first
 from tests.backbone.conftest import tiny
 from tests.discover.videos import colours, squares
 from tests.evaluate.davis import miniature
-from tests.evaluate.test_cli import BACKBONE
+from tests.evaluate.test_verb import BACKBONE
 from tests.runs import call
 
 
@@ -89,8 +89,8 @@ def test_the_verb(tmp_path: Path) -> None:
     done = call(["evaluate", "video", *BACKBONE, *scenes, "--baselines", "--output", str(out)])
     assert done.returncode == 0, done.stderr
     saved = json.loads((out / "results.json").read_text())
-    assert {"j_and_f", "random initialisation j_and_f", "first mask j_and_f"} <= set(saved["numbers"])
-    assert saved["numbers"]["j_and_f"] == saved["numbers"]["random initialisation j_and_f"]  # both of seed 0
+    assert {"j_and_f", "random weights j_and_f", "first mask j_and_f"} <= set(saved["numbers"])
+    assert saved["numbers"]["j_and_f"] == saved["numbers"]["random weights j_and_f"]  # both of seed 0
     assert (saved["protocol"]["settings"]["shape"], saved["protocol"]["settings"]["topk"]) == ("circle", 3)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone import load_backbone
+from dense.published.assemble import renamed
 from dense.published.huggingface import DEPTH, DEPTH_ANYTHING, LABELS
-from dense.published.keys import renamed
 from dense.published.smp import TABLE as SMP
 from heads import DPT, Classes, DenseHead, Features, Regression
 from tests.heads.conftest import features_of, randomise

@@ -55,7 +55,7 @@ def train(centring: bool, temperature: float, seed: int = 0, steps: int = 300) -
         teacher.after_step(student, 0.99)
         if centring:
             center.update(logits)
-        diagnosis = monitor.update(step, measure(statistics, value, targets, features, center.center))
+        diagnosis = monitor.update(step, {"loss": value} | measure(statistics, targets, value, features, center.center))
         diagnoses += [diagnosis] if diagnosis else []
     return monitor, diagnoses
 
@@ -139,7 +139,7 @@ def test_history_is_short() -> None:
 
 def test_kl_is_that_between_teacher_and_student() -> None:
     targets, logits = (2 * torch.randn(6, 10)).softmax(-1), torch.randn(12, 10)
-    values = measure(TargetStatistics(10), DINOLoss(0.1)(logits, targets), targets)
+    values = measure(TargetStatistics(10), targets, DINOLoss(0.1)(logits, targets))
     student = (logits / 0.1).log_softmax(-1).view(4, 3, 10)
     teacher = targets.view(2, 3, 10)
     pairs = [(t, v) for t in range(2) for v in range(4) if t != v]

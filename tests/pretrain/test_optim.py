@@ -1,5 +1,6 @@
 import copy
-from typing import Any
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from torch import nn
 from dense.backbone import load_backbone
 from pretrain.head import ProjectionHead
 from pretrain.optim import (
-    LARS,
+    Cosine,
+    Linear,
     build_optimizer,
     clip_gradients_,
     drop_gradients_,
     parameter_groups,
+    scale_lr,
     set_hyperparameters,
 )
 
@@ -94,63 +97,6 @@ def test_a_group_may_be_empty() -> None:
 def test_unknown_optimiser() -> None:
     with pytest.raises(ValueError, match="'adam': expected one of adamw, sgd, lars"):
         build_optimizer("adam", parameter_groups(network()))
-
-
-def lars_by_hand(model: nn.Module, steps: int, lr: float, weight_decay: float) -> list[torch.Tensor]:
-    weights = [p.detach().clone().double() for p in model.parameters()]
-    momenta = [torch.zeros_like(w) for w in weights]
-    for _ in range(steps):
-        for w, m, g in zip(weights, momenta, gradients(with_gradients(model)), strict=True):
-            u = g.double()
-            if w.ndim > 1:
-                u = u + weight_decay * w
-                u = u * 0.001 * w.norm() / u.norm()
-            m.mul_(0.9).add_(u)
-            w.sub_(lr * m)
-    return weights
-
-
-def test_lars_follows_its_equations() -> None:
-    model = network()
-    expected = lars_by_hand(copy.deepcopy(model), 3, lr=2.0, weight_decay=0.05)
-    optimizer = build_optimizer("lars", parameter_groups(model, 0.05), lr=2.0)
-    for _ in range(3):
-        with_gradients(model)
-        optimizer.step()
-    for value, by_hand in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(value.double(), by_hand, atol=1e-6, rtol=1e-5)
-
-
-def test_a_lars_step_does_not_depend_on_the_scale_of_the_gradient() -> None:
-    moved = []
-    for scale in (1.0, 1000.0):
-        model = nn.Linear(5, 4, bias=False)
-        nn.init.constant_(model.weight, 0.3)
-        before = model.weight.detach().clone()
-        with_gradients(model, scale)
-        LARS(model.parameters(), lr=1.0).step()
-        moved.append(model.weight.detach() - before)
-    torch.testing.assert_close(moved[0], moved[1])
-    assert moved[0].norm().item() == pytest.approx(0.001 * 0.3 * 20**0.5, rel=1e-4)
-
-
-def test_lars_moves_weights_that_are_zero_and_resumes() -> None:
-    model = nn.Linear(5, 4, bias=False)
-    nn.init.zeros_(model.weight)
-    optimizer = LARS(model.parameters(), lr=0.1)
-    with_gradients(model)
-    optimizer.step()
-    torch.testing.assert_close(model.weight.detach(), -0.1 * gradients(model)[0])
-    twin = copy.deepcopy(model)
-    other = LARS(twin.parameters(), lr=0.1)
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for m, o in ((model, optimizer), (twin, other)):
-        with_gradients(m)
-        o.step()
-    assert torch.equal(model.weight, twin.weight)
-    unused: Any = nn.Parameter(torch.ones(3, 3))
-    LARS([unused], lr=1.0).step()  # no gradient: left alone
-    assert torch.equal(unused, torch.ones(3, 3))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
@@ -242,3 +188,66 @@ def test_golden_layer_decay() -> None:
     set_hyperparameters(optimizer, lr=2.0, weight_decay=0.3)
     assert {round(g["lr"], 6) for g in optimizer.param_groups} == {2.0, 1.8, 1.62, 0.324}
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.3, 0.0}
+
+
+def test_golden_cosine() -> None:
+    schedule = Cosine(base=1.0, final=0.1, steps=12, warmup_steps=3)
+    golden = [0, 0.5, 1, 1, 0.972862, 0.89472, 0.775, 0.628142, 0.471858, 0.325, 0.20528, 0.127138]
+    assert [schedule(step) for step in range(12)] == pytest.approx(golden, abs=1e-6)
+
+
+def test_golden_teacher_temperature() -> None:
+    schedule = Linear(0.04, 0.07, steps=3)
+    assert [schedule(epoch) for epoch in range(5)] == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+
+
+def test_teacher_temperature_without_warmup_and_with_one_longer_than_training() -> None:
+    assert [Linear(0.04, 0.04, 0)(epoch) for epoch in range(3)] == [0.04] * 3
+    assert Linear(0.04, 0.07, 1)(0) == 0.07
+    warming = [Linear(0.04, 0.07, 31)(epoch) for epoch in range(11)]
+    assert warming == pytest.approx([0.04 + 0.001 * epoch for epoch in range(11)])
+
+
+def test_cosine_without_warmup_agrees_with_lightly() -> None:
+    scheduler = pytest.importorskip("lightly.utils.scheduler")
+    schedule = Cosine(0.996, 1.0, steps=50)
+    # Theirs reaches the final value on the last step, ours, as published, one step later.
+    theirs = [scheduler.cosine_schedule(step, 51, 0.996, 1.0) for step in range(51)]
+    assert [schedule(step) for step in range(51)] == pytest.approx(theirs)
+
+
+def test_cosine_runs_between_its_ends_and_stays_there() -> None:
+    falling = [Cosine(2.0, 0.5, 100, warmup_steps=10)(step) for step in range(130)]
+    assert falling[:10] == sorted(falling[:10]) and falling[10:] == sorted(falling[10:], reverse=True)
+    assert falling[0] == 0 and falling[9] == falling[10] == 2.0
+    assert falling[99] > 0.5 and set(falling[100:]) == {0.5}
+    assert Cosine(2.0, 0.5, 100)(50) == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize("warmup", [1, 12, 13, 1000])
+def test_a_warmup_of_any_length_is_handled(warmup: int) -> None:
+    values = [Cosine(1.0, 0.1, steps=12, warmup_steps=warmup, start=0.2)(step) for step in range(14)]
+    assert all(math.isfinite(value) and 0.1 <= value <= 1 for value in values)
+    assert values[0] == 0.2
+    if warmup == 1000:
+        assert values[11] == pytest.approx(0.2 + 0.8 * 11 / 999)
+
+
+def test_linear() -> None:
+    assert [Linear(1.0, 2.0, steps=5)(step) for step in range(7)] == [1.0, 1.25, 1.5, 1.75, 2.0, 2.0, 2.0]
+    assert Linear(1.0, 2.0, steps=0)(0) == 2.0
+
+
+def test_schedules_are_plain_frozen_values() -> None:
+    schedule = Cosine(1.0, 0.1, 12)
+    assert dataclasses.asdict(schedule) == {"base": 1.0, "final": 0.1, "steps": 12, "warmup_steps": 0, "start": 0.0}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        schedule.base = 2.0  # type: ignore[misc]
+    with pytest.raises(ValueError, match="steps=0"):
+        Cosine(1.0, 0.1, 0)
+
+
+def test_learning_rate_scaling() -> None:
+    assert scale_lr(5e-4, "linear", 512) == pytest.approx(1e-3)
+    assert scale_lr(4e-3, "sqrt", 4096) == pytest.approx(8e-3)
+    assert scale_lr(0.1, "linear", 256) == scale_lr(0.1, "sqrt", 1024) == scale_lr(0.1, "none", 7) == 0.1

@@ -6,7 +6,6 @@ import json
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -369,21 +368,3 @@ def test_resnet_trains(tmp_path: Path) -> None:
     assert not torch.equal(state[f"teacher.network.{name}"], state[f"student.{name}"])
     assert float(state[f"teacher.network.{name}"].abs().sum()) > 0
     assert dense.load_backbone(tmp_path / "run/backbone").spec.kind == "pyramid"
-
-
-def test_python_call(tmp_path: Path) -> None:
-    """The same from Python, without the command line."""
-    code = f"""
-import lightning.pytorch as pl
-from pretrain import DINO, PretrainData, MultiCrop
-from pretrain.recipe import BackboneOptions, HeadOptions
-from dense.cli.pretrain import run
-from pathlib import Path
-model = DINO(BackboneOptions("vit_tiny_patch16_224", dict(patch_size=8, img_size=32, depth=1, embed_dim=16, num_heads=2)), HeadOptions(16, 16, 8), steps=2)
-data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)
-trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-raise SystemExit(run(model, data, trainer, Path({str(tmp_path)!r}), dict(every_minutes=0)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "backbone/model.safetensors").is_file()

@@ -16,7 +16,7 @@ from pretrain.mixed import MixedCrops, StepSampler
 from pretrain.module import DINO
 from pretrain.network import MultiCropNetwork, grid_of
 from pretrain.recipe import BackboneOptions, GramOptions, HeadOptions, IBOTOptions, KoLeoOptions, TeacherOptions
-from pretrain.terms import Gram
+from pretrain.terms import GramTerm
 from pretrain.views import MultiCrop
 
 ARGUMENTS = {"patch_size": 8, "img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2}
@@ -54,13 +54,13 @@ def test_masked_pixels_cannot_influence_the_student() -> None:
 
 def test_chosen_patches_get_the_logits_of_their_head() -> None:
     """Of a shared head and of one of their own; class tokens are those of the network without masks."""
-    views, chosen = crops(), torch.tensor([0, 5, 17, 95])
+    views, indices = crops(), torch.tensor([0, 5, 17, 95])
     for own in (None, ProjectionHead(16, 40, 16, 8)):
         net = network(patch_head=own)
-        seen = net(views, chosen=chosen, patches=True)
+        seen = net(views, patch_indices=indices, patches=True)
         assert seen.patches is not None
         assert seen.patches.shape == (6, 16, 16)
-        torch.testing.assert_close(seen.patch_logits, (own or net.head)(seen.patches.flatten(0, 1)[chosen]))
+        torch.testing.assert_close(seen.patch_logits, (own or net.head)(seen.patches.flatten(0, 1)[indices]))
         torch.testing.assert_close(seen.logits, net(views).logits, rtol=1e-4, atol=1e-5)
         assert net(views).patch_logits is None
         assert len(net.prototypes) == (2 if own is None else 4)
@@ -108,7 +108,7 @@ def looked(module: DINO, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(DINO, "_plan", Plan())
     monkeypatch.setattr(DINO, "trainer", Plan(), raising=False)
     module._total_batch = 3
-    return module.look(Batch(crops(), torch.arange(3), torch.zeros(0), []), 0, 0)
+    return module.run_networks(Batch(crops(), torch.arange(3), torch.zeros(0), []), 0, 0)
 
 
 def test_the_objective_is_the_sum_of_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,16 +147,16 @@ def test_the_gram_teacher_may_look_at_larger_crops(monkeypatch: pytest.MonkeyPat
     module = DINO(TINY, HEAD, gram=GramOptions(1.0, start=1), steps=10)
     seen = looked(module, monkeypatch)
     term = module.terms["gram"]
-    assert isinstance(term, Gram)
+    assert isinstance(term, GramTerm)
     assert float(term(seen)) == 0  # before `start`
     assert term.weight(0) == 0
-    seen = seen._replace(step=1, examine=True)
+    seen = seen._replace(step=1, measure=True)
     term.before_step(1, module.backbone)
     teacher = module.backbone(module.student._images(crops()[:2]), layers="last", norm=True).maps[-1].flatten(2).mT
     torch.testing.assert_close(term(seen), GramLoss()(seen.student.patches, teacher))
     assert term.measurements["gram_drift"] == term(seen).detach().sqrt()
     large = [torch.zeros(3, 3, 64, 64, dtype=torch.uint8)] * 2
-    assert term._features(seen._replace(gram_crops=large)).shape == (6, 16, 16)
+    assert term._targets(seen._replace(gram_crops=large)).shape == (6, 16, 16)
 
 
 @pytest.mark.parametrize("tokens", ["masked", "unmasked"])
@@ -165,8 +165,8 @@ def test_the_gram_anchor_may_count_some_patches(tokens: Any, monkeypatch: pytest
     seen = looked(module, monkeypatch)._replace(step=1)
     term: Any = module.terms["gram"]
     mask = seen.masked.masks if tokens == "masked" else ~seen.masked.masks
-    torch.testing.assert_close(term(seen), GramLoss()(seen.student.patches, term._features(seen), mask))
-    everything = GramLoss()(seen.student.patches, term._features(seen))
+    torch.testing.assert_close(term(seen), GramLoss()(seen.student.patches, term._targets(seen), mask))
+    everything = GramLoss()(seen.student.patches, term._targets(seen))
     assert term(seen).item() != everything.item()
 
 

@@ -301,7 +301,7 @@ def test_a_directory_without_its_config_is_named(tmp_path: Path) -> None:
     assert load_published(folder / "model.safetensors").depth_kind == "inverse_relative"
     text = (folder / "config.json").read_text().replace('"model_type": "dinov2"', '"model_type": "swinv2"')
     (folder / "config.json").write_text(text)
-    with pytest.raises(WeightsError, match="type 'swinv2'; read are dinov2"):
+    with pytest.raises(WeightsError, match="type 'swinv2'; supported are dinov2"):
         load_published(folder)
 
 

@@ -43,7 +43,7 @@ def test_predict(anything: Path, tmp_path: Path) -> None:
     assert "family='depth_anything_v1'" in done.stderr
     done = call(["predict", str(anything), *SAID])
     assert done.returncode == 2
-    assert "PICTURES" in done.stderr
+    assert "IMAGES" in done.stderr
     done = call(
         ["predict", str(anything), "a.png", *SAID[:2], "--set", "kin=relative", "--output", str(tmp_path / "o")]
     )
@@ -217,7 +217,7 @@ def test_convert_says_what_it_does_not_read(anything: Path, tmp_path: Path) -> N
     own = tmp_path / "own"
     load_published(anything, family="depth_anything_v2", kind="relative").save_pretrained(own)
     for argv, words in (
-        ([str(tmp_path / "o"), "--kind", "metric"], "says its kind itself"),
+        ([str(tmp_path / "o"), "--kind", "metric"], "records its kind"),
         ([str(own), "--huggingface"], "written over itself"),
     ):
         done = call(["convert", str(own), *argv])

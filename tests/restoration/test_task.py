@@ -20,7 +20,7 @@ import heads
 from dense.backbone import WeightsError, load_backbone
 from dense.data.degrade import KINDS, Degrade, degrade
 from dense.data.labelled.clean import open_clean
-from dense.data.labelled.sample import DataError, Labelled
+from dense.data.labelled.sample import Batch, DataError, Labelled
 from dense.data.labelled.scenes import SceneSource
 from dense.data.scenes import render
 from dense.evaluate.restoration import evaluate_restoration
@@ -28,11 +28,8 @@ from dense.export import export
 from dense.model.network import Inference
 from dense.recipes import config_folder, find_config
 from dense.tasks import DenseData, DenseModel, RestorationTask
-from dense.tasks.batch import Batch
 from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_stages
-from dense.tasks.options import BackboneOptions, OptimOptions
-from dense.tasks.restoration import PerceptionOptions
-from dense.tasks.tuning import TuneOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, PerceptionOptions, TuneOptions
 from dense.training.checkpoints import Checkpoints
 from heads.restoration import BODIES, Restormer
 from tests.predict.models import BACKBONE
@@ -188,7 +185,7 @@ def test_plain_body_reads_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
     network, images = model("none"), torch.rand(1, 3, 20, 20)
     monkeypatch.setattr(network.backbone, "forward", None)
     expected = network.head.body(images)  # type: ignore[operator, union-attr]
-    torch.testing.assert_close(network(network.normal(images)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(network(network.normalise_pixels(images)), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -215,9 +212,9 @@ def test_published_weights(tmp_path: Path) -> None:
     torch.save({"params": body.state_dict()}, tmp_path / "deraining.pth")
     opened = dense.load(tmp_path / "deraining.pth").model
     assert opened.head.body.config == body.config  # type: ignore[union-attr]
-    torch.testing.assert_close(opened(opened.normal(images)), body(images), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(opened(opened.normalise_pixels(images)), body(images), atol=1e-5, rtol=1e-4)
     guided = dense.load(tmp_path / "deraining.pth", guidance="channels").model
-    torch.testing.assert_close(guided(guided.normal(images)), body(images), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(guided(guided.normalise_pixels(images)), body(images), atol=1e-5, rtol=1e-4)
     for odd in ({**TINY, "dim": 16, "heads": [1, 1, 2, 2], "expansion": 2.7}, {**TINY, "dim": 98, "expansion": 0.011}):
         torch.save(Restormer(**odd).state_dict(), tmp_path / "odd.pth")  # type: ignore[arg-type]
         assert dense.load(tmp_path / "odd.pth").model.head.body.dims[0] == odd["dim"]  # type: ignore[union-attr]
@@ -254,7 +251,7 @@ def test_perception_loss_moves_the_head_alone() -> None:
     task.network, task.contrast_layers = model(), (0, 1)
     clean = torch.randint(0, 255, (2, 3, 24, 24), dtype=torch.uint8)
     batch = Batch(clean // 2, clean=clean, degradations=("noise", "noise"))
-    loss, parts = task.losses(task.decode(task.features(batch), batch, None), batch)
+    loss, parts = task.losses(*task.maps(batch))
     loss.backward()
     assert set(parts) == {"l1", "perception"}
     assert float(loss.detach()) == pytest.approx(float(parts["l1"] + parts["perception"]), rel=1e-5)
@@ -379,7 +376,7 @@ def test_pairs(tmp_path: Path) -> None:
     found = evaluate_restoration(model(), source, None)
     assert found["per_degradation"]["paired"]["pictures"] == 10
     data = DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16, workers=0)
-    assert data.degradations == ("paired",)
+    assert data.facts.degradations == ("paired",)
     patch = data.train_set[(0, 0)]
     assert torch.equal(patch.image, patch.clean // 2)  # the same crop of both
     (tmp_path / "target/2.png").unlink()
@@ -395,7 +392,7 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     plan = Degrade({"noise": [25]})
     data = DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
     assert len(data.train) + len(data.val) == 6
-    assert data.degradations == ("noise", "noise_unseen")
+    assert data.facts.degradations == ("noise", "noise_unseen")
     with pytest.raises(ValueError, match="haze needs metric depth"):
         DenseData(str(tmp_path), layout="pictures", degrade=Degrade(), val_ratio=0.4)
     with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):
@@ -427,12 +424,12 @@ def test_refused(tmp_path: Path) -> None:
         RestorationTask(head={"name": "linear"})
     with pytest.raises(ValueError, match=r"perception\.weight=-1"):
         PerceptionOptions(weight=-1)
-    with pytest.raises(ValueError, match=r"perception\.weight=0\.1 judges by a frozen backbone"):
+    with pytest.raises(ValueError, match=r"perception\.weight=0\.1 needs a frozen backbone"):
         RestorationTask(perception=PerceptionOptions(weight=0.1), tune=TuneOptions(unfreeze="all"))
-    task = RestorationTask(BackboneOptions("scenes_tiny", layers="even4"), optim=OptimOptions())
+    task = RestorationTask(backbone=BackboneOptions("scenes_tiny", layers="even4"), optim=OptimOptions())
     data = DenseData("scenes", scenes=(2, 2), scene_size=24)
     with pytest.raises(ValueError, match="no degradation to undo"):
-        task.build(data)
+        task.build(data.facts)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,25 +14,19 @@ import dense
 import heads
 from dense.backbone import describe, load_backbone
 from dense.backbone.spec import resolve_layers
+from dense.data.labelled.layouts import LAYOUTS
 from dense.data.scenes import render
 from dense.predict import Depth, Segmentation
 from dense.recipes import config_folder
 from dense.tasks import DepthTask, JointTask, SegmentationTask
-from dense.tasks.depth import DepthEvaluation
+from dense.tasks.data import DataFacts
+from dense.tasks.options import DepthEvaluation
 from tests.runs import call
 
 CONFIGS = sorted(p for room in ("segmentation", "depth", "joint") for p in (config_folder() / room).glob("*.yaml"))
 
 
-class Data:
-    """As much of a data module as a task asks."""
-
-    classes = tuple(f"class {i}" for i in range(150))
-    depth_kind = "metric"
-
-    @property
-    def val(self) -> Data:
-        return self
+FACTS = DataFacts(classes=tuple(f"class {i}" for i in range(150)), depth_kind="metric")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -49,7 +42,7 @@ def test_a_recipe_builds(path: Path) -> None:
     spec = load_backbone("scenes_tiny").spec if shipped else describe(backbone["name"], **backbone.get("arguments", {}))
     layers = resolve_layers(backbone["layers"], spec)
     built = task(head=inner["head"])
-    outputs = built.complete_outputs({k: dict(v) for k, v in inner["head"]["outputs"].items()}, Data())
+    outputs = built.complete_outputs({k: dict(v) for k, v in inner["head"]["outputs"].items()}, FACTS)
     head = heads.build(inner["head"] | {"in_channels": [spec.dim] * len(layers), "outputs": outputs})
     assert set(head.outputs) == set(outputs)
     losses = {k: inner[k] for k in ("loss", "depth_loss", "label_loss") if k in inner}
@@ -63,9 +56,9 @@ def test_a_recipe_builds(path: Path) -> None:
 @pytest.mark.parametrize(("layout", "crop"), [("nyuv2", "nyu_eigen"), ("kitti_eigen", "garg"), ("folder", "none")])
 def test_the_crop_of_validation_follows_the_data(layout: str, crop: str) -> None:
     """So recipes for NYUv2 serve anybody's folder; a crop that is named stays."""
-    data = SimpleNamespace(layout=layout)
-    assert DepthEvaluation(crop="layout").on(data).crop == crop
-    assert DepthEvaluation(crop="eigen_kitti").on(data).crop == "eigen_kitti"
+    published = LAYOUTS[layout].evaluation_crop if layout in LAYOUTS else "none"
+    assert DepthEvaluation(crop="layout").with_layout(published).crop == crop
+    assert DepthEvaluation(crop="eigen_kitti").with_layout(published).crop == "eigen_kitti"
 
 
 def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> None:

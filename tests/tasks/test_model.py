@@ -1,4 +1,4 @@
-"""A saved model opens strictly, and a head meets no other backbone than its own."""
+"""A saved model opens strictly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dense.backbone import WeightsError, load_backbone
+from dense.backbone import WeightsError
 from dense.model.network import DenseModel, Inference
-from tests.predict.models import BACKBONE, model
+from tests.predict.models import model
 
 
 def test_saved_and_opened(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_features_from_their_tensors_are_the_features() -> None:
     """Also with sizes as lists, which pinned memory makes of tuples."""
     network, images = model("depth"), torch.randn(1, 3, 33, 50)
     features = network.features(images)
-    restored = network.restored([*features.maps, *features.prefix], [33, 50])  # type: ignore[arg-type]
+    restored = network.features_from([*features.maps, *features.prefix], [33, 50])  # type: ignore[arg-type]
     assert restored.image_size == (33, 50)
     assert torch.equal(network.decode(restored)["depth"], network.decode(features)["depth"])
 
@@ -65,12 +65,3 @@ def test_degraded_files_raise(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match="JSON"):
         DenseModel.from_pretrained(tmp_path)
-
-
-def test_another_backbone_is_refused() -> None:
-    network = model("depth")
-    same = load_backbone("vit_tiny_patch16_224", **BACKBONE)
-    assert network.with_backbone(same).backbone is same
-    other = load_backbone("vit_tiny_patch16_224", **BACKBONE | {"patch_size": 16})
-    with pytest.raises(ValueError, match=r"patch.*8.*16|patch.*16.*8"):
-        network.with_backbone(other)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dense.data.labelled.sample import Sample, collate
-from dense.tasks.batch import Batch
+from dense.data.labelled.sample import Batch, Sample, collate
 from dense.tasks.depth import depth_target
 from dense.tasks.options import OptimOptions, TargetOptions
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dense.backbone import Backbone, load_backbone
-from dense.tasks.tuning import TuneOptions, parameter_groups, prepare
+from dense.tasks.options import TuneOptions
+from dense.tasks.tuning import parameter_groups, prepare
 
 TINY = {"patch_size": 8, "img_size": 32, "depth": 4, "embed_dim": 16, "num_heads": 2}
 

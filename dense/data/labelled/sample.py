@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from heads.features import Size
 
 if TYPE_CHECKING:
     from dense.data.labelled.depth import DepthFormat
@@ -156,17 +159,38 @@ class Sample(NamedTuple):
     name: str
     clean: Tensor | None = None  # 3, H, W uint8
     degradation: str = ""  # its kind
+    cached: tuple[Tensor, ...] | None = None  # features of the image from a cache, see `Batch`
 
 
 class Batch(NamedTuple):
-    """Several samples of one size; None for a target that none of them has."""
+    """Samples of one size, as a loader yields them and a task takes them; None for a target that no sample has."""
 
-    images: Tensor  # B, 3, H, W uint8
-    labels: Tensor | None  # B, H, W int64, IGNORE where unknown
-    depth: Tensor | None  # B, 1, H, W float32, NaN where unknown
-    names: tuple[str, ...]
-    clean: Tensor | None = None  # B, 3, H, W uint8
-    degradations: tuple[str, ...] = ()
+    images: Tensor | None = None  # B, 3, H, W uint8; None where `cached` stands for the images
+    labels: Tensor | None = None  # B, H, W int64, IGNORE where unknown
+    depth: Tensor | None = None  # B, 1, H, W float32, NaN where unknown
+    names: tuple[str, ...] = ()
+    clean: Tensor | None = None  # B, 3, H, W uint8, of degraded images
+    degradations: tuple[str, ...] = ()  # the kind of each image's degradation
+    cached: tuple[Tensor, ...] | None = None  # features of the images: the maps of each layer, then the prefix tokens
+    size: Size | None = None  # H, W of the images, where they are None
+
+    def to(self, device: Any, **options: Any) -> Batch:
+        """Return the batch with all tensors on `device`; `options` are those of `torch.Tensor.to`."""
+        images, labels, depth, clean = (
+            None if tensor is None else tensor.to(device, **options)
+            for tensor in (self.images, self.labels, self.depth, self.clean)
+        )
+        cached = None if self.cached is None else tuple(tensor.to(device, **options) for tensor in self.cached)
+        return self._replace(images=images, labels=labels, depth=depth, clean=clean, cached=cached)
+
+    def resized(self, size: Size) -> Batch:
+        """Return the batch with its targets at `size`, resized by nearest neighbour, which invents no value."""
+        labels, depth = self.labels, self.depth
+        if labels is not None:
+            labels = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+        if depth is not None:
+            depth = F.interpolate(depth, size=size, mode="nearest-exact")
+        return self._replace(labels=labels, depth=depth)
 
 
 def to_tensors(sample: Labelled) -> Sample:

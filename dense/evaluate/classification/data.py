@@ -1,4 +1,4 @@
-"""Labelled images of a training and a validation set: opened, compared and loaded, damaged ones skipped."""
+"""Images of a training and a validation set with one label each: opened, compared, cropped and loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Draw = tuple[int, int]  # epoch, index
 
 
 class Batch(NamedTuple):
-    """What a loader gives: images that could be read, and errors of those that could not."""
+    """Images that could be read, and the errors of those that could not."""
 
     images: Tensor  # B, 3, S, S uint8
     labels: Tensor  # B
@@ -33,17 +33,17 @@ class Batch(NamedTuple):
 
 @dataclass
 class Examples:
-    """Images of a set that have a label, and those that turned out to be unreadable."""
+    """The labelled images of a set; unreadable ones are skipped and noted in `skipped`."""
 
     source: str
     images: Images
     labels: NDArray[np.int64]  # len(images), 0 to number of classes - 1; -1 for an image without a class
     classes: tuple[str, ...]
-    skipped: set[str] = field(default_factory=set)  # why
+    skipped: set[str] = field(default_factory=set)  # an error message per image
 
     @property
     def indices(self) -> NDArray[np.int64]:
-        """Of the labelled images."""
+        """Indices of the labelled images."""
         return np.flatnonzero(self.labels >= 0)
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Examples:
     def batches(
         self, view: View, batch_size: int, *, workers: int = 0, seed: int = 0, epochs: Sequence[int] | None = None
     ) -> Iterator[Batch]:
-        """Batches in order, once; or shuffled and whole ones only, a pass for each of `epochs`."""
+        """Yield batches in order, once; or shuffled and complete ones only, one pass per entry of `epochs`."""
         draws = _Order(self.indices, batch_size, seed, epochs)
         loader = DataLoader(
             _Views(self, view, seed),
@@ -77,7 +77,7 @@ class Examples:
 def open_examples(
     train: str, val: str, *, scenes: tuple[int, int] = (2000, 500), size: int = 96, seed: int = 0
 ) -> tuple[Examples, Examples]:
-    """Training and validation images whose classes agree; see `open_pictures` for what may be named.
+    """Open training and validation images and check that their classes agree; see `open_images` for the sources.
 
     scenes, size, seed: how many embedded scenes each set has, their side and their seed.
     """
@@ -94,7 +94,7 @@ def open_examples(
             f"{', ...' if len(known) > 5 else ''}.{did_you_mean(unknown[0], known)}"
         )
     if len(first) < 2:
-        raise ValueError(f"train ({train}) has one class alone, {', '.join(first.values())}; expected two or more")
+        raise ValueError(f"train ({train}) has a single class, {', '.join(first.values())}; expected two or more")
     numbers = {name: number for number, name in enumerate(first.values())}
     classes = tuple(numbers)
     return (
@@ -104,10 +104,10 @@ def open_examples(
 
 
 def _names(images: Images, root: str) -> dict[int, str]:
-    """Label -> name of each class that occurs."""
+    """Return label -> name of each class that occurs."""
     labels = images.labels
     if labels is None:
-        raise ValueError(f"the images of {root} have no classes; expected one folder a class, {root}/CLASS/picture.jpg")
+        raise ValueError(f"the images of {root} have no classes; expected {root}/CLASS/image.jpg")
     if isinstance(images, SceneImages):  # also those that a short series lacks
         return dict(enumerate(images.scenes.classes[2:], start=2))
     occurring = [int(label) for label in np.unique(labels) if label >= 0]
@@ -126,7 +126,7 @@ def _renumber(images: Images, names: dict[int, str], numbers: dict[str, int]) ->
 
 
 class _Views(Dataset[tuple[NDArray[np.uint8] | str, int]]):
-    """An image's view and label, or why there is none."""
+    """The cropped image and its label, or the error of an unreadable image."""
 
     def __init__(self, examples: Examples, view: View, seed: int) -> None:
         self.images, self.labels, self.view, self.seed = examples.images, examples.labels, view, seed
@@ -168,14 +168,14 @@ def _collate(samples: list[tuple[NDArray[np.uint8] | str, int]]) -> Batch:
     return Batch(images, torch.tensor([label for _, label in good]), bad)
 
 
-Picture = NDArray[np.uint8]  # H, W, 3
+Pixels = NDArray[np.uint8]  # H, W, 3
 Resample = Literal["bicubic", "bilinear"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # PIL's are antialiased
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The shorter side to `resize` pixels, the longer in proportion, then a square of `crop` from the middle."""
+    """Resize the shorter side to `resize` pixels, keeping the aspect ratio; crop a square of `crop` at the centre."""
 
     resize: int = 256
     crop: int = 224
@@ -185,7 +185,10 @@ class CenterCrop:
         if not 1 <= self.crop <= self.resize:
             raise ValueError(f"a crop of {self.crop} px does not fit images resized to {self.resize} px")
 
-    def __call__(self, image: Picture, draw: tuple[int, int, int] = (0, 0, 0)) -> Picture:
+    def __str__(self) -> str:
+        return f"shorter side {self.resize} {self.resample} (PIL, antialiased), centre crop {self.crop}"
+
+    def __call__(self, image: Pixels, draw: tuple[int, int, int] = (0, 0, 0)) -> Pixels:
         """(H, W, 3) -> (crop, crop, 3)."""
         height, width = image.shape[:2]
         short = min(height, width)
@@ -198,14 +201,14 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A box of random area and shape, resized to a square, mirrored half of the time; a function of three numbers."""
+    """A random resized crop, flipped with probability .5; a pure function of (seed, epoch, index)."""
 
     size: int = 224
     scale: tuple[float, float] = (0.08, 1.0)  # of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
     resample: Resample = "bilinear"
 
-    def __call__(self, image: Picture, draw: tuple[int, int, int] = (0, 0, 0)) -> Picture:
+    def __call__(self, image: Pixels, draw: tuple[int, int, int] = (0, 0, 0)) -> Pixels:
         """(H, W, 3) and (seed, epoch, index) -> (size, size, 3)."""
         rng = np.random.default_rng(draw)
         top, left, height, width = self.box(rng, *image.shape[:2])
@@ -214,7 +217,7 @@ class RandomCrop:
         return out[:, ::-1] if rng.random() < 0.5 else out
 
     def box(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width; when ten draws do not fit, as much of the middle as the ratio allows."""
+        """Return top, left, height and width; after ten draws that do not fit, the largest centre box of the ratio."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(10):
             area, ratio = height * width * rng.uniform(*self.scale), math.exp(rng.uniform(low, high))
@@ -228,11 +231,48 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class AsItIs:
-    """The image unchanged: for scenes, which are rendered at the size that is wanted."""
+    """The image unchanged: embedded scenes are rendered at the size of the crop."""
 
-    def __call__(self, image: Picture, draw: tuple[int, int, int] = (0, 0, 0)) -> Picture:
-        """(H, W, 3) -> (H, W, 3)."""
+    def __str__(self) -> str:
+        return "as rendered"
+
+    def __call__(self, image: Pixels, draw: tuple[int, int, int] = (0, 0, 0)) -> Pixels:
         return image
 
 
 View = CenterCrop | RandomCrop | AsItIs
+
+
+@dataclass
+class Pair:
+    """The training and validation set of a classification protocol, with the view of validation images."""
+
+    train: Examples
+    val: Examples
+    view: CenterCrop | AsItIs
+    crop: int
+
+    @classmethod
+    def open(
+        cls,
+        train: str,
+        val: str,
+        *,
+        resize: int = 256,
+        crop: int | None = None,
+        resample: Resample = "bicubic",
+        scenes: tuple[int, int] = (2000, 500),
+        seed: int = 0,
+    ) -> Pair:
+        """Open both sets and compare them. crop: 224, or 96 for embedded scenes, if left out."""
+        rendered = {root.startswith("scenes:") for root in (train, val)}
+        if len(rendered) == 2:
+            raise ValueError(f"train is {train} and val is {val}: only one of them is embedded scenes")
+        crop = crop or (96 if rendered == {True} else 224)
+        view: CenterCrop | AsItIs = AsItIs() if rendered == {True} else CenterCrop(resize, crop, resample)
+        return cls(*open_examples(train, val, scenes=scenes, size=crop, seed=seed), view, crop)
+
+    @property
+    def skipped(self) -> list[str]:
+        """Messages of the images that could not be read."""
+        return sorted(self.train.skipped | self.val.skipped)

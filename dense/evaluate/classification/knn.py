@@ -16,14 +16,13 @@ ELEMENTS = 2**24  # largest temporary, in numbers
 
 @dataclass(frozen=True)
 class Votes:
-    """The classes with most votes for each query, best first, and their shares of all votes."""
+    """The classes with most votes per query, best first, and their shares of all votes."""
 
     classes: Tensor  # Q, T: labels as they were given
     shares: Tensor  # Q, T: 0 to 1
 
     @property
     def predictions(self) -> Tensor:
-        """(Q,): the winners."""
         return self.classes[:, 0]
 
 
@@ -40,11 +39,11 @@ def knn_classify(
     bank_chunk: int = 16384,
     device: str | torch.device | None = None,
 ) -> dict[int, Votes]:
-    """Classes of `queries` (Q, D) by a vote of their nearest neighbours in `bank` (N, D), for each k.
+    """Classify `queries` (Q, D) by a vote of their nearest neighbours in `bank` (N, D), for each k.
 
-    Features are L2-normalised; a neighbour at cosine similarity s gives its class exp(s / temperature) votes. A k larger
-    than the bank means the whole bank. Similarities exist for one chunk of queries and one of the bank at a time, on
-    `device` (by default the queries').
+    Features are L2-normalised; a neighbour at cosine similarity s gives its class exp(s / temperature) votes. A k
+    larger than the bank means the whole bank. Similarities are computed for one chunk of queries and one of the bank at a
+    time, on `device` (the device of the queries by default).
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, as used by DINO.
     """
     check_votes(k, temperature)
@@ -73,7 +72,7 @@ def knn_classify(
 
 
 def _nearest(bank: Tensor, queries: Tensor, most: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """Similarities and indices, each (q, most), of the nearest of the bank, nearest first."""
+    """Return similarities and indices, each (q, most), of the nearest vectors of the bank, nearest first."""
     best, where = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(bank), chunk):
         part = F.normalize(bank[start : start + chunk].to(queries.device).float(), dim=1)
@@ -86,7 +85,7 @@ def _nearest(bank: Tensor, queries: Tensor, most: int, chunk: int) -> tuple[Tens
 
 
 def accuracy(votes: Votes, labels: Tensor, top: int = 1) -> float:
-    """Share of queries whose label is among the `top` classes with most votes."""
+    """Return the share of queries whose label is among the `top` classes with most votes."""
     labels = labels.to(votes.classes.device)
     return int((votes.classes[:, :top] == labels.unsqueeze(1)).any(1).sum()) / len(labels)
 
@@ -99,7 +98,7 @@ def knn_accuracy(
     k: Sequence[int] = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> dict[int, float]:
-    """Top-1 accuracy, 0 to 1, for each k; see `knn_classify`."""
+    """Return the top-1 accuracy, 0 to 1, for each k; see `knn_classify`."""
     if len(labels) != len(queries):
         raise ValueError(f"{len(queries)} queries have {len(labels)} labels")
     votes = knn_classify(bank, bank_labels, queries, k, temperature, top=1)
@@ -107,7 +106,7 @@ def knn_accuracy(
 
 
 def check_votes(k: Sequence[int], temperature: float) -> None:
-    """What can be said against numbers of neighbours and a temperature before there are features."""
+    """Check numbers of neighbours and a temperature, before features are computed."""
     if not k or min(k) < 1:
         raise ValueError(f"k is {tuple(k)}, expected one or more positive numbers")
     if not temperature > 0:
@@ -118,7 +117,7 @@ def _check(bank: Tensor, labels: Tensor, queries: Tensor) -> None:
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"expected a bank (N, D) and queries (Q, D), got {tuple(bank.shape)}, {tuple(queries.shape)}")
     if not len(bank) or not len(queries):
-        raise ValueError(f"a bank of {len(bank)} and {len(queries)} queries; both must hold something")
+        raise ValueError(f"a bank of {len(bank)} and {len(queries)} queries; expected at least one of each")
     for name, features in (("bank", bank), ("queries", queries)):
         if not features.isfinite().all():
             raise ValueError(f"features of the {name} are not finite; the backbone is broken, or its precision too low")

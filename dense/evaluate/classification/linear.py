@@ -41,26 +41,31 @@ class LinearRecipe:
             raise ValueError(f"epochs={self.epochs}, steps={self.steps}: expected one of them, 1 or more")
 
     def length(self, images: int) -> tuple[int, int]:
-        """Steps in all, and steps a pass over so many images."""
+        """Return the total number of steps, and the steps per epoch of so many images."""
         per_epoch = max(images // min(self.batch_size, images), 1)
         return self.steps or (self.epochs or 0) * per_epoch, per_epoch
 
     def scale(self, step: int, steps: int, per_epoch: int) -> float:
-        """What the learning rate is multiplied with: half a cosine from 1 to 0."""
+        """Return the factor of the learning rate: half a cosine from 1 to 0."""
         done = step // per_epoch * per_epoch if self.anneal == "epoch" else step
         return 0.5 * (1 + math.cos(math.pi * min(done / steps, 1.0)))
 
 
 def dino_recipe(spec: BackboneSpec) -> LinearRecipe:
-    """DINO's: 100 epochs at 0.001; class tokens of the last four blocks up to the width of ViT-S, class token and
-    average of the patches above it."""
+    """DINO's: 100 epochs at 0.001.
+
+    The features are the class tokens of the last four blocks up to the width of ViT-S, and above it the class token and
+    the patch average.
+    """
     readout: Readout = "average" if not spec.class_token else "last4" if spec.dim <= 384 else "class_average"
     return LinearRecipe("dino", (readout,), (0.001,), epochs=100, anneal="epoch")
 
 
 def dinov2_recipe(spec: BackboneSpec) -> LinearRecipe:
-    """DINOv2's: 12,500 steps, 13 learning rates for each of the last or the last four class tokens, with and without the
-    average of the patches; 52 heads, of which the best on the validation set counts."""
+    """DINOv2's: 12,500 steps and 52 heads, of which the best on the validation set is reported.
+
+    The heads are 13 learning rates for the last or the last four class tokens, with and without the patch average.
+    """
     readouts: tuple[Readout, ...] = ("class", "class_average", "last4", "last4_average")
     return LinearRecipe(
         "dinov2", readouts if spec.class_token else ("average",), GRID, steps=12_500, resample="bicubic"
@@ -71,9 +76,9 @@ RECIPES = {"dino": dino_recipe, "dinov2": dinov2_recipe}
 
 
 class HeadGrid:
-    """Linear classifiers of one kind of feature, one a learning rate, side by side in one matrix product.
+    """Linear classifiers of one readout, one per learning rate, computed in one matrix product.
 
-    The gradient of softmax cross-entropy is written out, so that a step is two products and no graph.
+    The gradient of softmax cross-entropy is written out, so that a step is two matrix products without autograd.
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class HeadGrid:
         return losses.mean(1)
 
     def accuracy(self, features: Tensor, labels: Tensor, top: int = 1) -> list[float]:
-        """Share of images whose label is among the `top` best, for each learning rate."""
+        """Return the share of images whose label is among the `top` best, for each learning rate."""
         top = min(top, self.weight.shape[1])
         device = self.weight.device
         right = torch.zeros(len(self.weight), device=device)
@@ -136,7 +141,7 @@ def linear_evaluation(
     seed: int = 0,
     workers: int = 0,
 ) -> LinearResult:
-    """Train every head of the recipe in one pass over frozen features, and evaluate each; the best one leads."""
+    """Train all heads of the recipe in one pass over frozen features, evaluate each, and return the best."""
     blocks = blocks_of(recipe.readouts)
     steps, per_epoch = recipe.length(len(train))
     if recipe.augment:
@@ -157,7 +162,7 @@ def linear_evaluation(
 
 
 def repeat(pooled: Pooled, batch_size: int, seed: int = 0) -> Iterator[Pooled]:
-    """Endless shuffled batches of kept features, whole ones only."""
+    """Yield shuffled, complete batches of kept features without end."""
     rng = torch.Generator().manual_seed(seed)
     size = min(batch_size, len(pooled))
     while True:
@@ -176,7 +181,7 @@ def fit_heads(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> dict[Readout, HeadGrid]:
-    """Train one `HeadGrid` a readout for `steps` batches, or as many as there are."""
+    """Train one `HeadGrid` per readout for `steps` batches, or as many as there are."""
     rates = [rate * recipe.batch_size / 256 for rate in recipe.learning_rates]
     grids: dict[Readout, HeadGrid] = {}
     for step, batch in zip(progress(range(steps), "training"), batches, strict=False):
@@ -193,7 +198,7 @@ def fit_heads(
 
 
 def compare(grids: dict[Readout, HeadGrid], val: Pooled, recipe: LinearRecipe) -> LinearResult:
-    """Evaluate all heads; the best top-1 leads, a smaller learning rate on a tie."""
+    """Evaluate all heads and return the one of best top-1 accuracy, of smaller learning rate on a tie."""
     assert val.labels is not None
     heads: dict[str, float] = {}
     best: tuple[float, float, Readout, float] | None = None

@@ -1,0 +1,138 @@
+"""Section: attention, object discovery, PCA and similarity of frozen features, without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dense.backbone import Backbone
+from dense.console import progress
+from dense.data.scenes import Scenes
+from dense.demo.report import Command, Gallery, Section, Table, section, thumbnail
+from dense.discover import (
+    PCA,
+    Attention,
+    MaskCut,
+    Objects,
+    Source,
+    TokenCut,
+    default_source,
+    feature_at,
+    on_grid,
+    similarity,
+)
+from dense.discover.writing import draw_prediction, full_size, similarity_picture
+from dense.media.draw import Picture, enlarge, heat, to_picture
+from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
+
+SIDE = 192  # pixels of the scenes
+METHODS = ("attention", "tokencut", "maskcut")
+METRICS = {"jaccard": "Jaccard", "corloc": "CorLoc", "iou": "foreground IoU", "miou": "Hungarian mIoU"}
+ABOUT = (
+    "No labels are used. Class attention: of the class token to the patches, last layer. TokenCut: one side of the "
+    "normalised cut of the graph of patches. MaskCut: several successive cuts. PCA: the first three principal "
+    "components of the features as colours. Similar to the cross: cosine similarity with the features at one point."
+)
+
+
+def discovery(folder: Path, backbone: Backbone, source: str, shown: int, measured: int, seed: int) -> Section:
+    """Show test scenes, and measure discovery on validation scenes beside random initialisation."""
+    with section("Discovery") as part:
+        scenes = Scenes("test", shown, SIDE, seed=seed)
+        rows = feature_rows(backbone, [scenes[i].image for i in range(shown)], 0, default_source(backbone.spec))
+        part.galleries = [Gallery("Objects and parts, without labels", ABOUT, rows)]
+        methods = [name for name in METHODS if name != "attention" or backbone.spec.class_token]
+        output = folder / "discovery"
+        part.run([
+            "evaluate", "discovery", "--backbone", source, "--data", "scenes", "--scenes", str(measured),
+            "--side", str(SIDE), "--method", *methods, "--baselines", "--seed", str(seed), "--output", str(output),
+        ])  # fmt: skip
+        found = json.loads((output / "results.json").read_text())["numbers"]
+        part.tables = [
+            Table(
+                "Objects without labels",
+                ("method", "backbone", *METRICS.values()),
+                [
+                    (method, words, *(f"{found[key][name]:.3f}" if name in found[key] else "" for name in METRICS))
+                    for method in methods
+                    for words, key in (("pretrained", method), ("random initialisation", f"random {method}"))
+                    if key in found
+                ],
+                f"{measured} scenes of the validation split, {SIDE} px, masks on the grid of patches, seed {seed}. "
+                "Jaccard: of each object with its best mask (of attention: the best head). CorLoc: the box of the best "
+                "mask has an IoU of at least 0.5 with the box of an object.",
+            )
+        ]
+        names = "--backbone NAME --weights FILE"
+        lines = (
+            f"dense discover IMAGES {names} --method tokencut --output {folder}/found\n"
+            f"dense demo --images IMAGES {names} --output {folder}/own"
+        )
+        part.own = [Command("Discover objects in your own images, or make a report of them:", lines)]
+    return part
+
+
+def feature_rows(
+    backbone: Backbone, images: Sequence[Picture], shorter: int, source: Source
+) -> list[dict[str, Picture]]:
+    """Return a row of captioned pictures per image (H, W, 3).
+
+    shorter: shorter side of the backbone's input in pixels; 0 uses the image's own.
+    """
+    inputs = [resize_for_backbone(image, Path(), shorter, backbone.spec.patch) for image in images]
+    with torch.inference_mode():
+        maps = [source(backbone, stack_normalised([one], backbone)) for one in inputs]  # (1, C, h, w) each
+    colours = PCA.fit(maps)
+    rows = []
+    for one, features in progress(list(zip(inputs, maps, strict=True)), "discovery"):
+        image = one.original
+        row, size = {"image": image}, (image.shape[0], image.shape[1])
+        if backbone.spec.class_token:
+            attention = find_objects(backbone, one, Attention(), source)
+            row["class attention"] = enlarge(heat(attention.maps[0, 0].cpu().float()), size)
+        objects = find_objects(backbone, one, TokenCut(), source)
+        row["TokenCut"] = draw_prediction(image, full_size(objects, 0, one, "guided"))
+        several = find_objects(backbone, one, MaskCut(), source)
+        row["MaskCut"] = draw_prediction(image, full_size(several, 0, one, "guided"))
+        row["features, PCA"] = to_picture(colours(features, size=size)[0])
+        point = mask_centre(objects)
+        query = feature_at(features[0], (point[0] + 0.5, point[1] + 0.5), (features.shape[-2], features.shape[-1]))
+        cosines = similarity_picture(image, similarity(features, query)[0])
+        row["similar to the cross"] = draw_cross(cosines, point, features)
+        rows.append({name: thumbnail(picture) for name, picture in row.items()})
+    return rows
+
+
+def find_objects(
+    backbone: Backbone, image: SizedImage, method: Attention | TokenCut | MaskCut, source: Source
+) -> Objects:
+    """Return the objects of one image on the grid of patches."""
+    found = on_grid(backbone, stack_normalised([image], backbone), method, source)
+    assert isinstance(found, Objects)
+    return found
+
+
+def mask_centre(objects: Objects) -> tuple[int, int]:
+    """Return x and y of the patch of the first mask that is farthest from its border; of an empty mask, the centre."""
+    mask = objects.masks[0, 0].cpu().numpy().astype(np.uint8)
+    if not mask.any():
+        return mask.shape[1] // 2, mask.shape[0] // 2
+    inside = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    return int(x), int(y)
+
+
+def draw_cross(image: Picture, cell: tuple[int, int], features: Tensor) -> Picture:
+    """Draw a cross at a cell (x, y) of the grid of features (1, C, h, w)."""
+    height, width = image.shape[:2]
+    x, y = (cell[0] + 0.5) * width / features.shape[-1], (cell[1] + 0.5) * height / features.shape[-2]
+    marked, side = image.copy(), max(12, round(min(height, width) / 12))
+    for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+        cv2.drawMarker(marked, (round(x), round(y)), colour, cv2.MARKER_CROSS, side, thickness, cv2.LINE_AA)
+    return marked

@@ -1,0 +1,193 @@
+"""A whole run: from options to a backbone directory, with its model card and curves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+
+from dense._version import __version__
+from dense.backbone import Backbone
+from dense.backbone.weights.official import EXPORTS
+from dense.training.cli import TrainingCLI, quiet
+from dense.training.curves import plot_curves, read_metrics
+from dense.training.fit import begin, fit, stopped
+from pretrain.data import PretrainData
+from pretrain.health import TrainingFailed
+from pretrain.knn import KNNEvaluation
+from pretrain.module import DINO
+from pretrain.sharding import unsharded
+
+DESCRIPTION = (
+    "Pretrain a backbone with the objectives of DINO, iBOT, DINOv2 and DINOv3. "
+    "The same command again continues a run that was stopped."
+)
+
+
+class PretrainCLI(TrainingCLI):
+    """Options of a run beyond model, data and trainer: copies of checkpoints, and k-NN evaluation."""
+
+    output = "runs/pretrain"
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Add the options of checkpoints and k-NN."""
+        super().add_arguments_to_parser(parser)
+        add = parser.add_argument
+        add("--checkpoint.keep_every", type=int, default=0, help="steps between checkpoints that are kept; 0 for none")
+        add("--knn.train", type=str | None, default=None, help="labelled images of the k-NN bank; null for no k-NN")
+        add("--knn.val", type=str | None, default=None, help="labelled images that k-NN classifies")
+        add("--knn.every_steps", type=int, default=0, help="steps between evaluations; 0 evaluates at the end alone")
+        add("--knn.resize", type=int | None, default=256, help="shorter side; null for scenes as they are")
+        add("--knn.crop", type=int | None, default=224, help="side of the central crop")
+        add("--knn.scenes", type=tuple[int, int], default=(2000, 500), help="number of embedded scenes, train and val")
+        add("--knn.scene_size", type=int, default=96, help="side of embedded scenes")
+        add("--knn.k", type=int, default=20, help="neighbours")
+        parser.set_defaults({"trainer.log_every_n_steps": 1})
+
+
+class Run(NamedTuple):
+    """The arguments of `run`."""
+
+    model: DINO
+    data: PretrainData
+    trainer: pl.Trainer
+    folder: Path
+    checkpoint: dict[str, Any]
+    config: str
+
+
+def open_run(argv: Sequence[str], epilogue: str = "") -> Run:
+    """Return what the options of `dense pretrain` describe; the epilogue stands below the help."""
+    quiet()
+    cli = PretrainCLI(DINO, PretrainData, argv, prog="dense pretrain", description=DESCRIPTION, epilogue=epilogue)
+    config: Any = cli.config
+    knn = config.knn.as_dict()
+    if (knn["train"] is None) != (knn["val"] is None):
+        raise ValueError("k-NN needs both --knn.train and --knn.val")
+    if knn["train"] is not None:
+        cli.trainer.callbacks.append(KNNEvaluation(**knn))  # type: ignore[attr-defined]
+    model, data, settings = cli.model, cli.datamodule, cli.parser.dump(config)
+    return Run(model, data, cli.trainer, Path(config.output), config.checkpoint.as_dict(), settings)
+
+
+def run(
+    model: DINO, data: PretrainData, trainer: pl.Trainer, folder: Path, checkpoint: dict[str, Any], config: str = ""
+) -> int:
+    """Train, from the last checkpoint of `folder` if there is one; write logs, curves and the backbone there.
+
+    Return 0, or the exit status of a run that a signal stopped.
+    """
+    checkpoints = begin(trainer, folder, checkpoint, describe(model, data, trainer), config)
+    start = time.monotonic()
+    try:
+        fit(trainer, model, data, checkpoints)
+    except TrainingFailed:
+        if trainer.is_global_zero:
+            plot_run(folder)
+        raise
+    backbone = unsharded(model.backbone)
+    data.bad.gather()
+    if not trainer.is_global_zero:
+        return stopped(trainer, checkpoints)
+    plot_run(folder)
+    if bad := data.bad.report():
+        print(bad)
+    if status := stopped(trainer, checkpoints):
+        return status
+    finish(model, backbone, data, trainer, folder, time.monotonic() - start)
+    return 0
+
+
+def finish(
+    model: DINO, backbone: Backbone, data: PretrainData, trainer: pl.Trainer, folder: Path, seconds: float
+) -> None:
+    """Write the backbone with its model card and the facts of the run, and report where they are."""
+    facts = {
+        **data.describe(),
+        "objective": " + ".join(model.terms),
+        "optimiser steps": trainer.global_step,
+        **knn_facts(trainer),
+        "precision": str(trainer.precision),
+        "torch": torch.__version__,
+        "seconds of this session": round(seconds),
+        **({"failures named": [str(d) for d in model.diagnoses]} if model.diagnoses else {}),
+        "recipe": model.recipe.to_dict(),
+    }
+    save_backbone(backbone, folder / "backbone", facts)
+    (folder / "facts.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
+    print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
+
+
+def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the last k-NN accuracy, if there is one."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, KNNEvaluation) and callback.accuracies:
+            step, accuracy = list(callback.accuracies.items())[-1]
+            return {f"{callback.k}-NN accuracy": f"{accuracy:.4f} at step {step}"}
+    return {}
+
+
+def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:
+    """Return one line about the run."""
+    spec = model.student.backbone.spec
+    plan = model.plan(len(data.dataset), data.batch_size * trainer.world_size * trainer.accumulate_grad_batches)
+    epochs = model.recipe.optim.warmup_epochs
+    warmup = round(epochs * plan.steps_per_epoch)
+    warning = f", all of them warm-up (model.optim.warmup_epochs={epochs:g} is {warmup} steps; lower it)"
+    return (
+        f"{spec.name}, patch {spec.patch}, width {spec.dim}, depth {spec.depth}; {len(data.dataset)} images of "
+        f"{data.root}; batch {data.batch_size} x {trainer.world_size} x {trainer.accumulate_grad_batches}, "
+        f"{plan.steps} steps{warning if warmup >= plan.steps else ''}, {trainer.precision}"
+    )
+
+
+def save_backbone(backbone: Backbone, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write config.json, model.safetensors, the model card and, for families with one, the official layout."""
+    backbone.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(backbone, facts))
+    if backbone.spec.family in EXPORTS:
+        backbone.export_official(folder / "official.pth")
+
+
+def model_card(backbone: Backbone, facts: Mapping[str, Any]) -> str:
+    """Return the model card: the backbone, how to open it, the facts and the recipe of its run."""
+    spec = backbone.spec
+    numbers = "\n".join(f"- {k}: {v}" for k, v in facts.items() if not isinstance(v, Mapping))
+    recipe = json.dumps({k: v for k, v in facts.items() if isinstance(v, Mapping)}, indent=2, default=str)
+    return f"""---
+library_name: dino-dense
+tags: [dino-dense, self-supervised, image-feature-extraction]
+---
+# {spec.name}, pretrained by self-distillation
+
+The teacher's backbone of a run of dino-dense {__version__}: patch {spec.patch}, width {spec.dim}, depth {spec.depth}.
+
+```python
+import dense
+backbone = dense.load_backbone("PATH/TO/THIS/FOLDER", frozen=True)
+```
+
+## The run
+
+{numbers}
+
+```json
+{recipe}
+```
+"""
+
+
+def plot_run(folder: Path) -> None:
+    """Draw loss.png and health.png of a run from its metrics.csv, if there is one."""
+    metrics = folder / "metrics.csv"
+    if not metrics.is_file():
+        return
+    curves = read_metrics(metrics)
+    plot_curves(curves, ["loss", "lr", "knn"], folder / "loss.png", "loss")
+    health = [name for name in curves if name.startswith("health/")]
+    plot_curves(curves, health, folder / "health.png", "health")

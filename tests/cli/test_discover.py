@@ -1,0 +1,157 @@
+"""`dense discover`: files, folders and videos to masks, annotations and sheets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense.cli import main
+from dense.discover.writing import annotation
+from dense.media.inputs import SizedImage, batches, resize_for_backbone
+from dense.media.video import Video, VideoWriter
+from tests.evaluate.test_verb import BACKBONE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images of other sizes in a tree, and a damaged one."""
+    root = tmp_path / "pictures"
+    (root / "deep").mkdir(parents=True)
+    for path, size in ((root / "a.png", (40, 50)), (root / "deep" / "b.png", (61, 33))):
+        image = np.full((*size, 3), 30, np.uint8)
+        image[8:24, 10:28] = (220, 60, 30)
+        Image.fromarray(image).save(path)
+    (root / "c.jpg").write_bytes(b"")
+    return root
+
+
+def run(folder: Path, out: Path, *options: str) -> int:
+    """The verb on small images."""
+    return main(["discover", str(folder), *BACKBONE, "--size", "32", "--out", str(out), *options])
+
+
+@pytest.mark.parametrize(
+    "method", ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego"]
+)
+def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masks of the images' own sizes, annotations that agree with them, one sheet; the damaged image is named."""
+    out = tmp_path / "out"
+    assert (
+        run(
+            folder,
+            out,
+            "--method",
+            method,
+            "--maps",
+            *(["--count", "3"] if method in ("cocluster", "stego") else []),
+            *(["--steps", "20"] if method == "stego" else []),
+        )
+        == 0
+    )
+    assert "c.jpg is empty" in capsys.readouterr().err
+    saved = json.loads((out / "annotations.json").read_text())
+    assert [i["file_name"] for i in saved["images"]] == ["a.png", "deep/b.png"]
+    assert saved["info"]["method"] == method
+    assert (out / "sheet.png").is_file()
+    for image in saved["images"]:
+        stem = Path(image["file_name"]).with_suffix("")
+        index = np.array(Image.open(out / f"{stem}_mask.png"))
+        assert index.shape == (image["height"], image["width"])
+        covered = sum(a["area"] for a in saved["annotations"] if a["image_id"] == image["id"])
+        assert covered == (index.size if method in ("spectral", "kmeans", "cocluster", "stego") else (index > 0).sum())
+        assert (out / f"{stem}_overlay.png").is_file()
+
+
+def test_classes_are_kept_for_other_images(folder: Path, tmp_path: Path) -> None:
+    """What one run learnt another uses, and names the same."""
+    assert run(folder, tmp_path / "a", "--method", "cocluster", "--count", "3") == 0
+    file = tmp_path / "a" / "classes.safetensors"
+    assert run(folder / "a.png", tmp_path / "b", "--method", "cocluster", "--classes", str(file)) == 0
+    first, second = (np.array(Image.open(tmp_path / name / "a_mask.png")) for name in "ab")
+    assert np.array_equal(first, second)
+    assert run(folder, tmp_path / "c", "--method", "cocluster", "--classes", str(file), "--count", "3") == 1
+
+
+def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A point of the first image, seen in all; points outside are refused."""
+    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 0
+    assert Image.open(tmp_path / "out" / "deep" / "b_similarity.png").size == (33, 61)
+    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "60,10") == 1
+    assert "outside the image, which is 50 wide and 40 high" in capsys.readouterr().err
+    (folder / "a.png").write_bytes(b"")
+    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 1
+    assert "--point is in the first image, which cannot be read" in capsys.readouterr().err
+
+
+def test_predictions_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second run into a folder among the images finds what the first one found."""
+    for _ in range(2):
+        assert run(folder, folder / "out", "--method", "kmeans") == 0
+    assert len(json.loads((folder / "out" / "annotations.json").read_text())["images"]) == 2
+    with pytest.raises(SystemExit):
+        run(folder, folder)
+    assert "the folder for predictions; choose another --out" in capsys.readouterr().err
+
+
+def test_videos(tmp_path: Path) -> None:
+    """Come back as videos of the same length."""
+    path = tmp_path / "film.mp4"
+    writer = VideoWriter(path, 10.0)
+    for i in range(5):
+        frame = np.full((48, 64, 3), 40, np.uint8)
+        frame[10:30, 5 + 4 * i : 25 + 4 * i] = (200, 80, 40)
+        writer.add(frame)
+    writer.close()
+    assert run(path, tmp_path / "out", "--refine", "none", "--batch", "2") == 0
+    frames = list(Video(tmp_path / "out" / "film_discovered.mp4"))
+    assert len(frames) == 5
+    assert frames[0].shape == (48, 64, 3)
+    with pytest.raises(SystemExit):
+        run(path, tmp_path / "out", "--method", "similarity", "--point", "3,4")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "tokencu"], "Did you mean tokencut"),
+        (["--method", "lost", "--tau", "0.3"], "--tau is for tokencut"),
+        (["--method", "kmeans", "--steps", "5"], "--steps is for stego"),
+        (["--method", "similarity"], "needs --point X,Y"),
+        (["--method", "similarity", "--point", "3;4"], "expected X,Y"),
+        (["--method", "attention", "--what", "key"], "attention has none"),
+        (["--batch", "0"], "1 or more images"),
+    ],
+)
+def test_wrong_usage(
+    folder: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exits with 2 and says what was expected."""
+    with pytest.raises(SystemExit) as stopped:
+        run(folder, tmp_path / "out", *options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_run_lengths() -> None:
+    """COCO's order is down the columns, and starts with what is not in the mask."""
+    mask = np.zeros((3, 4), bool)
+    mask[1:, 1] = mask[0, 2] = True
+    found: dict[str, Any] = annotation(mask)
+    assert found["segmentation"] == {"size": [3, 4], "counts": [4, 3, 5]}
+    assert found["bbox"] == [1, 0, 2, 3]
+    assert annotation(np.ones((2, 2), bool))["segmentation"]["counts"] == [0, 4]
+
+
+def test_images_meet_the_backbone_in_whole_patches() -> None:
+    """Batches hold what follows each other at one size."""
+    sizes = [(40, 50), (80, 100), (40, 41), (40, 50)]
+    seen = [resize_for_backbone(np.zeros((*size, 3), np.uint8), Path(str(i)), 32, 8) for i, size in enumerate(sizes)]
+    assert [one.resized.shape[:2] for one in seen] == [(32, 40), (32, 40), (32, 32), (32, 40)]
+    assert [len(batch) for batch in batches(seen, 4)] == [2, 1, 1]
+    assert resize_for_backbone(np.zeros((5, 5, 3), np.uint8), Path("x"), 0, 8).resized.shape[:2] == (8, 8)
+    assert isinstance(seen[0], SizedImage)

@@ -1,0 +1,308 @@
+"""Manners of the command line that every verb has: examples, quiet, one-line errors, Ctrl-C, progress, completion."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense import console
+from dense.cli import VERBS, discover_options, evaluate, main
+from dense.cli.parser import Parser
+from dense.console import progress, voice
+from dense.discover.attention import Mode
+from dense.discover.methods import FITTED_METHODS, METHODS
+from dense.discover.refine import Refinement
+from dense.discover.track import PROTOCOLS, DecisionSize, Shape, Tracking
+from dense.evaluate import dense as dense_protocols
+from dense.evaluate.classification.features import READOUTS
+from dense.evaluate.classification.finetune import FineTuneRecipe
+from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE
+from dense.metrics import CROPS
+from dense.predict.predictor import torch_precision
+from dense.suggest import UnknownOption
+from dense.training.checkpoints import Checkpoints
+from dense.training.cli import of_union
+from tests.pretrain.runs import command, run, write_config
+from tests.runs import assert_same, call, environment
+
+TINY = ["--set", "embed_dim=32", "--set", "depth=2", "--set", "num_heads=4"]
+
+
+# ---- examples
+
+
+def parsers() -> dict[str, Parser]:
+    """The parser of each verb and measure."""
+    found = {verb: import_module(module).parser() for verb, (module, _) in VERBS.items() if verb != "evaluate"}
+    return found | {f"evaluate {name}": parser for name, parser in evaluate.parsers().items()}
+
+
+PARSERS = parsers()
+
+
+@pytest.mark.parametrize("verb", PARSERS)
+def test_every_help_ends_with_examples(verb: str) -> None:
+    """The examples of the verb and the options of every verb."""
+    shown = call([*verb.split(), "--help"]).stdout
+    assert PARSERS[verb].examples
+    for line, words in PARSERS[verb].examples:
+        assert f"  {line}\n" in shown
+        assert words in shown
+    assert "--debug" in shown
+    assert "--quiet" in shown
+
+
+def test_help_and_wrong_options_import_nothing_heavy() -> None:
+    """Only the standard library and this project's light modules, so that they answer in a fraction of a second."""
+    code = "import sys, io, contextlib\nfrom dense.cli import main\n"
+    code += f"for verb in {[*PARSERS, 'evaluate']}:\n"
+    code += "  for wrong, status in (('-h', 0), ('--no-such-option', 2)):\n"
+    code += "    assert main([*verb.split(), wrong]) == status, (verb, wrong)\n"
+    code += "assert main(['train', '--config', 'depth/no_such_recipe']) == 1\n"
+    code += "assert not {'torch', 'numpy', 'jsonargparse', 'yaml', 'cv2'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert call(["evaluate", "dept", "--help"]).returncode == 2
+
+
+def test_choices_of_parsers_are_those_of_the_code() -> None:
+    """Parsers repeat the names instead of importing them."""
+    assert set(evaluate.PROTOCOLS) == set(dense_protocols.PROTOCOLS)
+    assert set(evaluate.CROPS) == set(CROPS)
+    assert evaluate.READOUTS == READOUTS
+    recipe = asdict(FineTuneRecipe())
+    assert {name: recipe[name] for name in evaluate.FINETUNING} == evaluate.FINETUNING
+    k = PARSERS["evaluate knn"].parse_args(["--backbone", "x", "--train", "a", "--val", "b"])
+    assert (tuple(k.k), k.temperature) == (NEIGHBOURS, TEMPERATURE)
+    assert (*METHODS, *FITTED_METHODS) == discover_options.METHODS
+    assert set(discover_options.ATTENTION_MODES) == set(get_args(Mode))
+    assert set(discover_options.SHAPES) == set(get_args(Shape))
+    assert set(discover_options.DECISIONS) == set(get_args(DecisionSize))
+    assert set(discover_options.PROTOCOLS) == set(PROTOCOLS)
+    assert set(discover_options.REFINEMENTS) == set(get_args(Refinement))
+    assert set(discover_options.SETTINGS_OF_TRACKING) == {field.name for field in fields(Tracking)}
+    assert set(torch_precision) == {"fp32", "bf16", "fp16"}
+
+
+def test_verbs_that_do_not_train_need_no_lightning(tmp_path: Path) -> None:
+    """Lightning takes as long to import as everything else that a prediction needs."""
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    argv = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
+    code = f"import sys; from dense.cli import main; assert main({argv}) == 0; import dense.predict\n"
+    code += "import dense.evaluate.model, dense.discover, dense.published, dense.export, dense.curate\n"
+    code += "assert 'lightning' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+LINES = [line for parser in PARSERS.values() for line, _ in parser.examples]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("dense ")])
+def test_examples_name_what_exists(line: str) -> None:
+    """Recipes parse as they are; other options are among those that the help lists."""
+    _, verb, *rest = shlex.split(line.partition(" > ")[0])
+    if verb in ("pretrain", "train"):
+        done = call([verb, *rest, "--print_config"])
+        assert done.returncode == 0, done.stderr
+        return
+    verb = f"{verb} {rest[0]}" if verb == "evaluate" else verb
+    known = re.findall(r"--[\w-]+", call([*verb.split(), "--help"]).stdout.partition("examples:")[0])
+    assert {word for word in rest if word.startswith("--")} <= set(known)
+
+
+# ---- errors
+
+
+def test_errors_are_one_line_and_debug_shows_where_they_came_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that nobody thought of."""
+
+    def wrong(argv: list[str]) -> int:
+        raise KeyError("blocks.0.attn\nand more")
+
+    monkeypatch.setattr("dense.cli.convert.main", wrong)
+    assert main(["convert"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "KeyError" in told
+    assert "--debug" in told
+    for place in (["--debug", "convert"], ["convert", "x", "--debug"]):
+        with pytest.raises(KeyError):
+            main(place)
+
+
+def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
+    """Lines that belong together stay so; what leaving it out would need is not told."""
+    message = (
+        "Does not validate against any of the Union subtypes\nErrors:\n  - steps=-5: expected\n    at least 1\n"
+        "  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>"
+    )
+    assert of_union(message) == "steps=-5: expected at least 1"
+    assert of_union("steps=-5") == "steps=-5"
+
+
+def test_wrong_usage_is_told_from_a_mistake_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown keyword argument has status 2 and its message; any other TypeError has status 1 and a hint."""
+
+    def raises(error: Exception) -> tuple[int, str]:
+        def wrong(argv: list[str]) -> int:
+            raise error
+
+        monkeypatch.setattr("dense.cli.convert.main", wrong)
+        return main(["convert"]), capsys.readouterr().err
+
+    assert raises(UnknownOption("dpt takes no 'x'")) == (2, "dense convert: error: dpt takes no 'x'\n")
+    status, told = raises(TypeError("unsupported operand"))
+    assert status == 1
+    assert "TypeError: unsupported operand (--debug" in told
+
+
+def test_misspelt_common_options_are_named() -> None:
+    """As others are."""
+    done = call(["convert", "a", "b", "--deubg"])
+    assert done.returncode == 2
+    assert "Did you mean --debug" in done.stderr
+
+
+# ---- quiet
+
+
+def test_quiet_leaves_results(tmp_path: Path) -> None:
+    """No notices, wherever --quiet stands."""
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    features = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
+    assert "1 images written" in call(["--quiet", *features]).stdout
+    config = write_config(tmp_path, **{"model.steps": 2})
+    loud, quiet = run(config, tmp_path / "loud"), run(config, tmp_path / "quiet", "--quiet")
+    assert "starting" in loud.stdout
+    assert "img/s" in loud.stdout
+    assert quiet.stdout.startswith("wrote")
+    assert quiet.stderr == ""
+
+
+def test_progress_is_for_verbs_that_may_speak(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing from Python or with quiet; lines with the time left in a log; a bar on a terminal."""
+    monkeypatch.setattr(console, "EVERY", 0)
+    assert list(progress(range(3), "images")) == [0, 1, 2]
+    with voice(quiet=True):
+        assert list(progress(range(3), "images")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+    with voice(quiet=False):
+        assert list(progress(iter("ab"), "images", 2)) == ["a", "b"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "images: 1 of 2, 0:00:00 left"
+    assert "\x1b" not in err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with voice(quiet=False):
+        list(progress(range(3), "images"))
+    assert "3/3" in capsys.readouterr().err
+
+
+# ---- Ctrl-C
+
+
+def test_interrupts_end_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """And say how to go on."""
+
+    def stop(argv: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dense.cli.convert.main", stop)
+    assert main(["convert"]) == 130
+    assert "interrupted; the same command starts it again" in capsys.readouterr().err
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first waits for the step."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints._on_signal(signal.SIGINT, None)
+    assert checkpoints.stopped_by == signal.SIGINT
+    assert "saving" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints._on_signal(signal.SIGINT, None)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
+    """Sent to the whole group, as a terminal does, workers included; the end is that of a run which was not stopped."""
+    config = write_config(tmp_path, **{"checkpoint.every_steps": 0, "data.workers": 1})
+    output = tmp_path / "run"
+    process = subprocess.Popen(
+        command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=environment(), start_new_session=True,
+    )  # fmt: skip
+    metrics = output / "metrics.csv"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 1) and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "stopped by Ctrl-C at step" in errors
+    assert f"continues from {output / 'checkpoints/last.ckpt'}" in errors
+    assert run(config, output).returncode == 0
+    assert run(config, tmp_path / "whole").returncode == 0
+    assert_same(output, tmp_path / "whole")
+
+
+# ---- completion
+
+
+CASES = [
+    ("dense tr", {"train", "track"}),
+    ("dense evaluate vi", {"video"}),
+    ("dense train --data.ro", {"--data.root"}),
+    ("dense train --config depth/sc", {"depth/scenes_dpt", "depth/scenes_linear", "depth/scenes_relative"}),
+    ("dense evaluate knn --rea", {"--readout"}),
+    ("dense evaluate knn --readout class", {"class", "class_average"}),
+    ("dense convert a b --branch t", {"teacher"}),
+    ("dense completion b", {"bash"}),
+]
+
+
+@pytest.mark.parametrize(("typed", "expected"), CASES)
+def test_completion_answers(typed: str, expected: set[str], tmp_path: Path) -> None:
+    """As a shell asks, in a process of its own that imports nothing heavy."""
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "COMP_TYPE": "9"}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out"), "_ARGCOMPLETE_IFS": "\n"}
+    code = "import sys; import dense.cli.completion as c; from dense.cli import process\n"
+    code += "import os; leave = os._exit\n"
+    code += "os._exit = lambda status: leave(9 if 'torch' in sys.modules else status)\nprocess()"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {word.strip() for word in (tmp_path / "out").read_text().split("\n")} == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_verb_prints_a_script(shell: str) -> None:
+    """A script that asks `dense` itself."""
+    assert "_ARGCOMPLETE" in call(["completion", shell]).stdout
+    assert "Did you mean fish" in call(["completion", "fihs"]).stderr
+
+
+def test_bash_reads_the_script() -> None:
+    """The script runs in bash and registers the command."""
+    script = call(["completion", "bash"]).stdout + "\ncomplete -p dense"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert "dense" in done.stdout
+    assert done.stderr == ""

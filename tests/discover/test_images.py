@@ -1,0 +1,228 @@
+"""Backbones of every family, refinement, PCA and similarity."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import dense
+from dense.backbone import Backbone, load_backbone
+from dense.discover import (
+    LOST,
+    PCA,
+    Attention,
+    Objects,
+    Regions,
+    Source,
+    TokenCut,
+    default_source,
+    discover,
+    feature_at,
+    guided_filter,
+    on_grid,
+    refine,
+    similarity,
+)
+from dense.discover.methods import source_of
+from dense.discover.refine import box_mean, grab_cut
+from dense.discover.source import centred
+from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
+from tests.discover.features import blobs
+
+
+def images_of_size(batch: int = 2, height: int = 50, width: int = 75) -> torch.Tensor:
+    """Normalised, of no whole number of patches."""
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
+    """Masks at the images' size, boxes, scores; registers and class token are no patches; a batch is one by one."""
+    images = images_of_size()
+    patch = token_backbone.spec.patch
+    grid = (round(50 / patch), round(75 / patch))
+    assert default_source(token_backbone.spec)(token_backbone, images).shape == (2, 32, *grid)
+    found = dense.discover.tokencut(token_backbone, images)
+    assert found.masks.shape == (2, 1, 50, 75)
+    assert found.boxes.shape == (2, 1, 4)
+    assert found.maps.shape == (2, 1, *grid)
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    rows = Attention().rows(token_backbone, images)
+    assert rows.shape == (2, 4, *grid)
+    torch.testing.assert_close(rows.sum((-2, -1)), torch.ones(2, 4))
+    assert dense.discover.attention(token_backbone, images, mode="heads").masks.shape == (2, 4, 50, 75)
+    assert dense.discover.lost(token_backbone, images).masks.shape == (2, 1, 50, 75)
+    assert dense.discover.maskcut(token_backbone, images, count=2).masks.shape == (2, 2, 50, 75)
+    assert dense.discover.kmeans(token_backbone, images, count=3).labels.shape == (2, 50, 75)
+    assert dense.discover.spectral(token_backbone, images, count=3).labels.shape == (2, 50, 75)
+    alone = dense.discover.tokencut(token_backbone, images[1:])
+    torch.testing.assert_close(alone.maps[0].abs(), found.maps[1].abs(), atol=2e-4, rtol=1e-3)
+
+
+def test_attention_is_that_of_the_backbone(token_backbone: Backbone) -> None:  # noqa: F811
+    """Renormalised over patches, for the stretched image."""
+    images = torch.randn(1, 3, 56, 112, generator=torch.Generator().manual_seed(0))
+    if token_backbone.spec.patch == 16:
+        images = images[..., :48, :112]
+    rows = token_backbone.attention(images)
+    torch.testing.assert_close(Attention().rows(token_backbone, images), rows / rows.sum((-2, -1), keepdim=True))
+
+
+def test_sources() -> None:
+    """Keys for DINO, centred tokens elsewhere; options replace the default; centring and norms do what they say."""
+    vit, own = tiny("dino_vits16"), tiny("dinov2_vits14_reg")
+    assert default_source(vit.spec) == Source("key")
+    assert default_source(own.spec) == Source("token", norm=True, centre=True)
+    assert source_of(own.spec, "tokencut", what="key", layer=2) == Source("key", layer=2, centre=True)
+    assert source_of(own.spec, "tokencut", centre=False).centre is False
+    assert default_source(own.spec, across=True) == Source("token", norm=True, centre=False)
+    features = Source("token", centre=True)(own, images_of_size())
+    torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        Source("token", norm=True)(own, torch.zeros(1, 3, 28, 28)),
+        own(torch.zeros(1, 3, 28, 28), layers="last", norm=True).maps[0],
+    )
+    noise = torch.full((1, 4, 3, 3), 0.1) + 1e-8 * torch.randn(1, 4, 3, 3)
+    assert (centred(noise) == 0).all()
+    with pytest.raises(ValueError, match="expected one of key, query"):
+        Source("keys")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="norm=True is for tokens"):
+        Source("key", norm=True)
+
+
+def test_convolutional_backbones() -> None:
+    """Have tokens, and say that they have no attention."""
+    backbone = load_backbone("resnet10t")
+    images = torch.randn(1, 3, 96, 64)
+    assert discover(backbone, images, TokenCut()).resized((96, 64)).labels.shape == (1, 96, 64)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="no attention"):
+        discover(backbone, images, Attention())
+
+
+def test_a_small_image() -> None:
+    """One patch holds no object, and one smaller than a patch is stretched to it."""
+    backbone = tiny("dino_vits16")
+    for size in ((16, 16), (16, 64), (9, 12)):
+        found = dense.discover.tokencut(backbone, torch.randn(1, 3, *size))
+        assert found.masks.shape[-2:] == size
+        assert found.scores.isfinite().all()
+
+
+def test_box_means() -> None:
+    """Against a direct sum, with squares cut at the borders."""
+    values = torch.rand(2, 3, 7, 9, dtype=torch.float64)
+    found = box_mean(values, 2)
+    for y, x in ((0, 0), (3, 4), (6, 8)):
+        part = values[..., max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        torch.testing.assert_close(found[..., y, x], part.mean((-2, -1)))
+    torch.testing.assert_close(box_mean(values, 50), values.mean((-2, -1), keepdim=True).expand_as(values))
+
+
+def test_guided_filter() -> None:
+    """A linear function of colour stays; a constant stays; masks snap to the image's edge."""
+    guide = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    linear = guide[:, :1] * 2 - guide[:, 2:] + 0.5
+    torch.testing.assert_close(guided_filter(guide, linear, 4, 1e-9), linear, atol=1e-4, rtol=0)
+    flat = torch.full((1, 2, 20, 24), 0.7)
+    torch.testing.assert_close(guided_filter(guide, flat, 3), flat)
+    with pytest.raises(ValueError, match="differ in number or size"):
+        guided_filter(guide, flat[..., :-1], 3)
+
+
+@pytest.mark.parametrize("how", ["guided", "grabcut", "none"])
+def test_refined_masks_meet_the_edge(how: str) -> None:
+    """A disc that cells can only show in steps."""
+    y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    disc = (y - 50) ** 2 + (x - 44) ** 2 < 27**2
+    noise = torch.randint(0, 40, (96, 96, 3), generator=torch.Generator().manual_seed(0))
+    image = torch.where(disc[..., None], torch.tensor([200, 60, 40]), torch.tensor([40, 120, 180])) + noise
+    pixels = image.clamp(0, 255).to(torch.uint8).permute(2, 0, 1)[None]
+    cells = torch.nn.functional.avg_pool2d(disc[None, None].float(), 12)
+    coarse = Objects(cells > 0.5, torch.ones(1, 1), cells)
+    fine = refine(coarse, pixels, how)  # type: ignore[arg-type]
+    assert isinstance(fine, Objects)
+    iou = {
+        k: float((m & disc).sum() / (m | disc).sum())
+        for k, m in (("fine", fine.masks[0, 0]), ("coarse", coarse.resized((96, 96)).masks[0, 0]))
+    }
+    assert iou["fine"] == iou["coarse"] if how == "none" else iou["fine"] > max(0.97, iou["coarse"])
+    empty = Objects(torch.zeros_like(coarse.masks), torch.zeros(1, 1), cells)
+    assert not refine(empty, pixels, how).masks.any()  # type: ignore[arg-type, union-attr]
+    if how != "grabcut":
+        regions = refine(Regions((cells > 0.5)[:, 0].byte(), 2), pixels, how)  # type: ignore[arg-type]
+        assert isinstance(regions, Regions)
+        assert (regions.labels[0].bool() == fine.masks[0, 0]).float().mean() > 0.98
+    else:
+        with pytest.raises(ValueError, match="guided for regions"):
+            refine(Regions((cells > 0.5)[:, 0].byte(), 2), pixels, "grabcut")
+
+
+@pytest.mark.parametrize("how", ["guided", "grabcut"])
+def test_small_objects_are_not_refined_away(how: str) -> None:
+    """One patch on a plain ground keeps its mask: a score above 0 has a box."""
+    cells = torch.zeros(1, 2, 7, 9)
+    cells[0, 0, 3, 4] = 1
+    pixels = torch.full((1, 3, 56, 72), 128, dtype=torch.uint8)
+    fine = refine(Objects(cells > 0, torch.tensor([[0.9, 0.0]]), cells), pixels, how)  # type: ignore[arg-type]
+    assert isinstance(fine, Objects)
+    assert fine.boxes.tolist() == [[[32, 24, 40, 32], [0, 0, 0, 0]]]
+
+
+def test_grabcut_of_one_colour() -> None:
+    """Has nothing to go by: the mask stays."""
+    image = torch.zeros(20, 20, 3, dtype=torch.uint8).numpy()
+    mask = torch.zeros(20, 20, dtype=torch.bool).numpy()
+    assert not grab_cut(image, mask, 2).any()
+    mask[5:15, 5:15] = True
+    assert grab_cut(image, mask, 2).any()
+
+
+def test_resized_masks_are_not_refined() -> None:
+    """Refinement starts from the grid."""
+    found = LOST()(blobs((6, 6), [(1, 4, 1, 4)])[0]).resized((24, 24))
+    with pytest.raises(ValueError, match="resized already"):
+        refine(found, torch.zeros(1, 3, 24, 24, dtype=torch.uint8))
+
+
+def test_pca() -> None:
+    """Three kinds of patches, three colours; the object alone with foreground; same colours for the same thing in a set."""
+    features, numbers = blobs((12, 14), [(3, 9, 3, 7), (3, 9, 8, 12)], noise=0.01)
+    pca = PCA.fit([features])
+    colours = pca(features)
+    assert colours.shape == (1, 3, 12, 14)
+    means = torch.stack([colours[0][:, numbers == n].mean(-1) for n in range(3)])
+    assert torch.pdist(means).min() > 0.3
+    cut = PCA.fit([features], foreground=True)
+    inside = cut.inside(features)[0, 0]
+    assert torch.equal(inside, numbers > 0)
+    assert (cut(features)[0][:, numbers == 0] == 0).all()
+    assert pca(features, "hsv", size=(120, 140), smooth=True).shape == (1, 3, 120, 140)
+    torch.testing.assert_close(pca(features, size=(24, 28))[..., ::2, ::2], colours)
+    other = torch.cat([features, features.flip(-1)], dim=-1)
+    shared = PCA.fit([features, other])
+    torch.testing.assert_close(shared(other)[..., :14], shared(features))
+    flat = PCA.fit([torch.ones(1, 8, 3, 3)])(torch.ones(1, 8, 3, 3))
+    assert flat.isfinite().all()
+    assert PCA.fit([torch.randn(1, 2, 3, 3)])(torch.randn(1, 2, 3, 3)).shape == (1, 3, 3, 3)
+    assert PCA.fit([torch.ones(1, 5, 1, 1)], foreground=True)(torch.ones(1, 5, 1, 1)).isfinite().all()
+    with pytest.raises(ValueError, match="expected one of rgb, hsv"):
+        pca(features, "cmyk")  # type: ignore[arg-type]
+
+
+def test_similarity() -> None:
+    """A click on an object shows that object, in every image; x before y."""
+    features, numbers = blobs((10, 15), [(2, 6, 9, 14)], noise=0.01)
+    query = feature_at(features[0], (115.0, 39.0), (100, 150))  # row 3, column 11
+    heat = similarity(torch.cat([features, features.flip(-1)]), query)
+    assert torch.equal(heat[0] > 0.5, numbers == 1)
+    assert torch.equal(heat[1].flip(-1) > 0.5, numbers == 1)
+    assert similarity(features, torch.stack([query, query])).shape == (1, 2, 10, 15)
+    with pytest.raises(ValueError, match="outside the image, which is 150 wide and 100 high"):
+        feature_at(features[0], (39.0, 115.0), (100, 150))
+
+
+def test_predictions_on_the_grid_take_no_gradients() -> None:
+    """Discovery records none."""
+    backbone = tiny("dino_vits16")
+    found = on_grid(backbone, torch.randn(1, 3, 32, 32), TokenCut())
+    assert isinstance(found, Objects)
+    assert not found.maps.requires_grad

@@ -397,6 +397,8 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     data = DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
     assert len(data.train) + len(data.val) == 6
     assert data.facts.degradations == ("noise", "noise_unseen")
+    with pytest.warns(FutureWarning, match="layout 'pictures' is now called 'images'"):
+        assert DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4).layout == "images"
     with pytest.raises(ValueError, match="haze needs metric depth"):
         DenseData(str(tmp_path), layout="images", degrade=Degrade(), val_ratio=0.4)
     with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):

@@ -202,7 +202,7 @@ def test_exported(guidance: str, tmp_path: Path) -> None:
         expected = network(network.backbone.normalise(pixels))
     assert (expected - pixels / 255).std() > 1e-3  # the shortcut alone would prove nothing
     assert np.abs(target - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
-    with pytest.raises(ValueError, match="one file a size"):
+    with pytest.raises(ValueError, match="one file per size"):
         export(model(guidance), tmp_path / "model.onnx", (40, 56), dynamic=True)
 
 

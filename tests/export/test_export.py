@@ -175,7 +175,7 @@ def backbone(name: str, **options: Any) -> Backbone:
 @pytest.mark.parametrize(
     ("name", "settings", "size", "options", "message"),
     [
-        ("dinov2_vits14", {}, (56, 56), {"dynamic": True}, "one file a size, or use a backbone with rotary"),
+        ("dinov2_vits14", {}, (56, 56), {"dynamic": True}, "one file per size, or use a backbone with rotary"),
         ("dinov3_vits16", {}, (50, 66), {"dynamic": True}, r"multiple of 16, at least 32; use \(48, 64\)"),
         ("dinov3_vits16", {}, (16, 64), {"dynamic": True}, r"use \(32, 64\)"),
         ("dinov2_vits14", {"padding": "resize"}, (50, 66), {}, r"antialiased bicubic.*\(56, 70\)"),

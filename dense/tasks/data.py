@@ -291,9 +291,7 @@ class DenseData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of other images or settings and name what differs."""
-        saved = dict(state_dict["settings"])
-        saved["layout"] = current_layout(saved["layout"])
-        refuse_another({"data": self._settings()}, {"data": saved})
+        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
 
     def _settings(self) -> dict[str, Any]:
         trainer: Any = self.trainer

@@ -37,8 +37,8 @@ FEW = {
 STAND_INS = {"NAME": "dino_vits16", "FILE": "FILE.pth"}
 NEEDED = ("VOCdevkit/VOC2012", "NYU", "ADE", "DAVIS", "...", "dinov2_vits14_nyu_dpt_head.pth")  # files of others
 RAN = {  # commands of a page that run here
-    "README": 3, "start": 4, "weights": 4, "heads": 16, "published": 2, "restoration": 4, "pretraining": 6,
-    "scale": 3, "discovery": 3, "evaluation": 1, "export": 1, "results": 6,
+    "README": 3, "start": 5, "weights": 4, "heads": 17, "published": 2, "restoration": 4, "pretraining": 6,
+    "scale": 3, "discovery": 4, "evaluation": 1, "export": 1, "results": 6,
 }  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         scene = render(0, number, (48, 64))
         for folder in ("IMAGES", "FOLDER", "labelled/images") if number < 8 else ("labelled/images",):
             Image.fromarray(scene.image).save(f"{folder}/{number}.png")
-        Image.fromarray((number + scene.semantic % 2).clip(0, 1).astype(np.uint8)).save(f"labelled/masks/{number}.png")
+        Image.fromarray((scene.semantic % 2).astype(np.uint8)).save(f"labelled/masks/{number}.png")
         Image.fromarray((scene.depth.clip(0, 60) * 1000).astype(np.uint16)).save(f"labelled/depth/{number}.png")
     Path("labelled/classes.yaml").write_text("[sky, ground]")
     Path("labelled/depth.yaml").write_text("{kind: metric, scale: 1000}")

@@ -1,8 +1,8 @@
 """Packed crops against crops one size at a time, and batch-subset stochastic depth against drop path per sample.
 
-Forward and backward of a ViT-S/16's image features on 2x224 + 8x96, in fp32. "one size at a time" runs the same code on one size
-after the other; "by sample" runs timm's blocks with timm's DropPath. Numbers are medians of paired steps, alternating;
-the outputs of both are compared first.
+Forward and backward of a ViT-S/16's image features on 2x224 + 8x96, in fp32. "one size at a time" runs the same
+code on one size after the other; "by sample" runs timm's blocks with timm's DropPath. Numbers are medians of paired
+steps, alternating; the outputs of both are compared first.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class DenseProtocol:
     edges: Edges = "inward"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    over: Literal["picture", "window"] = "picture"
+    over: Literal["image", "window"] = "image"
     crop: str = "none"
     cap: tuple[float, float] = (1e-3, 80.0)
     alignment: Literal["none", "median", "lsq"] = "none"
@@ -58,7 +58,7 @@ class DenseProtocol:
             run = augmented(run, self.scales, self.flip)
         if self.window is not None:
             run = slid(run, self.window, self.stride or self.window, self.edges)
-        return augmented(run, self.scales, self.flip) if self.over == "picture" else run
+        return augmented(run, self.scales, self.flip) if self.over == "image" else run
 
 
 PROTOCOLS: dict[str, DenseProtocol] = {
@@ -98,7 +98,7 @@ def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DensePro
         metric.to(device)
     network = protocol.around(model.maps)
     transform = EvalTransform(protocol.resize)
-    for index in progress(range(len(source)), "pictures"):
+    for index in progress(range(len(source)), "images"):
         sample = transform(source.read(index))
         maps = network(model.backbone.normalise(sample.image[None].to(device)))
         if sample.depth is not None and "depth" in measured:

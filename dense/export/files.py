@@ -1,4 +1,4 @@
-"""The two kinds of file: how each is written, and how it runs."""
+"""ONNX and torch.export files: writing them, running them, and comparing them with the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from dense.export.network import Maps, Network, example
+from dense.export.network import ExportNetwork, Maps, example
 from heads.features import Size
 
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -23,7 +23,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require_packages() -> None:
-    """One clear error where ONNX cannot be written or checked."""
+    """Raise where a package that writes or runs ONNX is missing."""
     missing = [p for p in PACKAGES if importlib.util.find_spec(p) is None]
     if missing:
         raise RuntimeError(f"ONNX needs {', '.join(missing)}: pip install 'dino-dense[export]', or write a .pt2 file")
@@ -32,7 +32,7 @@ def require_packages() -> None:
 def write_onnx(
     program: ExportedProgram, path: Path, names: list[str], axes: list[int], facts: dict[str, Any], opset: int | None
 ) -> None:
-    """One file, or beyond 2 GB the weights beside it; every fact becomes an entry of its metadata."""
+    """Write an ONNX file, with weights beyond 2 GB beside it; every fact becomes an entry of its metadata."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     shapes = ({n: AXES[n] for n in axes},)
@@ -51,7 +51,7 @@ def write_onnx(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the converter's remarks about its own work."""
+    """Hide the messages and warnings of the converter."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -66,7 +66,7 @@ def quiet() -> Iterator[None]:
 
 
 def onnx_runner(path: Path) -> Callable[[Tensor], Maps]:
-    """The file in onnxruntime."""
+    """Return a function that runs the file in onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,12 +82,12 @@ def onnx_runner(path: Path) -> Callable[[Tensor], Maps]:
 
 
 def write_pt2(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> None:
-    """The program, and the facts as metadata.json in it."""
+    """Write a torch.export file that contains the facts as metadata.json."""
     torch.export.save(program, path, extra_files={"metadata.json": json.dumps(facts, indent=2)})
 
 
 def pt2_runner(path: Path) -> Callable[[Tensor], Maps]:
-    """The file in torch."""
+    """Return a function that runs the file in torch."""
     return torch.export.load(path).module()
 
 
@@ -96,9 +96,9 @@ TOLERANCE = 1e-4  # of the largest absolute value of an output
 
 @torch.no_grad()
 def compare(
-    network: Network, run: Callable[[Tensor], Maps], sizes: Sequence[tuple[int, Size]], path: Path
+    network: ExportNetwork, run: Callable[[Tensor], Maps], sizes: Sequence[tuple[int, Size]], path: Path
 ) -> dict[str, float]:
-    """The largest difference of each output, relative to its scale; too large a one raises."""
+    """Return the largest difference of each output, relative to its largest value; raise beyond TOLERANCE."""
     found: dict[str, float] = {}
     for batch, size in sizes:
         images = example(network, batch, size)
@@ -114,7 +114,7 @@ def compare(
                 )
             scale = expected.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
             difference = float((predictions[name] - expected).abs().max() / scale)
-            if not difference <= TOLERANCE:  # also not a number
+            if not difference <= TOLERANCE:  # NaN fails too
                 raise RuntimeError(
                     f"{where} its {name} differs from the model's by {difference:.1e} of the largest value, more than "
                     f"{TOLERANCE:.0e}; do not use it, and try another --opset or a .pt2 file"

@@ -1,4 +1,4 @@
-"""What an exported file computes, and for which sizes."""
+"""The network in an exported file, and the sizes that it supports."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from heads.features import Norm, Size
 Maps = dict[str, Tensor]
 
 
-class Network(nn.Module):
-    """Images (B, 3, H, W) to named maps.
+class ExportNetwork(nn.Module):
+    """Map images (B, 3, H, W) to tensors by name.
 
-    model: a trained one, whose outputs are the maps; or a backbone, which gives `map_N` (B, C, h, w) and, where it has
-    such tokens, `prefix_N` (B, P, C) of each layer. raw: the images are 0 to 255 and normalised here; else they come
-    normalised.
+    model: a trained model, with its outputs; or a backbone, with `map_N` (B, C, h, w) and, where it has prefix tokens,
+    `prefix_N` (B, P, C) for each layer. raw: images have values from 0 to 255; else they are normalised.
     """
 
     scale: Tensor
@@ -46,23 +45,21 @@ class Network(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """The model's, or the model itself."""
+        """The backbone of the model, or the model itself."""
         return self.model.backbone if isinstance(self.model, DenseModel) else self.model
 
     def forward(self, images: Tensor) -> Maps:
-        """Maps by name."""
         if self.raw:
             images = images * self.scale + self.shift
         if isinstance(self.model, DenseModel):
-            maps = self.model(images)
-            return maps if isinstance(maps, dict) else {next(iter(self.model.outputs)): maps}
+            return self.model.maps(images)
         features = self.model(images, layers=self.layers, norm=self.norm)
         maps = {f"map_{n}": m for n, m in zip(features.layers, features.maps, strict=True)}
         prefix = {f"prefix_{n}": p for n, p in zip(features.layers, features.prefix, strict=True)}
         return maps | {n: p for n, p in prefix.items() if p.shape[1] > 0}
 
-    def at(self, size: Size) -> Network:
-        """The same network with its position table read for images of `size`, once and for all; weights are shared."""
+    def at(self, size: Size) -> ExportNetwork:
+        """Return the network with its position table interpolated for images of `size`; other weights are shared."""
         if not has_table(self.backbone):
             return self
         if isinstance(self.model, DenseModel):
@@ -79,26 +76,26 @@ class Network(nn.Module):
         return baked
 
 
-def example(network: Network, batch: int, size: Size) -> Tensor:
-    """Random ones, of the range that the network takes."""
+def example(network: ExportNetwork, batch: int, size: Size) -> Tensor:
+    """Return random images in the range that the network expects."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(batch, 3, *size, generator=generator) * 255
     return noise if network.raw else noise * network.scale + network.shift
 
 
 def has_table(backbone: Backbone) -> bool:
-    """Whether positions are a table learned on one grid."""
+    """Return whether positions are a table that was learned on one grid."""
     return backbone.spec.positions not in ("rope", "none")
 
 
 def padded_size(backbone: Backbone, size: Size) -> Size:
-    """What the backbone sees of images of `size`."""
+    """Return the size to which the backbone pads images of `size`."""
     height, width = backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="meta"))[0].shape[-2:]
     return height, width
 
 
 def check_size(backbone: Backbone, size: Size, dynamic: bool) -> None:
-    """Refuse what no file can do, and say what to do instead."""
+    """Raise for a size that a file cannot support, with an alternative."""
     spec = backbone.spec
     fits = all(n % spec.patch == 0 for n in size)
     near = tuple(max(spec.patch, round(n / spec.patch) * spec.patch) for n in size)

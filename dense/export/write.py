@@ -1,4 +1,4 @@
-"""From a model to a file that was compared with it."""
+"""Write a model to a file and compare the file with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dense.backbone import Backbone, load_backbone
 from dense.backbone.saved import CONFIG, read_json
 from dense.backbone.spec import Layers
 from dense.export.files import compare, onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
-from dense.export.network import Network, check_size, example
+from dense.export.network import ExportNetwork, check_size, example
 from dense.model.network import DenseModel
 from dense.predict.predictions import Depth
 from heads.features import Norm, Size
@@ -24,7 +24,7 @@ from heads.features import Norm, Size
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was checked. difference: the largest of each output, relative to its largest absolute value."""
+    """A checked file. difference: the largest one of each output, relative to its largest absolute value."""
 
     path: Path
     metadata: dict[str, Any]
@@ -45,11 +45,11 @@ def export(
     """Write a .onnx or .pt2 file for images of `size` (height, width) and any batch, and compare it with the model.
 
     Args:
-        model: what `dense train` wrote (its directory, or the model), or a backbone (directory, name, or the backbone).
-        dynamic: also any other height and width of whole patches, at least two; impossible with a position table.
-        raw: the file takes images of 0 to 255 and normalises them itself.
-        opset: of ONNX; torch's default if left out.
-        layers, norm: of a bare backbone, by default its own.
+        model: a trained model or its directory, or a backbone, its directory or its name.
+        dynamic: support every height and width of at least two whole patches; impossible with a position table.
+        raw: the file takes images with values from 0 to 255 and normalises them.
+        opset: version of the ONNX operators; by default torch's.
+        layers, norm: layers of a backbone, and whether they are normed; by default its own.
     """
     output = Path(output)
     if output.suffix not in (".onnx", ".pt2"):
@@ -60,11 +60,11 @@ def export(
         raise ValueError(f"opset={opset} is of ONNX; leave it out for a .pt2 file")
     if isinstance(model, str | Path):
         model = open_model(model)
-    network = Network(copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm)
+    network = ExportNetwork(copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm)
     size, patch = (int(size[0]), int(size[1])), network.backbone.spec.patch
     if isinstance(model, DenseModel) and "restored" in model.outputs:
         if dynamic:
-            raise ValueError("a restoration shows its backbone a fixed number of patches; export one file per size")
+            raise ValueError("a restoration gives its backbone a fixed number of patches; export one file per size")
         if min(size) < 1:
             raise ValueError(f"size={size}: expected a height and a width in pixels")
     else:
@@ -89,19 +89,19 @@ def export(
 
 
 def open_model(source: str | Path, weights: str | None = None, **overrides: Any) -> DenseModel | Backbone:
-    """What `dense train` wrote, or any backbone that `load_backbone` knows."""
+    """Open a directory that `dense train` wrote, or any backbone that `load_backbone` knows."""
     folder = Path(source)
     if (folder / CONFIG).is_file() and "head" in read_json(folder / CONFIG):
         if weights or overrides:
-            raise ValueError(f"{folder} is a trained model and brings all its choices; leave weights and settings out")
+            raise ValueError(f"{folder} is a trained model with all its settings; leave weights and settings out")
         return DenseModel.from_pretrained(folder)
     if (folder / "model" / CONFIG).is_file():
         raise ValueError(f"{folder} is the folder of a run; its model is {folder / 'model'}")
     return load_backbone(source, weights, **overrides)
 
 
-def metadata(network: Network, size: Size, dynamic: bool, names: list[str]) -> dict[str, Any]:
-    """What a reader of the file must know."""
+def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]) -> dict[str, Any]:
+    """Return what a user of the file must know."""
     model, spec = network.model, network.backbone.spec
     facts: dict[str, Any] = {
         "format": "dino-dense/export",
@@ -112,7 +112,7 @@ def metadata(network: Network, size: Size, dynamic: bool, names: list[str]) -> d
         "mean": list(spec.mean),
         "std": list(spec.std),
         "size": list(size),
-        "multiple": spec.patch if dynamic else None,  # of which other sizes may be; None: no other sizes
+        "multiple": spec.patch if dynamic else None,  # of other sizes; None where there are none
         "backbone": spec.name,
         "layers": list(network.layers),
         "norm": network.norm,

@@ -22,7 +22,7 @@ from dense.backbone import Backbone, load_backbone
 from dense.cli import main
 from dense.export import Exported, export
 from dense.export.files import compare
-from dense.export.network import Network
+from dense.export.network import ExportNetwork
 from dense.model.network import DenseModel
 from tests.heads.conftest import randomise
 
@@ -128,7 +128,7 @@ def test_positions_are_baked() -> None:
     """The table of the file has the grid of the file, and the model keeps its own."""
     model = trained("dinov2_vits14_reg", {}, "linear", DEPTH)
     before = model.backbone.model.pos_embed.clone()
-    baked = Network(model).at((50, 66))
+    baked = ExportNetwork(model).at((50, 66))
     assert baked.backbone.model.pos_embed.shape[1] == 4 * 5
     torch.testing.assert_close(model.backbone.model.pos_embed, before)
     program = torch.export.export(baked.requires_grad_(False), (torch.zeros(1, 3, 50, 66),))
@@ -208,7 +208,7 @@ def test_wrong_paths_and_missing_packages(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_wrong_file_is_named_with_its_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error has the number, and the file stays for whoever wants to see why."""
-    network = Network(backbone("dinov3_vits16"), layers="last").eval()
+    network = ExportNetwork(backbone("dinov3_vits16"), layers="last").eval()
 
     def off(images: Tensor) -> dict[str, Tensor]:
         return {name: values * 1.01 for name, values in network(images).items()}

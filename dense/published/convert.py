@@ -9,7 +9,8 @@ from typing import Any, Literal
 from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.backbone.saved import CONFIG, read_json
 from dense.model.network import DenseModel
-from dense.published import FAMILIES, Published, is_backbone, is_ours, load_published, recognise
+from dense.published.family import Published, is_ours
+from dense.published.recognise import FAMILIES, is_backbone, load_published, recognise
 
 Layout = Literal["own", "official", "huggingface"]
 

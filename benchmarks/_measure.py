@@ -23,7 +23,7 @@ def peak_memory(function: Callable[[], object]) -> float:
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page; append it if nothing does."""
+    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page, or append it."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     old = page.read_text() if page.is_file() else ""
     before, found, rest = old.partition(start)

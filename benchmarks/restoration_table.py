@@ -139,9 +139,9 @@ def page(text: str, columns: dict[str, Rows], seconds: dict[str, float], options
     best = f"Best of one seed each: {'; '.join(won)}."
     about = (
         f"Recipe restoration/scenes_tiny, {options.steps} steps of {options.batch} patches of {options.patch} x "
-        f"{options.patch} pixels per variant, {options.train} scenes to train on and {options.val} others of {options.side} x "
-        f"{options.side} to evaluate, each with every level of every degradation, seed {options.seed}. PSNR in dB and SSIM of "
-        f"RGB, 8 bits. Seconds of training beside other work: {took}."
+        f"{options.patch} pixels per variant, {options.train} scenes to train on and {options.val} others of "
+        f"{options.side} x {options.side} to evaluate, each with every level of every degradation, seed {options.seed}. "
+        f"PSNR in dB and SSIM of RGB, 8 bits. Seconds of training beside other work: {took}."
     )
     return f"{prose(about)}\n\n{text}\n\n{prose(best)}"
 

@@ -211,8 +211,8 @@ def main() -> None:
 def table(found: dict[tuple[str, str, str], list[Numbers]], options: argparse.Namespace, seconds: float) -> str:
     """Means and ranges over seeds, as Markdown."""
     about = (
-        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to evaluate, {options.steps} steps of 16, "
-        f"{options.seeds} seeds of heads and of random initialisation; torch {torch.__version__}, "
+        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to evaluate, {options.steps} steps "
+        f"of 16, {options.seeds} seeds of heads and of random initialisation; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {seconds:.0f} s. Mean (least to most)."
     )
     titles = {

@@ -116,9 +116,9 @@ def main() -> None:
             record(f"{name}: {title}, {gain} better", peer=first, ours=f"{ours:.3f}", theirs=f"{theirs:.3f}")
     if options.markdown is not None:
         about = (
-            f"{options.steps} steps of {options.batch} images, {options.config}, {options.scenes} scenes, {options.seeds} "
-            f"seeds of pretraining and of probes, {options.train} scenes to train the probes and {options.val} to evaluate; "
-            "mean (least to most)."
+            f"{options.steps} steps of {options.batch} images, {options.config}, {options.scenes} scenes, "
+            f"{options.seeds} seeds of pretraining and of probes, {options.train} scenes to train the probes and "
+            f"{options.val} to evaluate; mean (least to most)."
         )
         write_section(options.markdown, "scene_objectives", f"{prose(about)}\n\n{text}")
     print(f"{time.perf_counter() - start:.0f} s")

@@ -2,8 +2,8 @@
 
     python benchmarks/_all.py [NAME ...]
 
-What each measured is kept in a file of its own in results/, with the machine and the day, so that some may run again by name and
-the page still holds all. A benchmark that fails is named, and the others run all the same.
+The measurements of each benchmark are kept in its own file in results/, with the machine and the date. So some can run
+again by name, and the page still shows all. A benchmark that fails is reported, and the others still run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark measured, on what, in how many seconds, and its exit status."""
+    """Claims of a benchmark, its machine, its seconds and its exit status."""
 
     claims: list[Claim]
     machine: dict[str, Any]
@@ -62,13 +62,13 @@ class Result:
 
 
 def read(path: Path) -> Result:
-    """A kept one."""
+    """Read a kept result."""
     content = json.loads(path.read_text())
     return Result(**(content | {"claims": [Claim(**claim) for claim in content["claims"]]}))
 
 
 def run(path: Path) -> Result:
-    """A benchmark in a process of its own; what it prints is shown."""
+    """Run a benchmark in a process of its own, with its output shown."""
     facts = machine()
     with tempfile.TemporaryDirectory() as folder:
         collected = Path(folder) / "claims.jsonl"
@@ -83,14 +83,14 @@ def run(path: Path) -> Result:
 
 
 def row(claim: Claim) -> tuple[str, ...]:
-    """Cells of a claim."""
+    """Return the cells of a claim."""
     ratio = "" if claim.ratio is None else f"{claim.ratio:.2f}"
     met = {None: "", True: "yes", False: "NO"}[claim.met]
     return (claim.claim, claim.peer, claim.ours, claim.theirs, ratio, claim.target, met)
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Aligned columns for a terminal."""
+    """Align the columns for a terminal."""
     widths = [max(len(r[i]) for r in [HEADER, *rows]) for i in range(len(HEADER))]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in [HEADER, *rows]
@@ -98,12 +98,12 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def page(results: dict[str, Result], known: list[str]) -> str:
-    """The table as Markdown, with the machine and the day of each part."""
+    """Return the table as Markdown, with the machine and the date of each benchmark."""
     lines = [
         "# Benchmarks",
         "",
-        "Made by `make bench`, or a part at a time by `python benchmarks/_all.py NAME ...`. Medians of paired runs that",
-        "alternate in one run. A ratio says how many times better ours is: theirs / ours in time and in memory.",
+        "Made by `make bench`, or a part at a time by `python benchmarks/_all.py NAME ...`. Medians of paired runs",
+        "that alternate in one run. A ratio says how many times better ours is: theirs / ours in time and in memory.",
         "",
     ]
     if missing := [name for name in known if name not in results]:
@@ -117,7 +117,8 @@ def page(results: dict[str, Result], known: list[str]) -> str:
         if result.status:
             lines.append(f"| {name} | FAILED with status {result.status} |{' |' * (len(HEADER) - 1)}")
     facts = list(dict.fromkeys(fact for result in results.values() for fact in result.machine))
-    lines += ["", "## On what", "", f"| benchmark | seconds | {' | '.join(facts)} |", "|---" * (len(facts) + 2) + "|"]
+    head = f"| benchmark | seconds | {' | '.join(facts)} |"
+    lines += ["", "## On what", "", head, "|---" * (len(facts) + 2) + "|"]
     for name, result in results.items():
         cells = " | ".join(str(result.machine.get(fact, "")) for fact in facts)
         lines.append(f"| {name} | {result.seconds:.0f} | {cells} |")
@@ -125,7 +126,7 @@ def page(results: dict[str, Result], known: list[str]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the facts that the numbers depend on."""
     import torch
 
     listed = Path("/proc/cpuinfo")

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-WHERE = "DENSE_CLAIMS"  # names the file that `make bench` collects claims in, one line each
+WHERE = "DENSE_CLAIMS"  # the file in which `make bench` collects claims, one per line
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of the table; `met` is None where there is no target."""
+    """A row of the table; `met` is None without a target."""
 
     claim: str
     peer: str
@@ -35,9 +35,9 @@ def record(
     least: float | None = None,
     most: float | None = None,
 ) -> Claim:
-    """Note a claim. What must be at `least` or at `most` so much is `value`, or the ratio if there is no value.
+    """Record a claim. The bounds `least` and `most` apply to `value`, or to the ratio if there is no value.
 
-    ours, theirs: what was measured, with units. ratio: how many times better ours is, by what the claim says.
+    ours, theirs: measurements with units. ratio: how many times better ours is.
     """
     judged = ratio if value is None else value
     if judged is None and (least is not None or most is not None):

@@ -1,21 +1,54 @@
-"""What the benchmarks share."""
+"""Time, memory, options and Markdown of the benchmarks."""
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import subprocess
+import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that prints the docstring of a benchmark as it is."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Return the wall-clock time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def alternate(functions: Sequence[Callable[[], object]], rounds: int, warm_up: int = 0) -> list[list[float]]:
+    """Call the functions in turn, `warm_up` rounds without a clock; return the seconds of each per round."""
+    times = [[seconds(function) for function in functions] for _ in range(warm_up + rounds)][warm_up:]
+    return [list(column) for column in zip(*times, strict=True)]
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Return the median of the ratios of paired runs."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def last_number(script: str, *words: object) -> float:
+    """Run a script in a process of its own and return the last number that it prints."""
+    command = [sys.executable, script, *map(str, words)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
 def resident(field: str) -> float:
-    """A field of /proc/self/status (VmRSS: now, VmHWM: at the peak) in MB."""
+    """Return a field of /proc/self/status (VmRSS: now, VmHWM: at the peak) in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """MB of resident memory that a call takes at its peak, beyond what was resident before it (Linux)."""
+    """Return the peak of resident memory during a call in MB, beyond what was resident before it (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
     function()
@@ -23,7 +56,7 @@ def peak_memory(function: Callable[[], object]) -> float:
 
 
 def write_section(page: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page, or append it."""
+    """Replace the text between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page, or append it."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     old = page.read_text() if page.is_file() else ""
     before, found, rest = old.partition(start)
@@ -34,11 +67,11 @@ def write_section(page: Path, name: str, text: str) -> None:
 
 
 def prose(text: str) -> str:
-    """One paragraph of Markdown, wrapped at 120 columns."""
+    """Wrap one paragraph of Markdown at 120 columns."""
     return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, least and most: 0.123 (0.120 to 0.126); one value as it is."""
+    """Return mean, minimum and maximum as text: 0.123 (0.120 to 0.126); of one value only the mean."""
     ends = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{ends}"

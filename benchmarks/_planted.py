@@ -1,4 +1,4 @@
-"""Copies of images that a search for duplicates must find, by what was done to them."""
+"""Copies of images that deduplication must find, by the change applied to them."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
 
-Picture = NDArray[np.uint8]  # H, W, 3
+Image = NDArray[np.uint8]  # H, W, 3
 
 
-def resized(factor: float) -> Callable[[Picture], Picture]:
-    """Smaller or larger."""
+def resized(factor: float) -> Callable[[Image], Image]:
+    """Resize by a factor."""
 
-    def change(image: Picture) -> Picture:
+    def change(image: Image) -> Image:
         height, width = image.shape[:2]
-        return np.asarray(Image.fromarray(image).resize((round(width * factor), round(height * factor))))
+        return np.asarray(PIL.Image.fromarray(image).resize((round(width * factor), round(height * factor))))
 
     return change
 
 
-def encoded(quality: int) -> Callable[[Picture], Picture]:
-    """Through a JPEG."""
+def encoded(quality: int) -> Callable[[Image], Image]:
+    """Compress as JPEG and decode."""
 
-    def change(image: Picture) -> Picture:
+    def change(image: Image) -> Image:
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-        return np.asarray(Image.open(buffer))
+        PIL.Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+        return np.asarray(PIL.Image.open(buffer))
 
     return change
 
 
-def cropped(share: float) -> Callable[[Picture], Picture]:
-    """A part of so much of each side, anywhere: where is drawn by what the image shows."""
+def cropped(share: float) -> Callable[[Image], Image]:
+    """Crop a share of each side at a position that the image content determines."""
 
-    def change(image: Picture) -> Picture:
+    def change(image: Image) -> Image:
         height, width = (round(side * share) for side in image.shape[:2])
         rng = np.random.default_rng(int(image.sum()))
         top, left = rng.integers(image.shape[0] - height + 1), rng.integers(image.shape[1] - width + 1)
@@ -46,10 +46,10 @@ def cropped(share: float) -> Callable[[Picture], Picture]:
     return change
 
 
-def shifted(hue: int, gain: float) -> Callable[[Picture], Picture]:
-    """Other colours: degrees of hue / 2, and how much brighter."""
+def shifted(hue: int, gain: float) -> Callable[[Image], Image]:
+    """Shift the hue, in degrees / 2, and multiply the brightness."""
 
-    def change(image: Picture) -> Picture:
+    def change(image: Image) -> Image:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32)
         hsv = np.stack([(hsv[..., 0] + hue) % 180, hsv[..., 1], np.clip(hsv[..., 2] * gain, 0, 255)], -1)
         return np.asarray(cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB))
@@ -57,7 +57,7 @@ def shifted(hue: int, gain: float) -> Callable[[Picture], Picture]:
     return change
 
 
-COPIES: dict[str, Callable[[Picture], Picture]] = {
+COPIES: dict[str, Callable[[Image], Image]] = {
     "half the size": resized(0.5),
     "twice the size": resized(2.0),
     "JPEG of quality 30": encoded(30),

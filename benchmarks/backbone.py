@@ -1,31 +1,29 @@
-"""Features and class attention against transformers' and timm's ways: time, and memory beyond the model.
+"""Features and class attention against transformers and timm: time, and memory beyond the model.
 
-Peers, in the same run and on the same weights (ViT-S/14 of DINOv2):
+Peers, in the same run and with the same weights (ViT-S/14 of DINOv2):
 - features: timm's `forward_intermediates` and transformers' `output_hidden_states` (SDPA), four layers;
-- class attention: transformers with `attn_implementation="eager", output_attentions=True` (the published way to get it),
-  and timm with its fused attention off and the softmax recorded: every layer, or the last alone.
+- class attention: transformers with `attn_implementation="eager", output_attentions=True` (the published method), and
+  timm with fused attention off and the softmax recorded in every layer, or in the last one only.
 
-Each figure is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
-in a process of its own, beyond what was resident before it. timm reads positions by its own rule, so away from 518 px its
-values differ.
+Each number is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
+in a process of its own, beyond what was resident before it. timm interpolates positions by its own rule, so values
+differ at sizes other than 518 px.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 
 warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 from _claims import record, versioned  # noqa: E402
-from _measure import peak_memory  # noqa: E402
+from _measure import alternate, arguments, last_number, median_ratio, peak_memory  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from dense.backbone import Backbone, load_backbone  # noqa: E402
@@ -39,7 +37,7 @@ TASKS = {
 
 
 def ours(size: int) -> Backbone:
-    """The frozen adapter."""
+    """Return the frozen adapter."""
     torch.manual_seed(0)
     backbone = load_backbone(NAME, frozen=True, positions="size")
     for block in backbone.model.blocks:
@@ -49,7 +47,7 @@ def ours(size: int) -> Backbone:
 
 
 def hugging_face(backbone: Backbone, implementation: str) -> torch.nn.Module:
-    """transformers' Dinov2 with the same weights."""
+    """Return transformers' Dinov2 with the same weights."""
     import transformers
 
     config = transformers.Dinov2Config(
@@ -79,7 +77,7 @@ def _renamed(name: str) -> str:
 
 
 def way(task: str, peer: str, size: int) -> Callable[[Tensor], Tensor]:
-    """A function from an image to the result: the last map, or the class attention of the last layer."""
+    """Return a function from an image to the last map, or to the class attention of the last layer."""
     backbone = ours(size)
     model = backbone.model
     if (task, peer) == ("features", "ours"):
@@ -108,7 +106,7 @@ def way(task: str, peer: str, size: int) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def memory_of(task: str, peer: str, size: int) -> float:
-    """MB that one call takes beyond the model."""
+    """Return the MB that one call takes beyond the model."""
     function = way(task, peer, size)
     function(torch.randn(1, 3, 56, 56))  # libraries allocate their own buffers first
     x = torch.randn(1, 3, size, size)
@@ -118,9 +116,9 @@ def memory_of(task: str, peer: str, size: int) -> float:
 @torch.inference_mode()
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 518, 1036])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="paired runs")
     parser.add_argument("--memory", nargs=3, metavar=("TASK", "PEER", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory:
@@ -129,7 +127,8 @@ def main() -> None:
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "transformers"))
     print(f"ViT-S/14, batch 1, fp32, {torch.get_num_threads()} threads; {versions}")
     print(
-        f"{'task':<10} {'px':>5} {'way':<24} {'median s':>9} {'theirs/ours':>12} {'peak MB':>9} {'ours/theirs':>12} {'difference':>11}"
+        f"{'task':<10} {'px':>5} {'way':<24} {'median s':>9} {'theirs/ours':>12} {'peak MB':>9} {'ours/theirs':>12} "
+        f"{'difference':>11}"
     )
     for task, peers in TASKS.items():
         for size in options.sizes:
@@ -139,18 +138,9 @@ def main() -> None:
             for peer in peers:
                 theirs = way(task, peer, size)
                 difference = float((theirs(x) - expected).abs().max())
-                pairs = []
-                for _ in range(options.repeats):
-                    times = []
-                    for function in (mine, theirs):
-                        start = time.perf_counter()
-                        function(x)
-                        times.append(time.perf_counter() - start)
-                    pairs.append(times)
-                ratio = statistics.median(b / a for a, b in pairs)
-                seconds = statistics.median(b for _, b in pairs)
-                command = [sys.executable, __file__, "--memory", task, peer, str(size)]
-                memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+                ours_s, theirs_s = alternate([partial(mine, x), partial(theirs, x)], options.repeats)
+                ratio, seconds = median_ratio(theirs_s, ours_s), statistics.median(theirs_s)
+                memory = last_number(__file__, "--memory", task, peer, size)
                 memory_of_ours = memory if peer == "ours" else memory_of_ours
                 print(
                     f"{task:<10} {size:>5} {peer:<24} {seconds:>9.3f} {ratio:>12.2f} {memory:>9.0f} "
@@ -161,9 +151,8 @@ def main() -> None:
                     continue
                 full = task == "attention" and size == 1036 and "last" not in peer
                 whose = " ".join((versioned(peer.split()[0].rstrip(",")), *peer.split()[1:]))
-                mine_s = statistics.median(a for a, _ in pairs)
                 record(
-                    f"{task}, ViT-S/14, {size} px", peer=whose, ours=f"{mine_s:.3f} s",
+                    f"{task}, ViT-S/14, {size} px", peer=whose, ours=f"{statistics.median(ours_s):.3f} s",
                     theirs=f"{seconds:.3f} s", ratio=ratio, least=2 if full else None,
                 )  # fmt: skip
                 record(

@@ -9,13 +9,13 @@ On embedded scenes, with the backbone that comes with the package:
   and class, beside chance.
 
 On synthetic vectors (`--vectors`, 384 channels, in clumps, a twentieth of them copies) on disk: memory and seconds of
-the index, the graph of duplicates, hashes, k-means and retrieval; recall of the index against exact search, and its time.
-Memory is the resident peak beyond the start; pages of mapped files, which the system may drop, are reported separately.
+the index, the graph of duplicates, hashes, k-means and retrieval; recall of the index against exact search, and its
+time. Memory is the resident peak beyond the start; pages of mapped files, which the system may drop, are reported
+separately.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from _claims import record, versioned
-from _measure import resident
+from _measure import arguments, resident
 from _planted import COPIES
 from numpy.typing import NDArray
 from PIL import Image
@@ -243,7 +243,7 @@ def scale(count: int, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--scenes", type=int, default=200, help="scenes with planted copies")
     parser.add_argument("--seed", type=int, default=0, help="seed of the held-out scenes")
     parser.add_argument("--vectors", type=int, default=200_000, help="synthetic vectors of the part scale")

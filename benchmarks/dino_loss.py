@@ -2,13 +2,12 @@
 
     python benchmarks/dino_loss.py --images 8 --crops 10 --prototypes 65536 --dtype bfloat16
 
-Prints medians over interleaved rounds and their ratios. Memory is the peak of what the loss and its backward allocate,
-the gradient of the logits included.
+Prints medians over alternating rounds and their ratios. Memory is the peak of the allocations of the loss and its
+backward pass, the gradient of the logits included.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from collections.abc import Callable
 import lightly  # type: ignore[import-untyped]
 import torch
 from _claims import record
+from _measure import arguments
 from lightly.loss import DINOLoss as LightlyLoss  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,7 +27,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def textbook(logits: Tensor, targets: Tensor) -> Tensor:
-    """The double loop over pairs of different views, at temperature 0.1, in the dtype of the logits."""
+    """Loop over pairs of different views, at temperature 0.1, in the dtype of the logits."""
     views = targets.chunk(2)
     crops = (logits / 0.1).chunk(len(logits) // len(views[0]))
     pairs = [(view, crop) for t, view in enumerate(views) for v, crop in enumerate(crops) if v != t]
@@ -35,7 +35,7 @@ def textbook(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def of_lightly(crops: int, prototypes: int) -> Loss:
-    """Its loss wants fp32 and makes the targets itself (here from their logarithms), which its time includes."""
+    """Return lightly's loss, which needs fp32 and computes the targets itself (here from their logarithms)."""
     loss = LightlyLoss(output_dim=prototypes, center_momentum=1.0)
 
     def run(logits: Tensor, targets: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def peak_megabytes(loss: Loss, logits: Tensor, targets: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--crops", type=int, default=10)
     parser.add_argument("--prototypes", type=int, default=65536)
@@ -81,8 +81,10 @@ def main() -> None:
         "textbook": textbook,
         f"lightly {lightly.__version__}": of_lightly(args.crops, args.prototypes),
     }
-    print(f"{args.crops} crops of {args.images} images, K = {args.prototypes}, {args.dtype}, torch {torch.__version__}, "
-          f"{torch.get_num_threads()} thread(s)")  # fmt: skip
+    print(
+        f"{args.crops} crops of {args.images} images, K = {args.prototypes}, {args.dtype}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} thread(s)"
+    )
     times = [[milliseconds(loss, logits, targets) for loss in losses.values()] for _ in range(args.rounds)]
     first = peak_megabytes(DINOLoss(0.1), logits, targets)
     for index, (name, loss) in enumerate(losses.items()):
@@ -92,7 +94,8 @@ def main() -> None:
         value = loss(logits, targets).item()
         print(f"{name:16} loss {value:9.5f}  {median:8.1f} ms ({ratio:.2f}x)  {memory:8.1f} MB ({memory / first:.2f}x)")
         if index:
-            size = f"DINO loss and its gradient, {args.crops} crops of {args.images}, K {args.prototypes}, {args.dtype}"
+            setting = f"{args.crops} crops of {args.images}, K {args.prototypes}, {args.dtype}"
+            size = f"DINO loss and its gradient, {setting}"
             mine = statistics.median(row[0] for row in times)
             record(size, peer=name, ours=f"{mine:.1f} ms", theirs=f"{median:.1f} ms", ratio=ratio)
             record(

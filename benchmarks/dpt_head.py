@@ -1,13 +1,14 @@
-"""The DPT head of Depth Anything Small against its peers: time, memory, and that the targets are the same.
+"""The DPT head of Depth Anything Small against its peers: time, memory, and equal predictions.
 
 Peers, in the same run and with the same random initialisation, one image of 518 x 518 px (512 for patch 16):
-- head: neck and head of transformers' DepthAnythingForDepthEstimation (ViT-S/14: width 64, reassemble 48, 96, 192, 384);
+- head: neck and head of transformers' DepthAnythingForDepthEstimation (ViT-S/14: width 64, reassemble
+  48, 96, 192, 384);
 - smp: decoder and segmentation head of segmentation_models_pytorch's DPT on a 32 x 32 grid of patch 16 (width 64,
-  readout with the class token), the geometry where it runs;
-- pipeline: the whole of DepthAnythingForDepthEstimation, from the image, against our backbone and head, both in fp32;
+  readout with the class token), the only geometry it supports;
+- pipeline: all of DepthAnythingForDepthEstimation, from the image, against our backbone and head, both in fp32;
 - bf16: the same, ours under bf16 autocast and theirs in fp32 (a gain only where the hardware computes in bf16).
 
-Each figure is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
+Each number is the median of paired runs, alternating with ours; memory is the peak of resident memory during one call,
 in a process of its own, beyond what was resident before it.
 """
 
@@ -16,9 +17,6 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
-import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -28,7 +26,7 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 from _claims import record, versioned  # noqa: E402
-from _measure import peak_memory  # noqa: E402
+from _measure import alternate, arguments, last_number, median_ratio, peak_memory  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from dense.backbone import load_backbone  # noqa: E402
@@ -45,7 +43,7 @@ Call = Callable[[], Tensor]
 
 
 def features_of(grid: tuple[int, int], patch: int, tokens: list[Tensor]) -> Features:
-    """Tokens (B, 1 + h * w, C) as a backbone would hand them out: maps are views."""
+    """Return tokens (B, 1 + h * w, C) in the form that a backbone returns; maps are views."""
     size = (grid[0] * patch, grid[1] * patch)
     return Features(
         maps=tuple(t[:, 1:].transpose(1, 2).unflatten(2, grid) for t in tokens),
@@ -61,7 +59,7 @@ def features_of(grid: tuple[int, int], patch: int, tokens: list[Tensor]) -> Feat
 
 
 def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Peer's names to ours; `~` marks fusion levels counted from the deepest. The unit that nothing reads is left out."""
+    """Rename keys of a peer to ours; `~` marks fusion levels counted from the deepest."""
     result = {}
     for name, tensor in state.items():
         for old, new in names.items():
@@ -71,7 +69,7 @@ def renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
 
 
 def hugging_face() -> Any:
-    """transformers' Depth Anything Small, random but alive at its ReLU."""
+    """Return transformers' Depth Anything Small, random but with positive inputs to its last ReLU."""
     import transformers
 
     torch.manual_seed(0)
@@ -99,7 +97,7 @@ def hugging_face() -> Any:
 
 
 def redraw(*modules: nn.Module) -> None:
-    """PyTorch's own initialisation, which keeps values near one through the head."""
+    """Apply PyTorch's default initialisation, which keeps activations near one through the head."""
     for module in modules:
         for part in module.modules():
             if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
@@ -107,7 +105,7 @@ def redraw(*modules: nn.Module) -> None:
 
 
 def depth_head(model: Any) -> DenseHead:
-    """Our head with the weights of transformers'."""
+    """Return our head with the weights of transformers."""
     names = {
         r"neck\.reassemble_stage\.layers\.(\d)\.projection": r"neck.reassemble.\1.project",
         r"neck\.reassemble_stage\.layers\.(\d)\.resize": r"neck.reassemble.\1.resize",
@@ -124,7 +122,7 @@ def depth_head(model: Any) -> DenseHead:
 
 
 def head_ways() -> tuple[Call, Call]:
-    """Neck and head alone."""
+    """Return ours and theirs: neck and head only."""
     model = hugging_face()
     head, tokens = depth_head(model), [torch.randn(1, 1 + 37 * 37, DIM) for _ in range(4)]
     features = features_of((37, 37), 14, tokens)
@@ -132,7 +130,7 @@ def head_ways() -> tuple[Call, Call]:
 
 
 def smp_ways() -> tuple[Call, Call]:
-    """smp's decoder and segmentation head."""
+    """Return ours and theirs: decoder and segmentation head of smp."""
     from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
 
     torch.manual_seed(0)
@@ -160,7 +158,7 @@ def smp_ways() -> tuple[Call, Call]:
 
 
 def pipeline_ways(bf16: bool) -> tuple[Call, Call]:
-    """From the image to depth."""
+    """Return ours and theirs: from the image to depth."""
     model = hugging_face()
     head = depth_head(model)
     state = {k.removeprefix("backbone."): v for k, v in model.state_dict().items() if k.startswith("backbone.")}
@@ -182,16 +180,10 @@ WAYS: dict[str, Callable[[], tuple[Call, Call]]] = {
 }
 
 
-def memory_of(way: str, side: int) -> float:
-    """MB that one call takes beyond the models, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", way, str(side)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
 @torch.inference_mode()
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["head", "smp", "pipeline"])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--memory", nargs=2, metavar=("WAY", "SIDE"), help=argparse.SUPPRESS)
@@ -209,20 +201,12 @@ def main() -> None:
         ours, theirs = WAYS[way]()
         expected = theirs()
         difference = float((ours() - expected).abs().max() / expected.abs().max())
-        pairs = []
-        for _ in range(options.repeats):
-            times = []
-            for function in (ours, theirs):
-                start = time.perf_counter()
-                function()
-                times.append(time.perf_counter() - start)
-            pairs.append(times)
-        mine, other = (statistics.median(p[i] for p in pairs) for i in range(2))
-        ratio = statistics.median(b / a for a, b in pairs)
-        memory = [memory_of(way, side) for side in range(2)]
+        ours_s, theirs_s = alternate([ours, theirs], options.repeats)
+        mine, other, ratio = statistics.median(ours_s), statistics.median(theirs_s), median_ratio(theirs_s, ours_s)
+        memory = [last_number(__file__, "--memory", way, side) for side in range(2)]
         print(
-            f"{way:<10} {PEERS[way]:<28} {mine:>8.3f} {other:>9.3f} {ratio:>12.2f} {memory[0]:>8.0f} {memory[1]:>10.0f} "
-            f"{difference:>11.1e}",
+            f"{way:<10} {PEERS[way]:<28} {mine:>8.3f} {other:>9.3f} {ratio:>12.2f} {memory[0]:>8.0f} "
+            f"{memory[1]:>10.0f} {difference:>11.1e}",
             flush=True,
         )
         peer = versioned(PEERS[way])

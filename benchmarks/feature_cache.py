@@ -1,26 +1,25 @@
 """Claim: features of a frozen ViT-S/14 at 518 px are read from the cache at least 20x as fast as they are computed.
 
-The peer is the same training without a cache, which runs the backbone at every step. Random weights, which cost what
-trained ones do. Steps train a linear head (last layer) and a DPT (four layers, width 64) on 21 classes, with the loss at
-four times the token grid and at full size; both ways alternate. An epoch's gain counts records that are all there; the
-gain over a whole training counts also that its first epoch computes and writes them.
+The peer is the same training without a cache, which runs the backbone at every step. Random initialisation costs the
+same as trained weights. Steps train a linear head (last layer) and a DPT (four layers, width 64) on 21 classes, with
+the loss at four times the token grid and at full size; both alternate. The gain of an epoch assumes complete records;
+the gain of a whole training includes its first epoch, which computes and writes them.
 
-Reading includes checksums, and files that the system may hold in memory: that is what a second epoch sees of a set that
-fits. Prints medians, and the medians of the ratios of alternating runs.
+Reading includes checksums, and files that the system may hold in memory, as in the second epoch of a set that fits into
+memory. Prints medians, and the medians of the ratios of alternating runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from _claims import record
+from _measure import alternate, arguments, median_ratio
 from torch import Tensor
 
 import heads
@@ -37,24 +36,14 @@ HEADS = {
 }
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def alternate(runs: Sequence[Callable[[], object]], rounds: int) -> tuple[list[float], float]:
-    """Median seconds of each, and the median ratio of the first to the last."""
-    for run in runs:
-        run()
-    times = [[seconds(run) for run in runs] for _ in range(rounds)]
-    ratios = [row[0] / row[-1] for row in times]
-    return [statistics.median(column) for column in zip(*times, strict=True)], statistics.median(ratios)
+def compare(runs: Sequence[Callable[[], object]], rounds: int) -> tuple[list[float], float]:
+    """Return the median seconds of each run, and the median ratio of the first to the last."""
+    times = alternate(runs, rounds, warm_up=1)
+    return [statistics.median(column) for column in times], median_ratio(times[0], times[-1])
 
 
 class Case:
-    """A frozen backbone's features of some layers, computed or read, and a head that trains on them."""
+    """Features of a frozen backbone, computed or read, and a head that trains on them."""
 
     def __init__(self, name: str, folder: str, size: int, batch: int, precision: torch.dtype) -> None:
         spec, self.layers = HEADS[name]
@@ -74,23 +63,23 @@ class Case:
         self.identities = [Identity(f"{name} {i}", "") for i in range(batch)]
 
     def features(self) -> Features:
-        """From the images."""
+        """Compute features from the images."""
         with torch.no_grad(), torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
             return self.backbone(self.backbone.normalise(self.images), layers=self.layers, norm=True)
 
     def compute(self, images: Tensor) -> list[Tensor]:
-        """Tensors of `self.images`: maps, then prefixes."""
+        """Return maps, then prefixes of `self.images`."""
         features = self.features()
         return [*features.maps, *features.prefix]
 
     def write(self) -> None:
-        """Compute and keep, as the first epoch does."""
+        """Compute and write features, as in the first epoch."""
         features = self.compute(self.images)
         for i, identity in enumerate(self.identities):
             self.cache.put(identity, [tensor[i] for tensor in features])
 
     def read(self) -> Features:
-        """From the cache, in fp32 as a head trains."""
+        """Read features from the cache, in fp32 as in the training of a head."""
         records = [self.cache.get(identity) or [] for identity in self.identities]
         tensors = [torch.stack(same).float() for same in zip(*records, strict=True)]
         count = len(self.layers)
@@ -100,7 +89,7 @@ class Case:
         )  # fmt: skip
 
     def step(self, source: Callable[[], Features], loss_size: int) -> None:
-        """One training step of the head."""
+        """Run one training step of the head."""
         features = source().map(lambda t: t.float())
         logits = self.head(features, size=(loss_size, loss_size))["labels"]
         labels = self.labels
@@ -112,27 +101,27 @@ class Case:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--size", type=int, default=518)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20, help="of the training whose gain is told")
+    parser.add_argument("--epochs", type=int, default=20, help="of a whole training")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the backbone")
     options = parser.parse_args()
     precision = {"float32": torch.float32, "bfloat16": torch.bfloat16}[options.precision]
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, ViT-S/14 in {options.precision}, {options.size} px, "
-        f"batch {options.batch}, medians of {options.rounds}; milliseconds an image"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, ViT-S/14 in {options.precision}, "
+        f"{options.size} px, batch {options.batch}, medians of {options.rounds}; milliseconds per image"
     )
     for name in HEADS:
         with tempfile.TemporaryDirectory() as folder:
             case = Case(name, folder, options.size, options.batch, precision)
             each = 1e3 / options.batch
-            (computing, writing, reading), ratio = alternate([case.features, case.write, case.read], options.rounds)
+            (computing, writing, reading), ratio = compare([case.features, case.write, case.read], options.rounds)
             size = case.cache.path(case.identities[0]).stat().st_size / 1e6
             print(
-                f"{name}, {len(case.layers)} layer(s), {size:.1f} MB an image: compute {computing * each:.1f}, compute and "
-                f"write {writing * each:.1f}, read {reading * each:.2f}: {ratio:.0f}x"
+                f"{name}, {len(case.layers)} layer(s), {size:.1f} MB per image: compute {computing * each:.1f}, "
+                f"compute and write {writing * each:.1f}, read {reading * each:.2f}: {ratio:.0f}x"
             )
             record(
                 f"cached features, {name}, ViT-S/14, {options.size} px", peer="computing them",
@@ -141,7 +130,7 @@ def main() -> None:
             grid = 4 * (options.size // 14)
             for words, loss_size in ((f"4x the grid ({grid} px)", grid), ("full size", options.size)):
                 runs = [partial(case.step, source, loss_size) for source in (case.features, case.read)]
-                (plain, cached), gain = alternate(runs, options.rounds)
+                (plain, cached), gain = compare(runs, options.rounds)
                 whole = options.epochs * plain / (plain + writing - computing + (options.epochs - 1) * cached)
                 print(
                     f"  step, loss at {words}: without cache {plain * each:.0f}, with {cached * each:.0f}: an epoch "

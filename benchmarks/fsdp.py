@@ -1,8 +1,8 @@
-"""Memory of FSDP2 against DDP for each of two processes: a ViT pretrained by `pretrain`'s module through Lightning, over gloo.
+"""Memory per process of FSDP2 against DDP: a ViT pretrained by two processes with Lightning over gloo.
 
-"state" is what lives between steps (weights, teacher, optimiser, gradients left out) and is exact; "peak" is the resident
-memory of a process at its highest, beyond what it held before the model was built. Both run the same steps on the same
-images.
+"state" is what remains between steps (weights, teacher, optimiser, without gradients) and is exact; "peak" is the
+peak of resident memory of a process, beyond what was resident before the model was built. Both run the same steps on
+the same images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from _claims import record, versioned
-from _measure import resident
+from _measure import arguments, resident
 from torch import Tensor
 
 from pretrain.data import PretrainData
@@ -31,7 +31,7 @@ WAYS = ("ddp", "fsdp2")
 
 
 class Clock(pl.Callback):
-    """Seconds of each step."""
+    """Measures the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -44,7 +44,7 @@ class Clock(pl.Callback):
 
 
 def train(way: str, options: argparse.Namespace, folder: Path) -> None:
-    """One process of a run; leaves its figures in `folder`."""
+    """Run one process and write its numbers to `folder`."""
     before = resident("VmRSS")
     model = DINO(BackboneOptions(options.name, drop_path=0.0), HeadOptions(options.prototypes), steps=options.steps)
     data = PretrainData("scenes:train", MultiCrop(64, 32, 2), batch_size=2, workers=0, scenes=16, scene_size=64)
@@ -67,7 +67,7 @@ def train(way: str, options: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     """Print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--name", default="vit_small_patch16_224")
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--steps", type=int, default=3)
@@ -84,13 +84,11 @@ def main() -> None:
             subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
         found = {way: [json.loads((folder / f"{way}-{rank}.json").read_text()) for rank in (0, 1)] for way in WAYS}
     worst = {way: {key: max(one[key] for one in figures) for key in figures[0]} for way, figures in found.items()}
-    print(
-        f"{options.name}, K {options.prototypes}, two processes over gloo, {versioned('torch')}, {versioned('lightning')}"
-    )
+    versions = f"{versioned('torch')}, {versioned('lightning')}"
+    print(f"{options.name}, K {options.prototypes}, two processes over gloo, {versions}")
     for way in WAYS:
-        print(
-            f"{way:<6} state {worst[way]['state']:>7.0f} MB   peak {worst[way]['peak']:>7.0f} MB   step {worst[way]['step']:.2f} s"
-        )
+        state, peak, step = (worst[way][key] for key in ("state", "peak", "step"))
+        print(f"{way:<6} state {state:>7.0f} MB   peak {peak:>7.0f} MB   step {step:.2f} s")
     for key, least in (("state", 1.9), ("peak", None)):
         ours, theirs = worst["fsdp2"][key], worst["ddp"][key]
         record(

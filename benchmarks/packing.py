@@ -1,19 +1,18 @@
-"""Packed crops against crops one size at a time, and batch-subset stochastic depth against drop path by sample.
+"""Packed crops against crops one size at a time, and batch-subset stochastic depth against drop path per sample.
 
-Forward and backward of the image features of ViT-S/16 on 2x224 + 8x96, in fp32. "one size at a time" runs the same code
-on one size after the other; "by sample" runs timm's blocks with timm's DropPath. Figures are medians of paired steps,
-alternating; the outputs of both are compared first.
+Forward and backward of a ViT-S/16's image features on 2x224 + 8x96, in fp32. "one size at a time" runs the same code on one size
+after the other; "by sample" runs timm's blocks with timm's DropPath. Numbers are medians of paired steps, alternating;
+the outputs of both are compared first.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from _claims import record, versioned
+from _measure import alternate, arguments, median_ratio
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
@@ -23,7 +22,7 @@ Step = Callable[[], Tensor]
 
 
 def build(rate: float, name: str) -> Backbone:
-    """A student; rate: of stochastic depth, uniform."""
+    """Return a student with uniform stochastic depth of this rate."""
     torch.manual_seed(0)
     backbone = load_backbone(name).train()
     if rate:
@@ -33,7 +32,7 @@ def build(rate: float, name: str) -> Backbone:
 
 def main() -> None:
     """Print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--name", default="vit_small_patch16_224")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.3])
@@ -53,28 +52,23 @@ def main() -> None:
         return lambda: backbone.image_features(crops)[0]
 
     with torch.no_grad():
-        apart = float((by_size(student)() - packed(student)()).abs().max())
+        difference = float((by_size(student)() - packed(student)()).abs().max())
     ways: dict[str, Step] = {"one size at a time": by_size(student), "packed": packed(student)}
     for rate in options.rates:
         ways |= {
             f"by sample, {rate}": by_sample(build(rate, options.name)),
             f"subset, {rate}": packed(build(rate, options.name)),
         }
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for repeat in range(options.repeats + 1):  # the first warms up
-        for way, step in ways.items():
-            start = time.perf_counter()
-            step().square().mean().backward()
-            if repeat:
-                times[way].append(time.perf_counter() - start)
+    runs = [lambda step=step: step().square().mean().backward() for step in ways.values()]  # type: ignore[misc]
+    times = dict(zip(ways, alternate(runs, options.repeats, warm_up=1), strict=True))
     print(
         f"{options.name}, batch {batch}, 2x224 + 8x96, forward and backward, {torch.get_num_threads()} threads, "
-        f"{versioned('torch')}; outputs of packed and by size differ by at most {apart:.1e}"
+        f"{versioned('torch')}; outputs of both differ by at most {difference:.1e}"
     )
     compared = [("packed crops", "one size at a time", "packed")]
     compared += [(f"batch-subset stochastic depth, {r}", f"by sample, {r}", f"subset, {r}") for r in options.rates]
     for what, peer, ours in compared:
-        ratio = statistics.median(a / b for a, b in zip(times[peer], times[ours], strict=True))
+        ratio = median_ratio(times[peer], times[ours])
         mine, theirs = (statistics.median(times[way]) for way in (ours, peer))
         print(f"{what:<40} {mine:>7.2f} s   {peer:<16} {theirs:>7.2f} s   ratio {ratio:.2f}")
         record(

@@ -1,9 +1,10 @@
 """One training step of DINO ViT-S/16 against the textbook implementation of the same step.
 
-The textbook step is written below from the paper's formulas on PyTorch's defaults, in fp32: timm's ViT on concatenated
-crops of equal size, weight_norm, a log-softmax for every pair of views, per-tensor clipping, AdamW and an EMA in loops.
-Both start from the same weights and see the same images; their losses are printed side by side. Figures are medians of
-paired steps, alternating; peak memory is resident memory of a process of its own, beyond what it held before the step.
+The textbook step below follows the formulas of the paper with PyTorch's defaults, in fp32: timm's ViT on concatenated
+crops of equal size, weight_norm, a log-softmax per pair of views, clipping per tensor, AdamW, and an EMA in loops.
+Both start from the same weights and use the same images; their losses are printed side by side. Numbers are medians
+of paired steps, alternating; memory is the peak of resident memory of a process of its own, beyond what was resident
+before.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,7 +21,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from _claims import record
-from _measure import peak_memory
+from _measure import alternate, arguments, last_number, median_ratio, peak_memory
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -49,7 +48,7 @@ class TextbookHead(nn.Module):
 
 
 class Textbook:
-    """Student, teacher and the published step."""
+    """Student, teacher and the step of the paper."""
 
     def __init__(self, ours: DINO, prototypes: int) -> None:
         backbone = timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True)
@@ -78,7 +77,7 @@ class Textbook:
         )
 
     def logits(self, network: nn.ModuleDict, crops: list[Tensor]) -> Tensor:
-        """Crops of equal size together, the head once."""
+        """Run crops of equal size together, and the head once."""
         sizes = sorted({c.shape[-1] for c in crops}, reverse=True)
         features = []
         for size in sizes:
@@ -87,7 +86,7 @@ class Textbook:
         return network["head"](torch.cat(features))
 
     def step(self, crops: list[Tensor]) -> float:
-        """One step; returns the loss."""
+        """Run one step and return the loss."""
         with torch.no_grad():
             teacher = self.logits(self.teacher, crops[:2])
         student = (self.logits(self.student, crops) / 0.1).chunk(len(crops))
@@ -125,7 +124,7 @@ class Ours:
         self.parts: dict[str, list[float]] = {}
 
     def step(self, crops: list[Tensor]) -> float:
-        """One step; returns the loss and notes the time of each part."""
+        """Run one step, record the time of each part and return the loss."""
         m = self.module
         clock = time.perf_counter()
 
@@ -159,7 +158,7 @@ class Ours:
 
 
 def build(way: str, prototypes: int) -> Callable[[list[Tensor]], float]:
-    """A step function: "textbook", "float32" or "bfloat16"."""
+    """Return the step function of "textbook", "float32" or "bfloat16"."""
     module = DINO(
         BackboneOptions("vit_small_patch16_224", {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, 0.0),
         HeadOptions(prototypes),
@@ -169,7 +168,7 @@ def build(way: str, prototypes: int) -> Callable[[list[Tensor]], float]:
 
 
 def views(batch: int, crops: int) -> list[Tensor]:
-    """2 global views of 224 and local ones of 96, uint8."""
+    """Return 2 global views of 224 px and `crops` local ones of 96 px, uint8."""
     generator = torch.Generator().manual_seed(0)
     sizes = [224] * 2 + [96] * crops
     return [torch.randint(0, 256, (batch, 3, s, s), dtype=torch.uint8, generator=generator) for s in sizes]
@@ -177,7 +176,7 @@ def views(batch: int, crops: int) -> list[Tensor]:
 
 def main() -> None:
     """Print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--local-crops", type=int, default=8)
     parser.add_argument("--prototypes", type=int, default=65536)
@@ -194,39 +193,22 @@ def main() -> None:
         return
     has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     print(
-        f"ViT-S/16, batch {options.batch}, 2x224 + {options.local_crops}x96, K {options.prototypes}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, timm {timm.__version__}; this processor {'computes' if has_bf16 else 'does NOT compute'} in bf16"
+        f"ViT-S/16, batch {options.batch}, 2x224 + {options.local_crops}x96, K {options.prototypes}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}; "
+        f"this processor {'computes' if has_bf16 else 'does NOT compute'} in bf16"
     )
     ways = options.ways or ["textbook", "float32", *(["bfloat16"] if has_bf16 else [])]
     steps = {way: build(way, options.prototypes) for way in ways}
     losses: dict[str, list[float]] = {way: [] for way in ways}
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for repeat in range(options.repeats + 1):  # the first warms up
-        for way in ways:
-            start = time.perf_counter()
-            losses[way].append(steps[way](crops))
-            if repeat:
-                times[way].append(time.perf_counter() - start)
-    command = [
-        sys.executable,
-        __file__,
-        "--batch",
-        str(options.batch),
-        "--local-crops",
-        str(options.local_crops),
-        "--prototypes",
-        str(options.prototypes),
-        "--memory",
-    ]
-    memory = {
-        way: float(subprocess.run([*command, way], capture_output=True, text=True, check=True).stdout.split()[-1])
-        for way in ways
-    }
+    runs = [lambda way=way: losses[way].append(steps[way](crops)) for way in ways]  # type: ignore[misc]
+    times = dict(zip(ways, alternate(runs, options.repeats, warm_up=1), strict=True))
+    given = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in ("batch", "local_crops", "prototypes")]
+    memory = {way: last_number(__file__, *given, "--memory", way) for way in ways}
     print(f"{'way':<10} {'median s':>9} {'textbook/ours':>14} {'peak MB':>9} {'ours/textbook':>14}   losses")
     for way in ways:
-        ratio = statistics.median(a / b for a, b in zip(times["textbook"], times[way], strict=True))
+        ratio, more = median_ratio(times["textbook"], times[way]), memory[way] / memory["textbook"]
         print(
-            f"{way:<10} {statistics.median(times[way]):>9.2f} {ratio:>14.2f} {memory[way]:>9.0f} {memory[way] / memory['textbook']:>14.2f}   "
+            f"{way:<10} {statistics.median(times[way]):>9.2f} {ratio:>14.2f} {memory[way]:>9.0f} {more:>14.2f}   "
             + " ".join(f"{v:.5f}" for v in losses[way])
         )
         if way == "textbook":

@@ -1,25 +1,23 @@
 """Time and memory of a training step by the terms of its objective, against DINO alone.
 
-Every way trains the same network on the same crops: DINO alone, then with one more thing each. Figures are medians of paired
-steps, alternating; the ratio is to DINO alone in the same round. Memory is that of a process of its own at its peak, beyond
-what was resident before the step.
+All variants train the same network on the same crops: DINO alone, then with one addition each. Numbers are medians of
+paired steps, alternating; the ratio is to DINO alone in the same round. Memory is the peak of a process of its own,
+beyond what was resident before the step.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import timm
 import torch
 from _claims import record
-from _measure import peak_memory
+from _measure import alternate, arguments, last_number, median_ratio, peak_memory
 from torch import Tensor
 
 from pretrain.data import Batch
@@ -36,7 +34,7 @@ class Step(DINO):
     trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=1)  # type: ignore[assignment]
 
     def prepare(self, batch: int) -> None:
-        """What a trainer would have set up."""
+        """Set up what a trainer would."""
         self.schedules, self._total_batch = self.plan(10_000, batch), batch
         self.optimizer = build_optimizer("adamw", parameter_groups(self.student))
         set_hyperparameters(self.optimizer, 5e-4, 0.04)
@@ -45,7 +43,7 @@ class Step(DINO):
             term.before_step(0, self.backbone)
 
     def step(self, batch: Batch) -> float:
-        """One optimiser step; returns the loss."""
+        """Run one optimiser step and return the loss."""
         outputs = self.run_networks(batch, 1, 0)
         loss = torch.stack([term.weight(1) * term(outputs) for term in self._terms]).sum()
         loss.backward()
@@ -59,7 +57,7 @@ class Step(DINO):
 
 
 def ways(prototypes: int) -> dict[str, dict[str, Any]]:
-    """Options of every way; larger Gram crops are asked for by name."""
+    """Return the options of every variant; the name asks for larger Gram crops."""
     head = HeadOptions(prototypes)
     teacher = TeacherOptions()
     sinkhorn = replace(teacher, centering="sinkhorn")
@@ -80,7 +78,7 @@ def ways(prototypes: int) -> dict[str, dict[str, Any]]:
 
 
 def build(way: str, options: argparse.Namespace) -> tuple[Step, Batch]:
-    """A module and its crops."""
+    """Return a module and its crops."""
     arguments = {"depth": options.depth, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     module = Step(BackboneOptions("vit_small_patch16_224", arguments, 0.0), **ways(options.prototypes)[way])
     module.prepare(options.batch)
@@ -97,7 +95,7 @@ def build(way: str, options: argparse.Namespace) -> tuple[Step, Batch]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--depth", type=int, default=4, help="blocks of the ViT-S/16")
     parser.add_argument("--local-crops", type=int, default=4)
@@ -111,27 +109,18 @@ def main() -> None:
         return
     print(
         f"ViT-S/16 of {options.depth} blocks, batch {options.batch}, 2x{SIZES[0]} + {options.local_crops}x{SIZES[1]}, "
-        f"K {options.prototypes}, fp32, {torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}"
+        f"K {options.prototypes}, fp32, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"timm {timm.__version__}"
     )
     names = list(ways(options.prototypes))
     built = {way: build(way, options) for way in names}
-    times: dict[str, list[float]] = {way: [] for way in names}
-    for repeat in range(options.repeats + 1):  # the first warms up
-        for way, (module, batch) in built.items():
-            start = time.perf_counter()
-            module.step(batch)
-            if repeat:
-                times[way].append(time.perf_counter() - start)
+    runs = [partial(module.step, batch) for module, batch in built.values()]
+    times = dict(zip(built, alternate(runs, options.repeats, warm_up=1), strict=True))
     given = [f"--{k.replace('_', '-')}={v}" for k, v in vars(options).items() if k not in ("memory", "repeats")]
-    memory = {}
-    for way in names:
-        done = subprocess.run(
-            [sys.executable, __file__, *given, "--memory", way], capture_output=True, text=True, check=True
-        )
-        memory[way] = float(done.stdout.split()[-1])
+    memory = {way: last_number(__file__, *given, "--memory", way) for way in names}
     print(f"{'way':<22} {'median s':>9} {'/ DINO':>7} {'peak MB':>8} {'/ DINO':>7}")
     for way in names:
-        ratio = statistics.median(a / b for a, b in zip(times[way], times["DINO"], strict=True))
+        ratio = median_ratio(times[way], times["DINO"])
         more = memory[way] / memory["DINO"]
         median, alone = statistics.median(times[way]), statistics.median(times["DINO"])
         print(f"{way:<22} {median:>9.3f} {ratio:>7.2f} {memory[way]:>8.0f} {more:>7.2f}")

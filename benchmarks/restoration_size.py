@@ -1,15 +1,14 @@
-"""Time and memory of restoration against the size of the image: the tiny body alone, the body with D-R attention at each of its levels, and the
-backbone that guides it, apart.
+"""Time and memory of restoration by image size: the tiny body, the body with D-R attention at each level, the backbone.
 
-Square images, one at a time, fp32, as they are predicted. The body's attention runs between channels, and so does that of the guidance: both must
-grow as the pixels do. The backbone sees at most 256 patches of an image, however large that is. Medians of runs that alternate (Linux with the GNU C library).
+Square images, one at a time, fp32, as in prediction. The attention of the body and of the guidance runs between
+channels, so time and memory must grow linearly with the pixels. The backbone receives at most 256 patches, whatever
+the image size. Medians of runs that alternate (Linux with the GNU C library).
 
     python benchmarks/restoration_size.py
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import statistics
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable
 
 import torch
 from _claims import record
-from _measure import peak_memory
+from _measure import arguments, peak_memory
 
 import heads
 from dense.backbone import load_backbone
@@ -25,14 +24,14 @@ from heads import Features, RestorationHead
 
 TOKENS = 256
 LAYERS = (0, 2, 3, 5)  # of six
-GROWTH = 1.3  # times as much a pixel, at most
-SHARE = 0.5  # of the body's time that guidance adds, at most
+GROWTH = 1.3  # most growth per pixel
+SHARE = 0.5  # most time that guidance adds, of that of the body
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
 PARTS = ("body", "body with fusion", "backbone")
 
 
 def head(guidance: str, dim: int) -> RestorationHead:
-    """The tiny body, guided or not."""
+    """Return the tiny body with or without guidance."""
     torch.manual_seed(0)
     spec = {"name": "restoration", "in_channels": [dim] * 4, "body": "tiny", "width": 32, "guidance": guidance}
     built = heads.build({**spec, "tokens": TOKENS, "outputs": {"restored": {"name": "image"}}})
@@ -41,7 +40,7 @@ def head(guidance: str, dim: int) -> RestorationHead:
 
 
 def parts_of(side: int) -> dict[str, Callable[[], object]]:
-    """What is measured of one image."""
+    """Return the calls that are measured for one image size."""
     backbone = load_backbone("scenes_tiny", frozen=True).eval()
     plain, guided = (head(guidance, backbone.spec.dim) for guidance in ("none", "channels"))
     image = torch.rand(1, 3, side, side)
@@ -56,26 +55,28 @@ def parts_of(side: int) -> dict[str, Callable[[], object]]:
 
 
 def memory(run: Callable[[], object]) -> float:
-    """MB at the peak of a call that is not the first one, when nothing is left over from others."""
+    """Return the peak MB of a second call, after all freed memory was returned to the system."""
     run()
     libc().malloc_trim(0)
     return peak_memory(run)
 
 
 def keep_pages() -> None:
-    """Memory once given stays with this process: what is timed is the network, and not how the system hands out pages."""
+    """Keep allocated memory in this process, so that times do not include page faults."""
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
         libc().mallopt(parameter, value)
 
 
 def libc() -> ctypes.CDLL:
-    """That of GNU."""
+    """Return the GNU C library."""
     return ctypes.CDLL("libc.so.6")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256, 384, 512], help="of images, growing")
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[64, 128, 256, 384, 512], help="of images, in increasing order"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     sides = options.sides
@@ -101,20 +102,21 @@ def main() -> None:
 
 
 def share(seconds: dict[tuple[int, str], float], side: int) -> float:
-    """Time of the guidance, fusion and backbone, by that of the body alone."""
+    """Return the time of fusion and backbone, divided by that of the body."""
     body, fused, backbone = (seconds[side, name] for name in PARTS)
     return (fused + backbone - body) / body
 
 
 def claim(seconds: dict[tuple[int, str], float], megabytes: dict[tuple[int, str], float], sides: list[int]) -> None:
-    """Growth from a middle size to the largest, and what the guidance costs there."""
+    """Record the growth per pixel up to the largest size, and the cost of the guidance there."""
     last = sides[-1]
     middle = min(sides[:-1], key=lambda side: abs(side - last / 2))
     for name in PARTS[:2]:
         for what, unit, found, factor in (("time", "us", seconds, 1e6), ("memory", "kB", megabytes, 1e3)):
             large, small = (factor * found[side, name] / side**2 for side in (last, middle))
             print(
-                f"{name}, {what} a pixel: {large:.2f} {unit} at {last} px, {small:.2f} {unit} at {middle} px, {large / small:.2f} times; target {GROWTH} at most"
+                f"{name}, {what} per pixel: {large:.2f} {unit} at {last} px, {small:.2f} {unit} at {middle} px, "
+                f"{large / small:.2f} times; target {GROWTH} at most"
             )
             record(
                 f"restoration, {name}: {what} a pixel at {last} px against {middle} px", ours=f"{large:.2f} {unit}",

@@ -1,8 +1,8 @@
-"""What the guidance is worth: Restormer alone, with DINO features by addition, by D-R attention, and with the perception loss.
+"""The gain from guidance: Restormer alone, with DINO features added, with D-R attention, with the perception loss.
 
-The tiny body and the shipped backbone on embedded scenes, at equal steps, degradation and seeds; PSNR and SSIM by kind of degradation, on levels that were
-trained on and on others. Without options a few steps show that it runs, and say nothing of what guidance is worth. With --output each variant stays in
-its folder, and the same command goes on where it was stopped:
+The tiny body and the backbone of the package on embedded scenes, at equal steps, degradations and seeds; PSNR and
+SSIM per degradation, at levels seen in training and at others. Without options a few steps only show that it runs.
+With --output each variant is kept in its folder, and the same command continues:
 
     python benchmarks/restoration_table.py --steps 1200 --val 12 --output runs/restoration --markdown docs/results.md
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from _claims import record
-from _measure import prose, write_section
+from _measure import arguments, prose, write_section
 
 from dense.data.degrade import Degrade
 from dense.data.labelled.scenes import SceneSource
@@ -33,18 +33,19 @@ VARIANTS = {  # name -> guidance, weight of the perception loss
     "+ D-R attention": ("channels", 0.0),
     "+ perception loss": ("channels", 0.01),
 }
-WORTH = 800  # fewer steps are no claim
+LEAST_STEPS = 800  # of a claim
 Rows = dict[str, dict[str, float]]
 
 
 def train(name: str, folder: Path, options: argparse.Namespace) -> Path:
-    """A run of the recipe restoration/scenes_tiny; one that was stopped goes on."""
+    """Run the recipe restoration/scenes_tiny, or continue it; return the folder of the model."""
     guidance, weight = VARIANTS[name]
     init = "--model.init_args."
     command = [
         sys.executable, "-m", "dense", "train", "--config=restoration/scenes_tiny", f"--output={folder}",
         f"{init}head.guidance={guidance}", f"{init}perception.weight={weight}", f"{init}steps={options.steps}",
-        f"{init}seed={options.seed}", f"--data.seed={options.seed}", f"--data.scenes=[{options.train},1]", "--data.check=1",
+        f"{init}seed={options.seed}", f"--data.seed={options.seed}", f"--data.scenes=[{options.train},1]",
+        "--data.check=1",
         f"--data.scene_size={options.side}", f"--data.patches=[[0,{options.patch},{options.batch}]]",
         f"--val_every={options.steps}", "--trainer.accelerator=cpu",
     ]  # fmt: skip
@@ -53,7 +54,7 @@ def train(name: str, folder: Path, options: argparse.Namespace) -> Path:
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Numbers of a variant and the seconds its training took, from its file if it is there."""
+    """Return the metrics of a variant and its seconds of training, from its file if it exists."""
     words = "-".join(name.strip("+ ").lower().split())
     folder = options.output / f"{words}-{options.steps}-{options.seed}"
     settings = {key: getattr(options, key) for key in ("train", "val", "side", "patch", "batch")}
@@ -68,7 +69,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def means(found: dict[str, Any]) -> Rows:
-    """PSNR and SSIM by kind, seen and unseen levels apart, and of all kinds."""
+    """Return PSNR and SSIM per degradation and of all, at seen and unseen levels."""
     groups: dict[str, list[dict[str, float]]] = {}
     for label, row in found["per_degradation"].items():
         where = "unseen" if label.endswith("unseen") else "seen"
@@ -81,12 +82,12 @@ def means(found: dict[str, Any]) -> Rows:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=4, help="of each variant")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=1000, help="scenes to train on")
-    parser.add_argument("--val", type=int, default=1, help="scenes to judge by, each with every degradation")
+    parser.add_argument("--train", type=int, default=1000, help="training scenes")
+    parser.add_argument("--val", type=int, default=1, help="evaluation scenes, each with every degradation")
     parser.add_argument("--side", type=int, default=96, help="of the scenes")
     parser.add_argument("--patch", type=int, default=48, help="side of training patches")
     parser.add_argument("--batch", type=int, default=4)
@@ -100,7 +101,7 @@ def main() -> None:
     columns = {"degraded": means(next(iter(found.values()))[INPUT])} | {n: means(f) for n, f in found.items()}
     text = table(columns)
     print(text)
-    if options.steps >= WORTH and PLAIN in found:
+    if options.steps >= LEAST_STEPS and PLAIN in found:
         claim(columns)
     if options.markdown is not None:
         seconds = {name: f["seconds"] for name, f in found.items()}
@@ -109,7 +110,7 @@ def main() -> None:
 
 
 def claim(columns: dict[str, Rows]) -> None:
-    """What each variant gains over the plain body."""
+    """Record the gain of each variant over the plain body."""
     for name in columns.keys() - {"degraded", PLAIN}:
         for row in ("all, seen", "all, unseen"):
             ours, theirs = columns[name][row]["psnr"], columns[PLAIN][row]["psnr"]
@@ -120,7 +121,7 @@ def claim(columns: dict[str, Rows]) -> None:
 
 
 def table(columns: dict[str, Rows]) -> str:
-    """Markdown: a row a kind of degradation, a column a variant."""
+    """Return Markdown with a row per degradation and a column per variant."""
     lines = [f"| PSNR / SSIM | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for row in columns["degraded"]:
         cells = [f"{rows[row]['psnr']:.2f} / {rows[row]['ssim']:.3f}" for rows in columns.values()]
@@ -129,7 +130,7 @@ def table(columns: dict[str, Rows]) -> str:
 
 
 def page(text: str, columns: dict[str, Rows], seconds: dict[str, float], options: argparse.Namespace) -> str:
-    """The table with its settings and the best variant per number."""
+    """Return the table with its settings and the best variant per metric."""
     won = [
         f"{max(options.variants, key=lambda name: columns[name][row][key])} on {row.split()[1]} levels by {title}"
         for row in ("all, seen", "all, unseen")
@@ -140,8 +141,8 @@ def page(text: str, columns: dict[str, Rows], seconds: dict[str, float], options
     about = (
         f"Recipe restoration/scenes_tiny, {options.steps} steps of {options.batch} patches of {options.patch} x "
         f"{options.patch} pixels per variant, {options.train} scenes to train on and {options.val} others of "
-        f"{options.side} x {options.side} to evaluate, each with every level of every degradation, seed {options.seed}. "
-        f"PSNR in dB and SSIM of RGB, 8 bits. Seconds of training beside other work: {took}."
+        f"{options.side} x {options.side} to evaluate, each with every level of every degradation, seed "
+        f"{options.seed}. PSNR in dB and SSIM of RGB, 8 bits. Seconds of training beside other work: {took}."
     )
     return f"{prose(about)}\n\n{text}\n\n{prose(best)}"
 

@@ -1,9 +1,10 @@
-"""What pretraining is worth to a head: linear and DPT, depth and segmentation, on embedded scenes held out.
+"""The gain of heads from pretraining: linear and DPT, depth and segmentation, on held-out embedded scenes.
 
-Heads, losses and optimisers are those of the recipes scenes_linear and scenes_dpt, on frozen features of four kinds: a pretrained backbone, the same network with random initialisation, positions alone (what a
-head learns that sees nothing), and none (the mean depth, the commonest class). Heads train on scenes seen from 0.6 to
-2.6 m and are judged on other scenes from the same heights and from 3.0 to 4.5 m. Three seeds of heads and of fresh
-weights; the table tells means and the range.
+Heads, losses and optimisers are those of the recipes scenes_linear and scenes_dpt, on frozen features of four kinds: a
+pretrained backbone, the same network with random initialisation, positions alone (without image content), and none (the
+mean depth, the most frequent class). Heads train on scenes from camera heights of 0.6 to 2.6 m. They are evaluated on
+other scenes from the same heights, and from 3.0 to 4.5 m. Three seeds of heads and of random initialisation; the table
+shows mean and range.
 
     python benchmarks/scene_heads.py --backbone DIRECTORY --markdown docs/results.md
 """
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import yaml
 from _claims import record
-from _measure import prose, spread, write_section
+from _measure import arguments, prose, spread, write_section
 from torch import Tensor
 
 import heads
@@ -49,7 +50,7 @@ Numbers = dict[str, float]
 
 
 def recipe(task: str, head_name: str) -> dict[str, Any]:
-    """Head, loss and optimiser of the shipped recipe."""
+    """Return head, loss and optimiser of a recipe of the package."""
     return yaml.safe_load(find_config(f"{task}/scenes_{head_name}").read_text())["model"]["init_args"]
 
 
@@ -64,8 +65,8 @@ class Scenes:
         self.depth = torch.stack([torch.from_numpy(s.depth)[None] for s in samples])  # type: ignore[arg-type]
 
 
-def seen_by(backbone: Backbone, images: Tensor) -> Features:
-    """Features of all images, of four layers."""
+def features_of(backbone: Backbone, images: Tensor) -> Features:
+    """Return features of four layers for all images."""
     layers = resolve_layers("even4", backbone.spec)
     with torch.inference_mode():
         parts = [backbone(backbone.normalise(some), layers=layers, norm=True) for some in images.split(50)]
@@ -75,7 +76,7 @@ def seen_by(backbone: Backbone, images: Tensor) -> Features:
 
 
 def positions(like: Features) -> Features:
-    """Sines and cosines of where a patch is, in place of what it shows."""
+    """Return sines and cosines of patch positions instead of features."""
     batch, _, height, width = like.maps[0].shape
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     waves = [f(math.pi * k * c) for k in (0.5, 1, 2, 4) for c in (x, y) for f in (torch.sin, torch.cos)]
@@ -84,18 +85,18 @@ def positions(like: Features) -> Features:
 
 
 def rows(features: Features, index: Tensor) -> Features:
-    """Some images of many."""
+    """Return the features of some images."""
     return features.map(lambda t: t[index])
 
 
 def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: int, seed: int) -> heads.DenseHead:
-    """A head on features in memory."""
+    """Train a head on features in memory."""
     torch.manual_seed(seed)
-    told = recipe(task, head_name)
-    spec = told["head"] | {"in_channels": [m.shape[1] for m in features.maps]}
+    config = recipe(task, head_name)
+    spec = config["head"] | {"in_channels": [m.shape[1] for m in features.maps]}
     if task == "segmentation":
         spec["outputs"] = {"labels": spec["outputs"]["labels"] | {"count": len(CLASSES)}}
-    head, loss, optim = heads.build(spec).train(), losses.build(told["loss"]), OptimOptions(**told["optim"])
+    head, loss, optim = heads.build(spec).train(), losses.build(config["loss"]), OptimOptions(**config["optim"])
     kind = getattr(head.outputs.get("depth"), "kind", "metric")
     optimizer = torch.optim.AdamW(head.parameters(), lr=optim.lr, weight_decay=optim.weight_decay)
     size = target_size(features, TARGET.size)
@@ -120,8 +121,8 @@ def train(head_name: str, task: str, features: Features, scenes: Scenes, steps: 
 
 
 @torch.inference_mode()
-def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Numbers:
-    """Numbers of predictions for image indices."""
+def evaluate(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Numbers:
+    """Return the metrics of a function from image indices to predictions."""
     metric: Any = DepthMetrics(cap=CAP) if task == "depth" else SegmentationMetrics(len(CLASSES))
     for index in torch.arange(len(scenes.images)).split(50):
         if task == "depth":
@@ -133,28 +134,28 @@ def judge(predict: Callable[[Tensor], Tensor], task: str, scenes: Scenes) -> Num
     return {k: found[k] for k in (("abs_rel", "delta1") if task == "depth" else ("miou",))}
 
 
-def target(head: heads.DenseHead, features: Features, name: str, index: Tensor) -> Tensor:
-    """What a head says of some images: logits, or depth in metres."""
+def prediction(head: heads.DenseHead, features: Features, name: str, index: Tensor) -> Tensor:
+    """Return logits, or depth in metres, of some images."""
     values = head(rows(features, index))[name]
     return values.exp() if getattr(head.outputs[name], "kind", "") == "log" else values
 
 
-def constant(task: str, scenes: Scenes, target: Scenes) -> Callable[[Tensor], Tensor]:
-    """The mean of log depth, or the commonest class, whatever is shown."""
+def constant(task: str, scenes: Scenes, evaluated: Scenes) -> Callable[[Tensor], Tensor]:
+    """Return a function that always predicts the mean log depth, or the most frequent class."""
     if task == "depth":
         known = scenes.depth[(scenes.depth > CAP[0]) & (scenes.depth < CAP[1])]
-        return lambda index: torch.full_like(target.depth[index], float(known.log().mean().exp()))
+        return lambda index: torch.full_like(evaluated.depth[index], float(known.log().mean().exp()))
     label = int(scenes.labels.flatten().bincount().argmax())
-    return lambda index: torch.full_like(target.labels[index], label)
+    return lambda index: torch.full_like(evaluated.labels[index], label)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--backbone", default="scenes_tiny", help="directory of a pretrained backbone, or a name")
     parser.add_argument("--weights", default=None, help="its weights, for a name")
-    parser.add_argument("--train", type=int, default=300, help="scenes to train on")
-    parser.add_argument("--val", type=int, default=100, help="scenes of each kind to judge by")
-    parser.add_argument("--steps", type=int, default=150, help="of every head, 16 scenes each")
+    parser.add_argument("--train", type=int, default=300, help="training scenes")
+    parser.add_argument("--val", type=int, default=100, help="evaluation scenes per camera height")
+    parser.add_argument("--steps", type=int, default=150, help="training steps per head, 16 scenes each")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--markdown", type=Path, default=None, help="file for the table")
     options = parser.parse_args()
@@ -166,30 +167,30 @@ def main() -> None:
         "unseen heights": Scenes("val", options.val, UNSEEN),
     }
 
-    def described(backbone: Backbone) -> dict[str, Features]:
-        return {name: seen_by(backbone, scenes.images) for name, scenes in sets.items()}
+    def features(backbone: Backbone) -> dict[str, Features]:
+        return {name: features_of(backbone, scenes.images) for name, scenes in sets.items()}
 
-    known = described(pretrained)
-    blind = {name: positions(features) for name, features in known.items()}
+    known = features(pretrained)
+    blind = {name: positions(one) for name, one in known.items()}
     found: dict[tuple[str, str, str], list[Numbers]] = {}
     for seed in range(options.seeds):
         torch.manual_seed(1000 + seed)
-        fresh = described(Backbone.from_spec(pretrained.spec).freeze())
-        for kind, features in (("pretrained", known), ("random", fresh), ("positions", blind)):
+        fresh = features(Backbone.from_spec(pretrained.spec).freeze())
+        for kind, maps in (("pretrained", known), ("random", fresh), ("positions", blind)):
             for head_name in HEADS:
                 for task in TASKS:
-                    head = train(head_name, task, features["train"], sets["train"], options.steps, seed)
+                    head = train(head_name, task, maps["train"], sets["train"], options.steps, seed)
                     for where in ("seen heights", "unseen heights"):
                         name = "depth" if task == "depth" else "labels"
-                        predict = partial(target, head, features[where], name)
-                        found.setdefault((kind, head_name, where), []).append(judge(predict, task, sets[where]))
+                        predict = partial(prediction, head, maps[where], name)
+                        found.setdefault((kind, head_name, where), []).append(evaluate(predict, task, sets[where]))
                     print(
                         f"seed {seed} {kind} {head_name} {task}: {found[(kind, head_name, 'seen heights')][-1]}",
                         flush=True,
                     )
     for where in ("seen heights", "unseen heights"):
         for task in TASKS:
-            numbers = judge(constant(task, sets["train"], sets[where]), task, sets[where])
+            numbers = evaluate(constant(task, sets["train"], sets[where]), task, sets[where])
             found.setdefault(("mean", "none", where), []).append(numbers)
     for head_name in HEADS:
         for number, sign in (("abs_rel", -1), ("miou", 1)):
@@ -199,8 +200,8 @@ def main() -> None:
             )
             gain = sign * (statistics.mean(ours) - statistics.mean(theirs))
             record(
-                f"{head_name} head on scenes, {number}", peer="the same network with random initialisation", ours=spread(ours),
-                theirs=spread(theirs), value=gain, least=0,
+                f"{head_name} head on scenes, {number}", peer="the same network with random initialisation",
+                ours=spread(ours), theirs=spread(theirs), value=gain, least=0,
             )  # fmt: skip
     text = table(found, options, time.perf_counter() - start)
     print(text)
@@ -209,10 +210,10 @@ def main() -> None:
 
 
 def table(found: dict[tuple[str, str, str], list[Numbers]], options: argparse.Namespace, seconds: float) -> str:
-    """Means and ranges over seeds, as Markdown."""
+    """Return means and ranges over seeds as Markdown."""
     about = (
-        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to evaluate, {options.steps} steps "
-        f"of 16, {options.seeds} seeds of heads and of random initialisation; torch {torch.__version__}, "
+        f"{options.train} scenes of {SIZE} px to train on, {options.val} others to evaluate, {options.steps} steps of "
+        f"16, {options.seeds} seeds of heads and of random initialisation; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {seconds:.0f} s. Mean (least to most)."
     )
     titles = {

@@ -1,9 +1,9 @@
-"""What each term of the objective is worth: pretraining on embedded scenes by one objective after the other, equal in
-steps, network, crops and optimiser, judged by k-NN, linear segmentation and linear depth on scenes held out.
+"""The gain from each term of the objective: pretraining on embedded scenes by one objective after the other.
 
-The recipe is scenes_tiny_dinov2's; each objective changes what its name says. "+ Gram" anchors the last part of the same
-number of steps to the teacher at its beginning. Without options a few steps show that it runs, and say nothing of what a term
-is worth; the table takes many hours on a small machine, and the same command continues it:
+All runs are equal in steps, network, crops and optimiser. They are evaluated by k-NN, linear segmentation and linear
+depth on held-out scenes. The recipe is scenes_tiny_dinov2; each objective changes what its name says. "+ Gram" anchors
+the last part of the same number of steps to the teacher at its beginning. Without options a few steps only show that it
+runs. The table takes many hours on a small machine, and the same command continues it:
 
     python benchmarks/scene_objectives.py --steps 3200 --scenes 20000 --seeds 3 --train 600 --val 400 \\
         --output runs/objectives --markdown docs/results.md
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from _claims import record
-from _measure import prose, spread, write_section
+from _measure import arguments, prose, spread, write_section
 
 from dense.backbone import load_backbone
 from dense.evaluate.probe import SceneProbe
@@ -34,27 +34,27 @@ NUMBERS = {
     "knn_average": ("k-NN, mean patch", 1),
     "knn_object": ("k-NN, object's patches", 1),
 }
-WORTH = 800  # fewer steps are no claim
-ANCHORED = 0.75  # of the steps are over when the Gram anchor is dropped
-CENTRES = ["--model.teacher.centering", "center"]
-NO_PATCHES, NO_SPREAD = ["--model.ibot.weight", "0"], ["--model.koleo.weight", "0"]
+LEAST_STEPS = 800  # of a claim
+GRAM_START = 0.75  # of the steps
+CENTERING = ["--model.teacher.centering", "center"]
+NO_IBOT, NO_KOLEO = ["--model.ibot.weight", "0"], ["--model.koleo.weight", "0"]
 
 
 def objectives(steps: int) -> dict[str, list[str]]:
-    """Options of each objective, on top of the recipe."""
-    gram = ["--model.gram.weight", "2", "--model.gram.start", str(round(ANCHORED * steps))]
+    """Return the options of each objective, added to the recipe."""
+    gram = ["--model.gram.weight", "2", "--model.gram.start", str(round(GRAM_START * steps))]
     return {
-        "DINO": [*CENTRES, *NO_PATCHES, *NO_SPREAD],
-        "DINO, Sinkhorn": [*NO_PATCHES, *NO_SPREAD],
-        "DINO + iBOT": [*CENTRES, *NO_SPREAD],
-        "DINO + iBOT, Sinkhorn": [*NO_SPREAD],
+        "DINO": [*CENTERING, *NO_IBOT, *NO_KOLEO],
+        "DINO, Sinkhorn": [*NO_IBOT, *NO_KOLEO],
+        "DINO + iBOT": [*CENTERING, *NO_KOLEO],
+        "DINO + iBOT, Sinkhorn": [*NO_KOLEO],
         "DINO + iBOT + KoLeo, Sinkhorn": [],
         "DINO + iBOT + KoLeo + Gram, Sinkhorn": gram,
     }
 
 
 def train(options: argparse.Namespace, name: str, changes: list[str], seed: int) -> Path:
-    """The backbone of one run."""
+    """Pretrain, unless the run is complete, and return the folder of the backbone."""
     words = "".join(c if c.isalnum() else "-" for c in name.lower())
     folder = options.output / f"{words}-{seed}"
     if not (folder / "facts.json").is_file():
@@ -67,7 +67,7 @@ def train(options: argparse.Namespace, name: str, changes: list[str], seed: int)
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown of means and ranges over seeds."""
+    """Return means and ranges over seeds as Markdown."""
     heads = [title for title, _ in NUMBERS.values()]
     lines = ["| objective | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(spread(v[k]) for k in NUMBERS) + " |" for name, v in found.items()]
@@ -75,15 +75,15 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=64, help="images a step")
-    parser.add_argument("--scenes", type=int, default=256, help="to pretrain on")
+    parser.add_argument("--batch", type=int, default=64, help="images per step")
+    parser.add_argument("--scenes", type=int, default=256, help="pretraining scenes")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", default=None, help="objectives by name; all without")
-    parser.add_argument("--train", type=int, default=60, help="scenes that probes learn from")
-    parser.add_argument("--val", type=int, default=40, help="scenes that judge")
+    parser.add_argument("--only", nargs="+", default=None, help="objectives by name; all if left out")
+    parser.add_argument("--train", type=int, default=60, help="training scenes of the probes")
+    parser.add_argument("--val", type=int, default=40, help="evaluation scenes of the probes")
     parser.add_argument("--output", type=Path, default=None, help="folder of the runs; a temporary one without")
     parser.add_argument("--markdown", type=Path, default=None, help="file for the table")
     options = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> None:
     text = table(found)
     print(text)
     first, *others = [name for name in found if name != "random initialisation"]
-    for name in others if options.steps >= WORTH else []:
+    for name in others if options.steps >= LEAST_STEPS else []:
         for key, (title, sign) in NUMBERS.items():
             ours, theirs = (statistics.mean(found[n][key]) for n in (name, first))
             gain = f"{sign * (ours - theirs):+.3f}"

@@ -1,6 +1,5 @@
-"""Claim: at least 100 embedded scenes a second on one core at 128 px. Prints medians over blocks of scenes."""
+"""Claim: at least 100 embedded scenes per second on one core at 128 px. Prints medians over blocks of scenes."""
 
-import argparse
 import os
 import statistics
 import time
@@ -10,14 +9,15 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 from _claims import record  # noqa: E402
+from _measure import arguments  # noqa: E402
 
 from dense.data.scenes import render, sample  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 224])
-    parser.add_argument("--scenes", type=int, default=50, help="scenes a block")
+    parser.add_argument("--scenes", type=int, default=50, help="scenes per block")
     parser.add_argument("--blocks", type=int, default=9)
     options = parser.parse_args()
     print(f"numpy {np.__version__}, one thread, medians of {options.blocks} blocks of {options.scenes} scenes")
@@ -42,12 +42,8 @@ def main() -> None:
             f"{name:24s} {statistics.median(values):7.0f} scenes/s  (least {min(values):.0f}, most {max(values):.0f})"
         )
         rate = statistics.median(values)
-        record(
-            f"scenes, {name}, one core",
-            ours=f"{rate:.0f} a second",
-            value=rate,
-            least=100 if name == "128 px" else None,
-        )
+        least = 100 if name == "128 px" else None
+        record(f"scenes, {name}, one core", ours=f"{rate:.0f} a second", value=rate, least=least)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What README says of the backbones that come with the package, measured again beside random initialisation: probes of patches, objects
-found and objects followed on held-out scenes. DPT heads on scenes_tiny are in scene_heads.
+"""The numbers of README on the backbones of the package, beside random initialisation.
+
+Probes of patches, object discovery and tracking on held-out scenes. DPT heads on scenes_tiny are in scene_heads.
 
     python benchmarks/shipped.py --seeds 3
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -15,18 +15,14 @@ import tempfile
 from pathlib import Path
 
 from _claims import record
-from _measure import spread
+from _measure import arguments, spread
 
 
 def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
-    """Of one verb of `dense evaluate`."""
+    """Return the numbers of one verb of `dense evaluate`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dense", "evaluate", *words, "--backbone", backbone, "--baselines"]
-        subprocess.run(
-            [*command, "--output", folder],
-            check=True,
-            stdout=sys.stderr,
-        )
+        subprocess.run([*command, "--output", folder], check=True, stdout=sys.stderr)
         found = json.loads((Path(folder) / "results.json").read_text())["numbers"]
     inner = {f"{name} {k}": v for name, row in found.items() if isinstance(row, dict) for k, v in row.items()}
     return {name: value for name, value in found.items() if not isinstance(value, dict)} | inner
@@ -40,32 +36,25 @@ def compare(
     lower: bool = False,
     peer: str = "random initialisation",
 ) -> None:
-    """Means over seeds of the backbone and of a peer, least and most."""
+    """Record mean and range over seeds of the backbone and of a peer."""
     all_ours, all_theirs = ([each[name] for each in found] for name in (key, other))
     ours, theirs = statistics.mean(all_ours), statistics.mean(all_theirs)
     better, worse = (theirs, ours) if lower else (ours, theirs)
-    ratio = better / worse if worse else float("inf")  # of very few scenes none may be right
+    ratio = better / worse if worse else float("inf")  # few scenes may give an accuracy of zero
     print(f"{title}: {spread(all_ours)}, {peer} {spread(all_theirs)}", flush=True)
-    record(
-        title,
-        peer=peer,
-        ours=spread(all_ours),
-        theirs=spread(all_theirs),
-        ratio=ratio,
-        least=1,
-    )
+    record(title, peer=peer, ours=spread(all_ours), theirs=spread(all_theirs), ratio=ratio, least=1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="of probes and clips; discovery has one")
-    parser.add_argument("--train", type=int, default=600, help="scenes that probes learn from")
-    parser.add_argument("--val", type=int, default=400, help="scenes that judge")
+    parser = arguments(__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="of probes and clips; discovery uses one")
+    parser.add_argument("--train", type=int, default=600, help="training scenes of the probes")
+    parser.add_argument("--val", type=int, default=400, help="evaluation scenes of the probes")
     parser.add_argument(
-        "--many", type=int, default=2000, help="scenes that scenes_stem's neighbours are sought in, and that judge"
+        "--many", type=int, default=2000, help="training and evaluation scenes of the k-NN of scenes_stem"
     )
-    parser.add_argument("--found", type=int, default=200, help="scenes in which objects are sought")
-    parser.add_argument("--clips", type=int, default=20, help="in which objects are followed")
+    parser.add_argument("--found", type=int, default=200, help="scenes of object discovery")
+    parser.add_argument("--clips", type=int, default=20, help="clips of tracking")
     options = parser.parse_args()
     seeds = [str(seed) for seed in range(options.seeds)]
     sizes = ["--train-scenes", str(options.train), "--val-scenes", str(options.val)]

@@ -1,18 +1,17 @@
-"""Claim: the views of one 500x375 image (2x224 + 8x96), on one core and seeding included, at least 4x as fast as torchvision.
+"""Claim: the views of one 500x375 image (2x224 + 8x96), on one core, are at least 4x as fast as with torchvision.
 
-The peer is the published recipe on PIL images, written with torchvision's transforms. It ends, as ours does, with uint8
-tensors; a second one ends as published, with normalised floats, which we leave to the device. All are seeded for each
-image. Prints medians, and the medians of the ratios of alternating runs.
+The peer is the published recipe on PIL images, written with torchvision's transforms. Like ours, it returns uint8
+tensors; a second one returns normalised floats, as published, where ours leaves the normalisation to the device. All
+are seeded per image, which the times include. Prints medians, and the medians of the ratios of alternating runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -23,6 +22,7 @@ import PIL  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 from _claims import record, versioned  # noqa: E402
+from _measure import arguments, seconds  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torchvision.transforms import InterpolationMode  # noqa: E402
@@ -33,7 +33,7 @@ from pretrain.views import MultiCrop  # noqa: E402
 
 
 class Blur:
-    """PIL's Gaussian blur with probability p and a radius uniform in 0.1 to 2."""
+    """Gaussian blur of PIL with probability p and a radius uniform in 0.1 to 2."""
 
     def __init__(self, p: float) -> None:
         self.p = p
@@ -75,21 +75,14 @@ class Peer:
 
 
 def random_image(height: int = 375, width: int = 500) -> np.ndarray:
-    """A smooth coloured image (H, W, 3)."""
+    """Return a smooth coloured image (H, W, 3)."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
 
 
-def seconds(run: Callable[[int], object], seed: int) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    run(seed)
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=150)
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=int, default=150, help="measured views of the image")
     options = parser.parse_args()
     init_worker()
     image = random_image()
@@ -100,11 +93,16 @@ def main() -> None:
         lambda seed: peer(pil, seed),
         lambda seed: published(pil, seed),
     ]
-    times = [[seconds(run, seed) for run in runs] for seed in range(-5, options.images)][5:]  # the first warm up
+    times = [[seconds(partial(run, seed)) for run in runs] for seed in range(-5, options.images)][
+        5:
+    ]  # the first warm up
     ours, *theirs = ([1e3 * one for one in column] for column in zip(*times, strict=True))
-    versions = f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}, torch {torch.__version__}, OpenCV {cv2.__version__}"
+    versions = (
+        f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}, torch {torch.__version__}, "
+        f"OpenCV {cv2.__version__}"
+    )
     print(f"one thread, 500x375 to 2x224 + 8x96, medians of {options.images} images; {versions}")
-    print(f"pretrain.MultiCrop, uint8          {statistics.median(ours):6.2f} ms an image")
+    print(f"pretrain.MultiCrop, uint8          {statistics.median(ours):6.2f} ms per image")
     for name, column in zip(("uint8", "normalised floats"), theirs, strict=True):
         low, middle, high = statistics.quantiles([b / a for a, b in zip(ours, column, strict=True)], n=4)
         print(
@@ -113,7 +111,8 @@ def main() -> None:
         )
         record(
             "views of a 500x375 image, one core", peer=f"{versioned('torchvision')}, {name}",
-            ours=f"{statistics.median(ours):.1f} ms", theirs=f"{statistics.median(column):.1f} ms", ratio=middle, least=4,
+            ours=f"{statistics.median(ours):.1f} ms", theirs=f"{statistics.median(column):.1f} ms", ratio=middle,
+            least=4,
         )  # fmt: skip
 
 

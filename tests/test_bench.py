@@ -1,4 +1,4 @@
-"""`make bench`: claims of every benchmark in one table, whatever becomes of each."""
+"""`make bench`: claims of every benchmark in one table, failures included."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ record("speed", ours="7 a second")
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The runner in a process of its own."""
+    """Run the runner in a process of its own."""
     command = [sys.executable, str(FOLDER / "_all.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_one_table_of_all_claims(tmp_path: Path) -> None:
-    """Met, missed and without a target; one that fails is named and stops no other."""
+    """Claims met, missed and without a target; a benchmark that fails is reported and stops no other."""
     import numpy
 
     (tmp_path / "fast.py").write_text(FAST)
@@ -47,7 +47,7 @@ def test_one_table_of_all_claims(tmp_path: Path) -> None:
 
 
 def test_some_by_name(tmp_path: Path) -> None:
-    """And a name that there is not; what others measured before stays on the page."""
+    """Earlier results of other benchmarks stay on the page; an unknown name is an error."""
     (tmp_path / "fast.py").write_text(FAST)
     (tmp_path / "broken.py").write_text("raise SystemExit(3)")
     assert bench("fast", "--folder", tmp_path, "--output", tmp_path / "results.md").returncode == 0
@@ -62,8 +62,8 @@ def test_some_by_name(tmp_path: Path) -> None:
     assert "no benchmark slow; there are broken, fast" in done.stderr
 
 
-def test_a_target_needs_something_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A claim that can neither be met nor missed is refused."""
+def test_a_target_needs_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that can neither be met nor missed raises."""
     monkeypatch.syspath_prepend(str(FOLDER))
     from _claims import record
 
@@ -73,13 +73,12 @@ def test_a_target_needs_something_to_judge(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_every_benchmark_tells_its_claims(path: Path) -> None:
-    """Or the table would lack it."""
+def test_every_benchmark_records_its_claims(path: Path) -> None:
     assert "record(" in path.read_text()
 
 
 def rows(text: str) -> list[list[str]]:
-    """Cells of every row of a Markdown table."""
+    """Return the cells of every row of a Markdown table."""
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 

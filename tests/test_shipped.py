@@ -1,4 +1,4 @@
-"""The backbones that come with the package: they open, are small, and know more than the networks they began as."""
+"""The backbones of the package: they open, are small, and their features exceed random initialisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_it_opens_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_small_and_told_about(name: str) -> None:
+def test_it_is_small_and_has_a_card(name: str) -> None:
     folder = SHIPPED / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
     card = (folder / "README.md").read_text()
@@ -32,19 +32,19 @@ def test_it_is_small_and_told_about(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_patches_know_more_than_random_ones(name: str) -> None:
-    """On scenes that pretraining never saw; the table in its card has larger sets and the spread over seeds."""
+def test_its_patches_exceed_random_initialisation(name: str) -> None:
+    """On scenes outside pretraining; the table in its card has larger sets and the range over seeds."""
     probe = SceneProbe(train=150, val=100, size=96)
     backbone = dense.load_backbone(name, frozen=True)
-    known, fresh = probe(backbone), probe.baselines(backbone)
-    assert known["segmentation_miou"] > fresh["random/segmentation_miou"] + 0.005
-    assert known["segmentation_miou"] > fresh["pixels/segmentation_miou"]
-    assert known["depth_abs_rel"] < fresh["random/depth_abs_rel"] - 0.02
-    assert known["depth_abs_rel"] < fresh["pixels/depth_abs_rel"]
+    pretrained, baselines = probe(backbone), probe.baselines(backbone)
+    assert pretrained["segmentation_miou"] > baselines["random/segmentation_miou"] + 0.005
+    assert pretrained["segmentation_miou"] > baselines["pixels/segmentation_miou"]
+    assert pretrained["depth_abs_rel"] < baselines["random/depth_abs_rel"] - 0.02
+    assert pretrained["depth_abs_rel"] < baselines["pixels/depth_abs_rel"]
 
 
 def test_results_do_not_call_it_random() -> None:
-    """Saved results say where the weights came from."""
+    """Saved results name the origin of the weights."""
     assert weights_in_words(Namespace(weights=None, backbone="scenes_tiny", seed=0)) == "scenes_tiny"
     unknown = Namespace(weights=None, backbone="vit_tiny_patch16_224", seed=0)
     assert weights_in_words(unknown) == "random initialisation (seed 0)"

@@ -73,7 +73,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--model.backbone.weights PATH": "a weight file, or timm to download",
             "--model.steps N": "length of the run",
             "--model.optim.lr RATE": "learning rate of the head",
-            "--model.tune.unfreeze WHAT": "none, all, or how many last blocks are trained; LoRA: --model.tune.lora_rank",
+            "--model.tune.unfreeze WHAT": "none, all, or how many last blocks train; LoRA: --model.tune.lora_rank",
             "--val_every N": "steps between validations; 0 for ten in a run",
             "--patience N": "early stopping after so many validations without improvement; 0 for none",
             **RUN,

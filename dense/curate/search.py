@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,13 +93,6 @@ def import_faiss() -> Any:
         raise ImportError("dense curate needs faiss: pip install 'dino-dense[curate]'") from None
 
 
-class Search(Protocol):
-    """Finds the nearest vectors of a bank."""
-
-    def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
-        """Return the k nearest of each unit vector (Q, D)."""
-
-
 class Flat:
     """Exact search, one block of the bank at a time."""
 
@@ -170,12 +163,12 @@ def resolve_index(kind: IndexKind, count: int) -> IndexKind:
     return kind if kind != "auto" else "flat" if count <= FLAT_LIMIT else "ivfpq"
 
 
-def build_index(bank: Vectors, kind: IndexKind, seed: int = 0) -> Search:
+def build_index(bank: Vectors, kind: IndexKind, seed: int = 0) -> Flat | IVFPQ:
     """Return the search that `kind` names."""
     return IVFPQ(bank, seed=seed) if resolve_index(kind, len(bank)) == "ivfpq" else Flat(bank)
 
 
-def search_blocks(search: Search, queries: Vectors, k: int) -> Iterator[tuple[int, NDArray[np.float32], Indices]]:
+def search_blocks(search: Flat | IVFPQ, queries: Vectors, k: int) -> Iterator[tuple[int, NDArray[np.float32], Indices]]:
     """Yield the start of each block of queries, with its cosines and places (q, k)."""
     for start, block in queries.blocks(QUERY_BLOCK):
         yield (start, *search.search(block, k))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dense.cli.parser import Parser, add_device, usable_device, warn_if_random, weights_in_words
+from dense.cli.parser import Parser, usable_device, warn_if_random, weights_in_words
 from dense.console import check_writable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parser(**options: bool) -> Parser:
     add("--weights", help="'timm', a weight file or a directory; random initialisation if left out")
     add("--shown", type=int, default=5, help="number of scenes or images in the report")
     add("--size", type=int, default=320, help="of --images: shorter side of the backbone's input; 0: as it is")
-    add_device(parser)
+    add("--device", default="cpu", help="of --images: cpu, cuda, mps, ...")
     add("--steps", type=int, default=60, help="training steps per head; 0: no heads")
     add("--restoration-steps", type=int, default=60, help="training steps of restoration; 0: none")
     add("--pretraining-steps", type=int, help="steps of pretraining, the recipe's if left out; 0: none")

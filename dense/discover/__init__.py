@@ -22,6 +22,7 @@ from dense.discover.methods import (
 from dense.discover.pca import PCA
 from dense.discover.refine import Refinement, guided_filter, refine
 from dense.discover.results import Objects, Prediction, Regions, boxes
+from dense.discover.run_tracking import overlays
 from dense.discover.source import Source, default_source, feature_at, similarity
 from dense.discover.spectral import Spectral
 from dense.discover.stego import Distillation, Stego
@@ -59,6 +60,7 @@ __all__ = [
     "lost",
     "maskcut",
     "on_grid",
+    "overlays",
     "propagate",
     "refine",
     "similarity",

@@ -160,14 +160,15 @@ class Tracking(Propagation):
         height, width = (max(1, round(side / patch)) * patch for side in sides)
         return height, width
 
-    def assign(self, soft: Tensor, shown: Size, own: Size) -> Tensor:
+    def assign(self, soft: Tensor, input_size: Size, size: Size) -> Tensor:
         """Assign each pixel (B, H, W) at the video's size to one of K labels on the grid (B, K, h, w)."""
-        soft = F.interpolate(soft, size=shown if self.decide == "shown" else own, mode="bilinear", align_corners=False)
+        target = input_size if self.decide == "shown" else size
+        soft = F.interpolate(soft, size=target, mode="bilinear", align_corners=False)
         if self.normalise:
             low, high = soft.amin((-2, -1), keepdim=True), soft.amax((-2, -1), keepdim=True)
             full = low > ONE  # a label that is 1 everywhere has no range
             soft = torch.where(full, soft, (soft - low) / (high - low).clamp_min(torch.finfo(soft.dtype).tiny))
-        return resize_nearest(soft.argmax(1, keepdim=True), own)[:, 0]
+        return resize_nearest(soft.argmax(1, keepdim=True), size)[:, 0]
 
 
 def tracking(protocol: str, patch: int, **changes: Any) -> Tracking:
@@ -214,23 +215,23 @@ def track(
     begin = [frame for _, frame in zip(range(2), rest, strict=False)]
     if len(begin) < 2:
         raise ValueError(f"the video has {len(begin)} frames: expected 2 or more, to carry the mask to")
-    own = (mask.shape[0], mask.shape[1])
-    shown = settings.input_size(own, backbone.spec.patch)
+    size = (mask.shape[0], mask.shape[1])
+    input_size = settings.input_size(size, backbone.spec.patch)
     tracker: Tracker | None = None
     for number, frame in enumerate(chain(begin, rest)):
         pixels = _pixels(frame)
-        if tuple(pixels.shape[-2:]) != own:
-            found, wanted = ("x".join(map(str, size)) for size in (pixels.shape[-2:], own))
+        if tuple(pixels.shape[-2:]) != size:
+            found, wanted = ("x".join(map(str, sides)) for sides in (pixels.shape[-2:], size))
             reference = "that of the first frame" if number else "the mask's size; draw it on the first frame"
             raise ValueError(f"frame {number} is {found}, not {wanted} (height x width), {reference}")
-        features = source(backbone, backbone.normalise(_resized(pixels.to(device), shown)))
+        features = source(backbone, backbone.normalise(_resized(pixels.to(device), input_size)))
         if tracker is None:
             tracker = Tracker(
                 features, labels_on_grid(mask, numbers, (features.shape[-2], features.shape[-1])), settings
             )
             yield torch.where(torch.isin(mask, numbers), mask, 0).to(torch.uint8)
         else:
-            yield numbers[settings.assign(tracker.step(features), shown, own)[0]]
+            yield numbers[settings.assign(tracker.step(features), input_size, size)[0]]
 
 
 def _pixels(frame: NDArray[np.uint8] | Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Network(nn.Module):
         if not has_table(self.backbone):
             return self
         if isinstance(self.model, DenseModel):
-            size = self.model.seen(size)
+            size = self.model.backbone_size(size)
         baked = copy.deepcopy(self, {id(p): p for p in self.parameters()})
         backbone: Any = baked.backbone
         padded, old = padded_size(backbone, size), backbone.table_grid

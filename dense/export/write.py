@@ -64,7 +64,7 @@ def export(
     size, patch = (int(size[0]), int(size[1])), network.backbone.spec.patch
     if isinstance(model, DenseModel) and "restored" in model.outputs:
         if dynamic:
-            raise ValueError("a restoration shows its backbone a fixed number of patches; export one file a size")
+            raise ValueError("a restoration shows its backbone a fixed number of patches; export one file per size")
         if min(size) < 1:
             raise ValueError(f"size={size}: expected a height and a width in pixels")
     else:
@@ -122,7 +122,7 @@ def metadata(network: Network, size: Size, dynamic: bool, names: list[str]) -> d
         if "restored" in names:
             facts["restored"] = "RGB, 0 to 1, not clamped"
         if "labels" in names:
-            facts["labels"] = "logits, one channel a class"
+            facts["labels"] = "logits, one channel per class"
             facts["classes"] = list(model.classes or map(str, range(model.outputs["labels"].count)))
         if (kind := model.depth_kind) is not None:
             unit = Depth.of(np.empty((0, 0), np.float32), kind).unit  # type: ignore[arg-type]

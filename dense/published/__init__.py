@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dense.backbone import WeightsError
-from dense.backbone.load import recognise as recognise_backbone
+from dense.backbone.weights.checkpoint import recognise as recognise_backbone
 from dense.model.network import DenseModel
 from dense.published import depth_anything, dinov2_heads, dinov3_heads, dpt, huggingface, restormer, smp
 from dense.published.family import Family, Published, State, is_ours

@@ -135,6 +135,34 @@ def renamed(state: State, table: Table) -> State:
     return {rename(name, table): tensor for name, tensor in state.items()}
 
 
+def inverted(table: Table) -> dict[str, str]:
+    """Return the table from our names to the published ones, of a table without @."""
+    inverse = {}
+    for pattern, replacement in table.items():
+        ours = re.sub(r"\\\d", r"(\\d+)", replacement.replace("~", "").replace(".", r"\."))
+        theirs = pattern.removeprefix("^").replace(r"\.", ".")
+        for group in range(1, theirs.count("(") + 1):
+            level = "~" if rf"~\{group}" in replacement else ""
+            theirs = re.sub(r"\(\\d\+?\)", rf"{level}\\{group}", theirs, count=1)
+        inverse[f"^{ours}"] = theirs
+    return inverse
+
+
+def depth_branch(prefix: str) -> dict[str, str]:
+    """Return the table of a sequence of three convolutions with activations between, for depth."""
+    return {rf"^{prefix}\.{2 * i - 2}\.": f"branches.depth.conv{i}." for i in (1, 2, 3)}
+
+
+def label_branches(prefix: str, auxiliary: str | None = None) -> dict[str, str]:
+    """Return the table of a sequence of convolution, BatchNorm, ReLU, dropout and classifier, for labels."""
+    branches = {"branches": prefix} if auxiliary is None else {"branches": prefix, "auxiliary": auxiliary}
+    return {
+        rf"^{layer}\.{number}\.": f"{branch}.labels.{name}."
+        for branch, layer in branches.items()
+        for number, name in ((0, "conv"), (1, "norm"), (4, "classifier"))
+    }
+
+
 def dpt_spec(state: State, **options: Any) -> dict[str, Any]:
     """Return the argument of `heads.build` for a DPT with these tensors, under our names.
 

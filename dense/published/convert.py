@@ -12,7 +12,6 @@ from dense.model.network import DenseModel
 from dense.published import FAMILIES, Published, is_backbone, is_ours, load_published, recognise
 
 Layout = Literal["own", "official", "huggingface"]
-OF_HEADS = ("family", "kind", "max_depth", "weights")  # facts that published heads alone need
 
 
 def read(
@@ -26,10 +25,10 @@ def read(
 
     backbone: the architecture in a backbone's file, or the backbone that a published head was trained on. branch: the
     network to take from a training checkpoint. overrides: of the backbone, or further facts. facts: what a published
-    file does not contain, such as kind.
+    head's file does not contain: family, kind, max_depth, weights.
     """
     overrides = dict(overrides or {})
-    unneeded = [name for name in facts if name in OF_HEADS]
+    of_heads = list(facts)
     facts |= ({} if backbone is None else {"backbone": backbone}) | overrides
 
     def as_backbone(file: Published | None = None) -> Backbone:
@@ -38,14 +37,14 @@ def read(
         if not (source / CONFIG).is_file():
             if file is not None and is_backbone(file.tensors) is None:
                 recognise(file)  # raises, and names the nearest family
-            raise ValueError(f"say which architecture {source} holds: --backbone dinov2_vits14, for example")
+            raise ValueError(f"{source} does not record its architecture; give it, such as --backbone dinov2_vits14")
         return load_backbone(source, **overrides)
 
     if is_ours(source):
-        if unneeded:
-            raise ValueError(f"{source} is a directory of this project, which records its {unneeded[0]}; leave it out")
+        if of_heads:
+            raise ValueError(f"{source} is a directory of this project, which records its {of_heads[0]}; leave it out")
         return DenseModel.from_pretrained(source) if "head" in read_json(source / CONFIG) else as_backbone()
-    if unneeded:
+    if of_heads:
         return load_published(source, **facts)
     try:
         file = Published.read(source)
@@ -57,7 +56,7 @@ def read(
 
 
 def write(loaded: Backbone | DenseModel, source: Path, target: Path, layout: Layout = "own") -> str:
-    """Write what was read from `source` to `target`; return a line for people."""
+    """Write what was read from `source` to `target`; return a summary for the user."""
     if layout == "official":
         if not isinstance(loaded, Backbone):
             raise ValueError(f"{source} holds a head too; --official writes backbones alone")
@@ -73,10 +72,10 @@ def write(loaded: Backbone | DenseModel, source: Path, target: Path, layout: Lay
         if loaded.backbone.spec.positions in ("size", "bilinear"):
             return line
         height, width = loaded.backbone.spec.image_size
-        return (
-            f"transformers reads positions by a rule of its own: away from {height}x{width} pixels its numbers differ\n"
-            + line
+        note = (
+            f"transformers interpolates positions by its own rule: outputs differ at sizes other than {height}x{width}"
         )
+        return f"{note}\n{line}"
     loaded.save_pretrained(target)
     opener = "load" if isinstance(loaded, DenseModel) else "load_backbone"
     return f"wrote {target}; open it with dense.{opener}({str(target)!r})"

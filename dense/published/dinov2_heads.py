@@ -7,23 +7,35 @@ from typing import Any
 from dense.backbone.spec import resolve_layers
 from dense.backbone.weights.names import default_layers
 from dense.model.network import DenseModel, Inference
-from dense.published.assemble import BackboneChoice, assemble, class_names, dpt_spec, given_backbone, hidden, renamed
+from dense.published.assemble import (
+    BackboneChoice,
+    assemble,
+    class_names,
+    depth_branch,
+    dpt_spec,
+    given_backbone,
+    hidden,
+    renamed,
+)
 from dense.published.family import Family, Published, positive
 
+# of DINOv2 and DINOv3: optional parts of names are those of mmcv's modules, and batchnorm_layers are DINOv3's
 TABLE = {
-    r"^reassemble_blocks\.projects\.(\d)\.conv\.": r"neck.reassemble.\1.project.",
+    r"^(?:reassemble_blocks\.)?batchnorm_layers\.(\d)\.": r"neck.reassemble.\1.norm.",
+    r"^reassemble_blocks\.projects\.(\d)\.(?:conv\.)?": r"neck.reassemble.\1.project.",
     r"^reassemble_blocks\.readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
     r"^reassemble_blocks\.resize_layers\.(\d)\.": r"neck.reassemble.\1.resize.",
-    r"^convs\.(\d)\.conv\.": r"neck.reassemble.\1.adapt.",
-    r"^fusion_blocks\.(\d)\.project\.conv\.": r"neck.fusion.~\1.project.",
-    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.conv\.": r"neck.fusion.~\1.unit\2.conv\3.",
-    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.bn\.": r"neck.fusion.~\1.unit\2.norm\3.",
-    r"^project\.conv\.": "neck.project.",
-    r"^conv_depth\.head\.0\.": "branches.depth.conv1.",
-    r"^conv_depth\.head\.2\.": "branches.depth.conv2.",
-    r"^conv_depth\.head\.4\.": "branches.depth.conv3.",
+    r"^convs\.(\d)\.(?:conv\.)?": r"neck.reassemble.\1.adapt.",
+    r"^fusion_blocks\.(\d)\.project\.(?:conv\.)?": r"neck.fusion.~\1.project.",
+    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.(?:conv\.)?(?=weight|bias)": r"neck.fusion.~\1.unit\2.conv\3.",
+    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.(?:bn|norm)\.": r"neck.fusion.~\1.unit\2.norm\3.",
+    r"^project\.(?:conv\.)?": "neck.project.",
+} | depth_branch(r"conv_depth\.head")
+LINEAR = {
+    r"^(?:batchnorm_layers?|bn)\.": "norm.",
+    r"^conv_depth\.": "branches.depth.",
+    r"^(?:conv|conv_seg)\.": "branches.labels.",
 }
-LINEAR = {r"^conv_depth\.": "branches.depth.", r"^conv_seg\.": "branches.labels.", r"^bn\.": "norm."}
 RANGES = "max_depth=10 for heads of NYUv2, 80 for those of KITTI (the hub gives 80 to its linear heads of NYUv2 too)"
 NAMES = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
 

@@ -9,6 +9,7 @@ from dense.backbone.spec import Layers, resolve_layers
 from dense.backbone.weights.names import default_layers
 from dense.model.network import DenseModel, Inference
 from dense.published.assemble import BackboneChoice, assemble, class_names, dpt_spec, given_backbone, hidden, renamed
+from dense.published.dinov2_heads import LINEAR, TABLE
 from dense.published.family import Family, Published, State, choose, positive
 
 NAMES = {
@@ -17,25 +18,6 @@ NAMES = {
     1024: "dinov3_vitl16",
     1280: "dinov3_vith16plus",
     4096: "dinov3_vit7b16",
-}
-TABLE = {
-    r"^(?:reassemble_blocks\.)?batchnorm_layers\.(\d)\.": r"neck.reassemble.\1.norm.",
-    r"^reassemble_blocks\.projects\.(\d)\.(?:conv\.)?": r"neck.reassemble.\1.project.",
-    r"^reassemble_blocks\.readout_projects\.(\d)\.0\.": r"neck.reassemble.\1.readout.",
-    r"^reassemble_blocks\.resize_layers\.(\d)\.": r"neck.reassemble.\1.resize.",
-    r"^convs\.(\d)\.(?:conv\.)?": r"neck.reassemble.\1.adapt.",
-    r"^fusion_blocks\.(\d)\.project\.(?:conv\.)?": r"neck.fusion.~\1.project.",
-    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.(?:conv\.)?(?=weight|bias)": r"neck.fusion.~\1.unit\2.conv\3.",
-    r"^fusion_blocks\.(\d)\.res_conv_unit(\d)\.conv(\d)\.(?:bn|norm)\.": r"neck.fusion.~\1.unit\2.norm\3.",
-    r"^project\.(?:conv\.)?": "neck.project.",
-    r"^conv_depth\.head\.0\.": "branches.depth.conv1.",
-    r"^conv_depth\.head\.2\.": "branches.depth.conv2.",
-    r"^conv_depth\.head\.4\.": "branches.depth.conv3.",
-}
-LINEAR = {
-    r"^(?:batchnorm_layers?|bn)\.": "norm.",
-    r"^conv_depth\.": "branches.depth.",
-    r"^(?:conv|conv_seg)\.": "branches.labels.",
 }
 RANGES = "max_depth=100 for the synthetic mixture (SYNTHMIX), 10 for NYUv2"
 NORMS = {True: "if the head was trained on normed features (the hub's)", False: "if on raw features"}

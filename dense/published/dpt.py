@@ -9,7 +9,17 @@ from torch import Tensor
 from dense.backbone import Backbone
 from dense.backbone.spec import HYBRID_STAGES, resolve_layers
 from dense.model.network import DenseModel, Inference
-from dense.published.assemble import PLAIN, assemble, class_names, contained_backbone, dpt_spec, hidden, renamed
+from dense.published.assemble import (
+    PLAIN,
+    assemble,
+    class_names,
+    contained_backbone,
+    depth_branch,
+    dpt_spec,
+    hidden,
+    label_branches,
+    renamed,
+)
 from dense.published.family import Family, Published, choose
 
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of the normalisation
@@ -26,16 +36,8 @@ TABLE = SCRATCH | {
     r"^pretrained\.act_postprocess(\d)\.4\.": r"neck.reassemble.@\1.resize.",
     r"^scratch\.output_conv\.": "output.",
 }
-DEPTH = {
-    r"^output\.0\.": "branches.depth.conv1.",
-    r"^output\.2\.": "branches.depth.conv2.",
-    r"^output\.4\.": "branches.depth.conv3.",
-}
-LABELS = {
-    rf"^{layer}\.{number}\.": f"{branch}.labels.{name}."
-    for layer, branch in (("output", "branches"), ("auxlayer", "auxiliary"))
-    for number, name in ((0, "conv"), (1, "norm"), (4, "classifier"))
-}
+DEPTH = depth_branch("output")
+LABELS = label_branches("output", "auxlayer")
 KINDS = {
     "relative": "for depth without scale, inverse (dpt_large-midas, dpt_hybrid-midas)",
     "nyu": "for metres (dpt_hybrid_nyu)",

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dense.backbone import Backbone, WeightsError
 from dense.backbone.weights.huggingface import to_huggingface
 from dense.model.network import DenseModel
-from dense.published.assemble import Table, rename
+from dense.published.assemble import Table, inverted, renamed
 from dense.published.family import State
 from dense.published.huggingface import BIT, DEPTH, DEPTH_ANYTHING, FACTORS, LABELS
 
@@ -28,7 +28,7 @@ def export_huggingface(model: DenseModel, folder: str | Path) -> str:
 
     A model that transformers would compute differently raises, and the error names the option.
     """
-    spec = model.head.spec()  # type: ignore[operator]
+    spec = model.head.spec()
     output = spec["outputs"].get("depth", {})
     write = _depth_anything if output.get("upsample") == "image" else _dpt
     config, state = write(model, spec, output)
@@ -65,8 +65,7 @@ def _depth_anything(model: DenseModel, spec: dict[str, Any], output: dict[str, A
         "max_depth": 1 if not metric else int(farthest) if farthest == int(farthest) else farthest,
     }
     backbone = {f"backbone.{k}": v for k, v in to_huggingface(model.backbone.state_dict()).items()}
-    names = [*_neck_names(spec), *(f"head.conv{i}.{k}" for i in (1, 2, 3) for k in ("weight", "bias"))]
-    return config, backbone | _head_tensors(model, names, DEPTH_ANYTHING)
+    return config, backbone | _head_tensors(model, DEPTH_ANYTHING)
 
 
 def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tuple[dict[str, Any], State]:
@@ -94,19 +93,11 @@ def _dpt(model: DenseModel, spec: dict[str, Any], output: dict[str, Any]) -> tup
     }
     if (labels and not own) or (own and model.norm is not False):
         raise WeightsError("transformers' DPT reads raw features of its own ViT, and labels from nothing else")
-    table: Table = DEPTH
-    names = [f"head.head.{i}.{k}" for i in (0, 2, 4) for k in ("weight", "bias")]
     if labels:
-        table, statistics = LABELS, ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
         config["use_auxiliary_head"] = labels["auxiliary"]
         config["id2label"] = {str(i): n for i, n in enumerate(model.classes or map(str, range(labels["count"])))}
         config["label2id"] = {n: int(i) for i, n in config["id2label"].items()}
-        branch = ["0.weight", *(f"1.{k}" for k in statistics), "4.weight", "4.bias"]
-        names = [f"head.head.{n}" for n in branch]
-        names += [f"auxiliary_head.head.{n}" for n in branch] if labels["auxiliary"] else []
-    elif spec["project"]:
-        names += ["head.projection.weight", "head.projection.bias"]
-    return config, _vit_tensors(model.backbone, own) | _head_tensors(model, [*_neck_names(spec), *names], table)
+    return config, _vit_tensors(model.backbone, own) | _head_tensors(model, LABELS if labels else DEPTH)
 
 
 def _check_options(
@@ -137,37 +128,11 @@ def _sizes(spec: dict[str, Any]) -> list[int]:
     return [c if r is None else r for c, r in zip(spec["in_channels"], spec["reassemble"], strict=True)]
 
 
-def _neck_names(spec: dict[str, Any]) -> list[str]:
-    """Return the published names of a neck's tensors, including the unused unit of the deepest fusion."""
-    both = ("weight", "bias")
-    readouts = spec["readout"] if isinstance(spec["readout"], list) else [spec["readout"]] * 4
-    names = [f"neck.convs.{i}.weight" for i in range(4)]
-    for i, (middle, readout) in enumerate(zip(spec["reassemble"], readouts, strict=True)):
-        stage = "neck.reassemble_stage"
-        if middle is not None:
-            names += [f"{stage}.layers.{i}.projection.{k}" for k in both]
-            names += [f"{stage}.layers.{i}.resize.{k}" for k in both] if i != 2 else []
-        names += [f"{stage}.readout_projects.{i}.0.{k}" for k in both] if readout == "project" else []
-        fusion = f"neck.fusion_stage.layers.{i}"
-        names += [f"{fusion}.projection.{k}" for k in both]
-        for unit in (1, 2):
-            for part in (1, 2):
-                at = f"{fusion}.residual_layer{unit}"
-                names += [f"{at}.convolution{part}.{k}" for k in (both if spec["bias"] else ("weight",))]
-                statistics = (*both, "running_mean", "running_var", "num_batches_tracked")
-                names += [f"{at}.batch_norm{part}.{k}" for k in statistics] if spec["batch_norm"] else []
-    return names
-
-
-def _head_tensors(model: DenseModel, names: list[str], table: Table) -> State:
-    """Return the head's tensors under published names, with zeros in the unused unit."""
-    own = model.head.state_dict()
-    state = {}
-    for name in names:
-        mine = rename(name, table)
-        unused = mine.startswith("neck.fusion.3.unit1.")
-        state[name] = torch.zeros_like(own[mine.replace("unit1", "unit2")]) if unused else own[mine]
-    return state
+def _head_tensors(model: DenseModel, table: Table) -> State:
+    """Return the head's tensors under published names, with zeros in the unused unit of the deepest fusion."""
+    own, deepest = model.head.state_dict(), "neck.fusion.3.unit2."
+    unused = {k.replace("unit2", "unit1"): torch.zeros_like(v) for k, v in own.items() if k.startswith(deepest)}
+    return renamed(unused | own, inverted(table))
 
 
 def _dinov2(model: DenseModel) -> dict[str, Any]:
@@ -238,23 +203,9 @@ def _vit_tensors(backbone: Backbone, own: bool) -> State:
     if not own:
         return {f"backbone.{k}": v for k, v in tensors.items()}
     if backbone.spec.kind == "hybrid":
-        at = "embeddings.patch_embeddings.projection."
-        tensors = {k.replace(at, "embeddings.projection."): v for k, v in tensors.items()}
-        for name, tensor in state.items():
-            if name.startswith("model.patch_embed.backbone."):
-                tensors[_to_bit(name.removeprefix("model.patch_embed.backbone."))] = tensor
+        resnet = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.patch_embed.backbone.")}
+        tensors = renamed(tensors | resnet, inverted(BIT))
     return {f"dpt.{k}": v for k, v in tensors.items()}
-
-
-def _to_bit(name: str) -> str:
-    """Return the name in transformers' BiT of a tensor of timm's ResNetV2: the inverse of `BIT`."""
-    for old, new in (("stem.conv.", "embedder.convolution."), ("stem.", "embedder."), ("stages.", "encoder.stages.")):
-        if name.startswith(old):
-            name = new + name.removeprefix(old)
-            break
-    name = f"embeddings.backbone.bit.{name.replace('.blocks.', '.layers.')}"
-    assert rename(name, BIT).startswith("patch_embed.backbone.")
-    return name
 
 
 def _preprocessor(model: DenseModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dense.backbone import Backbone, WeightsError
 from dense.backbone.spec import Positions
 from dense.backbone.weights.huggingface import describe_config, from_huggingface, mlp_ratio
 from dense.model.network import DenseModel, Inference
-from dense.published.assemble import assemble, dpt_spec, hidden, load_named, renamed
+from dense.published.assemble import assemble, depth_branch, dpt_spec, hidden, label_branches, load_named, renamed
 from dense.published.dpt import HALF, hybrid_options
 from dense.published.family import Family, Published, State, check_has_unit, choose, positive
 
@@ -23,17 +23,8 @@ NECK = {
     r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)\.": r"neck.fusion.~\1.unit\2.norm\3.",
 }
 DEPTH_ANYTHING = NECK | {r"^head\.conv(\d)\.": r"branches.depth.conv\1."}
-DEPTH = NECK | {
-    r"^head\.projection\.": "neck.project.",
-    r"^head\.head\.0\.": "branches.depth.conv1.",
-    r"^head\.head\.2\.": "branches.depth.conv2.",
-    r"^head\.head\.4\.": "branches.depth.conv3.",
-}
-LABELS = NECK | {
-    rf"^{layer}\.head\.{number}\.": f"{branch}.labels.{name}."
-    for layer, branch in (("head", "branches"), ("auxiliary_head", "auxiliary"))
-    for number, name in ((0, "conv"), (1, "norm"), (4, "classifier"))
-}
+DEPTH = NECK | {r"^head\.projection\.": "neck.project."} | depth_branch(r"head\.head")
+LABELS = NECK | label_branches(r"head\.head", r"auxiliary_head\.head")
 BIT = {
     r"^embeddings\.backbone\.bit\.embedder\.convolution\.": "patch_embed.backbone.stem.conv.",
     r"^embeddings\.backbone\.bit\.embedder\.norm\.": "patch_embed.backbone.stem.norm.",

@@ -155,7 +155,7 @@ def _without_extras(path: Path, model: DenseModel) -> DenseModel:
     """Return the same network without what transformers lacks: limits of depth, and the scale of inverse depth."""
     outputs = dict(model.outputs)
     depth = outputs.get("depth")
-    if isinstance(depth, Bins) or model.head.spec()["name"] != "dpt":  # type: ignore[operator]
+    if isinstance(depth, Bins) or model.head.spec()["name"] != "dpt":
         family = model.facts.get("published")
         raise WeightsError(f"{path}: no installed library computes {family}, so there is nothing to verify it with")
     if isinstance(depth, Regression) and depth.activation == "relu":

@@ -7,7 +7,7 @@ from typing import Any
 from dense.backbone import WeightsError
 from dense.backbone.spec import Layers, resolve_layers
 from dense.model.network import DenseModel
-from dense.published.assemble import assemble, class_names, dpt_spec, load_named, renamed
+from dense.published.assemble import assemble, class_names, dpt_spec, label_branches, load_named, renamed
 from dense.published.family import Family, Published
 
 TABLE = {
@@ -18,10 +18,7 @@ TABLE = {
     r"^decoder\.fusion_blocks\.(\d)\.project\.": r"neck.fusion.~\1.project.",
     r"^decoder\.fusion_blocks\.(\d)\.residual_conv_block(\d)\.conv_(\d)\.": r"neck.fusion.~\1.unit\2.conv\3.",
     r"^decoder\.fusion_blocks\.(\d)\.residual_conv_block(\d)\.batch_norm_(\d)\.": r"neck.fusion.~\1.unit\2.norm\3.",
-    r"^segmentation_head\.head\.0\.": "branches.labels.conv.",
-    r"^segmentation_head\.head\.1\.": "branches.labels.norm.",
-    r"^segmentation_head\.head\.4\.": "branches.labels.classifier.",
-}
+} | label_branches(r"segmentation_head\.head")
 READOUTS = ("add", "ignore")  # "cat" has tensors of its own
 
 
@@ -58,8 +55,8 @@ def build(
     if backbone.spec.patch != 16 or (spec["readout"] == "add" and backbone.spec.registers):
         raise WeightsError(
             f"{file.path} has the encoder {backbone.spec.name} (patch {backbone.spec.patch}, {backbone.spec.registers} "
-            "registers); supported are patch 16 and, with readout='add', no registers, which the library averages with the "
-            "class token"
+            "registers); supported are patch 16 and, with readout='add', no registers, which the library averages with "
+            "the class token"
         )
     count = state["branches.labels.classifier.weight"].shape[0]
     spec["outputs"] = {"labels": {"name": "classes", "count": count}}

@@ -263,7 +263,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         }
         if self.evaluation is not None:
             parts["evaluation"] = self.evaluation
-        plain = {name: asdict(part) for name, part in parts.items()}
+        plain: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
         plain |= {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
         return json.loads(json.dumps(plain | self.loss_recipe()))
 

@@ -181,7 +181,7 @@ class DenseData(pl.LightningDataModule):
         if crop_size is not None and min(crop_size if isinstance(crop_size, tuple) else (crop_size,)) < 1:
             raise ValueError(f"data.crop_size={crop_size}: expected at least 1 pixel")
         if answers is not None:
-            warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=2)
+            warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=1)
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
         self.embedded = root == "scenes"
         options: dict[str, Any] = {
@@ -291,9 +291,7 @@ class DenseData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of other images or settings and name what differs."""
-        saved = dict(state_dict["settings"])
-        saved["layout"] = current_layout(saved["layout"])
-        refuse_another({"data": self._settings()}, {"data": saved})
+        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
 
     def _settings(self) -> dict[str, Any]:
         trainer: Any = self.trainer

@@ -123,7 +123,7 @@ class TargetOptions:
 
     def __post_init__(self) -> None:
         if self.size == "picture":
-            warnings.warn("target.size: picture is now called image", FutureWarning, stacklevel=3)
+            warnings.warn("target.size: picture is now called image", FutureWarning, stacklevel=1)
             object.__setattr__(self, "size", "image")
         if self.size not in ("image", "grid4"):
             raise ValueError(f"target.size={self.size!r}: expected image or grid4")

@@ -19,7 +19,7 @@ from tests.evaluate.test_verb import BACKBONE
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two images of other sizes in a tree, and a damaged one."""
+    """Return a folder with two images of different sizes and an unreadable one."""
     root = tmp_path / "pictures"
     (root / "deep").mkdir(parents=True)
     for path, size in ((root / "a.png", (40, 50)), (root / "deep" / "b.png", (61, 33))):
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, out: Path, *options: str) -> int:
-    """The verb on small images."""
+    """Run the verb on small images."""
     return main(["discover", str(folder), *BACKBONE, "--size", "32", "--out", str(out), *options])
 
 
@@ -39,7 +39,7 @@ def run(folder: Path, out: Path, *options: str) -> int:
     "method", ["attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego"]
 )
 def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Masks of the images' own sizes, annotations that agree with them, one sheet; the damaged image is named."""
+    """Masks of the images' own sizes, matching annotations, one sheet; the unreadable image is named."""
     out = tmp_path / "out"
     assert (
         run(
@@ -67,8 +67,8 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
         assert (out / f"{stem}_overlay.png").is_file()
 
 
-def test_classes_are_kept_for_other_images(folder: Path, tmp_path: Path) -> None:
-    """What one run learnt another uses, and names the same."""
+def test_saved_classes_apply_to_other_images(folder: Path, tmp_path: Path) -> None:
+    """A second run with the classes of the first gives the same labels."""
     assert run(folder, tmp_path / "a", "--method", "cocluster", "--count", "3") == 0
     file = tmp_path / "a" / "classes.safetensors"
     assert run(folder / "a.png", tmp_path / "b", "--method", "cocluster", "--classes", str(file)) == 0
@@ -78,7 +78,7 @@ def test_classes_are_kept_for_other_images(folder: Path, tmp_path: Path) -> None
 
 
 def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A point of the first image, seen in all; points outside are refused."""
+    """Similarity to a point of the first image; points outside raise."""
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 0
     assert Image.open(tmp_path / "out" / "deep" / "b_similarity.png").size == (33, 61)
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "60,10") == 1
@@ -88,8 +88,8 @@ def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--point is in the first image, which cannot be read" in capsys.readouterr().err
 
 
-def test_predictions_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A second run into a folder among the images finds what the first one found."""
+def test_predictions_are_no_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second run into a folder among the images reads the same images as the first."""
     for _ in range(2):
         assert run(folder, folder / "out", "--method", "kmeans") == 0
     assert len(json.loads((folder / "out" / "annotations.json").read_text())["images"]) == 2
@@ -99,8 +99,8 @@ def test_predictions_are_not_looked_at(folder: Path, capsys: pytest.CaptureFixtu
 
 
 def test_videos(tmp_path: Path) -> None:
-    """Come back as videos of the same length."""
-    path = tmp_path / "film.mp4"
+    """The output is a video of the same length."""
+    path = tmp_path / "video.mp4"
     writer = VideoWriter(path, 10.0)
     for i in range(5):
         frame = np.full((48, 64, 3), 40, np.uint8)
@@ -108,7 +108,7 @@ def test_videos(tmp_path: Path) -> None:
         writer.add(frame)
     writer.close()
     assert run(path, tmp_path / "out", "--refine", "none", "--batch", "2") == 0
-    frames = list(Video(tmp_path / "out" / "film_discovered.mp4"))
+    frames = list(Video(tmp_path / "out" / "video_discovered.mp4"))
     assert len(frames) == 5
     assert frames[0].shape == (48, 64, 3)
     with pytest.raises(SystemExit):
@@ -130,7 +130,7 @@ def test_videos(tmp_path: Path) -> None:
 def test_wrong_usage(
     folder: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exits with 2 and says what was expected."""
+    """The exit status is 2 and the error says what was expected."""
     with pytest.raises(SystemExit) as stopped:
         run(folder, tmp_path / "out", *options)
     assert stopped.value.code == 2
@@ -138,7 +138,7 @@ def test_wrong_usage(
 
 
 def test_run_lengths() -> None:
-    """COCO's order is down the columns, and starts with what is not in the mask."""
+    """COCO counts down the columns and starts with the background."""
     mask = np.zeros((3, 4), bool)
     mask[1:, 1] = mask[0, 2] = True
     found: dict[str, Any] = annotation(mask)
@@ -147,8 +147,8 @@ def test_run_lengths() -> None:
     assert annotation(np.ones((2, 2), bool))["segmentation"]["counts"] == [0, 4]
 
 
-def test_images_meet_the_backbone_in_whole_patches() -> None:
-    """Batches hold what follows each other at one size."""
+def test_images_are_resized_to_whole_patches() -> None:
+    """A batch holds consecutive images of one size."""
     sizes = [(40, 50), (80, 100), (40, 41), (40, 50)]
     seen = [resize_for_backbone(np.zeros((*size, 3), np.uint8), Path(str(i)), 32, 8) for i, size in enumerate(sizes)]
     assert [one.resized.shape[:2] for one in seen] == [(32, 40), (32, 40), (32, 32), (32, 40)]

@@ -25,6 +25,7 @@ from dense.console import progress, voice
 from dense.discover.attention import Mode
 from dense.discover.methods import FITTED_METHODS, METHODS
 from dense.discover.refine import Refinement
+from dense.discover.source import FeatureKind
 from dense.discover.track import PROTOCOLS, DecisionSize, Shape, Tracking
 from dense.evaluate import dense as dense_protocols
 from dense.evaluate.classification.features import READOUTS
@@ -89,6 +90,7 @@ def test_choices_of_parsers_are_those_of_the_code() -> None:
     assert (tuple(k.k), k.temperature) == (NEIGHBOURS, TEMPERATURE)
     assert (*METHODS, *FITTED_METHODS) == discover_options.METHODS
     assert set(discover_options.ATTENTION_MODES) == set(get_args(Mode))
+    assert set(discover_options.FEATURES) == set(get_args(FeatureKind))
     assert set(discover_options.SHAPES) == set(get_args(Shape))
     assert set(discover_options.DECISIONS) == set(get_args(DecisionSize))
     assert set(discover_options.PROTOCOLS) == set(PROTOCOLS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ def scene(number: int, size: int = 64) -> NDArray[np.uint8]:
     return render(7, number, size).image
 
 
-def save(path: Path, image: NDArray[np.uint8], **options: int) -> None:
+def save(path: Path, image: NDArray[np.uint8], **options: Any) -> None:
     """Save an image as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, **options)
@@ -32,6 +34,6 @@ def folder(root: Path, numbers: range) -> Path:
     return root
 
 
-def directions(degrees: list[float]) -> np.ndarray:
+def directions(degrees: Sequence[float]) -> np.ndarray:
     """Return unit vectors in a plane (N, 2)."""
     return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], 1)

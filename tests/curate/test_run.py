@@ -352,7 +352,7 @@ def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     page = (ROOT / "docs/curate.md").read_text()
-    pool = re.search(r"^dense curate (\w+) ", page, re.M)[1]
+    pool = re.findall(r"^dense curate (\w+) ", page, re.M)[0]
     for name, numbers in {
         pool: range(6),
         "MORE": range(10, 14),

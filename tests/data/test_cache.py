@@ -109,12 +109,12 @@ def test_sizes_may_differ(tmp_path: Path) -> None:
 
 def test_fill_and_copies(tmp_path: Path) -> None:
     """A fixed number of varied copies; what is known is not computed again; progress ends at the end."""
-    subject, told = cache(tmp_path, copies=2), []
+    subject, calls = cache(tmp_path, copies=2), []
     subject.put(identities(9)[4], [torch.zeros(1)], copy=0)
-    count = subject.fill(identities(9), lambda i, copy: image(i + 100 * copy), progress=lambda *n: told.append(n))
+    count = subject.fill(identities(9), lambda i, copy: image(i + 100 * copy), progress=lambda *n: calls.append(n))
     assert count == computed(subject) == 17
-    assert told[-1] == (18, 18)
-    assert told == sorted(told)
+    assert calls[-1] == (18, 18)
+    assert calls == sorted(calls)
     for copy in range(2):
         result = subject.get(identities(9)[3], copy)
         assert result is not None

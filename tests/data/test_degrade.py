@@ -1,4 +1,4 @@
-"""Damages: what each does, that a seed decides it, and plans of them."""
+"""Degradations: what each does, their dependence on a seed, and plans of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DEPTH = np.linspace(1, 30, 48 * 64, dtype=np.float32).reshape(48, 64)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_seed_decides(name: str) -> None:
-    """And a higher level degradations more (a lower quality, of JPEG)."""
+def test_a_seed_determines_the_result(name: str) -> None:
+    """A seed determines the result, and a higher level degrades more (of JPEG, a lower quality)."""
     image, kind = random_image(), KINDS[name]
     before = image.copy()
     levels = sorted({*kind.seen, *kind.unseen}, reverse=name == "jpeg")
@@ -37,7 +37,7 @@ def test_a_seed_decides(name: str) -> None:
     assert errors[0] > 0.3
     assert errors[0] < errors[-1]
     assert not set(kind.seen) & set(kind.unseen)
-    if name not in ("jpeg", "defocus"):  # in which nothing is left to chance
+    if name not in ("jpeg", "defocus"):  # which are not random
         assert not np.array_equal(found[0], degrade(image, {name: levels[0]}, 8, DEPTH))
 
 
@@ -46,7 +46,7 @@ def test_noise_has_its_level() -> None:
 
 
 def test_haze_is_the_scattering_model() -> None:
-    """The air is what an infinitely far pixel shows, and every pixel lies between the image and the air."""
+    """A pixel at infinite depth shows the airlight, and every other a mixture of the image and the airlight."""
     depth = DEPTH.copy()
     depth[0] = np.inf
     image = random_image(20)
@@ -57,13 +57,13 @@ def test_haze_is_the_scattering_model() -> None:
     np.testing.assert_allclose(hazy, expected, atol=1.01)
 
 
-def test_unknown_depth_is_the_nearest() -> None:
+def test_unknown_depth_becomes_the_nearest_known() -> None:
     depth = np.full((3, 5), np.nan, np.float32)
     depth[0, 0], depth[2, 4] = 3, np.inf
     filled = known(depth)
     assert filled[1, 0] == 3
     assert np.isinf(filled[2, 3])
-    with pytest.raises(ValueError, match="none is known"):
+    with pytest.raises(ValueError, match="none is known in this image"):
         known(np.full((2, 2), np.nan, np.float32))
 
 
@@ -118,7 +118,7 @@ def test_plan() -> None:
     assert not mixed.needs_depth
     assert mixed.kinds["jpeg"] == [10, 20, 40]
     assert {len(mixed.draw((0, i))) for i in range(50)} == {1, 2}
-    assert Degrade({"noise": [35, 25]}).unseen == {"noise": [60]}  # what is trained on is seen
+    assert Degrade({"noise": [35, 25]}).unseen == {"noise": [60]}  # a level of training is not unseen
     named = Degrade({"noise": [25]}, unseen={"noise": [], "jpeg": [5]})
     assert named.unseen == {"noise": [35, 60], "jpeg": [5]}
     assert Degrade({"noise": [25]}, unseen={}).labels() == ("noise",)
@@ -129,7 +129,7 @@ def test_plans_that_cannot_be() -> None:
         Degrade({"nois": []})
     with pytest.raises(ValueError, match=r"noise=-1: expected a level of 0\.1 to 255"):
         Degrade({"noise": [-1]})
-    with pytest.raises(ValueError, match="unseen noise=25 is a level to train on"):
+    with pytest.raises(ValueError, match="unseen noise=25 is a level of training too"):
         Degrade({"noise": [25]}, unseen={"noise": [25]})
     with pytest.raises(ValueError, match="together=3: expected 1 to 1"):
         Degrade({"noise": [25]}, together=3)

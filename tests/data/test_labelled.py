@@ -1,4 +1,4 @@
-"""Sources of labelled images: miniature copies of published layouts, anybody's folders, and what is wrong with them."""
+"""Sources of labelled images: miniature copies of published layouts, folders of one's own, and their problems."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_masks_and_depth_together(tmp_path: Path) -> None:
 
 
 def test_only_the_targets_that_are_asked_for(tmp_path: Path) -> None:
-    """Depth without a meaning stops nobody who learns classes, and masks are no depth."""
+    """Undeclared depth is no problem for segmentation, and masks are no depth."""
     folder(tmp_path, ["a", "b"], depth=True)
     (tmp_path / "depth.yaml").unlink()
     with pytest.raises(FileNotFoundError, match=r"depth\.yaml"):
@@ -250,8 +250,8 @@ def test_splits_by_name(tmp_path: Path) -> None:
     assert names(tmp_path, "val", val_ratio=0.1) < names(tmp_path, "val", val_ratio=0.3)
 
 
-def test_a_share_of_too_few(tmp_path: Path) -> None:
-    """One is not shared, and of a few there is one at least on either side."""
+def test_a_fraction_of_too_few(tmp_path: Path) -> None:
+    """One sample cannot be split; of a few, at least one is on either side."""
     folder(tmp_path, ["a"])
     with pytest.raises(DataError, match=r"holds one sample, which cannot be shared"):
         open_labelled(tmp_path, "val", val_ratio=0.01)
@@ -261,7 +261,7 @@ def test_a_share_of_too_few(tmp_path: Path) -> None:
 
 
 def test_partial_targets(tmp_path: Path) -> None:
-    """Joint training on images of which some have masks and some depth; one with neither is of no use."""
+    """Joint training on images of which some have masks and some depth; one with neither is a problem."""
     folder(tmp_path, ["a", "b", "c"], depth=True)
     (tmp_path / "masks/a.png").unlink()
     (tmp_path / "depth/b.png").unlink()
@@ -278,7 +278,7 @@ def test_partial_targets(tmp_path: Path) -> None:
 
 
 def test_no_declaration(tmp_path: Path) -> None:
-    """What to write, and which values the masks hold."""
+    """The error shows what to write, and the values of the masks."""
     folder(tmp_path, ["a"], depth=True)
     (tmp_path / "classes.yaml").unlink()
     with pytest.raises(FileNotFoundError, match=r"classes\.yaml, for instance {0: sky.*The first 1 masks hold 0, 1"):
@@ -295,7 +295,7 @@ def test_no_declaration(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    """A wrong path, an empty folder, no targets, a wrong name: what was looked for and what is there."""
+    """A wrong path, an empty folder, no targets, a wrong name: errors name what was expected and what is there."""
     text(tmp_path / "data/readme.txt", "")
     for options, words in (
         (
@@ -365,7 +365,7 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
-    """Each fault with its file, in plain words; good samples are not mentioned."""
+    """Each problem with its file; samples without a problem are not mentioned."""
     folder(tmp_path, [f"{i}" for i in range(12)], depth=True)
     (tmp_path / "masks/0.png").unlink()
     (tmp_path / "images/1.jpg").unlink()
@@ -381,7 +381,7 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     depth16(tmp_path / "depth/10.png", 7, (2, 2))
     source = open_labelled(tmp_path, "all")
     lines = check(source, workers=3)
-    said = "\n".join(lines)
+    report = "\n".join(lines)
     for words in (
         "images/0.jpg has no mask masks/0.*",
         "masks/1.png is a mask without an image images/1.*",
@@ -394,9 +394,9 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
         "masks/9.png is not an image of a known format",
         "depth/10.png has 2x2 pixels",
     ):
-        assert words in said, words
-    assert "/11." not in said
-    assert len(lines) == 10, said  # the 8-bit depth has an explicit scale
+        assert words in report, words
+    assert "/11." not in report
+    assert len(lines) == 10, report  # the 8-bit depth has an explicit scale
     with pytest.raises(DataError) as caught:
         check_all({"train": source})
     assert str(caught.value).startswith("10 problems:\n- train: ")
@@ -432,12 +432,12 @@ def test_a_limit_and_progress(tmp_path: Path) -> None:
     for i in (0, 20, 39):
         mask(tmp_path / f"masks/{i:03}.png", 9)
     source = open_labelled(tmp_path, "all")
-    told: list[tuple[int, int]] = []
-    assert len(check(source, limit=2, workers=1, progress=lambda *n: told.append(n))) == 2
-    assert told == [(2, 2)]
-    told.clear()
-    assert len(check(source, workers=1, progress=lambda *n: told.append(n))) == 3
-    assert told == [(32, 40), (40, 40)]
+    calls: list[tuple[int, int]] = []
+    assert len(check(source, limit=2, workers=1, progress=lambda *n: calls.append(n))) == 2
+    assert calls == [(2, 2)]
+    calls.clear()
+    assert len(check(source, workers=1, progress=lambda *n: calls.append(n))) == 3
+    assert calls == [(32, 40), (40, 40)]
     with pytest.raises(ValueError, match="limit=0"):
         check(source, limit=0)
 
@@ -452,18 +452,18 @@ def test_splits_that_overlap(tmp_path: Path) -> None:
     text(tmp_path / "train.txt", "a\nb\nd\n")
     text(tmp_path / "val.txt", "b\nc\ncopy\nlink\n")
     train, val = (open_labelled(tmp_path, split) for split in ("train", "val"))
-    said = "\n".join(check_overlap(train, val))
-    assert "train and val share 2 images: " in said
-    assert "images/b.jpg, " in said
-    assert "val has copies of train's images: 1 image: " in said
-    assert "copy.jpg (as " in said
+    report = "\n".join(check_overlap(train, val))
+    assert "train and val share 2 images: " in report
+    assert "images/b.jpg, " in report
+    assert "val has copies of train's images: 1 image: " in report
+    assert "copy.jpg (as " in report
     with pytest.raises(DataError, match="share 2 images"):
         check_all({"train": train, "val": val})
     text(tmp_path / "val.txt", "c\n")
     check_all({"train": train, "val": open_labelled(tmp_path, "val")})
 
 
-def test_strays_are_told_once(tmp_path: Path) -> None:
+def test_unpaired_files_are_reported_once(tmp_path: Path) -> None:
     """A mask without an image belongs to no split."""
     folder(tmp_path, [f"{i}" for i in range(30)])
     mask(tmp_path / "masks/stray.png")
@@ -474,7 +474,7 @@ def test_strays_are_told_once(tmp_path: Path) -> None:
 
 
 def test_reading_what_is_broken(tmp_path: Path) -> None:
-    """Without a check, the sample itself says what is wrong."""
+    """Without a check, reading the sample raises its problem."""
     folder(tmp_path, ["a", "b"])
     mask(tmp_path / "masks/a.png", 0, (2, 2))
     (tmp_path / "images/b.jpg").write_bytes(b"no")
@@ -486,7 +486,7 @@ def test_reading_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_a_large_source_is_small(tmp_path: Path) -> None:
-    """Workers get arrays, not a list of objects a sample."""
+    """Workers get arrays, not objects per sample."""
     folder(tmp_path, [f"{i:04}" for i in range(300)])
     source = open_labelled(tmp_path, "all")
     data = pickle.dumps(source)
@@ -499,7 +499,7 @@ def test_a_large_source_is_small(tmp_path: Path) -> None:
 
 
 def test_scenes() -> None:
-    """The same with and without memory; the sky is infinitely far; other heights are other scenes."""
+    """The same with and without `remember`; the sky is infinitely far; other heights are other scenes."""
     remembering = open_labelled("scenes", "val", length=3, size=(32, 40))
     plain = open_labelled("scenes", "val", length=3, size=(32, 40), remember=False)
     assert remembering.classes is not None
@@ -525,7 +525,7 @@ def test_scenes() -> None:
 
 
 def test_camera_heights() -> None:
-    """Scenes are seen from where was asked."""
+    """Cameras are within the given range."""
     from dense.data.labelled.scenes import SceneSource
 
     source = SceneSource("val", 4, 24, camera_height=(3.0, 4.5))

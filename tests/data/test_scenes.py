@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from dense.data.scenes import CLASSES, SPLITS, Scene, Scenes, dominant_class, render, sample
+from dense.data.scenes import CLASSES, SPLITS, Scene, Scenes, clip, dominant_class, render, sample
 from dense.data.scenes.curved import Ball, Capsule, Cone, Cylinder, Dome, Torus, Tube
 from dense.data.scenes.render import FAR, cast, shade
 from dense.data.scenes.solid import Boxes, Pyramid, Solid
@@ -32,7 +32,7 @@ def digest(scene: Scene) -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
-# Every solid once more, as a function that is negative inside, zero on the surface and positive outside.
+# An independent form of every solid: a function that is negative inside, zero on the surface and positive outside.
 
 
 def inside_of(solid: Solid) -> Callable[[Points, Points, Points], Points]:
@@ -252,7 +252,7 @@ def plain_ground(seen: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def test_the_ground_is_dark_where_marching_towards_the_sun_meets_a_thing() -> None:
-    """Dark means: the same as without any sun."""
+    """Dark means: as without any sun."""
     shadows = 0
     for index in range(8):
         world = sample(0, index)
@@ -373,3 +373,39 @@ def test_wrong_arguments_are_named() -> None:
         render(0, -1)
     with pytest.raises(ValueError, match="size is 0"):
         render(0, 0, 0)
+
+
+# ---- clips
+
+
+def test_the_first_frame_is_the_scene_and_the_path_depends_on_the_index() -> None:
+    """A pure function of (seed, index); more frames mean a slower camera on the same path."""
+    for index in (3, 2**40 + 1):
+        frames, again = list(clip(5, index, 5, (40, 56))), list(clip(5, index, 9, (40, 56)))
+        first = render(5, index, (40, 56))
+        assert np.array_equal(frames[0].image, first.image)
+        assert np.array_equal(frames[0].instance, first.instance)
+        for one, other in zip(frames, again[::2], strict=True):
+            assert np.array_equal(one.image, other.image)
+            assert np.array_equal(one.instance, other.instance)
+        assert not np.array_equal(frames[0].instance, frames[-1].instance)
+    assert len(list(clip(0, 0, 1, 24))) == 1
+    with pytest.raises(ValueError, match="frames is 0"):
+        next(clip(0, 0, 0))
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_frames_show_one_world(index: int) -> None:
+    """Points of one frame, projected into the next, lie on the same solid at the same depth unless hidden."""
+    first, second = (list(clip(1, index, 9, 96))[i] for i in (0, 1))
+    points = first.camera.backproject(first.depth)[first.valid]  # N, 3
+    numbers = first.instance[first.valid]
+    seen = (points - second.camera.position) @ second.camera.rotation
+    places = seen @ second.camera.intrinsics(96, 96).T
+    column, row = np.floor(places[:, :2] / places[:, 2:]).astype(int).T
+    inside = (row >= 0) & (row < 96) & (column >= 0) & (column < 96)
+    assert inside.mean() > 0.8
+    row, column, depth, numbers = row[inside], column[inside], seen[inside, 2], numbers[inside]
+    there = np.abs(second.depth[row, column] - depth) < 0.05 * depth
+    assert there.mean() > 0.85  # the rest is hidden, or at an outline
+    assert (second.instance[row, column] == numbers)[there].mean() > 0.98

@@ -1,4 +1,4 @@
-"""Transforms: image and targets move together, targets are never mixed, and the same seed gives the same sample."""
+"""Transforms: image and targets move together, values of targets never mix, and a seed determines the sample."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_targets_keep_their_values_and_agree() -> None:
 
 
 def test_the_image_moves_with_its_targets() -> None:
-    """Without colour changes, the grey value tells the class, but at the edges between squares."""
+    """Without colour changes, the grey value is that of the class, except at edges between squares."""
     augment = Augment(scale=(0.7, 2.0), flip=0.5, rotate=15)
     transform = TrainTransform(augment, 40, "inverse_relative")
     for seed in range(20):
@@ -120,7 +120,7 @@ def test_resized_targets_are_not_shifted(factor: float) -> None:
 
 @pytest.mark.parametrize("size", [32, (20, 30), None])
 def test_an_impulse_stays_on_its_pixel(size: Any) -> None:
-    """Cropped, padded, flipped: where the image is white, the class is 1 and the depth is 7."""
+    """After crops, padding and flips, the class is 1 and the depth is 7 where the image is white."""
     image, labels = np.zeros((25, 35, 3), np.uint8), np.zeros((25, 35), np.uint8)
     depth = np.ones((25, 35), np.float32)
     image[12, 17], labels[12, 17], depth[12, 17] = 255, 1, 7
@@ -153,7 +153,7 @@ def test_padding_is_no_class() -> None:
 
 
 def test_photometry_leaves_targets_alone() -> None:
-    """The image changes, each time otherwise, and nothing else."""
+    """Only the image changes, differently for each seed."""
     augment = Augment(
         brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, gamma=(0.7, 1.4), colour=0.2, photometric=1
     )
@@ -169,7 +169,7 @@ def test_photometry_leaves_targets_alone() -> None:
 # ---- metric depth
 
 
-def test_metric_depth_is_not_resized_unawares() -> None:
+def test_metric_depth_is_not_resized_without_correction() -> None:
     """Refused when the transform is made, or when the kind of depth is not known."""
     augment = Augment(scale=(0.5, 2.0))
     with pytest.raises(ValueError, match=r"scale=\(0.5, 2.0\) with metric depth: .*focal_corrected=True"):
@@ -219,7 +219,7 @@ def test_evaluation(size: Any, shape: tuple[int, int]) -> None:
 
 
 def test_batches_with_lacking_targets() -> None:
-    """Unknown where one lacks it, None where all do or where it is not asked for."""
+    """Unknown where one sample lacks a target, None where all do or where it is not requested."""
     both = to_tensors(sample())
     first, second = both._replace(depth=None), both._replace(labels=None)
     batch = collate([first, second])

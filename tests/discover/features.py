@@ -1,4 +1,4 @@
-"""Features whose objects are known."""
+"""Synthetic features with known objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 def blobs(grid: tuple[int, int], objects: Sequence[Box], noise: float = 0.05, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features (1, 16, h, w), one direction for the background and one for each box, and the numbers (h, w) of the boxes."""
+    """Return features (1, 16, h, w) with one direction per box and one for the background, and box numbers (h, w)."""
     generator = torch.Generator().manual_seed(seed)
     numbers = torch.zeros(grid, dtype=torch.long)
     for number, (top, bottom, left, right) in enumerate(objects, start=1):
@@ -22,7 +22,7 @@ def blobs(grid: tuple[int, int], objects: Sequence[Box], noise: float = 0.05, se
 
 
 def smooth(batch: int, grid: tuple[int, int], channels: int = 24, seed: int = 0) -> Tensor:
-    """Random features (B, C, h, w) in which neighbours are alike."""
+    """Return random features (B, C, h, w) that are similar at neighbouring patches."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, channels, 5, 6, generator=generator)
     fine = torch.nn.functional.interpolate(coarse, size=grid, mode="bicubic")

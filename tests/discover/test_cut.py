@@ -19,21 +19,21 @@ from tests.discover.features import blobs, smooth
 EPS = 1e-5
 
 
-def oracle(alike: Tensor, kept: Tensor | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """All solutions of (D - A) x = value D x, smallest first."""
-    weights = np.where(alike.numpy() > 0, 1.0, EPS)
+def oracle(adjacency: Tensor, active: Tensor | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return all solutions of (D - A) x = value D x, smallest first."""
+    weights = np.where(adjacency.numpy() > 0, 1.0, EPS)
     degrees = np.diag(weights.sum(1))
     return scipy.linalg.eigh(degrees - weights, degrees)
 
 
 @pytest.mark.parametrize("grid", [(7, 9), (20, 23)])
-def test_vectors_are_scipys(grid: tuple[int, int]) -> None:
-    """Small graphs by all eigenvectors, larger ones by steps; each image of the batch."""
-    alike = edges(unit_tokens(smooth(3, grid)), 0.2)
-    cut = normalised_cut(alike, EPS)
+def test_cuts_equal_scipys(grid: tuple[int, int]) -> None:
+    """Small graphs by a full eigendecomposition, larger ones by the iterative solver, for each image of the batch."""
+    adjacency = edges(unit_tokens(smooth(3, grid)), 0.2)
+    cut = normalised_cut(adjacency, EPS)
     compared = 0
     for i in range(3):
-        values, vectors = oracle(alike[i])
+        values, vectors = oracle(adjacency[i])
         assert cut.values[i] == pytest.approx(1 - values[1], abs=1e-5)
         if values[2] - values[1] > 1e-4:
             x, y = cut.vectors[i].double().numpy(), vectors[:, 1]
@@ -44,38 +44,38 @@ def test_vectors_are_scipys(grid: tuple[int, int]) -> None:
 
 
 def test_a_narrow_gap_is_solved_in_fp64() -> None:
-    """Three pieces with no edge between them: values 1e-5 from 1, told apart."""
+    """Three parts without an edge between them: eigenvalues 1e-5 below 1 are separated."""
     features, _ = blobs((20, 20), [(2, 9, 2, 9), (12, 18, 10, 19)], noise=0)
-    alike = edges(unit_tokens(features), 0.2)
-    cut = normalised_cut(alike, EPS)
-    values, vectors = oracle(alike[0])
+    adjacency = edges(unit_tokens(features), 0.2)
+    cut = normalised_cut(adjacency, EPS)
+    values, vectors = oracle(adjacency[0])
     assert 1 - values[1] == pytest.approx(float(cut.values[0]), abs=1e-6)
     assert cut.residuals[0] < 1e-8
     x, y = cut.vectors[0].double().numpy(), vectors[:, 1]
     assert abs(x @ y) / np.linalg.norm(x) / np.linalg.norm(y) > 1 - 1e-6
 
 
-def test_equal_solutions_give_one_of_them() -> None:
-    """Three equal pieces: any vector of the plane that SciPy finds, with no residual."""
-    alike = torch.block_diag(*[torch.ones(100, 100)] * 3)[None]
-    cut = normalised_cut(alike, EPS)
-    values, vectors = oracle(alike[0])
+def test_degenerate_cuts() -> None:
+    """Three equal parts: any vector of the plane that SciPy finds, without residual."""
+    adjacency = torch.block_diag(*[torch.ones(100, 100)] * 3)[None]
+    cut = normalised_cut(adjacency, EPS)
+    values, vectors = oracle(adjacency[0])
     assert values[2] - values[1] < 1e-9
     assert cut.residuals[0] < 1e-8
     x = cut.vectors[0].double().numpy()
-    weights = np.where(alike[0].numpy() > 0, 1.0, EPS)
+    weights = np.where(adjacency[0].numpy() > 0, 1.0, EPS)
     plane = vectors[:, 1:3]  # orthonormal in D
     inside = plane @ (plane.T @ (weights.sum(1) * x))
     np.testing.assert_allclose(inside, x, atol=1e-6)
 
 
-def test_patches_that_take_no_part() -> None:
-    """The cut of the rest is that of the smaller graph."""
-    alike = edges(unit_tokens(smooth(1, (18, 18))), 0.2)
-    kept = torch.ones(1, 324)
-    kept[:, ::7] = 0
-    inside = kept[0].bool()
-    whole, part = normalised_cut(alike, EPS, kept), normalised_cut(alike[:, inside][:, :, inside], EPS)
+def test_inactive_patches() -> None:
+    """The cut of the active patches equals that of the smaller graph."""
+    adjacency = edges(unit_tokens(smooth(1, (18, 18))), 0.2)
+    active = torch.ones(1, 324)
+    active[:, ::7] = 0
+    inside = active[0].bool()
+    whole, part = normalised_cut(adjacency, EPS, active), normalised_cut(adjacency[:, inside][:, :, inside], EPS)
     assert float(whole.values) == pytest.approx(float(part.values), abs=1e-5)
     assert (whole.vectors[0, ~inside] == 0).all()
     x, y = whole.vectors[0, inside], part.vectors[0]
@@ -83,17 +83,17 @@ def test_patches_that_take_no_part() -> None:
 
 
 def test_graphs_that_cannot_be_cut() -> None:
-    """All alike, none alike, a single patch; and one that can."""
+    """All joined, none joined, a single patch; and one that can be cut."""
     ones, alone = torch.ones(1, 5, 5), torch.eye(5)[None]
     mixed = torch.block_diag(torch.ones(2, 2), torch.ones(3, 3))[None]
-    kept = torch.ones(1, 5)
-    assert [bool(uncuttable(a, kept)) for a in (ones, alone, mixed)] == [True, True, False]
+    active = torch.ones(1, 5)
+    assert [bool(uncuttable(a, active)) for a in (ones, alone, mixed)] == [True, True, False]
     assert bool(uncuttable(torch.ones(1, 1, 1), torch.ones(1, 1)))
     assert bool(uncuttable(mixed, torch.tensor([[1.0, 1, 0, 0, 0]])))
 
 
-def test_largest_of_any_matrix() -> None:
-    """Several pairs, batched, in fp64, against LAPACK."""
+def test_largest_eigenpairs() -> None:
+    """Several pairs of a batch in fp64, against LAPACK."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(2, 300, 300, generator=generator, dtype=torch.float64)
     matrix = matrix + matrix.mT
@@ -106,7 +106,7 @@ def test_largest_of_any_matrix() -> None:
 
 
 def test_leading_vectors_of_spectral_clustering() -> None:
-    """By steps they span what LAPACK finds."""
+    """The iterative solver spans the space that LAPACK finds."""
     tokens = unit_tokens(smooth(1, (22, 22)))
     found = leading(tokens, 3)[0].double()
     weights = (tokens[0] @ tokens[0].T).clamp_min(0).double()
@@ -120,6 +120,6 @@ def test_leading_vectors_of_spectral_clustering() -> None:
     "method", [TokenCut(), MaskCut(), LOST(), Spectral()], ids=lambda method: type(method).__name__
 )
 def test_too_many_patches_are_refused(method: TokenCut | MaskCut | LOST | Spectral) -> None:
-    """Before memory is asked for, by every method that compares all pairs."""
+    """Every method that compares all pairs refuses before it allocates memory."""
     with pytest.raises(ValueError, match="a graph of 20001 patches does not fit in memory; use smaller images"):
         method(torch.zeros(1, 2, 1, 20_001))

@@ -1,4 +1,4 @@
-"""Backbones of every family, refinement, PCA and similarity."""
+"""Discovery with backbones of every family, refinement, PCA and similarity."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tests.discover.features import blobs
 
 
 def images_of_size(batch: int = 2, height: int = 50, width: int = 75) -> torch.Tensor:
-    """Normalised, of no whole number of patches."""
+    """Return normalised images whose sides are no multiples of a patch."""
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
-    """Masks at the images' size, boxes, scores; registers and class token are no patches; a batch is one by one."""
+    """Masks at the images' size, boxes, scores, grids of patch tokens only; a batch equals single images."""
     images = images_of_size()
     patch = token_backbone.spec.patch
     grid = (round(50 / patch), round(75 / patch))
@@ -58,8 +58,8 @@ def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
     torch.testing.assert_close(alone.maps[0].abs(), found.maps[1].abs(), atol=2e-4, rtol=1e-3)
 
 
-def test_attention_is_that_of_the_backbone(token_backbone: Backbone) -> None:  # noqa: F811
-    """Renormalised over patches, for the stretched image."""
+def test_attention_equals_the_backbones(token_backbone: Backbone) -> None:  # noqa: F811
+    """Renormalised over patches, for the resized image."""
     images = torch.randn(1, 3, 56, 112, generator=torch.Generator().manual_seed(0))
     if token_backbone.spec.patch == 16:
         images = images[..., :48, :112]
@@ -68,18 +68,18 @@ def test_attention_is_that_of_the_backbone(token_backbone: Backbone) -> None:  #
 
 
 def test_sources() -> None:
-    """Keys for DINO, centred tokens elsewhere; options replace the default; centring and norms do what they say."""
-    vit, own = tiny("dino_vits16"), tiny("dinov2_vits14_reg")
-    assert default_source(vit.spec) == Source("key")
-    assert default_source(own.spec) == Source("token", norm=True, centre=True)
-    assert source_of(own.spec, "tokencut", what="key", layer=2) == Source("key", layer=2, centre=True)
-    assert source_of(own.spec, "tokencut", centre=False).centre is False
-    assert default_source(own.spec, across=True) == Source("token", norm=True, centre=False)
-    features = Source("token", centre=True)(own, images_of_size())
+    """Keys for DINO, centred tokens elsewhere; changes replace the default; centring and norms have their effect."""
+    dino, dinov2 = tiny("dino_vits16"), tiny("dinov2_vits14_reg")
+    assert default_source(dino.spec) == Source("key")
+    assert default_source(dinov2.spec) == Source("token", norm=True, centre=True)
+    assert source_of(dinov2.spec, "tokencut", what="key", layer=2) == Source("key", layer=2, centre=True)
+    assert source_of(dinov2.spec, "tokencut", centre=False).centre is False
+    assert default_source(dinov2.spec, across=True) == Source("token", norm=True, centre=False)
+    features = Source("token", centre=True)(dinov2, images_of_size())
     torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        Source("token", norm=True)(own, torch.zeros(1, 3, 28, 28)),
-        own(torch.zeros(1, 3, 28, 28), layers="last", norm=True).maps[0],
+        Source("token", norm=True)(dinov2, torch.zeros(1, 3, 28, 28)),
+        dinov2(torch.zeros(1, 3, 28, 28), layers="last", norm=True).maps[0],
     )
     noise = torch.full((1, 4, 3, 3), 0.1) + 1e-8 * torch.randn(1, 4, 3, 3)
     assert (centred(noise) == 0).all()
@@ -90,7 +90,7 @@ def test_sources() -> None:
 
 
 def test_convolutional_backbones() -> None:
-    """Have tokens, and say that they have no attention."""
+    """Features work; attention raises."""
     backbone = load_backbone("resnet10t")
     images = torch.randn(1, 3, 96, 64)
     assert discover(backbone, images, TokenCut()).resized((96, 64)).labels.shape == (1, 96, 64)  # type: ignore[union-attr]
@@ -99,7 +99,7 @@ def test_convolutional_backbones() -> None:
 
 
 def test_a_small_image() -> None:
-    """One patch holds no object, and one smaller than a patch is stretched to it."""
+    """An image of one patch, and one smaller than a patch, which is resized to it, give finite scores."""
     backbone = tiny("dino_vits16")
     for size in ((16, 16), (16, 64), (9, 12)):
         found = dense.discover.tokencut(backbone, torch.randn(1, 3, *size))
@@ -108,7 +108,7 @@ def test_a_small_image() -> None:
 
 
 def test_box_means() -> None:
-    """Against a direct sum, with squares cut at the borders."""
+    """Compare with direct sums, with squares cut at the borders."""
     values = torch.rand(2, 3, 7, 9, dtype=torch.float64)
     found = box_mean(values, 2)
     for y, x in ((0, 0), (3, 4), (6, 8)):
@@ -118,7 +118,7 @@ def test_box_means() -> None:
 
 
 def test_guided_filter() -> None:
-    """A linear function of colour stays; a constant stays; masks snap to the image's edge."""
+    """A linear function of colour and a constant are unchanged."""
     guide = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     linear = guide[:, :1] * 2 - guide[:, 2:] + 0.5
     torch.testing.assert_close(guided_filter(guide, linear, 4, 1e-9), linear, atol=1e-4, rtol=0)
@@ -128,9 +128,9 @@ def test_guided_filter() -> None:
         guided_filter(guide, flat[..., :-1], 3)
 
 
-@pytest.mark.parametrize("how", ["guided", "grabcut", "none"])
-def test_refined_masks_meet_the_edge(how: str) -> None:
-    """A disc that cells can only show in steps."""
+@pytest.mark.parametrize("refinement", ["guided", "grabcut", "none"])
+def test_refined_masks_follow_the_edge(refinement: str) -> None:
+    """The mask of a disc is closer to it than that on the grid."""
     y, x = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
     disc = (y - 50) ** 2 + (x - 44) ** 2 < 27**2
     noise = torch.randint(0, 40, (96, 96, 3), generator=torch.Generator().manual_seed(0))
@@ -138,17 +138,17 @@ def test_refined_masks_meet_the_edge(how: str) -> None:
     pixels = image.clamp(0, 255).to(torch.uint8).permute(2, 0, 1)[None]
     cells = torch.nn.functional.avg_pool2d(disc[None, None].float(), 12)
     coarse = Objects(cells > 0.5, torch.ones(1, 1), cells)
-    fine = refine(coarse, pixels, how)  # type: ignore[arg-type]
+    fine = refine(coarse, pixels, refinement)  # type: ignore[arg-type]
     assert isinstance(fine, Objects)
     iou = {
         k: float((m & disc).sum() / (m | disc).sum())
         for k, m in (("fine", fine.masks[0, 0]), ("coarse", coarse.resized((96, 96)).masks[0, 0]))
     }
-    assert iou["fine"] == iou["coarse"] if how == "none" else iou["fine"] > max(0.97, iou["coarse"])
+    assert iou["fine"] == iou["coarse"] if refinement == "none" else iou["fine"] > max(0.97, iou["coarse"])
     empty = Objects(torch.zeros_like(coarse.masks), torch.zeros(1, 1), cells)
-    assert not refine(empty, pixels, how).masks.any()  # type: ignore[arg-type, union-attr]
-    if how != "grabcut":
-        regions = refine(Regions((cells > 0.5)[:, 0].byte(), 2), pixels, how)  # type: ignore[arg-type]
+    assert not refine(empty, pixels, refinement).masks.any()  # type: ignore[arg-type, union-attr]
+    if refinement != "grabcut":
+        regions = refine(Regions((cells > 0.5)[:, 0].byte(), 2), pixels, refinement)  # type: ignore[arg-type]
         assert isinstance(regions, Regions)
         assert (regions.labels[0].bool() == fine.masks[0, 0]).float().mean() > 0.98
     else:
@@ -156,19 +156,19 @@ def test_refined_masks_meet_the_edge(how: str) -> None:
             refine(Regions((cells > 0.5)[:, 0].byte(), 2), pixels, "grabcut")
 
 
-@pytest.mark.parametrize("how", ["guided", "grabcut"])
-def test_small_objects_are_not_refined_away(how: str) -> None:
-    """One patch on a plain ground keeps its mask: a score above 0 has a box."""
+@pytest.mark.parametrize("refinement", ["guided", "grabcut"])
+def test_small_objects_are_not_refined_away(refinement: str) -> None:
+    """One patch on a uniform background keeps its mask: a score above 0 has a box."""
     cells = torch.zeros(1, 2, 7, 9)
     cells[0, 0, 3, 4] = 1
     pixels = torch.full((1, 3, 56, 72), 128, dtype=torch.uint8)
-    fine = refine(Objects(cells > 0, torch.tensor([[0.9, 0.0]]), cells), pixels, how)  # type: ignore[arg-type]
+    fine = refine(Objects(cells > 0, torch.tensor([[0.9, 0.0]]), cells), pixels, refinement)  # type: ignore[arg-type]
     assert isinstance(fine, Objects)
     assert fine.boxes.tolist() == [[[32, 24, 40, 32], [0, 0, 0, 0]]]
 
 
 def test_grabcut_of_one_colour() -> None:
-    """Has nothing to go by: the mask stays."""
+    """Without colours to separate, the mask is unchanged."""
     image = torch.zeros(20, 20, 3, dtype=torch.uint8).numpy()
     mask = torch.zeros(20, 20, dtype=torch.bool).numpy()
     assert not grab_cut(image, mask, 2).any()
@@ -177,14 +177,14 @@ def test_grabcut_of_one_colour() -> None:
 
 
 def test_resized_masks_are_not_refined() -> None:
-    """Refinement starts from the grid."""
+    """Refinement needs masks on the grid."""
     found = LOST()(blobs((6, 6), [(1, 4, 1, 4)])[0]).resized((24, 24))
     with pytest.raises(ValueError, match="resized already"):
         refine(found, torch.zeros(1, 3, 24, 24, dtype=torch.uint8))
 
 
 def test_pca() -> None:
-    """Three kinds of patches, three colours; the object alone with foreground; same colours for the same thing in a set."""
+    """Three kinds of patches, three colours; the foreground alone; shared colours for a set."""
     features, numbers = blobs((12, 14), [(3, 9, 3, 7), (3, 9, 8, 12)], noise=0.01)
     pca = PCA.fit([features])
     colours = pca(features)
@@ -209,7 +209,7 @@ def test_pca() -> None:
 
 
 def test_similarity() -> None:
-    """A click on an object shows that object, in every image; x before y."""
+    """The feature at a point of an object is similar to that object in every image; x comes before y."""
     features, numbers = blobs((10, 15), [(2, 6, 9, 14)], noise=0.01)
     query = feature_at(features[0], (115.0, 39.0), (100, 150))  # row 3, column 11
     heat = similarity(torch.cat([features, features.flip(-1)]), query)
@@ -220,8 +220,7 @@ def test_similarity() -> None:
         feature_at(features[0], (39.0, 115.0), (100, 150))
 
 
-def test_predictions_on_the_grid_take_no_gradients() -> None:
-    """Discovery records none."""
+def test_predictions_record_no_gradients() -> None:
     backbone = tiny("dino_vits16")
     found = on_grid(backbone, torch.randn(1, 3, 32, 32), TokenCut())
     assert isinstance(found, Objects)

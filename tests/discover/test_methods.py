@@ -1,4 +1,4 @@
-"""Each method on features whose objects are known."""
+"""Each method on features with known objects."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ OBJECTS = [TokenCut(), LOST(), MaskCut()]
 REGIONS = [Spectral(3), KMeans(3)]
 
 
-def named(methods: list[Any]) -> list[Any]:
-    """With readable ids."""
+def with_ids(methods: list[Any]) -> list[Any]:
+    """Return parameters with the names of their classes as ids."""
     return [pytest.param(method, id=type(method).__name__) for method in methods]
 
 
 def same_partition(labels: Tensor, numbers: Tensor) -> bool:
-    """Whether two maps of numbers draw the same borders."""
+    """Return whether two label maps are the same partition."""
     pairs = set(zip(labels.flatten().tolist(), numbers.flatten().tolist(), strict=True))
     return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
-@pytest.mark.parametrize("method", named(OBJECTS))
+@pytest.mark.parametrize("method", with_ids(OBJECTS))
 @pytest.mark.parametrize("box", [(3, 8, 4, 10), (0, 5, 0, 6), (8, 12, 3, 9)], ids=["inside", "corner", "border"])
 def test_one_object(method: Any, box: tuple[int, int, int, int]) -> None:
-    """It is the mask, also where it touches the border; its box has pixels' edges."""
+    """The mask is the object, also at the border of the image, and the box encloses it."""
     features, numbers = blobs((12, 16), [box])
     found = method(centred(features))
     assert torch.equal(found.masks[0, 0], numbers == 1)
@@ -41,8 +41,8 @@ def test_one_object(method: Any, box: tuple[int, int, int, int]) -> None:
     assert found.scores[0, 0] > 0.1
 
 
-def test_two_blobs_of_one_kind() -> None:
-    """TokenCut gives the part with the seed, not both."""
+def test_two_blobs_with_equal_features() -> None:
+    """TokenCut returns the connected part with the seed, not both."""
     features, numbers = blobs((12, 20), [(2, 8, 2, 8), (4, 9, 12, 18)])
     features[:, :, numbers == 2] = features[:, :, numbers == 1][..., :30]
     mask = TokenCut()(features).masks[0, 0]
@@ -50,7 +50,7 @@ def test_two_blobs_of_one_kind() -> None:
 
 
 def test_three_objects() -> None:
-    """MaskCut finds all three, each once; the image of numbers shows them."""
+    """MaskCut finds all three, each once, and the labels show them."""
     features, numbers = blobs((20, 24), [(2, 8, 2, 9), (4, 10, 14, 22), (13, 18, 6, 16)])
     found = MaskCut(3)(features)
     assert same_partition(found.labels[0], numbers)
@@ -64,11 +64,11 @@ def test_three_objects() -> None:
         assert (regions.labels[0][numbers == 0] == 0).all()  # the largest comes first
 
 
-@pytest.mark.parametrize("method", named([*OBJECTS, Attention()]))
+@pytest.mark.parametrize("method", with_ids([*OBJECTS, Attention()]))
 @pytest.mark.parametrize("grid", [(6, 7), (1, 1), (1, 9), (20, 20)], ids=str)
 @pytest.mark.parametrize("value", [0.0, 1.0, 3e4])
 def test_constant_features_hold_no_object(method: Any, grid: tuple[int, int], value: float) -> None:
-    """An empty mask, a score of 0, a box of zeros, nothing that is no number."""
+    """The mask is empty, score and box are 0, and everything is finite."""
     found = method(torch.full((2, 8, *grid), value))
     assert not found.masks.any()
     assert (found.scores == 0).all()
@@ -77,27 +77,27 @@ def test_constant_features_hold_no_object(method: Any, grid: tuple[int, int], va
     assert (found.labels == 0).all()
 
 
-@pytest.mark.parametrize("method", named([TokenCut(), MaskCut()]))
-def test_nothing_alike_holds_no_object(method: Any) -> None:
-    """Orthogonal features: no cut is better than another."""
+@pytest.mark.parametrize("method", with_ids([TokenCut(), MaskCut()]))
+def test_orthogonal_features_hold_no_object(method: Any) -> None:
+    """No cut is better than another."""
     found = method(torch.eye(16).view(1, 16, 4, 4))
     assert not found.masks.any()
     assert (found.scores == 0).all()
 
 
-@pytest.mark.parametrize("method", named(REGIONS))
+@pytest.mark.parametrize("method", with_ids(REGIONS))
 @pytest.mark.parametrize("grid", [(1, 1), (1, 7), (5, 5)], ids=str)
 def test_constant_features_are_one_region(method: Any, grid: tuple[int, int]) -> None:
-    """Also where there are fewer patches than regions."""
+    """Also with fewer patches than regions."""
     labels = method(torch.ones(1, 8, *grid)).labels
     assert labels.shape == (1, *grid)
     assert labels.unique().tolist() == [0]
 
 
-@pytest.mark.parametrize("method", named([*OBJECTS, *REGIONS]))
+@pytest.mark.parametrize("method", with_ids([*OBJECTS, *REGIONS]))
 @pytest.mark.parametrize("grid", [(1, 12), (9, 1), (17, 18)], ids=str)
-def test_batch_is_one_by_one(method: Any, grid: tuple[int, int]) -> None:
-    """Neighbours in a batch do not matter; rows and columns of patches are images too."""
+def test_batches_equal_single_images(method: Any, grid: tuple[int, int]) -> None:
+    """Other images of the batch do not matter, also for grids of one row or column."""
     features = smooth(3, grid)
     together, alone = method(features), [method(f[None]) for f in features]
     for i, one in enumerate(alone):
@@ -107,7 +107,7 @@ def test_batch_is_one_by_one(method: Any, grid: tuple[int, int]) -> None:
 
 
 def test_attention_keeps_the_smallest_set() -> None:
-    """As the original sorts and sums: patches from the loudest on, until more than the share is held."""
+    """As in the original: patches in descending order until they hold more than the share."""
     rows = torch.rand(2, 3, 5, 6, generator=torch.Generator().manual_seed(0)) ** 4
     rows = rows / rows.sum((-2, -1), keepdim=True)
     kept = smallest_set(rows, 0.6)
@@ -118,18 +118,18 @@ def test_attention_keeps_the_smallest_set() -> None:
     assert (held >= 0.6).all()
     least = torch.where(kept, rows, 1.0).amin((-2, -1))
     assert (held - least < 0.6).all()
-    ties = torch.tensor([[[[0.5, 0.25, 0.125, 0.125]]]])  # the first holds the half, and no more is needed
+    ties = torch.tensor([[[[0.5, 0.25, 0.125, 0.125]]]])  # the first patch already holds half
     assert smallest_set(ties, 0.5)[0, 0, 0].tolist() == [True, False, False, False]
 
 
 def test_attention_modes() -> None:
-    """A mask a head, that of the mean, that of the most concentrated head."""
+    """One mask per head, that of the mean, that of the most concentrated head."""
     rows = torch.full((1, 2, 4, 4), 1 / 16)
     rows[0, 1] = 0
     rows[0, 1, 1:3, 1:3] = 0.25
     heads, mean, best = (Attention(mode=mode)(rows) for mode in ("heads", "mean", "best"))
     assert heads.masks.shape == (1, 2, 4, 4)
-    assert not heads.masks[0, 0].any()  # spread evenly
+    assert not heads.masks[0, 0].any()  # uniform
     assert best.masks[0, 0].sum() == 3  # of 4 equal patches, 3 hold more than 0.6
     assert torch.equal(best.masks[0, 0], heads.masks[0, 1])
     assert mean.masks.shape[1] == best.masks.shape[1] == 1
@@ -137,7 +137,7 @@ def test_attention_modes() -> None:
 
 
 def test_coclusters_hold_for_all_images(tmp_path: Any) -> None:
-    """Classes get one number in every image, whatever its size; memory holds a sample; files bring them back."""
+    """A class has one number in all images of any size; memory holds a sample; a saved file restores the classes."""
     first, a = blobs((10, 12), [(2, 6, 2, 7)])
     second, b = blobs((8, 9), [(4, 8, 4, 9)], seed=1)
     passes = []
@@ -162,7 +162,7 @@ def test_coclusters_hold_for_all_images(tmp_path: Any) -> None:
 
 
 def test_kmeans_finds_the_best_grouping() -> None:
-    """Against scikit-learn on unit rows: the inertia is no worse."""
+    """Compare with scikit-learn on unit rows: the inertia is no larger."""
     cluster = pytest.importorskip("sklearn.cluster")
     rows = torch.nn.functional.normalize(smooth(1, (12, 12)).flatten(2).mT, dim=-1)
     labels, centres = cosine_kmeans(rows, 4, tries=8)
@@ -174,7 +174,7 @@ def test_kmeans_finds_the_best_grouping() -> None:
 
 
 def test_boxes_and_sizes() -> None:
-    """Boxes of any leading shape; larger masks keep their cells."""
+    """Boxes of any leading shape; enlarged masks keep square patches."""
     masks = torch.zeros(2, 1, 4, 6, dtype=torch.bool)
     masks[0, 0, 1:3, 2] = True
     assert boxes(masks).tolist() == [[[2, 1, 3, 3]], [[0, 0, 0, 0]]]

@@ -1,4 +1,4 @@
-"""Codes distilled from correspondences: the loss against plain loops, planted classes found, kept and refused."""
+"""STEGO: the loss against plain loops, known classes found, saved files and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK = Distillation(dim=8, batch=4, samples=30, neighbours=2, negatives=2, lr=5
 
 
 def test_the_loss_against_plain_loops() -> None:
-    """Each pair of patches once: the agreement less its row's mean, against a quantile of all."""
+    """Compute each pair of patches: the agreement less its row's mean, against a quantile of all."""
     generator = torch.Generator().manual_seed(0)
     rows, others = (torch.randn(2, 5, 6, generator=generator) for _ in range(2))
     codes, other_codes = (torch.randn(2, 5, 3, generator=generator) for _ in range(2))
@@ -31,25 +31,25 @@ def test_the_loss_against_plain_loops() -> None:
                 c, d = codes[b, i].double().numpy(), other_codes[b, j].double().numpy()
                 similarity[b, i, j] = c @ d / np.linalg.norm(c) / np.linalg.norm(d)
             agreement[b, i] -= agreement[b, i].mean()
-    border = np.sort(agreement.ravel())[40 - 1]  # 20 % of 50 lie above
-    expected = -(np.maximum(similarity, 0) * (agreement - border)).mean()
+    threshold = np.sort(agreement.ravel())[40 - 1]  # 20 % of 50 lie above
+    expected = -(np.maximum(similarity, 0) * (agreement - threshold)).mean()
     assert float(correspondence_loss(rows, codes, others, other_codes, 0.2)) == pytest.approx(expected, abs=1e-6)
 
 
 def scenes(count: int = 12) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Images of two kinds of objects on a ground, with a strong direction of its own in every image."""
+    """Return features of two kinds of objects on a background, with a strong direction of each image added."""
     maps, labels = [], []
     generator = torch.Generator().manual_seed(5)
     for seed in range(count):
         features, numbers = blobs((8, 8), [(1, 4, 1, 5), (5, 8, 3, 7)], noise=0.3, seed=seed)
-        own = normalize(torch.randn(1, 16, 1, 1, generator=generator), dim=1)
-        maps.append(features + 1.0 * own)
+        direction = normalize(torch.randn(1, 16, 1, 1, generator=generator), dim=1)
+        maps.append(features + 1.0 * direction)
         labels.append(numbers)
     return maps, torch.stack(labels)
 
 
 def purity(found: torch.Tensor, ground_truth: torch.Tensor) -> float:
-    """Share of patches in the most frequent class of their cluster."""
+    """Return the share of patches in the most frequent class of their cluster."""
     counts = torch.zeros(int(found.max()) + 1, int(ground_truth.max()) + 1)
     counts.index_put_(
         (found.flatten().long(), ground_truth.flatten()), torch.ones(ground_truth.numel()), accumulate=True
@@ -57,9 +57,8 @@ def purity(found: torch.Tensor, ground_truth: torch.Tensor) -> float:
     return float(counts.amax(1).sum() / counts.sum())
 
 
-def test_codes_find_what_images_share() -> None:
-    """With a direction of its own in every image, codes keep the classes better than the features; the same seed
-    gives the same classes."""
+def test_codes_separate_shared_classes() -> None:
+    """Codes separate the classes better than features with a direction of each image added; seeds repeat."""
     maps, ground_truth = scenes()
     plain = CoClusters.fit(lambda: maps, 3)
     ours = Stego.fit(
@@ -73,8 +72,8 @@ def test_codes_find_what_images_share() -> None:
     assert all(torch.equal(again(f).labels, ours(f).labels) for f in maps)
 
 
-def test_nothing_random_is_left_behind() -> None:
-    """Training a head leaves the global random state as it was."""
+def test_the_random_state_is_restored() -> None:
+    """Training a head does not change the global random state."""
     rows = normalize(torch.randn(4, 9, 6), dim=-1)
     state = torch.random.get_rng_state()
     with torch.inference_mode():
@@ -83,15 +82,15 @@ def test_nothing_random_is_left_behind() -> None:
 
 
 def test_neighbours() -> None:
-    """The nearest by mean feature, never the image itself, and as many as there are."""
+    """The nearest images by mean feature, without the image itself, at most all others."""
     means = torch.eye(4)[[0, 0, 1, 1]] + 0.1 * torch.eye(4)
     near = nearest_images(means[:, None].expand(-1, 3, -1), 1)
     assert near[:, 0].tolist() == [1, 0, 3, 2]
     assert nearest_images(means[:, None], 7).shape == (4, 3)
 
 
-def test_kept_and_refused(tmp_path: Path) -> None:
-    """A file brings the classes back; what does not fit is said."""
+def test_files_and_errors(tmp_path: Path) -> None:
+    """A saved file restores the classes; wrong inputs raise."""
     maps, _ = scenes(3)
     classes = Stego.fit(lambda: maps, 3, steps=60, settings=QUICK)
     classes.save(tmp_path / "classes.safetensors")
@@ -113,7 +112,7 @@ def test_kept_and_refused(tmp_path: Path) -> None:
 
 
 def test_head_is_stegos() -> None:
-    """A linear map beside a perceptron as wide as the features."""
+    """The sum of a linear map and an MLP as wide as the features."""
     head = CodeHead(6, 3)
     rows = torch.randn(2, 5, 6)
     hidden = torch.clamp(rows @ head.mlp[0].weight.T + head.mlp[0].bias, min=0)

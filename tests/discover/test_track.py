@@ -1,4 +1,4 @@
-"""Videos from pixels to masks."""
+"""Tracking from frames to masks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.discover.videos import colours, squares
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    """Its features are not looked at where the source is `colours`."""
+    """Return a backbone whose features are not used when the source is `colours`."""
     return tiny("dino_vits16", patch_size=4)
 
 
 def j_and_f(found: list[torch.Tensor], masks: list[NDArray[np.uint8]], number: int) -> float:
-    """Mean over all frames but the first."""
+    """Return the mean J and F over all frames but the first."""
     a, b = torch.stack(found[1:]) == number, torch.from_numpy(np.stack(masks[1:])) == number
     return float((region_similarity(a, b) + contour_accuracy(a, b)).mean() / 2)
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v3"])
 def test_moving_squares_by_their_colours(backbone: Backbone, protocol: str) -> None:
-    """Four objects on paths of their own."""
+    """Four objects move in different directions."""
     images, masks = squares(8, steps=[(0, 3), (1, 2), (2, 1), (0, -2)])
     found = list(dense.track(backbone, images, masks[0], protocol, colours, size=0))  # type: ignore[arg-type]
     assert np.array_equal(found[0].numpy(), masks[0])
@@ -42,7 +42,7 @@ def test_moving_squares_by_their_colours(backbone: Backbone, protocol: str) -> N
 
 
 def test_steps_of_whole_patches_are_exact(backbone: Backbone) -> None:
-    """And numbers are those of the mask; tensors are frames too."""
+    """Numbers are those of the mask; frames may be tensors."""
     images, masks = squares(10, steps=[(4, 4)])
     frames = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     found = dense.track(backbone, frames, masks[0] * 77, source=colours, size=0)  # type: ignore[arg-type]
@@ -51,8 +51,8 @@ def test_steps_of_whole_patches_are_exact(backbone: Backbone) -> None:
         assert set(labels.unique().tolist()) == {0, 77}
 
 
-def test_an_object_that_leaves_is_gone(backbone: Backbone) -> None:
-    """And no other takes its number."""
+def test_an_object_that_leaves_disappears(backbone: Backbone) -> None:
+    """No other object takes its number."""
     images, masks = squares(14, steps=[(0, -4), (0, 2)])
     found = list(dense.track(backbone, images, masks[0], source=colours, size=0))  # type: ignore[arg-type]
     assert (masks[-1] == 1).sum() == 0
@@ -61,7 +61,7 @@ def test_an_object_that_leaves_is_gone(backbone: Backbone) -> None:
 
 
 def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
-    """Sizes that are no whole patches; registers and the class token are no patches."""
+    """Sizes that are no multiples of a patch; registers and the class token are left out."""
     images, masks = squares(3, (50, 75))
     for protocol in ("v1", "v3"):
         found = list(dense.track(token_backbone, images, masks[0], protocol, size=64))
@@ -70,15 +70,15 @@ def test_every_family(token_backbone: Backbone) -> None:  # noqa: F811
 
 
 def test_pyramids() -> None:
-    """The deepest map; there is no norm over a ResNet's."""
+    """The deepest map is used; a ResNet has no norm over it."""
     pyramid = dense.load_backbone("resnet18")
     assert tracking_source(pyramid.spec) == Source("token", norm=False)
     images, masks = squares(3)
     assert len(list(dense.track(pyramid, images, masks[0], size=0))) == 3
 
 
-def test_reading_is_streaming(backbone: Backbone) -> None:
-    """A frame is read when its mask is wanted, but for the second, which shows that there is one."""
+def test_frames_are_read_one_at_a_time(backbone: Backbone) -> None:
+    """A frame is read when its mask is requested, except for the second, which is read with the first."""
     images, masks = squares(9)
     read = 0
 
@@ -93,7 +93,7 @@ def test_reading_is_streaming(backbone: Backbone) -> None:
 
 
 def test_sizes_of_the_protocols() -> None:
-    """DINO cuts 854 down to 832; DINOv3 has 60 patches, each side rounded; portraits too."""
+    """DINO cuts 854 down to 832; DINOv3 has 60 patches, each side rounded; also for portrait videos."""
     assert tracking("v1", 16).input_size((480, 854), 16) == (480, 832)
     assert tracking("v1", 8).input_size((854, 480), 8) == (832, 480)
     assert tracking("v3", 16).input_size((480, 854), 16) == (960, 1712)
@@ -117,25 +117,25 @@ def test_sizes_of_the_protocols() -> None:
 
 
 def test_small_objects_keep_a_patch() -> None:
-    """Centres decide, but no object is lost."""
+    """Labels are taken at the centres of patches, but no object is lost."""
     mask = torch.zeros(16, 16, dtype=torch.uint8)
     mask[:8, :8], mask[8:11, 13:16] = 1, 9
     labels = labels_on_grid(mask, torch.tensor([0, 1, 9]), (2, 2))
     assert labels.argmax(1)[0].tolist() == [[1, 0], [0, 2]]
     assert (labels.sum(1) == 1).all()
     whole = labels_on_grid(torch.ones(16, 16, dtype=torch.uint8), torch.tensor([0, 1]), (2, 2))
-    assert not whole[0, 0].any()  # a background that is not there gets none
+    assert not whole[0, 0].any()  # an absent background gets no patch
 
 
 def test_an_object_that_is_everywhere_stays(backbone: Backbone) -> None:
-    """No background is made up, neither in the first frame nor by bringing labels to 0..1."""
+    """No background appears, neither in the first frame nor by normalising labels to 0..1."""
     images, masks = squares(4)
     for labels in dense.track(backbone, images, np.full_like(masks[0], 3), source=colours, size=0):  # type: ignore[arg-type]
         assert labels.unique().tolist() == [3]
 
 
-def test_normalising_brings_faint_objects_out() -> None:
-    """By the published rule an object of a tenth wins over what is left of the background."""
+def test_normalising_raises_weak_labels() -> None:
+    """By the published rule an object of a tenth wins over the remaining background."""
     soft = torch.tensor([[[[1.0, 0.9]], [[0.0, 0.1]]]])
     assert Tracking(size=0).assign(soft, (1, 2), (1, 2)).tolist() == [[[0, 1]]]
     assert Tracking(size=0, normalise=False).assign(soft, (1, 2), (1, 2)).tolist() == [[[0, 0]]]
@@ -143,8 +143,8 @@ def test_normalising_brings_faint_objects_out() -> None:
     assert Tracking(size=0).assign(gone, (1, 2), (3, 4)).tolist() == [[[0] * 4] * 3]
 
 
-def test_what_is_refused(backbone: Backbone) -> None:
-    """Each in one line."""
+def test_errors(backbone: Backbone) -> None:
+    """Each is one line."""
     images, masks = squares(3)
 
     def run(frames: list[NDArray[np.uint8]], mask: NDArray[np.integer], **changes: object) -> None:

@@ -1,4 +1,4 @@
-"""Videos whose objects are known, and features that are nothing but colours."""
+"""Synthetic videos with known objects, and colours as features."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from dense.backbone import Backbone
 
-CELL = 2  # pixels of a patch of colours
+CELL = 2  # side of a patch in pixels
 
 
 def colours(backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
-    """A source of features: the mean colour of every cell, whatever the backbone."""
+    """Return the mean colour of every patch, whatever the backbone; a source of features."""
     return F.avg_pool2d(images, CELL)
 
 
 def squares(
     frames: int = 10, size: tuple[int, int] = (64, 96), steps: Sequence[tuple[int, int]] = ((0, 4),)
 ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    """Images of one square a step, each moving by so many pixels down and right a frame, and the numbers of the squares."""
+    """Return images with one square per step (pixels down and right per frame), and masks with their numbers."""
     paint = [(220, 40, 30), (30, 200, 60), (40, 60, 230), (230, 220, 40)]
     images, masks = [], []
     for t in range(frames):

@@ -1,4 +1,4 @@
-"""Models of transformers in the published layouts they were once converted from, by tables of their own."""
+"""Models of transformers in the published layouts that they were converted from, by independent tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = (r"(?:query|q_proj)", r"(?:key|k_proj)", r"(?:value|v_proj)")
 
 
 def native_vit(state: Mapping[str, Tensor], prefix: str) -> State:
-    """A ViT or DINOv2 of transformers under the names of timm and Meta, which are the same but for LayerScale."""
+    """Return a ViT or DINOv2 of transformers under the names of timm and Meta, which differ in LayerScale alone."""
     found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     result: State = {}
     for name, tensor in found.items():
@@ -52,13 +52,17 @@ def _replaced(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> State:
 SCRATCH = {
     r"^neck\.convs\.(\d)": r"scratch.layer{\1+1}_rn",
     r"^neck\.fusion_stage\.layers\.(\d)\.projection": r"scratch.refinenet{4-\1}.out_conv",
-    r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)": r"scratch.refinenet{4-\1}.resConfUnit\2.conv\3",
-    r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)": r"scratch.refinenet{4-\1}.resConfUnit\2.bn\3",
+    r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)": (
+        r"scratch.refinenet{4-\1}.resConfUnit\2.conv\3"
+    ),
+    r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.batch_norm(\d)": (
+        r"scratch.refinenet{4-\1}.resConfUnit\2.bn\3"
+    ),
 }
 
 
 def depth_anything(state: Mapping[str, Tensor]) -> State:
-    """DepthAnything in the flat dictionary of its authors."""
+    """Return DepthAnything in the flat dictionary of its authors."""
     rules = SCRATCH | {
         r"^neck\.reassemble_stage\.layers\.(\d)\.projection": r"projects.\1",
         r"^neck\.reassemble_stage\.layers\.(\d)\.resize": r"resize_layers.\1",
@@ -71,7 +75,7 @@ def depth_anything(state: Mapping[str, Tensor]) -> State:
 
 
 def dpt(state: Mapping[str, Tensor]) -> State:
-    """DPT as isl-org wrote it, with the classifier that its ViT still carries."""
+    """Return DPT as isl-org published it, with the unused classifier of its ViT."""
     rules = SCRATCH | {
         r"^neck\.reassemble_stage\.readout_projects\.(\d)\.0": r"pretrained.act_postprocess{\1+1}.0.project.0",
         r"^neck\.reassemble_stage\.layers\.(\d)\.projection": r"pretrained.act_postprocess{\1+1}.3",
@@ -85,14 +89,16 @@ def dpt(state: Mapping[str, Tensor]) -> State:
 
 
 def dinov2_dpt(state: Mapping[str, Tensor]) -> State:
-    """The DPT head of the DINOv2 hub; its deepest fusion has no first unit."""
+    """Return the DPT head of the DINOv2 hub; its deepest fusion has no first unit."""
     rules = {
         r"^neck\.reassemble_stage\.readout_projects\.(\d)\.0": r"reassemble_blocks.readout_projects.\1.0",
         r"^neck\.reassemble_stage\.layers\.(\d)\.projection": r"reassemble_blocks.projects.\1.conv",
         r"^neck\.reassemble_stage\.layers\.(\d)\.resize": r"reassemble_blocks.resize_layers.\1",
         r"^neck\.convs\.(\d)": r"convs.\1.conv",
         r"^neck\.fusion_stage\.layers\.(\d)\.projection": r"fusion_blocks.\1.project.conv",
-        r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)": r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv",
+        r"^neck\.fusion_stage\.layers\.(\d)\.residual_layer(\d)\.convolution(\d)": (
+            r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv"
+        ),
         r"^head\.projection": "project.conv",
         r"^head\.head\.": "conv_depth.head.",
     }
@@ -101,14 +107,16 @@ def dinov2_dpt(state: Mapping[str, Tensor]) -> State:
 
 
 def dinov3_dpt(state: Mapping[str, Tensor]) -> State:
-    """The DPT head of DINOv3, from CHMv2, which is one."""
+    """Return the DPT head of DINOv3, from CHMv2, which has the same architecture."""
     rules = {
         r"^head\.reassemble_stage\.readout_projects\.(\d)\.0": r"reassemble_blocks.readout_projects.\1.0",
         r"^head\.reassemble_stage\.layers\.(\d)\.projection": r"reassemble_blocks.projects.\1.conv",
         r"^head\.reassemble_stage\.layers\.(\d)\.resize": r"reassemble_blocks.resize_layers.\1",
         r"^head\.convs\.(\d)": r"convs.\1.conv",
         r"^head\.fusion_layers\.(\d)\.projection": r"fusion_blocks.\1.project.conv",
-        r"^head\.fusion_layers\.(\d)\.residual_layer(\d)\.convolution(\d)": r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv",
+        r"^head\.fusion_layers\.(\d)\.residual_layer(\d)\.convolution(\d)": (
+            r"fusion_blocks.\1.res_conv_unit\2.conv\3.conv"
+        ),
         r"^head\.conv_depth\.": "conv_depth.",
     }
     return _replaced(state, rules)

@@ -1,4 +1,4 @@
-"""Tiny random models of transformers and segmentation_models_pytorch, and what they say."""
+"""Tiny random models of transformers and segmentation_models_pytorch, and comparison with their outputs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def transformers() -> Any:
 
 
 def dinov2_config(**options: Any) -> Any:
-    """One attention head of 64 channels, as wide as those of published ViTs."""
+    """Return a config with one attention head of 64 channels, as in published ViTs."""
     options = {"out_indices": [1, 2, 3, 4], "reshape_hidden_states": False, "apply_layernorm": True} | options
     options = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 1, "image_size": 70} | options
     return transformers().Dinov2Config(patch_size=14, **options)
 
 
 def depth_anything(metric: bool = False, **options: Any) -> Any:
-    """A tiny random Depth Anything, relative or with a range of 20 metres."""
+    """Return a tiny random Depth Anything, relative or with a range of 20 metres."""
     kind = {"depth_estimation_type": "metric", "max_depth": 20} if metric else {}
     config = transformers().DepthAnythingConfig(
         backbone_config=dinov2_config(**options), reassemble_hidden_size=64, patch_size=14, neck_hidden_sizes=WIDTHS,
@@ -38,7 +38,7 @@ def depth_anything(metric: bool = False, **options: Any) -> Any:
 
 
 def dpt(name: str, readout: str = "project", batch_norm: bool = False, width: int = 8, **options: Any) -> Any:
-    """A tiny random DPT on its own ViT, or on a hybrid or a DINOv2 by `options`."""
+    """Return a tiny random DPT on its own ViT, or on a hybrid or a DINOv2 by `options`."""
     own = {
         "hidden_size": 64,
         "num_hidden_layers": 4,
@@ -57,7 +57,7 @@ def dpt(name: str, readout: str = "project", batch_norm: bool = False, width: in
 
 
 def hybrid(name: str, **options: Any) -> Any:
-    """The same on a ResNet."""
+    """Return a tiny random DPT on a hybrid."""
     neck = {
         "neck_hidden_sizes": [256, 512, 16, 32],
         "neck_ignore_stages": [0, 1],
@@ -67,7 +67,7 @@ def hybrid(name: str, **options: Any) -> Any:
 
 
 def made(model: Any) -> Any:
-    """With random initialisation under which outputs vary by more than rounding."""
+    """Initialise a model at random so that its outputs vary by more than rounding."""
     torch.manual_seed(0)
     randomise(model, 0.1)
     with torch.no_grad():
@@ -79,13 +79,13 @@ def made(model: Any) -> Any:
 
 @torch.no_grad()
 def spread(model: Any, last: Any, side: int) -> None:
-    """Scale the convolution in front of the last activation so that its outputs have mean 1 and deviation 1."""
-    seen = []
-    handle = last.register_forward_hook(lambda module, given, out: seen.append(out))
+    """Scale the convolution before the last activation so that its outputs have mean 1 and standard deviation 1."""
+    outputs = []
+    handle = last.register_forward_hook(lambda module, given, out: outputs.append(out))
     model(torch.randn(1, 3, side, side))
     handle.remove()
-    last.weight /= seen[0].std()
-    last.bias.copy_(1 + (last.bias - seen[0].mean()) / seen[0].std())
+    last.weight /= outputs[0].std()
+    last.bias.copy_(1 + (last.bias - outputs[0].mean()) / outputs[0].std())
 
 
 def directory(model: Any, folder: Path) -> Path:
@@ -94,7 +94,7 @@ def directory(model: Any, folder: Path) -> Path:
 
 
 def close(mine: Tensor, theirs: Tensor) -> None:
-    """Equal to 1e-5 of the largest value."""
+    """Assert that outputs are equal to 1e-5 of the largest value."""
     assert mine.shape == theirs.shape
     assert float(theirs.std()) > 0.01 * float(theirs.abs().max())
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))

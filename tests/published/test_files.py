@@ -1,4 +1,4 @@
-"""Files without an installed peer: published layouts, the reference's formulas, and errors that list the choices."""
+"""Files without a library to compare with: published layouts, formulas of the papers, and errors with choices."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import dense
 from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.model.network import DenseModel
 from dense.published import FAMILIES, load_published
+from dense.published.assemble import inverted, rename
+from dense.published.huggingface import BIT, DEPTH, LABELS
 from tests.backbone.conftest import randomise
 from tests.published import layouts, peers
 
@@ -52,7 +54,7 @@ def check(model: DenseModel, images: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_dinov2_linear_depth(count: int, dinov2: Backbone, tmp_path: Path) -> None:
-    """Raw patches beside their class token, enlarged four times, then 256 depths weighted by relu + 0.1."""
+    """Raw patch tokens beside the class token, upsampled four times, then 256 bins weighted by relu + 0.1."""
     state = {
         "decode_head.conv_depth.weight": torch.randn(256, 2 * DIM * count, 1, 1) * 0.1,
         "decode_head.conv_depth.bias": torch.randn(256),
@@ -63,7 +65,8 @@ def test_dinov2_linear_depth(count: int, dinov2: Backbone, tmp_path: Path) -> No
     images = torch.randn(1, 3, 70, 98)
     with torch.no_grad():
         features = dinov2(images, layers=layers, norm=False)
-    joined = [torch.cat((m, p[:, 0, :, None, None].expand_as(m)), 1) for m, p in zip(features.maps, features.prefix, strict=True)]  # fmt: skip
+    pairs = zip(features.maps, features.prefix, strict=True)
+    joined = [torch.cat((m, p[:, 0, :, None, None].expand_as(m)), 1) for m, p in pairs]
     large = [F.interpolate(m, scale_factor=4, mode="bilinear", align_corners=False) for m in joined]
     logits = F.conv2d(torch.cat(large, 1), *state.values())
     weights = logits.relu() + 0.1
@@ -74,7 +77,7 @@ def test_dinov2_linear_depth(count: int, dinov2: Backbone, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_dinov2_segmentation(count: int, dinov2: Backbone, tmp_path: Path) -> None:
-    """BatchNorm in evaluation and one product of normed patches; ms reads the last four layers."""
+    """BatchNorm in evaluation mode and a 1x1 convolution of normed patches; ms uses the last four layers."""
     total = DIM * count
     state = {
         "decode_head.conv_seg.weight": torch.randn(21, total, 1, 1),
@@ -128,7 +131,7 @@ def test_dinov3_linear(normed: bool, dinov3: Backbone, tmp_path: Path) -> None:
 
 
 def test_dinov3_dpt_with_every_part(dinov3: Backbone, tmp_path: Path) -> None:
-    """BatchNorm of the maps, the last projection and biases find their places, whatever wraps the convolutions."""
+    """BatchNorm of the maps, the last projection and biases are loaded, with and without module wrappers."""
     state: dict[str, Tensor] = {}
 
     def conv(name: str, out: int, into: int, side: int, bias: bool = True, inner: str = "conv.") -> None:
@@ -170,7 +173,7 @@ def test_dinov3_dpt_with_every_part(dinov3: Backbone, tmp_path: Path) -> None:
         load_published(write(state, path, None), backbone=dinov3, max_depth=100, norm=True)
 
 
-# ---- what a file cannot say
+# ---- what a file does not record
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +188,7 @@ def midas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(state, tmp_path_factory.mktemp("midas") / "dpt.pt", None)
 
 
-def test_what_is_not_said_is_asked(
-    anything: Path, midas: Path, dinov2: Backbone, dinov3: Backbone, tmp_path: Path
-) -> None:
+def test_missing_facts_raise(anything: Path, midas: Path, dinov2: Backbone, dinov3: Backbone, tmp_path: Path) -> None:
     """Each error names the file and lists the choices."""
     head = {
         "decode_head.conv_depth.weight": torch.zeros(256, 1536, 1, 1),
@@ -222,14 +223,14 @@ def test_what_is_not_said_is_asked(
             "max_depth=20 is in metres and kind='relative' has none",
         ),
     ]
-    for path, said, words in cases:
+    for path, facts, words in cases:
         with pytest.raises((WeightsError, TypeError), match=words) as error:
-            load_published(path, **said)
+            load_published(path, **facts)
         assert "\n" not in str(error.value)
 
 
 def test_unknown_files_name_what_is_nearest(tmp_path: Path, dinov2: Backbone) -> None:
-    """A backbone, a relative that is not read, half a head, nonsense."""
+    """A backbone, unsupported families, an incomplete head, unrelated tensors."""
     cases: list[tuple[dict[str, Tensor], str]] = [
         (dinov2.export_official(), "It is a backbone .dinov2. without a head: open it with dense.load_backbone"),
         ({"aggregator.patch_embed.weight": torch.zeros(1)}, "It is VGGT"),
@@ -259,8 +260,8 @@ def test_unknown_files_name_what_is_nearest(tmp_path: Path, dinov2: Backbone) ->
         load_published(tmp_path / "empty.pth")
 
 
-def test_a_head_has_the_layers_it_was_trained_on(tmp_path: Path) -> None:
-    """Whatever layers the backbone that is given hands out by default."""
+def test_a_head_gets_the_layers_it_was_trained_on(tmp_path: Path) -> None:
+    """Whatever the default layers of the given backbone are."""
     backbone = load_backbone("dinov2_vits14", img_size=70, layers=(0, 1, 2, 3), **TINY)
     head = {
         "decode_head.conv_depth.weight": torch.zeros(256, 8 * DIM, 1, 1),
@@ -271,7 +272,7 @@ def test_a_head_has_the_layers_it_was_trained_on(tmp_path: Path) -> None:
 
 
 def test_damaged_directories(tmp_path: Path) -> None:
-    """JSON that is no dictionary, an index without its map, a path that is not there."""
+    """JSON that is no dictionary, an index without its map, a missing path."""
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(WeightsError, match="holds a list; expected names and values"):
         dense.load(tmp_path)
@@ -283,16 +284,16 @@ def test_damaged_directories(tmp_path: Path) -> None:
         dense.load(tmp_path / "none.pth", family="depth_anything_v2")
 
 
-def test_half_a_file(tmp_path: Path) -> None:
-    """A tensor that is missing is named."""
+def test_an_incomplete_file(tmp_path: Path) -> None:
+    """A missing tensor is named."""
     state = layouts.dpt(peers.dpt("DPTForSemanticSegmentation", batch_norm=True, num_labels=5).state_dict())
     del state["scratch.output_conv.4.weight"]
     with pytest.raises(WeightsError, match=r"lacks 'branches\.labels\.classifier\.weight'"):
         load_published(write(state, tmp_path / "half.pt", None))
 
 
-def test_a_directory_without_its_config_is_named(tmp_path: Path) -> None:
-    """The tensors of transformers do not say enough alone; another type of model is refused."""
+def test_directories_need_their_config(tmp_path: Path) -> None:
+    """The tensors of transformers alone are not enough; other model types raise."""
     folder = peers.directory(peers.depth_anything(), tmp_path)
     (folder / "config.json").rename(folder / "config.txt")
     with pytest.raises(WeightsError, match=r"config\.json says None, not 'depth_anything'"):
@@ -305,11 +306,27 @@ def test_a_directory_without_its_config_is_named(tmp_path: Path) -> None:
         load_published(folder)
 
 
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (DEPTH, "neck.reassemble_stage.readout_projects.3.0.weight"),
+        (DEPTH, "neck.fusion_stage.layers.0.residual_layer2.batch_norm1.running_mean"),
+        (LABELS, "auxiliary_head.head.4.bias"),
+        (BIT, "embeddings.backbone.bit.encoder.stages.2.layers.10.conv3.weight"),
+    ],
+)
+def test_inverted_tables(table: dict[str, str], name: str) -> None:
+    """A renamed tensor gets its published name back."""
+    ours = rename(name, table)
+    assert ours != name
+    assert rename(ours, inverted(table)) == name
+
+
 # ---- from Python
 
 
 def test_load_gives_a_predictor(anything: Path, tmp_path: Path) -> None:
-    """`dense.load` takes the options of both, and what it saves is opened again."""
+    """`dense.load` takes the options of both, and its model can be saved and opened again."""
     image = np.random.default_rng(0).integers(0, 256, (50, 77, 3), np.uint8)
     predictor = dense.load(anything, family="depth_anything_v2", kind="metric", max_depth=20, resize=42)
     prediction = predictor(image)
@@ -325,7 +342,7 @@ def test_load_gives_a_predictor(anything: Path, tmp_path: Path) -> None:
         dense.load(tmp_path / "own", resiz=42)
 
 
-def test_every_family_says_what_it_takes() -> None:
+def test_every_family_lists_its_options() -> None:
     for family in FAMILIES.values():
         assert family.title
         assert "file" not in family.options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ SIZES = [(70, 70), (98, 70), (126, 210), (14, 84)]
 
 
 @torch.no_grad()
-def said_by(peer: Any, images: Tensor) -> Tensor:
-    """Depth (B, 1, H, W) or logits of a peer."""
+def outputs_of(peer: Any, images: Tensor) -> Tensor:
+    """Return depth (B, 1, H, W) or logits of a model of transformers."""
     found = peer(images)
     return found.logits if "logits" in found else found.predicted_depth[:, None]
 
@@ -33,7 +34,7 @@ def said_by(peer: Any, images: Tensor) -> Tensor:
 def check(model: DenseModel, peer: Any, sizes: list[tuple[int, int]]) -> None:
     for size in sizes:
         images = torch.randn(2, 3, *size)
-        close(model(images), said_by(peer, images))
+        close(model(images), outputs_of(peer, images))
 
 
 def write(state: dict[str, Tensor], path: Path, wrapped: bool = False) -> Path:
@@ -46,7 +47,7 @@ def write(state: dict[str, Tensor], path: Path, wrapped: bool = False) -> Path:
 
 @pytest.mark.parametrize("metric", [False, True])
 def test_hf_depth_anything(metric: bool, tmp_path: Path) -> None:
-    """config.json says everything, and sizes may be any."""
+    """config.json records everything; images of several sizes."""
     peer = peers.depth_anything(metric)
     model = load_published(directory(peer, tmp_path))
     assert model.depth_kind == ("metric" if metric else "inverse_relative")
@@ -55,7 +56,7 @@ def test_hf_depth_anything(metric: bool, tmp_path: Path) -> None:
 
 
 def test_hf_depth_anything_on_swiglu(tmp_path: Path) -> None:
-    """As the giant has it, with layers and norm by config.json."""
+    """The MLP of the giant model, with layers and norm from config.json."""
     peer = peers.depth_anything(out_indices=[0, 1, 2, 4])
     with pytest.raises(WeightsError, match="expected 4 blocks, counted from 1"):
         load_published(directory(peer, tmp_path / "stem"))
@@ -68,7 +69,7 @@ def test_hf_depth_anything_on_swiglu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("readout", ["ignore", "add", "project"])
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_hf_dpt_depth(readout: str, batch_norm: bool, tmp_path: Path) -> None:
-    """Its own ViT, which takes square images alone, with even grids."""
+    """DPT on its own ViT, which takes square images with even grids only."""
     peer = peers.dpt("DPTForDepthEstimation", readout, batch_norm)
     model = load_published(directory(peer, tmp_path), kind="relative")
     assert model.depth_kind == "inverse_relative"
@@ -76,25 +77,25 @@ def test_hf_dpt_depth(readout: str, batch_norm: bool, tmp_path: Path) -> None:
 
 
 def test_hf_dpt_at_an_odd_grid(tmp_path: Path) -> None:
-    """There theirs is larger than the image, by fusions that double; ours is that, brought back."""
+    """Doubling fusions make the reference output larger than the image; ours is the same, resized."""
     peer = peers.dpt("DPTForDepthEstimation", "project")
     model = load_published(directory(peer, tmp_path), kind="metric")
     images = torch.randn(2, 3, 80, 80)
-    theirs = said_by(peer, images)
+    theirs = outputs_of(peer, images)
     assert theirs.shape[-2:] == (96, 96)
     with torch.no_grad():
         close(model(images), F.interpolate(theirs, size=(80, 80), mode="bilinear", align_corners=True))
 
 
 def test_hf_dpt_on_dinov2(tmp_path: Path) -> None:
-    """The converted heads of the DINOv2 hub: odd grids and images that are not square."""
+    """The converted heads of the DINOv2 hub, on odd grids and images that are not square."""
     backbone = peers.dinov2_config(apply_layernorm=False)
     peer = peers.dpt("DPTForDepthEstimation", width=256, add_projection=True, backbone_config=backbone)
     model = load_published(directory(peer, tmp_path), kind="metric")
     assert (model.layers, model.norm, model.depth_kind) == ((0, 1, 2, 3), False, "metric")
     for size in ((70, 70), (98, 126), (126, 84)):
         images = torch.randn(1, 3, *size)
-        theirs = F.interpolate(said_by(peer, images), size=size, mode="bilinear", align_corners=True)
+        theirs = F.interpolate(outputs_of(peer, images), size=size, mode="bilinear", align_corners=True)
         with torch.no_grad():
             close(model(images), theirs)
 
@@ -118,7 +119,7 @@ def test_hf_dpt_segmentation(tmp_path: Path) -> None:
 
 
 def test_hf_hybrid(tmp_path: Path) -> None:
-    """On a ResNet, which transformers runs at the native size alone."""
+    """DPT on a hybrid, which transformers runs at the native size only."""
     peer = peers.hybrid("DPTForDepthEstimation", reassemble_factors=[1, 1, 1, 0.5])  # as Intel/dpt-hybrid-midas says
     model = load_published(directory(peer, tmp_path), kind="relative")
     assert model.layers == (0, 1, 2, 3)
@@ -126,7 +127,7 @@ def test_hf_hybrid(tmp_path: Path) -> None:
 
 
 def test_depth_anything_small_is_the_named_backbone(tmp_path: Path) -> None:
-    """The published size: 24.8 million parameters, and a backbone that needs no measures of its own."""
+    """The published model has 24.8 million parameters and a backbone with a name."""
     library = peers.transformers()
     vit = {
         "hidden_size": 384,
@@ -148,7 +149,7 @@ def test_depth_anything_small_is_the_named_backbone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_dpt_hybrid_is_the_named_backbone(tmp_path: Path) -> None:
-    """The published size: 123 million parameters."""
+    """The published model has 123 million parameters."""
     library = peers.transformers()
     measures: dict[str, Any] = {"neck_hidden_sizes": [256, 512, 768, 768], "backbone_out_indices": [0, 1, 8, 11]}
     config = library.DPTConfig(is_hybrid=True, layer_norm_eps=1e-6, **measures)
@@ -164,7 +165,7 @@ def test_dpt_hybrid_is_the_named_backbone(tmp_path: Path) -> None:
 
 
 def test_old_config_files(tmp_path: Path) -> None:
-    """config.json of an older transformers holds a null under `backbone`; it is no directory of this project for that."""
+    """config.json of an older transformers has a null under `backbone`, unlike directories of this project."""
     folder = directory(peers.depth_anything(), tmp_path)
     text = (
         (folder / "config.json")
@@ -176,10 +177,10 @@ def test_old_config_files(tmp_path: Path) -> None:
 
 
 def test_statistics_of_a_preprocessor(tmp_path: Path) -> None:
-    """Mean and std in 0 to 255 become those of 0 to 1; its size is the shorter side."""
+    """Mean and std for 0 to 255 become those for 0 to 1; the size is that of the shorter side."""
     folder = directory(peers.depth_anything(), tmp_path)
-    facts = '{"do_rescale": false, "image_mean": [127.5, 127.5, 127.5], "image_std": [51, 51, 51], "size": {"height": 42, "width": 56}}'
-    (folder / "preprocessor_config.json").write_text(facts)
+    facts = {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [51] * 3, "size": {"height": 42, "width": 56}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     model = load_published(folder)
     assert model.backbone.spec.mean == (0.5, 0.5, 0.5)
     assert model.backbone.spec.std == (0.2, 0.2, 0.2)
@@ -191,7 +192,7 @@ def test_statistics_of_a_preprocessor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", [False, True])
 def test_depth_anything_v2(metric: bool, tmp_path: Path) -> None:
-    """The same weights in the authors' layout; positions by the rule of training, which is transformers' at the native size."""
+    """The same weights in the authors' layout; position interpolation agrees with transformers at the native size."""
     peer = peers.depth_anything(metric)
     path = write(layouts.depth_anything(peer.state_dict()), tmp_path / "depth_anything_v2.pth")
     how: dict[str, Any] = {"kind": "metric", "max_depth": 20} if metric else {"kind": "relative"}
@@ -206,7 +207,7 @@ def test_depth_anything_v2(metric: bool, tmp_path: Path) -> None:
 
 
 def test_depth_anything_v1_reads_the_last_four(tmp_path: Path) -> None:
-    """Of eight layers, V1 sees 5 to 8 and V2 2, 4, 6, 8."""
+    """Of eight layers, V1 reads 5 to 8 and V2 2, 4, 6, 8."""
     for version, indices in ((1, [5, 6, 7, 8]), (2, [2, 4, 6, 8])):
         peer = peers.depth_anything(num_hidden_layers=8, out_indices=indices)
         path = write(layouts.depth_anything(peer.state_dict()), tmp_path / f"{version}.pth")
@@ -216,7 +217,7 @@ def test_depth_anything_v1_reads_the_last_four(tmp_path: Path) -> None:
 
 
 def test_dpt_depth(tmp_path: Path) -> None:
-    """isl-org's own layout, in the wrapping of a training checkpoint; positions at other sizes are bilinear."""
+    """isl-org's own layout inside a training checkpoint; positions at other sizes are bilinear."""
     peer = peers.dpt("DPTForDepthEstimation", layer_norm_eps=1e-6)
     path = tmp_path / "dpt.pt"
     torch.save({"model": layouts.dpt(peer.state_dict()), "optimizer": {"step": 1}}, path)
@@ -237,7 +238,7 @@ def test_dpt_hybrid_in_metres(kind: str, scale: float, shift: float, tmp_path: P
     assert (model.depth_kind, model.layers) == ("metric", (0, 1, 2, 3))
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        close(model(images), 1 / (scale * said_by(peer, images) + shift).clamp(min=1e-8))
+        close(model(images), 1 / (scale * outputs_of(peer, images) + shift).clamp(min=1e-8))
 
 
 def test_dpt_segmentation(tmp_path: Path) -> None:
@@ -253,7 +254,7 @@ def test_dpt_segmentation(tmp_path: Path) -> None:
 
 
 def test_dinov2_depth_dpt(tmp_path: Path) -> None:
-    """The hub's head on a backbone that is given: at least min_depth, at most max_depth, resized without aligned corners."""
+    """The hub's head on a given backbone: between min_depth and max_depth, resized without aligned corners."""
     config = peers.dinov2_config(apply_layernorm=False)
     peer = peers.dpt("DPTForDepthEstimation", width=256, add_projection=True, backbone_config=config)
     images = torch.randn(1, 3, 98, 126)
@@ -261,7 +262,7 @@ def test_dinov2_depth_dpt(tmp_path: Path) -> None:
     path = write(layouts.dinov2_dpt(state), tmp_path / "head.pth", wrapped=True)
     vit = layouts.native_vit(state, "backbone.")
     backbone = load_backbone("dinov2_vits14", vit, embed_dim=64, depth=4, num_heads=1, img_size=70, positions="size")
-    theirs = F.interpolate(said_by(peer, images) + 0.001, size=(98, 126), mode="bilinear", align_corners=False)
+    theirs = F.interpolate(outputs_of(peer, images) + 0.001, size=(98, 126), mode="bilinear", align_corners=False)
     limit = float(theirs.quantile(0.9))
     with torch.no_grad():
         free = load_published(path, backbone=backbone, max_depth=1e6)
@@ -273,12 +274,12 @@ def test_dinov2_depth_dpt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bins", "normalisation"), [("linear", "linear"), ("log", "softmax"), ("linear", "sigmoid")])
 def test_dinov3_depth_dpt(bins: str, normalisation: str, tmp_path: Path) -> None:
-    """Against CHMv2 of transformers, which is such a head, through bins."""
+    """Compare with CHMv2 of transformers, which is such a head with bins."""
     library = pytest.importorskip("transformers", minversion="5.20")
     vit = library.DINOv3ViTConfig(
-        hidden_size=64, num_hidden_layers=4, num_attention_heads=1, intermediate_size=128, image_size=64, key_bias=False,
-        num_register_tokens=4, out_indices=[1, 2, 3, 4], reshape_hidden_states=True, apply_layernorm=True,
-        return_class_token=True,
+        hidden_size=64, num_hidden_layers=4, num_attention_heads=1, intermediate_size=128, image_size=64,
+        key_bias=False, num_register_tokens=4, out_indices=[1, 2, 3, 4], reshape_hidden_states=True,
+        apply_layernorm=True, return_class_token=True,
     )  # fmt: skip
     config = library.CHMv2Config(
         backbone_config=vit, post_process_channels=peers.WIDTHS, fusion_hidden_size=8, number_output_channels=16,
@@ -300,7 +301,7 @@ def test_dinov3_depth_dpt(bins: str, normalisation: str, tmp_path: Path) -> None
     model = load_published(path, backbone=mine, max_depth=10, norm=True, bins=bins, normalisation=normalisation)
     for size in ((64, 64), (80, 112)):
         images = torch.randn(1, 3, *size)
-        theirs = F.interpolate(said_by(peer, images), size=size, mode="bilinear", align_corners=True)
+        theirs = F.interpolate(outputs_of(peer, images), size=size, mode="bilinear", align_corners=True)
         with torch.no_grad():
             close(model(images), theirs)
 
@@ -315,7 +316,7 @@ def test_dinov3_depth_dpt(bins: str, normalisation: str, tmp_path: Path) -> None
     ],
 )
 def test_images_are_prepared_as_the_preprocessor_says(facts: dict[str, Any], tmp_path: Path) -> None:
-    """Sides that are padded, and numbers by any scale, equal transformers' image processor."""
+    """Padded sides and statistics of any scale equal those of transformers' image processor."""
     backbone = peers.dinov2_config(apply_layernorm=False)
     peer = peers.dpt("DPTForDepthEstimation", backbone_config=backbone)
     processor = peers.transformers().DPTImageProcessor(do_resize=False, **facts)
@@ -334,7 +335,7 @@ def test_images_are_prepared_as_the_preprocessor_says(facts: dict[str, Any], tmp
 
 @pytest.mark.parametrize("readout", ["cat", "add", "ignore"])
 def test_smp(readout: str, tmp_path: Path) -> None:
-    """The saved directory says all; sizes are even numbers of patches, as theirs have to be."""
+    """The saved directory records everything; sizes are even numbers of patches, as the library requires."""
     library = pytest.importorskip("segmentation_models_pytorch")
     torch.manual_seed(0)
     peer = library.DPT(
@@ -357,7 +358,7 @@ def test_smp(readout: str, tmp_path: Path) -> None:
 
 
 def test_smp_classes(tmp_path: Path) -> None:
-    """Nothing is named after a data set it was not published for, and a single logit is no class."""
+    """Classes have no names of a data set without published heads, and a single logit raises."""
     library = pytest.importorskip("segmentation_models_pytorch")
     for count in (1, 19, 21):
         peer = library.DPT("tu-vit_tiny_patch16_224", encoder_weights=None, classes=count, img_size=64)

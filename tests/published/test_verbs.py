@@ -1,4 +1,4 @@
-"""Published heads on the command line: predict, convert, the way back, and certificates."""
+"""Published heads on the command line: predict, convert, export to transformers, and certificates."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ def anything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-SAID = ["--family", "depth_anything_v2", "--kind", "relative"]
+FACTS = ["--family", "depth_anything_v2", "--kind", "relative"]
 
 
 def test_predict(anything: Path, tmp_path: Path) -> None:
-    """A file and what it cannot say, the model first or behind --model."""
+    """A file and what it does not record, with the model first or behind --model."""
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     for place in ([str(anything)], ["--model", str(anything)]):
         done = call(
-            ["predict", *place, str(tmp_path / "a.png"), *SAID, "--resize", "28", "--output", str(tmp_path / "o")]
+            ["predict", *place, str(tmp_path / "a.png"), *FACTS, "--resize", "28", "--output", str(tmp_path / "o")]
         )
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / "o/a_depth.json").read_text())["kind"] == "inverse_relative"
     done = call(["predict", str(anything), str(tmp_path / "a.png"), "--output", str(tmp_path / "o")])
     assert done.returncode == 1
     assert "family='depth_anything_v1'" in done.stderr
-    done = call(["predict", str(anything), *SAID])
+    done = call(["predict", str(anything), *FACTS])
     assert done.returncode == 2
     assert "IMAGES" in done.stderr
     done = call(
-        ["predict", str(anything), "a.png", *SAID[:2], "--set", "kin=relative", "--output", str(tmp_path / "o")]
+        ["predict", str(anything), "a.png", *FACTS[:2], "--set", "kin=relative", "--output", str(tmp_path / "o")]
     )
     assert done.returncode != 0
 
 
 def test_convert_and_verify(anything: Path, tmp_path: Path) -> None:
-    """Our directory, with a certificate of parity that says what was compared."""
+    """Our directory, with a certificate of parity that records what was compared."""
     pytest.importorskip("transformers")
-    done = call(["convert", str(anything), str(tmp_path / "own"), *SAID, "--verify"])
+    done = call(["convert", str(anything), str(tmp_path / "own"), *FACTS, "--verify"])
     assert done.returncode == 0, done.stderr
     assert "equal" in done.stdout
     found = json.loads((tmp_path / "own/parity.json").read_text())
@@ -70,7 +70,7 @@ def test_convert_and_verify(anything: Path, tmp_path: Path) -> None:
 
 
 def test_a_certificate_can_fail(anything: Path) -> None:
-    """Weights that are not the file's are seen."""
+    """Other weights than those of the file are detected."""
     pytest.importorskip("transformers")
     from dense.published.parity import certify
 
@@ -88,7 +88,7 @@ def test_a_certificate_can_fail(anything: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["dpt", "segmentation", "dinov2"])
 def test_certificates_of_other_families(kind: str, tmp_path: Path) -> None:
-    """DPT against transformers at square sizes; a head of the DINOv2 hub without its limits."""
+    """DPT against transformers at square sizes; a head of the DINOv2 hub without its depth limits."""
     from dense.published.parity import certify
 
     if kind == "dinov2":
@@ -112,8 +112,8 @@ def test_certificates_of_other_families(kind: str, tmp_path: Path) -> None:
     assert len(certificate.differences) >= 2
 
 
-def test_backbones_are_certified_too(tmp_path: Path) -> None:
-    """Of transformers by its directory, of timm by a file."""
+def test_certificates_of_backbones(tmp_path: Path) -> None:
+    """A directory against transformers, files against timm."""
     library = pytest.importorskip("transformers")
     config = library.Dinov2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=70, patch_size=14
@@ -134,10 +134,10 @@ def test_backbones_are_certified_too(tmp_path: Path) -> None:
         assert max(found["differences"].values()) < 1e-5
 
 
-def test_the_way_back(anything: Path, tmp_path: Path) -> None:
-    """transformers opens what we write, without a tensor too many or too few, and says the same."""
+def test_export_to_transformers(anything: Path, tmp_path: Path) -> None:
+    """transformers opens our directory without missing or unexpected tensors and gives the same outputs."""
     library = pytest.importorskip("transformers")
-    done = call(["convert", str(anything), str(tmp_path / "hf"), *SAID, "--huggingface"])
+    done = call(["convert", str(anything), str(tmp_path / "hf"), *FACTS, "--huggingface"])
     assert done.returncode == 0, done.stderr
     assert "DepthAnythingForDepthEstimation" in done.stdout
     opened, info = library.AutoModelForDepthEstimation.from_pretrained(tmp_path / "hf", output_loading_info=True)
@@ -170,9 +170,7 @@ def test_the_way_back(anything: Path, tmp_path: Path) -> None:
         ({"reassemble": [None] * 4}, "transformers' DepthAnything projects every level"),
     ],
 )
-def test_what_transformers_lacks_is_refused(
-    change: dict[str, object], words: str, anything: Path, tmp_path: Path
-) -> None:
+def test_options_that_transformers_lacks(change: dict[str, object], words: str, anything: Path, tmp_path: Path) -> None:
     """The error names the option."""
     import heads
 
@@ -189,7 +187,7 @@ def test_what_transformers_lacks_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "norm", "words"), [({"mlp_ratio": 2.5}, True, "160"), ({}, "last", "norm='last'")]
 )
-def test_backbones_that_transformers_lacks_are_refused(
+def test_backbones_that_transformers_lacks(
     arguments: dict[str, float], norm: bool | str, words: str, tmp_path: Path
 ) -> None:
     import heads
@@ -201,8 +199,8 @@ def test_backbones_that_transformers_lacks_are_refused(
         export_huggingface(DenseModel(backbone, head, (0, 1, 2, 3), norm, "depth"), tmp_path / "hf")  # type: ignore[arg-type]
 
 
-def test_a_certificate_of_nothing_is_refused(tmp_path: Path) -> None:
-    """Zeros equal zeros, whatever the weights."""
+def test_zero_outputs_verify_nothing(tmp_path: Path) -> None:
+    """Zeros are equal whatever the weights."""
     from dense.published.parity import certify
 
     peer = peers.depth_anything()
@@ -212,8 +210,8 @@ def test_a_certificate_of_nothing_is_refused(tmp_path: Path) -> None:
         certify(folder, load_published(folder))
 
 
-def test_convert_says_what_it_does_not_read(anything: Path, tmp_path: Path) -> None:
-    """Of a directory of this project nothing has to be said, and none is overwritten in another layout."""
+def test_convert_of_own_directories(anything: Path, tmp_path: Path) -> None:
+    """A directory of this project takes no facts, and is not overwritten in another layout."""
     own = tmp_path / "own"
     load_published(anything, family="depth_anything_v2", kind="relative").save_pretrained(own)
     for argv, words in (
@@ -226,13 +224,13 @@ def test_convert_says_what_it_does_not_read(anything: Path, tmp_path: Path) -> N
     assert isinstance(dense.load(own).model, DenseModel)
 
 
-def test_convert_refuses(anything: Path, tmp_path: Path) -> None:
+def test_convert_errors(anything: Path, tmp_path: Path) -> None:
     torch.save({"nonsense.weight": torch.zeros(1)}, tmp_path / "nonsense.pth")
     cases = {
         "resemble none of": ["convert", str(tmp_path / "nonsense.pth"), str(tmp_path / "o")],
         "choose one": ["convert", str(anything), str(tmp_path / "o"), "--official", "--huggingface"],
-        "writes backbones alone": ["convert", str(anything), str(tmp_path / "o.pth"), *SAID, "--official"],
-        "add --official": ["convert", str(anything), str(tmp_path / "o.pth"), *SAID],
+        "writes backbones alone": ["convert", str(anything), str(tmp_path / "o.pth"), *FACTS, "--official"],
+        "add --official": ["convert", str(anything), str(tmp_path / "o.pth"), *FACTS],
     }
     for words, argv in cases.items():
         done = call(argv)

@@ -133,8 +133,8 @@ def test_predicted(run: Path, tmp_path: Path) -> None:
     done = call(["predict", str(run / "model"), str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")])
     assert done.returncode == 0, done.stderr
     restored = np.asarray(Image.open(tmp_path / "out/photo_restored.png"))
-    target = dense.load(run / "model")(tmp_path / "photo.png")
-    assert np.array_equal(target.values, restored)
+    prediction = dense.load(run / "model")(tmp_path / "photo.png")
+    assert np.array_equal(prediction.values, restored)
     assert restored.shape == (33, 50, 3)
 
 
@@ -192,7 +192,7 @@ def test_plain_body_reads_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("guidance", ["none", "channels", "windows", "addition"])
 def test_exported(guidance: str, tmp_path: Path) -> None:
-    """The file targets as the model, whose windows are cut off at the edge, and whose backbone sees less than the image."""
+    """The file computes what the model does, with windows cut off at the edge and a resized input of the backbone."""
     network, pixels = model(guidance), torch.randint(0, 256, (1, 3, 44, 52), dtype=torch.uint8)
     done = export(network, tmp_path / "model.onnx", (44, 52), raw=True)
     assert done.metadata["outputs"] == ["restored"]
@@ -202,7 +202,7 @@ def test_exported(guidance: str, tmp_path: Path) -> None:
         expected = network(network.backbone.normalise(pixels))
     assert (expected - pixels / 255).std() > 1e-3  # the shortcut alone would prove nothing
     assert np.abs(target - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
-    with pytest.raises(ValueError, match="one file a size"):
+    with pytest.raises(ValueError, match="one file per size"):
         export(model(guidance), tmp_path / "model.onnx", (40, 56), dynamic=True)
 
 
@@ -346,7 +346,7 @@ class Holes(SceneSource):
 
 @pytest.mark.parametrize("rotate", [0.0, 90.0])
 def test_haze_where_no_depth_is_known(rotate: float) -> None:
-    """A patch takes the depth nearest to it in its image, also from outside the patch; one outside the image has none."""
+    """A patch takes the nearest known depth of its image, also from outside the patch; outside the image is none."""
     from dense.data.transforms import Augment
 
     augment = Augment(rotate=rotate, rotate_probability=1.0)
@@ -397,6 +397,8 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     data = DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, crop_size=16, workers=0)
     assert len(data.train) + len(data.val) == 6
     assert data.facts.degradations == ("noise", "noise_unseen")
+    with pytest.warns(FutureWarning, match="layout 'pictures' is now called 'images'"):
+        assert DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4).layout == "images"
     with pytest.raises(ValueError, match="haze needs metric depth"):
         DenseData(str(tmp_path), layout="images", degrade=Degrade(), val_ratio=0.4)
     with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):

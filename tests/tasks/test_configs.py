@@ -85,7 +85,7 @@ def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("room", ["segmentation", "depth"])
 def test_a_recipe_for_few_images_serves_a_folder(room: str, tmp_path: Path) -> None:
-    """Of images of many sizes, some smaller than a crop, on a published backbone as it stands, on another by its name alone."""
+    """With images of many sizes, some smaller than a crop, and with another backbone by its name alone."""
     recipe = yaml.safe_load((config_folder() / room / "small_data.yaml").read_text())
     inner, data = recipe["model"]["init_args"], recipe["data"]
     patch = describe(inner["backbone"]["name"]).patch
@@ -110,6 +110,6 @@ def test_a_recipe_for_few_images_serves_a_folder(room: str, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "4 images of" in done.stdout + done.stderr
     assert "1 to validate on" in done.stdout + done.stderr
-    target = dense.load(tmp_path / "run/model")(tmp_path / "MINE/images/0.png")
-    assert isinstance(target, Segmentation if room == "segmentation" else Depth)
-    assert (target.labels if isinstance(target, Segmentation) else target.values).shape == (240, 320)
+    prediction = dense.load(tmp_path / "run/model")(tmp_path / "MINE/images/0.png")
+    assert isinstance(prediction, Segmentation if room == "segmentation" else Depth)
+    assert (prediction.labels if isinstance(prediction, Segmentation) else prediction.values).shape == (240, 320)

@@ -168,8 +168,10 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP over gloo with 2 x 2 images ends as one process with 4, though not all of the backbone is read."""
     head = {"name": "linear", "outputs": {"labels": {"name": "classes"}}}
-    plain = {"model.init_args.head": head, "model.init_args.tune": {"unfreeze": 1}, "model.init_args.backbone.norm": False,
-             "model.init_args.steps": 3, "val_every": 3}  # fmt: skip
+    plain = {
+        "model.init_args.head": head, "model.init_args.tune": {"unfreeze": 1},
+        "model.init_args.backbone.norm": False, "model.init_args.steps": 3, "val_every": 3,
+    }  # fmt: skip
     assert run(tmp_path / "a", "run", **plain).returncode == 0
     changes = plain | {"data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
     command = [sys.executable, "-m", "dense", *argv(write(tmp_path / "b", **changes), tmp_path / "b/run")]

@@ -94,13 +94,13 @@ def test_what_a_run_leaves(finished: Path) -> None:
     best = max(float(row[column]) for row in rows[1:] if row[column])
     assert results["numbers"]["val/miou"] == pytest.approx(best)
     predictor = dense.load(finished / "model")
-    target = predictor(render(0, 3, (45, 61)).image)
-    assert isinstance(target, Segmentation)
-    assert target.labels.shape == (45, 61)
-    assert target.classes == CLASSES
-    assert target.labels.max() < len(CLASSES)
-    assert ((target.scores > 0) & (target.scores <= 1)).all()
-    assert sum(target.shares().values()) == pytest.approx(1)
+    prediction = predictor(render(0, 3, (45, 61)).image)
+    assert isinstance(prediction, Segmentation)
+    assert prediction.labels.shape == (45, 61)
+    assert prediction.classes == CLASSES
+    assert prediction.labels.max() < len(CLASSES)
+    assert ((prediction.scores > 0) & (prediction.scores <= 1)).all()
+    assert sum(prediction.shares().values()) == pytest.approx(1)
 
 
 def test_the_backbone_stayed_as_it_was(finished: Path) -> None:
@@ -143,11 +143,11 @@ def test_depth(tmp_path: Path) -> None:
     done = call(argv(write(tmp_path, **task("DepthTask")), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "val/abs_rel" in done.stdout
-    target = dense.load(tmp_path / "run/model")(render(0, 3, (45, 61)).image)
-    assert isinstance(target, Depth)
-    assert (target.kind, target.unit) == ("metric", "m")
-    assert target.values.shape == (45, 61)
-    assert (target.values > 0).all()
+    prediction = dense.load(tmp_path / "run/model")(render(0, 3, (45, 61)).image)
+    assert isinstance(prediction, Depth)
+    assert (prediction.kind, prediction.unit) == ("metric", "m")
+    assert prediction.values.shape == (45, 61)
+    assert (prediction.values > 0).all()
 
 
 def test_relative_depth_is_aligned_when_validated(tmp_path: Path) -> None:
@@ -156,13 +156,13 @@ def test_relative_depth_is_aligned_when_validated(tmp_path: Path) -> None:
     config["model"]["init_args"]["head"] = DPT | {"outputs": outputs}
     done = call(argv(write(tmp_path, **config), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    target = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
-    assert isinstance(target, Depth)
-    assert target.kind == "inverse_relative"
+    prediction = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
+    assert isinstance(prediction, Depth)
+    assert prediction.kind == "inverse_relative"
     with pytest.raises(ValueError, match="reference"):
-        target.to_metric()
+        prediction.to_metric()
     ground_truth = render(0, 3, 40).depth
-    assert target.to_metric(ground_truth).kind == "metric"
+    assert prediction.to_metric(ground_truth).kind == "metric"
 
 
 STEM = {"name": "pyramid", "decoder": "unet", "stride2": "stem", "width": 8, "stem_width": 4}
@@ -177,9 +177,9 @@ def test_a_head_that_reads_the_image(tmp_path: Path) -> None:
     scenes = ["--data", "scenes", "--scenes", "2", "--size", "32"]
     done = call(["evaluate", "depth", str(tmp_path / "run/model"), *scenes])
     assert done.returncode == 0, done.stderr
-    target = dense.load(tmp_path / "run/model", flip=True)(render(0, 3, (45, 61)).image)
-    assert isinstance(target, Joint)
-    assert target.depth.values.shape == (45, 61)
+    prediction = dense.load(tmp_path / "run/model", flip=True)(render(0, 3, (45, 61)).image)
+    assert isinstance(prediction, Joint)
+    assert prediction.depth.values.shape == (45, 61)
     assert (
         "reads the images too"
         in failure(tmp_path / "cached", **changes, **{"data.cache": str(tmp_path / "cache")}).stderr
@@ -188,7 +188,7 @@ def test_a_head_that_reads_the_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["dpt", "pyramid"])
 def test_heads_on_a_convolutional_backbone(tmp_path: Path, head: str) -> None:
-    """They are told the strides of its maps."""
+    """They get the strides of its maps."""
     options = {"dpt": {"width": 8, "readout": "ignore"}, "pyramid": {"decoder": "fpn", "width": 8}}[head]
     backbone = {"name": "resnet10t", "layers": [1, 2, 3, 4], "norm": False}
     changes = task("DepthTask", backbone=backbone, head={"name": head, **options})
@@ -198,7 +198,7 @@ def test_heads_on_a_convolutional_backbone(tmp_path: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "fixed"])
-def test_joint_on_samples_that_lack_an_target(tmp_path: Path, weighting: str) -> None:
+def test_joint_on_samples_that_lack_a_target(tmp_path: Path, weighting: str) -> None:
     """Half of the images have masks, half have depth."""
     root = tmp_path / "data"
     for split in ("train", "val"):
@@ -212,16 +212,16 @@ def test_joint_on_samples_that_lack_an_target(tmp_path: Path, weighting: str) ->
                 save(root / split / "depth" / f"{i}.png", millimetres)
     changes = task("JointTask", weighting=weighting) | {
         "data": {
-            "root": str(root), "partial": True, "classes": list(CLASSES), "depth": {"kind": "metric", "scale": 1000, "invalid": [0]},
-            "batch_size": 2, "workers": 0, "crop_size": 24,
+            "root": str(root), "partial": True, "classes": list(CLASSES),
+            "depth": {"kind": "metric", "scale": 1000, "invalid": [0]}, "batch_size": 2, "workers": 0, "crop_size": 24,
         }
     }  # fmt: skip
     done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "val/score" in done.stdout
-    target = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
-    assert isinstance(target, Joint)
-    paths = target.save(tmp_path / "answer", render(0, 3, 40).image)
+    prediction = dense.load(tmp_path / "run/model")(render(0, 3, 40).image)
+    assert isinstance(prediction, Joint)
+    paths = prediction.save(tmp_path / "answer", render(0, 3, 40).image)
     assert all(path.stat().st_size for path in paths)
     index = cv2.imread(str(tmp_path / "answer_labels.png"), cv2.IMREAD_UNCHANGED)
     assert index.shape[:2] == (40, 40)
@@ -262,7 +262,7 @@ def test_patience_ends_a_run(tmp_path: Path) -> None:
 
 
 def test_a_head_overfits_sixteen_scenes(tmp_path: Path) -> None:
-    """What a head trained on scenes says of these very scenes."""
+    """The predictions of a head on its training scenes are right."""
     head = {"name": "dpt", "width": 32, "reassemble": [16, 16, 16, 16], "readout": "ignore"}
     inner = {
         "backbone": {"name": BACKBONE["name"], "layers": "even4",
@@ -278,9 +278,9 @@ def test_a_head_overfits_sixteen_scenes(tmp_path: Path) -> None:
     right = []
     for i in range(16):
         scene = render(0, i, 32)
-        target = predictor(scene.image)
-        assert isinstance(target, Segmentation)
-        right.append((target.labels == scene.semantic).mean())
+        prediction = predictor(scene.image)
+        assert isinstance(prediction, Segmentation)
+        right.append((prediction.labels == scene.semantic).mean())
     assert np.mean(right) > 0.9
 
 
@@ -317,7 +317,7 @@ def test_problems_of_a_folder_are_listed_before_training(tmp_path: Path) -> None
 
 
 def test_a_cache_changes_nothing_but_the_time(finished: Path, tmp_path: Path) -> None:
-    """Features in the cache are rounded to bf16; whatever else decides the numbers stays. A second run computes none."""
+    """Cached features are rounded to bf16; everything else stays the same. A second run computes no features."""
     changes = {"data.cache": str(tmp_path / "cache"), "data.copies": 2}
     first = call(argv(write(tmp_path, **changes), tmp_path / "first"))
     assert first.returncode == 0, first.stderr

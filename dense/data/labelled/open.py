@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dense.data.labelled.files import FileSource
 from dense.data.labelled.folder import open_folder, open_restoration
 from dense.data.labelled.formats import DepthFormat, LabelFormat, depth_format, label_format
 from dense.data.labelled.layouts import LAYOUTS, Layout
@@ -67,29 +66,6 @@ def open_labelled(
         )
     if isinstance(layout, str) and layout in FOLDERS:
         return open_restoration(root, split, layout, val_ratio)
-    return _open_layout(root, split, layout, partial=partial, classes=classes, depth=depth, ids=ids, kb_crop=kb_crop)
-
-
-def current_layout(layout: str | Layout) -> str | Layout:
-    """Return a layout by its present name; a former name is accepted with a warning."""
-    if layout == "pictures":
-        warnings.warn("layout 'pictures' is now called 'images'", FutureWarning, stacklevel=3)
-        return "images"
-    return layout
-
-
-def _open_layout(
-    root: str | Path,
-    split: str,
-    layout: str | Layout,
-    *,
-    partial: bool,
-    classes: Classes | None,
-    depth: Depth | None,
-    ids: str | Path | None,
-    kb_crop: bool,
-) -> FileSource:
-    """Return a split of a published data set, or of one that a `Layout` describes; see `open_labelled`."""
     if isinstance(layout, str):
         if layout not in LAYOUTS:
             names = [*FOLDERS, *LAYOUTS]
@@ -106,3 +82,11 @@ def _open_layout(
         raise ValueError(f"split={split!r}: {layout.name} has {', '.join(names)}.{did_you_mean(split, names)}")
     source = pair(Path(root), layout, split, ids=ids, partial=partial)
     return replace(source, crop=layout.kb_crop) if kb_crop else source
+
+
+def current_layout(layout: str | Layout) -> str | Layout:
+    """Return a layout by its present name; a former name is accepted with a warning."""
+    if layout == "pictures":
+        warnings.warn("layout 'pictures' is now called 'images'", FutureWarning, stacklevel=3)
+        return "images"
+    return layout

@@ -22,7 +22,7 @@ def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8
         depth = np.float32(-camera.height) / _affine(camera.rotation[1:2], columns, rows)[0]
     ground = (depth > 0) & (depth < FAR)
     depth[~ground] = np.inf
-    seen = ground.astype(np.uint8)
+    hit = ground.astype(np.uint8)
     for number, (thing, window) in enumerate(zip(world.things, world.windows, strict=True)):
         left, right = np.searchsorted(columns, window[:2])
         top, bottom = np.searchsorted(rows, window[2:])
@@ -32,8 +32,8 @@ def cast(world: World, height: int, width: int) -> tuple[Array, NDArray[np.uint8
         behind = depth[top:bottom, left:right]
         nearer = distance < behind
         np.copyto(behind, distance, where=nearer)
-        np.copyto(seen[top:bottom, left:right], np.uint8(2 + number), where=nearer)
-    return depth, seen
+        np.copyto(hit[top:bottom, left:right], np.uint8(2 + number), where=nearer)
+    return depth, hit
 
 
 def _affine(matrix: NDArray[np.float64], columns: Array, rows: Array) -> Array:
@@ -53,11 +53,11 @@ def _enter(camera: Camera, thing: Thing, columns: Array, rows: Array) -> Array:
     return thing.solid.enter((ox, oy, oz), (dx, dy, dz), -middle) + np.float32(middle)
 
 
-def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def shade(world: World, depth: Array, hit: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the image (H, W, 3) for the two maps that `cast` returned."""
     height, width = depth.shape
     rays = _affine(world.camera.rotation, *world.camera.plane(height, width)).reshape(3, -1)
-    flat = seen.reshape(-1)
+    flat = hit.reshape(-1)
     above = np.flatnonzero(flat == SKY)
     if above.size < flat.size:
         distance = depth.reshape(-1).copy()
@@ -69,7 +69,7 @@ def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uin
         for channel, value in enumerate(_sky_colours(world, *(ray[above] for ray in rays))):
             shaded[channel][above] = value
     np.clip(shaded, 0, 1, out=shaded)
-    _soften(shaded, seen)
+    _soften(shaded, hit)
     np.sqrt(shaded, out=shaded)
     shaded *= 255
     shaded += np.float32(0.5)
@@ -79,12 +79,12 @@ def shade(world: World, depth: Array, seen: NDArray[np.uint8]) -> NDArray[np.uin
     return image.reshape(height, width, 3)
 
 
-def _soften(shaded: Array, seen: NDArray[np.uint8]) -> None:
+def _soften(shaded: Array, hit: NDArray[np.uint8]) -> None:
     """Mix pixels at an outline with their neighbours, in place: a cheap substitute for several rays per pixel."""
-    edge = np.zeros(seen.shape, bool)
-    sides, ends = seen[1:-1, 1:] != seen[1:-1, :-1], seen[1:, 1:-1] != seen[:-1, 1:-1]
+    edge = np.zeros(hit.shape, bool)
+    sides, ends = hit[1:-1, 1:] != hit[1:-1, :-1], hit[1:, 1:-1] != hit[:-1, 1:-1]
     edge[1:-1, 1:-1] = sides[:, 1:] | sides[:, :-1] | ends[1:] | ends[:-1]
-    place, width = np.flatnonzero(edge), seen.shape[1]
+    place, width = np.flatnonzero(edge), hit.shape[1]
     for channel in shaded:
         around = channel[place - width] + channel[place - 1] + channel[place + 1] + channel[place + width]
         channel[place] = channel[place] * np.float32(0.4) + around * np.float32(0.15)
@@ -122,16 +122,16 @@ def _sky_colours(world: World, rx: Array, ry: Array, rz: Array) -> Array:
     return colour
 
 
-def _solid_colours(world: World, rays: Array, distance: Array, seen: NDArray[np.uint8], pixel: float) -> Array:
+def _solid_colours(world: World, rays: Array, distance: Array, hit: NDArray[np.uint8], pixel: float) -> Array:
     """Return the colours of ground and things with light, shadows and haze; undefined at the sky: 3, N."""
     light, sky = world.light, world.sky
     point = rays * distance
     for axis, shift in zip(point, world.camera.position, strict=True):
         axis += np.float32(shift)
     albedo, normal = np.zeros_like(point), np.zeros_like(point)
-    normal[1] = seen != SKY
+    normal[1] = hit != SKY
     shine: list[tuple[NDArray[np.int64], float]] = []
-    plane = np.flatnonzero(seen == GROUND)
+    plane = np.flatnonzero(hit == GROUND)
     if plane.size:
         far = distance[plane]
         blur = far * far * np.float32(pixel / world.camera.height)
@@ -140,7 +140,7 @@ def _solid_colours(world: World, rays: Array, distance: Array, seen: NDArray[np.
             albedo[channel][plane] = value
     places: dict[int, NDArray[np.int64]] = {}
     for number, (thing, coat) in enumerate(zip(world.things, world.coats, strict=True)):
-        place = np.flatnonzero(seen == 2 + number)
+        place = np.flatnonzero(hit == 2 + number)
         if not place.size:
             continue
         places[number] = place

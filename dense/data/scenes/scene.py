@@ -70,8 +70,8 @@ def sample(
 def _worthwhile(world: World) -> bool:
     if not _clear(world):
         return False
-    seen = cast(world, PROOF, PROOF)[1]
-    largest = np.bincount(seen.reshape(-1), minlength=3)[2:].max() / seen.size
+    hit = cast(world, PROOF, PROOF)[1]
+    largest = np.bincount(hit.reshape(-1), minlength=3)[2:].max() / hit.size
     return bool(LEAST <= largest <= MOST)
 
 
@@ -81,11 +81,11 @@ def _clear(world: World) -> bool:
     return not any(np.linalg.norm(thing.position - place) < thing.solid.radius + CLEARANCE for thing in world.things)
 
 
-def _targets(world: World, seen: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+def _targets(world: World, hit: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Return semantic and instance maps of the map that `cast` returned."""
     labels = np.array([0, 1, *(thing.label for thing in world.things)], np.uint8)
     numbers = np.array([0, 0, *range(1, len(world.things) + 1)], np.uint16)
-    return labels[seen], numbers[seen]
+    return labels[hit], numbers[hit]
 
 
 def render(
@@ -110,14 +110,14 @@ def render(
 
 def _scene_of(world: World, height: int, width: int, supersample: int = 1) -> Scene:
     """Return the image and targets of a world."""
-    depth, seen = cast(world, height, width)
+    depth, hit = cast(world, height, width)
     if supersample == 1:
-        image = shade(world, depth, seen)
+        image = shade(world, depth, hit)
     else:
         fine = shade(world, *cast(world, height * supersample, width * supersample)).astype(np.uint16)
         total = fine.reshape(height, supersample, width, supersample, 3).sum((1, 3), dtype=np.uint32)
         image = ((total + supersample**2 // 2) // supersample**2).astype(np.uint8)
-    semantic, instance = _targets(world, seen)
+    semantic, instance = _targets(world, hit)
     return Scene(image, depth, semantic, instance, world.camera)
 
 

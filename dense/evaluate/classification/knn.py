@@ -42,8 +42,8 @@ def knn_classify(
     """Classify `queries` (Q, D) by a vote of their nearest neighbours in `bank` (N, D), for each k.
 
     Features are L2-normalised; a neighbour at cosine similarity s gives its class exp(s / temperature) votes. A k
-    larger than the bank means the whole bank. Similarities are computed for one chunk of queries and one of the bank at a
-    time, on `device` (the device of the queries by default).
+    larger than the bank means the whole bank. Similarities are computed for one chunk of queries and one of the bank
+    at a time, on `device` (the device of the queries by default).
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, as used by DINO.
     """
     check_votes(k, temperature)

@@ -88,7 +88,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
-    """Missing, empty, or not what was meant."""
+    """Missing, empty, or an image instead of a folder."""
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; expected a folder of images"):
         open_images(tmp_path / "nowhere")
     (tmp_path / "within").mkdir()
@@ -173,7 +173,7 @@ def test_long_names_and_many_members(tmp_path: Path) -> None:
 
 
 def test_damaged_shards(tmp_path: Path) -> None:
-    """A cut shard gives what is whole; what is no tar file, or compressed, is an error that says so."""
+    """A truncated shard gives its complete images; other and compressed files raise an error with the reason."""
     whole = tar(tmp_path / "x.tar", ("1.png", png(1)), ("2.png", b"not an image"), ("3.png", png(3)))
     images = open_images(whole)
     with pytest.raises(ImageError, match=r"x\.tar:2\.png is not an image"):
@@ -199,7 +199,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_vanishes(tmp_path: Path) -> None:
-    """Is an image that cannot be read."""
+    """Its images raise ImageError."""
     path = tar(tmp_path / "x.tar", ("1.png", png(1)))
     images = open_images(path)
     path.unlink()
@@ -241,7 +241,7 @@ def _fill(memory: Remember) -> None:
 
 
 def test_memory_is_shared_by_forked_processes() -> None:
-    """What a worker has made, the others find."""
+    """An array that a worker computed is there for the others."""
     memory = Remember(4, (3,))
     process = multiprocessing.get_context("fork").Process(target=_fill, args=(memory,))
     process.start()
@@ -254,7 +254,7 @@ def test_memory_is_shared_by_forked_processes() -> None:
 # ---- memory
 
 
-def test_names_take_their_bytes_alone() -> None:
+def test_names_take_no_more_than_their_bytes() -> None:
     """A hundred thousand names: no object each, neither in memory nor when sent to a worker, nor after use."""
     wanted = [f"train/n{i % 1000:08d}/n{i:012d}.JPEG" for i in range(100_000)]
     size = sum(map(len, wanted))
@@ -274,7 +274,7 @@ def test_names_take_their_bytes_alone() -> None:
 
 
 def test_sources_hold_no_lists(tmp_path: Path) -> None:
-    """What workers get is arrays: its pickle has next to nothing else."""
+    """Workers get arrays: there are no long lists among the attributes."""
     for i in range(300):
         write(tmp_path / f"{i % 3}/{i}.png", 1)
     for source in (tmp_path, tar(tmp_path / "x.tar", *((f"{i}.png", b"") for i in range(300)))):

@@ -279,7 +279,7 @@ def test_depth_that_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_depth_yaml_that_is_wrong(tmp_path: Path, yaml: str, words: str) -> None:
-    """The kind must be said, and nothing is guessed."""
+    """The kind must be declared, and nothing is guessed."""
     with pytest.raises(ValueError, match=words):
         depth_format(text(tmp_path / "depth.yaml", yaml))
 

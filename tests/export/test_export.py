@@ -33,7 +33,9 @@ CLASSES = ("wall", "floor", "ceiling")
 CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any], list[tuple[int, int]]]] = {
     "class token, depth": ("dino_vits16", {}, "linear", DEPTH, {}, [(50, 66)]),
     "registers, DPT, joint, raw": ("dinov2_vits14_reg", {"depth": 4}, "dpt", DEPTH | LABELS, {"raw": True}, [(50, 66)]),
-    "rotary, labels, dynamic": ("dinov3_vits16", {}, "linear", LABELS, {"dynamic": True}, [(64, 32), (48, 96), (80, 32)]),
+    "rotary, labels, dynamic": (
+        "dinov3_vits16", {}, "linear", LABELS, {"dynamic": True}, [(64, 32), (48, 96), (80, 32)],
+    ),
     "pyramid, depth": ("test_resnet", {}, "linear", DEPTH, {}, [(50, 66)]),
 }  # fmt: skip
 SCRATCH = tempfile.TemporaryDirectory()  # goes when the process does
@@ -116,7 +118,8 @@ def test_onnx_is_plain_and_describes_itself(case: str) -> None:
     assert json.loads(facts["mean"]) == list(model.backbone.spec.mean)
     assert facts["task"] == "joint"
     assert facts["input"].startswith("RGB, 0 to 255") == bool(CASES[case][4].get("raw"))
-    assert (facts.get("depth_kind"), facts.get("depth_unit")) == (("metric", "m") if "depth" in case or "joint" in case else (None, None))  # fmt: skip
+    measured = ("metric", "m") if "depth" in case or "joint" in case else (None, None)
+    assert (facts.get("depth_kind"), facts.get("depth_unit")) == measured
     assert json.loads(facts.get("classes", "[]")) == list(model.classes or ())
     assert b"site-packages" not in done.path.read_bytes()
 
@@ -175,7 +178,7 @@ def backbone(name: str, **options: Any) -> Backbone:
 @pytest.mark.parametrize(
     ("name", "settings", "size", "options", "message"),
     [
-        ("dinov2_vits14", {}, (56, 56), {"dynamic": True}, "one file a size, or use a backbone with rotary"),
+        ("dinov2_vits14", {}, (56, 56), {"dynamic": True}, "one file per size, or use a backbone with rotary"),
         ("dinov3_vits16", {}, (50, 66), {"dynamic": True}, r"multiple of 16, at least 32; use \(48, 64\)"),
         ("dinov3_vits16", {}, (16, 64), {"dynamic": True}, r"use \(32, 64\)"),
         ("dinov2_vits14", {"padding": "resize"}, (50, 66), {}, r"antialiased bicubic.*\(56, 70\)"),

@@ -1,4 +1,4 @@
-"""Reading images: every mode rightly, every damage with one kind of error, and nothing else."""
+"""Reading images: every mode correctly, every damaged file with one kind of error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_height_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La"])
-def test_alpha_is_laid_over_white(mode: str) -> None:
+def test_alpha_is_composited_over_white(mode: str) -> None:
     """Opaque pixels keep their colour, clear ones become white, half of black half of that."""
     image = Image.new("RGBA", (3, 1))
     for x, pixel in enumerate([(10, 10, 10, 255), (10, 10, 10, 0), (0, 0, 0, 128)]):
@@ -135,10 +135,10 @@ def test_sixteen_bits(kind: str) -> None:
     assert dark.max() == 1
 
 
-def test_twelve_bits_in_sixteen_are_said_once(
+def test_twelve_bits_in_sixteen_are_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the name of the first image; not of black ones, nor of those that go beyond, nor of 8 bits."""
+    """By the name of the first image; not for black images, for brighter ones, or for 8 bits."""
     monkeypatch.setattr(images, "_dark", [])
     for name, highest in (("black", 0), ("bright", 4096), ("first", 4095), ("second", 1000)):
         Image.fromarray(np.array([[0, highest]], np.uint16)).save(tmp_path / f"{name}.tif")
@@ -148,11 +148,11 @@ def test_twelve_bits_in_sixteen_are_said_once(
     assert capsys.readouterr().out == ""
     assert read_image(tmp_path / "first.tif").max() == 16
     read_image(tmp_path / "second.tif")
-    said = capsys.readouterr().out
-    assert said.startswith(f"{tmp_path / 'first.tif'} is read as 0 to 65535")
-    assert "4095" in said
-    assert "by 16" in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{tmp_path / 'first.tif'} is read as 0 to 65535")
+    assert "4095" in printed
+    assert "by 16" in printed
+    assert printed.count("\n") == 1
     monkeypatch.setattr(images, "_dark", [])
     to_rgb(Image.fromarray(np.array([[0, 7]], np.uint16)))
     assert capsys.readouterr().out.startswith("an image is read as")
@@ -178,8 +178,8 @@ def test_sixteen_bit_colour() -> None:
         ([0.0, 1.0, np.inf], [0, 255, 255]),
     ],
 )
-def test_decimals(values: list[float], wanted: list[int]) -> None:
-    """White is 1, 255 or 65535, whichever fits; what is no number is black."""
+def test_floating_point_images(values: list[float], wanted: list[int]) -> None:
+    """White is 1, 255 or 65535, by the brightest value; NaN is black."""
     assert decode_image(tiff16(np.array([values], np.float32)))[0, :, 0].tolist() == wanted
 
 
@@ -217,14 +217,14 @@ def test_exif_orientation(orientation: int) -> None:
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b""]
 )
 def test_damaged_exif(exif: bytes) -> None:
-    """The image counts, not what is said about it."""
+    """The image is read without its EXIF data."""
     assert decode_image(stored(Image.fromarray(COLOUR), "JPEG", exif=exif)).shape == (16, 16, 3)
 
 
 # ---- damage
 
 
-def test_not_a_image(tmp_path: Path) -> None:
+def test_not_an_image(tmp_path: Path) -> None:
     """Each problem is named, with the file."""
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.png").write_text("not an image")
@@ -275,7 +275,7 @@ def test_any_damage_is_an_image_error(kind: str) -> None:
 
 
 def test_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small file that claims or holds enormously many pixels is refused; a merely big one is read without a word."""
+    """A small file that claims or holds enormously many pixels is refused; a large one is read without a warning."""
     header = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 60000, 60000, 8, 2, 0, 0, 0))
     header += chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(ImageError, match="pixels"):
@@ -295,7 +295,7 @@ def test_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
     ("at_least", "wanted"), [(None, 800), (800, 800), (401, 800), (400, 400), (150, 200), (1, 100)]
 )
 def test_decoding_at_a_part_of_the_size(at_least: int | None, wanted: int) -> None:
-    """The shorter side is never less than was asked for, and the content the same."""
+    """The shorter side is at least as long as requested, and the content is the same."""
     x, y = np.meshgrid(np.linspace(0, 255, 1200), np.linspace(0, 255, 800))
     image = Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
     result = decode_image(stored(image, "JPEG", quality=95), at_least=at_least)

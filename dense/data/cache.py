@@ -25,7 +25,7 @@ from dense.data.labelled.sample import Identity, Progress
 
 BLOCK = 4096  # bytes whose sum enters the checksum
 PARTIAL = ".partial"
-ABANDONED = 3600.0  # seconds after which the writer of a partial file is taken to be dead
+ABANDONED = 3600.0  # seconds after which the writer of a partial record is taken to be dead
 
 
 class DamagedRecord(ValueError):
@@ -43,14 +43,15 @@ def write_record(path: Path, tensors: Sequence[Tensor], facts: Mapping[str, Any]
         for number, tensor in enumerate(tensors)
     }
     text = json.dumps(dict(facts))
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    partial.mkdir(parents=True)  # a folder, since save_file writes temporary files of its own
     try:
-        save_file(stored, partial, {"facts": text, "checksum": _checksum(text, stored.values())})
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        file = partial / path.name
+        save_file(stored, file, {"facts": text, "checksum": _checksum(text, stored.values())})
+        file.chmod(partial.stat().st_mode & 0o666)  # save_file writes files that only their owner can read
+        file.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_record(path: Path, verify: bool = True) -> tuple[list[Tensor], dict[str, Any]]:
@@ -90,12 +91,12 @@ def _checksum(text: str, tensors: Iterable[Tensor]) -> str:
 
 
 def sweep(folder: Path) -> int:
-    """Remove partial files that killed writers left behind; return how many."""
+    """Remove partial records that killed writers left behind; return how many."""
     removed = 0
-    for path in folder.rglob(f"*{PARTIAL}"):
+    for path in list(folder.rglob(f"*{PARTIAL}")):
         with contextlib.suppress(OSError):  # another process may sweep too
             if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()  # a former version wrote partial files
                 removed += 1
     return removed
 

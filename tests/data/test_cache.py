@@ -322,7 +322,11 @@ def test_killed_before_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
     left = list(tmp_path.rglob("*.partial"))
     assert len(left) == 1
     assert sweep(tmp_path) == 0  # its writer might be alive
-    os.utime(left[0], (0, 0))
+    (left[0] / ".tmp").touch()  # whatever the killed writer had begun
+    former = subject.folder / "a.partial"
+    former.touch()
+    for path in (left[0], former):
+        os.utime(path, (0, 0))
     assert subject.fill(identities(5), lambda i, copy: image(i)) == 3
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -347,6 +351,13 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cache(tmp_path).fill(identities(100), lambda i, copy: image(i))
     with pytest.raises(OSError, match="no room for features in"):
         cache(tmp_path).put(identities(1)[0], [torch.zeros(1000)])
+
+
+def test_records_are_readable_as_other_files_are(tmp_path: Path) -> None:
+    """A folder may be shared by users: permissions follow the umask."""
+    write_record(tmp_path / "r", [torch.zeros(3)], {})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "r").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_features_need_not_be_maps(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def extract(
 
 
 def save(stem: Path, form: str, features: Features) -> None:
-    """Write map_N (C, h, w) and prefix_N (P, C) of each layer N to STEM.npz or STEM.safetensors, or nothing for "none"."""
+    """Write map_N (C, h, w) and prefix_N (P, C) of each layer N to STEM.npz or STEM.safetensors; "none" writes none."""
     pairs = zip(("map", "prefix"), (features.maps, features.prefix), strict=True)
     named = {f"{name}_{n}": t for name, all_ in pairs for n, t in zip(features.layers, all_, strict=True)}
     tensors = {name: tensor[0].cpu().contiguous() for name, tensor in named.items()}

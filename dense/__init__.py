@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dense._moved import install
 from dense._version import __version__
 from dense.suggest import lazily
 
+install()
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
+    "dense._moved",
     "dense._version",
     "dense.suggest",
     "dense.console",

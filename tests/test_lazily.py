@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -30,3 +31,25 @@ def test_what_is_not_there_is_named() -> None:
         _ = tasks.DensData
     with pytest.raises(AttributeError, match=r"'room' has no attribute '__path__'$"):
         lazily("room", {"path": "os"})("__path__")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("dense.evaluate.views", "CenterCrop"),
+        ("dense.predict.video", "Film"),
+        ("dense.tracking", "overlays"),
+        ("dense.visual", "label_picture"),
+        ("dense.tasks.model", "DenseModel"),
+        ("dense.tasks.inference", "slide"),
+        ("pretrain.cli", "run"),
+    ],
+)
+def test_former_paths_still_lead_there(path: str, name: str) -> None:
+    """They warn and name the new module."""
+    sys.modules.pop(path, None)
+    with pytest.warns(FutureWarning, match=f"{path} is now "):
+        module = importlib.import_module(path)
+    assert callable(getattr(module, name))
+    with pytest.raises(AttributeError):
+        _ = module.nothing

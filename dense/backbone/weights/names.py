@@ -1,11 +1,11 @@
-"""Names of every DINO release, and what a name says about a model."""
+"""Names of every DINO release, and the timm model, family and layers that a name stands for."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-SHIPPED = Path(__file__).parents[2] / "shipped"  # directories of backbones that come with the package
+SHIPPED = Path(__file__).parents[2] / "shipped"  # saved directories of the backbones that the package contains
 
 ALIASES: dict[str, str] = {  # official hub names -> timm names
     "dino_vits16": "vit_small_patch16_224.dino",
@@ -33,18 +33,18 @@ ALIASES: dict[str, str] = {  # official hub names -> timm names
 
 
 def shipped() -> dict[str, Path]:
-    """Backbones that come with the package, by name."""
+    """Return the saved directories of the backbones that the package contains, by name."""
     return {folder.name: folder for folder in sorted(SHIPPED.glob("*")) if (folder / "config.json").is_file()}
 
 
 def directory(name: str | Path) -> Path | None:
-    """The saved directory that a name means, one that comes with the package or a path; None for an architecture."""
+    """Return the saved directory at a path or of a backbone in the package; None for an architecture."""
     folder = shipped().get(str(name), Path(name))
     return folder if (folder / "config.json").is_file() else None
 
 
 def resolve(name: str) -> tuple[str, str, str]:
-    """A name given by a person -> (timm name, timm tag or "", family)."""
+    """Return (timm name, timm tag or "", family) of an official or timm name."""
     timm_name, _, tag = ALIASES.get(name, name).partition(".")
     if re.search(r"dinov3|_lingbot", timm_name):
         family = "dinov3"
@@ -62,7 +62,11 @@ def resolve(name: str) -> tuple[str, str, str]:
 
 
 def default_layers(family: str, depth: int) -> tuple[int, ...]:
+<<<<<<< HEAD
     """Return four layers for dense heads: evenly spaced, or as published for DINOv2, DINOv3 and VGGT at depth 24."""
+=======
+    """Return four evenly spaced layers for dense heads, or the published choice of DINOv2 and DINOv3 at depth 24."""
+>>>>>>> backbone
     if depth == 24 and family.startswith(("dinov2", "dinov3")):
         return (4, 11, 17, 23)
     return tuple(sorted({max((i + 1) * depth // 4 - 1, 0) for i in range(4)}))

@@ -1,0 +1,47 @@
+"""Import paths of the former layout, kept for one release: they warn and lead to where a module is now."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED: dict[str, tuple[str, dict[str, str]]] = {  # former module -> module, former name -> name
+    "dense.evaluate.views": ("dense.evaluate.classification.data", {}),
+    "dense.predict.video": (
+        "dense.media.video",
+        {"Film": "Video", "FilmWriter": "VideoWriter", "FilmError": "VideoError"},
+    ),
+    "dense.tracking": ("dense.discover", {}),
+    "dense.visual": ("dense.media.draw", {}),
+    "dense.tasks.model": ("dense.model.network", {}),
+    "dense.tasks.inference": ("dense.model.inference", {}),
+    "pretrain.cli": ("pretrain.run", {}),
+}
+
+
+class Finder(MetaPathFinder, Loader):
+    """Finds the modules of `MOVED`."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        home, names = MOVED[module.__name__]
+        warnings.warn(f"{module.__name__} is now {home}; the former path goes with the next release", FutureWarning, 2)
+
+        def load(name: str) -> Any:
+            return getattr(importlib.import_module(home), names.get(name, name))
+
+        module.__getattr__ = load  # type: ignore[method-assign]
+
+
+def install() -> None:
+    """Let the former paths be imported."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.append(Finder())

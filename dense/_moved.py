@@ -12,7 +12,11 @@ from types import ModuleType
 from typing import Any
 
 MOVED: dict[str, tuple[str, dict[str, str]]] = {  # former module -> module, former name -> name
+    "dense.data.images": ("dense.data.image", {}),
+    "dense.data.pictures": ("dense.data.unlabelled", {"open_pictures": "open_images"}),
+    "dense.data.videos": ("dense.data.video", {}),
     "dense.evaluate.views": ("dense.evaluate.classification.data", {}),
+    "dense.predict.answers": ("dense.predict.predictions", {"Answer": "Prediction"}),
     "dense.predict.video": (
         "dense.media.video",
         {"Film": "Video", "FilmWriter": "VideoWriter", "FilmError": "VideoError"},
@@ -20,6 +24,7 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {  # former module -> module, for
     "dense.tracking": ("dense.discover", {}),
     "dense.visual": ("dense.media.draw", {}),
     "dense.tasks.model": ("dense.model.network", {}),
+    "dense.tasks.recipe": ("dense.tasks.options", {}),
     "dense.tasks.inference": ("dense.model.inference", {}),
     "pretrain.cli": ("pretrain.run", {}),
 }

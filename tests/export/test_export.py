@@ -159,7 +159,7 @@ def test_a_bare_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     file = tmp_path / "a.pt2"
     sets = [word for k, v in (TINY | {"depth": 2}).items() for word in ("--set", f"{k}={v}")]
     assert main(["export", "dinov3_vits16", "--output", str(file), "--size", "32", "48", "--layers", "0,1", *sets]) == 0
-    assert "random initialisation" in capsys.readouterr().out
+    assert "randomly initialised" in capsys.readouterr().out
     command = ["export", "scenes_tiny", "--size", "32", "48", "--layers", "last", "--output"]
     assert main([*command, str(tmp_path / "b.pt2")]) == 0
     assert "random" not in capsys.readouterr().out  # it comes with the package

@@ -330,7 +330,7 @@ def test_a_cache_changes_nothing_but_the_time(finished: Path, tmp_path: Path) ->
     assert cached["numbers"]["val/aacc"] == pytest.approx(plain["numbers"]["val/aacc"], abs=0.1)
 
 
-def test_a_degraded_record_is_computed_again(tmp_path: Path) -> None:
+def test_a_damaged_record_is_computed_again(tmp_path: Path) -> None:
     changes = {"data.cache": str(tmp_path / "cache")}
     first = call(argv(write(tmp_path, **changes), tmp_path / "first"))
     assert first.returncode == 0
@@ -353,10 +353,10 @@ def test_what_is_learnt_can_be_validated(tmp_path: Path) -> None:
                 mask(tmp_path / split / target / f"{i}.png", 1, kind=np.uint8 if target == "masks" else np.uint16)
     data = {"root": str(tmp_path), "classes": ["a", "b"], "depth": {"kind": "metric", "scale": 1}, "workers": 0}
     changes = task("JointTask") | {"data": data | {"partial": True}}
-    assert "validate on have no depth" in failure(tmp_path / "a", **changes).stderr
+    assert "validation images have no depth" in failure(tmp_path / "a", **changes).stderr
     (tmp_path / "val").rename(tmp_path / "masks")
     (tmp_path / "other").rename(tmp_path / "val")
-    assert "validate on have no masks" in failure(tmp_path / "b", **changes).stderr
+    assert "validation images have no masks" in failure(tmp_path / "b", **changes).stderr
 
 
 def test_images_of_many_sizes_need_a_crop(tmp_path: Path) -> None:

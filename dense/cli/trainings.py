@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -99,7 +98,7 @@ class TrainingParser(Parser):
         recipes: Any = self.add_argument("-c", "--config", help="a recipe or a YAML file")
         recipes.completer = lambda **_: self.recipes()
         for option in (*self.short, "--print_config", "--help_all"):
-            self.add_argument(option.split()[0], help=argparse.SUPPRESS)
+            self.add_argument(option.split()[0])
 
     def recipes(self) -> dict[str, str]:
         """Recipe -> the first sentence of its header."""

@@ -38,12 +38,8 @@ class Fake(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         return images.float()
 
-    def features(self, images: Tensor) -> Tensor:
-        return images
-
-    def decode(self, features: Tensor, images: Tensor) -> dict[str, Tensor]:
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
         assert not self.training
-        assert features is images
         return {"depth": images[:, :1], "labels": torch.stack([127.5 - images[:, 1], images[:, 1] - 127.5], 1)}
 
 

@@ -104,7 +104,7 @@ def test_the_parts_of_a_run(tmp_path: Path) -> None:
 import lightning.pytorch as pl
 from pretrain import DINO, PretrainData, MultiCrop
 from pretrain.recipe import BackboneOptions, HeadOptions
-from dense.cli.pretrain import run
+from pretrain.cli import run
 from pathlib import Path
 tiny = dict(patch_size=8, img_size=32, depth=1, embed_dim=16, num_heads=2)
 model = DINO(BackboneOptions("vit_tiny_patch16_224", tiny), HeadOptions(16, 16, 8), steps=2)
@@ -115,7 +115,7 @@ raise SystemExit(run(model, data, trainer, Path({str(tmp_path)!r}), dict(every_m
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stderr
-    assert "is now pretrain.run.run" in done.stderr
+    assert "pretrain.cli is now pretrain.run" in done.stderr
     assert (tmp_path / "backbone/model.safetensors").is_file()
 
 

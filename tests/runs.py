@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,22 +24,29 @@ class Done(NamedTuple):
     stderr: str
 
 
-def call(argv: Sequence[str]) -> Done:
-    """Run `dense ARGV` in this process, on one thread, and restore the environment, in which a distributed strategy
-    notes its rank."""
-    out, err = io.StringIO(), io.StringIO()
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Run on one thread, and restore the random state and the environment, in which a distributed strategy notes its
+    rank."""
     threads, state, variables = torch.get_num_threads(), torch.get_rng_state(), dict(os.environ)
     torch.set_num_threads(1)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
-            status = main(argv)
-    except SystemExit as end:
-        status = int(end.code or 0)
+        yield
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
         os.environ.clear()
         os.environ.update(variables)
+
+
+def call(argv: Sequence[str]) -> Done:
+    """Run `dense ARGV` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with alone(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            status = main(argv)
+    except SystemExit as end:
+        status = int(end.code or 0)
     return Done(status, out.getvalue(), err.getvalue())
 
 

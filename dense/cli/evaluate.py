@@ -200,7 +200,9 @@ def add_labelled(parser: Parser, scenes: int) -> None:
 def add_dense(parser: Parser) -> None:
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
-    parser.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen")
+    parser.add_argument(
+        "--layout", default="folder", help="folder, ade20k, voc2012, voc2012_aug, cityscapes, nyuv2, kitti_eigen"
+    )
     parser.add_argument("--split", default="val", help="train, val or test; all, of a folder without splits")
     parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
     parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
@@ -429,7 +431,9 @@ def parsers(**options: bool) -> dict[str, Parser]:
     """The parser of each measure."""
     found = {}
     for name, (description, add, _, examples) in MEASURES.items():
-        found[name] = Parser(f"dense evaluate {name}", f"{description.capitalize()}.", examples, **options)
+        found[name] = Parser(
+            f"dense evaluate {name}", f"{description[0].upper()}{description[1:]}.", examples, **options
+        )
         add(found[name])
     return found
 

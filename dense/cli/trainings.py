@@ -64,7 +64,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
         ("depth", "segmentation", "joint", "restoration"),
         {
             "--data.root FOLDER": "your labelled images: images/ with masks/, depth/ or both",
-            "--data.layout NAME": "folder, ade20k, voc2012, cityscapes, nyuv2, kitti_eigen, ...",
+            "--data.layout NAME": "folder, ade20k, voc2012, voc2012_aug, cityscapes, nyuv2, kitti_eigen",
             **DATA,
             "--data.crop_size N": "side of the training crops",
             "--data.cache FOLDER": "folder in which features of a frozen backbone are cached",

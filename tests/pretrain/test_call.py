@@ -15,12 +15,12 @@ import dense
 from dense.suggest import UsageError
 from pretrain.module import DINO
 from tests.pretrain.runs import run, write_config
-from tests.runs import assert_same, environment
+from tests.runs import alone, assert_same, environment
 
 
 def call(recipe: Path, output: Path, **overrides: Any) -> dense.Backbone:
-    """Pretrain in this process, which keeps its random state."""
-    with torch.random.fork_rng(devices=[]):
+    """Pretrain in this process, on one thread like the verb's runs."""
+    with alone():
         return dense.pretrain(str(recipe), data="scenes:train", output=output, **overrides)
 
 

@@ -25,7 +25,7 @@ from dense.tasks.options import OptimOptions, TargetOptions
 from dense.training.cli import arguments_of
 from dense.training.fit import refuse_another
 from tests.predict.models import model
-from tests.runs import call
+from tests.runs import alone, call
 
 SHORT: dict[str, Any] = {
     "model.steps": 2, "model.optim": OptimOptions(lr=0.01), "data.scenes": (4, 2), "data.scene_size": 32,
@@ -34,7 +34,8 @@ SHORT: dict[str, Any] = {
 
 
 def train(output: Path, **changes: Any) -> Predictor:
-    return dense.train("segmentation/scenes_linear", data="scenes", output=output, **SHORT | changes)
+    with alone():
+        return dense.train("segmentation/scenes_linear", data="scenes", output=output, **SHORT | changes)
 
 
 def test_a_call_is_the_same_run_as_the_verb(tmp_path: Path) -> None:

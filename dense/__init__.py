@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dense.discover import track
     from dense.evaluate.model import evaluate
     from dense.predict import Depth, Predictor, Segmentation, load
+    from dense.suggest import UsageError
     from heads.features import Features
 
 _PUBLIC = {
@@ -33,6 +34,7 @@ _PUBLIC = {
     "Depth": "dense.predict",
     "Segmentation": "dense.predict",
     "track": "dense.discover",
+    "UsageError": "dense.suggest",
     "discover": "dense.discover",  # as a whole
     "pretrain": "dense.cli.pretrain",
     "train": "dense.cli.train",
@@ -46,6 +48,7 @@ __all__ = [
     "Features",
     "Predictor",
     "Segmentation",
+    "UsageError",
     "WeightsError",
     "__version__",
     "discover",

@@ -30,6 +30,30 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {  # former module -> module, for
 }
 
 
+MOVED |= {  # modules whose names stayed
+    "dense.backbone.checkpoint": ("dense.backbone.weights.checkpoint", {}),
+    "dense.backbone.huggingface": ("dense.backbone.weights.huggingface", {}),
+    "dense.backbone.names": ("dense.backbone.weights.names", {}),
+    "dense.backbone.official": ("dense.backbone.weights.official", {}),
+    "dense.backbone.report": ("dense.backbone.weights.report", {}),
+    "dense.data.check": ("dense.data.labelled.check", {}),
+    "dense.data.clean": ("dense.data.labelled.open", {}),
+    "dense.data.depths": ("dense.data.labelled.reading", {}),
+    "dense.data.files": ("dense.data.labelled.files", {}),
+    "dense.data.folder": ("dense.data.labelled.open", {}),
+    "dense.data.layouts": ("dense.data.labelled.layouts", {}),
+    "dense.data.masks": ("dense.data.labelled.reading", {}),
+    "dense.data.pairing": ("dense.data.labelled.pairing", {}),
+    "dense.discover.answers": ("dense.discover.results", {}),
+    "dense.discovering": ("dense.discover", {}),
+    "dense.evaluate.examples": ("dense.evaluate.classification.data", {}),
+    "dense.evaluate.features": ("dense.evaluate.classification.features", {}),
+    "dense.evaluate.finetune": ("dense.evaluate.classification.finetune", {}),
+    "dense.evaluate.knn": ("dense.evaluate.classification.knn", {}),
+    "dense.evaluate.linear": ("dense.evaluate.classification.linear", {}),
+}
+
+
 class Finder(MetaPathFinder, Loader):
     """Finds the modules of `MOVED`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -51,6 +52,18 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
             return home if homes[name] == f"{package}.{name}" else getattr(home, name)
         hint = "" if name.startswith("_") else f".{did_you_mean(name, homes)}"
         raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
+
+    return load
+
+
+def former(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that warns about the former name of something and returns it."""
+
+    def load(name: str) -> Any:
+        if name in names:
+            warnings.warn(f"{package}.{name} is now {package}.{names[name]}", FutureWarning, stacklevel=2)
+            return getattr(importlib.import_module(package), names[name])
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load
 

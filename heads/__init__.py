@@ -1,5 +1,7 @@
 """Decoders from `Features` to dense maps."""
 
+import warnings
+
 from heads.build import build
 from heads.dpt import DPT
 from heads.features import Features
@@ -25,3 +27,10 @@ __all__ = [
     "Restormer",
     "build",
 ]
+
+
+def __getattr__(name: str) -> type:
+    if name == "Picture":
+        warnings.warn("heads.Picture is now heads.RestoredImage", FutureWarning, stacklevel=2)
+        return RestoredImage
+    raise AttributeError(f"module 'heads' has no attribute {name!r}")

@@ -32,7 +32,7 @@ FORMER = {  # names of settings in older checkpoints
 }
 
 
-class Sample(NamedTuple):
+class ImageViews(NamedTuple):
     """Views of one image."""
 
     views: list[Tensor]  # each (3, S, S) uint8
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     gram: list[Tensor]  # each (3, S', S') uint8: input of a Gram teacher, if there is one
 
 
-class Batch(NamedTuple):
+class ViewBatch(NamedTuple):
     """Views of B images, as `collate` stacks them."""
 
     views: list[Tensor]  # each (B, 3, S, S) uint8
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     gram: list[Tensor]  # each (B, 3, S', S') uint8
 
 
-class ViewsOf(Dataset[Sample]):
+class ViewsOf(Dataset[ImageViews]):
     """``dataset[epoch, index, step]``: the views of an image, a pure function of (seed, epoch, index).
 
     The optimiser step, which may be left out, selects the sizes of `MixedCrops`. An image that cannot be read is
@@ -63,7 +63,7 @@ class ViewsOf(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: int | tuple[int, ...]) -> Sample:
+    def __getitem__(self, draw: int | tuple[int, ...]) -> ImageViews:
         epoch, index, step = (0, draw, 0) if isinstance(draw, int) else (*draw, 0)[:3]
         crops = self.views.of_step(step, self.seed) if isinstance(self.views, MixedCrops) else self.views
         bad: list[int] = []
@@ -76,7 +76,7 @@ class ViewsOf(Dataset[Sample]):
             else:
                 views = crops(image, (self.seed, epoch, index))
                 split = len(views) - getattr(crops, "gram_crops", 0)
-                return Sample(views[:split], chosen, bad, views[split:])
+                return ImageViews(views[:split], chosen, bad, views[split:])
         raise ImageError(f"none of {len(bad)} images, tried one after the other, could be read; the last: {reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -88,10 +88,10 @@ class ViewsOf(Dataset[Sample]):
                 yield other
 
 
-def collate(samples: list[Sample]) -> Batch:
+def collate(samples: list[ImageViews]) -> ViewBatch:
     """Stack the views of several images, crop by crop, as the losses expect."""
     views, images, bad, gram = zip(*samples, strict=True)
-    return Batch(
+    return ViewBatch(
         views=[torch.stack(crops) for crops in zip(*views, strict=True)],
         images=torch.tensor(images),
         bad=torch.tensor([i for some in bad for i in some], dtype=torch.int64),
@@ -175,7 +175,7 @@ class PretrainData(pl.LightningDataModule):
         self.dataset = ViewsOf(self.images, views, seed)
         self.bad = BadImages(self.images)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[ImageViews]:
         """Return endless batches from the trainer's current step on."""
         return endless_loader(
             self.dataset,

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
-from pretrain.data import Batch
+from pretrain.data import ViewBatch
 from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.masking import VIEWS, BlockMasks, MaskedPatches
-from pretrain.network import MultiCropNetwork, Output, build_network, check_crops
+from pretrain.network import MultiCropNetwork, NetworkOutput, build_network, check_crops
 from pretrain.optim import (
     Schedules,
     build_optimizer,
@@ -132,7 +132,7 @@ class DINO(pl.LightningModule):
 
     # ---- a step
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of one micro-batch."""
         step, micro = self.trainer.global_step, self.micro_batch
         self.trainer.datamodule.bad.add(batch.bad)  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ class DINO(pl.LightningModule):
             self._measure(step, loss, values)
         return loss
 
-    def run_networks(self, batch: Batch, step: int, micro: int) -> StepOutputs:
+    def run_networks(self, batch: ViewBatch, step: int, micro: int) -> StepOutputs:
         """Return the outputs of teacher and student for a micro-batch."""
         globals_ = batch.views[:VIEWS]
         masked = self._masked_patches(batch, step, micro)
@@ -166,11 +166,11 @@ class DINO(pl.LightningModule):
         )
 
     @torch.no_grad()
-    def _run_teacher(self, crops: list[Tensor], patch_indices: Tensor | None) -> Output:
+    def _run_teacher(self, crops: list[Tensor], patch_indices: Tensor | None) -> NetworkOutput:
         network = self.teacher if self.distilled is None else self.distilled
         return network(crops, patch_indices=patch_indices)
 
-    def _masked_patches(self, batch: Batch, step: int, micro: int) -> MaskedPatches | None:
+    def _masked_patches(self, batch: ViewBatch, step: int, micro: int) -> MaskedPatches | None:
         """Return the patches at which iBOT compares student and teacher; None without iBOT."""
         if not self.recipe.ibot.weight:
             return None

@@ -19,7 +19,7 @@ from pretrain.recipe import Recipe
 from pretrain.views import MultiCrop
 
 
-class Output(NamedTuple):
+class NetworkOutput(NamedTuple):
     """What a network returns to the terms; None for what was not asked for."""
 
     logits: Tensor  # V*B, K, crop-major, of the class tokens
@@ -60,7 +60,7 @@ class MultiCropNetwork(nn.Module):
         masks: Tensor | None = None,
         patch_indices: Tensor | None = None,
         patches: bool = False,
-    ) -> Output:
+    ) -> NetworkOutput:
         """Return the `Output` of V crops (B, 3, S, S), uint8 or normalised, the two global ones first.
 
         masks: (2*B, h*w), true for masked patches of the global crops. patch_indices: (M,), among the 2*B*h*w patches
@@ -73,7 +73,7 @@ class MultiCropNetwork(nn.Module):
         images, tokens = self.backbone.image_features(groups, masks, wanted, self.local_norm)
         compared = None if patch_indices is None else tokens.flatten(0, 1)[patch_indices]  # type: ignore[union-attr]
         logits, patch_logits = self._project(images, compared)
-        return Output(logits, images, patch_logits, tokens if patches else None)
+        return NetworkOutput(logits, images, patch_logits, tokens if patches else None)
 
     def _project(self, images: Tensor, patches: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if patches is None:

@@ -23,7 +23,7 @@ from pretrain.centering import Center, Centering, SinkhornKnopp
 from pretrain.health import TargetStatistics, entropies, kl_divergence, marginal_error, measure
 from pretrain.losses import DINOLoss, GramLoss, IBOTLoss, KoLeoLoss
 from pretrain.masking import VIEWS, Grid, MaskedPatches
-from pretrain.network import Output
+from pretrain.network import NetworkOutput
 from pretrain.optim import Cosine, Linear
 from pretrain.recipe import DINOOptions, GramOptions, KoLeoOptions, Recipe, TeacherOptions
 from pretrain.stages import gram_teacher
@@ -32,8 +32,8 @@ from pretrain.stages import gram_teacher
 class StepOutputs(NamedTuple):
     """Outputs of student and teacher for one micro-batch: B images, 2 global and V - 2 local crops of each."""
 
-    student: Output
-    teacher: Output
+    student: NetworkOutput
+    teacher: NetworkOutput
     masked: MaskedPatches | None
     gram_crops: Sequence[Tensor]  # two of (B, 3, S, S): input of the Gram teacher
     grid: Grid  # of the student's global crops

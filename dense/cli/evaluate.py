@@ -432,7 +432,7 @@ def parsers(**options: bool) -> dict[str, Parser]:
     found = {}
     for name, (description, add, _, examples) in MEASURES.items():
         found[name] = Parser(
-            f"dense evaluate {name}", f"{description[0].upper()}{description[1:]}.", examples, **options
+            f"dense evaluate {name}", f"{description[:1].upper()}{description[1:]}.", examples, **options
         )
         add(found[name])
     return found

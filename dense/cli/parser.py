@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,6 +52,22 @@ def epilogue(examples: Examples) -> str:
     for command, words in examples:
         lines += [f"  # {words}", f"  {command}"]
     return "\n".join(lines) + "\n"
+
+
+class Former(argparse.Action):
+    """The former spelling of a flag: hidden from help, it warns and sets the present one."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, present: str) -> None:
+        super().__init__(
+            option_strings, present.lstrip("-").replace("-", "_"), nargs=0, default=False, help=argparse.SUPPRESS
+        )
+        self.present = present
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        warnings.warn(
+            f"{option} is now {self.present}; the former spelling ends with the next release", FutureWarning, 2
+        )
+        setattr(namespace, self.dest, True)
 
 
 # ---- types of options

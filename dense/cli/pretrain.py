@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dense.cli.parser import epilogue
-from dense.cli.trainings import TrainingParser
+from dense.cli.trainings import ShortHelp
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
 
 
-def parser(**options: bool) -> TrainingParser:
+def parser(**options: bool) -> ShortHelp:
     """Return the parser of the options that most runs need."""
-    return TrainingParser("pretrain", **options)
+    return ShortHelp("pretrain", **options)
 
 
 def main(argv: Sequence[str]) -> int:

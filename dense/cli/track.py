@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dense.cli.discover_options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
-from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
+from dense.cli.parser import Former, Parser, add_backbone, open_backbone, warn_if_random
 from dense.console import check_writable
 
 EXAMPLES = (
@@ -25,9 +25,8 @@ def parser(**options: bool) -> Parser:
     add_tracking(parser)
     add_features(parser)
     parser.add_argument("--overlays", action="store_true", help="also write every frame with its objects as an image")
-    parser.add_argument(
-        "--no-video", "--no-film", action="store_true", help="write no video of frames with their objects"
-    )
+    parser.add_argument("--no-video", action="store_true", help="write no video of frames with their objects")
+    parser.add_argument("--no-film", action=Former, present="--no-video")
     return parser
 
 

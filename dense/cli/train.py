@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dense.cli.parser import epilogue
-from dense.cli.trainings import TrainingParser
+from dense.cli.trainings import ShortHelp
 
 if TYPE_CHECKING:
     from dense.predict import Predictor
 
 
-def parser(**options: bool) -> TrainingParser:
+def parser(**options: bool) -> ShortHelp:
     """The options that most runs need."""
-    return TrainingParser("train", **options)
+    return ShortHelp("train", **options)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,6 +70,7 @@ def _train(argv: Sequence[str]) -> tuple[int, Path]:
     cli = open_run(argv, epilogue(parser().examples))
     folder = Path(cli.config.output)
     status = run(cli)
+    cli.trainer.strategy.barrier()  # the first process writes the model
     if status == 0 and cli.trainer.is_global_zero:
         model = folder / "model"
         sheet = predictions_sheet(DenseModel.from_pretrained(model), *examples(cli.datamodule))

@@ -89,7 +89,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
 }
 
 
-class TrainingParser(Parser):
+class ShortHelp(Parser):
     """The options that most runs need. It is shown and completed; the training itself parses the command line."""
 
     def __init__(self, verb: str, **options: Any) -> None:

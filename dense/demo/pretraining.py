@@ -37,7 +37,7 @@ def pretraining(folder: Path, steps: int | None, seed: int) -> Section:
         )
         rows = [
             ("recipe", f"{CONFIG}, seed {seed}"),
-            ("scenes", f"{facts['number of pictures']} of 64 px"),
+            ("scenes", f"{facts['number of images']} of 64 px"),
             ("steps", f"{facts['optimiser steps']} of {facts['batch size']} scenes"),
             ("last loss", f"{curves['loss'][1][-1]:.3f} (log K is {math.log(prototypes):.3f})"),
             ("20-NN accuracy, 12 classes", f"{curves['knn'][1][-1]:.3f} (300 training, 200 validation scenes)"),

@@ -28,6 +28,7 @@ from dense.discover.spectral import Spectral
 from dense.discover.stego import Distillation, Stego
 from dense.discover.tokencut import MaskCut, TokenCut
 from dense.discover.track import Propagation, Tracker, Tracking, propagate, track, tracking, tracking_source
+from dense.suggest import former
 
 __all__ = [
     "LOST",
@@ -70,3 +71,5 @@ __all__ = [
     "tracking",
     "tracking_source",
 ]
+
+__getattr__ = former(__name__, {"Answer": "Prediction", "Learnt": "FittedClusters"})

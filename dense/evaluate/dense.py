@@ -50,6 +50,8 @@ class DenseProtocol:
 
     def __post_init__(self) -> None:
         Inference(self.resize, self.window, self.stride)  # checks them
+        if self.over not in ("image", "window"):
+            raise ValueError(f"over={self.over!r}: expected image or window")
 
     def around(self, network: Network) -> Network:
         """Wrap the network with the windows and the test-time augmentation of this protocol."""
@@ -90,10 +92,15 @@ def find_protocol(name: str, **changes: Any) -> DenseProtocol:
 
 
 @torch.inference_mode()
-def evaluate_dense(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, dict[str, Any]]:
-    """Return the numbers of a model on labelled images under "depth", "segmentation" or both, whatever both have."""
+def evaluate_dense(
+    model: DenseModel, source: LabelledSource, protocol: DenseProtocol, measured: dict[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the numbers of a model on labelled images under "depth", "segmentation" or both, whatever both have.
+
+    measured: what `metrics` returned, if it was called before.
+    """
     device = next(model.eval().parameters()).device
-    measured = metrics(model, source, protocol)
+    measured = measured or metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
     network = protocol.around(model.maps)
@@ -135,7 +142,7 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
     if not found:
         raise ValueError(
             f"the model predicts {' and '.join(model.outputs)}, the data have "
-            f"{'depth' if source.depth_kind else 'classes' if source.classes else 'no answers'}: nothing to compare"
+            f"{'depth' if source.depth_kind else 'classes' if source.classes else 'no targets'}: nothing to compare"
         )
     return found
 
@@ -188,7 +195,7 @@ def measure(
             "used; --split all uses all of them"
         )
     check_all({split: source}, limit=CHECKED)
-    found = evaluate_dense(model, source, protocol)
+    found = evaluate_dense(model, source, protocol, measured)
     chosen = list(found) if what is None else [what, *(["boundary"] if what == "segmentation" else [])]
     numbers: dict[str, Any] = {}
     for name in chosen:

@@ -34,7 +34,7 @@ def evaluate(
     size: int = 96,
     camera_height: Sequence[float] | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | None = None,
     **changes: Any,
 ) -> Result:
     """Measure a trained model on labelled images and return the numbers with their protocol.
@@ -43,20 +43,22 @@ def evaluate(
         result.numbers["abs_rel"], print(result.protocol)
 
     Args:
-        model: a directory that `dense train` wrote, a `DenseModel`, or a `Predictor`.
+        model: a directory that `dense train` wrote, a `DenseModel`, or a `Predictor`, of which only the network
+            is used: the protocol decides windows, flips and scales.
         data: a folder with images/ and masks/ or depth/, a published data set, or "scenes".
         protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms; of a restoration model plain only.
         what: depth or segmentation, of a joint model; None for both.
         layout, split, classes, depth, val_ratio, kb_crop: how the data are arranged, see `open_labelled`.
         degrade, unseen: kinds and levels of degradation, of a restoration model.
         scenes, size, camera_height, seed: of embedded scenes.
-        device: on which the model runs.
+        device: on which the model runs; where it is, if left out.
         changes: fields of the protocol, such as window=512, flip=True, scales=(0.75, 1.0), crop, cap, alignment.
     """
     network = getattr(model, "model", model)
     if not isinstance(network, DenseModel):
         network = DenseModel.from_pretrained(network)
-    network.to(device)
+    if device is not None:
+        network.to(device)
     restores = "restored" in network.outputs
     layout = layout or ("images" if restores else "folder")
     source = open_labelled(

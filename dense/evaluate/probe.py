@@ -31,7 +31,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Targets:
+class RenderedScenes:
     """Rendered scenes of a split."""
 
     images: Tensor  # N, 3, H, W uint8
@@ -39,7 +39,7 @@ class Targets:
     depth: Tensor  # N, H, W, infinite at the sky
 
     @classmethod
-    def render(cls, split: str, length: int, size: int, seed: int) -> Targets:
+    def render(cls, split: str, length: int, size: int, seed: int) -> RenderedScenes:
         """Render `length` scenes into memory."""
         scenes = Scenes(split, length, size, seed)
         images, semantic = np.empty((length, size, size, 3), np.uint8), np.empty((length, size, size), np.uint8)
@@ -76,8 +76,8 @@ class SceneProbe:
             raise ValueError(f"train={train} and val={val} scenes; expected at least 2 and 1")
         self.size, self.seed = size, seed
         self.splits = {
-            "train": Targets.render("train", train, size, seed),
-            "val": Targets.render("val", val, size, seed),
+            "train": RenderedScenes.render("train", train, size, seed),
+            "val": RenderedScenes.render("val", val, size, seed),
         }
 
     def __call__(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
@@ -102,7 +102,7 @@ class SceneProbe:
 
     # ---- descriptions
 
-    def _describe(self, backbone: Backbone, targets: Targets, layers: Layers) -> Described:
+    def _describe(self, backbone: Backbone, targets: RenderedScenes, layers: Layers) -> Described:
         device = next(backbone.parameters()).device
         patches: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -118,14 +118,14 @@ class SceneProbe:
         pooled = {"class": torch.cat(tokens)} if tokens else {}
         return Described(joined, pooled | self._pooled(joined, targets, cell(backbone)))
 
-    def _pixels(self, targets: Targets, patch: int) -> Described:
+    def _pixels(self, targets: RenderedScenes, patch: int) -> Described:
         images = targets.images.float() / 255
         patches = torch.nn.functional.unfold(images, patch, stride=patch).transpose(1, 2)  # N, h*w, 3*p*p
         small = torch.nn.functional.interpolate(images, size=(16, 16), mode="area").flatten(1)
         pooled = self._pooled(patches, targets, patch)
         return Described(patches, {"average": small - small.mean(1, keepdim=True), "object": pooled["object"]})
 
-    def _pooled(self, patches: Tensor, targets: Targets, patch: int) -> dict[str, Tensor]:
+    def _pooled(self, patches: Tensor, targets: RenderedScenes, patch: int) -> dict[str, Tensor]:
         """Averages over the image and over its dominant object."""
         share = torch.cat([shares(s, patch, len(CLASSES)) for s in targets.semantic.split(BATCH)]).flatten(1, 2)
         dominant = dominant_classes(targets)
@@ -171,7 +171,7 @@ def cell(backbone: Backbone) -> int:
     return backbone.spec.patch
 
 
-def dominant_classes(targets: Targets) -> Tensor:
+def dominant_classes(targets: RenderedScenes) -> Tensor:
     """Return the solid that covers most pixels of each scene, (N,), the lower index on a tie."""
     flat = targets.semantic.flatten(1).long()
     counts = torch.zeros(len(flat), len(CLASSES), dtype=torch.int64).scatter_add_(1, flat, torch.ones_like(flat))

@@ -5,7 +5,7 @@ from typing import Any
 
 from dense.predict.predictions import Depth, Joint, Prediction, Restoration, Segmentation
 from dense.predict.predictor import Predictor
-from dense.suggest import UnknownOption, did_you_mean
+from dense.suggest import UnknownOption, did_you_mean, former
 
 
 def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
@@ -31,3 +31,5 @@ def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
 
 
 __all__ = ["Depth", "Joint", "Prediction", "Predictor", "Restoration", "Segmentation", "load"]
+
+__getattr__ = former(__name__, {"Answer": "Prediction"})

@@ -60,6 +60,7 @@ class DepthTask(DenseTask):
 
     def __init__(
         self,
+        *,
         head: dict[str, Any] = {"name": "linear", "outputs": {"depth": {"name": "bins"}}},
         loss: dict[str, Any] = {"silog": 1.0},
         evaluation: DepthEvaluation = DepthEvaluation(),

@@ -46,6 +46,7 @@ class JointTask(DenseTask):
 
     def __init__(
         self,
+        *,
         head: dict[str, Any] = {
             "name": "dpt",
             "outputs": {"depth": {"name": "regression"}, "labels": {"name": "classes"}},

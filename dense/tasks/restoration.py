@@ -28,6 +28,7 @@ class RestorationTask(DenseTask):
 
     def __init__(
         self,
+        *,
         backbone: BackboneOptions = BackboneOptions(layers="even4"),
         head: dict[str, Any] = {"name": "restoration", "outputs": {"restored": {"name": "image"}}},
         perception: PerceptionOptions = PerceptionOptions(),

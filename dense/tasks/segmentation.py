@@ -28,6 +28,7 @@ class SegmentationTask(DenseTask):
 
     def __init__(
         self,
+        *,
         head: dict[str, Any] = {"name": "linear", "batch_norm": True, "outputs": {"labels": {"name": "classes"}}},
         loss: dict[str, Any] = {"cross_entropy": 1.0},
         **shared: Any,

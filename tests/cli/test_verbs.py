@@ -15,7 +15,7 @@ from PIL import Image
 
 import dense
 from dense.cli import VERBS, main
-from dense.cli.trainings import TRAININGS, TrainingParser
+from dense.cli.trainings import TRAININGS, ShortHelp
 from dense.suggest import did_you_mean, nearest
 
 TINY = ["--set", "embed_dim=32", "--set", "depth=2", "--set", "num_heads=4"]
@@ -71,7 +71,7 @@ def test_short_help_of_trainings(verb: str, recipe: str, capsys: pytest.CaptureF
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) < 90
-    recipes = TrainingParser(verb).recipes()
+    recipes = ShortHelp(verb).recipes()
     assert len(recipes) > 10
     for name, words in recipes.items():
         assert f"  {name} " in done.stdout

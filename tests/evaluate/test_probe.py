@@ -12,7 +12,7 @@ from dense.backbone import Backbone
 from dense.data.scenes import CLASSES, Scenes
 from dense.evaluate import SceneProbe, measure_probe
 from dense.evaluate.patches import LinearClassifier, RidgeRegression, absolute_relative, log_depths, mean_iou, shares
-from dense.evaluate.probe import Described, Targets, dominant_classes, histogram
+from dense.evaluate.probe import Described, RenderedScenes, dominant_classes, histogram
 
 
 def test_shares_and_depths_by_loops() -> None:
@@ -83,7 +83,9 @@ def test_metrics() -> None:
 
 def test_dominant_classes_and_histogram() -> None:
     """The scenes' own target, and a histogram whose squares are shares."""
-    assert dominant_classes(Targets.render("val", 20, 40, 3)).tolist() == Scenes("val", 20, 40, 3).labels.tolist()
+    assert (
+        dominant_classes(RenderedScenes.render("val", 20, 40, 3)).tolist() == Scenes("val", 20, 40, 3).labels.tolist()
+    )
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     images[0, 0, :2] = 255
     found = histogram(images).square()[0]

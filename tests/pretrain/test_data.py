@@ -16,7 +16,7 @@ from dense.data.image import ImageError
 from dense.data.loader import init_worker
 from dense.data.sampler import IndexSampler
 from dense.data.unlabelled import FolderImages
-from pretrain.data import BadImages, Batch, PretrainData, ViewsOf, collate
+from pretrain.data import BadImages, PretrainData, ViewBatch, ViewsOf, collate
 from pretrain.views import MultiCrop
 
 VIEWS = MultiCrop(16, 8, 2)
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def batches(folder: Path, workers: int, start: int = 0, count: int = 12) -> list[Batch]:
+def batches(folder: Path, workers: int, start: int = 0, count: int = 12) -> list[ViewBatch]:
     """Batches of five of the folder."""
     loader = DataLoader(
         ViewsOf(FolderImages(folder), VIEWS, seed=3),
@@ -57,7 +57,7 @@ def batches(folder: Path, workers: int, start: int = 0, count: int = 12) -> list
     return list(islice(loader, count))
 
 
-def same(a: Batch, b: Batch) -> bool:
+def same(a: ViewBatch, b: ViewBatch) -> bool:
     """Return whether two batches are equal in every byte."""
     views = all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
     return views and torch.equal(a.images, b.images) and torch.equal(a.bad, b.bad)

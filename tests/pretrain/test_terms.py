@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.data import Batch
+from pretrain.data import ViewBatch
 from pretrain.losses import DINOLoss, GramLoss
 from pretrain.module import DINO
 from pretrain.recipe import BackboneOptions, GramOptions, HeadOptions, IBOTOptions, KoLeoOptions, TeacherOptions
@@ -35,7 +35,7 @@ def outputs_of(module: DINO, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(DINO, "_plan", Plan())
     monkeypatch.setattr(DINO, "trainer", Plan(), raising=False)
     module._total_batch = 3
-    return module.run_networks(Batch(crops(), torch.arange(3), torch.zeros(0), []), 0, 0)
+    return module.run_networks(ViewBatch(crops(), torch.arange(3), torch.zeros(0), []), 0, 0)
 
 
 def test_the_objective_is_the_sum_of_its_terms(monkeypatch: pytest.MonkeyPatch) -> None:

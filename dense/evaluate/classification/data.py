@@ -23,7 +23,7 @@ from dense.suggest import did_you_mean
 Draw = tuple[int, int]  # epoch, index
 
 
-class Batch(NamedTuple):
+class ClassifiedBatch(NamedTuple):
     """Images that could be read, and the errors of those that could not."""
 
     images: Tensor  # B, 3, S, S uint8
@@ -58,7 +58,7 @@ class Examples:
 
     def batches(
         self, view: View, batch_size: int, *, workers: int = 0, seed: int = 0, epochs: Sequence[int] | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[ClassifiedBatch]:
         """Yield batches in order, once; or shuffled and complete ones only, one pass per entry of `epochs`."""
         draws = _Order(self.indices, batch_size, seed, epochs)
         loader = DataLoader(
@@ -159,13 +159,13 @@ class _Order:
                 yield [(epoch, int(i)) for i in order[start : start + self.batch_size]]
 
 
-def _collate(samples: list[tuple[NDArray[np.uint8] | str, int]]) -> Batch:
+def _collate(samples: list[tuple[NDArray[np.uint8] | str, int]]) -> ClassifiedBatch:
     good = [(image, label) for image, label in samples if not isinstance(image, str)]
     bad = [image for image, _ in samples if isinstance(image, str)]
     if not good:
-        return Batch(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), bad)
+        return ClassifiedBatch(torch.zeros(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), bad)
     images = torch.from_numpy(np.stack([image for image, _ in good])).permute(0, 3, 1, 2).contiguous()
-    return Batch(images, torch.tensor([label for _, label in good]), bad)
+    return ClassifiedBatch(images, torch.tensor([label for _, label in good]), bad)
 
 
 Pixels = NDArray[np.uint8]  # H, W, 3

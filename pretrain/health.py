@@ -162,7 +162,7 @@ _COLLAPSES = (
         message="Collapse to uniform: the teacher has no preference among prototypes "
         "(target entropy {teacher_entropy:.3g}, its maximum log K is {most:.3g}).",
         advice="Sharpening is too weak for this much centring. Lower the teacher temperature (0.04, or 0.02 for little "
-        "data) or lengthen its warm-up; for small data use fewer prototypes (1024 to 8192) and a momentum of .99; and "
+        "data) or lengthen its warm-up; for small data use fewer prototypes (1024 to 4096) and a momentum of .99; and "
         "check that the teacher shares no storage with the student.",
     ),
     _Symptom(

@@ -46,7 +46,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--model.backbone.init_from PATH": "weights to start from",
             "--model.epochs N": "length of the run; --model.steps N instead, for a small set",
             "--model.optim.lr RATE": "learning rate at a batch of 256",
-            "--model.head.out_dim K": "prototypes: about a tenth of the number of images, at most 65536",
+            "--model.head.out_dim K": "prototypes, fewer than images: 1024 to 4096 for thousands, 65536 for a million",
             "--model.teacher.momentum M": "EMA momentum of the teacher at the start",
             "--model.teacher.temperature T": "of the teacher's targets, after the warm-up",
             "--model.ibot.weight W": "weight of masked patches; --model.koleo.weight and --model.gram.weight likewise",

@@ -35,7 +35,9 @@ FEW = {
     "video": ["--clips", "1", "--frames", "3", "--side", "32"],
 }
 STAND_INS = {"NAME": "dino_vits16", "FILE": "FILE.pth"}
-NEEDED = ("VOCdevkit/VOC2012", "NYU", "ADE", "DAVIS", "...", "dinov2_vits14_nyu_dpt_head.pth")  # files of others
+NEEDED = (  # files of others
+    "VOCdevkit/VOC2012", "NYU", "ADE", "DAVIS", "TRAIN", "...", "dinov2_vits14_nyu_dpt_head.pth",
+)  # fmt: skip
 RAN = {  # commands of a page that run here
     "README": 3, "start": 5, "weights": 4, "heads": 17, "published": 2, "restoration": 4, "pretraining": 6,
     "scale": 3, "discovery": 4, "evaluation": 1, "export": 1, "results": 6,
@@ -112,7 +114,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     backbone = dense.load_backbone("dino_vits16")
     for name in ("FILE.pth", "dino_deitsmall16_pretrain.pth"):
         backbone.export_official(name)
-    dense.load_backbone("scenes_tiny").save_pretrained("runs/mine/backbone")
+    dense.load_backbone("scenes_tiny").save_pretrained("runs/pretrained/backbone")
     return tmp_path
 
 
@@ -166,10 +168,10 @@ def test_commands_run(name: str, place: Path) -> None:
 def test_python_runs(name: str, place: Path, short_calls: None) -> None:
     """In one namespace, top to bottom."""
     if name == "heads":
-        train("segmentation/scenes_linear", "runs/scenes")
-        train("depth/scenes_linear", "runs/short")
+        train("segmentation/scenes_linear", "runs/scenes_head")
+        train("depth/scenes_linear", "runs/scenes_depth")
     if name == "evaluation":
-        train("depth/scenes_linear", "runs/mine")
+        train("depth/scenes_linear", "runs/few_depth")
     scope: dict[str, Any] = {"__name__": "__main__"}
     for code in blocks(page(name), "python"):
         for long, short in {"epochs=100": "steps=1", "batch_size=64": "batch_size=4", "4096": "32"}.items():
@@ -201,7 +203,7 @@ def test_python_of_export_runs(place: Path) -> None:
     train("depth/scenes_linear", "RUN")
     assert call(["export", "RUN/model", "--output", "depth.onnx", "--size", "32", "48", "--raw"]).returncode == 0
     for code in blocks(page("export"), "python"):
-        exec(code, {"image": np.zeros((1, 3, 32, 48), np.uint8)})
+        exec(code.replace("(518, 686)", "(32, 48)"), {})
 
 
 def test_python_of_published_runs(place: Path) -> None:

@@ -14,7 +14,7 @@ from dense.cli import main
 from dense.discover.writing import annotation
 from dense.media.inputs import SizedImage, batches, resize_for_backbone
 from dense.media.video import Video, VideoWriter
-from tests.evaluate.test_verb import BACKBONE
+from tests.cli.test_evaluate import BACKBONE
 
 
 @pytest.fixture

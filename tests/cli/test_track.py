@@ -15,8 +15,8 @@ from dense.data import scenes
 from dense.discover.run_tracking import FrameSamples, draw_objects, overlays
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
+from tests.cli.test_evaluate import BACKBONE
 from tests.discover.videos import squares
-from tests.evaluate.test_verb import BACKBONE
 from tests.runs import Done, call
 
 

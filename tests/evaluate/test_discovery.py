@@ -16,7 +16,7 @@ from dense.discover import Objects, TokenCut
 from dense.evaluate.discovery import Score
 from dense.evaluate.objects import ObjectTarget, ObjectTargets
 from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard
-from tests.evaluate.test_verb import BACKBONE
+from tests.cli.test_evaluate import BACKBONE
 
 
 def box(top: int, bottom: int, left: int, right: int, size: tuple[int, int] = (10, 12)) -> torch.Tensor:

@@ -13,9 +13,9 @@ from dense.data.video import davis, scene_clips
 from dense.discover import Tracking
 from dense.evaluate.video import Score, evaluate_video, repeat_first
 from tests.backbone.conftest import tiny
+from tests.cli.test_evaluate import BACKBONE
 from tests.discover.videos import colours, squares
 from tests.evaluate.davis import miniature
-from tests.evaluate.test_verb import BACKBONE
 from tests.runs import call
 
 

@@ -93,17 +93,3 @@ class RidgeRegression:
         """Predictions (N,), kept within the range of the training targets."""
         values = self.standardise(features) @ self.weight + self.offset
         return values.clamp(self.low, self.high)
-
-
-def mean_iou(predictions: Tensor, labels: Tensor, classes: int) -> float:
-    """Intersection over union, averaged over the classes that occur in either."""
-    pairs = torch.bincount(labels.long() * classes + predictions.long(), minlength=classes**2)
-    confusion = pairs.reshape(classes, classes).cpu().double()
-    inside = confusion.diagonal()
-    union = confusion.sum(0) + confusion.sum(1) - inside
-    return float((inside / union)[union > 0].mean())
-
-
-def absolute_relative(log_predictions: Tensor, log_depth: Tensor) -> float:
-    """Mean of |predicted depth - depth| / depth."""
-    return float((log_predictions - log_depth).expm1().abs().mean())

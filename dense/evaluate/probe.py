@@ -16,15 +16,9 @@ from dense.console import progress
 from dense.data.scenes import CLASSES, Scenes
 from dense.evaluate.classification.features import evaluating, final_norm, statistics
 from dense.evaluate.classification.knn import TEMPERATURE, knn_accuracy
-from dense.evaluate.patches import (
-    LinearClassifier,
-    RidgeRegression,
-    absolute_relative,
-    log_depths,
-    mean_iou,
-    shares,
-)
+from dense.evaluate.patches import LinearClassifier, RidgeRegression, log_depths, shares
 from dense.evaluate.protocol import Protocol, Result
+from dense.metrics import SegmentationMetrics
 
 K = 20
 BATCH = 64
@@ -150,9 +144,12 @@ class SceneProbe:
             depths[name], valid[name] = (t.flatten().to(train.device) for t in log_depths(targets.depth, patch))
         train, val = train.flatten(0, 1), val.flatten(0, 1)
         classify = LinearClassifier(train, labels["train"], len(CLASSES))
-        yield "segmentation_miou", mean_iou(classify(val), labels["val"], len(CLASSES))
+        measure = SegmentationMetrics(len(CLASSES)).to(val.device)
+        measure.update(classify(val)[None, None], labels["val"][None, None])
+        yield "segmentation_miou", measure.compute()["miou"]
         regress = RidgeRegression(train[valid["train"]], depths["train"][valid["train"]])
-        yield "depth_abs_rel", absolute_relative(regress(val[valid["val"]]), depths["val"][valid["val"]])
+        errors = regress(val[valid["val"]]) - depths["val"][valid["val"]]  # of log depth
+        yield "depth_abs_rel", float(errors.expm1().abs().mean())
 
     def _knn(self, train: Tensor, val: Tensor) -> float:
         labels = {name: dominant_classes(targets).to(train.device) for name, targets in self.splits.items()}

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import jaccard_score
 
 from dense.backbone import Backbone
 from dense.data.scenes import CLASSES, Scenes
 from dense.evaluate import SceneProbe, measure_probe
-from dense.evaluate.patches import LinearClassifier, RidgeRegression, absolute_relative, log_depths, mean_iou, shares
+from dense.evaluate.patches import LinearClassifier, RidgeRegression, log_depths, shares
 from dense.evaluate.probe import Described, RenderedScenes, dominant_classes, histogram
 
 
@@ -69,16 +68,6 @@ def test_ridge_is_ridge() -> None:
     wanted = theirs.predict(mine.standardise(x).numpy()).clip(float(target.min()), float(target.max()))
     np.testing.assert_allclose(mine(x).numpy(), wanted, atol=1e-3)
     assert float(mine(x * 1000).max()) <= float(target.max())
-
-
-def test_metrics() -> None:
-    """Against scikit-learn and by hand; a class that never occurs does not count."""
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
-    found = mean_iou(torch.from_numpy(a), torch.from_numpy(b), 6)
-    assert found == pytest.approx(jaccard_score(b, a, average="macro"))
-    log = torch.tensor([2.0, 4.0]).log()
-    assert absolute_relative(torch.tensor([3.0, 4.0]).log(), log) == pytest.approx(0.25)
 
 
 def test_dominant_classes_and_histogram() -> None:

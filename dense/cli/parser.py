@@ -175,7 +175,7 @@ def warn_if_random(options: argparse.Namespace) -> None:
 
 
 def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> None:
-    """Add options that a published file does not record; without `backbone`, the verb has --backbone and --set itself."""
+    """Add options that a published file does not record; without `backbone`, the verb adds --backbone and --set."""
     group = parser.add_argument_group("options that a published file does not record (docs/published.md)")
     group.add_argument("--family", help="family, such as depth_anything_v2, if the keys match several")
     group.add_argument("--kind", help="kind of depth: relative, metric, nyu, kitti")

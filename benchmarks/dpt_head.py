@@ -192,7 +192,7 @@ def main() -> None:
         print(peak_memory(WAYS[options.memory[0]]()[int(options.memory[1])]))
         return
     versions = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "transformers", "segmentation-models-pytorch"))
-    print(f"DPT head of ViT-S, batch 1, fp32 unless said, {torch.get_num_threads()} threads; {versions}")
+    print(f"DPT head of ViT-S, batch 1, fp32 unless stated, {torch.get_num_threads()} threads; {versions}")
     print(
         f"{'way':<10} {'peer':<28} {'ours s':>8} {'theirs s':>9} {'theirs/ours':>12} {'ours MB':>8} {'theirs MB':>10} "
         f"{'difference':>11}"

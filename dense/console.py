@@ -1,4 +1,4 @@
-"""Progress and notices on the screen. Results are printed and errors raised by others."""
+"""Progress and notices on the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 Count = Callable[[int, int | None], None]
 
 COMMON = {"--quiet": "print results and errors only", "--debug": "show the traceback of an error"}  # of every verb
-EVERY = 30.0  # seconds between lines where there is no terminal
+EVERY = 30.0  # seconds between lines of progress without a terminal
 
 _verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "quiet" while a verb runs
 
@@ -32,7 +32,7 @@ def voice(quiet: bool) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether --quiet was given."""
+    """Return whether the running verb was given --quiet."""
     return _verb.get() == "quiet"
 
 
@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def counting(what: str) -> Iterator[Count]:
-    """Yield a function that reports (done, total); see `progress`."""
+    """Yield a function that takes (done, total) and reports progress as `progress` does."""
     if _verb.get() != "loud":
         yield lambda done, total: None
     elif sys.stderr.isatty():
@@ -60,9 +60,9 @@ def counting(what: str) -> Iterator[Count]:
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items and report progress: a bar on a terminal, a line every `EVERY` seconds in a log.
+    """Yield the items and report progress: a bar on a terminal, or a line every `EVERY` seconds.
 
-    Nothing is shown where the library is called from Python.
+    Only verbs report progress; nothing is shown if the library is called from Python.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -90,14 +90,13 @@ def _lines(what: str) -> Count:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03."""
     minutes, whole = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{whole:02d}"
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
-    """Raise unless `needed` bytes can be written to `folder`, which need not exist yet and is not created here."""
+    """Raise unless `needed` bytes can be written to `folder`, which need not exist and is not created."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
         probe = there / f".probe-{os.getpid()}"

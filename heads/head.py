@@ -51,7 +51,7 @@ class DenseHead(nn.Module, abc.ABC):
         return result
 
     def backbone_input(self, images: Tensor, patch: int) -> Tensor:
-        """Return what a backbone of this patch size reads of normalised images; by default the images themselves."""
+        """Return the backbone's input for normalised images and this patch size."""
         return images
 
     @abc.abstractmethod

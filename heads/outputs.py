@@ -40,7 +40,7 @@ class Output:
 
     @property
     def channels(self) -> int:
-        """Logits per pixel."""
+        """The number of logits per pixel."""
         raise NotImplementedError
 
     def branch(self, width: int, align_corners: bool) -> nn.Module:

@@ -33,7 +33,7 @@ FORMER = {  # names of settings in older checkpoints
 
 
 class ImageViews(NamedTuple):
-    """Views of one image."""
+    """All views of one training image."""
 
     views: list[Tensor]  # each (3, S, S) uint8
     image: int  # index of the image that was read

@@ -67,7 +67,6 @@ class Prototypes(nn.Module):
 
     @property
     def out_features(self) -> int:
-        """K."""
         return len(self.weight_v)
 
     @property

@@ -48,7 +48,6 @@ class KNNEvaluation(pl.Callback):
         self.accuracies: dict[int, float] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Evaluate every `every_steps` steps."""
         step = trainer.global_step
         if self.every_steps and step % self.every_steps == 0 and step not in self.accuracies:
             self.evaluate(trainer, pl_module)

@@ -99,7 +99,7 @@ def grid_of(backbone: Backbone, size: tuple[int, int]) -> Grid:
 
 
 def build_network(recipe: Recipe) -> MultiCropNetwork:
-    """Return the student, its backbone with random weights or with those of `init_from`."""
+    """Return the student, its backbone with random initialisation or with the weights of `init_from`."""
     options = recipe.backbone
     backbone = load_backbone(options.name, options.init_from, **options.arguments)
     if backbone.spec.kind == "pyramid":

@@ -63,10 +63,10 @@ class HeadOptions:
     """A projection head; see `ProjectionHead`. `Recipe` checks it, because only there its key is known."""
 
     out_dim: int = 65536  # number K of prototypes
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    layers: int = 3
-    batch_norm: bool = False
+    hidden_dim: int = 2048  # width of the hidden layers
+    bottleneck_dim: int = 256  # width of the normalised features that are compared with the prototypes
+    layers: int = 3  # linear layers up to the bottleneck
+    batch_norm: bool = False  # batch norm after every hidden linear layer
     norm_last_layer: bool = True  # keep the prototypes of "weight_norm" at unit length
     last_layer: LastLayer = "weight_norm"  # as DINO and DINOv2, or "linear" as DINOv3
 
@@ -76,16 +76,16 @@ class TeacherOptions:
     """How the teacher follows the student, and how its logits become targets."""
 
     key: ClassVar[str] = "teacher."
-    mode: Mode = "ema"
-    centering: CenteringName = "center"
+    mode: Mode = "ema"  # rule by which the teacher follows the student, see `Teacher`
+    centering: CenteringName = "center"  # how the teacher's logits are kept from collapsing
     momentum: float = 0.996  # of the moving average of weights, at the start
     final_momentum: float = 1.0  # and at the end, along a cosine
     warmup_temperature: float = 0.04  # of the targets, at the start
     temperature: float = 0.04  # and after the warm-up
-    warmup_temperature_epochs: int = 0
-    temperature_moves: Moves = "epoch"
-    center_momentum: float = 0.9
-    student_temperature: float = 0.1
+    warmup_temperature_epochs: int = 0  # length of the linear warm-up of the temperature
+    temperature_moves: Moves = "epoch"  # whether the temperature changes per epoch or per step
+    center_momentum: float = 0.9  # of the moving average of logits ("center")
+    student_temperature: float = 0.1  # of the student's softmax
 
     def __post_init__(self) -> None:
         for name in ("momentum", "final_momentum"):
@@ -95,10 +95,10 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class DINOOptions:
-    """The class-token term."""
+    """The class-token term; a weight of 0 leaves it out."""
 
     key: ClassVar[str] = "dino."
-    weight: float = 1.0
+    weight: float = 1.0  # factor of the term in the loss
     local_weight: float = 1.0  # factor of the pairs with a local crop (0.5 in DINOv3's Gram stage)
 
     def __post_init__(self) -> None:
@@ -114,12 +114,13 @@ class IBOTOptions:
     """
 
     key: ClassVar[str] = "ibot."
-    weight: float = 0.0
+    weight: float = 0.0  # factor of the term in the loss
     head: HeadOptions | None = None  # a projection head for patches; null shares that of class tokens
     masking: Literal["blocks", "none"] = "blocks"
     mask_probability: float = 0.5  # fraction of the global crops that are masked
     mask_ratio: tuple[float, float] = (0.1, 0.5)  # fraction of patches masked in such a crop
     complete: bool = False  # fill the blocks up to the exact number with single patches (DINOv3)
+    # as in `TeacherOptions`, for the patch targets; null: the teacher's
     centering: CenteringName | None = None
     center_momentum: float | None = None
     warmup_temperature: float | None = None
@@ -138,9 +139,9 @@ class KoLeoOptions:
     """The term that spreads class tokens, see `KoLeoLoss`; a weight of 0 leaves it out."""
 
     key: ClassVar[str] = "koleo."
-    weight: float = 0.0
-    group: int | None = None
-    distributed: bool = False
+    weight: float = 0.0  # factor of the term in the loss
+    group: int | None = None  # consecutive samples that are searched for the nearest neighbour; null: all
+    distributed: bool = False  # search the samples of all processes, not only those of this one
 
     def __post_init__(self) -> None:
         _expect_at_least(self, 0, "weight")
@@ -153,14 +154,14 @@ class GramOptions:
     key: ClassVar[str] = "gram."
     weight: float = 0.0  # once the warm-up is over
     final_weight: float | None = None  # to which the weight then moves along a cosine; null keeps it
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # optimiser steps of the linear warm-up of the weight
     start: int = 0  # optimiser step before which there is no anchor
     teacher: str | None = None  # directory of a backbone or run; null copies the teacher as it is at step `start`
     refresh_every: int = 0  # steps between new copies of the teacher; 0 for none
     refreshes: int = 3  # largest number of such copies
-    level: Level = "image"
-    negatives: Negatives = "keep"
-    tokens: Literal["all", "masked", "unmasked"] = "all"  # patches that count
+    level: Level = "image"  # compare the patches of each image, or those of the whole batch
+    negatives: Negatives = "keep"  # what happens to negative similarities, see `GramLoss`
+    tokens: Literal["all", "masked", "unmasked"] = "all"  # patches that the loss compares
     antialias: bool = False  # filter when features of larger crops (data.views.gram_size) are reduced
 
     def __post_init__(self) -> None:
@@ -181,20 +182,20 @@ class OptimOptions:
     """
 
     key: ClassVar[str] = "optim."
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    arguments: dict[str, Any] = field(default_factory=dict)  # of the optimiser
-    lr: float = 5e-4
-    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    name: Literal["adamw", "sgd", "lars"] = "adamw"  # the optimiser
+    arguments: dict[str, Any] = field(default_factory=dict)  # further arguments of the optimiser
+    lr: float = 5e-4  # peak learning rate, before scaling
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"  # with the total batch
     lr_schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up
-    min_lr: float = 1e-6
-    warmup_epochs: float = 10
-    weight_decay: float = 0.04
-    final_weight_decay: float = 0.4
+    min_lr: float = 1e-6  # learning rate at the end of the cosine
+    warmup_epochs: float = 10  # length of the linear warm-up of the learning rate
+    weight_decay: float = 0.04  # at the start
+    final_weight_decay: float = 0.4  # at the end, along a cosine
     layer_decay: float = 1.0  # factor of the learning rate from each block to the one below
     patch_embed_lr: float = 1.0  # additional factor of the patch embedding
     clip: float = 3.0  # largest norm of a gradient; 0 clips nothing
-    clip_mode: Literal["per_parameter", "global"] = "per_parameter"
-    freeze_last_layer_epochs: float = 1  # in which the prototypes are frozen
+    clip_mode: Literal["per_parameter", "global"] = "per_parameter"  # norm of each gradient, or of all
+    freeze_last_layer_epochs: float = 1  # epochs at the start in which the prototypes are frozen
 
     def __post_init__(self) -> None:
         _expect_at_least(self, 0, "lr", "min_lr", "weight_decay", "final_weight_decay", "clip", "warmup_epochs")
@@ -208,9 +209,9 @@ class HealthOptions:
 
     key: ClassVar[str] = "health."
     every: int = 10  # optimiser steps between measurements
-    warmup_steps: int = 1000
-    patience: int = 20
-    on_failure: Literal["warn", "stop"] = "warn"
+    warmup_steps: int = 1000  # optimiser steps before which a collapse is not reported
+    patience: int = 20  # consecutive measurements with a symptom before it is reported
+    on_failure: Literal["warn", "stop"] = "warn"  # continue with a warning, or stop the training
 
     def __post_init__(self) -> None:
         _expect_at_least(self, 1, "every", "patience")

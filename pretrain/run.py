@@ -51,8 +51,6 @@ class PretrainCLI(TrainingCLI):
 
 
 class RunArguments(NamedTuple):
-    """The arguments of `run`."""
-
     model: DINO
     data: PretrainData
     trainer: pl.Trainer

@@ -43,7 +43,6 @@ class StepOutputs(NamedTuple):
 
     @property
     def global_crops(self) -> int:
-        """2*B."""
         return len(self.teacher.logits)
 
 
@@ -69,7 +68,7 @@ class Term(nn.Module):
         """Prepare for the first micro-batch of a step."""
 
     def after_step(self) -> None:
-        """Follow the optimiser's step."""
+        """Update the state of the term after the optimiser's step."""
 
     def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
         """Return scheduled numbers of a step, for the log."""
@@ -136,11 +135,9 @@ class DINOTerm(Term):
         return value
 
     def after_step(self) -> None:
-        """Move the centre."""
         self.targets.centering.step()
 
     def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
-        """Return the teacher's temperature."""
         return {"teacher_temperature": self.targets.temperature(step, steps_per_epoch)}
 
 
@@ -184,7 +181,6 @@ class IBOTTerm(Term):
         return found
 
     def after_step(self) -> None:
-        """Move the centre."""
         self.targets.centering.step()
 
     def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
@@ -279,7 +275,6 @@ class GramTerm(Term):
         return outputs.masked.masks if self.options.tokens == "masked" else ~outputs.masked.masks
 
     def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
-        """Return the weight."""
         return {"gram_weight": self.weight(step)}
 
 

@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main
 
 
 def usage() -> str:
-    """The help of `dense`."""
+    """Return the help text of `dense`, with all verbs."""
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items())
     return (

@@ -23,9 +23,7 @@ def parser(**options: bool) -> Parser:
         type=Path,
         help="directory to write (config.json + model.safetensors), or a .pth or .safetensors file with --official",
     )
-    parser.add_argument(
-        "--backbone", help="what a backbone's file holds, a timm or official name, or what a published head stands on"
-    )
+    parser.add_argument("--backbone", help="architecture in a backbone's file, or backbone of a published head")
     parser.add_argument(
         "--official", action="store_true", help="write a backbone in its release's own layout to a file"
     )
@@ -37,7 +35,9 @@ def parser(**options: bool) -> Parser:
         action="store_true",
         help="compare with transformers, timm or segmentation_models_pytorch; save parity.json",
     )
-    parser.add_argument("--branch", choices=["teacher", "student"], default="teacher", help="of a training checkpoint")
+    parser.add_argument(
+        "--branch", choices=["teacher", "student"], default="teacher", help="network of a training checkpoint"
+    )
     add_set(parser, "override of the backbone, such as positions=timm, or what a published file does not hold")
     add_published(parser, backbone=False)
     return parser

@@ -42,15 +42,15 @@ def add_settings(parser: Parser) -> None:
     """Add settings of methods and features; what is left out has the method's own default, or the family's."""
     parser.add_argument("--tau", type=float, help="tokencut, maskcut, spectral: cosine above which patches are joined")
     parser.add_argument("--count", type=int, help="maskcut: objects; spectral, kmeans, cocluster, stego: regions")
-    parser.add_argument("--share", type=float, help="attention: share of it that a mask holds")
+    parser.add_argument("--share", type=float, help="attention: share of its sum that a mask contains")
     parser.add_argument(
-        "--mode", choices=ATTENTION_MODES, help="attention: a mask a head, of their mean, of the best head"
+        "--mode",
+        choices=ATTENTION_MODES,
+        help="attention: one mask per head, of the mean over heads, or of the best head",
     )
     parser.add_argument("--k-patches", type=int, help="lost: patches of lowest degree that may expand the seed")
-    parser.add_argument(
-        "--passes", type=int, help="cocluster, stego: times that all images are looked at to cluster them"
-    )
-    parser.add_argument("--steps", type=int, help="stego: of training")
+    parser.add_argument("--passes", type=int, help="cocluster, stego: passes over all images")
+    parser.add_argument("--steps", type=int, help="stego: training steps")
     add_features(parser)
 
 
@@ -59,26 +59,32 @@ def add_features(parser: Parser) -> None:
     parser.add_argument("--what", choices=FEATURES, help="features; by the backbone's family if left out")
     parser.add_argument("--layer", type=int, help="block of features or attention; the last if left out")
     parser.add_argument("--centre", action="store_true", default=None, help="subtract each image's mean feature")
-    parser.add_argument("--no-centre", action="store_false", default=None, dest="centre", help="do not")
+    parser.add_argument(
+        "--no-centre", action="store_false", default=None, dest="centre", help="keep each image's mean feature"
+    )
 
 
 def add_tracking(parser: Parser) -> None:
     """Add the settings of tracking; what is left out is the protocol's."""
     parser.add_argument("--protocol", choices=PROTOCOLS, default="v1", help="settings of DINO (v1) or DINOv3 (v3)")
-    parser.add_argument("--size", type=int, help="shorter side that the backbone sees; 0: as it is")
+    parser.add_argument("--size", type=int, help="shorter side of the backbone's input; 0: as it is")
     parser.add_argument(
-        "--multiple", type=int, help="cut the longer side down to a multiple of so many pixels; 0: do not"
+        "--multiple", type=int, help="crop the longer side to a multiple of this many pixels; 0: no crop"
     )
-    parser.add_argument("--context", type=int, help="frames before that are looked at, besides the first")
-    parser.add_argument("--neighbourhood", type=int, help="patches in each direction that are looked at; 0: all")
-    parser.add_argument("--shape", choices=SHAPES, help="of the neighbourhood")
-    parser.add_argument("--topk", type=int, help="patches that count")
-    parser.add_argument("--temperature", type=float, help="of their weights, exp(cosine / T)")
-    parser.add_argument("--decide", choices=DECISIONS, help="size at which pixels choose: as shown, or the video's")
+    parser.add_argument("--context", type=int, help="number of preceding frames, besides the first")
+    parser.add_argument("--neighbourhood", type=int, help="radius of the neighbourhood in patches; 0: whole frame")
+    parser.add_argument("--shape", choices=SHAPES, help="shape of the neighbourhood")
+    parser.add_argument("--topk", type=int, help="number of most similar patches")
+    parser.add_argument("--temperature", type=float, help="temperature T of their weights, exp(cosine / T)")
     parser.add_argument(
-        "--normalise", action="store_true", default=None, help="bring each object's labels to 0..1 first"
+        "--decide", choices=DECISIONS, help="resolution of the argmax: backbone input (shown) or video (own)"
     )
-    parser.add_argument("--no-normalise", action="store_false", default=None, dest="normalise", help="do not")
+    parser.add_argument(
+        "--normalise", action="store_true", default=None, help="scale each object's labels to 0..1 before the argmax"
+    )
+    parser.add_argument(
+        "--no-normalise", action="store_false", default=None, dest="normalise", help="use the labels without scaling"
+    )
 
 
 def given_features(options: Namespace) -> dict[str, Any]:

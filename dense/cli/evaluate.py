@@ -45,6 +45,16 @@ FINETUNING = {  # options of fine-tuning and their defaults
     "epochs": 100, "batch_size": 128, "lr": 5e-4, "min_lr": 1e-6, "warmup_epochs": 5.0, "layer_decay": 0.75,
     "weight_decay": 0.05, "label_smoothing": 0.1,
 }  # fmt: skip
+FINETUNING_HELP = {
+    "epochs": "passes over the training images",
+    "batch_size": "images per step",
+    "lr": "peak learning rate of the head at a batch of 256; scaled linearly with the batch",
+    "min_lr": "learning rate at the end of the cosine",
+    "warmup_epochs": "epochs of linear warm-up of the learning rate",
+    "layer_decay": "factor of the learning rate from each block to the one below",
+    "weight_decay": "weight decay of AdamW",
+    "label_smoothing": "label smoothing of the cross-entropy",
+}
 EXAMPLES = (
     ("dense evaluate probe --backbone scenes_tiny --baselines", "a backbone, on embedded scenes"),
     ("dense evaluate depth runs/depth/model --data MINE --flip", "a trained model, on your images"),
@@ -55,7 +65,7 @@ EXAMPLES = (
 
 
 def add_common(parser: Parser) -> None:
-    """The backbone, the seed and the folder of results."""
+    """Add the backbone, the seed and the folder of results."""
     add_backbone(parser, seed="of scenes, of random initialisation and of all training here")
     add_output(parser)
 
@@ -65,7 +75,7 @@ def add_output(parser: Parser) -> None:
 
 
 def add_pair(parser: Parser) -> None:
-    """The two sets and how their images are cropped."""
+    """Add the training and validation set, and the crop of their images."""
     where = "folder with one folder per class, list file, shards, or scenes:train, scenes:val, scenes:test"
     parser.add_argument("--train", required=True, help=where)
     parser.add_argument("--val", required=True, help=where)
@@ -80,7 +90,7 @@ def add_pair(parser: Parser) -> None:
 
 
 def open_pair(options: Namespace) -> Pair:
-    """Both sets, compared before any work."""
+    """Return the training and validation set, checked before any work."""
     from dense.evaluate.classification.data import Pair
 
     for name, least in (("batch_size", 1), ("workers", 0)):
@@ -96,7 +106,7 @@ def add_knn(parser: Parser) -> None:
     add_common(parser)
     add_pair(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the votes, exp(cosine / T)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="temperature T of the votes, exp(cosine / T)")
     parser.add_argument("--readout", choices=READOUTS, help="class if there is a class token, else average")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch")
 
@@ -140,10 +150,13 @@ def add_finetune(parser: Parser) -> None:
     add_common(parser)
     add_pair(parser)
     for name, value in FINETUNING.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=name.replace("_", " "))
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=type(value), default=value, help=FINETUNING_HELP[name])
     parser.add_argument("--drop-path", type=float, default=0.1, help="drop path rate of the deepest block")
     parser.add_argument("--readout", choices=READOUTS, help="class if there is a class token")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of forward and backward")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="precision of forward and backward"
+    )
 
 
 def finetune(options: Namespace) -> Result:
@@ -183,7 +196,7 @@ def probe(options: Namespace) -> Result:
 
 
 def add_labelled(parser: Parser, scenes: int) -> None:
-    """How labelled images are stored, the embedded scenes, and the device."""
+    """Add the storage of labelled images, the embedded scenes, and the device."""
     parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
     parser.add_argument(
         "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder without splits"
@@ -192,7 +205,7 @@ def add_labelled(parser: Parser, scenes: int) -> None:
     parser.add_argument("--scenes", type=int, default=scenes, help="number of embedded scenes")
     parser.add_argument("--size", type=int, default=96, help="side of the scenes")
     parser.add_argument("--camera-height", type=float, nargs=2, help="range of the camera's height, in metres")
-    parser.add_argument("--seed", type=int, default=0, help="of the series of scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     add_device(parser)
     add_output(parser)
 
@@ -204,7 +217,7 @@ def add_dense(parser: Parser) -> None:
         "--layout", default="folder", help="folder, ade20k, voc2012, voc2012_aug, cityscapes, nyuv2, kitti_eigen"
     )
     parser.add_argument("--split", default="val", help="train, val or test; all, of a folder without splits")
-    parser.add_argument("--classes", metavar="YAML", help="what values in masks mean, instead of classes.yaml")
+    parser.add_argument("--classes", metavar="YAML", help="classes of the values in masks, instead of classes.yaml")
     parser.add_argument("--protocol", default="plain", help=", ".join(PROTOCOLS))
     parser.add_argument("--resize", type=int, help="shorter side")
     parser.add_argument("--window", type=int, help="side of sliding windows")
@@ -213,7 +226,7 @@ def add_dense(parser: Parser) -> None:
     parser.add_argument("--scales", type=float, nargs="+", help="average over sizes")
     parser.add_argument("--crop", choices=CROPS, help="part of the image that is measured")
     parser.add_argument("--cap", type=float, nargs=2, metavar=("NEAR", "FAR"), help="range of depth in metres")
-    parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="of relative depth")
+    parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="alignment of relative depth")
     parser.add_argument("--boundary", action="store_true", default=None, help="also boundary IoU")
     add_labelled(parser, scenes=200)
 

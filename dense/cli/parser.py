@@ -175,15 +175,15 @@ def warn_if_random(options: argparse.Namespace) -> None:
 
 
 def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> None:
-    """Facts that a published file does not hold; without `backbone`, the verb has its own --backbone and --set."""
-    group = parser.add_argument_group("published files: what they do not hold themselves (docs/published.md)")
-    group.add_argument("--family", help="such as depth_anything_v2, where the keys fit several")
-    group.add_argument("--kind", help="of depth: relative, metric, nyu, kitti")
-    group.add_argument("--max-depth", type=float, help="in metres, of metric heads")
+    """Add options that a published file does not record; without `backbone`, the verb adds --backbone and --set."""
+    group = parser.add_argument_group("options that a published file does not record (docs/published.md)")
+    group.add_argument("--family", help="family, such as depth_anything_v2, if the keys match several")
+    group.add_argument("--kind", help="kind of depth: relative, metric, nyu, kitti")
+    group.add_argument("--max-depth", type=float, help="maximum depth of metric heads, in metres")
     if backbone:
-        group.add_argument("--backbone", help="of a head that comes without one: a name or a saved directory")
-        add_set(parser, "anything else that a published file does not hold")
-    group.add_argument("--weights", help="of that backbone")
+        group.add_argument("--backbone", help="backbone of a head published without one: a name or a saved directory")
+        add_set(parser, "any other option that a published file does not record")
+    group.add_argument("--weights", help="weights of --backbone")
 
 
 def published_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -58,7 +58,6 @@ class Embedder:
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
         dim, depth, readout = self.backbone.spec.dim, self.backbone.spec.depth, self.resolved_readout
         tokens = min(4, depth) if readout.startswith("last4") else 0 if readout == "average" else 1
         return dim * (tokens + readout.endswith("average"))

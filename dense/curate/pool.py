@@ -46,7 +46,7 @@ class Pool:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Images per root."""
+        """The number of images per root."""
         return {root: len(source) for root, source in zip(self.roots, self.sources, strict=True)}
 
     def source_of(self, indices: Indices) -> Indices:

@@ -26,7 +26,7 @@ class Clip(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages and results."""
+        """The name of the clip in messages and results."""
 
     def __len__(self) -> int: ...
 

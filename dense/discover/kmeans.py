@@ -47,7 +47,6 @@ class CoClusters:
 
     @property
     def count(self) -> int:
-        """The number of classes."""
         return len(self.centres)
 
     @classmethod
@@ -82,7 +81,6 @@ class CoClusters:
         return Regions(labels.view(len(features), *features.shape[-2:]), self.count)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file."""
         save_file({"centres": self.centres.cpu().contiguous(), "mean": self.mean.cpu().contiguous()}, str(path))
 
     @classmethod

@@ -73,7 +73,6 @@ class Stego:
 
     @property
     def count(self) -> int:
-        """The number of classes."""
         return self.classes.count
 
     @classmethod
@@ -103,7 +102,6 @@ class Stego:
         return self.classes(_codes(self.head, self.mean, features))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file."""
         tensors = {f"head.{k}": v for k, v in self.head.state_dict().items()} | {"mean": self.mean}
         tensors |= {"code_mean": self.classes.mean, "code_centres": self.classes.centres}
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, str(path))

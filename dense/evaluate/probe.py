@@ -1,4 +1,4 @@
-"""How good are a backbone's patches and images? Quick linear probes and k-NN on the embedded scenes."""
+"""Linear probes and k-NN of patches and images on embedded scenes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RenderedScenes:
 
 @dataclass(frozen=True)
 class Described:
-    """Features of a split."""
+    """Features of the patches and images of a split."""
 
     patches: Tensor  # N, h*w, D
     images: dict[str, Tensor]  # name -> (N, D)
@@ -75,7 +75,7 @@ class SceneProbe:
         }
 
     def __call__(self, backbone: Backbone, layers: Layers = "last") -> dict[str, float]:
-        """Return the numbers of a backbone, on its own device; its modes and the random state stay as they are."""
+        """Return the metrics of a backbone on its device, without changing its modes or the random state."""
         patch = cell(backbone)
         self._check(patch)
         return self._measure({name: self._describe(backbone, split, layers) for name, split in self.splits.items()})
@@ -120,7 +120,7 @@ class SceneProbe:
         return Described(patches, {"average": small - small.mean(1, keepdim=True), "object": pooled["object"]})
 
     def _pooled(self, patches: Tensor, targets: RenderedScenes, patch: int) -> dict[str, Tensor]:
-        """Averages over the image and over its dominant object."""
+        """Return the averages over the image and over its dominant object, each (N, D)."""
         share = torch.cat([shares(s, patch, len(CLASSES)) for s in targets.semantic.split(BATCH)]).flatten(1, 2)
         dominant = dominant_classes(targets)
         weights = share.gather(2, dominant.view(-1, 1, 1).expand(-1, share.shape[1], 1)).to(patches.device)  # N, h*w, 1

@@ -62,7 +62,7 @@ class Score:
         return {"j_and_f": (found["j_mean"] + found["f_mean"]) / 2} | found
 
     def clips(self) -> dict[str, float]:
-        """Return J&F per clip."""
+        """Return J&F per clip, as the mean over its objects."""
         return {
             name: float(np.mean([(values[0] + values[3]) / 2 for values in objects]))
             for name, objects in self.objects.items()
@@ -77,7 +77,7 @@ def evaluate_video(
     for clip in progress(clips, "clips"):
         images, masks, first = tee(clip, 3)
         mask = next(first)[1]
-        del first  # tee keeps what the slowest has not seen
+        del first  # an unread iterator would make tee buffer the whole clip
         followed = track(backbone, (image for image, _ in images), mask, source=source, **asdict(settings))
         score.add(clip.name, followed, (target for _, target in masks))
     return score

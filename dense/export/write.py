@@ -101,7 +101,7 @@ def open_model(source: str | Path, weights: str | None = None, **overrides: Any)
 
 
 def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]) -> dict[str, Any]:
-    """Return what a user of the file must know."""
+    """Return the metadata stored in the file."""
     model, spec = network.model, network.backbone.spec
     facts: dict[str, Any] = {
         "format": "dino-dense/export",

@@ -34,7 +34,6 @@ class DepthLoss(nn.Module):
             raise ValueError(f"{type(self).__name__} is for {known} depth, not for {kind!r}: {self.advice[kind]}")
 
     def extra_repr(self) -> str:
-        """Show the options."""
         hidden = ("training", "kinds")
         return ", ".join(f"{k}={v}" for k, v in vars(self).items() if not k.startswith("_") and k not in hidden)
 

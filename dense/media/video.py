@@ -64,7 +64,6 @@ class VideoWriter:
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        """Complete the file."""
         if self._writer is not None:
             self._writer.release()
             self._writer = None

@@ -150,7 +150,6 @@ class Restoration:
     values: Picture  # H, W, 3 uint8 RGB
 
     def picture(self) -> Picture:
-        """Return the restored image."""
         return self.values
 
     def overlay(self, image: Picture) -> Picture:

@@ -209,7 +209,6 @@ def _vit_tensors(backbone: Backbone, own: bool) -> State:
 
 
 def _preprocessor(model: DenseModel) -> dict[str, Any]:
-    """Return preprocessor_config.json."""
     spec, side = model.backbone.spec, model.inference.resize or model.backbone.spec.image_size[0]
     return {
         "image_processor_type": "DPTImageProcessor",

@@ -82,7 +82,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     @abc.abstractmethod
     def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: DataFacts) -> dict[str, dict[str, Any]]:
-        """Return the head's outputs with what the data decide, such as the number of classes; raise if data lack it."""
+        """Fill in what depends on the data, such as the number of classes; raise if the data lack a target."""
 
     @abc.abstractmethod
     def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -280,7 +280,6 @@ class DenseTask(pl.LightningModule, abc.ABC):
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the metrics."""
         self.metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -57,7 +57,7 @@ class Checkpoints(pl.Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Install the signal handlers."""
+        """Install handlers of SIGINT and SIGTERM."""
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):

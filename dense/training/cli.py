@@ -111,7 +111,7 @@ class TrainingCLI(LightningCLI):
         check_writable(Path(self.config.output))
 
     def instantiate_classes(self) -> None:
-        """Instantiate, with readable errors."""
+        """Shorten the error of a value that may be null."""
         try:
             super().instantiate_classes()
         except ValueError as error:

@@ -129,7 +129,7 @@ def fit(
 
 
 def how_to_continue(checkpoints: Checkpoints) -> str:
-    """Say what the same command does next."""
+    """Return how the same command continues the run, in words."""
     if checkpoints.last.is_file():
         return f"the same command continues from {checkpoints.last}"
     return "there is no checkpoint yet: the same command starts again"

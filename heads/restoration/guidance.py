@@ -59,7 +59,7 @@ class PixelSemanticFusion(nn.Module):
         return self.gating(torch.cat(means, 1)).softmax(1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return the fused map."""
+        """Return the sum of the projected maps (B, width, h, w), weighted per image by `gate`."""
         check_channels(maps, self.in_channels)
         size = (max(m.shape[-2] for m in maps), max(m.shape[-1] for m in maps))
         experts = [resize(e(m), size, align_corners=False) for e, m in zip(self.experts, maps, strict=True)]
@@ -82,12 +82,12 @@ class LevelFusion(nn.Module):
         return x + self.out(self.mix(x, adapted))
 
     def mix(self, x: Tensor, adapted: Tensor) -> Tensor:
-        """Return what is added to x, before the output projection."""
+        """Return the update of x before the output projection."""
         raise NotImplementedError
 
 
 class AddFusion(LevelFusion):
-    """The adapted guide itself."""
+    """Adds the adapted guide."""
 
     def mix(self, x: Tensor, adapted: Tensor) -> Tensor:
         return adapted

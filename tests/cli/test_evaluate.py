@@ -27,12 +27,12 @@ def pair(tmp_path: Path) -> list[str]:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What was written."""
+    """Return the saved results.json."""
     return json.loads((folder / "results.json").read_text())
 
 
 def test_knn(tmp_path: Path, pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Colours are told by a random backbone; protocol, versions, seed and skipped images are saved."""
+    """A randomly initialised backbone separates colours; protocol, versions, seed and skipped images are saved."""
     out = tmp_path / "out"
     command = ["evaluate", "knn", *BACKBONE, *pair, "--k", "3", "200", "--output", str(out), "--readout", "average"]
     assert main(command) == 0

@@ -132,24 +132,24 @@ def test_examples_name_what_exists(line: str) -> None:
 def test_errors_are_one_line_and_debug_shows_where_they_came_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also those that nobody thought of."""
+    """An unforeseen exception is also reported on one line."""
 
     def wrong(argv: list[str]) -> int:
         raise KeyError("blocks.0.attn\nand more")
 
     monkeypatch.setattr("dense.cli.convert.main", wrong)
     assert main(["convert"]) == 1
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "KeyError" in told
-    assert "--debug" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "KeyError" in message
+    assert "--debug" in message
     for place in (["--debug", "convert"], ["convert", "x", "--debug"]):
         with pytest.raises(KeyError):
             main(place)
 
 
-def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
-    """Lines that belong together stay so; what leaving it out would need is not told."""
+def test_an_optional_value_has_one_reason_for_its_error() -> None:
+    """A reason of several lines stays complete; the message omits what null would require."""
     message = (
         "Does not validate against any of the Union subtypes\nErrors:\n  - steps=-5: expected\n    at least 1\n"
         "  - Expected a <class 'NoneType'>\nGiven value type: <class 'int'>"
@@ -158,7 +158,7 @@ def test_a_value_that_may_be_left_out_says_why_it_is_wrong() -> None:
     assert of_union("steps=-5") == "steps=-5"
 
 
-def test_wrong_usage_is_told_from_a_mistake_of_ours(
+def test_wrong_usage_differs_from_an_internal_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An unknown keyword argument has status 2 and its message; any other TypeError has status 1 and a hint."""
@@ -171,13 +171,13 @@ def test_wrong_usage_is_told_from_a_mistake_of_ours(
         return main(["convert"]), capsys.readouterr().err
 
     assert raises(UnknownOption("dpt takes no 'x'")) == (2, "dense convert: error: dpt takes no 'x'\n")
-    status, told = raises(TypeError("unsupported operand"))
+    status, message = raises(TypeError("unsupported operand"))
     assert status == 1
-    assert "TypeError: unsupported operand (--debug" in told
+    assert "TypeError: unsupported operand (--debug" in message
 
 
 def test_misspelt_common_options_are_named() -> None:
-    """As others are."""
+    """They get the same suggestions as options of a verb."""
     done = call(["convert", "a", "b", "--deubg"])
     assert done.returncode == 2
     assert "Did you mean --debug" in done.stderr

@@ -186,9 +186,9 @@ def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
             Image.new(mode, (16, 16), i if mode == "L" else 1000).save(tmp_path / folder / f"{i}.png")
     (tmp_path / "names.yaml").write_text(f"[{', '.join(CLASSES)}]")
     (tmp_path / "millimetres.yaml").write_text("{kind: metric, scale: 1000}")
-    told = ["--classes", str(tmp_path / "names.yaml"), "--depth", str(tmp_path / "millimetres.yaml")]
+    formats = ["--classes", str(tmp_path / "names.yaml"), "--depth", str(tmp_path / "millimetres.yaml")]
     windows = ["--val-ratio", "0.7", "--window", "12", "--output", str(tmp_path)]
-    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, *windows])
+    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *formats, *windows])
     assert done.returncode == 0, done.stderr
     protocol = json.loads((tmp_path / "results.json").read_text())["protocol"]
     share = open_labelled(
@@ -197,10 +197,10 @@ def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
     assert f"({len(share)} images)" in protocol["val"]
     assert f"{len(share)} of its 8 images are used; --split all" in done.stdout
     assert (protocol["settings"]["stride"], protocol["settings"]["kb_crop"]) == (8, False)
-    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--split", "all"])
+    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *formats, "--split", "all"])
     assert "all (8 images)" in done.stdout
     assert "is not split" not in done.stdout
-    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *told, "--kb-crop"])
+    done = call(["evaluate", "depth", str(saved), "--data", str(tmp_path), *formats, "--kb-crop"])
     assert "crop of KITTI" in done.stderr
 
 

@@ -148,7 +148,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_only_masks_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Depth that nobody has told the meaning of is no obstacle, and a folder without masks is one."""
+    """Depth without depth.yaml is ignored; a folder without masks raises."""
     for folder, mode, name in (("images", "RGB", "a.png"), ("masks", "L", "a.png"), ("depth", "I;16", "a.png")):
         path = tmp_path / folder / "val" / name
         path.parent.mkdir(parents=True)

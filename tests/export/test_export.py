@@ -141,9 +141,9 @@ def test_a_run_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     file = tmp_path / "made" / "a.pt2"
     command = ["export", str(tmp_path / "run" / "model"), "--output", str(file), "--size", "32", "48"]
     assert main(command) == 0
-    said = capsys.readouterr().out
-    assert "images -> depth" in said
-    assert "equal to the model" in said
+    message = capsys.readouterr().out
+    assert "images -> depth" in message
+    assert "equal to the model" in message
     extra = {"metadata.json": ""}
     torch.export.load(file, extra_files=extra)
     assert json.loads(extra["metadata.json"])["task"] == "depth"

@@ -124,7 +124,7 @@ def labelled(root: Path, seed: int) -> None:
     ],
 )
 def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    """Though the run has ended, it is not said to be of images that it never saw; what lies there stays."""
+    """A finished run refuses other images too, and its files stay unchanged."""
     labelled(tmp_path / "data", 0)
     labelled(tmp_path / "other", 1)
     change = {key: str(tmp_path / value) if key == "data.root" else value for key, value in change.items()}

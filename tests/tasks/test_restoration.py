@@ -291,10 +291,10 @@ def test_guided_models_learn_some_images(guidance: str) -> None:
     backbone: Any = load_backbone("scenes_tiny", frozen=True)
     spec = {"name": "restoration", "in_channels": [128, 128], "body": TINY, "width": 8, "guidance": guidance}
     head: Any = heads.build(spec | {"outputs": {"restored": {"name": "image"}}})
-    told = backbone(head.backbone_input(backbone.normalise(pixels), 8), layers=(0, 5))
+    features = backbone(head.backbone_input(backbone.normalise(pixels), 8), layers=(0, 5))
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
     for _ in range(40):
-        loss = (head(told, images)["restored"] - clean).abs().mean()
+        loss = (head(features, images)["restored"] - clean).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -303,7 +303,7 @@ def test_guided_models_learn_some_images(guidance: str) -> None:
         return float(-10 * (found - clean).square().mean().log10())
 
     with torch.no_grad():
-        restored, alone = head(told, images)["restored"], head.body(images)
+        restored, alone = head(features, images)["restored"], head.body(images)
     assert decibels(restored) > decibels(images) + 3
     assert decibels(restored) > decibels(alone)
 
@@ -448,7 +448,7 @@ def test_refused(tmp_path: Path) -> None:
         ("--data.degrade=null", "which needs data.degrade"),
     ],
 )
-def test_wrong_degradation_is_said_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_degradation_raises_one_line(wrong: str, message: str, tmp_path: Path) -> None:
     done = call(["train", *SHORT[:4], wrong, f"--output={tmp_path}", "--data.check=1"])
     assert done.returncode in (1, 2)
     assert message in done.stderr.splitlines()[0]

@@ -360,7 +360,7 @@ def test_what_is_learnt_can_be_validated(tmp_path: Path) -> None:
 
 
 def test_images_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
-    """Which is said before training; an image turned by its EXIF data has the size at which it is read."""
+    """The error is raised before training; an image turned by its EXIF data has the size at which it is read."""
     for i, (size, orientation) in enumerate([((6, 8), 1), ((8, 6), 6), ((6, 8), 3)] * 4):
         image_file(tmp_path / f"images/{i}.png", i, size, orientation)
         mask(tmp_path / f"masks/{i}.png", i % 2)

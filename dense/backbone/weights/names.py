@@ -62,7 +62,7 @@ def resolve(name: str) -> tuple[str, str, str]:
 
 
 def default_layers(family: str, depth: int) -> tuple[int, ...]:
-    """Return four layers for dense heads: evenly spaced, or as published for DINOv2, DINOv3 and VGGT at depth 24."""
+    """Return four layers for dense heads: evenly spaced, or as published for DINOv2 and DINOv3 at depth 24."""
     if depth == 24 and family.startswith(("dinov2", "dinov3")):
         return (4, 11, 17, 23)
     return tuple(sorted({max((i + 1) * depth // 4 - 1, 0) for i in range(4)}))

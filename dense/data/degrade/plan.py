@@ -24,7 +24,7 @@ class Degradation(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Name of its group of results, such as noise or noise_unseen."""
+        """The name of its group of results, such as noise or noise_unseen."""
         return self.kind if self.seen else f"{self.kind}_unseen"
 
 
@@ -34,7 +34,7 @@ class Degrade:
 
     kinds: name -> levels of training; an empty list stands for the usual levels of that kind, and an empty mapping for
         rain, noise, motion, defocus and haze
-    unseen: name -> levels of evaluation alone, an empty list for the usual ones; null for those of the kinds in `kinds`
+    unseen: levels used only in evaluation; [] means the defaults, and null the defaults of the kinds in `kinds`
     together: largest number of kinds in one training image; no kind occurs twice
     """
 

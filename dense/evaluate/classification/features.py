@@ -1,4 +1,4 @@
-"""One vector an image from a frozen backbone: class tokens of the last blocks, averages of the patches, or both."""
+"""One vector per image from a frozen backbone: class tokens of the last blocks, the average of the patches, or both."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from heads.features import Features, Norm
 
 Readout = Literal["class", "average", "class_average", "last4", "last4_average"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
-Batches = Tensor | Iterable[Any]  # what a DataLoader gives
+Batches = Tensor | Iterable[Any]  # images, or the batches of a DataLoader
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What `extract` keeps of each image; a readout chooses and concatenates."""
+    """Pooled features of images, from which a readout selects and concatenates."""
 
     tokens: Tensor  # N, L, C: class tokens after the final norm, of the last L blocks; L is 0 without a class token
     average: Tensor  # N, C: mean of the patches of the last block, after the final norm
@@ -36,9 +36,12 @@ class Pooled:
         return Pooled(self.tokens[chosen], self.average[chosen], labels)
 
     def readout(self, kind: Readout | None = None) -> Tensor:
-        """(N, D): `class` (the default; `average` where there is no class token), `average`, `class_average` for both
-        side by side, `last4` for the class tokens of the last four blocks (fewer if the backbone has fewer), or
-        `last4_average`."""
+        """Return one vector per image, (N, D).
+
+        `class` is the class token, and the default; `average` is the average of the patches, and the default without a
+        class token; `class_average` concatenates both. `last4` concatenates the class tokens of the last four blocks
+        (fewer if the backbone has fewer), and `last4_average` adds the average of the patches.
+        """
         kind = kind or default_readout(self.tokens.shape[1] > 0)
         if kind not in READOUTS:
             raise ValueError(f"readout {kind!r} is none of {', '.join(READOUTS)}.{did_you_mean(str(kind), READOUTS)}")
@@ -51,7 +54,7 @@ class Pooled:
         return torch.cat(parts, dim=1)
 
     def to(self, device: str | torch.device | None) -> Pooled:
-        """On another device; None leaves features and labels where they are."""
+        """Move features and labels to a device; None leaves them on theirs."""
         if device is None:
             return self
         labels = None if self.labels is None else self.labels.to(device)
@@ -59,7 +62,7 @@ class Pooled:
 
     @classmethod
     def cat(cls, parts: Sequence[Pooled]) -> Pooled:
-        """Several, one after the other."""
+        """Concatenate pooled features along the images."""
         labels = [part.labels for part in parts if part.labels is not None]
         return cls(
             torch.cat([part.tokens for part in parts]),
@@ -69,18 +72,18 @@ class Pooled:
 
 
 def default_readout(class_token: bool) -> Readout:
-    """The readout of a backbone with or without a class token."""
+    """Return the default readout of a backbone with or without a class token."""
     return "class" if class_token else "average"
 
 
 def blocks_of(readouts: Iterable[Readout]) -> int:
-    """How many blocks `extract` must keep for these readouts."""
+    """Return the number of last blocks whose class tokens these readouts need."""
     return 4 if any(kind.startswith("last4") for kind in readouts) else 1
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode within, and afterwards every submodule in the mode it was in."""
+    """Set evaluation mode inside this context, and restore the mode of every submodule afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -91,17 +94,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def statistics(backbone: nn.Module) -> str:
-    """Which statistics its batch norms use under `evaluating`, in words for a protocol."""
+    """Return the statistics that batch norm uses in evaluation mode, in words for a protocol."""
     return "running" if any(isinstance(part, _BatchNorm) for part in backbone.modules()) else "none (no batch norm)"
 
 
 def final_norm(backbone: Backbone) -> Norm:
-    """The final norm, wherever there is one: class tokens and patches are always read after it."""
+    """Return the `norm` that applies the final norm, if the backbone has one, to class tokens and patches."""
     return backbone.spec.norm if backbone.spec.kind == "pyramid" else True
 
 
 def pool(features: Features, labels: Tensor | None = None) -> Pooled:
-    """Vectors in fp32 from what a backbone returned for a batch."""
+    """Return the pooled features, in fp32, of a batch of features."""
     average = features.maps[-1].float().mean((-2, -1))  # B, C
     if not features.has_class_token:
         return Pooled(average.new_zeros(len(average), 0, average.shape[1]), average, labels)
@@ -116,14 +119,14 @@ def extract(
     batch_size: int = 64,
     device: str | torch.device | None = "cpu",
 ) -> Pooled:
-    """Features of all images, a batch at a time, on the backbone's device.
+    """Return the pooled features of all images, computed batch by batch on the backbone's device.
 
     batches: images (N, 3, H, W), or an iterable (a DataLoader, say) of such batches or of (images, labels, ...);
-    uint8, or float and normalised. blocks: from how many of the last blocks class tokens are kept. device: where the
-    result is collected; None for where it arises.
+    uint8, or float and normalised. blocks: number of last blocks whose class tokens are kept. device: device of the
+    result; None for the backbone's.
 
-    The backbone is in evaluation mode meanwhile, so batch norm uses its running statistics, and every module returns to
-    its mode afterwards.
+    The backbone runs in evaluation mode, so batch norm uses its running statistics; the mode of every module is
+    restored afterwards.
     """
     if isinstance(batches, Tensor):
         batches = batches.split(batch_size)
@@ -140,7 +143,7 @@ def extract(
 
 @torch.inference_mode()
 def describe(backbone: Backbone, images: Tensor, labels: Tensor | None = None, *, blocks: int = 1) -> Pooled:
-    """Features of one batch, on the backbone's device, in whatever mode the backbone is."""
+    """Return the pooled features of one batch, on the backbone's device and in the backbone's current mode."""
     depth = backbone.spec.depth
     layers = tuple(range(max(depth - blocks, 0), depth)) if backbone.spec.class_token else (depth - 1,)
     images = to_input(backbone, images.to(next(backbone.parameters()).device, non_blocking=True))
@@ -148,5 +151,5 @@ def describe(backbone: Backbone, images: Tensor, labels: Tensor | None = None, *
 
 
 def to_input(backbone: Backbone, images: Tensor) -> Tensor:
-    """Images as the backbone wants them: uint8 ones are normalised by its mean and standard deviation."""
+    """Return the backbone's input: uint8 images are normalised by its mean and standard deviation."""
     return backbone.normalise(images) if images.dtype == torch.uint8 else images

@@ -1,4 +1,4 @@
-"""Fine-tuning of a whole backbone for classification, deeper layers learning faster than shallow ones."""
+"""Fine-tuning of a whole backbone for classification, with layer-wise decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from dense.tasks.tuning import parameter_groups
 
 @dataclass(frozen=True)
 class FineTuneRecipe:
-    """AdamW with linear warm-up and a cosine per step; drop path is the backbone's own option, `drop_path_rate`."""
+    """AdamW with linear warm-up and cosine schedule per step; the drop path rate is an option of the backbone."""
 
     epochs: int = 100
     batch_size: int = 128
-    lr: float = 5e-4  # of the head at a batch of 256, in proportion to it
+    lr: float = 5e-4  # of the head at a batch of 256; it is scaled linearly with the batch
     min_lr: float = 1e-6
     warmup_epochs: float = 5
     layer_decay: float = 0.75
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    readout: Readout | None = None  # class token, or average where there is none
+    readout: Readout | None = None  # None: the class token, or the average of the patches without one
     precision: str = "fp32"  # or bf16
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class FineTuneRecipe:
             raise ValueError(f"precision is {self.precision!r}, expected fp32 or bf16")
 
     def factor(self, step: int, per_epoch: int) -> float:
-        """What every learning rate is multiplied with at a step."""
+        """Return the factor of every learning rate at a step."""
         steps = self.epochs * per_epoch
         warmup = min(round(self.warmup_epochs * per_epoch), steps)
         if step < warmup:
@@ -59,7 +59,7 @@ class FineTuneRecipe:
 
 
 class Classifier(nn.Module):
-    """A backbone, one vector per image, a linear head."""
+    """A backbone with a linear head on one vector per image."""
 
     def __init__(self, backbone: Backbone, classes: int, readout: Readout | None = None) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, 3, H, W), uint8 or normalised."""
+        """Return logits (B, classes) of images (B, 3, H, W), uint8 or normalised."""
         depth = self.backbone.spec.depth
         layers = tuple(range(depth - self.blocks, depth))
         features = self.backbone(to_input(self.backbone, images), layers=layers, norm=final_norm(self.backbone))
@@ -88,17 +88,17 @@ def fine_tune(
     seed: int = 0,
     workers: int = 0,
 ) -> Classifier:
-    """Train backbone and head on labelled images; the result is in evaluation mode.
+    """Train backbone and head on labelled images, and return the classifier in evaluation mode.
 
-    The backbone itself changes. Random numbers (the head, drop path) come from `seed`, and the global state returns to
-    what it was.
+    The backbone is trained in place. `seed` determines all random numbers (the head, drop path); the global random
+    state is restored afterwards.
     """
     device = next(backbone.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         classifier = Classifier(backbone.unfreeze(), len(train.classes), recipe.readout).to(device)
         for name, parameter in backbone.named_parameters():
-            if name == "mask_token":  # nothing is masked here
+            if name == "mask_token":  # unused, since no patches are masked
                 parameter.requires_grad_(False)
         groups = parameter_groups(
             classifier, recipe.lr * recipe.batch_size / 256, recipe.layer_decay, recipe.weight_decay
@@ -127,7 +127,7 @@ def fine_tune(
 def classification_accuracy(
     classifier: Classifier, batches: Iterable[Any], tops: Sequence[int] = (1,)
 ) -> dict[int, float]:
-    """Share of images, of batches (images, labels, ...), whose label is among the best few, for each few."""
+    """Return the top-k accuracy on batches (images, labels, ...) for each k of `tops`."""
     device = next(classifier.parameters()).device
     right, count = dict.fromkeys(tops, 0), 0
     for images, labels, *_ in batches:

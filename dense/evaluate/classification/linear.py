@@ -1,4 +1,4 @@
-"""Linear classification of frozen features: the published recipes, and grids of heads trained in one pass."""
+"""Linear classification of frozen features by the published recipes; grids of heads are trained in one pass."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from dense.evaluate.classification.features import Pooled, Readout, blocks_of, d
 
 GRID = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 MOMENTUM = 0.9
-STD = 0.01  # of random initialisation; biases start at 0
+STD = 0.01  # of the initial weights; biases start at 0
 
 
 @dataclass(frozen=True)
 class LinearRecipe:
-    """SGD with momentum .9, no weight decay, a cosine to 0; the length is given in epochs or in steps."""
+    """SGD with momentum 0.9, no weight decay and a cosine schedule to 0; the length is in epochs or in steps."""
 
     name: str
     readouts: tuple[Readout, ...]
-    learning_rates: tuple[float, ...]  # at a batch of 256, in proportion to it
+    learning_rates: tuple[float, ...]  # at a batch of 256; they are scaled linearly with the batch
     batch_size: int = 128
     epochs: int | None = None
     steps: int | None = None
-    anneal: Literal["epoch", "step"] = "step"  # how often the learning rate falls
-    augment: bool = True  # random crop and flip; without, features are computed once and kept
+    anneal: Literal["epoch", "step"] = "step"  # whether the learning rate changes per epoch or per step
+    augment: bool = True  # random crop and flip; False computes the features once
     resample: Resample = "bilinear"  # of training crops
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class LinearRecipe:
             raise ValueError(f"epochs={self.epochs}, steps={self.steps}: expected one of them, 1 or more")
 
     def length(self, images: int) -> tuple[int, int]:
-        """Return the total number of steps, and the steps per epoch of so many images."""
+        """Return the total number of steps, and the steps per epoch, for this number of images."""
         per_epoch = max(images // min(self.batch_size, images), 1)
         return self.steps or (self.epochs or 0) * per_epoch, per_epoch
 
@@ -52,19 +52,20 @@ class LinearRecipe:
 
 
 def dino_recipe(spec: BackboneSpec) -> LinearRecipe:
-    """DINO's: 100 epochs at 0.001.
+    """Return DINO's recipe: 100 epochs at a learning rate of 0.001.
 
-    The features are the class tokens of the last four blocks up to the width of ViT-S, and above it the class token and
-    the patch average.
+    The features are the class tokens of the last four blocks up to the width of ViT-S. Wider backbones use the class
+    token and the average of the patches.
     """
     readout: Readout = "average" if not spec.class_token else "last4" if spec.dim <= 384 else "class_average"
     return LinearRecipe("dino", (readout,), (0.001,), epochs=100, anneal="epoch")
 
 
 def dinov2_recipe(spec: BackboneSpec) -> LinearRecipe:
-    """DINOv2's: 12,500 steps and 52 heads, of which the best on the validation set is reported.
+    """Return DINOv2's recipe: 12,500 steps and 52 heads, of which the best on the validation set is reported.
 
-    The heads are 13 learning rates for the last or the last four class tokens, with and without the patch average.
+    The heads combine 13 learning rates with the class tokens of the last or the last four blocks, with and without the
+    average of the patches.
     """
     readouts: tuple[Readout, ...] = ("class", "class_average", "last4", "last4_average")
     return LinearRecipe(
@@ -78,7 +79,7 @@ RECIPES = {"dino": dino_recipe, "dinov2": dinov2_recipe}
 class HeadGrid:
     """Linear classifiers of one readout, one per learning rate, computed in one matrix product.
 
-    The gradient of softmax cross-entropy is written out, so that a step is two matrix products without autograd.
+    The gradient of softmax cross-entropy is computed in closed form, so a step is two matrix products without autograd.
     """
 
     def __init__(
@@ -91,12 +92,12 @@ class HeadGrid:
         self.moments = (torch.zeros_like(self.weight), torch.zeros_like(self.bias))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Logits (R, C, B) of features (B, D)."""
+        """Return logits (R, C, B) of features (B, D)."""
         return self.weight @ features.T + self.bias
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, scale: float) -> Tensor:
-        """One step of SGD on features (B, D) and labels (B,), at `scale` times the learning rates; the losses (R,)."""
+        """Take a step of SGD on features (B, D) and labels (B,) at `scale` times the rates; return the losses (R,)."""
         logits = self(features)
         losses = logits.logsumexp(1) - logits[:, labels, torch.arange(len(labels), device=labels.device)]  # R, B
         error = logits.softmax(1)
@@ -109,7 +110,7 @@ class HeadGrid:
         return losses.mean(1)
 
     def accuracy(self, features: Tensor, labels: Tensor, top: int = 1) -> list[float]:
-        """Return the share of images whose label is among the `top` best, for each learning rate."""
+        """Return the top-k accuracy, with k = `top`, for each learning rate."""
         top = min(top, self.weight.shape[1])
         device = self.weight.device
         right = torch.zeros(len(self.weight), device=device)
@@ -121,7 +122,7 @@ class HeadGrid:
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Accuracies on the validation set."""
+    """Accuracies on the validation set, of the best head and of all."""
 
     top1: float
     top5: float  # of the same head
@@ -162,7 +163,7 @@ def linear_evaluation(
 
 
 def repeat(pooled: Pooled, batch_size: int, seed: int = 0) -> Iterator[Pooled]:
-    """Yield shuffled, complete batches of kept features without end."""
+    """Yield shuffled, complete batches of pooled features without end."""
     rng = torch.Generator().manual_seed(seed)
     size = min(batch_size, len(pooled))
     while True:
@@ -198,7 +199,7 @@ def fit_heads(
 
 
 def compare(grids: dict[Readout, HeadGrid], val: Pooled, recipe: LinearRecipe) -> LinearResult:
-    """Evaluate all heads and return the one of best top-1 accuracy, of smaller learning rate on a tie."""
+    """Evaluate all heads and return that of the best top-1 accuracy; the smaller learning rate wins a tie."""
     assert val.labels is not None
     heads: dict[str, float] = {}
     best: tuple[float, float, Readout, float] | None = None

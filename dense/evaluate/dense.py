@@ -137,7 +137,8 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
                 "this model predicts inverse relative depth, which has no metres; choose a protocol with an alignment, "
                 "such as --protocol relative, or --alignment lsq"
             )
-        found["depth"] = DepthMetrics(kind, protocol.alignment, protocol.cap, protocol.crop, protocol.average)  # type: ignore[arg-type]
+        options: Any = (kind, protocol.alignment, protocol.cap, protocol.crop, protocol.average)
+        found["depth"] = DepthMetrics(*options)
     found |= label_metrics(model, source, protocol)
     if not found:
         raise ValueError(

@@ -95,7 +95,8 @@ def begin(
 ) -> Checkpoints:
     """Prepare a run in `folder` (checkpoints, logs, progress, settings) and print `about`; return its checkpoints."""
     checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
-    trainer.callbacks += [SettingsFile(folder, config), *callbacks, checkpoints, ProgressLine()]  # type: ignore[attr-defined]
+    given: Any = trainer  # Lightning declares no such attribute
+    given.callbacks += [SettingsFile(folder, config), *callbacks, checkpoints, ProgressLine()]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,8 @@ def texture(rng: Random, size: float) -> Texture:
     pattern = PATTERNS[int(rng.random() * len(PATTERNS))]
     offset = (rng.random(), rng.random(), rng.random())
     shine = rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0
-    return Texture(pattern, first, second, _rotation(rng), rng.uniform(1.5, 4.5) / size, offset, shine)  # type: ignore[arg-type]
+    turned, scale = _rotation(rng), rng.uniform(1.5, 4.5) / size
+    return Texture(pattern, first, second, turned, scale, offset, shine)  # type: ignore[arg-type]
 
 
 def floor(rng: Random) -> Texture:

@@ -319,7 +319,7 @@ def add_video(parser: Parser) -> None:
 
 def discovery(options: Namespace) -> Result:
     names = list(METHODS) if "all" in options.method else list(dict.fromkeys(options.method))
-    of_verb = parsers()["discovery"]
+    of_verb = parser("discovery")
     settings = given_settings(of_verb, options, names, DISCOVERY)
     if options.size < 0 or not 0 <= options.least < 1:
         of_verb.error(f"--size {options.size} --least {options.least}: expected 0 or more pixels and a share below 1")
@@ -440,15 +440,18 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
 }  # fmt: skip
 
 
+def parser(name: str, **options: bool) -> Parser:
+    """Return the parser of a measure."""
+    description, add, _, examples = MEASURES[name]
+    words = f"{description[:1].upper()}{description[1:]}."
+    of_measure = Parser(f"dense evaluate {name}", words, examples, **options)
+    add(of_measure)
+    return of_measure
+
+
 def parsers(**options: bool) -> dict[str, Parser]:
-    """The parser of each measure."""
-    found = {}
-    for name, (description, add, _, examples) in MEASURES.items():
-        found[name] = Parser(
-            f"dense evaluate {name}", f"{description[:1].upper()}{description[1:]}.", examples, **options
-        )
-        add(found[name])
-    return found
+    """Return the parsers of all measures."""
+    return {name: parser(name, **options) for name in MEASURES}
 
 
 def usage() -> str:
@@ -470,7 +473,7 @@ def main(argv: Sequence[str]) -> int:
         hint = did_you_mean(name, MEASURES)
         print(f"dense evaluate: error: unknown verb {name!r}.{hint} See dense evaluate --help.", file=sys.stderr)
         return 2
-    options = parsers()[name].parse_args(rest)
+    options = parser(name).parse_args(rest)
     start = time.perf_counter()
     result = MEASURES[name][2](options)
     seconds = time.perf_counter() - start

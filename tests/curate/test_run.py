@@ -369,7 +369,7 @@ def test_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         line
         for language, text in blocks
         if not language
-        for line in text.splitlines()
+        for line in re.sub(r"\\\n\s*", "", text).splitlines()
         if line.startswith("dense curate")
     ]
     assert len(commands) >= 4

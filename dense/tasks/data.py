@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, cast
@@ -74,8 +75,8 @@ class LabelledImages(Dataset[Sample]):
         tensors = self.cache.get(self.identity(index), copy)
         if tensors is None:
             raise RuntimeError(
-                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, or the image changed "
-                "during training; run the same command again"
+                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, the image changed "
+                "during training, or not all machines share this folder; run the same command again"
             )
         return self.sample(index, copy)._replace(cached=tuple(tensors))
 
@@ -318,6 +319,7 @@ class DenseData(pl.LightningDataModule):
     ) -> None:
         """Compute the features that the cache lacks, and read those of `splits` from it from now on.
 
+        All processes compute, each its share, and go on together.
         compute: uint8 images (B, 3, H, W) to features. key: everything but the images that the features depend on.
         """
         assert self.cache is not None
@@ -327,18 +329,20 @@ class DenseData(pl.LightningDataModule):
             assert isinstance(dataset, LabelledImages)
             copies = self.copies if split == "train" else 1
             dataset.cache = FeatureCache(self.cache, {**key, "view": self.views[split]}, compute, copies=copies)
+            identities = [dataset.identity(i) for i in range(len(dataset))]
+            load = lambda i, copy, d=dataset: d.sample(i, copy).image  # noqa: E731
+            share = (trainer.global_rank, trainer.world_size)
+            with counting(f"features of {split}") if trainer.is_global_zero else nullcontext() as progress:
+                count = dataset.cache.fill(identities, load, progress=progress, share=share)
+            everyone = torch.tensor(count, device=trainer.strategy.root_device)
+            count = int(trainer.strategy.reduce(everyone, reduce_op="sum"))  # returns when all processes are done
             if trainer.is_global_zero:
-                identities = [dataset.identity(i) for i in range(len(dataset))]
-                load = lambda i, copy, d=dataset: d.sample(i, copy).image  # noqa: E731
-                with counting(f"features of {split}") as progress:
-                    count = dataset.cache.fill(identities, load, progress=progress)
                 say(f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache")
                 if copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
                     say(
                         "the cache holds one version of each image, so its crop and augmentation are the same in every "
                         "epoch; --data.copies 4 keeps four"
                     )
-        trainer.strategy.barrier()
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the model card."""

@@ -5,8 +5,9 @@ a DINOv2-style pretraining step (2 x 224 + 8 x 98 px, class tokens, masked patch
 fp32 and in bf16, and compiled in bf16; inference also eager in fp16. The difference compares the features, or the
 gradient of the first trained tensor, with fp32, eager, on the same device, for two images and equal weights.
 
-A batch that does not fit in memory is halved until it does. What does not fit at all, fails or has no time left is
-named in the table instead of a number. Without an accelerator, or with --small, tiny networks show that it works.
+Memory is the peak of PyTorch's allocator; the column is empty on a CPU. A batch that does not fit in memory is halved
+until it does. What does not fit at all, fails or has no time left is named in the table instead of a number.
+Without an accelerator, or with --small, tiny networks show that it works.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 import timm
 import torch
-from _measure import arguments, peak_memory
+from _measure import arguments
 from torch import Tensor, nn
 
 from dense.backbone import load_backbone
@@ -202,20 +203,16 @@ def measure(work: Work, batch: int, device: torch.device) -> tuple[float, float 
     for _ in range(3):
         work.step(batch)
     synchronise(device)
-    peak: float | None = None
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif device.type == "cpu":
-        with contextlib.suppress(OSError, StopIteration):  # where the system does not report memory
-            peak = max(0.0, peak_memory(lambda: work.step(batch)))
+    memory = getattr(torch, device.type) if device.type != "cpu" else None
+    if hasattr(memory, "reset_peak_memory_stats"):
+        memory.reset_peak_memory_stats()
     times, begin = [], time.perf_counter()
     while len(times) < ROUNDS and (len(times) < 3 or time.perf_counter() - begin < SHORT):
         start = time.perf_counter()
         work.step(batch)
         synchronise(device)
         times.append(time.perf_counter() - start)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    peak = memory.max_memory_allocated() / 2**20 if hasattr(memory, "max_memory_allocated") else None
     return batch / statistics.median(times), peak
 
 

@@ -32,7 +32,7 @@ def test_every_work_in_miniature(tmp_path: Path) -> None:
         assert row["note"] == ""
         assert row["images_per_second"] > 0
         assert (row["difference"] is None) == (row["way"] == "fp32 eager")
-        assert row["difference"] is None or row["difference"] < 0.1
+        assert row["difference"] is None or 0 < row["difference"] < 0.3
     assert "| ViT-S | pretrain | bf16 eager | 2 |" in (tmp_path / "gpu.md").read_text()
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -78,8 +79,8 @@ class LabelledImages(Dataset[Sample]):
         tensors = self.cache.get(self.identity(index), copy)
         if tensors is None:
             raise RuntimeError(
-                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, or the image changed "
-                "during training; run the same command again"
+                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, the image changed "
+                "during training, or not all machines share this folder; run the same command again"
             )
         return self.sample(index, copy)._replace(cached=tuple(tensors))
 
@@ -393,14 +394,17 @@ class DenseData(pl.LightningDataModule):
         return versions
 
     def fill_cache(self, split: str, dataset: LabelledImages) -> None:
-        """Compute the features that the cache of a split lacks."""
+        """Compute the features that the cache of a split lacks: every process its share."""
         trainer: Any = self.trainer
         assert dataset.cache is not None
-        if trainer.is_global_zero:
-            identities = [dataset.identity(i) for i in range(len(dataset))]
+        identities = [dataset.identity(i) for i in range(len(dataset))]
+        share = (trainer.global_rank, trainer.world_size)
+        with counting(f"features of {split}") if trainer.is_global_zero else nullcontext() as progress:
             load = lambda i, copy: dataset.sample(i, copy).image  # noqa: E731
-            with counting(f"features of {split}") as progress:
-                count = dataset.cache.fill(identities, load, progress=progress)
+            count = dataset.cache.fill(identities, load, progress=progress, share=share)
+        everyone = torch.tensor(count, device=trainer.strategy.root_device)
+        count = int(trainer.strategy.reduce(everyone, reduce_op="sum"))  # returns when all processes are done
+        if trainer.is_global_zero:
             kept = len(identities) * dataset.cache.copies - count
             say(f"features of {split}: {count} computed, {kept} in the cache")
             if dataset.cache.copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
@@ -408,7 +412,6 @@ class DenseData(pl.LightningDataModule):
                     "the cache holds one version of each image, so its crop and augmentation are the same in every "
                     "epoch; --data.copies 4 keeps four"
                 )
-        trainer.strategy.barrier()
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the model card."""

@@ -70,6 +70,13 @@ class TrainCLI(TrainingCLI):
         every = min(config.val_every or steps // 10, steps)  # at least one validation
         config.trainer.val_check_interval = max(1, every) * (config.trainer.accumulate_grad_batches or 1)
 
+    def products(self) -> tuple[int, int]:
+        """Return the width of the backbone and the number of tokens of a batch."""
+        data: Any = self.datamodule
+        spec, size = self.model.build_for(data.facts).backbone.spec, data.settings["crop_size"]
+        height, width = (size, size) if isinstance(size, int) else size or spec.image_size
+        return spec.dim, max(1, data.batch_size * height * width // spec.patch**2)
+
 
 def choose_values(config: Any) -> list[str]:
     """Replace the values that are `auto`, print the choice and the reason of each, and return those lines."""
@@ -136,7 +143,7 @@ def run(cli: TrainCLI) -> int:
     data.run_folder = folder / "features"
     best = BestModel(folder / "model", config.patience)
     about = describe(task, data, trainer)
-    checkpoints = begin(trainer, folder, config.checkpoint.as_dict(), about, cli.parser.dump(config), [best])
+    checkpoints = begin(trainer, folder, config.checkpoint.as_dict(), about, cli.settings(), [best])
     start = time.monotonic()
     fit(trainer, task, data, checkpoints)
     if not trainer.is_global_zero:

@@ -20,7 +20,7 @@ from dense.data.degrade import Degrade
 from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.check import check_all, check_one_size
 from dense.data.labelled.layouts import LAYOUTS
-from dense.data.labelled.open import current_layout, open_labelled
+from dense.data.labelled.open import current_layout, open_training
 from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, LabelledSource, Sample, collate
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
@@ -135,7 +135,10 @@ class DenseData(pl.LightningDataModule):
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
         cache: folder in which features of a frozen backbone are kept; null computes them in every step.
         copies: number of augmented versions per image in the cache; 1 without augmentation.
-        val_ratio: validation fraction of a folder without splits.
+        val_ratio: validation fraction of images without a validation set of their own; 0 trains on all of them, without
+            validation, and keeps the last step's model.
+        split_by: regular expression for what images have in common that stay on one side of such a split, such as the
+            video in (video\\d+)/; it is searched for in the name of each file, and its first group counts.
         kb_crop: crop KITTI's images to 352x1216 at the bottom centre.
         check: check all images and targets before training; a number checks so many samples per split.
         scenes: numbers of embedded scenes for training and for validation.
@@ -165,6 +168,7 @@ class DenseData(pl.LightningDataModule):
         cache: str | None = None,
         copies: int = 1,
         val_ratio: float = 0.1,
+        split_by: str | None = None,
         kb_crop: bool = False,
         check: bool | int = True,
         scenes: tuple[int, int] = (300, 100),
@@ -187,12 +191,13 @@ class DenseData(pl.LightningDataModule):
         options: dict[str, Any] = {
             "layout": layout, "partial": partial, "targets": targets or answers or TARGETS, "classes": classes,
             "depth": depth, "val_ratio": val_ratio, "kb_crop": kb_crop, "size": scene_size, "seed": scene_seed,
+            "split_by": split_by,
         }  # fmt: skip
-        heights = camera_heights or (None, None)
-        self.train, self.val = (
-            open_labelled(root, split, length=length, camera_height=height, **options)
-            for split, length, height in zip(("train", "val"), scenes, heights, strict=True)
+        of_train, of_val = (
+            {"length": length, "camera_height": height}
+            for length, height in zip(scenes, camera_heights or (None, None), strict=True)
         )
+        self.train, self.val = open_training(root, train=of_train, val=of_val, **options)
         limit = None if check is True else int(check)
         if check:
             with counting("checking images") as count:

@@ -382,7 +382,7 @@ def test_images_of_kitti_can_be_cut(tmp_path: Path) -> None:
     """And a cache knows whether they were."""
     kitti_eigen(tmp_path)
     whole, cut = (DenseData(str(tmp_path), "kitti_eigen", check=False, kb_crop=b) for b in (False, True))
-    assert [d.val_set.sample(0).image.shape for d in (whole, cut)] == [(3, 360, 1220), (3, 352, 1216)]
+    assert [d.train_set.sample(0).image.shape for d in (whole, cut)] == [(3, 360, 1220), (3, 352, 1216)]
     assert not set(whole.views.values()) & set(cut.views.values())
 
 

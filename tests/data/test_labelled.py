@@ -551,6 +551,17 @@ def test_saturated_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_zeros_that_became_known(tmp_path: Path) -> None:
+    """`invalid` replaces its default."""
+    folder(tmp_path, ["a", "b"], masks=False, depth=True)
+    for name in "ab":
+        depth16(tmp_path / f"depth/{name}.png", np.where(np.arange(WIDTH) < 2, 0, ramp(3000)))
+    assert suspicions(tmp_path) == ""
+    text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000, invalid: [65535]}")
+    found = suspicions(tmp_path)
+    assert "25.0% of the pixels hold 0, which is no depth; write in depth.yaml invalid: [65535, 0]" in found
+
+
 def test_depth_beyond_every_scene(tmp_path: Path) -> None:
     """A wrong scale, and a few numbers beyond a kilometre; each with what to write."""
     folder(tmp_path, ["a", "b"], masks=False, depth=True)

@@ -61,11 +61,11 @@ def check(
     if warnings is not None:
         if source.depth_format is not None:
             warnings += suspicious_depth(sorted(seen.depths), source.depth_format)
-        classes = {label for _, label in seen.masks}
-        if len(seen.masks) > 1 and len(classes) == 1 and (label := classes.pop()) is not None:
-            name = source.classes[label] if source.classes else label
+        labels = {label for _, label in seen.masks}
+        names = source.classes or ()
+        if min(len(seen.masks), len(names)) > 1 and len(labels) == 1 and (label := labels.pop()) is not None:
             warnings.append(
-                f"each of {len(seen.masks)} masks holds the class {name!r} alone, such as that of "
+                f"each of {len(seen.masks)} masks holds the class {names[label]!r} alone, such as that of "
                 f"{min(seen.masks)[0]}; compare classes.yaml with the values in the masks"
             )
     return lines
@@ -76,6 +76,7 @@ class DepthNumbers(NamedTuple):
 
     name: str
     known: float  # share of the known numbers
+    zero: float  # share of 0 among them, which no metric depth is
     low: float
     median: float
     high: float
@@ -97,6 +98,7 @@ def depth_numbers(name: str, raw: NDArray[np.generic], form: DepthFormat) -> Dep
     """Summarise a depth map as it is stored; None if nothing in it is known."""
     numbers = raw.astype(np.float32).ravel()
     numbers = numbers[np.isfinite(numbers) & ~form.unknown(numbers) & ~np.isin(numbers, form.infinite)]
+    known, numbers = numbers.size, numbers if form.kind == "inverse_relative" else numbers[numbers != 0]
     if not numbers.size:
         return None
     high = numbers.max()
@@ -106,12 +108,19 @@ def depth_numbers(name: str, raw: NDArray[np.generic], form: DepthFormat) -> Dep
     if raw.dtype == np.int32 and high == 65535:  # as PIL reads 16 bits
         limit = 16
     far = numbers[numbers > FARTHEST * (form.scale or 1)]
-    shares = [count / raw.size for count in (numbers.size, numbers.size - below.size, second, far.size)]
-    median = float(np.median(numbers[:: max(1, numbers.size // 10_000)]))
     return DepthNumbers(
-        name, shares[0], float(numbers.min()), median, float(high), shares[1], shares[2], limit, shares[3],
-        float(far.min()) if far.size else 0.0,
-    )  # fmt: skip
+        name,
+        known=known / raw.size,
+        zero=(known - numbers.size) / raw.size,
+        low=float(numbers.min()),
+        median=float(np.median(numbers[:: max(1, numbers.size // 10_000)])),
+        high=float(high),
+        peak=(numbers.size - below.size) / raw.size,
+        next=second / raw.size,
+        limit=limit,
+        far=far.size / raw.size,
+        nearest_far=float(far.min()) if far.size else 0.0,
+    )
 
 
 def suspicious_depth(files: Sequence[DepthNumbers], form: DepthFormat) -> Iterator[str]:
@@ -120,13 +129,18 @@ def suspicious_depth(files: Sequence[DepthNumbers], form: DepthFormat) -> Iterat
     if constant:
         names = _listed([f"{file.name} ({file.high:.9g})" for file in constant], "depth map")
         yield f"one number fills {names}; leave such samples out, or declare it: {form.declaring(constant[0].high)}"
+    if zeros := [file for file in files if file.zero]:
+        share = sum(file.zero for file in zeros) / len(zeros)
+        names = _listed([file.name for file in zeros], "depth map")
+        yield f"{names}: {share:.1%} of the pixels hold 0, which is no depth; write in depth.yaml {form.declaring(0)}"
     saturated: dict[float, list[DepthNumbers]] = defaultdict(list)
     for file in files:
         if file.low < file.high and (file.limit or (file.peak >= PEAK and file.peak >= 10 * file.next)):
             saturated[file.high].append(file)
-    for number, found in saturated.items():
+    for number, found in list(saturated.items()):
         share, bits = sum(file.peak for file in found) / len(found), found[0].limit
         if share < (SATURATED if bits else PEAK) or (not bits and len(found) < min(3, len(files))):
+            del saturated[number]
             continue
         largest = f"the largest number of {bits} bits" if bits else "the largest number of each"
         far = f"; if infinitely far, infinite: [{number:.9g}]" if form.kind == "metric" else ""
@@ -183,10 +197,10 @@ def _problems(source: FileSource, index: int, seen: Seen) -> Iterator[str]:
         if shape and (problem := source.mismatch(index, what, target.shape[:2], shape)):
             yield problem
         if what == "mask":
-            labels = np.unique(target[target != IGNORE])
+            labels = np.flatnonzero(np.bincount(target.ravel(), minlength=IGNORE + 1)[:IGNORE])
             seen.masks.append((name, int(labels[0]) if len(labels) == 1 else None))
-        if what == "mask" and (target == IGNORE).all():
-            yield f"the mask of {name} is ignored everywhere; leave the sample out"
+            if not len(labels):
+                yield f"the mask of {name} is ignored everywhere; leave the sample out"
         if what == "depth map" and not np.isfinite(target).any():
             yield f"the depth map of {name} has no known depth anywhere; leave the sample out"
     if shape and source.crop and (shape[0] < source.crop[0] or shape[1] < source.crop[1]):

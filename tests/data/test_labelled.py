@@ -527,7 +527,7 @@ def test_saturated_depth(tmp_path: Path) -> None:
     folder(tmp_path, ["a", "b", "c"], masks=False, depth=True)
     for i, name in enumerate("abc"):
         depth16(tmp_path / f"depth/{name}.png", np.where(np.arange(WIDTH) < 2, 65535, ramp(3000 + i)))
-    assert "25.0% of the pixels hold 65535, the largest number of 16 bits" in suspicions(tmp_path)
+    assert "25 % of the pixels hold 65535, the largest number of 16 bits" in suspicions(tmp_path)
     assert "write in depth.yaml invalid: [0, 65535]; if infinitely far, infinite: [65535]" in suspicions(tmp_path)
     text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000, invalid: [0, 65535]}")
     assert suspicions(tmp_path) == ""
@@ -559,7 +559,7 @@ def test_zeros_that_became_known(tmp_path: Path) -> None:
     assert suspicions(tmp_path) == ""
     text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000, invalid: [65535]}")
     found = suspicions(tmp_path)
-    assert "25.0% of the pixels hold 0, which is no depth; write in depth.yaml invalid: [65535, 0]" in found
+    assert "25 % of the pixels hold 0, which is no depth; write in depth.yaml invalid: [65535, 0]" in found
 
 
 def test_depth_beyond_every_scene(tmp_path: Path) -> None:
@@ -580,7 +580,7 @@ def test_depth_beyond_every_scene(tmp_path: Path) -> None:
     values[0, :2] = 2e6, 3e6
     np.save(tmp_path / "depth/b.npy", values)
     assert "1 depth map: " in suspicions(tmp_path)
-    assert "b.npy: 4.2% of the pixels lie beyond 1000 m, up to 3000 m" in suspicions(tmp_path)
+    assert "b.npy: 4.17 % of the pixels lie beyond 1000 m, up to 3000 m" in suspicions(tmp_path)
     assert "invalid: [0, [2000000, 3000000]]" in suspicions(tmp_path)
 
 

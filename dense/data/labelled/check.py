@@ -132,21 +132,24 @@ def suspicious_depth(files: Sequence[DepthNumbers], form: DepthFormat) -> Iterat
     if zeros := [file for file in files if file.zero]:
         share = sum(file.zero for file in zeros) / len(zeros)
         names = _listed([file.name for file in zeros], "depth map")
-        yield f"{names}: {share:.1%} of the pixels hold 0, which is no depth; write in depth.yaml {form.declaring(0)}"
+        line = form.declaring(0)
+        yield f"{names}: {100 * share:.3g} % of the pixels hold 0, which is no depth; write in depth.yaml {line}"
     saturated: dict[float, list[DepthNumbers]] = defaultdict(list)
     for file in files:
         if file.low < file.high and (file.limit or (file.peak >= PEAK and file.peak >= 10 * file.next)):
             saturated[file.high].append(file)
     for number, found in list(saturated.items()):
         share, bits = sum(file.peak for file in found) / len(found), found[0].limit
-        if share < (SATURATED if bits else PEAK) or (not bits and len(found) < min(3, len(files))):
+        exact = bits is not None and bits > 8 and form.kind == "metric"  # no depth ends there by chance
+        least = 0 if exact else SATURATED if bits else PEAK
+        if share < least or (not bits and len(found) < min(3, len(files))):
             del saturated[number]
             continue
         largest = f"the largest number of {bits} bits" if bits else "the largest number of each"
         far = f"; if infinitely far, infinite: [{number:.9g}]" if form.kind == "metric" else ""
         yield (
-            f"{_listed([file.name for file in found], 'depth map')}: {share:.1%} of the pixels hold {number:.9g}, "
-            f"{largest}; if it means unknown, write in depth.yaml {form.declaring(number)}{far}"
+            f"{_listed([file.name for file in found], 'depth map')}: {100 * share:.3g} % of the pixels hold "
+            f"{number:.9g}, {largest}; if it means unknown, write in depth.yaml {form.declaring(number)}{far}"
         )
     if form.kind != "metric" or not files:
         return
@@ -163,7 +166,7 @@ def suspicious_depth(files: Sequence[DepthNumbers], form: DepthFormat) -> Iterat
         low, high = min(file.nearest_far for file in far_files), max(file.high for file in far_files)
         share = sum(file.far for file in far_files) / len(far_files)
         yield (
-            f"{_listed([file.name for file in far_files], 'depth map')}: {share:.1%} of the pixels lie beyond "
+            f"{_listed([file.name for file in far_files], 'depth map')}: {100 * share:.3g} % of the pixels lie beyond "
             f"{FARTHEST:g} m, up to {high / scale:.4g} m; if they are unknown, write in depth.yaml "
             f"{form.declaring(low, high)}"
         )

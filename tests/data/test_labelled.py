@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -537,6 +538,17 @@ def test_saturated_depth(tmp_path: Path) -> None:
     assert "invalid: [0, 65535, 9999]" in suspicions(tmp_path)
     depth16(tmp_path / "depth/a.png", ramp(3000))
     assert suspicions(tmp_path) == ""  # two of three may end at one wall
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(os.environ.get("DENSE_REAL", ""), "kitchen").is_dir(), reason="needs DENSE_REAL")
+def test_saturated_depth_of_a_sensor() -> None:
+    """A few pixels of a frame of 7-Scenes' kitchen hold 65535, which its depth.yaml declares."""
+    root = Path(os.environ["DENSE_REAL"], "kitchen")
+    for declared, words in ((None, ""), ({"kind": "metric", "scale": 1000}, "write in depth.yaml invalid: [0, 65535]")):
+        found: list[str] = []
+        assert check(open_labelled(root, "train", depth=declared), warnings=found) == []
+        assert (words in found[0] and "000234.png" in found[0]) if words else not found
 
 
 def test_saturated_bytes(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
     outputs: ClassVar[dict[str, tuple[str, ...]]]  # name of each trained output -> kinds of output that it may be
     monitor: str  # the validation metric by which the best model is chosen
     mode: str  # min or max
-    second: ClassVar[str]  # the validation metric, to be maximised, that decides between close ones; see BestModel
+    second: ClassVar[str] = ""  # the validation metric, to be maximised, that decides between close ones; see BestModel
     baseline_name: ClassVar[str] = "constant"
     evaluation: Any = None  # how depth is measured, in tasks with depth
 
@@ -105,12 +105,12 @@ class DenseTask(pl.LightningModule, abc.ABC):
         """Add a batch, with maps of the targets' full size."""
 
     @abc.abstractmethod
-    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps]:
-        """Return, as a function of a batch, the prediction that needs no learning: a constant fitted to `train`."""
-
-    @abc.abstractmethod
     def loss_recipe(self) -> dict[str, Any]:
         """Return the options of the losses as plain data."""
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps] | None:
+        """Return, as a function of a batch, a prediction without learning, such as a constant fitted to `train`."""
+        return None
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Return parameters that are trained besides the network's."""
@@ -300,9 +300,9 @@ class DenseTask(pl.LightningModule, abc.ABC):
     def on_validation_epoch_start(self) -> None:
         """Prepare the metrics; in the first validation of a run also those of the constant prediction."""
         self.metrics.reset()
-        if not self.constant:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.comparing = self.baseline(data.train), self.new_metrics().to(self.device)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.constant and (predict := self.baseline(data.train)) is not None:
+            self.comparing = predict, self.new_metrics().to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Apply the network as `inference` says and compare the maps with the targets, at the targets' own size."""

@@ -320,7 +320,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the set and show them to callbacks."""
-        numbers = {f"val/{k}": v for k, v in self.numbers(self.metrics).items()}
+        numbers = {f"val/{k}": v for k, v in self.numbers().items()}
         if self.comparing is not None:
             self.constant = {f"val/{k}": v for k, v in self.numbers(self.comparing[1]).items()}
             self.comparing = None
@@ -330,9 +330,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
             self.record(numbers, self.trainer.global_step)
             self.validated = numbers
 
-    def numbers(self, metrics: Any) -> dict[str, float]:
-        """Return the scalar metrics of the set."""
-        return {k: float(v) for k, v in metrics.compute().items() if not isinstance(v, dict)}
+    def numbers(self, metrics: Any = None) -> dict[str, float]:
+        """Return the scalar metrics of the set, by default those of the network."""
+        found = (self.metrics if metrics is None else metrics).compute()
+        return {k: float(v) for k, v in found.items() if not isinstance(v, dict)}
 
 
 def targets_of(source: LabelledSource, what: Literal["labels", "depth"]) -> Iterator[NDArray[Any]]:

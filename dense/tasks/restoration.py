@@ -127,7 +127,7 @@ class RestorationTask(DenseTask):
 
         return predict
 
-    def numbers(self, metrics: Any) -> dict[str, float]:
+    def numbers(self, metrics: Any = None) -> dict[str, float]:
         """Return the metrics of the set, and the PSNR of each kind."""
-        per_kind = metrics.compute()["per_degradation"]
+        per_kind = (self.metrics if metrics is None else metrics).compute()["per_degradation"]
         return super().numbers(metrics) | {f"psnr/{kind}": row["psnr"] for kind, row in per_kind.items()}

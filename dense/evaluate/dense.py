@@ -200,8 +200,8 @@ def measure(
         raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")
     if (whole := getattr(source, "whole", 0)) and data != model.facts.get("images"):
         say(
-            f"{data} has no splits, and the model was trained on other images: {len(source)} of its {whole} images are "
-            "used; --split all uses all of them"
+            f"{data} has no validation images of its own, and the model was trained on other images: {len(source)} of "
+            f"its {whole} images are used; --split all uses all of them, if there are no splits"
         )
     check_all({split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol, measured)

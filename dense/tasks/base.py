@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -17,7 +18,9 @@ import heads
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
 from dense.data.cache import weights_digest
-from dense.data.labelled.sample import Batch
+from dense.data.labelled.check import spread
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.sample import Batch, LabelledSource
 from dense.model.inference import through
 from dense.model.network import DenseModel, Inference, Maps, Task
 from dense.tasks.data import DataFacts
@@ -27,6 +30,7 @@ from dense.training.fit import continue_metrics, refuse_another, seed_micro_batc
 from heads.features import Features, Size
 
 LOG_EVERY = 10  # optimiser steps
+FITTED = 100  # training images to which the constant prediction is fitted
 YOUNGER = ("evaluation", "inference")  # parts of a recipe that older checkpoints lack
 
 
@@ -34,14 +38,16 @@ class DenseTask(pl.LightningModule, abc.ABC):
     """A head in training.
 
     A task defines the outputs that its head must have (`complete_outputs`), the loss (`losses`), and the validation
-    metrics (`build_metrics`, `update_metrics`). Everything random in a step is seeded by (seed, step, micro-batch), so
-    a resumed run repeats an uninterrupted one.
+    metrics (`build_metrics`, `update_metrics`, and `baseline` to compare with). Everything random in a step is seeded
+    by (seed, step, micro-batch), so a resumed run repeats an uninterrupted one.
     """
 
     task: Task
     outputs: ClassVar[dict[str, tuple[str, ...]]]  # name of each trained output -> kinds of output that it may be
     monitor: str  # the validation metric by which the best model is chosen
     mode: str  # min or max
+    second: ClassVar[str] = ""  # the validation metric, to be maximised, that decides between close ones; see BestModel
+    baseline_name: ClassVar[str] = "constant"
     evaluation: Any = None  # how depth is measured, in tasks with depth
 
     def __init__(
@@ -79,6 +85,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.network: DenseModel
         self.micro_batch = 0
         self.validated: dict[str, float] = {}  # metrics of the last validation
+        self.constant: dict[str, float] = {}  # the same metrics of the prediction by `baseline`
+        self.comparing: tuple[Callable[[Batch], Maps], Any] | None = None  # while these are computed
 
     # ---- hooks
 
@@ -101,6 +109,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
     @abc.abstractmethod
     def loss_recipe(self) -> dict[str, Any]:
         """Return the options of the losses as plain data."""
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps] | None:
+        """Return, as a function of a batch, a prediction without learning, such as a constant fitted to `train`."""
+        return None
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Return parameters that are trained besides the network's."""
@@ -156,10 +168,15 @@ class DenseTask(pl.LightningModule, abc.ABC):
             )
         self.build_for(data.facts)
         if not hasattr(self, "metrics"):
-            self.metrics: Any = self.build_metrics()
-            for metric in self.metrics.modules():
-                if isinstance(metric, Metric):
-                    metric.sync_on_compute = False  # every process validates on the whole set
+            self.metrics: Any = self.new_metrics()
+
+    def new_metrics(self) -> Any:
+        """Return new validation metrics of this process, each of which validates on the whole set."""
+        metrics = self.build_metrics()
+        for metric in metrics.modules():
+            if isinstance(metric, Metric):
+                metric.sync_on_compute = False
+        return metrics
 
     def on_fit_start(self) -> None:
         """Fill the cache, now that the network is on its device."""
@@ -275,19 +292,24 @@ class DenseTask(pl.LightningModule, abc.ABC):
         return json.loads(json.dumps(plain | self.loss_recipe()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the recipe with the weights."""
-        checkpoint["recipe"] = self.recipe()
+        """Keep the recipe and the numbers of the constant prediction with the weights."""
+        checkpoint["recipe"], checkpoint["constant"] = self.recipe(), self.constant
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another recipe and name what differs; parts that an older one lacks may differ."""
         saved = checkpoint.get("recipe", {})
         known = {key: value for key, value in self.recipe().items() if key in saved or key not in YOUNGER}
         refuse_another(known, saved)
+        self.constant = dict(checkpoint.get("constant", {}))
 
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
+        """Prepare the metrics; in the first validation of a run also those of the constant prediction."""
         self.metrics.reset()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.constant and (predict := self.baseline(data.train)) is not None:
+            self.comparing = predict, self.new_metrics().to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Apply the network as `inference` says and compare the maps with the targets, at the targets' own size."""
@@ -299,19 +321,36 @@ class DenseTask(pl.LightningModule, abc.ABC):
             assert batch.images is not None
             maps = through(self.network, self.inference, size)(self.network.backbone.normalise(batch.images))
         self.update_metrics(self.metrics, maps, batch)
+        if self.comparing is not None:
+            self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the set and show them to callbacks."""
         numbers = {f"val/{k}": v for k, v in self.numbers().items()}
+        if self.comparing is not None:
+            self.constant = {f"val/{k}": v for k, v in self.numbers(self.comparing[1]).items()}
+            self.comparing = None
         for name, value in numbers.items():
             self.log(name, value, sync_dist=False, logger=False)
         if not self.trainer.sanity_checking:
             self.record(numbers, self.trainer.global_step)
             self.validated = numbers
 
-    def numbers(self) -> dict[str, float]:
-        """Return the scalar metrics of the set."""
-        return {k: float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}
+    def numbers(self, metrics: Any = None) -> dict[str, float]:
+        """Return the scalar metrics of the set, by default those of the network."""
+        found = (self.metrics if metrics is None else metrics).compute()
+        return {k: float(v) for k, v in found.items() if not isinstance(v, dict)}
+
+
+def targets_of(source: LabelledSource, what: Literal["labels", "depth"]) -> Iterator[NDArray[Any]]:
+    """Yield the targets (H, W) of some images, evenly spread; those in files are read without their images."""
+    for index in spread(len(source), FITTED):
+        if isinstance(source, FileSource):
+            target = source.labels(index) if what == "labels" else source.depth(index)
+        else:
+            target = getattr(source.read(index), what)
+        if target is not None:
+            yield target
 
 
 def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:

@@ -23,7 +23,7 @@ from dense.data.degrade import Degrade
 from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.check import check_all, check_one_size
 from dense.data.labelled.layouts import LAYOUTS
-from dense.data.labelled.open import current_layout, open_labelled
+from dense.data.labelled.open import current_layout, open_training
 from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, LabelledSource, Sample, collate
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
@@ -144,7 +144,10 @@ class DenseData(pl.LightningDataModule):
         cache: folder in which features of a frozen backbone are kept; auto keeps them in the folder of the run, where
             that saves time and the disk has room; null computes them in every step.
         copies: number of augmented versions per image in the cache; auto for as many as the run can use, at most four.
-        val_ratio: validation fraction of a folder without splits.
+        val_ratio: validation fraction of images without a validation set of their own; 0 trains on all of them, without
+            validation, and keeps the last step's model.
+        split_by: regular expression for what images have in common that stay on one side of such a split, such as the
+            video in (video\\d+)/; it is searched for in the name of each file, and its first group counts.
         kb_crop: crop KITTI's images to 352x1216 at the bottom centre.
         check: check all images and targets before training; a number checks so many samples per split.
         scenes: numbers of embedded scenes for training and for validation.
@@ -175,6 +178,7 @@ class DenseData(pl.LightningDataModule):
         cache: str | None = None,
         copies: int | Literal["auto"] = 1,
         val_ratio: float = 0.1,
+        split_by: str | None = None,
         kb_crop: bool = False,
         check: bool | int = True,
         scenes: tuple[int, int] = (300, 100),
@@ -204,12 +208,13 @@ class DenseData(pl.LightningDataModule):
         options: dict[str, Any] = {
             "layout": layout, "partial": partial, "targets": targets or answers or TARGETS, "classes": classes,
             "depth": depth, "val_ratio": val_ratio, "kb_crop": kb_crop, "size": scene_size, "seed": scene_seed,
+            "split_by": split_by,
         }  # fmt: skip
-        heights = camera_heights or (None, None)
-        self.train, self.val = (
-            open_labelled(root, split, length=length, camera_height=height, **options)
-            for split, length, height in zip(("train", "val"), scenes, heights, strict=True)
+        of_train, of_val = (
+            {"length": length, "camera_height": height}
+            for length, height in zip(scenes, camera_heights or (None, None), strict=True)
         )
+        self.train, self.val = open_training(root, train=of_train, val=of_val, **options)
         limit = None if check is True else int(check)
         if check:
             with counting("checking images") as count:
@@ -371,14 +376,14 @@ class DenseData(pl.LightningDataModule):
         drawn = steps * self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         wanted = max(1, min(VERSIONS if self.copies == "auto" else self.copies, drawn // max(train, 1)))
         if named:
-            return {"train": wanted if self.copies == "auto" else self.copies} | ({"val": 1} if whole else {})
-        versions = {"val": 1} if whole else {}
+            return {"train": wanted if self.copies == "auto" else self.copies} | ({"val": 1} if whole and val else {})
+        versions = {"val": 1} if whole and val else {}
         if self.cache == "auto" and isinstance(self.train_set, Drawn):
             if wanted * train < GAIN * drawn:
                 versions["train"] = wanted
             elif trainer.is_global_zero:
                 say(f"features of train: not kept, since {drawn} views of {train} images are seldom the same")
-        size = sum(f.numel() for f in compute(self.val_set.sample(0).image[None])) if versions else 0
+        size = sum(f.numel() for f in compute(self.sample_of("val" if val else "train").image[None])) if versions else 0
         needed = size * (4 * val * versions.get("val", 0) + 2 * train * versions.get("train", 0))
         there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         free = shutil.disk_usage(there).free
@@ -392,6 +397,12 @@ class DenseData(pl.LightningDataModule):
                 "--data.copies sets how many"
             )
         return versions
+
+    def sample_of(self, split: str) -> Sample:
+        """Return the first image of a split as it is trained or validated."""
+        dataset = self.train_set if split == "train" else self.val_set
+        assert isinstance(dataset, LabelledImages)
+        return dataset.sample(0)
 
     def fill_cache(self, split: str, dataset: LabelledImages) -> None:
         """Compute the features that the cache of a split lacks: every process its share."""

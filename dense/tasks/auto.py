@@ -111,7 +111,8 @@ def head_for(task: str, survey: Survey) -> Choice:
     """Return the options of a head."""
     if task == "SegmentationTask" and survey.count < FEW:
         return {"name": "linear", "batch_norm": True, "dropout": 0.1}, f"fewer than {FEW} images"
-    options = {"name": "dpt", "width": 64, "resample": "bilinear", "input_norm": True, "reassemble": [64, 64, 64, 64]}
+    width = 48
+    options = {"name": "dpt", "width": width, "resample": "bilinear", "input_norm": True, "reassemble": [width] * 4}
     return options, "a decoder draws sharper edges than a linear head"
 
 

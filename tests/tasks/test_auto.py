@@ -122,7 +122,7 @@ def test_one_working_size(folder: Path, tmp_path: Path, resize: int | tuple[int,
     predictor = train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": resize})
     assert predictor.inference.resize == resize
     assert DenseModel.from_pretrained(tmp_path / "run/model").inference == Inference(resize)
-    result = dense.evaluate("segmentation", model=tmp_path / "run/model", data=folder, split="val")
+    result = dense.evaluate(tmp_path / "run/model", folder)
     best = predictor.model.facts["numbers"]["val/miou"]
     assert result.numbers["miou"] == pytest.approx(best, abs=1e-6)
     assert PROTOCOLS["plain"].with_model(Inference(64, 32)).resize == 64

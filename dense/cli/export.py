@@ -9,7 +9,7 @@ from dense.cli.parser import Parser, add_set, layers, norm
 from dense.console import check_writable
 
 EXAMPLES = (
-    ("dense export runs/mine/model --output mine.onnx --size 518 686 --raw", "ONNX that takes uint8 values"),
+    ("dense export runs/mine/model --output mine.onnx --raw", "ONNX that takes uint8 values"),
     ("dense export scenes_tiny --output backbone.pt2 --size 96 96", "a backbone, as torch.export saves it"),
 )
 
@@ -21,7 +21,9 @@ def parser(**options: bool) -> Parser:
         "model", help="directory that dense train wrote, or a backbone: directory, timm or official name"
     )
     parser.add_argument("--output", type=Path, required=True, help="file to write: .onnx or .pt2")
-    parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images, in pixels")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images; by default the model's working size"
+    )
     parser.add_argument("--dynamic", action="store_true", help="accept other sizes too, where positions are no table")
     parser.add_argument("--raw", action="store_true", help="take images of 0 to 255 and normalise them in the file")
     parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(model, Backbone) and options.weights is None and directory(options.model) is None:
         print(f"{options.model} is randomly initialised; give --weights for trained ones")
     done = export(
-        model, options.output, tuple(options.size),
+        model, options.output, options.size and tuple(options.size),
         dynamic=options.dynamic, raw=options.raw, opset=options.opset, layers=options.layers, norm=norm(options.norm),
         raw_depth=options.raw_depth,
     )  # fmt: skip

@@ -34,7 +34,7 @@ class Exported:
 def export(
     model: DenseModel | Backbone | str | Path,
     output: str | Path,
-    size: Size,
+    size: Size | None = None,
     *,
     dynamic: bool = False,
     raw: bool = False,
@@ -44,6 +44,8 @@ def export(
     raw_depth: bool = False,
 ) -> Exported:
     """Write a .onnx or .pt2 file for images of `size` (height, width) and any batch, and compare it with the model.
+
+    Without a size, it is that at which a model of `dense train` was validated.
 
     Args:
         model: a trained model or its directory, or a backbone, its directory or its name.
@@ -62,6 +64,10 @@ def export(
         raise ValueError(f"opset={opset} is of ONNX; leave it out for a .pt2 file")
     if isinstance(model, str | Path):
         model = open_model(model)
+    if size is None:
+        size = model.facts.get("view") if isinstance(model, DenseModel) else None
+    if size is None:
+        raise ValueError("size: the model has no working size; give height and width in pixels, --size H W")
     network = ExportNetwork(
         copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm, raw_depth
     )

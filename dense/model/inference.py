@@ -13,7 +13,6 @@ from heads.layers import resize
 
 if TYPE_CHECKING:
     from dense.model.network import DenseModel, Inference
-    from heads.features import Size
 
 Maps = dict[str, Tensor]
 Network = Callable[[Tensor], Maps]  # normalised images (B, 3, H, W) -> name -> (B, K, H, W)
@@ -147,14 +146,6 @@ def slid(network: Network, window: int, stride: int, edges: Edges = "even", batc
     return run
 
 
-def through(model: DenseModel, inference: Inference, size: Size | None = None) -> Network:
-    """Return a network that applies a model as `inference` says: in sliding windows, or to whole images.
-
-    Its maps have the images' size, or `size`; without windows the head decodes at that size directly.
-    """
-    if inference.window is None:
-        return lambda images: model.maps(images, size)
-    windowed = slid(model.maps, inference.window, inference.step)
-    if size is None:
-        return windowed
-    return lambda images: {n: resize(v, size, align_corners=False) for n, v in windowed(images).items()}
+def through(model: DenseModel, inference: Inference) -> Network:
+    """Return a network that applies a model as `inference` says: in sliding windows, or to whole images."""
+    return model.maps if inference.window is None else slid(model.maps, inference.window, inference.step)

@@ -28,6 +28,7 @@ from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions, Tu
 from dense.tasks.tuning import parameter_groups, prepare
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
 from heads.features import Features, Size
+from heads.layers import resize
 
 LOG_EVERY = 10  # optimiser steps
 FITTED = 100  # training images to which the constant prediction is fitted
@@ -316,10 +317,11 @@ class DenseTask(pl.LightningModule, abc.ABC):
         target = next(t for t in (batch.clean, batch.labels, batch.depth) if t is not None)
         size = (target.shape[-2], target.shape[-1])
         if batch.cached is not None:
-            maps = self.network.decode(self.features(batch)[0], size)
+            maps = self.network.decode(self.features(batch)[0])
         else:
             assert batch.images is not None
-            maps = through(self.network, self.inference, size)(self.network.backbone.normalise(batch.images))
+            maps = through(self.network, self.inference)(self.network.backbone.normalise(batch.images))
+        maps = {name: resize(values, size, align_corners=False) for name, values in maps.items()}
         self.update_metrics(self.metrics, maps, batch)
         if self.comparing is not None:
             self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)

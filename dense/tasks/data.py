@@ -404,6 +404,12 @@ class DenseData(pl.LightningDataModule):
         assert isinstance(dataset, LabelledImages)
         return dataset.sample(0)
 
+    def view(self) -> tuple[int, int]:
+        """Return height and width of the first image as the network gets it in validation."""
+        dataset: Any = self.val_set if len(self.val) else self.train_set
+        height, width = dataset.sample(0).image.shape[-2:]
+        return height, width
+
     def fill_cache(self, split: str, dataset: LabelledImages) -> None:
         """Compute the features that the cache of a split lacks: every process its share."""
         trainer: Any = self.trainer

@@ -301,6 +301,7 @@ def finish(
         "best step": best.best.get("step", trainer.global_step),
         "seed": task.seed,
         "precision": str(trainer.precision),
+        "view": list(data.view()),
         "numbers": {k: v for k, v in best.best.items() if k != "step"},
         "versions": versions(),
     } | ({"chosen": list(chosen)} if chosen else {})

@@ -135,8 +135,7 @@ def peer(weights: str, lists: tuple[str, str], size: int, options: Any) -> Row |
 def markdown(rows: list[Row], options: Any) -> str:
     """The table of docs/results.md."""
     lines = [
-        f"{options.train:,} training images, {options.val:,} others of the same 50,000, one draw (seed {options.seed}); "
-        "top-1.", "",
+        f"{options.train:,} training images, {options.val:,} others, one draw (seed {options.seed}); top-1.", "",
         "| px | what | readout | top-1 | minutes |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:

@@ -146,7 +146,7 @@ def measured_backbone(options: Namespace, verb: str, **overrides: Any) -> Any:
     """Return the backbone; refuse layers and a norm that --set gives, and this measure would ignore."""
     given = dict(options.set)
     for name in ("layers", "norm"):
-        if name in given and not (name == "layers" and "default" in getattr(options, "layers", ())):
+        if name in given and not (name == "layers" and "default" in (getattr(options, "layers", None) or ())):
             value = str(given[name]).strip("[]").replace(" ", "").lower()
             remedy = f"write --{name} {value}" if name in options else "leave it out: it reads the last layer"
             raise UsageError(f"--set {name}={value}: {verb} would ignore it; {remedy}")

@@ -172,7 +172,7 @@ class Targets:
     def abs_rel(self, predicted: Tensor) -> float:
         """Return the abs_rel of a log depth per patch, over the pixels of the patches."""
         assert self.val.depth is not None
-        measure, target = DepthMetrics(average="pixel"), self.val.depth[:, None, None]
+        measure, target = DepthMetrics(cap=(1e-3, float("inf")), average="pixel"), self.val.depth[:, None, None]
         measure.update(predicted.exp().view(-1, 1, 1, 1).expand_as(target), target, target.isfinite())
         return float(measure.compute()["abs_rel"])
 

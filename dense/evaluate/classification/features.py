@@ -48,11 +48,6 @@ class Pooled:
     vectors: Mapping[Summary, Tensor]  # each N, C
     labels: Tensor | None = None  # N
 
-    @property
-    def average(self) -> Tensor:
-        """The average of the patches of the deepest layer, (N, C), after the final norm if that is there."""
-        return self.vectors[max(summary for summary in self.vectors if summary.kind == "average")]
-
     def __len__(self) -> int:
         return len(next(iter(self.vectors.values())))
 

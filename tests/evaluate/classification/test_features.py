@@ -66,7 +66,7 @@ def test_modes_and_running_statistics_stay(resnet: Backbone, vit: Backbone) -> N
     modes = [module.training for module in resnet.modules()]
     before = copy.deepcopy(resnet.state_dict())
     images = torch.randn(4, 3, 64, 64)
-    alone, together = extract(resnet, images[:1]).average, extract(resnet, images).average[:1]
+    alone, together = extract(resnet, images[:1]).readout("average"), extract(resnet, images).readout("average")[:1]
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)  # running statistics do not mix images
     with pytest.raises(RuntimeError), evaluating(resnet):
         raise RuntimeError
@@ -91,8 +91,8 @@ def test_training_goes_on_after_extraction(name: str) -> None:
     backbone(images).maps[-1].square().mean().backward()
     assert images.grad is not None
     assert float(images.grad.abs().sum()) > 0
-    head = torch.nn.Linear(pooled.average.shape[1], 2)
-    head(pooled.average).sum().backward()
+    head = torch.nn.Linear(pooled.readout("average").shape[1], 2)
+    head(pooled.readout("average")).sum().backward()
     assert head.weight.grad is not None
 
 
@@ -104,8 +104,8 @@ def test_batches_with_labels_and_bytes(vit: Backbone) -> None:
     pooled = extract(vit, batches)
     assert pooled.labels is not None
     assert pooled.labels.tolist() == [0, 1, 2, 3, 4]
-    torch.testing.assert_close(pooled.average, extract(vit, vit.normalise(images)).average)
-    assert not torch.allclose(pooled.average, extract(vit, images.float()).average)
+    torch.testing.assert_close(pooled.readout("average"), extract(vit, vit.normalise(images)).readout("average"))
+    assert not torch.allclose(pooled.readout("average"), extract(vit, images.float()).readout("average"))
     part = pooled[torch.tensor([3, 1])]
     assert part.labels is not None
     assert part.labels.tolist() == [3, 1]

@@ -59,7 +59,7 @@ def test_every_head_is_pytorchs(anneal: str) -> None:
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 3 if anneal == "epoch" else 9, eta_min=0)
         for step, batch in enumerate(batches):
             sgd.zero_grad()
-            F.cross_entropy(head(batch.average), batch.labels).backward()
+            F.cross_entropy(head(batch.readout("average")), batch.labels).backward()
             sgd.step()
             if anneal == "step" or step % 3 == 2:
                 cosine.step()
@@ -109,7 +109,10 @@ def test_kept_features_are_all_seen_each_pass() -> None:
     """Whole batches without repetition within a pass."""
     pooled = Pooled({Summary("average", 0, True): torch.arange(10.0).view(10, 1)}, torch.arange(10))
     batches = repeat(pooled, 5)
-    passes = [torch.cat([next(batches).average, next(batches).average]).flatten().tolist() for _ in range(3)]
+    passes = [
+        torch.cat([next(batches).readout("average"), next(batches).readout("average")]).flatten().tolist()
+        for _ in range(3)
+    ]
     assert all(sorted(p) == list(range(10)) for p in passes)
     assert passes[0] != passes[1]
     assert len(next(repeat(pooled, 4))) == 4

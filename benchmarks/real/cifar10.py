@@ -14,9 +14,9 @@ for a ResNet-18 that DINO trained for 200 epochs on the 50,000 training images t
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,50 +55,47 @@ def draw(root: Path, folder: Path, train: int, val: int, seed: int) -> tuple[str
     return str(paths[0]), str(paths[1])
 
 
-def rows_of(backbone: Any, lists: tuple[str, str], size: int, steps: int, baselines: bool, options: Any) -> list[Row]:
-    """Measure the default and the best readout by k-NN and a linear classifier, and baselines."""
+def rows_of(backbone: Any, lists: tuple[str, str], size: int, options: Any, baselines: bool = False) -> Iterator[Row]:
+    """Measure the default and the best readout by k-NN and a linear classifier; or baselines of k-NN."""
     common: Row = {
         "train": lists[0], "resize": size, "crop": size, "cache": options.output / "features", "seed": options.seed,
         "workers": options.workers,
     }  # fmt: skip
-    rows: list[Row] = []
-
-    def add(what: str, protocol: str, **given: Any) -> None:
-        start = time.perf_counter()
-        found = dense.evaluate(backbone, lists[1], protocol, **common, **given)
-        best = f"{found.numbers.get('readout', 'class')}, layer {found.numbers.get('layer', backbone.spec.depth - 1)}"
-        if found.numbers.get("norm") is False:
-            best += ", before the final norm"
-        top1 = found.numbers["top1"] if "top1" in found.numbers else found.numbers["top1 k=20"]
-        rows.append(
-            {"size": size, "what": what, "chosen": best, "top1": top1, "minutes": (time.perf_counter() - start) / 60}
-        )
-        print(rows[-1], found.table, sep="\n", flush=True)
-
-    every = {"layers": "all", "norm": "all", "readout": "all"}
-    add("k-NN, swept", "knn", **every)  # first, since its one pass fills the cache
-    add("k-NN, class token, k = 20", "knn")
-    add("linear, class token", "linear", augment=False, steps=steps, readout="class", holdout=0.1)
-    add("linear, swept", "linear", augment=False, steps=steps, layers=["last4"], norm="all", readout="all")
+    linear: Row = {"protocol": "linear", "augment": False, "steps": options.steps}
+    every: Row = {"layers": "all", "norm": "all", "readout": "all"}
+    plan: dict[str, Row] = {
+        "k-NN, swept": {"protocol": "knn", **every},  # first, since its one pass fills the cache
+        "k-NN, class token, k = 20": {"protocol": "knn"},
+        "linear, class token": {**linear, "readout": "class", "holdout": 0.1},
+        "linear, swept": {**linear, **every, "layers": ["last4"]},
+    }
     if baselines:
         found = dense.evaluate(backbone, lists[1], "knn", **common, baselines=True)
         for name, words in (("random/", "random initialisation"), ("pixels/", "raw pixels")):
             own = {k: v for k, v in found.numbers["scores"].items() if k.startswith(name) and k.endswith("top1 k=20")}
             best = max(own, key=lambda key: own[key])
-            chosen = best.removeprefix(name).split(", top1")[0]
-            rows.append({"size": size, "what": f"k-NN, {words}", "chosen": f"best of {len(own)} on val: {chosen}",
-                         "top1": own[best], "minutes": None})  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+            chosen = f"best of {len(own)} on val: {best.removeprefix(name).split(', top1')[0]}"
+            yield {"size": size, "what": f"k-NN, {words}", "chosen": chosen, "top1": own[best], "minutes": None}
+        return
+    for what, given in plan.items():
+        start = time.perf_counter()
+        found = dense.evaluate(backbone, lists[1], **common, **given)
+        print(found.table, flush=True)
+        numbers = {"readout": "class", "layer": backbone.spec.depth - 1, "norm": True, **found.numbers}
+        best = (
+            f"{numbers['readout']}, layer {numbers['layer']}, {'after' if numbers['norm'] else 'before'} the final norm"
+        )
+        top1, minutes = numbers.get("top1", numbers.get("top1 k=20")), (time.perf_counter() - start) / 60
+        yield {"size": size, "what": what, "chosen": best, "top1": top1, "minutes": minutes}
 
 
-def peer(weights: str, lists: tuple[str, str], size: int, options: Any) -> Row | None:
+def peer(weights: str, lists: tuple[str, str], size: int, options: Any) -> Iterator[Row]:
     """timm's class token and scikit-learn's logistic regression on the same images."""
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
         print("scikit-learn is absent: no peer (pip install scikit-learn)")
-        return None
+        return
     import timm
 
     start = time.perf_counter()
@@ -126,7 +123,7 @@ def peer(weights: str, lists: tuple[str, str], size: int, options: Any) -> Row |
 
     best = max((0.01, 0.1, 1.0, 10.0), key=lambda c: fit(c, ~apart).score(vectors[0][apart], labels[0][apart]))
     score = fit(best, slice(None)).score(vectors[1], labels[1])
-    return {
+    yield {
         "size": size, "what": f"{versioned('timm')}, scikit-learn's logistic regression", "chosen": f"C = {best:g}",
         "top1": score, "minutes": (time.perf_counter() - start) / 60,
     }  # fmt: skip
@@ -161,18 +158,20 @@ def main() -> None:
     backbone = dense.load_backbone(options.backbone, options.weights, frozen=True)
     lists = draw(options.images, options.output, options.train, options.val, options.seed)
     rows: list[Row] = []
-    for number, size in enumerate(options.size):
-        rows += rows_of(backbone, lists, size, options.steps, number == 0, options)
-        if (
-            number == 0
-            and options.backbone == "dinov2_vits14"
-            and (found := peer(options.weights, lists, size, options))
-        ):
-            rows.append(found)
-            print(found, flush=True)
-        settings = {k: getattr(options, k) for k in ("backbone", "train", "val", "steps", "seed")}
-        result = {"settings": settings | {"threads": torch.get_num_threads()}, "rows": rows}
-        (options.output / "cifar10.json").write_text(as_json(json.loads(json.dumps(result))))
+
+    def add(found: Iterable[Row]) -> None:
+        for row in found:
+            rows.append(row)
+            print(row, flush=True)
+            settings = {k: getattr(options, k) for k in ("backbone", "train", "val", "steps", "seed")}
+            result = {"settings": settings | {"threads": torch.get_num_threads()}, "rows": rows}
+            (options.output / "cifar10.json").write_text(as_json(result))
+
+    for size in options.size:
+        add(rows_of(backbone, lists, size, options))
+    if options.backbone == "dinov2_vits14":
+        add(peer(options.weights, lists, options.size[0], options))
+    add(rows_of(backbone, lists, options.size[0], options, baselines=True))
     text = markdown(rows, options)
     print(text)
     if options.markdown is not None:

@@ -27,8 +27,8 @@ def test_cifar10_in_miniature(tmp_path: Path, vit: Backbone) -> None:
     lists = script.draw(folder(tmp_path / "images", 12), tmp_path / "out", 24, 9, 0)
     train, val = (set(Path(name).read_text().splitlines()) for name in lists)
     assert (len(train), len(val), len(train & val)) == (24, 9, 0)
-    options = Namespace(output=tmp_path / "out", seed=0, workers=0, train=24, val=9)
-    rows = script.rows_of(vit.freeze(), lists, 32, 5, True, options)
+    options = Namespace(output=tmp_path / "out", seed=0, workers=0, train=24, val=9, steps=5)
+    rows = [row for more in (False, True) for row in script.rows_of(vit.freeze(), lists, 32, options, more)]
     assert [row["what"].split(",")[0] for row in rows] == ["k-NN", "k-NN", "linear", "linear", "k-NN", "k-NN"]
     assert all(0 <= row["top1"] <= 1 for row in rows)
     assert len(script.markdown(rows, options).splitlines()) == 4 + len(rows)

@@ -245,11 +245,11 @@ def measure_layers(
     for shorter in sizes:
         for name, (network, places) in networks.items():
             about = f"{name} {shorter} px".strip()
-            parts = [
+            described, measured = (
                 drawing.read(network, spec.patch, shorter, f"{about}, {part}")
                 for drawing, part in zip(drawings, ("train", split), strict=True)
-            ]
-            targets = Targets(*parts, len(names or ()))
+            )
+            targets = Targets(described, measured, len(names or ()))
             for place in progress(places, f"{about}, probes"):
                 rows[name, shorter, place] = targets.scores(place)
             if not name:

@@ -30,7 +30,9 @@ def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: A
     protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms of a trained model, with the options of
     `evaluate_model`; knn, linear or probe of a backbone, with those of `evaluate_backbone`.
     """
-    return (evaluate_backbone if protocol in BACKBONES else evaluate_model)(model, data, protocol, **options)
+    if protocol in BACKBONES:
+        return evaluate_backbone(model, data, protocol, **options)
+    return evaluate_model(model, data, protocol, **options)
 
 
 def evaluate_backbone(
@@ -58,7 +60,7 @@ def evaluate_backbone(
     if device is not None:
         backbone.to(device)
     if pair is not None:
-        return {"knn": measure_knn, "linear": measure_linear}[protocol](backbone, pair, **options)
+        return (measure_knn if protocol == "knn" else measure_linear)(backbone, pair, **options)
     if str(data) == "scenes":
         return measure_probe(backbone, **options)
     return measure_layers(backbone, str(data), **options)

@@ -55,7 +55,7 @@ class Extraction:
     part: int = 1024
 
     @classmethod
-    def of(cls, backbone: Backbone, choices: Sequence[Choice], cache: str | Path | None, **loading: int) -> Extraction:
+    def of(cls, backbone: Backbone, choices: Sequence[Choice], cache: str | Path | None, **loading: Any) -> Extraction:
         """Return the extraction of what these choices need; loading: batch_size and workers."""
         if cache is None:
             return cls(partial(describe, backbone, choices=choices), {}, backbone, **loading)
@@ -65,7 +65,7 @@ class Extraction:
         return cls(function, key, backbone, keep, Path(cache), **loading)
 
     @classmethod
-    def of_pixels(cls, **loading: int) -> Extraction:
+    def of_pixels(cls, **loading: Any) -> Extraction:
         """Return the extraction of raw pixels, which is not worth a cache."""
         return cls(describe_pixels, {}, **loading)
 
@@ -103,7 +103,9 @@ class Extraction:
             ]
         pooled = Pooled.cat(found) if found else None
         if path is not None:
-            tensors = [] if pooled is None else [*pooled.vectors.values(), pooled.labels]
+            tensors = []
+            if pooled is not None and pooled.labels is not None:
+                tensors = [*pooled.vectors.values(), pooled.labels]
             facts = {"summaries": list(pooled.vectors) if pooled else [], "skipped": sorted(examples.skipped - before)}
             write_record(path, tensors, facts)
         return self._kept(pooled)

@@ -163,17 +163,13 @@ def linear_evaluation(
     device = next(backbone.parameters()).device
     if recipe.augment:
         if holdout:
-            mask = held_out(train.labels, holdout, seed).numpy()
-            apart = extraction(train.only(np.flatnonzero(mask)), val_view, "features of held-out images")
-            train = train.only(np.flatnonzero(~mask & (train.labels >= 0)))
+            chosen = held_out(train.labels, holdout, seed).numpy()
+            apart = extraction(train.only(np.flatnonzero(chosen)), val_view, "features of held-out images")
+            train = train.only(np.flatnonzero(~chosen & (train.labels >= 0)))
             steps, per_epoch = recipe.length(len(train))
         epochs = range(-(-steps // per_epoch))
         batches = train.batches(train_view, recipe.batch_size, workers=workers, seed=seed, epochs=epochs)
         features: Iterator[Pooled] = (extraction.function(b.images, b.labels) for b in batches if len(b.images))
-        with evaluating(backbone):
-            grids = fit_heads(
-                features, recipe, len(train.classes), steps, per_epoch, seed=seed, device=device, kinds=kinds
-            )
     else:
         kept = extraction(train, val_view, "features of train")
         if holdout:
@@ -181,6 +177,7 @@ def linear_evaluation(
             kept, apart = kept[~mask], kept[mask]
         steps, per_epoch = recipe.length(len(kept))
         features = repeat(kept, recipe.batch_size, seed)
+    with evaluating(backbone):
         grids = fit_heads(features, recipe, len(train.classes), steps, per_epoch, seed=seed, device=device, kinds=kinds)
     return compare(grids, extraction(val, val_view, "features of val"), recipe, apart)
 

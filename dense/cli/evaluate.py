@@ -250,6 +250,7 @@ def add_probe(parser: Parser) -> None:
     labelled.add_argument("--classes", metavar="YAML", help="classes of the values in masks, instead of classes.yaml")
     labelled.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
     labelled.add_argument("--val-ratio", type=float, default=0.1, help="validation fraction of a folder without splits")
+    labelled.add_argument("--split-by", metavar="PATTERN", help="data.split_by of the training, for such a folder")
     labelled.add_argument("--train-images", type=int, default=100, help="most training images")
     labelled.add_argument("--val-images", type=int, default=50, help="most validation images")
     labelled.add_argument("--patches", type=int, default=10_000, help="training patches; half as many for validation")
@@ -260,7 +261,8 @@ def probe(options: Namespace) -> Result:
         from dense.evaluate.layers import SIZES, measure_layers
 
         given = {
-            name: getattr(options, name) for name in ("layout", "split", "classes", "depth", "val_ratio", "patches")
+            name: getattr(options, name)
+            for name in ("layout", "split", "classes", "depth", "val_ratio", "split_by", "patches")
         }
         return measure_layers(
             measured_backbone(options, "probe", frozen=True), options.data, layers=options.layers or "all",

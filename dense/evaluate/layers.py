@@ -186,6 +186,7 @@ def measure_layers(
     classes: Any = None,
     depth: Any = None,
     val_ratio: float = 0.1,
+    split_by: str | None = None,
     layers: Sequence[Layers] | str = "all",
     norm: Sequence[bool] | bool | str = "all",
     size: Sequence[int] | int = SIZES,
@@ -208,7 +209,8 @@ def measure_layers(
     spec, sizes = backbone.spec, [size] if isinstance(size, int) else list(size)
     sources = {
         name: open_labelled(
-            data, name, layout=layout, partial=True, classes=classes, depth=depth, val_ratio=val_ratio, length=count,
+            data, name, layout=layout, partial=True, classes=classes, depth=depth, val_ratio=val_ratio,
+            split_by=split_by, length=count,
             seed=seed,
         )
         for name, count in (("train", train), (split, val))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -83,6 +84,17 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
             has_class_token=self.spec.class_token,
             resized=resized,
         )
+
+    def after_norm(self, features: Features) -> Features:
+        """Return features that were read with norm=False as norm=True would have given them, without a second pass."""
+        if features.norm is not False:
+            raise ValueError(f"these features were read with norm={features.norm!r}; read them with norm=False")
+        pairs = [self._after_norm(*pair) for pair in zip(features.layers, features.maps, features.prefix, strict=True)]
+        return replace(features, maps=tuple(m for m, _ in pairs), prefix=tuple(p for _, p in pairs), norm=True)
+
+    @abc.abstractmethod
+    def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the final norm to the map and the prefix tokens of one layer, if it has one."""
 
     def image_feature(self, images: Tensor) -> Tensor:
         """Return one vector per image (B, C): the class token after the final norm, or the mean of the deepest map."""

@@ -26,17 +26,25 @@ class Pyramid(Backbone, kind="pyramid"):
     def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
         if masks is not None:
             raise ValueError(f"{self.spec.name} is convolutional and has no mask token; masks need a ViT backbone")
-        final_norm = getattr(getattr(self.model, "head", None), "norm", None)
-        if norm is not False and (final_norm is None or isinstance(final_norm, nn.Identity)):
-            raise ValueError(f"{self.spec.name} has no final norm; use norm=False")
+        final_norm = None if norm is False else self._final_norm()
         maps = list(
             self.model.forward_intermediates(
                 images, indices=list(layers), norm=False, output_fmt="NCHW", stop_early=True, intermediates_only=True
             )
         )
-        if norm is not False and final_norm is not None and layers[-1] == self.spec.depth - 1:
+        if final_norm is not None and layers[-1] == self.spec.depth - 1:
             maps[-1] = final_norm(maps[-1])
         return tuple(maps), _no_tokens(maps)
+
+    def _final_norm(self) -> nn.Module:
+        norm: nn.Module | None = getattr(getattr(self.model, "head", None), "norm", None)
+        if norm is None or isinstance(norm, nn.Identity):
+            raise ValueError(f"{self.spec.name} has no final norm; use norm=False")
+        return norm
+
+    def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        norm = self._final_norm()
+        return (norm(patches) if layer == self.spec.depth - 1 else patches), prefix
 
     def _strides(self, layers: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self.spec.strides[layer] for layer in layers)
@@ -62,6 +70,9 @@ class Hybrid(ViT, kind="hybrid"):
         embedded = self._tokens(self._project(stages[-1]), self._grid(images), masks)
         deeper, prefix = self._layers(*embedded, blocks, norm)
         return maps + deeper, _no_tokens(maps) + prefix
+
+    def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        return (patches, prefix) if layer < HYBRID_STAGES else super()._after_norm(layer, patches, prefix)
 
     def _patches(self, images: Tensor) -> Tensor:
         return self._project(self._stages(images)[-1])

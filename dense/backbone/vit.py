@@ -155,6 +155,10 @@ class ViT(Backbone, kind="vit"):
             maps.append(to_map(y[:, self.spec.prefix :], grid))
         return tuple(maps), tuple(prefix)
 
+    def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
+        grid = (patches.shape[-2], patches.shape[-1])
+        return to_map(self.model.norm(patches.flatten(2).mT), grid), self.model.norm(prefix)
+
     def image_features(
         self,
         groups: Sequence[Tensor],

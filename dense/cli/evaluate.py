@@ -31,7 +31,7 @@ from dense.cli.parser import (
     weights_in_words,
     writable,
 )
-from dense.suggest import did_you_mean
+from dense.suggest import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from dense.evaluate.classification.data import Pair
@@ -102,13 +102,64 @@ def open_pair(options: Namespace) -> Pair:
     )  # fmt: skip
 
 
+def several(text: str) -> list[str | int]:
+    """Layers of which each is measured by itself: a name, an index, or several separated by commas."""
+    found = layers(text)
+    return [found] if isinstance(found, str) else list(found)
+
+
+def add_sweep(parser: Parser, readout: str) -> None:
+    """Add what may be compared in one pass over the images."""
+    group = parser.add_argument_group("layers, norms and readouts, all of them from one pass over the images")
+    group.add_argument(
+        "--layers", type=several, nargs="+", default=["last"], help="all, or last, last4, 7, -2, ...: each by itself"
+    )
+    group.add_argument("--norm", nargs="+", choices=("true", "false", "all"), help="final norm; true if left out")
+    group.add_argument("--readout", nargs="+", choices=(*READOUTS, "all"), help=readout)
+    group.add_argument(
+        "--holdout", type=float,
+        help="fraction of train on which the best of several is chosen; 0 chooses on val (a tenth if left out)",
+    )  # fmt: skip
+    group.add_argument(
+        "--baselines", action="store_true", help="also raw pixels, and random initialisation by each readout"
+    )
+    group.add_argument("--cache", type=writable, metavar="DIR", help="folder of features, which the next call reads")
+
+
+def sweep_of(options: Namespace) -> dict[str, Any]:
+    """Return the options of `add_sweep`, as `measure_knn` and `measure_linear` take them."""
+    flat = [one for given in options.layers for one in (given if isinstance(given, list) else [given])]
+    return {
+        "layers": "last" if flat == ["last"] else flat,
+        "norm": norms_of(options),
+        **{name: getattr(options, name) for name in ("readout", "holdout", "baselines", "cache", "seed", "workers")},
+    }
+
+
+def norms_of(options: Namespace) -> Any:
+    """The values of --norm, "all" or None."""
+    given = options.norm
+    return given if given is None else "all" if "all" in given else [value == "true" for value in given]
+
+
+def measured_backbone(options: Namespace, verb: str, **overrides: Any) -> Any:
+    """Return the backbone; refuse layers and a norm that --set gives, and this measure would ignore."""
+    given = dict(options.set)
+    for name in ("layers", "norm"):
+        if name in given and not (name == "layers" and "default" in (getattr(options, "layers", None) or ())):
+            value = str(given[name]).strip("[]").replace(" ", "").lower()
+            remedy = f"write --{name} {value}" if name in options else "leave it out: it reads the last layer"
+            raise UsageError(f"--set {name}={value}: {verb} would ignore it; {remedy}")
+    return open_backbone(options, **overrides)
+
+
 def add_knn(parser: Parser) -> None:
     add_common(parser)
     add_pair(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
     parser.add_argument("--temperature", type=float, default=0.07, help="temperature T of the votes, exp(cosine / T)")
-    parser.add_argument("--readout", choices=READOUTS, help="class if there is a class token, else average")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch")
+    add_sweep(parser, "class if there is a class token, else average")
 
 
 def knn(options: Namespace) -> Result:
@@ -118,8 +169,8 @@ def knn(options: Namespace) -> Result:
     check_votes(options.k, options.temperature)
     pair = open_pair(options)
     return measure_knn(
-        open_backbone(options, frozen=True), pair, k=options.k, temperature=options.temperature,
-        readout=options.readout, batch_size=options.batch_size, workers=options.workers,
+        measured_backbone(options, "knn", frozen=True), pair, k=options.k, temperature=options.temperature,
+        batch_size=options.batch_size, **sweep_of(options),
     )  # fmt: skip
 
 
@@ -134,15 +185,18 @@ def add_linear(parser: Parser) -> None:
     parser.add_argument(
         "--no-augment", action="store_true", help="centre crops only: features are computed once, which is much faster"
     )
+    add_sweep(parser, "those of the recipe if left out")
 
 
 def linear(options: Namespace) -> Result:
     from dense.evaluate.classification.measure import measure_linear
 
     pair = open_pair(options)
+    if options.cache is not None and not options.no_augment:
+        raise UsageError("--cache keeps features of centre crops, and training uses random crops; add --no-augment")
     return measure_linear(
-        open_backbone(options, frozen=True), pair, recipe=options.recipe, epochs=options.epochs, steps=options.steps,
-        batch_size=options.batch_size, augment=not options.no_augment, seed=options.seed, workers=options.workers,
+        measured_backbone(options, "linear", frozen=True), pair, recipe=options.recipe, epochs=options.epochs,
+        steps=options.steps, batch_size=options.batch_size, augment=not options.no_augment, **sweep_of(options),
     )  # fmt: skip
 
 
@@ -169,26 +223,63 @@ def finetune(options: Namespace) -> Result:
     recipe = FineTuneRecipe(**chosen)
     pair = open_pair(options)
     return measure_finetune(
-        open_backbone(options, drop_path_rate=options.drop_path), pair, recipe, drop_path=options.drop_path,
+        measured_backbone(options, "finetune", drop_path_rate=options.drop_path), pair, recipe,
+        drop_path=options.drop_path,
         seed=options.seed, workers=options.workers, output=options.output,
     )  # fmt: skip
 
 
 def add_probe(parser: Parser) -> None:
     add_common(parser)
-    parser.add_argument("--train-scenes", type=int, default=500, help="number of scenes to train on")
-    parser.add_argument("--val-scenes", type=int, default=250, help="number of scenes to validate on")
-    parser.add_argument("--size", type=int, default=96, help="side of the scenes, a multiple of the patch")
-    parser.add_argument("--layers", type=layers, default="last", help="last, last4, even4, default, or 2,5")
     parser.add_argument("--baselines", action="store_true", help="also random initialisation, raw pixels and colours")
+    parser.add_argument(
+        "--layers", type=layers, nargs="+",
+        help="last, last4, even4, default, or 2,5, which are concatenated; last if left out. With --data each of "
+        "several by itself, or all, every layer, if left out",
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, nargs="+", help="side of the scenes, a multiple of the patch (96); with "
+                        "--data shorter sides of the images (224 336)")  # fmt: skip
+    scenes = parser.add_argument_group("embedded scenes")
+    scenes.add_argument("--train-scenes", type=int, default=500, help="number of scenes to train on")
+    scenes.add_argument("--val-scenes", type=int, default=250, help="number of scenes to validate on")
+    labelled = parser.add_argument_group("labelled images: linear and k-NN per patch for each layer, norm and size")
+    labelled.add_argument("--data", help="folder with images/ and masks/ or depth/, instead of embedded scenes")
+    labelled.add_argument("--norm", nargs="+", choices=("true", "false", "all"), help="final norm; both if left out")
+    labelled.add_argument("--layout", default="folder", help="folder, ade20k, voc2012, cityscapes, nyuv2, ...")
+    labelled.add_argument("--split", default="val", help="images that are measured: val or test")
+    labelled.add_argument("--classes", metavar="YAML", help="classes of the values in masks, instead of classes.yaml")
+    labelled.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
+    labelled.add_argument("--val-ratio", type=float, default=0.1, help="validation fraction of a folder without splits")
+    labelled.add_argument("--split-by", metavar="PATTERN", help="data.split_by of the training, for such a folder")
+    labelled.add_argument("--train-images", type=int, default=100, help="most training images")
+    labelled.add_argument("--val-images", type=int, default=50, help="most validation images")
+    labelled.add_argument("--patches", type=int, default=10_000, help="training patches; half as many for validation")
 
 
 def probe(options: Namespace) -> Result:
+    if options.data is not None:
+        from dense.evaluate.layers import SIZES, measure_layers
+
+        given = {
+            name: getattr(options, name)
+            for name in ("layout", "split", "classes", "depth", "val_ratio", "split_by", "patches")
+        }
+        return measure_layers(
+            measured_backbone(options, "probe", frozen=True), options.data, layers=options.layers or "all",
+            norm=norms_of(options) or "all", size=options.size or SIZES, train=options.train_images,
+            val=options.val_images, baselines=options.baselines, seed=options.seed, **given,
+        )  # fmt: skip
+    for name in ("layers", "size"):
+        if len(getattr(options, name) or ()) > 1:
+            raise UsageError(f"--{name}: embedded scenes are probed at one choice; several need --data FOLDER")
+    if options.norm is not None or options.layers == ["all"]:
+        raise UsageError("--norm and --layers all are for labelled images; add --data FOLDER")
     from dense.evaluate.probe import measure_probe
 
     return measure_probe(
-        open_backbone(options, frozen=True), train=options.train_scenes, val=options.val_scenes, size=options.size,
-        seed=options.seed, layers=options.layers, baselines=options.baselines,
+        measured_backbone(options, "probe", frozen=True), train=options.train_scenes, val=options.val_scenes,
+        size=(options.size or [96])[0], seed=options.seed, layers=(options.layers or ["last"])[0],
+        baselines=options.baselines,
     )  # fmt: skip
 
 
@@ -375,6 +466,8 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
         [
             ("dense evaluate knn --backbone runs/mine/backbone --train A --val B --output results",
              "one folder per class"),
+            ("dense evaluate knn --backbone NAME --weights FILE --train A --val B --layers all --norm all "
+             "--readout all --cache features", "which layer, norm and readout are best"),
         ],
     ),
     "linear": (
@@ -392,8 +485,9 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
         ],
     ),
     "probe": (
-        "segmentation, depth and k-NN probes on the embedded scenes", add_probe, probe,
+        "linear and k-NN probes of patches, on labelled images or on the embedded scenes", add_probe, probe,
         [
+            ("dense evaluate probe --backbone NAME --weights FILE --data MINE", "which layer is best for your images"),
             ("dense evaluate probe --backbone scenes_tiny --baselines", "beside random initialisation and raw pixels"),
         ],
     ),

@@ -35,6 +35,7 @@ _PUBLIC = {
     "linear_evaluation": "dense.evaluate.classification.linear",
     "measure_finetune": "dense.evaluate.classification.measure",
     "measure_knn": "dense.evaluate.classification.measure",
+    "measure_layers": "dense.evaluate.layers",
     "measure_linear": "dense.evaluate.classification.measure",
     "measure_probe": "dense.evaluate.probe",
     "open_examples": "dense.evaluate.classification.data",
@@ -46,7 +47,7 @@ __getattr__ = lazily(__name__, _PUBLIC)
 
 class _Callable(ModuleType):
     def __call__(self, model: Any, data: Any, protocol: str = "plain", **options: Any) -> "Result":
-        """Measure a trained model; see `dense.evaluate.model.evaluate`."""
+        """Measure a trained model or a backbone; see `dense.evaluate.model.evaluate`."""
         return self.evaluate(model, data, protocol, **options)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dense.backbone import Backbone, load_backbone
 from dense.data.degrade import Degrade
 from dense.data.labelled.open import open_labelled
 from dense.evaluate.dense import TARGETS, find_protocol, measure
@@ -16,7 +17,56 @@ from dense.model.network import DenseModel, Inference
 SCENES = {"restoration": 50}  # embedded scenes, unless their number is given; 200 for other tasks
 
 
-def evaluate(
+BACKBONES = ("knn", "linear", "probe")  # protocols of backbones
+
+
+def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: Any) -> Result:
+    """Measure a trained model or a backbone on labelled images and return the numbers with their protocol.
+
+        result = dense.evaluate("runs/mine/model", "FOLDER", protocol="nyuv2")
+        result.numbers["abs_rel"], print(result.protocol)
+        dense.evaluate(backbone, "VAL", "knn", train="TRAIN", layers="all", readout="all").table
+
+    protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms of a trained model, with the options of
+    `evaluate_model`; knn, linear or probe of a backbone, with those of `evaluate_backbone`.
+    """
+    if protocol in BACKBONES:
+        return evaluate_backbone(model, data, protocol, **options)
+    return evaluate_model(model, data, protocol, **options)
+
+
+def evaluate_backbone(
+    model: str | Path | Backbone, data: str | Path, protocol: str, *, train: str | Path | None = None,
+    weights: str | Path | None = None, device: str | None = None, **options: Any,
+) -> Result:  # fmt: skip
+    """Measure a backbone by knn, linear or probe; `evaluate` calls it with one of these protocols.
+
+    model: a backbone, its name, or a directory; weights: of a name. data: the validation images, with `train` for
+    knn and linear; labelled images or "scenes" for probe. options: resize, crop, resample and scenes as in `Pair.open`,
+    and those of `measure_knn`, `measure_linear`, `measure_layers` and, for embedded scenes, `measure_probe`.
+    """
+    from dense.evaluate.classification.data import Pair
+    from dense.evaluate.classification.measure import measure_knn, measure_linear
+    from dense.evaluate.layers import measure_layers
+    from dense.evaluate.probe import measure_probe
+
+    pair = None
+    if protocol != "probe":
+        if train is None:
+            raise ValueError(f"protocol={protocol!r} needs train=, the training images; data are the validation images")
+        opening = {name: options.pop(name) for name in ("resize", "crop", "resample", "scenes") if name in options}
+        pair = Pair.open(str(train), str(data), seed=options.get("seed", 0), **opening)
+    backbone = model if isinstance(model, Backbone) else load_backbone(model, weights, frozen=True)
+    if device is not None:
+        backbone.to(device)
+    if pair is not None:
+        return (measure_knn if protocol == "knn" else measure_linear)(backbone, pair, **options)
+    if str(data) == "scenes":
+        return measure_probe(backbone, **options)
+    return measure_layers(backbone, str(data), **options)
+
+
+def evaluate_model(
     model: str | Path | DenseModel | Any,
     data: str | Path,
     protocol: str = "plain",
@@ -38,10 +88,7 @@ def evaluate(
     device: str | None = None,
     **changes: Any,
 ) -> Result:
-    """Measure a trained model on labelled images and return the numbers with their protocol.
-
-        result = dense.evaluate("runs/mine/model", "FOLDER", protocol="nyuv2")
-        result.numbers["abs_rel"], print(result.protocol)
+    """Measure a trained model on labelled images; `evaluate` calls it with a protocol of dense predictions.
 
     Args:
         model: a directory that `dense train` wrote, a `DenseModel`, or a `Predictor`, of which only the network

@@ -14,7 +14,7 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers
 from dense.console import progress
 from dense.data.scenes import CLASSES, Scenes
-from dense.evaluate.classification.features import evaluating, final_norm, statistics
+from dense.evaluate.classification.features import evaluating, final_norm, randomly_initialised, statistics
 from dense.evaluate.classification.knn import TEMPERATURE, knn_accuracy
 from dense.evaluate.patches import LinearClassifier, RidgeRegression, log_depths, shares
 from dense.evaluate.protocol import Protocol, Result
@@ -85,9 +85,7 @@ class SceneProbe:
         and of the image at 16x16; `histogram/knn_average`, the colour histogram of the image."""
         patch = cell(backbone)
         self._check(patch)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # weights are drawn on the CPU
-            fresh = Backbone.from_spec(backbone.spec).to(next(backbone.parameters()).device)
+        fresh = randomly_initialised(backbone, self.seed)
         numbers = {f"random/{k}": v for k, v in self(fresh, layers).items()}
         pixels = {name: self._pixels(split, patch) for name, split in self.splits.items()}
         numbers |= {f"pixels/{k}": v for k, v in self._measure(pixels).items()}

@@ -43,12 +43,11 @@ class Result:
     table: str = ""  # the numbers of several methods, classes or levels, for the screen
 
     def __str__(self) -> str:
-        lines = [self.table] if self.table else []
-        lines += [f"{self.protocol.name} of {self.backbone.name}", str(self.protocol)]
+        lines = [f"{self.protocol.name} of {self.backbone.name}", str(self.protocol)]
         lines += [
             f"{name}: {format_number(value)}" for name, value in self.numbers.items() if not isinstance(value, dict)
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([self.table] if self.table else [])])
 
     def save(self, folder: Path, *, weights: str, seed: int, seconds: float) -> Path:
         """Write FOLDER/results.json with protocol, backbone, origin of its weights and versions; return its path."""

@@ -51,9 +51,12 @@ class Examples:
 
     def share(self, rank: int, world: int) -> Examples:
         """Every `world`-th of the labelled images, from the `rank`-th on."""
+        return self.only(self.indices[rank::world])
+
+    def only(self, indices: NDArray[np.int64]) -> Examples:
+        """The labelled images with these indices."""
         labels = np.full_like(self.labels, -1)
-        own = self.indices[rank::world]
-        labels[own] = self.labels[own]
+        labels[indices] = self.labels[indices]
         return replace(self, labels=labels)
 
     def batches(

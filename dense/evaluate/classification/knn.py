@@ -71,6 +71,21 @@ def knn_classify(
     }
 
 
+@torch.no_grad()
+def knn_regress(
+    bank: Tensor, values: Tensor, queries: Tensor, k: int, temperature: float = TEMPERATURE, query_chunk: int = 1024
+) -> Tensor:
+    """Return the mean value (Q,) of the k nearest neighbours, weighted as the votes of `knn_classify`."""
+    check_votes((k,), temperature)
+    _check(bank, values, queries)
+    found = []
+    for part in queries.split(query_chunk):
+        similarities, neighbours = _nearest(bank, F.normalize(part.float(), dim=1), min(k, len(bank)), 16384)  # q, k
+        weights = (similarities / temperature).softmax(1)
+        found.append((weights * values[neighbours]).sum(1))
+    return torch.cat(found)
+
+
 def _nearest(bank: Tensor, queries: Tensor, most: int, chunk: int) -> tuple[Tensor, Tensor]:
     """Return similarities and indices, each (q, most), of the nearest vectors of the bank, nearest first."""
     best, where = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.int64)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from dense.backbone import Backbone
 from dense.backbone.spec import BackboneSpec
 from dense.console import progress
 from dense.evaluate.classification.data import Examples, Resample, View
-from dense.evaluate.classification.features import Pooled, Readout, blocks_of, describe, evaluating, extract
+from dense.evaluate.classification.extraction import Extraction, held_out
+from dense.evaluate.classification.features import Choice, Pooled, Readout, choices_of, evaluating
 
 GRID = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 MOMENTUM = 0.9
@@ -122,13 +124,15 @@ class HeadGrid:
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Accuracies on the validation set, of the best head and of all."""
+    """Accuracies on the validation set, of the chosen head and of all."""
 
     top1: float
     top5: float  # of the same head
-    readout: str
+    readout: Readout | Choice
     learning_rate: float
     heads: dict[str, float]  # "READOUT lr=RATE" -> top-1
+    choices: dict[Readout | Choice, float]  # top-1 of each readout at its chosen learning rate
+    held_out: float | None = None  # top-1 on the held-out training images on which the head was chosen
 
 
 def linear_evaluation(
@@ -141,25 +145,41 @@ def linear_evaluation(
     val_view: View,
     seed: int = 0,
     workers: int = 0,
+    choices: Sequence[Choice] | None = None,
+    extraction: Extraction | None = None,
+    holdout: float = 0.0,
 ) -> LinearResult:
-    """Train all heads of the recipe in one pass over frozen features, evaluate each, and return the best."""
-    blocks = blocks_of(recipe.readouts)
+    """Train all heads of the recipe in one pass over frozen features, evaluate each, and return the best.
+
+    choices: readouts of any layers instead of the recipe's. extraction: of features with a cache, or of others than
+    the backbone's. holdout: fraction of the training images on which the best head is chosen; 0 chooses on `val`.
+    """
+    kinds: Sequence[Readout | Choice] = choices or recipe.readouts
+    extraction = extraction or Extraction.of(
+        backbone, choices_of(backbone, readout=recipe.readouts), None, workers=workers
+    )
     steps, per_epoch = recipe.length(len(train))
+    apart: Pooled | None = None
+    device = next(backbone.parameters()).device
     if recipe.augment:
+        if holdout:
+            chosen = held_out(train.labels, holdout, seed).numpy()
+            apart = extraction(train.only(np.flatnonzero(chosen)), val_view, "features of held-out images")
+            train = train.only(np.flatnonzero(~chosen & (train.labels >= 0)))
+            steps, per_epoch = recipe.length(len(train))
         epochs = range(-(-steps // per_epoch))
         batches = train.batches(train_view, recipe.batch_size, workers=workers, seed=seed, epochs=epochs)
-        features: Iterator[Pooled] = (
-            describe(backbone, b.images, b.labels, blocks=blocks) for b in batches if len(b.images)
-        )
+        features: Iterator[Pooled] = (extraction.function(b.images, b.labels) for b in batches if len(b.images))
     else:
-        shown = train.batches(val_view, 64, workers=workers, seed=seed)
-        kept = extract(backbone, progress(shown, "features", -(-len(train) // 64)), blocks=blocks)
+        kept = extraction(train, val_view, "features of train")
+        if holdout:
+            mask = held_out(kept.labels, holdout, seed)
+            kept, apart = kept[~mask], kept[mask]
         steps, per_epoch = recipe.length(len(kept))
         features = repeat(kept, recipe.batch_size, seed)
-    device = next(backbone.parameters()).device
     with evaluating(backbone):
-        grids = fit_heads(features, recipe, len(train.classes), steps, per_epoch, seed=seed, device=device)
-    return compare(grids, extract(backbone, val.batches(val_view, 64, workers=workers), blocks=blocks), recipe)
+        grids = fit_heads(features, recipe, len(train.classes), steps, per_epoch, seed=seed, device=device, kinds=kinds)
+    return compare(grids, extraction(val, val_view, "features of val"), recipe, apart)
 
 
 def repeat(pooled: Pooled, batch_size: int, seed: int = 0) -> Iterator[Pooled]:
@@ -181,14 +201,15 @@ def fit_heads(
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
-) -> dict[Readout, HeadGrid]:
-    """Train one `HeadGrid` per readout for `steps` batches, or as many as there are."""
+    kinds: Sequence[Readout | Choice] | None = None,
+) -> dict[Readout | Choice, HeadGrid]:
+    """Train one `HeadGrid` per readout, the recipe's or `kinds`, for `steps` batches, or as many as there are."""
     rates = [rate * recipe.batch_size / 256 for rate in recipe.learning_rates]
-    grids: dict[Readout, HeadGrid] = {}
+    grids: dict[Readout | Choice, HeadGrid] = {}
     for step, batch in zip(progress(range(steps), "training"), batches, strict=False):
         assert batch.labels is not None
         labels = batch.labels.to(device)
-        for number, kind in enumerate(recipe.readouts):
+        for number, kind in enumerate(kinds or recipe.readouts):
             x = batch.readout(kind).to(device)
             if kind not in grids:
                 grids[kind] = HeadGrid(x.shape[1], classes, rates, seed + number, device)
@@ -198,17 +219,25 @@ def fit_heads(
     return grids
 
 
-def compare(grids: dict[Readout, HeadGrid], val: Pooled, recipe: LinearRecipe) -> LinearResult:
-    """Evaluate all heads and return that of the best top-1 accuracy; the smaller learning rate wins a tie."""
+def compare(
+    grids: dict[Readout | Choice, HeadGrid], val: Pooled, recipe: LinearRecipe, apart: Pooled | None = None
+) -> LinearResult:
+    """Evaluate all heads and return that of the best top-1 on `apart`, else `val`; the smaller rate wins a tie."""
     assert val.labels is not None
     heads: dict[str, float] = {}
-    best: tuple[float, float, Readout, float] | None = None
+    choices: dict[Readout | Choice, float] = {}
+    best: tuple[float, float, float, Readout | Choice, float] | None = None
     for kind, grid in grids.items():
         x = val.readout(kind)
         top1, top5 = grid.accuracy(x, val.labels), grid.accuracy(x, val.labels, 5)
-        for rate, first, fifth in zip(recipe.learning_rates, top1, top5, strict=True):
+        judged = top1
+        if apart is not None and apart.labels is not None:
+            judged = grid.accuracy(apart.readout(kind), apart.labels)
+        for rate, first in zip(recipe.learning_rates, top1, strict=True):
             heads[f"{kind} lr={rate:g}"] = first
-            if best is None or first > best[0]:
-                best = (first, fifth, kind, rate)
+        at = judged.index(max(judged))
+        choices[kind] = top1[at]
+        if best is None or judged[at] > best[0]:
+            best = (judged[at], top1[at], top5[at], kind, recipe.learning_rates[at])
     assert best is not None
-    return LinearResult(*best, heads)
+    return LinearResult(*best[1:], heads, choices, None if apart is None else best[0])

@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
-from dense.backbone import Backbone
+from dense.backbone import Backbone, load_backbone
 from dense.evaluate import Pooled, evaluating, extract, statistics
+from dense.evaluate.classification.features import Choice, choices_of, describe, layers_of
 from tests.backbone.conftest import tiny
 
 
@@ -65,7 +66,7 @@ def test_modes_and_running_statistics_stay(resnet: Backbone, vit: Backbone) -> N
     modes = [module.training for module in resnet.modules()]
     before = copy.deepcopy(resnet.state_dict())
     images = torch.randn(4, 3, 64, 64)
-    alone, together = extract(resnet, images[:1]).average, extract(resnet, images).average[:1]
+    alone, together = extract(resnet, images[:1]).readout("average"), extract(resnet, images).readout("average")[:1]
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)  # running statistics do not mix images
     with pytest.raises(RuntimeError), evaluating(resnet):
         raise RuntimeError
@@ -90,8 +91,8 @@ def test_training_goes_on_after_extraction(name: str) -> None:
     backbone(images).maps[-1].square().mean().backward()
     assert images.grad is not None
     assert float(images.grad.abs().sum()) > 0
-    head = torch.nn.Linear(pooled.average.shape[1], 2)
-    head(pooled.average).sum().backward()
+    head = torch.nn.Linear(pooled.readout("average").shape[1], 2)
+    head(pooled.readout("average")).sum().backward()
     assert head.weight.grad is not None
 
 
@@ -103,11 +104,49 @@ def test_batches_with_labels_and_bytes(vit: Backbone) -> None:
     pooled = extract(vit, batches)
     assert pooled.labels is not None
     assert pooled.labels.tolist() == [0, 1, 2, 3, 4]
-    torch.testing.assert_close(pooled.average, extract(vit, vit.normalise(images)).average)
-    assert not torch.allclose(pooled.average, extract(vit, images.float()).average)
+    torch.testing.assert_close(pooled.readout("average"), extract(vit, vit.normalise(images)).readout("average"))
+    assert not torch.allclose(pooled.readout("average"), extract(vit, images.float()).readout("average"))
     part = pooled[torch.tensor([3, 1])]
     assert part.labels is not None
     assert part.labels.tolist() == [3, 1]
     assert len(Pooled.cat([part, part])) == 4
     with pytest.raises(ValueError, match="no images"):
         extract(vit, [])
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14_reg", "dinov3_vits16", "convnext_atto", "vit_base_r50_s16_224"])
+def test_one_pass_gives_both_norms(name: str) -> None:
+    """Features after the final norm, without a second pass, of every layer."""
+    small = {"depth": 3, "embed_dim": 64, "num_heads": 4} if "r50" in name else {}
+    backbone = load_backbone(name, **small) if "_reg" not in name and "dinov3" not in name else tiny(name)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        raw, wanted = (backbone.eval()(images, layers=tuple(range(backbone.spec.depth)), norm=n) for n in (False, True))
+        found = backbone.after_norm(raw)
+    for ours, theirs in zip((*found.maps, *found.prefix), (*wanted.maps, *wanted.prefix), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert found.norm is True
+    with pytest.raises(ValueError, match="read them with norm=False"):
+        backbone.after_norm(wanted)
+
+
+def test_choices_are_read_as_by_hand(vit: Backbone, resnet: Backbone) -> None:
+    """Readouts of a layer in the middle, with and without the norm; what a backbone lacks is left out or refused."""
+    choices = choices_of(vit, "all", "all", "all")
+    assert len(choices) == len(set(choices)) == 6 * 2 * 5 - 3 * 2 * 2  # the first three layers lack four blocks
+    assert layers_of([Choice("last4", 4, True)]) == (1, 2, 3, 4)
+    images = torch.randn(2, 3, 32, 32)
+    pooled = describe(vit.eval(), images, choices=choices)
+    for normed in (True, False):
+        with torch.no_grad():
+            features = vit(images, layers=(1, 2, 3, 4), norm=normed)
+        wanted = torch.cat([*(p[:, 0] for p in features.prefix), features.maps[-1].mean((-2, -1))], 1)
+        found = pooled.readout(Choice("last4_average", 4, normed))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert choices_of(vit) == [Choice("class", 5, True)]
+    assert choices_of(resnet, "all", "all", "all") == [Choice("average", layer, False) for layer in range(5)]
+    for wrong, message in (
+        ({"readout": "class"}, "use 'average'"), ({"norm": True}, "no final norm"), ({"layers": 9}, "does not exist"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            choices_of(resnet, **wrong)  # type: ignore[arg-type]

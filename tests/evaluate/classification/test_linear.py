@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dense.backbone import Backbone
 from dense.evaluate import Pooled
 from dense.evaluate.classification.data import CenterCrop, RandomCrop, open_examples
+from dense.evaluate.classification.features import Summary
 from dense.evaluate.classification.linear import (
     GRID,
     HeadGrid,
@@ -38,7 +39,7 @@ def data(n: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_every_head_is_pytorchs(anneal: str) -> None:
     """Weights after two epochs equal those of nn.Linear with torch's SGD and cosine, for each learning rate."""
     features, labels = data()
-    pooled = Pooled(torch.zeros(60, 0, 12), features, labels)
+    pooled = Pooled({Summary("average", 0, True): features}, labels)
     rates = (0.03, 0.4, 2.0)
     recipe = LinearRecipe("x", ("average",), rates, batch_size=20, epochs=3, anneal=anneal)  # type: ignore[arg-type]
     steps, per_epoch = recipe.length(60)
@@ -58,7 +59,7 @@ def test_every_head_is_pytorchs(anneal: str) -> None:
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 3 if anneal == "epoch" else 9, eta_min=0)
         for step, batch in enumerate(batches):
             sgd.zero_grad()
-            F.cross_entropy(head(batch.average), batch.labels).backward()
+            F.cross_entropy(head(batch.readout("average")), batch.labels).backward()
             sgd.step()
             if anneal == "step" or step % 3 == 2:
                 cosine.step()
@@ -89,7 +90,7 @@ def test_the_best_head_leads() -> None:
     """Among readouts and rates, the one that is best on validation images, the smaller rate on a tie."""
     features, labels = data(400)
     noise = torch.randn(400, 1, 12, generator=torch.Generator().manual_seed(9))
-    pooled = Pooled(noise, features, labels)
+    pooled = Pooled({Summary("class", 0, True): noise[:, 0], Summary("average", 0, True): features}, labels)
     recipe = LinearRecipe("x", ("class", "average"), (1e-6, 1.0, 1.0), batch_size=40, steps=120)
     train, val = pooled[:300], pooled[300:]
     result = compare(fit_heads(repeat(train, 40), recipe, 5, 120, 7), val, recipe)
@@ -106,9 +107,12 @@ def test_the_best_head_leads() -> None:
 
 def test_kept_features_are_all_seen_each_pass() -> None:
     """Whole batches without repetition within a pass."""
-    pooled = Pooled(torch.zeros(10, 0, 1), torch.arange(10.0).view(10, 1), torch.arange(10))
+    pooled = Pooled({Summary("average", 0, True): torch.arange(10.0).view(10, 1)}, torch.arange(10))
     batches = repeat(pooled, 5)
-    passes = [torch.cat([next(batches).average, next(batches).average]).flatten().tolist() for _ in range(3)]
+    passes = [
+        torch.cat([next(batches).readout("average"), next(batches).readout("average")]).flatten().tolist()
+        for _ in range(3)
+    ]
     assert all(sorted(p) == list(range(10)) for p in passes)
     assert passes[0] != passes[1]
     assert len(next(repeat(pooled, 4))) == 4

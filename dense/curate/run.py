@@ -69,7 +69,7 @@ def curate(
     if curated is not None:
         check_usable(curated, "curated images")
     if tested is not None:
-        check_usable(tested, "held-out images and their crops")
+        check_usable(tested, "held-out images and crops of them" if crops else "held-out images")
     decisions = decide(everything, len(pool), embeddings, like, curated, views, tested, settings)
     if not len(decisions.kept):
         raise ValueError(f"none of {len(pool)} images is kept: {decisions.summary()}")

@@ -4,15 +4,13 @@
 
 The photographs may be those of the imagenet-sample-images repository (1,000, one per class, many of related animals).
 They are shuffled with --seed and halved: settings were chosen on the first half, and the second verifies them. Half of
-each half is the pool, half is held out. Planted are
+each half is the pool, half is held out. Planted are copies and crops of held-out photographs in the pool, and crops of
+photographs of the pool among the held-out ones, at random positions. All other photographs of the pool are innocent;
+the most similar held-out ones are compared with them, and must not be taken for copies.
 
-- copies and crops of held-out photographs in the pool (at random positions),
-- crops of photographs of the pool among the held-out ones, and the four most similar held-out photographs of every
-  other photograph of the pool are the look-alikes that must not be mistaken for copies.
-
-Printed per setting: recall by kind; precision, the share of dropped images that are copies of the held-out image found;
-other photographs that are dropped. "cosine alone" is how a decision without a comparison of pixels fares, and "with
-crops" (--crops) the former default, which embeds ten crops of each held-out photograph besides.
+Printed per decision: recall by kind; precision, the share of dropped images that are copies of the held-out image
+found; other photographs that are dropped. "cosine alone" decides without a comparison of pixels; with --crops 0.9 0.8,
+which embeds ten crops of each held-out image besides, "cosine alone, 0.9" is the former default.
 """
 
 from __future__ import annotations
@@ -27,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from _all import machine
-from _measure import arguments
+from _measure import arguments, prose, write_section
 from _planted import COPIES, cropped
 
 from dense.backbone import load_backbone
@@ -97,9 +94,9 @@ class Planted:
 
         @cache
         def compare(image: int, place: int) -> Any:
-            start = time.perf_counter()
+            start = time.process_time()
             found = exact(image, place)
-            self.seconds.append(time.perf_counter() - start)
+            self.seconds.append(time.process_time() - start)
             return found
 
         self.compare = compare
@@ -133,58 +130,82 @@ def save(path: Path, image: NDArray[np.uint8]) -> None:
     Image.fromarray(image).save(path)
 
 
+DECISIONS = {
+    "default": Settings(),
+    **{f"cosine alone, {t}": Settings(held_out_threshold=t, agreement=0) for t in (0.8, 0.9, 0.95)},
+}
+SWEEP = {
+    f"cosine {t}, correlation {a}": Settings(held_out_threshold=t, agreement=a)
+    for t, a in [*((t, 0.7) for t in (0.2, 0.3, 0.4, 0.6, 0.7, 0.8)), *((0.5, a) for a in (0.01, 0.5, 0.6, 0.8, 0.9))]
+}
+
+
+def by_kind(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a table of kinds (rows) and decisions (columns)."""
+    columns = list(found.values())
+    rows = [["", *found], ["---"] * (len(found) + 1)]
+    rows += [[kind, *(f"{column['recall'][kind]:.2f}" for column in columns)] for kind in KINDS]
+    rows.append([f"all {columns[0]['copies']}", *(f"{column['all']:.3f}" for column in columns)])
+    rows.append(["precision", *(f"{column['precision']:.3f}" for column in columns)])
+    others = [f"{column['others dropped']} of {column['others']}" for column in columns]
+    return [f"| {' | '.join(row)} |" for row in [*rows, ["other photographs dropped", *others]]]
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--backbone", default="dinov2_vits14")
     parser.add_argument("--weights")
-    parser.add_argument("--photographs-used", dest="most", type=int, default=1000, help="photographs in all")
+    parser.add_argument("--images", type=int, default=1000, help="photographs in all")
     parser.add_argument("--copied", type=int, default=40, help="photographs of each half that are copied, per kind")
     parser.add_argument("--seed", type=int, default=0, help="of the halves")
     parser.add_argument("--halves", type=int, nargs="+", choices=(1, 2), default=[1, 2])
     parser.add_argument("--crops", type=float, nargs="*", default=[], help="crops of held-out images, embedded too")
-    parser.add_argument("--embeddings", type=Path, help="folder that keeps images and embeddings between runs")
-    parser.add_argument("--sweep", action="store_true", help="other thresholds too")
-    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--work", type=Path, help="folder that keeps images and embeddings between runs")
+    parser.add_argument("--sweep", action="store_true", help="measure other thresholds on the first half")
     parser.add_argument("--markdown", type=Path, help="page whose section real_curation is replaced")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
-    start, results, lines = time.perf_counter(), list[dict[str, Any]](), list[str]()
+    start, where, lines, results = time.monotonic(), machine(), list[str](), dict[str, Any]()
     files = list_images(options.photographs)
-    files = [files[i] for i in np.random.default_rng(options.seed).permutation(len(files))[: options.most]]
+    files = [files[i] for i in np.random.default_rng(options.seed).permutation(len(files))[: options.images]]
     backbone = load_backbone(options.backbone, options.weights, frozen=True)
-    default = Settings()
-    rows = [("default", default)]
-    rows += [(f"cosine alone, {t}", Settings(held_out_threshold=t, agreement=0)) for t in (0.8, 0.9, 0.95)]
-    rows += [
-        (f"cosine {t}, correlation {a}", Settings(held_out_threshold=t, agreement=a))
-        for t, a in ([(0.3, 0.7), (0.4, 0.7), (0.6, 0.7), (0.7, 0.7), (0.5, 0.5), (0.5, 0.6), (0.5, 0.8), (0.5, 0.9)])
-        if options.sweep
-    ]
-    print(f"| half | decision | {' | '.join(KINDS)} | all | precision | others dropped |")
-    print("|---" * (len(KINDS) + 5) + "|")
     for half in options.halves:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = (options.embeddings or Path(temporary)) / f"half-{half}"
+            folder = (options.work or Path(temporary)) / f"half-{half}"
             embedder = Embedder(backbone, folder / "embeddings")
             planted = Planted(files[half - 1 :: 2], options.copied, embedder, folder, options.crops)
-            for words, settings in rows:
-                found = planted.measure(settings)
-                cells = " | ".join(f"{value:.2f}" for value in found["recall"].values())
-                line = f"| {half} | {words} | {cells} | {found['all']:.3f} | {found['precision']:.3f} | "
-                line += f"{found['others dropped']} of {found['others']} |"
-                print(line, flush=True)
-                lines.append(line)
-                results.append({"half": half, "decision": words, **found})
-            cost = f"half {half}: {planted.rate:.1f} images embedded per second, "
-            cost += f"{len(planted.seconds)} pairs compared, {1000 * np.mean(planted.seconds or [0]):.0f} ms each"
-            print(cost, flush=True)
-            results.append(
-                {"half": half, "images per second": planted.rate, "ms per pair": 1000 * np.mean(planted.seconds or [0])}
+            found = {words: planted.measure(settings) for words, settings in DECISIONS.items()}
+            cost = (
+                f"{planted.rate:.1f} images embedded per second, {len(planted.seconds)} pairs compared of "
+                f"{len(planted.pool)} images and {len(planted.views)} held-out ones, "
+                f"{1000 * np.mean(planted.seconds or [0]):.0f} ms of one core each"
             )
-    minutes = (time.perf_counter() - start) / 60
-    print(f"seed {options.seed}, {torch.get_num_threads()} threads, {minutes:.1f} minutes")
+            if options.sweep and half == 1:
+                found |= {words: planted.measure(settings) for words, settings in SWEEP.items()}
+            results[f"half {half}"] = found | {"cost": cost}
+            table = by_kind({words: found[words] for words in DECISIONS})
+            swept = [
+                f"| {words} | {found[words]['all']:.3f} | {found[words]['precision']:.3f} | "
+                f"{found[words]['others dropped']} of {found[words]['others']} |"
+                for words in SWEEP
+                if words in found
+            ]
+            if swept:
+                swept = ["", "| decision | recall | precision | others dropped |", "|---|---|---|---|", *swept]
+            chosen = "settings were chosen here" if half == 1 else "verification"
+            lines += ["", prose(f"Half {half} ({chosen}): {cost}."), "", *table, *swept]
+            print("\n".join(lines[-len(table) - len(swept) - 3 :]), flush=True)
+    minutes = (time.monotonic() - start) / 60
+    facts = (
+        f"{options.backbone}, {len(files)} photographs, seed {options.seed}, {options.copied} copied per kind and "
+        f"half, {where['threads']} threads, {minutes:.0f} minutes."
+    )
+    print(facts)
+    if options.markdown:
+        write_section(options.markdown, "real_curation", "\n".join([facts, *lines]))
     if options.json:
-        content = {"results": results, "minutes": minutes, "seed": options.seed, "machine": machine()}
+        content = {"machine": where, "minutes": round(minutes, 1), "protocol": facts, "results": results}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -19,6 +19,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks._planted import COPIES
 from dense.cli.curate import SETTINGS, parser
@@ -34,6 +35,7 @@ from tests.curate.pools import VERB, folder, save, scene
 from tests.runs import call, environment
 
 ROOT = Path(__file__).parents[2]
+PHOTOS = Path(os.environ.get("DENSE_REAL", ROOT / "nowhere")) / "photos"
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_crops_are_held_out_in_both_directions(tmp_path: Path) -> None:
     save(tests / "part.png", np.ascontiguousarray(large[1][:130, :135, :][:, ::-1]))
     save(tests / "other.png", large[2])
     asked = (root, "--held-out", tests, "--output", tmp_path / "out")
-    loose = ("--held-out-threshold", "-0.0")
+    loose = ("--held-out-threshold", "0")
     done = call(["curate", *map(str, asked), *VERB, *loose])
     assert done.returncode == 0, done.stderr
     dropped = lines(tmp_path / "out")
@@ -122,6 +124,32 @@ def test_crops_are_held_out_in_both_directions(tmp_path: Path) -> None:
     assert len(re.findall(r"<figcaption>whole.png: cosine .*?, \d+ bits, correlation \d.\d+<", page)) == 1
     assert len(re.findall(r"<figcaption>part.png: cosine .*?, correlation \d.\d+, mirrored<", page)) == 1
     assert call(["curate", *map(str, asked), *VERB, *loose, "--agreement", "0"]).returncode == 1  # all are near
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs photographs: DENSE_REAL=FOLDER with photos/")
+def test_crops_of_photographs_are_held_out_and_look_alikes_stay(tmp_path: Path) -> None:
+    """Of forty photographs of related animals, ten have a crop among the others, in either direction."""
+    files = sorted(PHOTOS.glob("*.jpg"))[150:190]
+    for number, file in enumerate(files):
+        image = np.asarray(Image.open(file).convert("RGB"))
+        whole, part = ("pool", "tests") if number % 2 else ("tests", "pool")
+        save(tmp_path / whole / file.name, image)
+        if number < 10:
+            name = "cropped to 90 %" if number % 4 < 2 else "cropped to 80 %"
+            save(tmp_path / part / file.name, COPIES[name](image), quality=80)
+    arguments = [
+        "curate",
+        str(tmp_path / "pool"),
+        "--held-out",
+        str(tmp_path / "tests"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    done = call([*arguments, *VERB, "--held-out-threshold", "0"])
+    assert done.returncode == 0, done.stderr
+    dropped = lines(tmp_path / "out")
+    assert {name: Path(line["of"]).name for name, line in dropped.items()} == {f.name: f.name for f in files[:10]}
 
 
 def test_shards_hold_the_bytes_of_the_files(pool: Path, tmp_path: Path) -> None:
@@ -384,7 +412,8 @@ def test_a_part_is_continued_where_it_was_saved(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the processes of Linux")
-def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     """Workers end with the main process, also if it cannot end them."""
     root, options = folder(tmp_path / "pool", range(40)), ["--batch", "1", "--part", "1", "--workers", "2"]
     process = subprocess.Popen(
@@ -395,7 +424,7 @@ def test_sigterm_leaves_no_process(tmp_path: Path) -> None:
     while not list(tmp_path.glob("out/embeddings/*/*.part")) and process.poll() is None:
         time.sleep(0.01)
         most = max(most, len(running(process.pid)))
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(20) != 0
     assert most == 3
     deadline = time.monotonic() + 10

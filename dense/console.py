@@ -76,7 +76,8 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 
 def _lines(what: str) -> Count:
-    begun, reported = None, time.monotonic()
+    begun: tuple[float, int] | None = None
+    reported = time.monotonic()
 
     def count(done: int, total: int | None) -> None:
         nonlocal begun, reported

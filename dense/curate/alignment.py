@@ -38,7 +38,8 @@ class Keypoints:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
         scale = SIDE / max(grey.shape)
         size = [max(1, round(side * scale)) for side in grey.shape[::-1]]
-        self.grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        self.grey: NDArray[np.uint8] = np.asarray(cv2.resize(grey, size, interpolation=method), np.uint8)
         found, descriptors = cv2.SIFT_create(KEYPOINTS, contrastThreshold=0.01).detectAndCompute(self.grey, None)
         self.points = np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)  # K, 2
         self.descriptors = descriptors  # K, 128, or None without keypoints
@@ -73,7 +74,8 @@ def _align(first: Keypoints, second: Keypoints) -> Alignment | None:
     scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
     if not 1 / MOST_SCALE <= scale <= MOST_SCALE:
         return None
-    size = first.grey.shape[::-1]
+    height, width = first.grey.shape
+    size = (width, height)
     laid = np.asarray(cv2.warpAffine(second.grey, matrix, size))
     shared = cv2.warpAffine(np.full_like(second.grey, 255), matrix, size) == 255
     if shared.sum() < LEAST_SHARED * min(first.grey.size, second.grey.size * scale**2):
@@ -87,7 +89,9 @@ def _align(first: Keypoints, second: Keypoints) -> Alignment | None:
 def _box(shared: NDArray[np.bool_]) -> Box:
     rows, columns = np.flatnonzero(shared.any(1)), np.flatnonzero(shared.any(0))
     height, width = shared.shape
-    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+    left, right = columns[[0, -1]].tolist()
+    top, bottom = rows[[0, -1]].tolist()
+    return left / width, top / height, (right + 1) / width, (bottom + 1) / height
 
 
 def _moved(box: Box, of: NDArray[np.uint8], to: NDArray[np.uint8], matrix: NDArray[np.float64]) -> Box:

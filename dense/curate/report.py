@@ -191,16 +191,16 @@ def _pair(
 ) -> Row:
     """Return a dropped image beside its match, with boxes around what both show; empty if one cannot be read."""
     other = int(decisions.matches[index])
-    images = prepare(decisions.pool, index).image, shown(names, other).image
-    if images[0] is None or images[1] is None:
+    image, match = prepare(decisions.pool, index).image, shown(names, other).image
+    if image is None or match is None:
         return []
-    alignment = align(Keypoints(images[0]), Keypoints(images[1]))
+    alignment = align(Keypoints(image), Keypoints(match))
     words = f"{Path(names.name(other)).name}: cosine {cosine:.3f}, {bits} bits"
     if alignment.correlation:
         words += f", correlation {alignment.correlation:.2f}{', mirrored' if alignment.mirrored else ''}"
-        images = tuple(_boxed(image, box) for image, box in zip(images, alignment.boxes, strict=True))
-    captions = Path(decisions.pool.name(index)).name, words
-    return [(caption, contain(image, SIDE)) for caption, image in zip(captions, images, strict=True)]
+        image, match = _boxed(image, alignment.boxes[0]), _boxed(match, alignment.boxes[1])
+    name = Path(decisions.pool.name(index)).name
+    return [(name, contain(image, SIDE)), (words, contain(match, SIDE))]
 
 
 def _boxed(image: Picture, box: Box) -> Picture:
@@ -209,7 +209,7 @@ def _boxed(image: Picture, box: Box) -> Picture:
     thick = max(1, round(max(height, width) / SIDE * 2))
     left, top, right, bottom = (round(side * length) for side, length in zip(box, (width, height) * 2, strict=True))
     corner = max(left, right - thick), max(top, bottom - thick)  # of the lower right, inside the image
-    return cv2.rectangle(image.copy(), (left, top), corner, ORANGE, thick)
+    return np.asarray(cv2.rectangle(image.copy(), (left, top), corner, ORANGE, thick), np.uint8)
 
 
 def _cell(pool: Pool, prepare: Preparation, index: int) -> Row:

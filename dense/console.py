@@ -42,6 +42,12 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def warn(text: str) -> None:
+    """Print a warning once for all processes of a run, unless --quiet was given."""
+    if not is_quiet() and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def counting(what: str) -> Iterator[Count]:
     """Yield a function that takes (done, total) and reports progress as `progress` does."""

@@ -82,14 +82,16 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 
 def _lines(what: str) -> Count:
-    start = reported = time.monotonic()
+    begun: tuple[float, int] | None = None
+    reported = time.monotonic()
 
     def count(done: int, total: int | None) -> None:
-        nonlocal reported
+        nonlocal begun, reported
         now = time.monotonic()
-        if now - reported >= EVERY and done:
-            reported = now
-            left = f" of {total}, {clock((total - done) * (now - start) / done)} left" if total else ""
+        begun = begun or (now, done)  # a run that continues has done some before
+        if now - reported >= EVERY and done > begun[1]:
+            reported, rate = now, (done - begun[1]) / max(now - begun[0], 1e-6)
+            left = f" of {total}, {rate:.3g} per second, {clock((total - done) / rate)} left" if total else ""
             print(f"{what}: {done}{left}", file=sys.stderr, flush=True)
 
     return count

@@ -21,7 +21,14 @@ SOURCES = "folders, lists, shards or scenes:train"
 SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings, but for the seed
     "hash_distance": {"default": 6, "help": "most differing bits, of 64, between hashes of duplicates, 0 to 7"},
     "threshold": {"default": 0.97, "help": "least cosine of duplicates"},
-    "held_out_threshold": {"default": 0.9, "help": "least cosine of a held-out image and its copy"},
+    "held_out_threshold": {
+        "default": 0.5,
+        "help": "least cosine of a held-out image and an image that is laid over it to see whether it is a copy",
+    },
+    "agreement": {
+        "default": 0.7,
+        "help": "least correlation of what both show, for a copy of a held-out image; 0: the cosine alone decides",
+    },
     "neighbours": {"default": 16, "help": "nearest neighbours per image in the graph of duplicates"},
     "keep": {"default": "largest", "choices": ("largest", "sharpest"), "help": "which image of a group is kept"},
     "retrieve": {
@@ -55,8 +62,8 @@ def parser(**options: bool) -> Parser:
     add("--like", nargs="+", default=[], help=f"curated images; without them all but copies are kept: {SOURCES}")
     add("--held-out", nargs="+", default=[], help=f"test images, of which no copy may be kept: {SOURCES}")
     add(
-        "--held-out-crops", type=float, nargs="*", default=[0.9, 0.8],
-        help="crops of held-out images that are compared too, as shares of their sides",
+        "--held-out-crops", type=float, nargs="*", default=[],
+        help="crops of held-out images that are embedded too, as shares of their sides, such as 0.9 0.8",
     )  # fmt: skip
     add("--with-curated", action="store_true", help="add the curated images to the result")
     add("--output", type=Path, default=Path("curated"), help="folder to write to")
@@ -71,7 +78,7 @@ def parser(**options: bool) -> Parser:
     add("--batch", type=int, default=64, help="images per batch")
     add("--workers", type=int, default=2, help="processes that load images")
     add("--embeddings", type=Path, default=None, help="folder for embeddings; OUTPUT/embeddings if left out")
-    add("--part", type=int, default=1024, help="images per file of embeddings; a killed run loses at most one file")
+    add("--part", type=int, default=1024, help="images per file of embeddings, saved twice a minute")
     add("--min-side", type=int, default=64, help="least pixels of the shorter side")
     add("--min-contrast", type=float, default=4.0, help="least standard deviation of the grey values")
     add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -10,15 +11,19 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from dense.console import progress
+from dense.curate.alignment import Alignment
 from dense.curate.search import Flat, Indices, Vectors, build_index, import_faiss, search_blocks
 from dense.curate.settings import Keep, Settings
 from dense.media.draw import Picture
 
+Compare = Callable[[int, int], Alignment]
 Hashes = NDArray[np.uint8]  # N, 8
 SIDE, LOW = 32, 8  # pixels per side before the cosine transform, and frequencies per side that are kept
 BANDS = 4  # of 16 bits each: of two hashes that differ by 7 bits, one band differs by at most 1 bit
 MOST_BITS = 2 * BANDS - 1
 CHUNK = 65536
+COMPARED = 4  # nearest held-out images that an image is laid over
 
 
 @dataclass(frozen=True)
@@ -121,18 +126,35 @@ def _components(first: Indices, second: Indices, count: int) -> Indices:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def held_out_matches(images: Signatures, held_out: Signatures, settings: Settings) -> Indices:
-    """Return the held-out image that each image is a copy of (N,), -1 for none; the comparison is exhaustive."""
-    matches = np.full(len(images), -1, np.int64)
+def held_out_matches(
+    images: Signatures, held_out: Signatures, settings: Settings, compare: Compare | None = None
+) -> tuple[Indices, dict[int, Alignment]]:
+    """Return the held-out image that each image is a copy of (N,), -1 for none, and how these lie over one another.
+
+    Near hashes are copies. Of the others, those with a sufficient cosine to an image are compared with it, the nearest
+    first; `compare` takes the places of an image and of a held-out image. Without it the cosine decides.
+    """
+    matches, found = np.full(len(images), -1, np.int64), dict[int, Alignment]()
     if not len(held_out) or not len(images):
-        return matches
-    for start, cosines, places in search_blocks(Flat(held_out.vectors), images.vectors, 1):
-        near = np.flatnonzero(cosines[:, 0] >= settings.held_out_threshold)
-        matches[start + near] = places[near, 0]
+        return matches, found
     rows, places, bits = near_hashes(held_out.hashes, images.hashes, images.mirrored, settings.hash_distance)
     order = np.lexsort((places, bits))[::-1]  # the nearest is written last and wins
     matches[rows[order]] = places[order]
-    return matches
+    candidates: dict[int, list[int]] = {}
+    for start, cosines, nearest in search_blocks(Flat(held_out.vectors), images.vectors, min(COMPARED, len(held_out))):
+        near = (cosines >= settings.held_out_threshold) & (matches[start : start + len(cosines), None] < 0)
+        for row in np.flatnonzero(near.any(1)).tolist():
+            candidates[start + row] = nearest[row][near[row]].tolist()
+    for row, several in progress(candidates.items(), "compared with held-out images", len(candidates)):
+        if compare is None or not settings.agreement:
+            matches[row] = several[0]
+            continue
+        for place in several:
+            alignment = compare(row, place)
+            if alignment.correlation >= settings.agreement:
+                matches[row], found[row] = place, alignment
+                break
+    return matches, found
 
 
 def representatives(

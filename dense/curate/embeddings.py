@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +30,15 @@ COLUMNS = np.dtype([
     ("state", "u1"), ("edited", "u1"), ("hash", "u1", 8), ("mirrored", "u1", 8),
     ("height", "<u4"), ("width", "<u4"), ("sharpness", "<f4"),
 ])  # fmt: skip
+SAVED_EVERY = 30.0  # seconds
 
 
 @dataclass(frozen=True)
 class Embedder:
     """How images become vectors, and the folder that stores them.
 
-    folder: one sub-folder per combination of settings, with parts of `part` images; complete parts are reused
+    folder: one sub-folder per combination of settings, with files of `part` images, saved at least every `SAVED_EVERY`
+    seconds (or after each batch, where one takes longer) and continued by the next run
     """
 
     backbone: Backbone
@@ -78,45 +81,53 @@ class Embedder:
         starts = range(0, len(pool), self.part)
         spans = [range(start, min(start + self.part, len(pool))) for start in starts]
         versions = [pool.version(span) for span in spans]
-        missing = [n for n, span in enumerate(spans) if not is_complete(part_path(folder, span), versions[n])]
+        stored = [
+            stored_images(part_path(folder, span), version) for span, version in zip(spans, versions, strict=True)
+        ]
+        missing = [n for n, span in enumerate(spans) if stored[n] < len(span)]
         with counting(name) as count, evaluating(self.backbone):
-            done = len(pool) - sum(len(spans[n]) for n in missing)
-            for n, part in zip(missing, self._parts(pool, prepare, [spans[n] for n in missing]), strict=True):
-                facts = {"version": versions[n], "words": part.reasons, "edits": part.edits}
-                write_record(
-                    part_path(folder, spans[n]), [part.vectors, torch.from_numpy(part.columns.view(np.uint8))], facts
-                )
-                done += len(spans[n])
-                count(done, len(pool))
+            done, saved = sum(stored), time.monotonic()
+            count(done, len(pool))
+            embedded = self._embedded(pool, prepare, [spans[n][stored[n] :] for n in missing])
+            for n in missing:
+                path, length = part_path(folder, spans[n]), stored[n]
+                parts = [_Part.read(path)] if length else []
+                while length < len(spans[n]):
+                    parts.append(next(embedded))
+                    size = len(parts[-1].columns)
+                    length, done = length + size, done + size
+                    count(done, len(pool))
+                    if length == len(spans[n]) or time.monotonic() - saved >= SAVED_EVERY:
+                        parts = [_Part.joined(parts)]
+                        parts[0].write(path, versions[n])
+                        saved = time.monotonic()
         return read_parts(folder, spans)
 
-    def _parts(self, pool: Pool, prepare: Preparation, spans: list[range]) -> Iterator[_Part]:
+    def _embedded(self, pool: Pool, prepare: Preparation, spans: list[range]) -> Iterator[_Part]:
+        """Yield the images of each span in batches."""
         batches: Any = [span[i : i + self.batch_size] for span in spans for i in range(0, len(span), self.batch_size)]
         dataset = _PoolDataset(pool, prepare, self.view)
         loader = DataLoader(dataset, batch_sampler=batches, collate_fn=list, **workers_options(self.workers))
-        items = (item for batch in loader for item in self._embed(batch))
-        for span in spans:
-            part = [next(items) for _ in span]
-            yield _Part(
-                torch.from_numpy(np.stack([vector for _, vector in part])),
-                np.concatenate([item.columns for item, _ in part]),
-                {str(n): item.reason for n, (item, _) in enumerate(part) if item.reason},
-                {str(n): list(item.edits) for n, (item, _) in enumerate(part) if item.edits},
-            )
+        return map(self._embed, loader)
 
-    def _embed(self, batch: list[_Item]) -> Iterator[tuple[_Item, NDArray[np.float16]]]:
-        """Yield each item with its vector, which is zero for an unusable image."""
+    def _embed(self, batch: list[_Item]) -> _Part:
+        """Return the vectors of a batch, zero for unusable images, and what its items say."""
         for item in batch:
             if item.error:
                 raise ValueError(item.error)
+        vectors = torch.zeros(len(batch), self.dim, dtype=torch.float16)
         views = [item.view for item in batch if item.view is not None]
-        vectors: Iterator[NDArray[np.float16]] = iter(())
         if views:
             images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()  # b, 3, H, W
             pooled = describe(self.backbone, images, blocks=blocks_of([self.resolved_readout]))
-            vectors = iter(pooled.readout(self.resolved_readout).cpu().numpy().astype(np.float16))
-        for item in batch:
-            yield item, np.zeros(self.dim, np.float16) if item.view is None else next(vectors)
+            usable = torch.tensor([item.view is not None for item in batch])
+            vectors[usable] = pooled.readout(self.resolved_readout).cpu().half()
+        return _Part(
+            vectors,
+            np.concatenate([item.columns for item in batch]),
+            {str(n): item.reason for n, item in enumerate(batch) if item.reason},
+            {str(n): list(item.edits) for n, item in enumerate(batch) if item.edits},
+        )
 
 
 class _Item(NamedTuple):
@@ -129,11 +140,34 @@ class _Item(NamedTuple):
     error: str = ""  # stops the run, for instance if a filter failed
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True)
+class _Part:
+    """The first images of a span, or all of them, as a file stores them."""
+
     vectors: torch.Tensor  # n, D fp16
     columns: NDArray[Any]  # n of COLUMNS
     reasons: dict[str, str]  # by index in the part
     edits: dict[str, list[str]]
+
+    @classmethod
+    def joined(cls, parts: list[_Part]) -> _Part:
+        starts = np.cumsum([0, *(len(part.columns) for part in parts)]).tolist()
+        numbered = list(zip(starts, parts, strict=False))
+        return cls(
+            torch.cat([part.vectors for part in parts]),
+            np.concatenate([part.columns for part in parts]),
+            {str(start + int(n)): text for start, part in numbered for n, text in part.reasons.items()},
+            {str(start + int(n)): names for start, part in numbered for n, names in part.edits.items()},
+        )
+
+    @classmethod
+    def read(cls, path: Path, verify: bool = True) -> _Part:
+        (vectors, packed), facts = read_record(path, verify)
+        return cls(vectors, packed.numpy().view(COLUMNS).reshape(-1), facts["words"], facts["edits"])
+
+    def write(self, path: Path, version: str) -> None:
+        facts = {"version": version, "words": self.reasons, "edits": self.edits}
+        write_record(path, [self.vectors, torch.from_numpy(self.columns.view(np.uint8))], facts)
 
 
 class _PoolDataset(Dataset[_Item]):
@@ -166,12 +200,13 @@ def part_path(folder: Path, span: range) -> Path:
     return folder / f"{span.start:012d}.part"
 
 
-def is_complete(path: Path, version: str) -> bool:
-    """Return whether a part exists, is undamaged and belongs to this version of the images."""
+def stored_images(path: Path, version: str) -> int:
+    """Return how many images a part holds; 0 if it is absent, damaged, or of another version of the images."""
     try:
-        return bool(read_record(path)[1].get("version") == version)
+        tensors, facts = read_record(path)
     except (FileNotFoundError, DamagedRecord):
-        return False
+        return 0
+    return len(tensors[0]) if facts.get("version") == version else 0
 
 
 @dataclass(frozen=True)
@@ -209,9 +244,9 @@ def read_parts(folder: Path, spans: list[range]) -> Embeddings:
     """Return all parts of a pool, with memory-mapped vectors."""
     columns, arrays, reasons, edits = [], [], dict[int, str](), dict[int, list[str]]()
     for span in spans:
-        (vectors, packed), facts = read_record(part_path(folder, span), verify=False)
-        arrays.append(vectors.numpy())
-        columns.append(packed.numpy().view(COLUMNS).reshape(-1))
-        reasons |= {span.start + int(n): text for n, text in facts["words"].items()}
-        edits |= {span.start + int(n): names for n, names in facts["edits"].items()}
+        part = _Part.read(part_path(folder, span), verify=False)
+        arrays.append(part.vectors.numpy())
+        columns.append(part.columns)
+        reasons |= {span.start + int(n): text for n, text in part.reasons.items()}
+        edits |= {span.start + int(n): names for n, names in part.edits.items()}
     return Embeddings(np.concatenate(columns), Vectors(arrays), reasons, edits)

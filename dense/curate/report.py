@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dense.curate.alignment import Alignment, Box, Keypoints, align
 from dense.curate.embeddings import Embeddings
 from dense.curate.filters import STATES, Preparation
 from dense.curate.pool import Pool
@@ -22,13 +24,14 @@ from dense.media.html import document, figures, table
 
 REASONS = (*STATES[1:], "held out", "duplicate", "not retrieved", "over the total")
 CHUNK = 8192
-PAIRS, ROWS, COLUMNS, SIDE = 60, 20, 8, 128  # of the sheet: pairs per reason, curated images, images per row, pixels
+PAIRS, ROWS, COLUMNS, SIDE = 60, 20, 6, 176  # of the sheet: pairs per reason, curated images, images per row, pixels
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#222}"
     ".pairs{display:flex;flex-wrap:wrap;gap:1.2rem}.row{display:flex;gap:.4rem;margin:0 0 .8rem}"
-    "figure{margin:0;width:128px}img{display:block}figcaption{font-size:.72rem;color:#666;overflow-wrap:anywhere}"
+    "figure{margin:0;width:176px}img{display:block}figcaption{font-size:.72rem;color:#666;overflow-wrap:anywhere}"
     "td,th{text-align:left;padding:.1rem 1.5rem .1rem 0}"
 )
+ORANGE = (255, 120, 0)
 Match = tuple[int, float, int]  # index of the dropped image; cosine and differing bits to the image it is a copy of
 Row = list[tuple[str, Picture]]  # captions and pictures
 
@@ -39,12 +42,14 @@ class Decisions:
 
     reasons: index into REASONS, -1 for kept images. matches: the image that is kept instead, or for "held out" the
     index of the held-out image; -1 for none, also for images in a group with a copy of a held-out image
+    alignments: how copies of held-out images lie over these, where that decided
     """
 
     pool: Pool
     embeddings: Embeddings
     reasons: NDArray[np.int8]  # N
     matches: Indices  # N
+    alignments: dict[int, Alignment]  # by index
     retrieved: Retrieved  # indices of the pool
     mean: NDArray[np.float32]  # D, centres the vectors that are compared
     by_cosine: int  # duplicates that perceptual hashes alone would have kept
@@ -120,6 +125,8 @@ def write_dropped(decisions: Decisions, held_out: Pool | None, tested: Embedding
                     cosine, bits = matches[index]
                     names = held_out if reason == "held out" and held_out is not None else decisions.pool
                     line |= {"of": names.name(int(decisions.matches[index])), "cosine": round(cosine, 4), "bits": bits}
+                    if alignment := decisions.alignments.get(index):
+                        line |= {"correlation": round(alignment.correlation, 4), "mirrored": alignment.mirrored}
                 elif reason == "held out":
                     line["words"] = "in a group with a copy of a held-out image"
                 lines.write(json.dumps(line) + "\n")
@@ -143,12 +150,11 @@ def write_sheet(
         pairs = doubtful(decisions, tested, reason)
         if pairs and names is not None:
             shown = Preparation() if reason == "held out" else prepare
-            rows = []
-            for index, cosine, bits in pairs:
-                other = int(decisions.matches[index])
-                caption = f"{Path(names.name(other)).name}: cosine {cosine:.3f}, {bits} bits"
-                rows.append([*_cell(decisions.pool, prepare, index), *_cell(names, shown, other, caption)])
-            words = f"{len(rows)} of {counts[reason]}, the least similar first; the dropped image on the left"
+            rows = [_pair(decisions, prepare, names, shown, *pair) for pair in pairs]
+            words = (
+                f"{len(rows)} of {counts[reason]}, the least similar first; the dropped image on the left. Boxes show "
+                "the part that both share, and correlation how well it agrees; without boxes no such part was found"
+            )
             sections.append((title, f"<p>{words}</p><div class='pairs'>{_rows(rows)}</div>"))
     if like is not None:
         rows = [row for query in _shown_queries(decisions) if (row := _retrieved(decisions, prepare, like, query))]
@@ -180,10 +186,36 @@ def _retrieved(decisions: Decisions, prepare: Preparation, like: Pool, query: in
     return [*_cell(like, prepare, query), *found] if found else []
 
 
-def _cell(pool: Pool, prepare: Preparation, index: int, caption: str = "") -> Row:
-    """Return a thumbnail with its caption; empty if the image can no longer be read."""
+def _pair(
+    decisions: Decisions, prepare: Preparation, names: Pool, shown: Preparation, index: int, cosine: float, bits: int
+) -> Row:
+    """Return a dropped image beside its match, with boxes around what both show; empty if one cannot be read."""
+    other = int(decisions.matches[index])
+    image, match = prepare(decisions.pool, index).image, shown(names, other).image
+    if image is None or match is None:
+        return []
+    alignment = align(Keypoints(image), Keypoints(match))
+    words = f"{Path(names.name(other)).name}: cosine {cosine:.3f}, {bits} bits"
+    if alignment.correlation:
+        words += f", correlation {alignment.correlation:.2f}{', mirrored' if alignment.mirrored else ''}"
+        image, match = _boxed(image, alignment.boxes[0]), _boxed(match, alignment.boxes[1])
+    name = Path(decisions.pool.name(index)).name
+    return [(name, contain(image, SIDE)), (words, contain(match, SIDE))]
+
+
+def _boxed(image: Picture, box: Box) -> Picture:
+    """Return a copy with a box, whose sides are fractions of the image's, in it."""
+    height, width = image.shape[:2]
+    thick = max(1, round(max(height, width) / SIDE * 2))
+    left, top, right, bottom = (round(side * length) for side, length in zip(box, (width, height) * 2, strict=True))
+    corner = max(left, right - thick), max(top, bottom - thick)  # of the lower right, inside the image
+    return np.asarray(cv2.rectangle(image.copy(), (left, top), corner, ORANGE, thick), np.uint8)
+
+
+def _cell(pool: Pool, prepare: Preparation, index: int) -> Row:
+    """Return a thumbnail with the name of its file; empty if the image can no longer be read."""
     image = prepare(pool, index).image
-    return [] if image is None else [(caption or Path(pool.name(index)).name, contain(image, SIDE))]
+    return [] if image is None else [(Path(pool.name(index)).name, contain(image, SIDE))]
 
 
 def _rows(rows: Sequence[Row]) -> str:

@@ -6,22 +6,25 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dense.console import check_writable, say
-from dense.curate.duplicates import duplicate_groups, held_out_matches, representatives
+from dense.curate.alignment import Alignment, Keypoints, align
+from dense.curate.duplicates import Compare, duplicate_groups, held_out_matches, representatives
 from dense.curate.embeddings import Embedder, Embeddings
 from dense.curate.filters import STATES, Preparation
 from dense.curate.images import Form, check_output, resolve_form, write_images
 from dense.curate.pool import Pool, PoolWithCrops
 from dense.curate.report import REASONS, Decisions, describe_source, filter_counts, write_dropped, write_sheet
 from dense.curate.retrieval import Retrieved, balance, resolve_retrieve, retrieve
-from dense.curate.search import import_faiss, resolve_index
+from dense.curate.search import Indices, import_faiss, resolve_index
 from dense.curate.settings import Settings
 
+KEPT_KEYPOINTS = 1024  # images whose keypoints stay in memory, about 0.1 MB each
 SUSPICIOUS = 0.2  # of the pool: a larger share of duplicates by cosine alone causes a warning
 
 
@@ -32,7 +35,7 @@ def curate(
     *,
     like: Pool | None = None,
     held_out: Pool | None = None,
-    crops: Sequence[float] = (0.9, 0.8),
+    crops: Sequence[float] = (),
     settings: Settings | None = None,
     prepare: Preparation | None = None,
     with_curated: bool = False,
@@ -43,7 +46,7 @@ def curate(
     like: curated set; without it all images that are no copies are kept. with_curated: the curated images join the
     result and are kept instead of their copies in the pool. prepare: applies to the pool and to the curated images;
     held-out images are compared as they are. crops: shares of the sides of held-out images; crops of these sizes are
-    compared too. form: a list or shards; by default a list if every image is a file.
+    embedded too. form: a list or shards; by default a list if every image is a file.
 
     Returns the report, which `output` holds as report.json beside pictures.txt or shards/, dropped.jsonl, sheet.html.
     """
@@ -66,8 +69,8 @@ def curate(
     if curated is not None:
         check_usable(curated, "curated images")
     if tested is not None:
-        check_usable(tested, "held-out images and their crops")
-    decisions = decide(everything, len(pool), embeddings, like, curated, tested, settings)
+        check_usable(tested, "held-out images and crops of them" if crops else "held-out images")
+    decisions = decide(everything, len(pool), embeddings, like, curated, views, tested, settings)
     if not len(decisions.kept):
         raise ValueError(f"none of {len(pool)} images is kept: {decisions.summary()}")
     output.mkdir(parents=True, exist_ok=True)
@@ -108,10 +111,11 @@ def decide(
     embeddings: Embeddings,
     like: Pool | None,
     curated: Embeddings | None,
+    views: PoolWithCrops | None,
     tested: Embeddings | None,
     settings: Settings,
 ) -> Decisions:
-    """Decide on every image; those from index `length` on are curated. tested: of held-out images and their crops."""
+    """Decide on every image; those from index `length` on are curated. views: held-out images and their crops."""
     reasons = embeddings.columns["state"].astype(np.int8) - 1
     matches = np.full(len(reasons), -1, np.int64)
     usable = embeddings.usable
@@ -119,8 +123,11 @@ def decide(
     mean = embeddings.vectors.subset(of_pool if len(of_pool) else usable).mean_vector(seed=settings.seed)
     images = embeddings.signatures(mean)
     group, hash_group = duplicate_groups(images, settings)
-    if tested is not None:
-        copy_of = held_out_matches(images, tested.signatures(mean), settings)
+    alignments: dict[int, Alignment] = {}
+    if tested is not None and views is not None:
+        compare = comparison(everything, usable, views, tested.usable)
+        copy_of, found = held_out_matches(images, tested.signatures(mean), settings, compare)
+        alignments = {int(usable[row]): alignment for row, alignment in found.items()}
         leaked = np.isin(group, group[copy_of >= 0])
         reasons[usable[leaked]] = REASONS.index("held out")
         matches[usable[leaked]] = np.where(copy_of >= 0, tested.usable[copy_of], -1)[leaked]
@@ -145,7 +152,16 @@ def decide(
     if settings.total:
         labels = [retrieved.sets, everything.source_of(retrieved.indices)]
         reasons[retrieved.indices[~balance(labels, settings.total)]] = REASONS.index("over the total")
-    return Decisions(everything, embeddings, reasons, matches, retrieved, mean, int((duplicate & ~by_hash).sum()))
+    by_cosine = int((duplicate & ~by_hash).sum())
+    return Decisions(everything, embeddings, reasons, matches, alignments, retrieved, mean, by_cosine)
+
+
+def comparison(images: Pool, usable: Indices, held_out: PoolWithCrops, tested: Indices) -> Compare:
+    """Return what lays a held-out image, or the image that it is a crop of, over an image of a pool."""
+    of_image = lru_cache(KEPT_KEYPOINTS)(lambda index: Keypoints(images.read(index)))
+    of_held_out = lru_cache(KEPT_KEYPOINTS)(lambda index: Keypoints(held_out.read(index)))
+    whole = tested // held_out.views * held_out.views
+    return lambda image, place: align(of_image(int(usable[image])), of_held_out(int(whole[place])))
 
 
 def check_usable(embeddings: Embeddings, name: str) -> None:

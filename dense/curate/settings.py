@@ -12,8 +12,10 @@ Keep = Literal["largest", "sharpest"]
 Retrieve = Literal["auto", "nearest", "clusters"]
 CHOICES: dict[str, Any] = {"keep": Keep, "retrieve": Retrieve, "index": IndexKind}
 BOUNDS: dict[str, tuple[int, int | None]] = {
-    "hash_distance": (0, 7), "threshold": (0, 1), "held_out_threshold": (0, 1), "neighbours": (1, 1000),
-    "per_query": (1, None), "per_cluster": (1, None), "clusters": (0, None), "total": (0, None), "seed": (0, 2**31 - 1),
+    "hash_distance": (0, 7), "threshold": (0, 1), "held_out_threshold": (0, 1), "agreement": (0, 1),
+    "neighbours": (1, 1000), "per_query": (1, None),
+    "per_cluster": (1, None), "clusters": (0, None), "total": (0, None),
+    "seed": (0, 2**31 - 1),
 }  # fmt: skip
 
 
@@ -22,7 +24,10 @@ class Settings:
     """How duplicates are detected and how images are retrieved.
 
     hash_distance: most differing bits, of 64, between the perceptual hashes of duplicates, 0 to 7
-    threshold: least cosine of duplicates. held_out_threshold: least cosine of a held-out image and its copy
+    threshold: least cosine of duplicates
+    held_out_threshold: least cosine of a held-out image and an image that is laid over it to see whether it is a copy
+    agreement: least correlation of the grey values that both show, for a copy; 0: nothing is laid over anything, and
+    the cosine alone decides
     neighbours: nearest neighbours per image in the graph of duplicates. keep: which image of a group is kept
     retrieve: the nearest images of each curated image, or a sample of its cluster; auto: nearest from 10,000
     curated images on
@@ -34,7 +39,8 @@ class Settings:
 
     hash_distance: int = 6
     threshold: float = 0.97
-    held_out_threshold: float = 0.9
+    held_out_threshold: float = 0.5
+    agreement: float = 0.7
     neighbours: int = 16
     keep: Keep = "largest"
     retrieve: Retrieve = "auto"

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks._planted import COPIES
 from dense.curate import Settings
+from dense.curate.alignment import Alignment
 from dense.curate.duplicates import (
     Signatures,
     duplicate_groups,
@@ -119,10 +120,31 @@ def test_every_copy_of_a_held_out_image_is_found() -> None:
     pool = np.concatenate(
         [tests[rng.integers(20, size=400)] + 0.01 * rng.standard_normal((400, 16)), rng.standard_normal((400, 16))]
     )
-    shows = held_out_matches(signatures(pool), signatures(tests), Settings(neighbours=1))
+    shows, _ = held_out_matches(signatures(pool), signatures(tests), Settings(neighbours=1, held_out_threshold=0.9))
     assert (shows[:400] >= 0).all()
     assert (shows[400:] >= 0).mean() < 0.02
-    assert (held_out_matches(signatures(pool), signatures(tests[:0]), Settings()) == -1).all()
+    assert (held_out_matches(signatures(pool), signatures(tests[:0]), Settings())[0] == -1).all()
+
+
+def test_pixels_decide_between_near_images() -> None:
+    """The nearest held-out image that agrees is taken; near hashes need no comparison, distant images get none."""
+    hashes = np.random.default_rng(0).integers(0, 256, (5, 8), dtype=np.uint8)
+    images = signatures(directions([0, 30, 90, 0]), hashes[[0, 1, 2, 4]])
+    held_out = signatures(directions([1, 2, 200]), hashes[[3, 3, 4]])
+    compared = []
+
+    def compare(image: int, place: int) -> Alignment:
+        compared.append((image, place))
+        return Alignment(0.8 if place == 1 else 0.6, mirrored=True)
+
+    matches, found = held_out_matches(images, held_out, Settings(held_out_threshold=0.8, agreement=0.7), compare)
+    assert compared == [(0, 0), (0, 1), (1, 1)]
+    assert matches.tolist() == [1, 1, -1, 2]
+    assert found == {0: Alignment(0.8, mirrored=True), 1: Alignment(0.8, mirrored=True)}
+    matches, found = held_out_matches(images, held_out, Settings(held_out_threshold=0.8, agreement=0), compare)
+    assert matches.tolist() == [0, 1, -1, 2]
+    assert not found
+    assert len(compared) == 3
 
 
 def test_the_benchmark_imports() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,12 +18,15 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks._planted import COPIES
 from dense.cli.curate import SETTINGS, parser
-from dense.curate import Settings
+from dense.curate import Settings, embeddings
 from dense.curate.images import Form
 from dense.curate.settings import CHOICES
+from dense.data.cache import read_record
 from dense.data.shards import ShardImages
 from dense.data.unlabelled import ListImages, open_images
 from dense.evaluate.classification.features import READOUTS
@@ -31,6 +35,7 @@ from tests.curate.pools import VERB, folder, save, scene
 from tests.runs import call, environment
 
 ROOT = Path(__file__).parents[2]
+PHOTOS = Path(os.environ.get("DENSE_REAL", ROOT / "nowhere")) / "photos"
 
 
 @pytest.fixture
@@ -93,6 +98,58 @@ def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
     assert page.count("<figure>") == 2 * 4
     assert "Held-out images in the pool" in page
     assert "http" not in page
+
+
+def test_crops_are_held_out_in_both_directions(tmp_path: Path) -> None:
+    """A crop of a held-out image, and an image of which a crop is held out; the sheet shows the parts, others stay."""
+    root = folder(tmp_path / "pool", range(6))
+    large = [scene(number, 160) for number in (50, 51, 52)]
+    save(root / "crop.png", large[0][10:140, 20:155])
+    save(root / "original.png", large[1])
+    tests = folder(tmp_path / "tests", range(100, 102))
+    save(tests / "whole.png", large[0])
+    save(tests / "part.png", np.ascontiguousarray(large[1][:130, :135, :][:, ::-1]))
+    save(tests / "other.png", large[2])
+    asked = (root, "--held-out", tests, "--output", tmp_path / "out")
+    loose = ("--held-out-threshold", "0")
+    done = call(["curate", *map(str, asked), *VERB, *loose])
+    assert done.returncode == 0, done.stderr
+    dropped = lines(tmp_path / "out")
+    assert {name: Path(line["of"]).name for name, line in dropped.items()} == {
+        "crop.png": "whole.png", "original.png": "part.png",
+    }  # fmt: skip
+    assert all(line["correlation"] > 0.9 for line in dropped.values())
+    assert [dropped[name]["mirrored"] for name in ("crop.png", "original.png")] == [False, True]
+    page = (tmp_path / "out/sheet.html").read_text()
+    assert len(re.findall(r"<figcaption>whole.png: cosine .*?, \d+ bits, correlation \d.\d+<", page)) == 1
+    assert len(re.findall(r"<figcaption>part.png: cosine .*?, correlation \d.\d+, mirrored<", page)) == 1
+    assert call(["curate", *map(str, asked), *VERB, *loose, "--agreement", "0"]).returncode == 1  # all are near
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs photographs: DENSE_REAL=FOLDER with photos/")
+def test_crops_of_photographs_are_held_out_and_look_alikes_stay(tmp_path: Path) -> None:
+    """Of forty photographs of related animals, ten have a crop among the others, in either direction."""
+    files = sorted(PHOTOS.glob("*.jpg"))[150:190]
+    for number, file in enumerate(files):
+        image = np.asarray(Image.open(file).convert("RGB"))
+        whole, part = ("pool", "tests") if number % 2 else ("tests", "pool")
+        save(tmp_path / whole / file.name, image)
+        if number < 10:
+            name = "cropped to 90 %" if number % 4 < 2 else "cropped to 80 %"
+            save(tmp_path / part / file.name, COPIES[name](image), quality=80)
+    arguments = [
+        "curate",
+        str(tmp_path / "pool"),
+        "--held-out",
+        str(tmp_path / "tests"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    done = call([*arguments, *VERB, "--held-out-threshold", "0"])
+    assert done.returncode == 0, done.stderr
+    dropped = lines(tmp_path / "out")
+    assert {name: Path(line["of"]).name for name, line in dropped.items()} == {f.name: f.name for f in files[:10]}
 
 
 def test_shards_hold_the_bytes_of_the_files(pool: Path, tmp_path: Path) -> None:
@@ -223,7 +280,7 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
         (["empty"], "no images in"),
         (["bad"], "none of 2 images is usable: 2 unreadable"),
         (["pool", "--like", "bad"], "none of 2 curated images is usable"),
-        (["pool", "--held-out", "bad"], "none of 22 held-out images and their crops is usable"),
+        (["pool", "--held-out", "bad"], "none of 2 held-out images is usable"),
         (["pool", "--held-out", "pool"], "none of 3 images is kept: 3 held out"),
         (["pool", "--like", "pool", "pool"], "pool is named twice"),
         (["pool", "--held-out", "pool", "--held-out-crops", "2"], "crops of 2.0"),
@@ -322,6 +379,68 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert {part: part.stat().st_mtime_ns for part in parts} == times
     assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_part_is_continued_where_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted part has been saved after each period; what follows equals a run that was never interrupted."""
+    monkeypatch.setattr(embeddings, "SAVED_EVERY", 0)
+    root, embedded, stop = folder(tmp_path / "pool", range(11)), list[int](), {3}
+    save(root / "001.png", scene(1, 16))  # too small
+    (root / "006.png").write_bytes(b"no")
+    embed = embeddings.Embedder._embed
+
+    def interrupted(self: Any, batch: Any) -> Any:
+        if len(embedded) in stop:
+            stop.clear()
+            raise KeyboardInterrupt
+        embedded.append(len(batch))
+        return embed(self, batch)
+
+    monkeypatch.setattr(embeddings.Embedder, "_embed", interrupted)
+    arguments = ["curate", str(root), "--part", "9", "--batch", "2", *VERB]
+    assert call([*arguments, "--output", str(tmp_path / "a")]).returncode == 130
+    assert embedded == [2, 2, 2]
+    assert call([*arguments, "--output", str(tmp_path / "a")]).returncode == 0
+    assert embedded == [2, 2, 2, 2, 1, 2]
+    assert call([*arguments, "--output", str(tmp_path / "b")]).returncode == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    ours, theirs = ([read_record(p) for p in sorted((tmp_path / name).rglob("*.part"))] for name in "ab")
+    assert len(ours) == 2
+    for (tensors, facts), (others, same) in zip(ours, theirs, strict=True):
+        assert facts == same
+        assert all(map(torch.equal, tensors, others))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the processes of Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    """Workers end with the main process, also if it cannot end them."""
+    root, options = folder(tmp_path / "pool", range(40)), ["--batch", "1", "--part", "1", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dense", "curate", str(root), *VERB, *options, "--output", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+    most = 0
+    while not list(tmp_path.glob("out/embeddings/*/*.part")) and process.poll() is None:
+        time.sleep(0.01)
+        most = max(most, len(running(process.pid)))
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    assert most == 3
+    deadline = time.monotonic() + 10
+    while (left := running(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+def running(group: int) -> list[str]:
+    """Return the processes of a process group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, _, of_group = path.read_text().rpartition(")")[2].split()[:3]
+            found += [path.parent.name] if int(of_group) == group and state not in "ZX" else []
+    return found
 
 
 def test_workers_change_nothing(pool: Path, tmp_path: Path) -> None:

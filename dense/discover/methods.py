@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone, BackboneSpec
-from dense.discover.attention import Attention
+from dense.discover.attention import Attention, salience
 from dense.discover.kmeans import CoClusters, KMeans
 from dense.discover.lost import LOST
 from dense.discover.results import Objects, Prediction, Regions
@@ -44,7 +44,10 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
     source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters))
-    return method(source(backbone, images))
+    features = source(backbone, images)
+    if isinstance(method, LOST | TokenCut | MaskCut) and method.side == "attention":
+        return method(features, salience(backbone, images, (features.shape[-2], features.shape[-1])))
+    return method(features)
 
 
 def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Prediction:
@@ -61,17 +64,17 @@ def attention(backbone: Backbone, images: Tensor, **options: Any) -> Objects:
 
 
 def lost(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return one object per image by LOST; options are the fields of `LOST`: k_patches."""
+    """Return one object per image by LOST; options are the fields of `LOST`: k_patches, side."""
     return cast(Objects, discover(backbone, images, LOST(**options), source))
 
 
 def tokencut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return one object per image by TokenCut; options are the fields of `TokenCut`: tau, eps."""
+    """Return one object per image by TokenCut; options are the fields of `TokenCut`: tau, eps, side."""
     return cast(Objects, discover(backbone, images, TokenCut(**options), source))
 
 
 def maskcut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return several objects per image by MaskCut; options are the fields of `MaskCut`: count, tau, eps, least."""
+    """Return several objects per image by MaskCut; options are its fields: count, tau, eps, least, side."""
     return cast(Objects, discover(backbone, images, MaskCut(**options), source))
 
 

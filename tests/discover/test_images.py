@@ -11,6 +11,7 @@ from dense.discover import (
     LOST,
     PCA,
     Attention,
+    MaskCut,
     Objects,
     Regions,
     Source,
@@ -23,6 +24,7 @@ from dense.discover import (
     refine,
     similarity,
 )
+from dense.discover.attention import salience
 from dense.discover.methods import source_of
 from dense.discover.refine import box_mean, grab_cut
 from dense.discover.source import centred
@@ -96,6 +98,20 @@ def test_convolutional_backbones() -> None:
     assert discover(backbone, images, TokenCut()).resized((96, 64)).labels.shape == (1, 96, 64)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="no attention"):
         discover(backbone, images, Attention())
+
+
+def test_attention_chooses_the_side() -> None:
+    """Masks are those of features with the class token's attention; without one, of features with the interior."""
+    images = images_of_size(2, 48, 80)
+    for backbone, method in ((tiny("dino_vits16"), TokenCut()), (tiny("dinov2_vits14"), MaskCut(2))):
+        features = default_source(backbone.spec)(backbone, images)
+        found = on_grid(backbone, images, method)
+        same = method(features, Attention().rows(backbone, images).mean(1))
+        assert isinstance(found, Objects)
+        assert torch.equal(found.masks, same.masks)
+        torch.testing.assert_close(found.scores, same.scores)
+    inside = salience(load_backbone("resnet10t"), images, (3, 5))
+    assert inside.tolist() == [[[0] * 5, [0, 1, 1, 1, 0], [0] * 5]] * 2
 
 
 def test_a_small_image() -> None:

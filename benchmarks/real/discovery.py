@@ -74,16 +74,16 @@ class Judge:
 
 def ways(spec: Any) -> list[tuple[str, str, Any, Source | None, int]]:
     """Return methods with a name, a description of the settings, features and the shorter side of the input."""
-    source = default_source(spec)
+    source = default_source(spec, cuts=True)
     return [
         ("tokencut", "default", TokenCut(), source, SIZE),
-        ("tokencut", "published side", TokenCut(side="published"), source, SIZE),
-        ("tokencut", "published side, centred, 480 px (0.1.0)", TokenCut(side="published"), CENTRED, 480),
-        ("tokencut", "published: its side, keys, own size", TokenCut(side="published"), KEYS, 0),
+        ("tokencut", "published side", TokenCut(foreground="published"), source, SIZE),
+        ("tokencut", "published side, centred, 480 px (0.1.0)", TokenCut(foreground="published"), CENTRED, 480),
+        ("tokencut", "published: its side, keys, own size", TokenCut(foreground="published"), KEYS, 0),
         ("maskcut", "default, first mask", MaskCut(1), source, SIZE),
-        ("maskcut", "published: its side, keys, 480 px, first mask", MaskCut(1, side="published"), KEYS, 480),
+        ("maskcut", "published: its side, keys, 480 px, first mask", MaskCut(1, foreground="published"), KEYS, 480),
         ("lost", "default", LOST(), source, SIZE),
-        ("lost", "published: its seed, keys, own size", LOST(side="published"), KEYS, 0),
+        ("lost", "published: its seed, keys, own size", LOST(foreground="published"), KEYS, 0),
         ("attention", "default", Attention(), None, SIZE),
     ]
 
@@ -112,7 +112,7 @@ def measure(paths: list[Path], judge: Judge, backbone: Any, images: int) -> tupl
                 given.append(once(("rows", size), lambda: method.rows(backbone, inputs)))  # noqa: B023
             else:
                 given.append(once((source, size), lambda: source(backbone, inputs)))  # noqa: B023
-                if method.side == "attention":
+                if method.foreground == "attention":
                     given.append(once(size, lambda: salience(backbone, inputs, grid)))  # noqa: B023
             start = time.perf_counter()
             objects = method(*(part for part, _ in given))

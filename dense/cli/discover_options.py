@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 METHODS = ("attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego")
 ATTENTION_MODES = ("heads", "mean", "best")
-SIDES = ("attention", "published")
+FOREGROUNDS = ("attention", "published")
 FEATURES = ("key", "query", "value", "token")
 PROTOCOLS = ("v1", "v3")
 SHAPES = ("square", "circle")
 DECISIONS = ("shown", "own")
 REFINEMENTS = ("none", "guided", "grabcut")
-SETTINGS = ("tau", "side", "count", "share", "mode", "k_patches", "passes", "steps", "classes", "point")
+SETTINGS = ("tau", "foreground", "count", "share", "mode", "k_patches", "passes", "steps", "classes", "point")
 SETTINGS_OF_TRACKING = (
     "context", "neighbourhood", "shape", "topk", "temperature", "size", "multiple", "decide", "normalise",
 )  # fmt: skip
@@ -43,7 +43,7 @@ def add_settings(parser: Parser) -> None:
     """Add settings of methods and features; what is left out has the method's own default, or the family's."""
     parser.add_argument("--tau", type=float, help="tokencut, maskcut, spectral: cosine above which patches are joined")
     parser.add_argument(
-        "--side", choices=SIDES,
+        "--foreground", choices=FOREGROUNDS,
         help="tokencut, maskcut, lost: the side on which the class token attends more densely, or the published rule",
     )  # fmt: skip
     parser.add_argument("--count", type=int, help="maskcut: objects; spectral, kmeans, cocluster, stego: regions")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("plain", "nyuv2", "kitti_eigen", "relative", "slide_512", "dinov2_ms")
 CROPS = ("none", "nyu_eigen", "garg", "eigen_kitti")
 READOUTS = ("class", "average", "class_average", "last4", "last4_average")
-DISCOVERY = ("tau", "side", "count", "share", "mode", "k_patches", "passes", "steps")  # settings of methods
+DISCOVERY = ("tau", "foreground", "count", "share", "mode", "k_patches", "passes", "steps")  # settings of methods
 FINETUNING = {  # options of fine-tuning and their defaults
     "epochs": 100, "batch_size": 128, "lr": 5e-4, "min_lr": 1e-6, "warmup_epochs": 5.0, "layer_decay": 0.75,
     "weight_decay": 0.05, "label_smoothing": 0.1,

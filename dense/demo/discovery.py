@@ -84,7 +84,7 @@ def feature_rows(
 ) -> list[dict[str, Picture]]:
     """Return a row of captioned pictures per image (H, W, 3).
 
-    shorter: shorter side of the backbone's input in pixels; 0 uses the image's own.
+    source: features of PCA and similarity. shorter: shorter side of the backbone's input in pixels; 0 for the image's.
     """
     inputs = [resize_for_backbone(image, Path(), shorter, backbone.spec.patch) for image in images]
     with torch.inference_mode():
@@ -95,11 +95,11 @@ def feature_rows(
         image = one.original
         row, size = {"image": image}, (image.shape[0], image.shape[1])
         if backbone.spec.class_token:
-            attention = find_objects(backbone, one, Attention(), source)
+            attention = find_objects(backbone, one, Attention())
             row["class attention"] = enlarge(heat(attention.maps[0, 0].cpu().float()), size)
-        objects = find_objects(backbone, one, TokenCut(), source)
+        objects = find_objects(backbone, one, TokenCut())
         row["TokenCut"] = draw_prediction(image, full_size(objects, 0, one, "guided"))
-        several = find_objects(backbone, one, MaskCut(), source)
+        several = find_objects(backbone, one, MaskCut())
         row["MaskCut"] = draw_prediction(image, full_size(several, 0, one, "guided"))
         row["features, PCA"] = to_picture(colours(features, size=size)[0])
         grid = (features.shape[-2], features.shape[-1])
@@ -111,11 +111,9 @@ def feature_rows(
     return rows
 
 
-def find_objects(
-    backbone: Backbone, image: SizedImage, method: Attention | TokenCut | MaskCut, source: Source
-) -> Objects:
+def find_objects(backbone: Backbone, image: SizedImage, method: Attention | TokenCut | MaskCut) -> Objects:
     """Return the objects of one image on the grid of patches."""
-    found = on_grid(backbone, stack_normalised([image], backbone), method, source)
+    found = on_grid(backbone, stack_normalised([image], backbone), method)
     assert isinstance(found, Objects)
     return found
 

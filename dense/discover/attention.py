@@ -13,7 +13,7 @@ from dense.discover.results import Objects
 from dense.discover.source import resize_to_patches
 
 Mode = Literal["heads", "mean", "best"]
-Side = Literal["attention", "published"]
+Foreground = Literal["attention", "published"]
 EVEN = 1e-5  # scores up to this value are rounding errors
 
 
@@ -96,7 +96,7 @@ def contrast(mask: Tensor, active: Tensor, salience: Tensor) -> Tensor:
     return torch.where(parts[0].any(-1) & parts[1].any(-1), value, 0.0)
 
 
-def check_side(side: str) -> None:
+def check_foreground(foreground: str) -> None:
     """Raise for an unknown rule by which the object's side is chosen."""
-    if side not in get_args(Side):
-        raise ValueError(f"side={side!r}: expected {' or '.join(get_args(Side))}")
+    if foreground not in get_args(Foreground):
+        raise ValueError(f"foreground={foreground!r}: expected {' or '.join(get_args(Foreground))}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dense.discover.attention import Side, check_side, contrast
+from dense.discover.attention import Foreground, check_foreground, contrast
 from dense.discover.graph import component_of, in_chunks
 from dense.discover.results import Objects
 
@@ -21,22 +21,22 @@ class LOST:
     it. The object is the connected part around the seed of the patches whose products with these sum to more than 0.
     The score is 1 - d / the highest degree; if all degrees are equal there is no object and the score is 0.
 
-    side: with `attention`, seed and expansion come from the patches whose salience is above its mean, if there are
-    enough, and the score is the contrast of salience inside and outside the mask; with `published`, or without
-    salience, all of it is as published.
+    foreground: with `attention`, the seed and its expansion come first from the patches whose salience is above its
+    mean, and the score is the contrast of salience inside and outside the mask; with `published`, or without salience,
+    all of it is as published.
     """
 
     k_patches: int = 100
-    side: Side = "attention"
+    foreground: Foreground = "attention"
 
     def __post_init__(self) -> None:
-        check_side(self.side)
+        check_foreground(self.foreground)
         if self.k_patches < 1:
             raise ValueError(f"k_patches={self.k_patches}: expected at least 1, such as 100")
 
     def __call__(self, features: Tensor, salience: Tensor | None = None) -> Objects:
         """Return one mask per image on the grid of features (B, C, h, w) and salience (B, h, w)."""
-        return Objects(*in_chunks(features, self._expand, None if self.side == "published" else salience))
+        return Objects(*in_chunks(features, self._expand, None if self.foreground == "published" else salience))
 
     def _expand(self, features: Tensor, salience: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         tokens = features.flatten(2).mT  # B, N, C

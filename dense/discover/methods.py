@@ -20,7 +20,8 @@ from dense.discover.stego import Stego
 from dense.discover.tokencut import MaskCut, TokenCut
 
 FittedClusters = CoClusters | Stego  # classes fitted to a set of images
-Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | FittedClusters
+Cuts = LOST | TokenCut | MaskCut  # objects that salience tells from the background
+Method = Attention | Cuts | Spectral | KMeans | FittedClusters
 
 METHODS: dict[str, Any] = {  # each image by itself
     "attention": Attention,
@@ -43,9 +44,10 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
     """Apply a method to normalised images (B, 3, H, W); return its prediction on the grid of patches."""
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
-    source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters))
+    cuts = isinstance(method, Cuts)
+    source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters), cuts=cuts)
     features = source(backbone, images)
-    if isinstance(method, LOST | TokenCut | MaskCut) and method.side == "attention":
+    if isinstance(method, Cuts) and method.foreground == "attention":
         return method(features, salience(backbone, images, (features.shape[-2], features.shape[-1])))
     return method(features)
 
@@ -64,17 +66,17 @@ def attention(backbone: Backbone, images: Tensor, **options: Any) -> Objects:
 
 
 def lost(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return one object per image by LOST; options are the fields of `LOST`: k_patches, side."""
+    """Return one object per image by LOST; options are the fields of `LOST`: k_patches, foreground."""
     return cast(Objects, discover(backbone, images, LOST(**options), source))
 
 
 def tokencut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return one object per image by TokenCut; options are the fields of `TokenCut`: tau, eps, side."""
+    """Return one object per image by TokenCut; options are the fields of `TokenCut`: tau, eps, foreground."""
     return cast(Objects, discover(backbone, images, TokenCut(**options), source))
 
 
 def maskcut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return several objects per image by MaskCut; options are its fields: count, tau, eps, least, side."""
+    """Return several objects per image by MaskCut; options are its fields: count, tau, eps, least, foreground."""
     return cast(Objects, discover(backbone, images, MaskCut(**options), source))
 
 
@@ -103,7 +105,8 @@ def settings_by_method(methods: Sequence[str], given: Mapping[str, Any]) -> dict
 
 def source_of(spec: BackboneSpec, method: str, **changes: Any) -> Source:
     """Return the features that suit a backbone and a method; fields that are not None in `changes` replace its own."""
-    return default_source(spec, across=method not in METHODS).changed(**changes)
+    cuts = method in ("lost", "tokencut", "maskcut")
+    return default_source(spec, across=method not in METHODS, cuts=cuts).changed(**changes)
 
 
 def describe_run(

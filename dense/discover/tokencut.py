@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dense.discover.attention import Side, check_side, contrast
+from dense.discover.attention import Foreground, check_foreground, contrast
 from dense.discover.graph import check_weights, component_of, edges, in_chunks, normalised_cut, uncuttable
 from dense.discover.results import Objects
 from dense.discover.source import unit_tokens
@@ -17,24 +17,24 @@ from dense.discover.source import unit_tokens
 class TokenCut:
     """One object per image: one side of the normalised cut.
 
-    tau: two patches are joined if their cosine exceeds it. eps: weight between patches that are not joined. side: the
-    object is the side with the denser salience (`attention`), or as published that of the largest entry of the
-    eigenvector (`published`, or without salience). The score is the contrast of salience inside and outside the mask,
-    and as published 1 minus the normalised cut's second eigenvalue, which is near 1 for most cuts, right or wrong. If
-    all pairs of patches are joined, or none, there is no object and the score is 0.
+    tau: two patches are joined if their cosine exceeds it. eps: weight between patches that are not joined.
+    foreground: the object is the side with the denser salience (`attention`), or as published that of the largest entry
+    of the eigenvector (`published`, or without salience). The score is the contrast of salience inside and outside the
+    mask, and as published 1 minus the normalised cut's second eigenvalue, which is near 1 for most cuts, right or
+    wrong. If all pairs of patches are joined, or none, there is no object and the score is 0.
     """
 
     tau: float = 0.2
     eps: float = 1e-5
-    side: Side = "attention"
+    foreground: Foreground = "attention"
 
     def __post_init__(self) -> None:
         check_weights(self.tau, self.eps)
-        check_side(self.side)
+        check_foreground(self.foreground)
 
     def __call__(self, features: Tensor, salience: Tensor | None = None) -> Objects:
         """Return one mask per image on the grid of features (B, C, h, w) and salience (B, h, w)."""
-        return Objects(*in_chunks(features, self._cut, None if self.side == "published" else salience))
+        return Objects(*in_chunks(features, self._cut, None if self.foreground == "published" else salience))
 
     def _cut(self, features: Tensor, salience: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         grid = features.shape[-2:]
@@ -57,20 +57,20 @@ class TokenCut:
 class MaskCut:
     """Up to `count` objects per image, each TokenCut's among the patches that no earlier mask holds.
 
-    tau, eps, side and the scores are TokenCut's. As published, a side that holds three corners of the image or more is
-    the background, and the other side is taken. A mask smaller than the share `least` of the image is left empty with
-    score 0. Masks never overlap: the patches of a mask are inactive in later cuts.
+    tau, eps, foreground and the scores are TokenCut's. As published, a side that holds three corners of the image or
+    more is the background, and the other side is taken. A mask smaller than the share `least` of the image is left
+    empty with score 0. Masks never overlap: the patches of a mask are inactive in later cuts.
     """
 
     count: int = 3
     tau: float = 0.15
     eps: float = 1e-5
     least: float = 0.01
-    side: Side = "attention"
+    foreground: Foreground = "attention"
 
     def __post_init__(self) -> None:
         check_weights(self.tau, self.eps)
-        check_side(self.side)
+        check_foreground(self.foreground)
         if not 1 <= self.count <= 255:
             raise ValueError(f"count={self.count}: expected 1 to 255 objects per image, such as 3")
         if not 0 <= self.least < 1:
@@ -78,7 +78,7 @@ class MaskCut:
 
     def __call__(self, features: Tensor, salience: Tensor | None = None) -> Objects:
         """Return `count` masks per image on the grid of features (B, C, h, w), in the order in which they were cut."""
-        return Objects(*in_chunks(features, self._cut, None if self.side == "published" else salience))
+        return Objects(*in_chunks(features, self._cut, None if self.foreground == "published" else salience))
 
     def _cut(self, features: Tensor, salience: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         grid = features.shape[-2:]

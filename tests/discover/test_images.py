@@ -76,6 +76,8 @@ def test_sources() -> None:
     assert default_source(dinov2.spec) == Source("token", norm=True, centre=True)
     assert source_of(dinov2.spec, "tokencut", what="key", layer=2) == Source("key", layer=2, centre=True)
     assert source_of(dinov2.spec, "tokencut", centre=False).centre is False
+    plain = tiny("dinov2_vits14").spec
+    assert [source_of(plain, name).centre for name in ("tokencut", "lost", "kmeans")] == [False, False, True]
     assert default_source(dinov2.spec, across=True) == Source("token", norm=True, centre=False)
     features = Source("token", centre=True)(dinov2, images_of_size())
     torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)
@@ -104,7 +106,7 @@ def test_attention_chooses_the_side() -> None:
     """Masks are those of features with the class token's attention; without one, of features with the interior."""
     images = images_of_size(2, 48, 80)
     for backbone, method in ((tiny("dino_vits16"), TokenCut()), (tiny("dinov2_vits14"), MaskCut(2))):
-        features = default_source(backbone.spec)(backbone, images)
+        features = default_source(backbone.spec, cuts=True)(backbone, images)
         found = on_grid(backbone, images, method)
         same = method(features, Attention().rows(backbone, images).mean(1))
         assert isinstance(found, Objects)

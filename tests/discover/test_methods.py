@@ -48,7 +48,7 @@ def test_the_side_of_the_object(method: Any) -> None:
     features, numbers = blobs((12, 16), [(0, 5, 9, 16)])  # a corner of background
     features, mask = centred(features), numbers == 0
     inside = mask.float()[None]
-    published = replace(method, side="published")(features, inside)
+    published = replace(method, foreground="published")(features, inside)
     assert torch.equal(published.masks, method(features).masks)
     assert torch.equal(published.masks[0, 0], ~mask)
     assert published.scores[0, 0] > 0.5
@@ -208,7 +208,7 @@ def test_boxes_and_sizes() -> None:
     ("make", "message"),
     [
         (lambda: TokenCut(tau=1.5), "tau=1.5: expected a cosine"),
-        (lambda: TokenCut(side="front"), "side='front': expected attention or published"),  # type: ignore[arg-type]
+        (lambda: TokenCut(foreground="front"), "foreground='front': expected attention or published"),  # type: ignore[arg-type]
         (lambda: TokenCut(eps=0), "eps=0: expected a small positive"),
         (lambda: MaskCut(0), "count=0: expected 1 to 255"),
         (lambda: MaskCut(least=5.0), "least=5.0: expected a share"),

@@ -31,12 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from _all import machine
 from _measure import arguments, write_section
 
-from dense.backbone import load_backbone
+from dense.backbone import Backbone, BackboneSpec, load_backbone
 from dense.cli.discover import SIZE
 from dense.console import progress
 from dense.data.image import list_images, read_image
 from dense.discover import LOST, Attention, MaskCut, Objects, Source, TokenCut, default_source, refine
-from dense.discover.attention import salience
 from dense.media.inputs import resize_for_backbone, stack_normalised
 
 Mask = NDArray[np.bool_]
@@ -53,6 +52,7 @@ class Judge:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        self.seen = self.clear = 0
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, image: NDArray[np.uint8]) -> Mask | None:
@@ -60,6 +60,7 @@ class Judge:
         small = cv2.resize(image, (320, 320), interpolation=cv2.INTER_LINEAR).astype(np.float32)
         pixels = ((small / max(float(small.max()), 1e-6) - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
         soft = self.session.run(None, {self.session.get_inputs()[0].name: pixels})[0][0, 0]
+        self.seen += 1
         if soft.max() < 0.9:
             return None
         soft = (soft - soft.min()) / (soft.max() - soft.min())
@@ -69,74 +70,90 @@ class Judge:
         in_doubt = int(((soft > 0.1) & (soft < 0.9)).sum())
         if not 0.03 < whole / mask.size < 0.7 or largest < 0.95 * whole or in_doubt > 0.2 * whole:
             return None
+        self.clear += 1
         return np.asarray(cv2.resize(soft, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR) > 0.5)
 
 
-def ways(spec: Any) -> list[tuple[str, str, Any, Source | None, int]]:
-    """Return methods with a name, a description of the settings, features and the shorter side of the input."""
-    source = default_source(spec, cuts=True)
+def ways(spec: BackboneSpec) -> list[tuple[str, str, Any, Source, int]]:
+    """Return methods: name, description, method, features, and the shorter side of the input."""
+    source, published = default_source(spec, cuts=True), "published"
     return [
         ("tokencut", "default", TokenCut(), source, SIZE),
-        ("tokencut", "published side", TokenCut(foreground="published"), source, SIZE),
-        ("tokencut", "published side, centred, 480 px (0.1.0)", TokenCut(foreground="published"), CENTRED, 480),
-        ("tokencut", "published: its side, keys, own size", TokenCut(foreground="published"), KEYS, 0),
+        ("tokencut", "default, published foreground", TokenCut(foreground=published), source, SIZE),
+        ("tokencut", "0.1.0: centred, 480 px, published", TokenCut(foreground=published), CENTRED, 480),
+        ("tokencut", "published: keys, own size", TokenCut(foreground=published), KEYS, 0),
         ("maskcut", "default, first mask", MaskCut(1), source, SIZE),
-        ("maskcut", "published: its side, keys, 480 px, first mask", MaskCut(1, foreground="published"), KEYS, 480),
+        ("maskcut", "0.1.0: centred, 480 px, published", MaskCut(1, foreground=published), CENTRED, 480),
+        ("maskcut", "published: keys, own size", MaskCut(1, foreground=published), KEYS, 0),
         ("lost", "default", LOST(), source, SIZE),
-        ("lost", "published: its seed, keys, own size", LOST(foreground="published"), KEYS, 0),
-        ("attention", "default", Attention(), None, SIZE),
+        ("lost", "0.1.0: centred, 480 px, published", LOST(foreground=published), CENTRED, 480),
+        ("lost", "published: keys, own size", LOST(foreground=published), KEYS, 0),
     ]
 
 
-def measure(paths: list[Path], judge: Judge, backbone: Any, images: int) -> tuple[list[tuple[Any, ...]], int]:
-    """Return the rows of the table, and the number of photographs looked at."""
-    methods = ways(backbone.spec)
-    found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
-    seen = 0
-    for path, image, target in progress(clear(paths, judge, images), "photographs", images):
-        seen = paths.index(path) + 1
-        cached: dict[Any, tuple[Tensor, float]] = {}
-        for name, words, method, source, size in methods:
-            one = resize_for_backbone(image, path, size, backbone.spec.patch)
-            inputs = stack_normalised([one], backbone)
-            grid = (inputs.shape[-2] // backbone.spec.patch, inputs.shape[-1] // backbone.spec.patch)
+class Inputs:
+    """One photograph at several sizes: features and salience, computed once, with the seconds that they took."""
 
-            def once(key: Any, make: Any, cached: dict[Any, tuple[Tensor, float]] = cached) -> tuple[Tensor, float]:
-                if key not in cached:
-                    start = time.perf_counter()
-                    cached[key] = make(), time.perf_counter() - start
-                return cached[key]
+    def __init__(self, backbone: Backbone, image: NDArray[np.uint8]) -> None:
+        self.backbone, self.image = backbone, image
+        self.kept: dict[tuple[Source | None, int], tuple[Tensor, float]] = {}
 
-            given: list[tuple[Tensor, float]] = []
-            if source is None:
-                given.append(once(("rows", size), lambda: method.rows(backbone, inputs)))  # noqa: B023
-            else:
-                given.append(once((source, size), lambda: source(backbone, inputs)))  # noqa: B023
-                if method.foreground == "attention":
-                    given.append(once(size, lambda: salience(backbone, inputs, grid)))  # noqa: B023
-            start = time.perf_counter()
-            objects = method(*(part for part, _ in given))
-            fine = refine(objects, torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None], "guided")
-            seconds = time.perf_counter() - start + sum(spent for _, spent in given)
+    def __call__(self, source: Source | None, size: int) -> tuple[Tensor, float]:
+        """Return features (1, C, h, w), or without a source rows of attention (1, heads, h, w), and seconds."""
+        if (source, size) not in self.kept:
+            one = resize_for_backbone(self.image, Path(), size, self.backbone.spec.patch)
+            pixels, start = stack_normalised([one], self.backbone), time.perf_counter()
+            values = source(self.backbone, pixels) if source else Attention().rows(self.backbone, pixels)
+            self.kept[source, size] = values, time.perf_counter() - start
+        return self.kept[source, size]
+
+
+def measure(paths: list[Path], judge: Judge, backbone: Backbone, images: int) -> list[tuple[Any, ...]]:
+    """Return the rows of the table."""
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    for image, target in progress(clear(paths, judge, images), "photographs", images):
+        inputs, pixels = Inputs(backbone, image), torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+
+        def add(
+            name: tuple[str, str], objects: Objects, start: float, spent: float,
+            pixels: Tensor = pixels, target: Mask = target,
+        ) -> None:  # fmt: skip
+            fine = refine(objects, pixels, "guided")
             assert isinstance(fine, Objects)
-            mask = fine.masks[0, 0].numpy()
-            found.setdefault((name, words), []).append(
-                (iou(mask, target), iou(~mask, target), float(fine.scores[0, 0]), seconds)
-            )
-        box = np.zeros(image.shape[:2], bool)  # with half of the area
-        (height, width), cut = box.shape, (1 - 0.5**0.5) / 2
-        box[round(cut * height) : round((1 - cut) * height), round(cut * width) : round((1 - cut) * width)] = True
-        found.setdefault(("centre box", "half of the image"), []).append((iou(box, target), iou(~box, target), 0, 0))
-    return [(name, words, *summary(np.array(values))) for (name, words), values in found.items()], seen
+            mask, seconds = fine.masks[0, 0].numpy(), time.perf_counter() - start + spent
+            found.setdefault(name, []).append((iou(mask, target), iou(~mask, target), float(fine.scores), seconds))
+
+        for name, words, method, source, size in ways(backbone.spec):
+            features, spent = inputs(source, size)
+            likely = None
+            if method.foreground == "attention":
+                rows, more = inputs(None, size)
+                likely, spent = rows.mean(1), spent + more
+            start = time.perf_counter()
+            add((name, words), method(features, likely), start, spent)
+        rows, spent = inputs(None, SIZE)
+        start = time.perf_counter()
+        add(("class attention", "60 % of its sum"), Attention()(rows), start, spent)
+        above = (rows.mean(1, keepdim=True) > rows.mean()).cpu()
+        even = torch.zeros(1, 1)
+        add(("class attention", "above its mean"), Objects(above, even, above.float()), start, spent)
+        box = torch.zeros_like(above)
+        (height, width), cut = box.shape[-2:], (1 - 0.5**0.5) / 2
+        box[..., round(cut * height) : round((1 - cut) * height), round(cut * width) : round((1 - cut) * width)] = True
+        mask = Objects(box, even, box.float()).resized(target.shape).masks[0, 0].numpy()
+        found.setdefault(("centre box", "half of the image"), []).append(
+            (iou(mask, target), iou(~mask, target), 0.0, 0.0)
+        )
+    return [(name, words, *summary(np.array(values))) for (name, words), values in found.items()]
 
 
-def clear(paths: list[Path], judge: Judge, images: int) -> Iterator[tuple[Path, NDArray[np.uint8], Mask]]:
+def clear(paths: list[Path], judge: Judge, images: int) -> Iterator[tuple[NDArray[np.uint8], Mask]]:
     """Yield the first `images` photographs with one clear object, and its mask."""
     for path in paths:
         image = read_image(path)
         mask = judge(image)
         if mask is not None:
-            yield path, image, mask
+            yield image, mask
             images -= 1
             if not images:
                 return
@@ -173,15 +190,16 @@ def main() -> None:
     order = np.random.default_rng(options.seed).permutation(len(files))[options.skip :]
     backbone = load_backbone(options.backbone, weights=options.weights, frozen=True)
     with torch.inference_mode():
-        rows, seen = measure([files[i] for i in order], Judge(options.masks), backbone, options.images)
-    count, minutes = options.images, (time.monotonic() - start) / 60
+        judge = Judge(options.masks)
+        rows = measure([files[i] for i in order], judge, backbone, options.images)
+    minutes = (time.monotonic() - start) / 60
     lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     for name, words, *numbers, seconds in rows:
         cells = ["" if np.isnan(number) else f"{number:.3f}" for number in numbers]
         lines.append(f"| {name} | {words} | {' | '.join(cells)} | {seconds:.2f} |")
     facts = (
-        f"{options.backbone}, up to {count} photographs with one clear object among {seen} (seed {options.seed}, after "
-        f"the first {options.skip}), guided refinement, {where['threads']} threads, {minutes:.0f} minutes."
+        f"{options.backbone}, {judge.clear} photographs with one clear object among {judge.seen} (seed {options.seed}, "
+        f"after the first {options.skip}), guided refinement, {where['threads']} threads, {minutes:.0f} minutes."
     )
     print(facts, *lines, sep="\n")
     if options.markdown:

@@ -307,7 +307,7 @@ def add_video(parser: Parser) -> None:
     where = "folder of DAVIS-2017, or scenes for a camera that moves past them"
     parser.add_argument("--data", required=True, help=where)
     parser.add_argument("--split", default="val", help="train, val, or another list in ImageSets/2017")
-    add_tracking(parser)
+    add_tracking(parser, "v1")
     add_features(parser)
     parser.add_argument(
         "--baselines", action="store_true", help="also random initialisation, and the first mask left in place"

@@ -52,6 +52,8 @@ def track_to_files(
         writer.close()
     write_picture(output / "sheet.png", samples.sheet())
     record = {"video": str(frames.path), "objects": objects, **facts}
+    smallest = min(int((mask == number).sum()) for number in objects)
+    record["input_size"] = settings.input_size((mask.shape[0], mask.shape[1]), backbone.spec.patch, smallest)
     record |= {"settings": asdict(settings), "features": asdict(source), "backbone": backbone.spec.to_dict()}
     (output / "tracked.json").write_text(json.dumps(record, indent=2) + "\n")
     return f"{len(objects)} objects in {samples.count} frames: masks in {masks}, {output / 'sheet.png'}"

@@ -59,6 +59,7 @@ def test_a_video(clip: Path) -> None:
     assert Image.open(out / "sheet.png").width > 4 * 200
     saved = json.loads((out / "tracked.json").read_text())
     assert (saved["objects"], saved["settings"]["topk"], saved["settings"]["size"]) == ([1, 2], 3, 32)
+    assert saved["input_size"][0] == 32
 
 
 def test_a_folder(clip: Path) -> None:

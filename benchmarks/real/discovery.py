@@ -36,6 +36,7 @@ from dense.cli.discover import SIZE
 from dense.console import progress
 from dense.data.image import list_images, read_image
 from dense.discover import LOST, Attention, MaskCut, Objects, Source, TokenCut, default_source, refine
+from dense.discover.methods import suited
 from dense.media.inputs import resize_for_backbone, stack_normalised
 
 Mask = NDArray[np.bool_]
@@ -79,6 +80,7 @@ def ways(spec: BackboneSpec) -> list[tuple[str, str, Any, Source, int]]:
     source, published = default_source(spec, cuts=True), "published"
     return [
         ("tokencut", "default", TokenCut(), source, SIZE),
+        ("tokencut", "default, centred", TokenCut(), CENTRED, SIZE),
         ("tokencut", "default, published foreground", TokenCut(foreground=published), source, SIZE),
         ("tokencut", "0.1.0: centred, 480 px, published", TokenCut(foreground=published), CENTRED, 480),
         ("tokencut", "published: keys, own size", TokenCut(foreground=published), KEYS, 0),
@@ -124,6 +126,7 @@ def measure(paths: list[Path], judge: Judge, backbone: Backbone, images: int) ->
             found.setdefault(name, []).append((iou(mask, target), iou(~mask, target), float(fine.scores), seconds))
 
         for name, words, method, source, size in ways(backbone.spec):
+            method = suited(method, backbone.spec, source)
             features, spent = inputs(source, size)
             likely = None
             if method.foreground == "attention":

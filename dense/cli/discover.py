@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return 1 if no image could be read."""
     of_verb = parser()
     options = of_verb.parse_args(argv)
-    from dense.discover.methods import METHODS, source_of
+    from dense.discover.methods import METHODS, source_of, suited
     from dense.discover.run import DiscoveryRun
     from dense.media.inputs import sort_inputs
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if options.method == "similarity":
         job.similarities(point_of(of_verb, options.point))
     else:
-        job.discover(method or job.fit(settings))
+        job.discover(suited(method, backbone.spec, source) or job.fit(settings))
     warn_if_random(options)
     failed = job.unreadable
     if failed:

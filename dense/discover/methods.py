@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,7 @@ from dense.discover.spectral import Spectral
 from dense.discover.stego import Stego
 from dense.discover.tokencut import MaskCut, TokenCut
 
+TAU_WITH_MEAN = 0.6  # DINOv2's tokens share a mean, so that the cosines of most pairs exceed the published thresholds
 FittedClusters = CoClusters | Stego  # classes fitted to a set of images
 Cuts = LOST | TokenCut | MaskCut  # objects that salience tells from the background
 Method = Attention | Cuts | Spectral | KMeans | FittedClusters
@@ -46,10 +47,20 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
         return method(method.rows(backbone, images))
     cuts = isinstance(method, Cuts)
     source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters), cuts=cuts)
+    method = suited(method, backbone.spec, source)
     features = source(backbone, images)
     if isinstance(method, Cuts) and method.foreground == "attention":
         return method(features, salience(backbone, images, (features.shape[-2], features.shape[-1])))
     return method(features)
+
+
+def suited(method: Any, spec: BackboneSpec, source: Source) -> Any:
+    """Return a method in which a `tau` that was left out is the one that suits the features."""
+    if not isinstance(method, TokenCut | MaskCut) or method.tau is not None:
+        return method
+    published = 0.2 if isinstance(method, TokenCut) else 0.15
+    with_mean = spec.family == "dinov2" and source.what == "token" and not source.centre
+    return replace(method, tau=TAU_WITH_MEAN if with_mean else published)
 
 
 def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Prediction:

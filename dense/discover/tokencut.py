@@ -17,19 +17,20 @@ from dense.discover.source import unit_tokens
 class TokenCut:
     """One object per image: one side of the normalised cut.
 
-    tau: two patches are joined if their cosine exceeds it. eps: weight between patches that are not joined.
-    foreground: the object is the side with the denser salience (`attention`), or as published that of the largest entry
-    of the eigenvector (`published`, or without salience). The score is the contrast of salience inside and outside the
-    mask, and as published 1 minus the normalised cut's second eigenvalue, which is near 1 for most cuts, right or
-    wrong. If all pairs of patches are joined, or none, there is no object and the score is 0.
+    tau: two patches are joined if their cosine exceeds it; None for what suits the features in `on_grid`, and
+    else for the published 0.2. eps: weight between patches that are not joined. foreground: the object is the side with
+    the denser salience (`attention`), or as published that of the largest entry of the eigenvector (`published`, or
+    without salience). The score is the contrast of salience inside and outside the mask, and as published 1 minus the
+    normalised cut's second eigenvalue, which is near 1 for most cuts, right or wrong. If all pairs of patches are
+    joined, or none, there is no object and the score is 0.
     """
 
-    tau: float = 0.2
+    tau: float | None = None
     eps: float = 1e-5
     foreground: Foreground = "attention"
 
     def __post_init__(self) -> None:
-        check_weights(self.tau, self.eps)
+        check_weights(self.tau or 0.2, self.eps)
         check_foreground(self.foreground)
 
     def __call__(self, features: Tensor, salience: Tensor | None = None) -> Objects:
@@ -38,7 +39,7 @@ class TokenCut:
 
     def _cut(self, features: Tensor, salience: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         grid = features.shape[-2:]
-        adjacency = edges(unit_tokens(features), self.tau)
+        adjacency = edges(unit_tokens(features), 0.2 if self.tau is None else self.tau)
         active = adjacency.new_ones(adjacency.shape[:2])
         cut = normalised_cut(adjacency, self.eps, active)
         seed, signed = object_side(cut.vectors, active)
@@ -57,19 +58,19 @@ class TokenCut:
 class MaskCut:
     """Up to `count` objects per image, each TokenCut's among the patches that no earlier mask holds.
 
-    tau, eps, foreground and the scores are TokenCut's. As published, a side that holds three corners of the image or
-    more is the background, and the other side is taken. A mask smaller than the share `least` of the image is left
-    empty with score 0. Masks never overlap: the patches of a mask are inactive in later cuts.
+    tau (published: 0.15), eps, foreground and the scores are TokenCut's. As published, a side that holds three corners
+    of the image or more is the background, and the other side is taken. A mask smaller than the share `least` of the
+    image is left empty with score 0. Masks never overlap: the patches of a mask are inactive in later cuts.
     """
 
     count: int = 3
-    tau: float = 0.15
+    tau: float | None = None
     eps: float = 1e-5
     least: float = 0.01
     foreground: Foreground = "attention"
 
     def __post_init__(self) -> None:
-        check_weights(self.tau, self.eps)
+        check_weights(self.tau or 0.15, self.eps)
         check_foreground(self.foreground)
         if not 1 <= self.count <= 255:
             raise ValueError(f"count={self.count}: expected 1 to 255 objects per image, such as 3")
@@ -82,7 +83,7 @@ class MaskCut:
 
     def _cut(self, features: Tensor, salience: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         grid = features.shape[-2:]
-        adjacency = edges(unit_tokens(features), self.tau)
+        adjacency = edges(unit_tokens(features), 0.15 if self.tau is None else self.tau)
         active = adjacency.new_ones(adjacency.shape[:2])  # B, N
         masks: list[Tensor] = []
         scores, maps = [], []

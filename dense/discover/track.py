@@ -132,10 +132,10 @@ class Tracking(Propagation):
     """Settings of propagation, of the size of the backbone's input, and of how pixels are assigned to objects.
 
     size: shorter side of the input, 0 for the video's own. across: patches that the smallest object of the first frame
-    should be across; if it is less, the input is enlarged, at most twofold; 0 for never. multiple: the longer side is cut down to a multiple of so
-    many pixels, 0 for no cut; both sides are whole patches in any case. decide: pixels are assigned at the size of the
-    backbone's input (`shown`) or at the video's (`own`). normalise: scale the labels of each object to 0..1 in each
-    frame.
+    should be across; if it is less, the input is enlarged, at most twofold; 0 for never. multiple: the longer side is
+    cut down to a multiple of so many pixels, 0 for no cut; both sides are whole patches in any case. decide: pixels are
+    assigned at the size of the backbone's input (`shown`) or at the video's (`own`). normalise: scale the labels of
+    each object to 0..1 in each frame.
     """
 
     size: int = 480

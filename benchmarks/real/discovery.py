@@ -36,6 +36,7 @@ from dense.cli.discover import SIZE
 from dense.console import progress
 from dense.data.image import list_images, read_image
 from dense.discover import LOST, Attention, MaskCut, Objects, Source, TokenCut, default_source, refine
+from dense.discover.attention import Foreground
 from dense.discover.methods import suited
 from dense.media.inputs import resize_for_backbone, stack_normalised
 
@@ -77,7 +78,8 @@ class Judge:
 
 def ways(spec: BackboneSpec) -> list[tuple[str, str, Any, Source, int]]:
     """Return methods: name, description, method, features, and the shorter side of the input."""
-    source, published = default_source(spec, cuts=True), "published"
+    source = default_source(spec, cuts=True)
+    published: Foreground = "published"
     return [
         ("tokencut", "default", TokenCut(), source, SIZE),
         ("tokencut", "default, centred", TokenCut(), CENTRED, SIZE),
@@ -208,7 +210,8 @@ def main() -> None:
     if options.markdown:
         write_section(options.markdown, "real_discovery", "\n".join([facts, "", *lines]))
     if options.json:
-        content = {"machine": where, "minutes": round(minutes, 1), "protocol": facts, "header": HEADER, "rows": rows}
+        plain = [[None if isinstance(x, float) and np.isnan(x) else x for x in row] for row in rows]
+        content = {"machine": where, "minutes": round(minutes, 1), "protocol": facts, "header": HEADER, "rows": plain}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -10,6 +10,7 @@ from dense.cli.discover_options import REFINEMENTS, add_method, given_features, 
 from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
 from dense.console import check_writable
 
+SIZE = 320  # shorter side of the backbone's input
 EXAMPLES = (
     ("dense discover IMAGES --backbone scenes_tiny --method tokencut --output found", "one object per image"),
     (
@@ -27,7 +28,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--out", "--output", type=Path, default=Path("discovered"), help="folder for the predictions")
     add_method(parser)
     parser.add_argument("--refine", default="guided", choices=REFINEMENTS, help="edges of masks")
-    parser.add_argument("--size", type=int, default=480, help="shorter side for the backbone; 0: as it is")
+    parser.add_argument("--size", type=int, default=SIZE, help="shorter side for the backbone; 0: as it is")
     parser.add_argument("--batch", type=int, default=4, help="images of one size per batch")
     parser.add_argument("--maps", action="store_true", help="also write the soft maps of the masks, as NAME_maps.png")
     parser.add_argument("--no-overlay", action="store_true", help="write masks only, no overlays")
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return 1 if no image could be read."""
     of_verb = parser()
     options = of_verb.parse_args(argv)
-    from dense.discover.methods import METHODS, source_of
+    from dense.discover.methods import METHODS, source_of, suited
     from dense.discover.run import DiscoveryRun
     from dense.media.inputs import sort_inputs
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if options.method == "similarity":
         job.similarities(point_of(of_verb, options.point))
     else:
-        job.discover(method or job.fit(settings))
+        job.discover(suited(method, backbone.spec, source) or job.fit(settings))
     warn_if_random(options)
     failed = job.unreadable
     if failed:

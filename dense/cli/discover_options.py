@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 METHODS = ("attention", "lost", "tokencut", "maskcut", "spectral", "kmeans", "cocluster", "stego")
 ATTENTION_MODES = ("heads", "mean", "best")
+FOREGROUNDS = ("attention", "published")
 FEATURES = ("key", "query", "value", "token")
-PROTOCOLS = ("v1", "v3")
+PROTOCOLS = ("auto", "v1", "v3")
 SHAPES = ("square", "circle")
 DECISIONS = ("shown", "own")
 REFINEMENTS = ("none", "guided", "grabcut")
-SETTINGS = ("tau", "count", "share", "mode", "k_patches", "passes", "steps", "classes", "point")
+SETTINGS = ("tau", "foreground", "count", "share", "mode", "k_patches", "passes", "steps", "classes", "point")
 SETTINGS_OF_TRACKING = (
-    "context", "neighbourhood", "shape", "topk", "temperature", "size", "multiple", "decide", "normalise",
+    "context", "neighbourhood", "shape", "topk", "temperature", "size", "across", "multiple", "decide", "normalise",
 )  # fmt: skip
 
 
@@ -41,6 +42,10 @@ def add_method(parser: Parser) -> None:
 def add_settings(parser: Parser) -> None:
     """Add settings of methods and features; what is left out has the method's own default, or the family's."""
     parser.add_argument("--tau", type=float, help="tokencut, maskcut, spectral: cosine above which patches are joined")
+    parser.add_argument(
+        "--foreground", choices=FOREGROUNDS,
+        help="tokencut, maskcut, lost: the side on which the class token attends more densely, or the published rule",
+    )  # fmt: skip
     parser.add_argument("--count", type=int, help="maskcut: objects; spectral, kmeans, cocluster, stego: regions")
     parser.add_argument("--share", type=float, help="attention: share of its sum that a mask contains")
     parser.add_argument(
@@ -64,10 +69,16 @@ def add_features(parser: Parser) -> None:
     )
 
 
-def add_tracking(parser: Parser) -> None:
+def add_tracking(parser: Parser, protocol: str) -> None:
     """Add the settings of tracking; what is left out is the protocol's."""
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="v1", help="settings of DINO (v1) or DINOv3 (v3)")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default=protocol,
+        help="settings of DINO (v1) or DINOv3 (v3); auto is v1 with a larger input for small objects",
+    )  # fmt: skip
     parser.add_argument("--size", type=int, help="shorter side of the backbone's input; 0: as it is")
+    parser.add_argument(
+        "--across", type=int, help="patches that the smallest object should be across, by a larger input; 0: any"
+    )
     parser.add_argument(
         "--multiple", type=int, help="crop the longer side to a multiple of this many pixels; 0: no crop"
     )

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("plain", "nyuv2", "kitti_eigen", "relative", "slide_512", "dinov2_ms")
 CROPS = ("none", "nyu_eigen", "garg", "eigen_kitti")
 READOUTS = ("class", "average", "class_average", "last4", "last4_average")
-DISCOVERY = ("tau", "count", "share", "mode", "k_patches", "passes", "steps")  # settings of methods
+DISCOVERY = ("tau", "foreground", "count", "share", "mode", "k_patches", "passes", "steps")  # settings of methods
 FINETUNING = {  # options of fine-tuning and their defaults
     "epochs": 100, "batch_size": 128, "lr": 5e-4, "min_lr": 1e-6, "warmup_epochs": 5.0, "layer_decay": 0.75,
     "weight_decay": 0.05, "label_smoothing": 0.1,
@@ -399,7 +399,7 @@ def add_video(parser: Parser) -> None:
     where = "folder of DAVIS-2017, or scenes for a camera that moves past them"
     parser.add_argument("--data", required=True, help=where)
     parser.add_argument("--split", default="val", help="train, val, or another list in ImageSets/2017")
-    add_tracking(parser)
+    add_tracking(parser, "v1")
     add_features(parser)
     parser.add_argument(
         "--baselines", action="store_true", help="also random initialisation, and the first mask left in place"

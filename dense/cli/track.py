@@ -22,7 +22,7 @@ def parser(**options: bool) -> Parser:
     )
     add_backbone(parser)
     parser.add_argument("--out", "--output", type=Path, default=Path("tracked"), help="folder for the predictions")
-    add_tracking(parser)
+    add_tracking(parser, "auto")
     add_features(parser)
     parser.add_argument("--overlays", action="store_true", help="also write every frame with its objects as an image")
     parser.add_argument("--no-video", action="store_true", help="write no video of frames with their objects")

@@ -27,6 +27,7 @@ from dense.discover import (
     on_grid,
     similarity,
 )
+from dense.discover.attention import salience
 from dense.discover.writing import draw_prediction, full_size, similarity_picture
 from dense.media.draw import Picture, enlarge, heat, to_picture
 from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
@@ -83,7 +84,7 @@ def feature_rows(
 ) -> list[dict[str, Picture]]:
     """Return a row of captioned pictures per image (H, W, 3).
 
-    shorter: shorter side of the backbone's input in pixels; 0 uses the image's own.
+    source: features of PCA and similarity. shorter: shorter side of the backbone's input in pixels; 0 for the image's.
     """
     inputs = [resize_for_backbone(image, Path(), shorter, backbone.spec.patch) for image in images]
     with torch.inference_mode():
@@ -94,37 +95,37 @@ def feature_rows(
         image = one.original
         row, size = {"image": image}, (image.shape[0], image.shape[1])
         if backbone.spec.class_token:
-            attention = find_objects(backbone, one, Attention(), source)
+            attention = find_objects(backbone, one, Attention())
             row["class attention"] = enlarge(heat(attention.maps[0, 0].cpu().float()), size)
-        objects = find_objects(backbone, one, TokenCut(), source)
+        objects = find_objects(backbone, one, TokenCut())
         row["TokenCut"] = draw_prediction(image, full_size(objects, 0, one, "guided"))
-        several = find_objects(backbone, one, MaskCut(), source)
+        several = find_objects(backbone, one, MaskCut())
         row["MaskCut"] = draw_prediction(image, full_size(several, 0, one, "guided"))
         row["features, PCA"] = to_picture(colours(features, size=size)[0])
-        point = mask_centre(objects)
-        query = feature_at(features[0], (point[0] + 0.5, point[1] + 0.5), (features.shape[-2], features.shape[-1]))
+        grid = (features.shape[-2], features.shape[-1])
+        point = object_point(objects.masks[0, 0], salience(backbone, stack_normalised([one], backbone), grid)[0])
+        query = feature_at(features[0], (point[0] + 0.5, point[1] + 0.5), grid)
         cosines = similarity_picture(image, similarity(features, query)[0])
         row["similar to the cross"] = draw_cross(cosines, point, features)
         rows.append({name: thumbnail(picture) for name, picture in row.items()})
     return rows
 
 
-def find_objects(
-    backbone: Backbone, image: SizedImage, method: Attention | TokenCut | MaskCut, source: Source
-) -> Objects:
+def find_objects(backbone: Backbone, image: SizedImage, method: Attention | TokenCut | MaskCut) -> Objects:
     """Return the objects of one image on the grid of patches."""
-    found = on_grid(backbone, stack_normalised([image], backbone), method, source)
+    found = on_grid(backbone, stack_normalised([image], backbone), method)
     assert isinstance(found, Objects)
     return found
 
 
-def mask_centre(objects: Objects) -> tuple[int, int]:
-    """Return x and y of the patch of the first mask that is farthest from its border; of an empty mask, the centre."""
-    mask = objects.masks[0, 0].cpu().numpy().astype(np.uint8)
-    if not mask.any():
-        return mask.shape[1] // 2, mask.shape[0] // 2
-    inside = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+def object_point(mask: Tensor, likely: Tensor) -> tuple[int, int]:
+    """Return x and y of a patch on the object: deep inside its mask (h, w) bool and where salience (h, w) is high.
+
+    It has the largest product of salience and distance from the border of the mask; an empty mask stands for the image.
+    """
+    inside = mask.cpu().numpy().astype(np.uint8) if mask.any() else np.ones(mask.shape, np.uint8)
+    depth = cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int((depth * (likely.cpu().float().numpy() + 1e-9)).argmax()), mask.shape)
     return int(x), int(y)
 
 

@@ -110,5 +110,5 @@ def first_mask(backbone: Backbone, frame: Picture, shorter: int) -> NDArray[np.u
     """Return the numbers of the objects in a frame (H, W), 0 for the background."""
     image = resize_for_backbone(frame, Path(), shorter, backbone.spec.patch)
     with torch.inference_mode():
-        found = find_objects(backbone, image, MaskCut(), default_source(backbone.spec))
+        found = find_objects(backbone, image, MaskCut())
     return full_size(found, 0, image, "guided").labels[0].cpu().numpy()

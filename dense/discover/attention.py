@@ -1,4 +1,4 @@
-"""Masks from the attention of the class token, as in the DINO paper."""
+"""Masks from the attention of the class token, as in the DINO paper, and the side of a mask that it marks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dense.discover.results import Objects
 from dense.discover.source import resize_to_patches
 
 Mode = Literal["heads", "mean", "best"]
+Foreground = Literal["attention", "published"]
 EVEN = 1e-5  # scores up to this value are rounding errors
 
 
@@ -65,3 +66,37 @@ def smallest_set(values: Tensor, share: float) -> Tensor:
     before = ordered.cumsum(-1) - ordered  # the sum of all larger values
     kept = before < share * flat.sum(-1, keepdim=True)
     return torch.zeros_like(kept).scatter(-1, order, kept).view(values.shape)
+
+
+def salience(backbone: Backbone, images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return where objects are likely on the grid of features of normalised images (B, 3, H, W): (B, h, w).
+
+    This is the class token's attention in the last block, mean over heads. Without one it is 1 inside the grid and 0 at
+    its border, which backgrounds reach more often than objects.
+    """
+    if backbone.spec.class_token:
+        try:
+            return Attention().rows(backbone, images).mean(1)
+        except ValueError:  # blocks without rows of attention
+            pass
+    inside = torch.zeros(len(images), *grid, device=images.device)
+    inside[:, 1:-1, 1:-1] = 1
+    return inside
+
+
+def contrast(mask: Tensor, active: Tensor, salience: Tensor) -> Tensor:
+    """Return (a - b) / (a + b) with the mean salience (B, h, w) inside, a, and outside, b, of masks (B, N): (B,).
+
+    Only active patches (B, N) count. Without a patch inside or outside it is 0.
+    """
+    weight = salience.flatten(1)
+    parts = (active * mask, active * ~mask)
+    inside, outside = ((weight * part).sum(-1) / part.sum(-1).clamp_min(1) for part in parts)
+    value = (inside - outside) / (inside + outside).clamp_min(torch.finfo(weight.dtype).tiny)
+    return torch.where(parts[0].any(-1) & parts[1].any(-1), value, 0.0)
+
+
+def check_foreground(foreground: str) -> None:
+    """Raise for an unknown rule by which the object's side is chosen."""
+    if foreground not in get_args(Foreground):
+        raise ValueError(f"foreground={foreground!r}: expected {' or '.join(get_args(Foreground))}")

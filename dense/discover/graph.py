@@ -46,15 +46,25 @@ def check_weights(tau: float, eps: float) -> None:
         raise ValueError(f"eps={eps}: expected a small positive weight below 1, such as 1e-5")
 
 
-def in_chunks(features: Tensor, function: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Apply a function to as many images at once as have graphs that fit in memory; concatenate its outputs."""
+def in_chunks(
+    features: Tensor, function: Callable[..., tuple[Tensor, ...]], *others: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Apply a function to as many images at once as have graphs that fit in memory; concatenate its outputs.
+
+    others: further arguments of the function (B, h, w) on the grid of features (B, C, h, w), or None.
+    """
     features = check_features(features)
     patches = features.shape[-2] * features.shape[-1]
     if patches > MAX_PATCHES:
         raise ValueError(
             f"a graph of {patches} patches does not fit in memory; use smaller images, {MAX_PATCHES} patches at most"
         )
-    parts = [function(part) for part in features.split(max(1, CHUNK // patches**2))]
+    for other in others:
+        if other is not None and other.shape != (len(features), *features.shape[-2:]):
+            raise ValueError(f"salience {tuple(other.shape)} is not on the grid of features {tuple(features.shape)}")
+    size = max(1, CHUNK // patches**2)
+    chunks = [[None] * len(features) if other is None else other.split(size) for other in (features, *others)]
+    parts = [function(*each) for each in zip(*chunks, strict=False)]
     return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 

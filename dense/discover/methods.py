@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dense.backbone import Backbone, BackboneSpec
-from dense.discover.attention import Attention
+from dense.discover.attention import Attention, salience
 from dense.discover.kmeans import CoClusters, KMeans
 from dense.discover.lost import LOST
 from dense.discover.results import Objects, Prediction, Regions
@@ -19,8 +19,10 @@ from dense.discover.spectral import Spectral
 from dense.discover.stego import Stego
 from dense.discover.tokencut import MaskCut, TokenCut
 
+TAU_WITH_MEAN = 0.6  # DINOv2's tokens share a mean, so that the cosines of most pairs exceed the published thresholds
 FittedClusters = CoClusters | Stego  # classes fitted to a set of images
-Method = Attention | LOST | TokenCut | MaskCut | Spectral | KMeans | FittedClusters
+Cuts = LOST | TokenCut | MaskCut  # objects that salience tells from the background
+Method = Attention | Cuts | Spectral | KMeans | FittedClusters
 
 METHODS: dict[str, Any] = {  # each image by itself
     "attention": Attention,
@@ -43,8 +45,22 @@ def on_grid(backbone: Backbone, images: Tensor, method: Method, source: Source |
     """Apply a method to normalised images (B, 3, H, W); return its prediction on the grid of patches."""
     if isinstance(method, Attention):
         return method(method.rows(backbone, images))
-    source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters))
-    return method(source(backbone, images))
+    cuts = isinstance(method, Cuts)
+    source = source or default_source(backbone.spec, across=isinstance(method, FittedClusters), cuts=cuts)
+    method = suited(method, backbone.spec, source)
+    features = source(backbone, images)
+    if isinstance(method, Cuts) and method.foreground == "attention":
+        return method(features, salience(backbone, images, (features.shape[-2], features.shape[-1])))
+    return method(features)
+
+
+def suited(method: Any, spec: BackboneSpec, source: Source) -> Any:
+    """Return a method in which a `tau` that was left out is the one that suits the features."""
+    if not isinstance(method, TokenCut | MaskCut) or method.tau is not None:
+        return method
+    published = 0.2 if isinstance(method, TokenCut) else 0.15
+    with_mean = spec.family == "dinov2" and source.what == "token" and not source.centre
+    return replace(method, tau=TAU_WITH_MEAN if with_mean else published)
 
 
 def discover(backbone: Backbone, images: Tensor, method: Method, source: Source | None = None) -> Prediction:
@@ -61,17 +77,17 @@ def attention(backbone: Backbone, images: Tensor, **options: Any) -> Objects:
 
 
 def lost(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return one object per image by LOST; options are the fields of `LOST`: k_patches."""
+    """Return one object per image by LOST; options are the fields of `LOST`: k_patches, foreground."""
     return cast(Objects, discover(backbone, images, LOST(**options), source))
 
 
 def tokencut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return one object per image by TokenCut; options are the fields of `TokenCut`: tau, eps."""
+    """Return one object per image by TokenCut; options are the fields of `TokenCut`: tau, eps, foreground."""
     return cast(Objects, discover(backbone, images, TokenCut(**options), source))
 
 
 def maskcut(backbone: Backbone, images: Tensor, source: Source | None = None, **options: Any) -> Objects:
-    """Return several objects per image by MaskCut; options are the fields of `MaskCut`: count, tau, eps, least."""
+    """Return several objects per image by MaskCut; options are its fields: count, tau, eps, least, foreground."""
     return cast(Objects, discover(backbone, images, MaskCut(**options), source))
 
 
@@ -100,7 +116,8 @@ def settings_by_method(methods: Sequence[str], given: Mapping[str, Any]) -> dict
 
 def source_of(spec: BackboneSpec, method: str, **changes: Any) -> Source:
     """Return the features that suit a backbone and a method; fields that are not None in `changes` replace its own."""
-    return default_source(spec, across=method not in METHODS).changed(**changes)
+    cuts = method in ("lost", "tokencut", "maskcut")
+    return default_source(spec, across=method not in METHODS, cuts=cuts).changed(**changes)
 
 
 def describe_run(

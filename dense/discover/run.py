@@ -18,8 +18,15 @@ from dense.discover.refine import Refinement
 from dense.discover.results import Prediction
 from dense.discover.source import Source, feature_at, similarity
 from dense.discover.spectral import Spectral
-from dense.discover.writing import PredictionFolder, draw_prediction, full_size, similarity_picture
-from dense.media.draw import Picture, contain, sheet, write_picture
+from dense.discover.writing import (
+    CELLS,
+    PredictionFolder,
+    draw_prediction,
+    full_size,
+    sheet_cells,
+    similarity_picture,
+)
+from dense.media.draw import Picture, sheet, write_picture
 from dense.media.inputs import SizedImage, batches, read_images, resize_for_backbone, stack_normalised
 from dense.media.video import Video, VideoWriter
 
@@ -97,7 +104,7 @@ class DiscoveryRun:
                 query = feature_at(features[0], point, (image.original.shape[0], image.original.shape[1]))
             picture = similarity_picture(image.original, similarity(features, query)[0])
             write_picture(self.output / f"{image.stem}_similarity.png", picture)
-            cells += [contain(image.original, 160), contain(picture, 160)] if len(cells) < 96 else []
+            cells += sheet_cells(image, picture) if len(cells) < 2 * CELLS else []
         if cells:
             write_picture(self.output / "sheet.png", sheet([cells[i : i + 8] for i in range(0, len(cells), 8)]))
             print(f"{len(self.images) - len(self.unreadable)} images: {self.output / 'sheet.png'}")

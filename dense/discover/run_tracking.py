@@ -18,7 +18,7 @@ from dense.data.video import objects_of
 from dense.discover.source import Source
 from dense.discover.track import Tracking, track
 from dense.discover.writing import write_index
-from dense.media.draw import Picture, contain, objects_picture, sheet, write_picture
+from dense.media.draw import Picture, captioned, contain, objects_picture, sheet, write_picture
 from dense.media.inputs import Frames
 from dense.media.video import VideoWriter
 
@@ -47,11 +47,13 @@ def track_to_files(
                 write_picture(output / "overlays" / f"{name}.png", picture)
             if video:
                 writer.add(picture)
-            samples.add(picture)
+            samples.add(picture, name)
     finally:
         writer.close()
     write_picture(output / "sheet.png", samples.sheet())
     record = {"video": str(frames.path), "objects": objects, **facts}
+    smallest = min(int((mask == number).sum()) for number in objects)
+    record["input_size"] = settings.input_size((mask.shape[0], mask.shape[1]), backbone.spec.patch, smallest)
     record |= {"settings": asdict(settings), "features": asdict(source), "backbone": backbone.spec.to_dict()}
     (output / "tracked.json").write_text(json.dumps(record, indent=2) + "\n")
     return f"{len(objects)} objects in {samples.count} frames: masks in {masks}, {output / 'sheet.png'}"
@@ -86,8 +88,8 @@ class FrameSamples:
         self.most, self.step, self.count = most, 1, 0
         self.kept: list[Picture] = []
 
-    def add(self, picture: Picture) -> None:
-        """Count the next frame, and keep it if it is one of the evenly spaced ones."""
+    def add(self, picture: Picture, name: str) -> None:
+        """Count the next frame, and keep it with its name if it is one of the evenly spaced ones."""
         if self.count % self.step == 0:
             if len(self.kept) == self.most:
                 self.kept, self.step = self.kept[::2], 2 * self.step
@@ -95,7 +97,7 @@ class FrameSamples:
                 height, width = picture.shape[:2]
                 scale = CELL / max(height, width)
                 size = max(1, round(scale * height)), max(1, round(scale * width))
-                self.kept.append(contain(picture, CELL)[: size[0], : size[1]])
+                self.kept.append(captioned(contain(picture, CELL)[: size[0], : size[1]], name))
         self.count += 1
 
     def sheet(self) -> Picture:

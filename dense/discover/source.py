@@ -58,16 +58,17 @@ class Source:
         return replace(source, **given)  # type: ignore[arg-type]
 
 
-def default_source(spec: BackboneSpec, across: bool = False) -> Source:
-    """Return keys of the last block for DINO and iBOT, as LOST, TokenCut and MaskCut use; centred tokens elsewhere.
+def default_source(spec: BackboneSpec, across: bool = False, cuts: bool = False) -> Source:
+    """Return keys of the last block for DINO and iBOT, as LOST, TokenCut and MaskCut use; tokens elsewhere, centred.
 
     In DINOv2 and DINOv3 all patches share channels of large magnitude and position components in the last keys: without
     centring, all pairs of patches are similar, and the cut follows the position, the same in every image. `across`
-    images nothing is centred per image: an image that a single class fills would be left without features.
+    images nothing is centred per image: an image that a single class fills would be left without features. `cuts` and
+    LOST agree better with objects in photographs if DINOv2's tokens, which differ more than its keys, keep the mean.
     """
     if spec.family in ("dino", "ibot"):
         return Source()
-    return Source("token", norm=has_norm(spec), centre=not across)
+    return Source("token", norm=has_norm(spec), centre=not across and not (cuts and spec.family == "dinov2"))
 
 
 def has_norm(spec: BackboneSpec) -> bool:

@@ -22,7 +22,9 @@ from dense.suggest import did_you_mean
 
 Shape = Literal["square", "circle"]
 DecisionSize = Literal["shown", "own"]
-PROTOCOLS = ("v1", "v3")
+PROTOCOLS = ("auto", "v1", "v3")
+ACROSS = 4  # patches, of the protocol auto
+MOST = 2  # times that small objects may enlarge the input
 TILE = 12  # side in patches of the tiles that are compared at once
 ONE = 1 - 1e-4  # labels above this value count as 1
 
@@ -129,27 +131,29 @@ class Tracker:
 class Tracking(Propagation):
     """Settings of propagation, of the size of the backbone's input, and of how pixels are assigned to objects.
 
-    size: shorter side of the input, 0 for the video's own. multiple: the longer side is cut down to a multiple of so
-    many pixels, 0 for no cut; both sides are whole patches in any case. decide: pixels are assigned at the size of the
-    backbone's input (`shown`) or at the video's (`own`). normalise: scale the labels of each object to 0..1 in each
-    frame.
+    size: shorter side of the input, 0 for the video's own. across: patches that the smallest object of the first frame
+    should be across; if it is less, the input is enlarged, at most twofold; 0 for never. multiple: the longer side is
+    cut down to a multiple of so many pixels, 0 for no cut; both sides are whole patches in any case. decide: pixels are
+    assigned at the size of the backbone's input (`shown`) or at the video's (`own`). normalise: scale the labels of
+    each object to 0..1 in each frame.
     """
 
     size: int = 480
+    across: int = 0
     multiple: int = 64
     decide: DecisionSize = "shown"
     normalise: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("size", "multiple"):
+        for name, unit in (("size", "pixels"), ("across", "patches"), ("multiple", "pixels")):
             if isinstance(getattr(self, name), bool) or getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected 0 or more pixels")
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected 0 or more {unit}")
         if self.decide not in get_args(DecisionSize):
             raise ValueError(f"decide={self.decide!r}: expected {' or '.join(get_args(DecisionSize))}")
 
-    def input_size(self, size: Size, patch: int) -> Size:
-        """Return height and width of the backbone's input for frames of a size."""
+    def input_size(self, size: Size, patch: int, smallest: float = float("inf")) -> Size:
+        """Return height and width of the backbone's input for frames of a size; smallest: pixels of an object."""
         sides = list(size)
         if self.size:
             long = 0 if size[0] > size[1] else 1
@@ -157,7 +161,9 @@ class Tracking(Propagation):
             sides[long] = round(exact / size[1 - long])
             if self.multiple:
                 sides[long] = max(self.size, exact // size[1 - long] // self.multiple * self.multiple)
-        height, width = (max(1, round(side / patch)) * patch for side in sides)
+        across = (smallest * sides[0] * sides[1] / (size[0] * size[1])) ** 0.5 / patch
+        factor = min(MOST, max(1.0, self.across / across)) if across else 1.0
+        height, width = (max(1, round(side * factor / patch)) * patch for side in sides)
         return height, width
 
     def assign(self, soft: Tensor, input_size: Size, size: Size) -> Tensor:
@@ -174,14 +180,16 @@ class Tracking(Propagation):
 def tracking(protocol: str, patch: int, **changes: Any) -> Tracking:
     """Return the settings of a published protocol; fields that are not None in `changes` replace its own.
 
-    v1: DINO's, frames of 480 pixels. v3: DINOv3's medium size, 60 patches, at most 960 pixels.
+    v1: DINO's, frames of 480 pixels. v3: DINOv3's medium size, 60 patches, at most 960 pixels. auto: v1, enlarged where
+    the smallest object would be less than ACROSS patches across, unless a size is given.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}: expected v1 or v3.{did_you_mean(protocol, PROTOCOLS)}")
-    settings = Tracking()
+        raise ValueError(f"protocol={protocol!r}: expected auto, v1 or v3.{did_you_mean(protocol, PROTOCOLS)}")
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = Tracking(across=ACROSS if protocol == "auto" and "size" not in given else 0)
     if protocol == "v3":
         settings = Tracking(shape="circle", temperature=0.2, size=min(960, 60 * patch), multiple=0, decide="own")
-    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    return replace(settings, **given)
 
 
 def tracking_source(spec: BackboneSpec) -> Source:
@@ -194,15 +202,15 @@ def track(
     backbone: Backbone,
     frames: Iterable[NDArray[np.uint8] | Tensor],
     mask: NDArray[np.integer] | Tensor,
-    protocol: str = "v1",
+    protocol: str = "auto",
     source: Source | None = None,
     **changes: Any,
 ) -> Iterator[Tensor]:
     """Yield the object number of every pixel, (H, W) uint8 per frame; the first frame's is `mask`.
 
     frames: uint8 images (H, W, 3) or (3, H, W) of one size, read one at a time; memory holds the features of `context`
-    + 1. mask: (H, W), 0 where there is no object; 255 is unknown, unless it is the only number. protocol: v1 or v3;
-    `changes` are fields of `Tracking`.
+    + 1. mask: (H, W), 0 where there is no object; 255 is unknown, unless it is the only number. protocol: auto, v1 or
+    v3; `changes` are fields of `Tracking`.
     """
     settings = tracking(protocol, backbone.spec.patch, **changes)
     source = source or tracking_source(backbone.spec)
@@ -216,7 +224,7 @@ def track(
     if len(begin) < 2:
         raise ValueError(f"the video has {len(begin)} frames: expected 2 or more, to carry the mask to")
     size = (mask.shape[0], mask.shape[1])
-    input_size = settings.input_size(size, backbone.spec.patch)
+    input_size = settings.input_size(size, backbone.spec.patch, smallest_of(mask, numbers))
     tracker: Tracker | None = None
     for number, frame in enumerate(chain(begin, rest)):
         pixels = _pixels(frame)
@@ -232,6 +240,11 @@ def track(
             yield torch.where(torch.isin(mask, numbers), mask, 0).to(torch.uint8)
         else:
             yield numbers[settings.assign(tracker.step(features), input_size, size)[0]]
+
+
+def smallest_of(mask: Tensor, numbers: Tensor) -> int:
+    """Return the pixels of the smallest of the objects with these numbers, 0 left out, in a mask (H, W)."""
+    return min(int((mask == number).sum()) for number in numbers.tolist() if number)
 
 
 def _pixels(frame: NDArray[np.uint8] | Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dense.discover.refine import Refinement, refine
 from dense.discover.results import Objects, Prediction, resize_nearest
 from dense.media.draw import (
     Picture,
+    captioned,
     contain,
     enlarge,
     heat,
@@ -62,6 +63,11 @@ def similarity_picture(image: Picture, cosines: torch.Tensor) -> Picture:
     return overlay(image, heat(full, bounds=(0.0, 1.0)), 0.65)
 
 
+def sheet_cells(image: SizedImage, picture: Picture) -> list[Picture]:
+    """Return the cells of a contact sheet for an image, with its file name, and for a picture made of it."""
+    return [captioned(contain(image.original, CELL), image.file), captioned(contain(picture, CELL), "")]
+
+
 class PredictionFolder:
     """Writes the predictions of one image after another to a folder; `close` writes annotations and contact sheet."""
 
@@ -91,7 +97,7 @@ class PredictionFolder:
             maps = [enlarge(heat(values), size) for values in prediction.maps[0].cpu().float().numpy()]
             write_picture(f"{stem}_maps.png", sheet([maps]))
         if len(self.cells) < 2 * CELLS:
-            self.cells += [contain(image.original, CELL), contain(picture, CELL)]
+            self.cells += sheet_cells(image, picture)
         self._annotate(image, prediction, labels)
 
     def _annotate(self, image: SizedImage, prediction: Prediction, labels: NDArray[np.uint8]) -> None:

@@ -27,7 +27,7 @@ from dense.discover import (
     on_grid,
     refine,
 )
-from dense.discover.methods import FITTED_METHODS, METHODS
+from dense.discover.methods import FITTED_METHODS, METHODS, suited
 from dense.evaluate.objects import ObjectTarget, ObjectTargets
 from dense.evaluate.protocol import Protocol, Result
 from dense.metrics.discovery import HungarianIoU, Saliency, box_iou, jaccard
@@ -170,7 +170,8 @@ def measure_discovery(
             if name in FITTED_METHODS:
                 method: Any = fit_clusters(name, one, fit_to or targets, source, shorter, **settings[name])
             else:
-                method = METHODS[name](**({"mode": "heads"} if name == "attention" else {}) | settings[name])
+                given = {"mode": "heads"} if name == "attention" else {}
+                method = suited(METHODS[name](**given | settings[name]), one.spec, source)
             how: Refinement = "none" if isinstance(method, Attention) else refinement
             numbers[f"{prefix}{name}"] = evaluate_discovery(one, targets, method, source, how, shorter)
             if name not in FITTED_METHODS:

@@ -9,11 +9,13 @@ import cv2
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 Picture = NDArray[np.uint8]  # H, W, 3
 
 HEADING = 22  # pixels above a sheet for the headings of its columns
+CAPTION = 16  # pixels below a cell for its caption
 
 
 def heat(
@@ -65,6 +67,18 @@ def contain(picture: Picture, side: int) -> Picture:
     square = np.full((side, side, 3), 255, np.uint8)
     square[: size[1], : size[0]] = small
     return square
+
+
+def captioned(picture: Picture, words: str) -> Picture:
+    """Write words below a picture; of words that are too long for its width, the middle is left out."""
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), CAPTION - 5)
+    width, shown, kept = picture.shape[1], words, len(words)
+    while font.getlength(shown) > width - 2 and kept > 2:
+        kept -= 1
+        shown = f"{words[: kept // 2]}…{words[-(kept - kept // 2) :]}"
+    strip = Image.new("RGB", (width, CAPTION), "white")
+    ImageDraw.Draw(strip).text((1, 1), shown, "black", font)
+    return np.concatenate([picture, np.asarray(strip, np.uint8)])
 
 
 def overlay(image: Picture, colours: Picture, strength: float = 0.55) -> Picture:

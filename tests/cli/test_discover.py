@@ -12,6 +12,7 @@ from PIL import Image
 
 from dense.cli import main
 from dense.discover.writing import annotation
+from dense.media.draw import CAPTION, captioned
 from dense.media.inputs import SizedImage, batches, resize_for_backbone
 from dense.media.video import Video, VideoWriter
 from tests.cli.test_evaluate import BACKBONE
@@ -57,7 +58,10 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
     saved = json.loads((out / "annotations.json").read_text())
     assert [i["file_name"] for i in saved["images"]] == ["a.png", "deep/b.png"]
     assert saved["info"]["method"] == method
-    assert (out / "sheet.png").is_file()
+    sheet = np.array(Image.open(out / "sheet.png"))
+    assert sheet.shape == (160 + CAPTION + 8, 4 * 164 + 4, 3)
+    names = [(sheet[164:, left : left + 160] < 100).any() for left in (4, 168, 332, 496)]
+    assert names == [True, False, True, False]  # below the images, not below what was found
     for image in saved["images"]:
         stem = Path(image["file_name"]).with_suffix("")
         index = np.array(Image.open(out / f"{stem}_mask.png"))
@@ -135,6 +139,18 @@ def test_wrong_usage(
         run(folder, tmp_path / "out", *options)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_captions() -> None:
+    """Names of any script are drawn; the middle of a long one is left out, and its end is not."""
+    cell = np.zeros((20, 90, 3), np.uint8)
+    drawn = {
+        name: captioned(cell, name)[20:] for name in ("", "a.jpg", "größe.jpg", "x" * 80 + "1.jpg", "x" * 80 + "2.jpg")
+    }
+    assert {one.shape for one in drawn.values()} == {(CAPTION, 90, 3)}
+    assert (drawn[""] == 255).all()
+    assert len({one.tobytes() for one in drawn.values()}) == 5
+    assert (drawn["x" * 80 + "1.jpg"][:, -1] == 255).all()
 
 
 def test_run_lengths() -> None:

@@ -22,7 +22,7 @@ from dense import console
 from dense.cli import VERBS, discover_options, evaluate, main
 from dense.cli.parser import Parser
 from dense.console import progress, voice
-from dense.discover.attention import Mode
+from dense.discover.attention import Foreground, Mode
 from dense.discover.methods import FITTED_METHODS, METHODS
 from dense.discover.refine import Refinement
 from dense.discover.source import FeatureKind
@@ -90,6 +90,7 @@ def test_choices_of_parsers_are_those_of_the_code() -> None:
     assert (tuple(k.k), k.temperature) == (NEIGHBOURS, TEMPERATURE)
     assert (*METHODS, *FITTED_METHODS) == discover_options.METHODS
     assert set(discover_options.ATTENTION_MODES) == set(get_args(Mode))
+    assert set(discover_options.FOREGROUNDS) == set(get_args(Foreground))
     assert set(discover_options.FEATURES) == set(get_args(FeatureKind))
     assert set(discover_options.SHAPES) == set(get_args(Shape))
     assert set(discover_options.DECISIONS) == set(get_args(DecisionSize))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dense.data import scenes
 from dense.discover.run_tracking import FrameSamples, draw_objects, overlays
+from dense.media.draw import CAPTION
 from dense.media.video import Video, VideoWriter
 from tests.backbone.conftest import tiny
 from tests.cli.test_evaluate import BACKBONE
@@ -58,6 +59,7 @@ def test_a_video(clip: Path) -> None:
     assert Image.open(out / "sheet.png").width > 4 * 200
     saved = json.loads((out / "tracked.json").read_text())
     assert (saved["objects"], saved["settings"]["topk"], saved["settings"]["size"]) == ([1, 2], 3, 32)
+    assert saved["input_size"][0] == 32
 
 
 def test_a_folder(clip: Path) -> None:
@@ -119,10 +121,11 @@ def test_the_sheet_spreads(frames: int, kept: list[int]) -> None:
     """Frames are evenly spaced over a video of unknown length, with at most four in memory."""
     spread = FrameSamples(4)
     for i in range(frames):
-        spread.add(np.full((10, 20, 3), i, np.uint8))
+        spread.add(np.full((10, 20, 3), i, np.uint8), f"{i:05d}")
         assert len(spread.kept) <= 4
     assert [int(image[0, 0, 0]) for image in spread.kept] == kept
-    assert spread.kept[0].shape == (120, 240, 3)
+    assert spread.kept[0].shape == (120 + CAPTION, 240, 3)
+    assert (spread.kept[0][120:] < 100).any()  # the frame's name
 
 
 # ---- docs/discovery.md

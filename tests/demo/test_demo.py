@@ -15,9 +15,9 @@ from PIL import Image
 
 from dense.backbone import load_backbone
 from dense.data.scenes import clip, render
-from dense.demo.discovery import feature_rows, mask_centre
+from dense.demo.discovery import feature_rows, object_point
 from dense.demo.report import Command, Gallery, Section, Table, chart, page, round_ticks
-from dense.discover import Objects, default_source
+from dense.discover import default_source
 from dense.media.video import VideoWriter
 from tests.runs import Done, call
 
@@ -129,15 +129,19 @@ def test_rows_of_images_of_any_size() -> None:
             assert all(abs(cell.shape[0] / cell.shape[1] - ratio) < 0.02 for cell in row.values())
 
 
-def test_the_cross_lies_inside_the_mask() -> None:
-    """Of a ring it is on the ring, of an empty mask in the centre."""
-    mask = torch.zeros(1, 1, 7, 9, dtype=torch.bool)
-    mask[..., 1:6, 1:8] = True
-    mask[..., 2:5, 2:7] = False
-    x, y = mask_centre(Objects(mask, torch.ones(1, 1), mask.float()))
-    assert mask[0, 0, y, x]
-    nothing = torch.zeros_like(mask)
-    assert mask_centre(Objects(nothing, torch.zeros(1, 1), nothing.float())) == (4, 3)
+def test_the_cross_lies_on_the_object() -> None:
+    """It is deep inside the mask, where salience is high; of a ring on the ring, without a mask where salience is."""
+    mask = torch.zeros(7, 9, dtype=torch.bool)
+    mask[1:6, 1:8] = True
+    even, right = torch.ones(7, 9), torch.ones(7, 9)
+    assert object_point(mask, even)[1] == 3
+    right[:, 6:] = 3  # salience is also high outside the mask
+    assert object_point(mask, right)[0] >= 6
+    ring = mask.clone()
+    ring[2:5, 2:7] = False
+    x, y = object_point(ring, even)
+    assert ring[y, x]
+    assert object_point(torch.zeros_like(mask), even)[1] == 3
 
 
 # ---- own images

@@ -11,6 +11,7 @@ from dense.discover import (
     LOST,
     PCA,
     Attention,
+    MaskCut,
     Objects,
     Regions,
     Source,
@@ -23,7 +24,8 @@ from dense.discover import (
     refine,
     similarity,
 )
-from dense.discover.methods import source_of
+from dense.discover.attention import salience
+from dense.discover.methods import source_of, suited
 from dense.discover.refine import box_mean, grab_cut
 from dense.discover.source import centred
 from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
@@ -74,6 +76,8 @@ def test_sources() -> None:
     assert default_source(dinov2.spec) == Source("token", norm=True, centre=True)
     assert source_of(dinov2.spec, "tokencut", what="key", layer=2) == Source("key", layer=2, centre=True)
     assert source_of(dinov2.spec, "tokencut", centre=False).centre is False
+    plain = tiny("dinov2_vits14").spec
+    assert [source_of(plain, name).centre for name in ("tokencut", "lost", "kmeans")] == [False, False, True]
     assert default_source(dinov2.spec, across=True) == Source("token", norm=True, centre=False)
     features = Source("token", centre=True)(dinov2, images_of_size())
     torch.testing.assert_close(features.mean((-2, -1)), torch.zeros(2, 32), atol=1e-5, rtol=0)
@@ -96,6 +100,32 @@ def test_convolutional_backbones() -> None:
     assert discover(backbone, images, TokenCut()).resized((96, 64)).labels.shape == (1, 96, 64)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="no attention"):
         discover(backbone, images, Attention())
+
+
+def test_attention_chooses_the_side() -> None:
+    """Masks are those of features with the class token's attention; without one, of features with the interior."""
+    images = images_of_size(2, 48, 80)
+    for backbone, method in ((tiny("dino_vits16"), TokenCut()), (tiny("dinov2_vits14"), MaskCut(2, tau=0.3))):
+        features = default_source(backbone.spec, cuts=True)(backbone, images)
+        found = on_grid(backbone, images, method)
+        same = method(features, Attention().rows(backbone, images).mean(1))
+        assert isinstance(found, Objects)
+        assert torch.equal(found.masks, same.masks)
+        torch.testing.assert_close(found.scores, same.scores)
+    inside = salience(load_backbone("resnet10t"), images, (3, 5))
+    assert inside.tolist() == [[[0] * 5, [0, 1, 1, 1, 0], [0] * 5]] * 2
+
+
+def test_thresholds_suit_the_features() -> None:
+    """The published ones, except for DINOv2's tokens with their mean; one that is given stays."""
+    dino, plain = tiny("dino_vits16").spec, tiny("dinov2_vits14").spec
+    for method, published in ((TokenCut(), 0.2), (MaskCut(), 0.15)):
+        assert suited(method, dino, source_of(dino, "tokencut")).tau == published
+        assert suited(method, plain, source_of(plain, "tokencut", centre=True)).tau == published
+        assert suited(method, plain, source_of(plain, "tokencut")).tau == 0.6
+    assert suited(TokenCut(tau=0.3), plain, source_of(plain, "tokencut")).tau == 0.3
+    features = blobs((6, 8), [(1, 4, 1, 5)])[0]
+    assert torch.equal(TokenCut()(features).maps, TokenCut(tau=0.2)(features).maps)
 
 
 def test_a_small_image() -> None:

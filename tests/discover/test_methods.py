@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,6 +40,26 @@ def test_one_object(method: Any, box: tuple[int, int, int, int]) -> None:
     top, bottom, left, right = box
     assert found.boxes[0, 0].tolist() == [left, top, right, bottom]
     assert found.scores[0, 0] > 0.1
+
+
+@pytest.mark.parametrize("method", with_ids(OBJECTS))
+def test_the_side_of_the_object(method: Any) -> None:
+    """An object larger than its background is found by salience only, and the score falls with the doubt."""
+    features, numbers = blobs((12, 16), [(0, 5, 9, 16)])  # a corner of background
+    features, mask = centred(features), numbers == 0
+    inside = mask.float()[None]
+    published = replace(method, foreground="published")(features, inside)
+    assert torch.equal(published.masks, method(features).masks)
+    assert torch.equal(published.masks[0, 0], ~mask)
+    assert published.scores[0, 0] > 0.5
+    found = method(features, 0.1 + inside)
+    assert torch.equal(found.masks[0, 0], mask)
+    doubtful = method(features, 1 + 0.1 * inside)
+    assert torch.equal(doubtful.masks[0, 0], mask)
+    assert found.scores[0, 0] > 0.8
+    assert 0 < doubtful.scores[0, 0] < 0.1
+    with pytest.raises(ValueError, match=r"salience \(1, 3, 16\) is not on the grid of features \(1, 16, 12, 16\)"):
+        method(features, torch.ones(1, 3, 16))
 
 
 def test_two_blobs_with_equal_features() -> None:
@@ -187,6 +208,7 @@ def test_boxes_and_sizes() -> None:
     ("make", "message"),
     [
         (lambda: TokenCut(tau=1.5), "tau=1.5: expected a cosine"),
+        (lambda: TokenCut(foreground="front"), "foreground='front': expected attention or published"),  # type: ignore[arg-type]
         (lambda: TokenCut(eps=0), "eps=0: expected a small positive"),
         (lambda: MaskCut(0), "count=0: expected 1 to 255"),
         (lambda: MaskCut(least=5.0), "least=5.0: expected a share"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,8 +113,35 @@ def test_sizes_of_the_protocols() -> None:
         12,
         "own",
     )
-    with pytest.raises(ValueError, match="expected v1 or v3"):
+    with pytest.raises(ValueError, match="expected auto, v1 or v3"):
         tracking("v2", 16)
+
+
+def test_small_objects_enlarge_the_input() -> None:
+    """By their area, at most twofold; not where the size is given, and never in the published protocols."""
+    auto = tracking("auto", 16)
+    assert auto == replace(tracking("v1", 16), across=auto.across)
+    size, wide = (480, 854), (480, 832)
+    across = 16 * auto.across * (854 / 832) ** 0.5
+    assert auto.input_size(size, 16) == auto.input_size(size, 16, across**2) == wide
+    assert auto.input_size(size, 16, (across / 1.5) ** 2) == (720, 1248)
+    assert auto.input_size(size, 16, 1) == (960, 1664)
+    for settings in (tracking("v1", 16), tracking("auto", 16, size=480)):
+        assert settings.input_size(size, 16, 1) == wide
+    assert tracking("v1", 16, across=3).input_size((480, 480), 16, 24**2) == (960, 960)
+    assert tracking("auto", 16, size=240, across=3).across == 3
+    images, masks = squares(3, (48, 64), steps=[(0, 1)])
+    seen: list[tuple[int, ...]] = []
+
+    def source(model: Backbone, frames: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(frames.shape[-2:]))
+        return colours(model, frames)
+
+    for across, times in ((1, 1), (100, 2)):
+        backbone = tiny("dino_vits16", patch_size=4)
+        found = list(dense.track(backbone, images, masks[0], source=source, size=0, across=across))  # type: ignore[arg-type]
+        assert len(found) == 3
+        assert seen[-1] == (48 * times, 64 * times)
 
 
 def test_small_objects_keep_a_patch() -> None:

@@ -1,5 +1,9 @@
 """Adapters over timm: tokens, positions, attention and weights of every DINO release."""
 
+from dense.backbone.quick import import_timm
+
+import_timm()  # before the modules below import parts of it
+
 from dense.backbone.base import Backbone
 from dense.backbone.build import describe
 from dense.backbone.convolutional import Hybrid, Pyramid

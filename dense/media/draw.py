@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -43,6 +42,8 @@ def depth_picture(
 
 
 def _colour_mapped(scaled: NDArray[np.float64], colours: str) -> Picture:
+    import matplotlib  # here, since not every verb draws a map
+
     return (matplotlib.colormaps[colours](scaled)[..., :3] * 255 + 0.5).astype(np.uint8)
 
 

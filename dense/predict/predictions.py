@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dense.losses.base import DepthKind
 from dense.media.draw import Picture, depth_picture, label_picture, overlay, palette, write_picture
+from heads.outputs import DepthKind
 
 
 @dataclass(frozen=True)

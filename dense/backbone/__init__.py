@@ -1,9 +1,8 @@
 """Adapters over timm: tokens, positions, attention and weights of every DINO release."""
 
-from dense.backbone.quick import import_timm
+import dense.backbone.quick  # noqa: F401  it imports timm before the modules below do
 
-import_timm()  # before the modules below import parts of it
-
+# isort: split
 from dense.backbone.base import Backbone
 from dense.backbone.build import describe
 from dense.backbone.convolutional import Hybrid, Pyramid

@@ -13,7 +13,7 @@ from typing import Any
 COMPILER = "torch._dynamo"
 
 
-def import_timm() -> None:
+def _import_timm() -> None:
     """Import timm before anything else imports it.
 
     torchvision imports torch.compile's front end for a check in RoI pooling, and timm to mark methods of NaFlexViT.
@@ -45,3 +45,6 @@ def _disable(function: Callable[..., Any], *options: Any, **named: Any) -> Calla
 
 def _is_compile_supported(device_type: Any) -> Any:
     return importlib.import_module(f"{COMPILER}.utils").is_compile_supported(device_type)
+
+
+_import_timm()

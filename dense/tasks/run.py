@@ -14,6 +14,7 @@ import torch
 
 from dense import tasks
 from dense.backbone.weights.names import directory
+from dense.files import write
 from dense.losses.base import DepthKind
 from dense.model.card import as_json, format_number, model_card, versions
 from dense.model.network import DenseModel
@@ -188,9 +189,9 @@ def finish(
         "versions": versions(),
     }
     model.save_pretrained(best.folder)
-    (best.folder / "README.md").write_text(model_card(model))
+    write(best.folder / "README.md", model_card(model))
     results = {"numbers": model.facts["numbers"], "facts": model.facts, "seconds of this session": round(seconds, 1)}
-    (folder / "results.json").write_text(as_json(results))
+    write(folder / "results.json", as_json(results))
     if model.facts["numbers"]:
         print(f"validation at step {model.facts['best step']}, the best of the run:")
     for name, value in model.facts["numbers"].items():

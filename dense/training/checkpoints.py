@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from dense.console import check_writable
+from dense.files import check_writable, replacing
 
 LAST = "last.ckpt"
 
@@ -125,19 +125,11 @@ class Checkpoints(pl.Callback):
 
     def save(self, trainer: pl.Trainer, path: Path) -> None:
         """Write a checkpoint to `path` atomically."""
-        scratch = path.with_name(f".{path.name}.partial")
-        try:
+        with replacing(path, path.stat().st_size if path.exists() else 0) as scratch:
             trainer.save_checkpoint(scratch)
             if trainer.is_global_zero:
                 with scratch.open("rb") as file:
                     os.fsync(file.fileno())
-                scratch.replace(path)
-        except (OSError, RuntimeError) as error:
-            scratch.unlink(missing_ok=True)
-            kept = f"; the previous {path} is intact" if path.exists() else ""
-            raise OSError(
-                f"cannot write a checkpoint to {path}: {error}{kept}. Free some room and run the same command again"
-            ) from error
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
 

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dense.console import COMMON, check_writable
+from dense.console import COMMON
+from dense.files import check_writable
 from dense.recipes import find_config
 from dense.suggest import UsageError, with_suggestion
 

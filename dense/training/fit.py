@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dense.console import say
+from dense.files import write
 from dense.training.checkpoints import Checkpoints
 from dense.training.logs import MetricsFile, ProgressLine
 
@@ -82,7 +83,7 @@ class SettingsFile(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.config and trainer.is_global_zero:
-            self.path.write_text(self.config)
+            write(self.path, self.config)
 
 
 def begin(

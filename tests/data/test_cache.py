@@ -347,7 +347,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raised at the first record of many, with both numbers."""
     usage = shutil.disk_usage(tmp_path)._replace(free=900)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"features of 100 images take up to 0.0 GB and .* free; use fewer layers"):
+    with pytest.raises(OSError, match=r"features of 100 images take up to 0.1 MB and .* free; use fewer layers"):
         cache(tmp_path).fill(identities(100), lambda i, copy: image(i))
     with pytest.raises(OSError, match="no room for features in"):
         cache(tmp_path).put(identities(1)[0], [torch.zeros(1000)])

@@ -25,6 +25,7 @@ from dense.evaluate.classification.finetune import FineTuneRecipe, classificatio
 from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE, accuracy, knn_classify
 from dense.evaluate.classification.linear import RECIPES, linear_evaluation
 from dense.evaluate.protocol import Protocol, Result
+from dense.files import replacing
 
 
 def measure_knn(
@@ -102,7 +103,8 @@ def measure_finetune(
         backbone.save_pretrained(output / "backbone")
         tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.head.state_dict().items()}
         metadata = {"classes": "\n".join(pair.train.classes), "readout": classifier.readout}
-        save_file(tensors, output / "head.safetensors", metadata=metadata)
+        with replacing(output / "head.safetensors", sum(tensor.nbytes for tensor in tensors.values())) as file:
+            save_file(tensors, file, metadata=metadata)
     numbers = {f"top{top}": value for top, value in found.items()}
     return _result("finetune", backbone, pair, classifier.readout, settings, numbers)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Count = Callable[[int, int | None], None]
-Show = Callable[[float, int | None, str], None]  # items done with the part of the next one, all items, that part
+Show = Callable[[float, int | None, str, float | None], None]  # items done, of how many, part of the next, seconds left
 
 COMMON = {"--quiet": "print results and errors only", "--debug": "show the traceback of an error"}  # of every verb
 EVERY = 30.0  # seconds between lines of progress without a terminal
@@ -61,16 +61,26 @@ class _Line:
 
     def __init__(self, show: Show) -> None:
         self.show, self.done, self.total = show, 0, None
+        self.start = self.item_start = time.monotonic()
 
     def __call__(self, done: int, total: int | None) -> None:
-        self.done, self.total = done, total
-        self.show(done, total, "")
+        self.done, self.total, self.item_start = done, total, time.monotonic()
+        left = (total - done) * (self.item_start - self.start) / done if total is not None and done else None
+        self.show(done, total, "", left)
+
+    def within(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        item = (now - self.item_start) * total / done  # seconds that the item at hand will take
+        mean = (self.item_start - self.start + item) / (self.done + 1)
+        others = 0 if self.total is None else self.total - self.done - 1
+        left = item - (now - self.item_start) + others * mean
+        self.show(self.done + min(done / total, 0.999), self.total, f", {what} {done} of {total}", left)
 
 
 def within(done: int, total: int, what: str) -> None:
     """Report parts of the item at hand, such as the windows of an image, on the progress line of the items."""
     if (line := _line.get()) is not None and total > 1:
-        line.show(line.done + min(done / total, 0.999), line.total, f", {what} {done} of {total}")
+        line.within(done, total, what)
 
 
 @contextmanager
@@ -82,7 +92,7 @@ def _bar(what: str) -> Iterator[Show]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None, count="")
 
-        def show(done: float, total: int | None, part: str) -> None:
+        def show(done: float, total: int | None, part: str, left: float | None) -> None:
             bar.update(task, completed=done, total=total, count=f"{int(done)}/{'?' if total is None else total}{part}")
 
         yield show
@@ -106,15 +116,16 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 @contextmanager
 def _lines(what: str) -> Iterator[Show]:
-    start = reported = time.monotonic()
+    reported = time.monotonic()
 
-    def show(done: float, total: int | None, part: str) -> None:
+    def show(done: float, total: int | None, part: str, left: float | None) -> None:
         nonlocal reported
-        now = time.monotonic()
-        if now - reported >= EVERY and done:
-            reported = now
-            of, left = f" of {total}", f", {clock((total - done) * (now - start) / done)} left"  # type: ignore[operator]
-            print(f"{what}: {int(done)}{of if total else ''}{part}{left if total else ''}", file=sys.stderr, flush=True)
+        if time.monotonic() - reported >= EVERY and done:
+            reported = time.monotonic()
+            count = f"{int(done)}{f' of {total}' if total else ''}"
+            print(
+                f"{what}: {count}{part}{'' if left is None else f', {clock(left)} left'}", file=sys.stderr, flush=True
+            )
 
     yield show
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dense.console import COMMON
 from dense.files import RunFolder, check_writable
-from dense.suggest import UsageError, did_you_mean, with_suggestion
+from dense.suggest import UsageError, nearest, with_suggestion
 
 Examples = Sequence[tuple[str, str]]  # command, what it does
 
@@ -154,8 +154,9 @@ def check_source(text: str, what: str, name: bool = False) -> None:
     hub = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.parent.is_dir()
     if name and (not is_path or (what == "directory" and hub)):
         return
-    siblings = [str(path.parent / other.name) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-    raise FileNotFoundError(f"no such {what}: {text}.{did_you_mean(text, siblings)}".removesuffix("."))
+    near = nearest(path.name, [other.name for other in path.parent.glob("*")], 1) if path.parent.is_dir() else []
+    hint = f". Did you mean {path.parent / near[0]}?" if near else ""
+    raise FileNotFoundError(f"no such {what}: {text}{hint}")
 
 
 # ---- options that several verbs share

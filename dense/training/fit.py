@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import signal
 import sys
@@ -124,6 +125,11 @@ def fit(
     resume = checkpoints.last if checkpoints.last.is_file() else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{resume} is corrupt or is no checkpoint of this project; remove it to start again, or replace it with a "
+            "copy that was kept"
+        ) from None
     except SystemExit:  # Lightning exits at Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt(how_to_continue(checkpoints)) from None

@@ -56,10 +56,10 @@ def test_a_full_disk_names_the_path_and_the_room(
     usage = shutil.disk_usage(tmp_path)._replace(free=49_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     write(tmp_path / "a.npz", b"")
-    expected = "a.npz: the disk is full, with 0.0 MB free where it takes 0.2 MB; the previous a.npz is intact"
+    expected = r"a.npz: the disk is full, with 0.0 MB free where it takes 0.2 MB; the previous a.npz is intact"
     with pytest.raises(OSError, match=expected), replacing(tmp_path / "a.npz", 120_000):
         raise error
-    with pytest.raises(OSError, match="0.0 MB free, checkpoints need about 0.1 MB"):
+    with pytest.raises(OSError, match=r"0.0 MB free, checkpoints need about 0.1 MB"):
         check_writable(tmp_path, 50_000)
     assert names(tmp_path) == ["a.npz"]
     assert megabytes(1_234_567_890) == "1,234.5 MB"
@@ -107,11 +107,11 @@ def test_a_run_that_writes_nothing_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_interrupt_reports_what_is_kept(tmp_path: Path) -> None:
     """Unless a message is there already."""
-    with pytest.raises(KeyboardInterrupt, match="1 files in .* are kept, and the same command makes all of them again"):
-        with RunFolder(tmp_path, "predict", {}):
-            write(tmp_path / "a", "x")
-            raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt, match="^from step 3$"), RunFolder(tmp_path, "train"):
+    expected = r"1 files in .* are kept, and the same command makes all of them again"
+    with pytest.raises(KeyboardInterrupt, match=expected), RunFolder(tmp_path, "predict", {}):
+        write(tmp_path / "a", "x")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt, match=r"^from step 3$"), RunFolder(tmp_path, "train"):
         raise KeyboardInterrupt("from step 3")
 
 

@@ -128,7 +128,7 @@ SOURCES = {  # options that name what is there already, and what that is
     "mask": "mask", "pool": "folder, list or shards", "like": "folder, list or shards",
     "held_out": "folder, list or shards", "blur_boxes": "file", "train": "folder, list or shards",
     "val": "folder, list or shards", "data": "folder", "source": "weight file or directory", "weights": "weight file",
-    "classes": "file", "depth": "file", "model": "directory", "backbone": "directory",
+    "classes": "file", "depth": "file", "model": "directory", "backbone": "saved directory",
 }  # fmt: skip
 NAMES = ("classes", "depth", "model", "backbone")  # of these, values that are no paths may be names
 
@@ -144,7 +144,7 @@ def check_sources(options: argparse.Namespace) -> None:
 def check_source(text: str, what: str, name: bool = False) -> None:
     """Raise for a path that does not exist; name: what does not look like a path is a name, which others check.
 
-    Embedded scenes, patterns of shards and timm's weights are no paths, and neither is ``owner/model``, a name of the
+    Embedded scenes, patterns of shards and timm's weights are no paths, and neither is a model ``owner/name`` of the
     Hugging Face hub, unless there is a folder of that owner's name.
     """
     path = Path(text)

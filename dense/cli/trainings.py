@@ -26,7 +26,7 @@ GROUPS = (
 
 PATHS = {  # options that name what is there already, and what that is
     "data.root": "folder, list or shards", "model.backbone.weights": "weight file", "model.backbone.init_from":
-    "weight file", "model.backbone.name": "directory", "knn.train": "folder", "knn.val": "folder",
+    "weight file", "model.backbone.name": "saved directory", "knn.train": "folder", "knn.val": "folder",
 }  # fmt: skip
 
 RUN: Options = {

@@ -92,11 +92,10 @@ def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     cases = {
-        "no directory": predict(tmp_path / "no/model", a, output=tmp_path / "o"),
+        "no such directory": predict(tmp_path / "no/model", a, output=tmp_path / "o"),
         "config.json": predict(empty, a, output=tmp_path / "o"),
-        "no such image": predict(saved, tmp_path / "b.png", output=tmp_path / "o"),
+        "no such image, folder or video": predict(saved, tmp_path / "b.png", output=tmp_path / "o"),
         "no images in": predict(saved, empty, output=tmp_path / "o"),
-        "no such video": predict(saved, tmp_path / "b.mp4", output=tmp_path / "o"),
         "another --output": predict(saved, a, output=a),
         "no device": call(["predict", str(saved), str(a), "--device", "cuda:99"]),
         "fp32": call(["predict", str(saved), str(a), "--precision", "fp8"]),
@@ -128,18 +127,27 @@ def test_videos(tmp_path: Path) -> None:
 
 
 def test_prediction_imports_what_it_needs(saved: Path, tmp_path: Path) -> None:
-    """torch.compile's front end alone takes as long to import as torch; it works afterwards as ever."""
+    """torch.compile's front end alone takes as long to import as torch."""
     heavy = {
         "torch._dynamo", "torch._inductor", "lightning", "torchmetrics", "albumentations", "scipy", "sklearn", "pandas",
         "segmentation_models_pytorch", "transformers", "faiss", "onnx",
     }  # fmt: skip
     argv = ["predict", str(saved), str(photo(tmp_path / "a.png")), "--output", str(tmp_path / "out")]
     code = f"import sys; from dense.cli import main; assert main({argv}) == 0\n"
-    code += f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)\n"
-    code += "import torch, torch._dynamo, torchvision\n"
+    code += f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_what_was_left_out_comes_when_it_is_used() -> None:
+    """torch.compile, RoI pooling of torchvision and NaFlexViT of timm, after a prediction's imports."""
+    code = "import dense.backbone, torch, torchvision, timm\n"
     code += "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(2)).sum() == 4\n"
     code += "boxes = torch.tensor([[0, 0.0, 0, 4, 4]])\n"
-    code += "assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 1, 2, 2)"
+    code += "assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 1, 2, 2)\n"
+    code += "model = timm.create_model('naflexvit_base_patch16_gap', depth=1, embed_dim=32, num_heads=2)\n"
+    code += "assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

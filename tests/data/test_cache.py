@@ -302,14 +302,14 @@ def die(*_: Any) -> None:
 
 
 def fill_and_die(folder: Path, monkey: Any) -> None:
-    replace, done = Path.replace, []
+    replace, done, subject = Path.replace, [], cache(folder)
 
     def third_time(path: Path, target: Path) -> Path:
         done.append(path)
         return die() if len(done) == 3 else replace(path, target)  # type: ignore[return-value]
 
     monkey.setattr(Path, "replace", third_time)
-    cache(folder).fill(identities(5), lambda i, copy: image(i))
+    subject.fill(identities(5), lambda i, copy: image(i))
 
 
 def test_killed_before_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

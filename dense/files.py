@@ -57,18 +57,21 @@ def write(path: str | Path, content: str | bytes) -> Path:
     return Path(path)
 
 
+WRITERS = ("PytorchStreamWriter", "inline_container", "I/O error", "IoError")  # in errors of torch and safetensors
+
+
 def _named(error: Exception, path: Path, size: int) -> Exception:
     """Return an error that names the file and, for a full disk, the room that there is and that it takes."""
-    number = error.errno if isinstance(error, OSError) else None
-    room = free_room(path)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or (size and room < size):
-        kept = f"; the previous {path.name} is intact" if path.exists() else ""
+    number, room = error.errno if isinstance(error, OSError) else None, free_room(path)
+    kept = f"; the previous {path.name} is intact" if path.exists() else ""
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or room < size:
         return OSError(
             f"cannot write {path}: the disk is full, with {megabytes(room)} free where it takes "
             f"{megabytes(size, up=True)}{kept}. Free some room and run the same command again"
         )
-    if number is not None:
-        return OSError(f"cannot write {path}: {error.strerror or error}")  # type: ignore[attr-defined]
+    if number is not None or any(word in str(error) for word in WRITERS):
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        return OSError(f"cannot write {path}: {reason}{kept}")
     return error
 
 

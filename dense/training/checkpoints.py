@@ -40,6 +40,7 @@ class Checkpoints(pl.Callback):
         self.every_minutes, self.every_steps, self.keep_every = every_minutes, every_steps, keep_every
         self._saved_at = 0.0
         self._saved_step = -1
+        self._size = 0  # bytes of a checkpoint, about
         self._stop = 0  # number of the signal that asked the run to stop
         self._waiting = False  # a checkpoint is due after the validation that follows
         self._previous_handlers: dict[int, Any] = {}
@@ -52,8 +53,8 @@ class Checkpoints(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raise for an unwritable folder or a full disk before training."""
         if trainer.is_global_zero:
-            size = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-            check_writable(self.folder, needed=3 * size)
+            self._size = 3 * sum(p.numel() * p.element_size() for p in pl_module.parameters())
+            check_writable(self.folder, needed=self._size)
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -125,7 +126,7 @@ class Checkpoints(pl.Callback):
 
     def save(self, trainer: pl.Trainer, path: Path) -> None:
         """Write a checkpoint to `path` atomically."""
-        with replacing(path, path.stat().st_size if path.exists() else 0) as scratch:
+        with replacing(path, self._size) as scratch:
             trainer.save_checkpoint(scratch)
             if trainer.is_global_zero:
                 with scratch.open("rb") as file:

@@ -60,7 +60,8 @@ class _Line:
     """The progress of the items that `counting` counts, and of the parts of the item at hand."""
 
     def __init__(self, show: Show) -> None:
-        self.show, self.done, self.total = show, 0, None
+        self.show, self.done = show, 0
+        self.total: int | None = None
         self.start = self.item_start = time.monotonic()
 
     def __call__(self, done: int, total: int | None) -> None:

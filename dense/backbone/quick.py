@@ -24,14 +24,15 @@ def _import_timm() -> None:
     package: Any = ModuleType(COMPILER)
     utils: Any = ModuleType(f"{COMPILER}.utils")
     package.disable, utils.is_compile_supported = _disable, _is_compile_supported
-    sys.modules |= {COMPILER: package, utils.__name__: utils}
+    left_out = {COMPILER: package, f"{COMPILER}.utils": utils}
+    sys.modules |= left_out
     try:
         with contextlib.suppress(ImportError, AttributeError):  # another release that needs more of it imports it all
             importlib.import_module("timm")
     finally:
-        for module in (package, utils):
-            if sys.modules.get(module.__name__) is module:
-                del sys.modules[module.__name__]
+        for name, module in left_out.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 def _disable(function: Callable[..., Any], *options: Any, **named: Any) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dense.cli.parser import Parser, usable_device, warn_if_random, weights_in_words
-from dense.files import check_writable, write
+from dense.files import RunFolder, check_writable, write
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
@@ -78,7 +78,8 @@ def main(argv: Sequence[str]) -> int:
         check_same_settings(options)
     torch.manual_seed(options.seed)
     backbone = load_backbone(options.backbone, options.weights, frozen=True)
-    sections = of_images(options, backbone.to(device)) if own else of_scenes(options, backbone)
+    with RunFolder(options.output, "demo", again="continues"):
+        sections = of_images(options, backbone.to(device)) if own else of_scenes(options, backbone)
     facts = {
         "command": shell(["demo", *argv]),
         "backbone": f"{backbone.spec.name}, {weights_in_words(options)}",

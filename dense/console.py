@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -39,6 +40,12 @@ def say(text: str) -> None:
     """Print a line unless --quiet was given."""
     if not is_quiet():
         print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning once for all processes of a run, unless --quiet was given."""
+    if not is_quiet() and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -202,6 +202,7 @@ def add_labelled(parser: Parser, scenes: int) -> None:
     parser.add_argument(
         "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder without splits"
     )
+    parser.add_argument("--split-by", metavar="PATTERN", help="data.split_by of the training, for such a folder")
     parser.add_argument("--kb-crop", action="store_true", help="crop KITTI's images to 352x1216 at the bottom centre")
     parser.add_argument("--scenes", type=int, default=scenes, help="number of embedded scenes")
     parser.add_argument("--size", type=int, default=96, help="side of the scenes")
@@ -232,7 +233,7 @@ def add_dense(parser: Parser) -> None:
     add_labelled(parser, scenes=200)
 
 
-DATA = ("layout", "split", "depth", "val_ratio", "kb_crop", "scenes", "size", "camera_height", "seed")
+DATA = ("layout", "split", "depth", "val_ratio", "split_by", "kb_crop", "scenes", "size", "camera_height", "seed")
 
 
 def dense(options: Namespace, what: str) -> Result:

@@ -35,7 +35,7 @@ RUN: Options = {
     "--trainer.accelerator NAME": "cpu, gpu or mps; the machine's own if left out",
     "--trainer.devices N": "number of devices",
     "--trainer.num_nodes N": "number of machines, under SLURM or torchrun",
-    "--trainer.precision NAME": "32-true, bf16-mixed or 16-mixed; bf16 where the hardware has it if left out",
+    "--trainer.precision NAME": "32-true, bf16-mixed or 16-mixed; the faster of the first two, measured, if left out",
     "--trainer.accumulate_grad_batches N": "batches per optimiser step",
 }
 DATA: Options = {
@@ -74,6 +74,8 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--data.root FOLDER": "your labelled images: images/ with masks/, depth/ or both",
             "--data.layout NAME": "folder, ade20k, voc2012, voc2012_aug, cityscapes, nyuv2, kitti_eigen",
             **DATA,
+            "--data.val_ratio SHARE": "validation fraction, where there are no validation images; 0 for none",
+            "--data.split_by PATTERN": "what file names have in common that stay on one side, such as ^(.*)/",
             "--data.crop_size N": "side of the training crops",
             "--data.cache FOLDER": "folder in which features of a frozen backbone are cached",
             "--model.backbone.name NAME": "any name of timm or of the hubs, or a saved directory",

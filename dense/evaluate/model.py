@@ -27,6 +27,7 @@ def evaluate(
     classes: Any = None,
     depth: Any = None,
     val_ratio: float = 0.1,
+    split_by: str | None = None,
     kb_crop: bool = False,
     degrade: Mapping[str, list[float]] | None = None,
     unseen: Mapping[str, list[float]] | None = None,
@@ -48,7 +49,7 @@ def evaluate(
         data: a folder with images/ and masks/ or depth/, a published data set, or "scenes".
         protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms; of a restoration model plain only.
         what: depth or segmentation, of a joint model; None for both.
-        layout, split, classes, depth, val_ratio, kb_crop: how the data are arranged, see `open_labelled`.
+        layout, split, classes, depth, val_ratio, split_by, kb_crop: how the data are arranged, see `open_labelled`.
         degrade, unseen: kinds and levels of degradation, of a restoration model.
         scenes, size, camera_height, seed: of embedded scenes.
         device: on which the model runs; where it is, if left out.
@@ -62,11 +63,13 @@ def evaluate(
     restores = "restored" in network.outputs
     layout = layout or ("images" if restores else "folder")
     source = open_labelled(
-        data, split, layout=layout, partial=True, depth=depth, val_ratio=val_ratio, kb_crop=kb_crop, size=size,
-        length=scenes or SCENES.get(network.task, 200), seed=seed,
+        data, split, layout=layout, partial=True, depth=depth, val_ratio=val_ratio, split_by=split_by,
+        kb_crop=kb_crop, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
         camera_height=(camera_height[0], camera_height[1]) if camera_height else None,
         **({} if restores else {"targets": TARGETS.get(what or "", ("labels", "depth")), "classes": classes}),
     )  # fmt: skip
+    if not len(source):
+        raise ValueError(f"val_ratio={val_ratio} leaves no images for validation; choose a split, such as all or test")
     names: dict[str, Any] = {"data": str(data), "split": split, "kb_crop": kb_crop}
     if not restores:
         return measure(network, source, find_protocol(protocol, **changes), what, **names)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -17,8 +18,9 @@ import heads
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.spec import resolve_layers
 from dense.data.cache import weights_digest
-from dense.data.labelled.sample import Batch
-from dense.data.transforms import resize_image
+from dense.data.labelled.check import spread
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.sample import Batch, LabelledSource
 from dense.model.inference import through
 from dense.model.network import DenseModel, Inference, Maps, Task
 from dense.tasks.data import DataFacts
@@ -28,6 +30,7 @@ from dense.training.fit import continue_metrics, refuse_another, seed_micro_batc
 from heads.features import Features, Size
 
 LOG_EVERY = 10  # optimiser steps
+FITTED = 100  # training images to which the constant prediction is fitted
 YOUNGER = ("evaluation", "inference")  # parts of a recipe that older checkpoints lack
 
 
@@ -35,14 +38,16 @@ class DenseTask(pl.LightningModule, abc.ABC):
     """A head in training.
 
     A task defines the outputs that its head must have (`complete_outputs`), the loss (`losses`), and the validation
-    metrics (`build_metrics`, `update_metrics`). Everything random in a step is seeded by (seed, step, micro-batch), so
-    a resumed run repeats an uninterrupted one.
+    metrics (`build_metrics`, `update_metrics`, and `baseline` to compare with). Everything random in a step is seeded
+    by (seed, step, micro-batch), so a resumed run repeats an uninterrupted one.
     """
 
     task: Task
     outputs: ClassVar[dict[str, tuple[str, ...]]]  # name of each trained output -> kinds of output that it may be
     monitor: str  # the validation metric by which the best model is chosen
     mode: str  # min or max
+    second: ClassVar[str] = ""  # the validation metric, to be maximised, that decides between close ones; see BestModel
+    baseline_name: ClassVar[str] = "constant"
     evaluation: Any = None  # how depth is measured, in tasks with depth
 
     def __init__(
@@ -53,22 +58,25 @@ class DenseTask(pl.LightningModule, abc.ABC):
         tune: TuneOptions = TuneOptions(),
         target: TargetOptions = TargetOptions(),
         inference: Inference = Inference(),
-        steps: int = 1000,
+        steps: int | Literal["auto"] = 1000,
         seed: int = 0,
     ) -> None:
         """A head in training.
 
         Args:
-            head: options of `heads.build`; in_channels and the number of classes are filled in.
+            head: options of `heads.build`; in_channels and the number of classes are filled in. The name auto stands
+                for a head that suits task and data.
             backbone: the features that the head gets.
             optim: optimiser and learning-rate schedule.
             tune: how much of the backbone is trained.
             target: where the loss is computed, and which depths count.
             inference: how the network is applied to whole images, from validation on; saved with the model.
-            steps: optimiser steps.
+            steps: optimiser steps; auto for a number that suits the data.
             seed: seed of the head's weights and of dropout.
         """
         super().__init__()
+        if steps == "auto" or head.get("name") == "auto":
+            raise ValueError("auto is a value of recipes, which dense train chooses; give a head and a number of steps")
         if steps < 1:
             raise ValueError(f"steps={steps}: expected at least 1")
         self.options, self.head_options = backbone, head
@@ -77,6 +85,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.network: DenseModel
         self.micro_batch = 0
         self.validated: dict[str, float] = {}  # metrics of the last validation
+        self.constant: dict[str, float] = {}  # the same metrics of the prediction by `baseline`
+        self.comparing: tuple[Callable[[Batch], Maps], Any] | None = None  # while these are computed
 
     # ---- hooks
 
@@ -99,6 +109,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
     @abc.abstractmethod
     def loss_recipe(self) -> dict[str, Any]:
         """Return the options of the losses as plain data."""
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps] | None:
+        """Return, as a function of a batch, a prediction without learning, such as a constant fitted to `train`."""
+        return None
 
     def extra_parameters(self) -> list[nn.Parameter]:
         """Return parameters that are trained besides the network's."""
@@ -146,23 +160,34 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def setup(self, stage: str) -> None:
         """Build the network, where that has not happened yet, and the metrics."""
-        self.build_for(self.trainer.datamodule.facts)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.resize != self.inference.resize:
+            raise ValueError(
+                f"data.resize={data.resize} and model.inference.resize={self.inference.resize}: training, validation "
+                "and prediction share one working size; give both the same value"
+            )
+        self.build_for(data.facts)
         if not hasattr(self, "metrics"):
-            self.metrics: Any = self.build_metrics()
-            for metric in self.metrics.modules():
-                if isinstance(metric, Metric):
-                    metric.sync_on_compute = False  # every process validates on the whole set
+            self.metrics: Any = self.new_metrics()
+
+    def new_metrics(self) -> Any:
+        """Return new validation metrics of this process, each of which validates on the whole set."""
+        metrics = self.build_metrics()
+        for metric in metrics.modules():
+            if isinstance(metric, Metric):
+                metric.sync_on_compute = False
+        return metrics
 
     def on_fit_start(self) -> None:
         """Fill the cache, now that the network is on its device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.cache is None:
-            return
-        network = self.network
-        if not self.tune.frozen:
+        network, named = self.network, data.cache not in (None, "auto")
+        if named and not self.tune.frozen:
             raise ValueError("data.cache keeps features of a frozen backbone, and model.tune trains it; drop one")
-        if network.head.reads_pixels:
+        if named and network.head.reads_pixels:
             raise ValueError("data.cache keeps features, and this head reads the images too; leave data.cache out")
+        if not self.tune.frozen or network.head.reads_pixels:
+            return
         key = {
             "weights": weights_digest(network.backbone.state_dict()),
             "spec": network.backbone.spec.to_dict(),
@@ -176,8 +201,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 features = network.features(network.backbone.normalise(images.to(self.device)))
             return [*features.maps, *features.prefix]
 
-        whole = self.inference.window is None and self.inference.resize is None
-        data.fill_cache(compute, key, ("train", "val") if whole else ("train",))
+        data.keep_features(compute, key, self.steps, whole=self.inference.window is None)
 
     def features(self, batch: Batch) -> tuple[Features, Tensor | None]:
         """Return the features of a batch, computed or from the cache, and the pixels for a head that reads them."""
@@ -268,19 +292,24 @@ class DenseTask(pl.LightningModule, abc.ABC):
         return json.loads(json.dumps(plain | self.loss_recipe()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the recipe with the weights."""
-        checkpoint["recipe"] = self.recipe()
+        """Keep the recipe and the numbers of the constant prediction with the weights."""
+        checkpoint["recipe"], checkpoint["constant"] = self.recipe(), self.constant
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another recipe and name what differs; parts that an older one lacks may differ."""
         saved = checkpoint.get("recipe", {})
         known = {key: value for key, value in self.recipe().items() if key in saved or key not in YOUNGER}
         refuse_another(known, saved)
+        self.constant = dict(checkpoint.get("constant", {}))
 
     # ---- validation
 
     def on_validation_epoch_start(self) -> None:
+        """Prepare the metrics; in the first validation of a run also those of the constant prediction."""
         self.metrics.reset()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.constant and (predict := self.baseline(data.train)) is not None:
+            self.comparing = predict, self.new_metrics().to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Apply the network as `inference` says and compare the maps with the targets, at the targets' own size."""
@@ -290,22 +319,38 @@ class DenseTask(pl.LightningModule, abc.ABC):
             maps = self.network.decode(self.features(batch)[0], size)
         else:
             assert batch.images is not None
-            images = resize_images(batch.images, self.inference.resize)
-            maps = through(self.network, self.inference, size)(self.network.backbone.normalise(images))
+            maps = through(self.network, self.inference, size)(self.network.backbone.normalise(batch.images))
         self.update_metrics(self.metrics, maps, batch)
+        if self.comparing is not None:
+            self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the set and show them to callbacks."""
         numbers = {f"val/{k}": v for k, v in self.numbers().items()}
+        if self.comparing is not None:
+            self.constant = {f"val/{k}": v for k, v in self.numbers(self.comparing[1]).items()}
+            self.comparing = None
         for name, value in numbers.items():
             self.log(name, value, sync_dist=False, logger=False)
         if not self.trainer.sanity_checking:
             self.record(numbers, self.trainer.global_step)
             self.validated = numbers
 
-    def numbers(self) -> dict[str, float]:
-        """Return the scalar metrics of the set."""
-        return {k: float(v) for k, v in self.metrics.compute().items() if not isinstance(v, dict)}
+    def numbers(self, metrics: Any = None) -> dict[str, float]:
+        """Return the scalar metrics of the set, by default those of the network."""
+        found = (self.metrics if metrics is None else metrics).compute()
+        return {k: float(v) for k, v in found.items() if not isinstance(v, dict)}
+
+
+def targets_of(source: LabelledSource, what: Literal["labels", "depth"]) -> Iterator[NDArray[Any]]:
+    """Yield the targets (H, W) of some images, evenly spread; those in files are read without their images."""
+    for index in spread(len(source), FITTED):
+        if isinstance(source, FileSource):
+            target = source.labels(index) if what == "labels" else source.depth(index)
+        else:
+            target = getattr(source.read(index), what)
+        if target is not None:
+            yield target
 
 
 def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:
@@ -321,11 +366,3 @@ def target_size(features: Features, choice: str) -> Size | None:
     stride = min(features.strides)
     height, width = (max(1, round(4 * side / stride)) for side in features.image_size)
     return (min(height, features.image_size[0]), min(width, features.image_size[1]))
-
-
-def resize_images(images: Tensor, size: int | None) -> Tensor:
-    """Resize uint8 images (B, 3, H, W) to a shorter side, exactly as a predictor resizes a file."""
-    if size is None or size == min(images.shape[-2:]):
-        return images
-    arrays = (resize_image(image.permute(1, 2, 0).contiguous().cpu().numpy(), size) for image in images)
-    return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]).to(images.device)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dense import losses
-from dense.data.labelled.sample import Batch
+from dense.data.labelled.sample import Batch, LabelledSource
 from dense.losses.base import DepthKind
 from dense.metrics import DepthMetrics, RelativeDepthMetrics
 from dense.model.network import Maps
-from dense.tasks.base import DenseTask
+from dense.tasks.base import DenseTask, targets_of
 from dense.tasks.data import DataFacts
 from dense.tasks.options import DepthEvaluation, TargetOptions
 
@@ -56,7 +58,7 @@ class DepthTask(DenseTask):
 
     task = "depth"
     outputs: ClassVar = {"depth": ("regression", "bins")}
-    monitor, mode = "val/abs_rel", "min"
+    monitor, mode, second = "val/abs_rel", "min", "val/delta1"
 
     def __init__(
         self,
@@ -104,6 +106,28 @@ class DepthTask(DenseTask):
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         assert batch.depth is not None
         metrics.update(maps["depth"], batch.depth, batch.depth.isfinite())
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps]:
+        """Return the median depth of the training images everywhere."""
+        return constant_depth(train, self.given, self.kind, self.target)
+
+
+def constant_depth(
+    train: LabelledSource, given: DepthKind, wanted: DepthKind, options: TargetOptions, most: int = 10_000
+) -> Callable[[Batch], Maps]:
+    """Return a prediction of the median of training targets, of which `most` pixels per image are read."""
+    values = []
+    for depth in targets_of(train, "depth"):
+        target, mask = depth_target(torch.from_numpy(depth), given, wanted, options)
+        known = target[mask].numpy()
+        values.append(known[:: max(1, len(known) // most)])
+    median = float(np.median(np.concatenate(values))) if sum(map(len, values)) else 1.0
+
+    def predict(batch: Batch) -> Maps:
+        assert batch.depth is not None
+        return {"depth": torch.full_like(batch.depth, median)}
+
+    return predict
 
 
 def depth_of(data: DataFacts) -> DepthKind:

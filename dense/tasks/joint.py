@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from dense import losses
-from dense.data.labelled.sample import IGNORE, Batch
+from dense.data.labelled.sample import IGNORE, Batch, LabelledSource
 from dense.losses import FixedWeights, UncertaintyWeights
 from dense.metrics import SegmentationMetrics
 from dense.model.network import Maps
 from dense.tasks.base import DenseTask
 from dense.tasks.data import DataFacts
-from dense.tasks.depth import depth_error, depth_loss, depth_metrics, depth_of, depth_target
+from dense.tasks.depth import constant_depth, depth_error, depth_loss, depth_metrics, depth_of, depth_target
 from dense.tasks.options import BackboneOptions, DepthEvaluation
-from dense.tasks.segmentation import classes_output, label_losses
+from dense.tasks.segmentation import classes_output, constant_class, label_losses
 
 
 class JointMetrics(nn.Module):
@@ -42,7 +43,7 @@ class JointTask(DenseTask):
 
     task = "joint"
     outputs: ClassVar = {"depth": ("regression", "bins"), "labels": ("classes",)}
-    monitor, mode = "val/score", "max"
+    monitor, mode, second = "val/score", "max", "val/labels_aacc"
 
     def __init__(
         self,
@@ -119,3 +120,9 @@ class JointTask(DenseTask):
         assert batch.depth is not None
         metrics.depth.update(maps["depth"], batch.depth, batch.depth.isfinite())
         metrics.labels.update(maps["labels"].argmax(1), batch.labels)
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps]:
+        """Return the median depth and the most frequent class of the training images everywhere."""
+        depth = constant_depth(train, self.given, self.kind, self.target)
+        labels = constant_class(train, len(self.network.classes or ()))
+        return lambda batch: {**depth(batch), **labels(batch)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone.spec import resolve_layers
-from dense.data.labelled.sample import Batch
+from dense.data.labelled.sample import Batch, LabelledSource
 from dense.losses import PerceptionContrast
 from dense.metrics import RestorationMetrics
 from dense.model.network import DenseModel, Inference, Maps
@@ -24,7 +25,8 @@ class RestorationTask(DenseTask):
 
     task = "restoration"
     outputs: ClassVar = {"restored": ("image", "picture")}  # "picture" is the former name of "image"
-    monitor, mode = "val/psnr", "max"
+    monitor, mode, second = "val/psnr", "max", "val/ssim"
+    baseline_name = "degraded input"
 
     def __init__(
         self,
@@ -116,7 +118,16 @@ class RestorationTask(DenseTask):
         assert batch.clean is not None
         metrics.update(maps["restored"], batch.clean.float() / 255, batch.degradations)
 
-    def numbers(self) -> dict[str, float]:
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps]:
+        """Return the degraded images themselves."""
+
+        def predict(batch: Batch) -> Maps:
+            assert batch.images is not None
+            return {"restored": batch.images.float() / 255}
+
+        return predict
+
+    def numbers(self, metrics: Any = None) -> dict[str, float]:
         """Return the metrics of the set, and the PSNR of each kind."""
-        per_kind = self.metrics.compute()["per_degradation"]
-        return super().numbers() | {f"psnr/{kind}": row["psnr"] for kind, row in per_kind.items()}
+        per_kind = (self.metrics if metrics is None else metrics).compute()["per_degradation"]
+        return super().numbers(metrics) | {f"psnr/{kind}": row["psnr"] for kind, row in per_kind.items()}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dense import losses
-from dense.data.labelled.sample import Batch
+from dense.data.labelled.sample import IGNORE, Batch, LabelledSource
 from dense.metrics import SegmentationMetrics
 from dense.model.network import Maps
-from dense.tasks.base import DenseTask
+from dense.tasks.base import DenseTask, targets_of
 from dense.tasks.data import DataFacts
 
 AUXILIARY = 0.4  # weight of an auxiliary head's loss
@@ -24,7 +27,7 @@ class SegmentationTask(DenseTask):
 
     task = "segmentation"
     outputs: ClassVar = {"labels": ("classes",)}
-    monitor, mode = "val/miou", "max"
+    monitor, mode, second = "val/miou", "max", "val/aacc"
 
     def __init__(
         self,
@@ -58,6 +61,26 @@ class SegmentationTask(DenseTask):
 
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         metrics.update(maps["labels"].argmax(1), batch.labels)
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps]:
+        """Return the most frequent class of the training images everywhere."""
+        return constant_class(train, len(self.network.classes or ()))
+
+
+def constant_class(train: LabelledSource, classes: int) -> Callable[[Batch], Maps]:
+    """Return a prediction of the class that most pixels of training masks have."""
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for labels in targets_of(train, "labels"):
+        counts += np.bincount(labels.ravel(), minlength=len(counts))
+    most = int(counts[:classes].argmax())
+
+    def predict(batch: Batch) -> Maps:
+        assert batch.labels is not None
+        logits = torch.zeros(1, classes, 1, 1, device=batch.labels.device)
+        logits[:, most] = 1
+        return {"labels": logits.expand(len(batch.labels), -1, *batch.labels.shape[1:])}
+
+    return predict
 
 
 def classes_output(outputs: dict[str, dict[str, Any]], data: DataFacts) -> dict[str, Any]:

@@ -79,6 +79,31 @@ class MetricsFile(Logger):
             writer.writerows(rows)
 
 
+def validation_line(
+    step: int,
+    steps: int,
+    names: Sequence[str],
+    now: Mapping[str, float],
+    best: Mapping[str, float],
+    baseline: Mapping[str, float],
+    baseline_name: str,
+) -> str:
+    """Return what a validation shows of its metrics, beside a prediction without learning and the best so far.
+
+    names: the metrics, of which the first is monitored. best: of the best validation, with its "step"
+    """
+    shown = [
+        f"{name.removeprefix('val/')} {now[name]:.4g}"
+        + (f" ({baseline_name} {baseline[name]:.4g})" if name in baseline else "")
+        for name in names
+        if name in now
+    ]
+    which = "the best so far"
+    if best["step"] != step:
+        which = f"best so far {best[names[0]]:.4g} at step {best['step']:.0f}"
+    return f"validation at step {step} of {steps}: {', '.join(shown)}; {which}"
+
+
 class ProgressLine(pl.Callback):
     """Show loss, images per second and time left; without a terminal, as a line every `every` seconds."""
 

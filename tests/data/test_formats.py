@@ -209,6 +209,18 @@ def test_invalid_and_infinite_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(depth, [[0, 1], [np.inf, np.nan]])
 
 
+def test_ranges_of_unknown_numbers(tmp_path: Path) -> None:
+    """Both ends belong to a range; numbers may stand beside it."""
+    path = mask(tmp_path / "d.png", [[0, 59999], [60000, 65535], [1000, 61234]], (3, 2), np.uint16)
+    form = depth_format(text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000, invalid: [0, [60000, 65535]]}"))
+    assert form.invalid == (0.0, (60000.0, 65535.0))
+    np.testing.assert_array_equal(np.isnan(read_depth(path, form)), [[True, False], [True, True], [False, True]])
+    assert form.declaring(7) == "invalid: [0, [60000, 65535], 7]"
+    np.save(tmp_path / "negative.npy", np.array([[-2.5, -1, 2]]))
+    with pytest.raises(DataError, match=r"invalid: \[0, \[-2.5, -1\]\]"):
+        read_depth(tmp_path / "negative.npy", DepthFormat("metric"))
+
+
 def test_inverse_depth_keeps_its_zero(tmp_path: Path) -> None:
     """There 0 is infinitely far and known."""
     np.save(tmp_path / "d.npy", np.array([[0.0, 2.0, np.nan]]))
@@ -252,7 +264,7 @@ def test_depth_that_is_refused(tmp_path: Path) -> None:
         "colour.png": "is a colour image",
         "a.exr": "EXR cannot be read.*convert",
         "two.npz": r"holds 2 arrays .a, b.; expected one",
-        "negative.npy": r"negative depth .-1.*invalid: \[-1\]",
+        "negative.npy": r"negative depth .-1.*invalid: \[0, -1\]",
         "cube.npy": r"float64 \(2, 3, 4\); expected numbers of shape",
     }.items():
         with pytest.raises(DataError, match=words):
@@ -276,6 +288,8 @@ def test_depth_that_is_refused(tmp_path: Path) -> None:
         ("{kind: metric, scael: 3}", "Did you mean scale"),
         ("{kind: metric, scale: 0}", "expected a positive number"),
         ("{kind: metric, invalid: none}", "invalid='none': expected numbers"),
+        ("{kind: metric, invalid: [[5, 1]]}", r"invalid=\[\[5, 1\]\]: expected numbers, or ranges \[low, high\]"),
+        ("{kind: metric, infinite: [[1, 5]]}", r"infinite=\[\[1, 5\]\]: expected numbers$"),
     ],
 )
 def test_depth_yaml_that_is_wrong(tmp_path: Path, yaml: str, words: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dense.data.image import ImageError
 from dense.data.labelled import LAYOUTS, DataError, LabelFormat, LabelledSource, Layout, check_all, open_labelled
-from dense.data.labelled.check import check, check_overlap
+from dense.data.labelled.check import check, check_overlap, neighbours
 from dense.data.labelled.layouts import ADE20K
+from dense.data.labelled.open import open_training
 from tests.data.labelled_files import HEIGHT, WIDTH, depth16, folder, image_file, mask, palette, text
 
 VOC_COLOURS = [(i, 255 - i, i // 2) for i in range(256)]
@@ -224,16 +227,16 @@ def test_splits_by_list(tmp_path: Path) -> None:
     """Names with or without extension; a list that is not there."""
     folder(tmp_path, ["a", "b", "c"])
     text(tmp_path / "train.txt", "a.jpg\nc\n")
-    assert len(open_labelled(tmp_path, "train")) == 2
-    with pytest.raises(FileNotFoundError, match=r"val\.txt is not there, and .*train\.txt is"):
-        open_labelled(tmp_path, "val")
+    assert names(tmp_path, "train") | names(tmp_path, "val") == {str(tmp_path / f"images/{name}.jpg") for name in "ac"}
+    with pytest.raises(FileNotFoundError, match=r"test\.txt is not there, and .*train\.txt is"):
+        open_labelled(tmp_path, "test")
     text(tmp_path / "val.txt", "b\nb\nnobody\n")
     assert "line 2: b was listed before, in line 1" in problems(open_labelled(tmp_path, "val"))
     assert "line 3: no image" in problems(open_labelled(tmp_path, "val"))
 
 
-def names(root: Path, split: str, **options: float) -> set[str]:
-    source = open_labelled(root, split, **options)  # type: ignore[arg-type]
+def names(root: Path, split: str, **options: Any) -> set[str]:
+    source = open_labelled(root, split, **options)
     return {source.name(i) for i in range(len(source))}
 
 
@@ -258,6 +261,114 @@ def test_a_fraction_of_too_few(tmp_path: Path) -> None:
     folder(tmp_path, ["b", "c", "d"])
     for ratio, counts in ((1e-9, (3, 1)), (1 - 1e-9, (1, 3))):
         assert tuple(len(open_labelled(tmp_path, s, val_ratio=ratio)) for s in ("train", "val")) == counts
+
+
+@pytest.mark.parametrize("arrangement", ["folders", "inner", "lists", "images"])
+def test_test_images_are_never_validated(tmp_path: Path, arrangement: str) -> None:
+    """Where val is missing, a fraction of train is for validation; every image of train is on one side."""
+    options: dict[str, Any] = {"val_ratio": 0.4}
+    if arrangement == "lists":
+        folder(tmp_path, [f"{i:02}" for i in range(30)])
+        text(tmp_path / "train.txt", "\n".join(f"{i:02}" for i in range(20)))
+        text(tmp_path / "test.txt", "\n".join(f"{i:02}" for i in range(20, 30)))
+    for split, numbers in (("train", range(20)), ("test", range(20, 30))):
+        for i in numbers if arrangement != "lists" else ():
+            pattern = {"folders": "{0}/{1}", "inner": "{1}/{0}", "images": "{0}"}[arrangement]
+            image_file(tmp_path / pattern.format(split, "images") / f"{i:02}.jpg", i)
+            if arrangement != "images":
+                mask(tmp_path / pattern.format(split, "masks") / f"{i:02}.png")
+    if arrangement == "images":
+        options["layout"] = "images"
+    else:
+        text(tmp_path / "classes.yaml", "[sky, ground]")
+    train, val, test = (names(tmp_path, split, **options) for split in ("train", "val", "test"))
+    assert sorted(int(Path(name).stem) for name in train | val) == list(range(20))
+    assert not train & val
+    assert 1 <= len(val) < 20
+    assert sorted(int(Path(name).stem) for name in test) == list(range(20, 30))
+    assert len(names(tmp_path, "train", **options | {"val_ratio": 0})) == 20
+    assert names(tmp_path, "val", **options | {"val_ratio": 0}) == set()
+
+
+def test_groups_stay_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames of a video are on one side, whose names decide; a warning says when frames are on both sides."""
+    frames = [f"{video}/frame-{i:06}" for video in "abcdef" for i in range(8)]
+    folder(tmp_path, frames)
+    options: dict[str, Any] = {"val_ratio": 0.3}
+
+    def opened(**options: Any) -> dict[str, Any]:
+        return {split: open_labelled(tmp_path, split, **options) for split in ("train", "val")}
+
+    check_all(opened(**options))
+    warned = capsys.readouterr().err
+    assert "lie on both sides of the random split into train and val" in warned
+    assert "data.split_by" in warned
+    for pattern in (r"^(\w)/", r"^\w(?=/)"):
+        train, val = (names(tmp_path, split, **options, split_by=pattern) for split in ("train", "val"))
+        videos = [{Path(name).parent.name for name in side} for side in (train, val)]
+        assert not videos[0] & videos[1]
+        assert (len(train | val), len(videos[0] | videos[1])) == (48, 6)
+    check_all(opened(**options, split_by=pattern))
+    assert "both sides" not in capsys.readouterr().err
+    folder(tmp_path, ["g/frame-1"])
+    assert names(tmp_path, "train", **options, split_by=pattern) >= train
+    with pytest.raises(
+        DataError, match=r"split_by='x\(y' is not|split_by='frame-0' is not found in 1 of 49 names, such as g/"
+    ):
+        open_labelled(tmp_path, "val", split_by="frame-0")
+    with pytest.raises(ValueError, match=r"is no regular expression"):
+        open_labelled(tmp_path, "val", split_by="x(y")
+    with pytest.raises(DataError, match=r"all images are in one group of split_by='frame', 'frame'.*val_ratio to 0"):
+        open_labelled(tmp_path, "val", split_by="frame")
+    with pytest.raises(ValueError, match="the splits of these images are fixed"):
+        open_labelled("scenes", "val", split_by="x")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "warns"),
+    [
+        (range(0, 900, 30), True),  # every 30th frame
+        ([7, 19, 104, 391, 512, 780, 1204, 1500, 2111, 3000, 3456, 4000, 4123, 5150], False),
+    ],
+)
+def test_neighbours(tmp_path: Path, numbers: Any, warns: bool) -> None:
+    """Frames of a regular step are neighbours, names that are numbered at random are not."""
+    folder(tmp_path, [f"seq_{i:06}_left" for i in numbers])
+    train, val = (open_labelled(tmp_path, split, val_ratio=0.4) for split in ("train", "val"))
+    assert (neighbours(train, val) is not None) is warns
+    assert neighbours(open_labelled(tmp_path, "all"), open_labelled(tmp_path, "all")) is None
+
+
+def test_a_published_test_list_chooses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole scenes of train are held out; the list itself is opened as before."""
+    rows = [
+        f"{scene}{part}/rgb_{i}" for scene in ("kitchen_0028", "bath_0003", "den_01") for part in "ab" for i in "12"
+    ]
+    for i, row in enumerate(rows):
+        image_file(tmp_path / f"sync/{row}.jpg", i)
+        depth16(tmp_path / f"sync/{row}.png", 1000 + i)
+    lines = [f"{row}.jpg {row}.png 518.8\n" for row in rows]
+    text(tmp_path / "nyudepthv2_train_files_with_gt.txt", "".join(lines[:8]))
+    text(tmp_path / "nyudepthv2_test_files_with_gt.txt", "".join(lines[8:]))
+    train, val = open_training(tmp_path, layout="nyuv2")
+    sides = [{train.name(i) for i in range(len(train))}, {val.name(i) for i in range(len(val))}]
+    assert [len(side) for side in sides] == [4, 4]
+    assert not {Path(n).parent.name[:-1] for n in sides[0]} & {Path(n).parent.name[:-1] for n in sides[1]}
+    published = {open_labelled(tmp_path, "val", layout="nyuv2").name(i) for i in range(4)}
+    assert published == {str(tmp_path / f"sync/{row}.jpg") for row in rows[8:]}
+    assert "4 of its 8 training images do" in capsys.readouterr().out
+    train, val = open_training(tmp_path, layout="nyuv2", val_ratio=0)
+    assert (len(train), len(val)) == (8, 0)
+    assert "the model of the last step is kept" in capsys.readouterr().out
+    train, val = open_training(tmp_path, layout="nyuv2", split_by=r"_(\d)\.jpg")
+    assert (len(train), len(val)) == (4, 4)
+
+
+def test_a_benchmark_of_one_scene_keeps_the_last_model(tmp_path: Path) -> None:
+    """No part of it can be held out."""
+    kitti_eigen(tmp_path)
+    train, val = open_training(tmp_path, layout="kitti_eigen", kb_crop=True)
+    assert (len(train), len(val)) == (1, 0)
 
 
 def test_partial_targets(tmp_path: Path) -> None:
@@ -400,6 +511,100 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_all({"train": source})
     assert str(caught.value).startswith("10 problems:\n- train: ")
+
+
+def suspicions(root: Path) -> str:
+    found: list[str] = []
+    assert check(open_labelled(root, "all"), warnings=found) == []
+    return "\n".join(found)
+
+
+def ramp(top: float, kind: type = np.uint16) -> np.ndarray[Any, Any]:
+    return np.linspace(500, top, HEIGHT * WIDTH).astype(kind).reshape(HEIGHT, WIDTH)
+
+
+def test_saturated_depth(tmp_path: Path) -> None:
+    """The largest number of a type, or one that many files share at many pixels; the warning has the line to write."""
+    folder(tmp_path, ["a", "b", "c"], masks=False, depth=True)
+    for i, name in enumerate("abc"):
+        depth16(tmp_path / f"depth/{name}.png", np.where(np.arange(WIDTH) < 2, 65535, ramp(3000 + i)))
+    assert "25 % of the pixels hold 65535, the largest number of 16 bits" in suspicions(tmp_path)
+    assert "write in depth.yaml invalid: [0, 65535]; if infinitely far, infinite: [65535]" in suspicions(tmp_path)
+    text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000, invalid: [0, 65535]}")
+    assert suspicions(tmp_path) == ""
+    for i, name in enumerate("abc"):
+        depth16(tmp_path / f"depth/{name}.png", np.where(np.arange(WIDTH) < 2, 9999, ramp(3000 + i)))
+    assert "hold 9999, the largest number of each; if it means unknown" in suspicions(tmp_path)
+    assert "invalid: [0, 65535, 9999]" in suspicions(tmp_path)
+    depth16(tmp_path / "depth/a.png", ramp(3000))
+    assert suspicions(tmp_path) == ""  # two of three may end at one wall
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(os.environ.get("DENSE_REAL", ""), "kitchen").is_dir(), reason="needs DENSE_REAL")
+def test_saturated_depth_of_a_sensor() -> None:
+    """A few pixels of a frame of 7-Scenes' kitchen hold 65535, which its depth.yaml declares."""
+    root = Path(os.environ["DENSE_REAL"], "kitchen")
+    for declared, words in ((None, ""), ({"kind": "metric", "scale": 1000}, "write in depth.yaml invalid: [0, 65535]")):
+        found: list[str] = []
+        assert check(open_labelled(root, "train", depth=declared), warnings=found) == []
+        assert (words in found[0] and "000234.png" in found[0]) if words else not found
+
+
+def test_saturated_bytes(tmp_path: Path) -> None:
+    """255, in inverse depth too, where nothing is infinitely far."""
+    folder(tmp_path, ["a", "b"], masks=False, depth=True)
+    text(tmp_path / "depth.yaml", "{kind: inverse_relative, scale: 1}")
+    for name in "ab":
+        mask(tmp_path / f"depth/{name}.png", np.where(np.arange(WIDTH) < 1, 255, ramp(200).astype(np.uint16) // 5))
+    assert (
+        "hold 255, the largest number of 8 bits; if it means unknown, write in depth.yaml invalid: [255]"
+        in suspicions(tmp_path)
+    )
+
+
+def test_zeros_that_became_known(tmp_path: Path) -> None:
+    """`invalid` replaces its default."""
+    folder(tmp_path, ["a", "b"], masks=False, depth=True)
+    for name in "ab":
+        depth16(tmp_path / f"depth/{name}.png", np.where(np.arange(WIDTH) < 2, 0, ramp(3000)))
+    assert suspicions(tmp_path) == ""
+    text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000, invalid: [65535]}")
+    found = suspicions(tmp_path)
+    assert "25 % of the pixels hold 0, which is no depth; write in depth.yaml invalid: [65535, 0]" in found
+
+
+def test_depth_beyond_every_scene(tmp_path: Path) -> None:
+    """A wrong scale, and a few numbers beyond a kilometre; each with what to write."""
+    folder(tmp_path, ["a", "b"], masks=False, depth=True)
+    for name in "ab":
+        (tmp_path / f"depth/{name}.png").unlink()
+        np.save(tmp_path / f"depth/{name}.npy", ramp(4000, np.float32))
+    text(tmp_path / "depth.yaml", "{kind: metric}")
+    assert "the median of the known depth is 2.25e+03 m in 2 depth maps" in suspicions(tmp_path)
+    assert "for instance scale: 1000, which makes it 2.25 m" in suspicions(tmp_path)
+    text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000}")
+    assert suspicions(tmp_path) == ""
+    text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000000}")
+    assert "for instance scale: 1000, which" in suspicions(tmp_path)
+    text(tmp_path / "depth.yaml", "{kind: metric, scale: 1000}")
+    values = ramp(4000, np.float32)
+    values[0, :2] = 2e6, 3e6
+    np.save(tmp_path / "depth/b.npy", values)
+    assert "1 depth map: " in suspicions(tmp_path)
+    assert "b.npy: 4.17 % of the pixels lie beyond 1000 m, up to 3000 m" in suspicions(tmp_path)
+    assert "invalid: [0, [2000000, 3000000]]" in suspicions(tmp_path)
+
+
+def test_constant_targets(tmp_path: Path) -> None:
+    """A depth map of one number, and masks that all hold the same class alone."""
+    folder(tmp_path, ["a", "b"], depth=True)
+    depth16(tmp_path / "depth/a.png", ramp(3000))
+    found = suspicions(tmp_path)
+    assert f"one number fills 1 depth map: {tmp_path / 'depth/b.png'} (2000); leave such samples out" in found
+    for name in "ab":
+        mask(tmp_path / f"masks/{name}.png", 1)
+    assert "each of 2 masks holds the class 'ground' alone" in suspicions(tmp_path)
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ class FileSource:
 
     crop: height and width of the part at the bottom centre to which everything is cropped, if any
     problems: what pairing found wrong; `check` reports it, and what is wrong inside the files
-    whole: number of samples of the folder of which this is a part, where neither folders nor lists split it; else 0
+    whole: number of samples of the set of which this is a random part, where neither folders nor lists split it; else 0
+    split_by: the pattern whose groups that random split kept together, if any
     """
 
     title: str
@@ -40,6 +41,7 @@ class FileSource:
     crop: tuple[int, int] | None = None
     problems: Names = field(default_factory=lambda: Names(()))
     whole: int = 0
+    split_by: str | None = None
     clean: Names | None = None
 
     @property
@@ -59,14 +61,16 @@ class FileSource:
     def identity(self, index: int) -> Identity:
         return file_identity(self.images[index])
 
-    def take(self, indices: Sequence[int], whole: int = 0) -> FileSource:
+    def take(self, indices: Sequence[int], whole: int = 0, split_by: str | None = None) -> FileSource:
         """Return the samples with these indices."""
         masks, depths, clean = (
             None if column is None else Names(column[i] for i in indices)
             for column in (self.masks, self.depths, self.clean)
         )
         images = Names(self.images[i] for i in indices)
-        return replace(self, images=images, masks=masks, depths=depths, clean=clean, whole=whole)
+        return replace(
+            self, images=images, masks=masks, depths=depths, clean=clean, whole=whole, split_by=split_by
+        )  # fmt: skip
 
     def read(self, index: int) -> Labelled:
         name = self.images[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,14 @@ def open_folder(
     depth: str | Path | Mapping[str, Any] | DepthFormat | None = None,
     ids: str | Path | None = None,
     val_ratio: float = 0.1,
+    split_by: str | None = None,
 ) -> FileSource:
     """Return images in ``images/`` with masks in ``masks/``, depth in ``depth/``, or both, under the same names.
 
     Splits are folders (``train/images/``, or ``images/train/``), lists of names without extension (``train.txt``,
-    ``val.txt``, or `ids`), or else a fraction `val_ratio` of the names, which the names themselves decide: images that
-    are added later change the split of no other. Without such folders, the split ``all`` is every image.
+    ``val.txt``, or `ids`), or else a fraction `val_ratio` of the names (see `fraction`). Where there is a split
+    ``train`` and none for validation, that fraction is taken from ``train``. Without such folders, the split ``all`` is
+    every image.
 
     targets: which of both are read; the folder of the other is ignored.
     ``classes.yaml`` in the root names the classes (see `label_format`), and ``depth.yaml`` declares how depth is stored
@@ -63,7 +66,8 @@ def open_folder(
     """
     root = Path(root)
     _check_split(split, val_ratio)
-    pattern = _arrangement(root, split)
+    shared = ids is None and split in ("train", "val") and _has_folder(root, "train") and not _has_folder(root, "val")
+    pattern = _arrangement(root, "train" if shared else split)
     masks = _sibling(root, pattern, MASKS) if "labels" in targets else None
     depths = _sibling(root, pattern, DEPTHS) if "depth" in targets else None
     if masks is None and depths is None:
@@ -79,27 +83,43 @@ def open_folder(
         depth_format=_depth(root, depths, depth) if depths else None,
     )
     split_by_folder = Path(pattern).parts not in {(name,) for name in IMAGES}
-    listed = ids if ids is not None else _list(root, split, split_by_folder)
+    listed = ids
+    if ids is None and not split_by_folder and split != "all":
+        listed, shared = _list(root, split)
     source = pair(root, layout, split, ids=listed, partial=partial)
-    if split_by_folder or listed is not None or split == "all":
+    if not shared:
+        _refuse_split_by(split_by, split, root)
         return source
-    if split == "test":
-        raise FileNotFoundError(f"{root} has no test images: expected test/images/, images/test/ or test.txt")
-    return _fraction(source, root / pattern, split == "val", val_ratio)
+    return fraction(source, root / pattern, val_ratio, split_by)[split == "val"]
 
 
 def _check_split(split: str, val_ratio: float) -> None:
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}")
-    if not 0 < val_ratio < 1:
-        raise ValueError(f"val_ratio={val_ratio}: expected more than 0 and less than 1")
+    if not 0 <= val_ratio < 1:
+        raise ValueError(
+            f"val_ratio={val_ratio}: expected less than 1, and at least 0, with which there is no validation"
+        )
+
+
+def _refuse_split_by(split_by: str | None, split: str, root: Path) -> None:
+    if split_by is not None and split in ("train", "val"):
+        raise ValueError(f"split_by={split_by!r}: {root} has validation images of its own; leave split_by out")
+
+
+def _folders(split: str) -> list[str]:
+    """Return the folders in which a split's images may lie, relative to the root, with a slash at their ends."""
+    candidates = [f"{name}/{images}/" for name in SPLITS[split] for images in IMAGES]
+    return candidates + [f"{images}/{name}/" for name in SPLITS[split] for images in IMAGES]
+
+
+def _has_folder(root: Path, split: str) -> bool:
+    return any((root / folder).is_dir() for folder in _folders(split))
 
 
 def _arrangement(root: Path, split: str) -> str:
     """Return the folder of the split's images, relative to the root, with a slash at its end."""
-    candidates = [f"{name}/{images}/" for name in SPLITS[split] for images in IMAGES]
-    candidates += [f"{images}/{name}/" for name in SPLITS[split] for images in IMAGES]
-    for candidate in candidates:
+    for candidate in _folders(split):
         if (root / candidate).is_dir():
             return candidate
     others = [other for other in SPLITS if other != split]
@@ -153,39 +173,46 @@ def _depth(root: Path, depths: str, given: Any) -> DepthFormat:
     return depth_format(root / "depth.yaml" if given is None else given)
 
 
-def _list(root: Path, split: str, split_by_folder: bool) -> Path | None:
-    """Return the text file that lists a split, if there is one."""
-    if split_by_folder or split == "all":
-        return None
+def _list(root: Path, split: str) -> tuple[Path | None, bool]:
+    """Return the text file that lists the samples of a split, if any, and whether train and val share these."""
     lists = {s: root / f"{name}.txt" for s in SPLITS for name in SPLITS[s] if (root / f"{name}.txt").is_file()}
     lists.pop("all", None)
+    if "train" in lists and "val" not in lists and split != "test":
+        return lists["train"], True
     if lists and split not in lists:
         have = ", ".join(str(path) for path in lists.values())
         raise FileNotFoundError(f"{root / split}.txt is not there, and {have} is; list the samples of {split} too")
-    return lists.get(split)
+    if not lists and split == "test":
+        raise FileNotFoundError(f"{root} has no test images: expected test/images/, images/test/ or test.txt")
+    return lists.get(split), not lists
 
 
-def open_restoration(root: str | Path, split: str, layout: str, val_ratio: float = 0.1) -> FileSource:
+def open_restoration(
+    root: str | Path, split: str, layout: str, val_ratio: float = 0.1, split_by: str | None = None
+) -> FileSource:
     """Return the images of a split of `root`, for restoration.
 
     layout: ``images`` for a folder of clean images, or ``paired`` for degraded images in ``input/`` with clean ones of
         the same names in ``target/``
-    Splits are folders ``train/``, ``val/`` and ``test/``, or else a fraction `val_ratio` of the names, which the names
-    themselves decide. Without such folders, the split ``all`` is every image.
+    Splits are folders ``train/``, ``val/`` and ``test/``, or else a fraction `val_ratio` of the names (see `fraction`),
+    also of those in ``train/`` where ``val/`` is missing. Without such folders, the split ``all`` is every image.
     """
     root = Path(root)
     _check_split(split, val_ratio)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder of images, but {what_is_there(root)}")
     folders = {s: root / name for s in ("train", "val", "test") for name in SPLITS[s] if (root / name).is_dir()}
-    if folders and split != "all" and split not in folders:
+    shared = split in ("train", "val") and (not folders or ("train" in folders and "val" not in folders))
+    if folders and split not in ("all", *folders) and not shared:
         raise FileNotFoundError(f"{root} has no images of split {split}; it has {', '.join(folders)}")
-    source = _restoration(folders.get(split, root), layout, split)
-    if split == "all" or split in folders:
-        return source
-    if split == "test":
+    if not folders and split == "test":
         raise FileNotFoundError(f"{root} has no images of split test: expected a folder test/")
-    return _fraction(source, root / INPUT if layout == "paired" else root, split == "val", val_ratio)
+    folder = folders.get("train" if shared else split, root)
+    source = _restoration(folder, layout, split)
+    if not shared:
+        _refuse_split_by(split_by, split, root)
+        return source
+    return fraction(source, folder / INPUT if layout == "paired" else folder, val_ratio, split_by)[split == "val"]
 
 
 def _restoration(folder: Path, layout: str, split: str) -> FileSource:
@@ -207,16 +234,53 @@ def _restoration(folder: Path, layout: str, split: str) -> FileSource:
 # ---- validation fraction
 
 
-def _fraction(source: FileSource, images: Path, val: bool, ratio: float) -> FileSource:
-    """Return the samples that are for validation, or the others: at least one on either side."""
-    if len(source) < 2:
-        raise DataError(f"{images} holds one sample, which cannot be shared between train and val; add others")
-    places = [_place(Path(name).relative_to(images)) for name in source.images]
-    border = min(max(ratio, math.nextafter(min(places), 1)), max(places))
-    return source.take([index for index, place in enumerate(places) if (place < border) == val], whole=len(source))
+def fraction(
+    source: FileSource, folder: Path, ratio: float, split_by: str | None = None
+) -> tuple[FileSource, FileSource]:
+    """Return the samples for training and those for validation: at least one on either side, or with `ratio` 0 none.
+
+    The names of the images, relative to `folder`, decide: images that are added later change the split of no other.
+    split_by: a regular expression. Images for which its first group, or without groups its match, is the same text
+        are on the same side.
+    """
+    groups = group_names(source, folder, split_by)
+    places = {group: _place(group) for group in groups}
+    if not ratio:
+        border = 0.0
+    elif len(places) < 2:
+        what = f"all images are in one group of split_by={split_by!r}, {groups[0]!r}" if split_by else "one sample"
+        raise DataError(
+            f"{folder} holds {what}, which cannot be shared between train and val; add others, or set val_ratio to 0 "
+            "to train without a validation"
+        )
+    else:
+        border = min(max(ratio, math.nextafter(min(places.values()), 1)), max(places.values()))
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, group in enumerate(groups):
+        sides[places[group] < border].append(index)
+    train, val = (source.take(side, whole=len(source), split_by=split_by) for side in sides)
+    return train, val
 
 
-def _place(name: Path) -> float:
-    """Return a number in [0, 1) that depends on a name alone, without its extension."""
-    digest = hashlib.blake2b(name.with_suffix("").as_posix().encode("utf-8", "surrogateescape"), digest_size=8)
+def group_names(source: FileSource, folder: Path, split_by: str | None) -> list[str]:
+    """Return the group of every image; without `split_by`, its name without the extension."""
+    names = [Path(name).relative_to(folder) for name in source.images]
+    if split_by is None:
+        return [name.with_suffix("").as_posix() for name in names]
+    try:
+        pattern = re.compile(split_by)
+    except re.error as error:
+        raise ValueError(f"split_by={split_by!r} is no regular expression: {error}") from None
+    found = [pattern.search(name.as_posix()) for name in names]
+    if missed := [name.as_posix() for name, match in zip(names, found, strict=True) if match is None]:
+        raise DataError(
+            f"split_by={split_by!r} is not found in {len(missed)} of {len(names)} names, such as {missed[0]}; it is "
+            f"searched for in the names of the images, relative to {folder}"
+        )
+    return [match[1] if pattern.groups and match[1] is not None else match[0] for match in found if match]
+
+
+def _place(group: str) -> float:
+    """Return a number in [0, 1) that depends on a name alone."""
+    digest = hashlib.blake2b(group.encode("utf-8", "surrogateescape"), digest_size=8)
     return int.from_bytes(digest.digest(), "little") / 2**64

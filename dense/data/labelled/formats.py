@@ -20,6 +20,7 @@ Value = int | tuple[int, int, int]  # a number, or a colour R, G, B
 MAX_CLASSES = 255  # numbers 0 to 254, since 255 is IGNORE
 UNDECLARED = -1
 CLASSES_EXAMPLE = "{0: sky, 1: ground, ignore: [255]}"
+Unknown = float | tuple[float, float]  # a number, or all numbers from one to another
 DEPTH_EXAMPLE = "{kind: metric, scale: 1000} for whole numbers of millimetres, or {kind: inverse_relative} for floats"
 
 
@@ -159,14 +160,15 @@ class DepthFormat:
     kind: `metric` (metres along the camera's axis) or `inverse_relative` (one over depth, up to scale and shift)
     scale: units of the file in one metre: 1000 for millimetres, 256 for KITTI. None means 1 for floats; files of whole
         numbers need a scale
-    invalid: numbers in the file that mean unknown; by default 0 in metric depth, and none in inverse depth, where 0 is
-        infinitely far. NaN is always unknown
+    invalid: numbers in the file that mean unknown, and ranges of them, both ends included, such as
+        ``(0, (60000, 65535))``; by default 0 in metric depth, and none in inverse depth, where 0 is infinitely far. NaN
+        is always unknown
     infinite: numbers in the file that mean infinitely far, besides inf
     """
 
     kind: DepthKind = "metric"
     scale: float | None = None
-    invalid: tuple[float, ...] | None = None
+    invalid: tuple[Unknown, ...] | None = None
     infinite: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -189,22 +191,40 @@ class DepthFormat:
                 f"{name} holds whole numbers ({raw.dtype}, up to {raw.max(initial=0)}) and no scale is given; declare "
                 "how many of its units make a metre, for instance scale: 1000 for millimetres"
             )
-        invalid = (0.0,) if self.invalid is None and self.kind == "metric" else self.invalid or ()
         depth = raw.astype(np.float32)
-        unknown, far = (np.isin(depth, np.array(values, np.float32)) for values in (invalid, self.infinite))
+        unknown, far = self.unknown(depth), np.isin(depth, np.array(self.infinite, np.float32))
         if self.scale is not None:
             depth /= np.float32(self.scale)
         depth[far] = np.inf if self.kind == "metric" else 0
         depth[unknown] = np.nan
         if self.kind == "inverse_relative" and np.isinf(depth).any():
             raise DataError(f"{name} holds infinite inverse depth; declare what it means under invalid")
-        lowest = np.fmin.reduce(depth, axis=None, initial=0)
-        if lowest < 0:
+        if (negative := raw[depth < 0]).size:
+            low, high = negative.min(), negative.max()
             raise DataError(
-                f"{name} holds negative depth ({lowest:g}); if it means unknown, declare it, for instance invalid: "
-                f"[{raw[depth < 0].min():g}]"
+                f"{name} holds negative depth ({low / (self.scale or 1):g}); if it means unknown, declare it, for "
+                f"instance {self.declaring(low, high if high > low else None)}"
             )
         return depth
+
+    def unknown(self, raw: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which numbers of a file are declared as unknown."""
+        single = [value for value in self._invalid if not isinstance(value, tuple)]
+        found = np.isin(raw, np.array(single, np.float32))
+        for value in self._invalid:
+            if isinstance(value, tuple):
+                found |= (raw >= np.float32(value[0])) & (raw <= np.float32(value[1]))
+        return found
+
+    def declaring(self, low: float, high: float | None = None) -> str:
+        """Return the line of depth.yaml that declares a number, or all from `low` to `high`, as unknown as well."""
+        several = [*self._invalid, low if high is None else (low, high)]
+        shown = (f"[{v[0]:.9g}, {v[1]:.9g}]" if isinstance(v, tuple) else f"{v:.9g}" for v in several)
+        return f"invalid: [{', '.join(shown)}]"
+
+    @property
+    def _invalid(self) -> tuple[Unknown, ...]:
+        return ((0.0,) if self.kind == "metric" else ()) if self.invalid is None else self.invalid
 
 
 # ---- from plain data or YAML
@@ -290,8 +310,14 @@ def _depth(data: Any) -> DepthFormat:
     return DepthFormat(**{**data, **several})
 
 
-def _numbers(key: str, value: Any) -> tuple[float, ...]:
+def _numbers(key: str, value: Any) -> tuple[Any, ...]:
+    """Return numbers, and of `invalid` also ranges, [low, high]."""
     values = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(one, int | float) for one in values):
+    pairs = [tuple(one) for one in values if isinstance(one, list | tuple)]
+    flat = [one for one in values if not isinstance(one, list | tuple)] + [end for pair in pairs for end in pair]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in flat):
         raise ValueError(f"{key}={value!r}: expected numbers")
-    return tuple(float(one) for one in values)
+    if any(key != "invalid" or len(pair) != 2 or pair[0] > pair[1] for pair in pairs):
+        expected = "numbers, or ranges [low, high]" if key == "invalid" else "numbers"
+        raise ValueError(f"{key}={value!r}: expected {expected}")
+    return tuple((float(one[0]), float(one[1])) if isinstance(one, list | tuple) else float(one) for one in values)

@@ -44,7 +44,8 @@ class Layout:
 
     image, labels, depth, clean: patterns with ``{split}`` and ``{id}``, such as ``images/{split}/{id}.jpg``. Ids may
         contain folders; the ending ``.*`` stands for any extension that can be read. `clean` is of paired images
-    splits: name of a split -> what replaces ``{split}``
+    splits: name of a split -> what replaces ``{split}``. Where val is test, training holds out a fraction of train
+    split_by: the images of which that fraction keeps together, see `fraction`
     ids: pattern of a text file that lists the samples of a split; None takes every file that matches the patterns
     columns: what a line of that file holds; patterns may name columns other than ``id``. A line in which a column is
         "None" is dropped
@@ -70,6 +71,12 @@ class Layout:
     image_size: tuple[int, int] | None = None
     kb_crop: tuple[int, int] | None = None
     clean: str | None = None
+    split_by: str | None = None
+
+    @property
+    def val_is_test(self) -> bool:
+        """Whether the images of `val` are those on which published results are measured."""
+        return "val" in self.splits and self.splits["val"] == self.splits.get("test")
 
     def __post_init__(self) -> None:
         known = {"split", *self.columns}
@@ -155,6 +162,7 @@ LAYOUTS: dict[str, Layout] = {
             evaluation_crop="nyu_eigen",
             depth_range=(1e-3, 10.0),
             image_size=(480, 640),
+            split_by=r"(?:([^/]*\d|[^/]+)[a-z]?/)?[^/]+$",  # the scene: kitchen_0028 of kitchen_0028b/rgb_00045.jpg
         ),
         Layout(
             "kitti_eigen",
@@ -175,6 +183,7 @@ LAYOUTS: dict[str, Layout] = {
             evaluation_crop="garg",
             depth_range=(1e-3, 80.0),
             kb_crop=(352, 1216),
+            split_by=r"(?:([^/]+)/image_0\d/.*/)?[^/]+$",  # the drive
         ),
     )
 }  # fmt: skip

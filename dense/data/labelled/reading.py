@@ -67,9 +67,14 @@ def read_mask(path: str | Path, colours: bool = False) -> NDArray[Any]:
 
 def read_depth(path: str | Path, form: DepthFormat) -> NDArray[np.float32]:
     """Return depth (H, W) from a 16-bit PNG, a float or 16-bit TIFF, .npy, or .npz with one array."""
+    return form.depth(stored_depth(path, form), str(path))
+
+
+def stored_depth(path: str | Path, form: DepthFormat) -> NDArray[Any]:
+    """Return a depth map as it is stored; raise DataError where the file cannot hold depth."""
     path = Path(path)
     with _named_errors(path, "depth map"):
-        return form.depth(_stored_depth(path, form), str(path))
+        return _stored_depth(path, form)
 
 
 def _stored_depth(path: Path, form: DepthFormat) -> NDArray[Any]:

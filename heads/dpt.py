@@ -21,6 +21,7 @@ from heads.options import check_length, checked
 Readout = Literal["ignore", "add", "project"]
 Residual = Literal["input", "activated"]
 FusionSize = Literal["level", "double"]
+Resample = Literal["learned", "bilinear"]
 LEVELS = 4
 
 
@@ -28,16 +29,23 @@ class Reassemble(nn.Module):
     """The map of one layer, with its class token, as one level (B, width, h * factor, w * factor)."""
 
     def __init__(
-        self, in_channels: int, middle: int | None, width: int, factor: float, readout: Readout, input_norm: bool
+        self,
+        in_channels: int,
+        middle: int | None,
+        width: int,
+        factor: float,
+        readout: Readout,
+        input_norm: bool,
+        resample: Resample,
     ) -> None:
         super().__init__()
-        self.mode = readout
+        self.mode, self.factor = readout, factor
         self.norm = nn.BatchNorm2d(in_channels) if input_norm else None
         self.readout = nn.Linear(2 * in_channels, in_channels) if readout == "project" else None
         self.project = nn.Conv2d(in_channels, middle, 1) if middle else None
         middle = middle or in_channels
         self.resize: nn.Module | None = None
-        if factor > 1:
+        if factor > 1 and resample == "learned":
             self.resize = nn.ConvTranspose2d(middle, middle, int(factor), stride=int(factor))
         elif factor < 1:
             self.resize = nn.Conv2d(middle, middle, 3, stride=round(1 / factor), padding=1)
@@ -60,7 +68,10 @@ class Reassemble(nn.Module):
             x = self.project(x)
         if self.resize is not None:
             x = self.resize(x)
-        return self.adapt(x)
+        x = self.adapt(x)
+        if self.factor > 1 and self.resize is None:
+            x = resize(x, (int(x.shape[-2] * self.factor), int(x.shape[-1] * self.factor)), align_corners=False)
+        return x
 
 
 def _fast_layout(x: Tensor) -> Tensor:
@@ -130,7 +141,9 @@ class DPT(Neck):
     in place do (VGGT). input_norm: BatchNorm of every map (DINOv3). project: a last 3x3 convolution with ReLU (DINOv2,
     DINOv3). deepest_unit: a first residual unit at the deepest level too (segmentation_models_pytorch). align_corners:
     of the resizes. fusion_size: where the grid is odd, a fusion is resized to the size of the next `level`, or to
-    `double` its own, and the next level's map to that (DINOv2, DINOv3, DPT of transformers).
+    `double` its own, and the next level's map to that (DINOv2, DINOv3, DPT of transformers). resample: how the shallow
+    levels are enlarged, by a transposed convolution (`learned`, all published heads), or by interpolation after the
+    level's 3x3 convolution (`bilinear`), which costs less and leaves no grid in the map after a short training.
     """
 
     @checked
@@ -149,6 +162,7 @@ class DPT(Neck):
         deepest_unit: bool = False,
         align_corners: bool = True,
         fusion_size: FusionSize = "level",
+        resample: Resample = "learned",
     ) -> None:
         super().__init__()
         self.in_channels, self.strides = tuple(in_channels), None if strides is None else tuple(strides)
@@ -166,10 +180,11 @@ class DPT(Neck):
                 check_length(name, values, LEVELS)
         self.width = self.auxiliary_width = width
         self.residual, self.align_corners, self.fusion_size = residual, align_corners, fusion_size
+        self.resample = resample
         self.flags = {"batch_norm": batch_norm, "bias": bias, "input_norm": input_norm, "project": project}
         self.flags |= {"deepest_unit": deepest_unit, "align_corners": align_corners}
         self.reassemble = nn.ModuleList(
-            Reassemble(c, middle, width, factor, choice, input_norm)
+            Reassemble(c, middle, width, factor, choice, input_norm, resample)
             for c, middle, factor, choice in zip(
                 self.in_channels, self.reassemble_channels, self._factors(), self.readouts, strict=True
             )
@@ -213,6 +228,7 @@ class DPT(Neck):
             "residual": self.residual,
             **self.flags,
             "fusion_size": self.fusion_size,
+            "resample": self.resample,
         }
 
     def _factors(self) -> tuple[float, ...]:

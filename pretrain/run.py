@@ -49,6 +49,13 @@ class PretrainCLI(TrainingCLI):
         add("--knn.k", type=int, default=20, help="neighbours")
         parser.set_defaults({"trainer.log_every_n_steps": 1})
 
+    def products(self) -> tuple[int, int]:
+        """Return the student's width and the number of tokens of a batch's global crops."""
+        spec, data = self.model.student.backbone.spec, self.datamodule
+        views = getattr(data.views, "choices", [data.views])[0]
+        side = getattr(views, "global_size", spec.image_size[0])
+        return spec.dim, max(1, 2 * data.batch_size * (side // spec.patch) ** 2)
+
 
 class RunArguments(NamedTuple):
     model: DINO
@@ -69,7 +76,7 @@ def open_run(argv: Sequence[str], epilogue: str = "") -> RunArguments:
         raise ValueError("k-NN needs both --knn.train and --knn.val")
     if knn["train"] is not None:
         cli.trainer.callbacks.append(KNNEvaluation(**knn))  # type: ignore[attr-defined]
-    model, data, settings = cli.model, cli.datamodule, cli.parser.dump(config)
+    model, data, settings = cli.model, cli.datamodule, cli.settings()
     return RunArguments(model, data, cli.trainer, Path(config.output), config.checkpoint.as_dict(), settings)
 
 

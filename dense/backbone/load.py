@@ -65,6 +65,11 @@ def load_backbone(
     return backbone.freeze() if frozen else backbone.eval()
 
 
+def spec_of(name: str, **overrides: Any) -> BackboneSpec:
+    """Return the spec of what `load_backbone` would return, without reading weights of a named backbone."""
+    return describe(name, **overrides) if directory(name) is None else load_backbone(name, **overrides).spec
+
+
 def _explain_path(folder: Path) -> None:
     """Raise for a path that is no saved directory."""
     if folder.is_file():

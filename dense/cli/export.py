@@ -24,6 +24,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of the images, in pixels")
     parser.add_argument("--dynamic", action="store_true", help="accept other sizes too, where positions are no table")
     parser.add_argument("--raw", action="store_true", help="take images of 0 to 255 and normalise them in the file")
+    parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
     parser.add_argument("--opset", type=int, help="of ONNX; torch's default if left out")
     parser.add_argument("--weights", help="of a named backbone: 'timm', a weight file or a directory")
     parser.add_argument("--layers", type=layers, help="of a backbone: last, last4, even4, default, or 2,5,8,11")
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     done = export(
         model, options.output, tuple(options.size),
         dynamic=options.dynamic, raw=options.raw, opset=options.opset, layers=options.layers, norm=norm(options.norm),
+        raw_depth=options.raw_depth,
     )  # fmt: skip
     print(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB): images -> {', '.join(done.difference)}")
     where = "several sizes" if options.dynamic else "two batch sizes"

@@ -42,6 +42,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over sizes of the image")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
     parser.add_argument("--batch", type=int, default=1, help="windows per batch")
+    parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
     add_device(parser)
     parser.add_argument("--no-overlay", action="store_true", help="write values only, no overlays on the images")
     add_published(parser)
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     images, videos = sort_inputs(options.inputs, without=options.output)
     if not images and not videos:
         of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
-    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
+    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth")
     how = {name: getattr(options, name) for name in names}
     predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
     failed = predict_images(predictor, images, options.output, overlays=not options.no_overlay)

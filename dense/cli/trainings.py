@@ -27,7 +27,7 @@ RUN: Options = {
     "--trainer.accelerator NAME": "cpu, gpu or mps; the machine's own if left out",
     "--trainer.devices N": "number of devices",
     "--trainer.num_nodes N": "number of machines, under SLURM or torchrun",
-    "--trainer.precision NAME": "32-true, bf16-mixed or 16-mixed; bf16 where the hardware has it if left out",
+    "--trainer.precision NAME": "32-true, bf16-mixed or 16-mixed; the faster of the first two, measured, if left out",
     "--trainer.accumulate_grad_batches N": "batches per optimiser step",
 }
 DATA: Options = {

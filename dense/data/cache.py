@@ -11,7 +11,6 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -173,31 +172,37 @@ class FeatureCache:
         *,
         batch_size: int = 8,
         progress: Progress | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> int:
-        """Compute all features that are absent, of all copies; return how many records were computed.
+        """Compute the features that are absent, of all copies; return how many records were computed.
 
         load: number of an image and of a copy -> 3, H, W uint8. All images take ``len(identities) * copies`` records;
         the first record shows whether there is room for them, and if not, raises OSError.
+        share: (rank, world) of a process that fills the cache together with others. Each group of `batch_size`
+        consecutive images belongs to one process and is always computed whole, since the last bits of features may
+        depend on the rest of a batch: any number of processes, killed or not, write the same records.
         """
         sweep(self.folder)
-        total, done, computed = len(identities) * self.copies, 0, 0
-        for copy in range(self.copies):
-            missing = (number for number, identity in enumerate(identities) if self.get(identity, copy) is None)
-            while block := list(islice(missing, 4 * batch_size)):
-                for numbers, images in _batches([(number, load(number, copy)) for number in block], batch_size):
+        rank, world = share
+        count, computed = len(identities), 0
+        firsts = [(copy, first) for copy in range(self.copies) for first in range(0, count, batch_size)]
+        for copy, first in firsts[rank::world]:
+            group = range(first, min(first + batch_size, count))
+            if missing := {number for number in group if self.get(identities[number], copy) is None}:
+                for numbers, images in _by_size([(number, load(number, copy)) for number in group]):
+                    if missing.isdisjoint(numbers):
+                        continue
                     assert self.compute is not None, "a cache that only reads cannot be filled"
                     with torch.no_grad():
                         tensors = self.compute(images)
                     if not computed:
-                        self._check_room(tensors, total)
+                        self._check_room(tensors, count * self.copies)
                     for place, number in enumerate(numbers):
-                        self.put(identities[number], [tensor[place] for tensor in tensors], copy)
-                    computed += len(numbers)
-                done = copy * len(identities) + block[-1] + 1
-                if progress is not None:
-                    progress(done, total)
-        if progress is not None and done < total:
-            progress(total, total)
+                        if number in missing:
+                            self.put(identities[number], [tensor[place] for tensor in tensors], copy)
+                            computed += 1
+            if progress is not None:
+                progress(copy * count + group[-1] + 1, count * self.copies)  # others are about as far
         return computed
 
     def _check_room(self, tensors: Sequence[Tensor], total: int) -> None:
@@ -217,15 +222,14 @@ class FeatureCache:
         return {**self.__dict__, "compute": None}  # worker processes only read
 
 
-def _batches(images: Sequence[tuple[int, Tensor]], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield numbered images in batches, each of images of one size."""
+def _by_size(images: Sequence[tuple[int, Tensor]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield numbered images in batches of one size each."""
     sizes: dict[torch.Size, list[tuple[int, Tensor]]] = {}
     for number, image in images:
         sizes.setdefault(image.shape, []).append((number, image))
     for same in sizes.values():
-        for first in range(0, len(same), batch_size):
-            numbers, several = zip(*same[first : first + batch_size], strict=True)
-            yield list(numbers), torch.stack(several)
+        numbers, several = zip(*same, strict=True)
+        yield list(numbers), torch.stack(several)
 
 
 def key_digest(key: Mapping[str, Any]) -> str:

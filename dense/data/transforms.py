@@ -6,7 +6,7 @@ import os
 import random
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
@@ -72,14 +72,19 @@ class TrainTransform:
     `IGNORE` or NaN.
 
     crop_size: side, or height and width, of the result; None keeps the image's size
-    depth_kind: kind of the source's depth. Resizing an image changes its metric depth, so with `augment.scale` the kind
-        is required, and metric depth needs `augment.focal_corrected`
+    depth_kind: kind of the source's depth. Rescaling an image at random changes its metric depth, so with
+        `augment.scale` the kind is required, and metric depth needs `augment.focal_corrected`
+    resize: working size, to which image and targets are resized first: shorter side, or height and width
     """
 
     def __init__(
-        self, augment: Augment, crop_size: int | tuple[int, int] | None, depth_kind: DepthKind | None = None
+        self,
+        augment: Augment,
+        crop_size: int | tuple[int, int] | None,
+        depth_kind: DepthKind | None = None,
+        resize: int | tuple[int, int] | None = None,
     ) -> None:
-        self.augment, self.depth_kind = augment, depth_kind
+        self.augment, self.depth_kind, self.resize = augment, depth_kind, resize
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         if self.crop_size is not None and min(self.crop_size) < 1:
             raise ValueError(f"crop_size={crop_size}: expected at least 1 pixel")
@@ -110,6 +115,7 @@ class TrainTransform:
                 f"{sample.name} has depth and scale={self.augment.scale}: give TrainTransform the depth_kind of the "
                 "source, 'metric' or 'inverse_relative'"
             )
+        sample = resize_sample(sample, self.resize)
         numbers = (seed,) if isinstance(seed, int) else seed
         key = int.from_bytes(struct.pack(f"<{len(numbers)}q", *numbers), "little")
         # one generator for all steps, since albumentations would start each of them from the same seed
@@ -194,14 +200,19 @@ class EvalTransform:
             raise ValueError(f"size={self.size}: expected at least 1 pixel")
 
     def __call__(self, sample: Labelled) -> Sample:
-        image = resize_image(sample.image, self.size)
-        if image is sample.image:
-            return to_tensors(sample)
-        labels, depth = sample.labels, sample.depth
         if self.targets == "resize":
-            size = (image.shape[0], image.shape[1])
-            labels, depth = (_resize(a, size, cv2.INTER_NEAREST_EXACT) for a in (labels, depth))
-        return to_tensors(Labelled(image, labels, depth, sample.name))
+            return to_tensors(resize_sample(sample, self.size))
+        return to_tensors(replace(sample, image=resize_image(sample.image, self.size)))
+
+
+def resize_sample(sample: Labelled, size: int | tuple[int, int] | None) -> Labelled:
+    """Resize an image as `resize_image` does, and its targets by nearest neighbour."""
+    image = resize_image(sample.image, size)
+    if image is sample.image:
+        return sample
+    new = (image.shape[0], image.shape[1])
+    labels, depth = (_resize(a, new, cv2.INTER_NEAREST_EXACT) for a in (sample.labels, sample.depth))
+    return Labelled(image, labels, depth, sample.name)
 
 
 def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -> NDArray[np.uint8]:

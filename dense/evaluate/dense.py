@@ -27,14 +27,14 @@ CHECKED = 100  # labelled images that are checked before the first is measured
 class DenseProtocol:
     """Everything that decides a dense number besides the weights.
 
-    resize: shorter side of the images; predictions are resized to the targets before they are compared. window,
-    stride, edges: sliding windows. scales, flip: test-time augmentation, averages of logits (or of depth) over whole
-    images, or within each window (`over`). crop, cap, alignment, average: see DepthMetrics. ignore: label that is not
-    counted.
+    resize: working size of the images, by default the model's; predictions are resized to the targets before they are
+    compared. window, stride, edges: sliding windows, by default the model's. scales, flip: test-time augmentation,
+    averages of logits (or of depth) over whole images, or within each window (`over`). crop, cap, alignment, average:
+    see DepthMetrics. ignore: label that is not counted.
     """
 
     name: str
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     window: int | None = None
     stride: int | None = None
     edges: Edges = "inward"
@@ -52,6 +52,13 @@ class DenseProtocol:
         Inference(self.resize, self.window, self.stride)  # checks them
         if self.over not in ("image", "window"):
             raise ValueError(f"over={self.over!r}: expected image or window")
+
+    def with_model(self, inference: Inference) -> DenseProtocol:
+        """Return the protocol with a model's working size and windows where it names none itself."""
+        found = self if self.resize is not None else replace(self, resize=inference.resize)
+        if found.window is None and inference.window is not None and self.resize is None:
+            found = replace(found, window=inference.window, stride=inference.step, edges="even")
+        return found
 
     def around(self, network: Network) -> Network:
         """Wrap the network with the windows and the test-time augmentation of this protocol."""
@@ -187,6 +194,7 @@ def measure(
     what: depth or segmentation; None for all that model and data have. data, split: how the images are named in the
     protocol. settings: more fields of the protocol, such as kb_crop.
     """
+    protocol = protocol.with_model(model.inference)
     measured = metrics(model, source, protocol)  # raises before the images are checked
     if what is not None and what not in measured:
         raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")
@@ -205,8 +213,8 @@ def measure(
         name=f"{what or ' and '.join(n for n in chosen if n != 'boundary')}, {protocol.name}",
         train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
-        view=f"shorter side {protocol.resize}" if protocol.resize else "as they are",
-        resolution=protocol.window or protocol.resize or 0,
+        view=working_size(protocol.resize),
+        resolution=protocol.window or (protocol.resize if isinstance(protocol.resize, int) else 0) or 0,
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
@@ -217,6 +225,13 @@ def measure(
     if per_class:
         numbers["per_class"] = per_class
     return Result(described, numbers, model.backbone.spec, table=per_class_table(per_class) if per_class else "")
+
+
+def working_size(resize: int | tuple[int, int] | None) -> str:
+    """Return a working size in words."""
+    if resize is None:
+        return "as they are"
+    return f"shorter side {resize}" if isinstance(resize, int) else f"{resize[0]}x{resize[1]}"
 
 
 def per_class_table(rows: dict[str, dict[str, float]]) -> str:

@@ -45,7 +45,7 @@ def evaluate(
 
     Args:
         model: a directory that `dense train` wrote, a `DenseModel`, or a `Predictor`, of which only the network
-            is used: the protocol decides windows, flips and scales.
+            is used: the protocol decides flips and scales, and size and windows unless it leaves them to the model.
         data: a folder with images/ and masks/ or depth/, a published data set, or "scenes".
         protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms; of a restoration model plain only.
         what: depth or segmentation, of a joint model; None for both.

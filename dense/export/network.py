@@ -22,17 +22,23 @@ class ExportNetwork(nn.Module):
     """Map images (B, 3, H, W) to tensors by name.
 
     model: a trained model, with its outputs; or a backbone, with `map_N` (B, C, h, w) and, where it has prefix tokens,
-    `prefix_N` (B, P, C) for each layer. raw: images have values from 0 to 255; else they are normalised.
+    `prefix_N` (B, P, C) for each layer. raw: images have values from 0 to 255; else they are normalised. raw_depth:
+    depth as the head predicts it, such as its logarithm; else in metres.
     """
 
     scale: Tensor
     shift: Tensor
 
     def __init__(
-        self, model: DenseModel | Backbone, raw: bool = False, layers: Layers | None = None, norm: Norm | None = None
+        self,
+        model: DenseModel | Backbone,
+        raw: bool = False,
+        layers: Layers | None = None,
+        norm: Norm | None = None,
+        raw_depth: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.raw = model, raw
+        self.model, self.raw, self.raw_depth = model, raw, raw_depth
         if isinstance(model, DenseModel):
             if layers is not None or norm is not None:
                 raise ValueError("layers and norm are saved with a trained model; leave them out")
@@ -52,7 +58,8 @@ class ExportNetwork(nn.Module):
         if self.raw:
             images = images * self.scale + self.shift
         if isinstance(self.model, DenseModel):
-            return self.model.maps(images)
+            maps = self.model.maps(images)
+            return maps if self.raw_depth else self.model.physical(maps)
         features = self.model(images, layers=self.layers, norm=self.norm)
         maps = {f"map_{n}": m for n, m in zip(features.layers, features.maps, strict=True)}
         prefix = {f"prefix_{n}": p for n, p in zip(features.layers, features.prefix, strict=True)}

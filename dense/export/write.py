@@ -41,6 +41,7 @@ def export(
     opset: int | None = None,
     layers: Layers | None = None,
     norm: Norm | None = None,
+    raw_depth: bool = False,
 ) -> Exported:
     """Write a .onnx or .pt2 file for images of `size` (height, width) and any batch, and compare it with the model.
 
@@ -50,6 +51,7 @@ def export(
         raw: the file takes images with values from 0 to 255 and normalises them.
         opset: version of the ONNX operators; by default torch's.
         layers, norm: layers of a backbone, and whether they are normed; by default its own.
+        raw_depth: depth as the head predicts it, such as its logarithm, instead of metres.
     """
     output = Path(output)
     if output.suffix not in (".onnx", ".pt2"):
@@ -60,7 +62,9 @@ def export(
         raise ValueError(f"opset={opset} is of ONNX; leave it out for a .pt2 file")
     if isinstance(model, str | Path):
         model = open_model(model)
-    network = ExportNetwork(copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm)
+    network = ExportNetwork(
+        copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm, raw_depth
+    )
     size, patch = (int(size[0]), int(size[1])), network.backbone.spec.patch
     if isinstance(model, DenseModel) and "restored" in model.outputs:
         if dynamic:
@@ -125,6 +129,9 @@ def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]
             facts["labels"] = "logits, one channel per class"
             facts["classes"] = list(model.classes or map(str, range(model.outputs["labels"].count)))
         if (kind := model.depth_kind) is not None:
+            kind = "metric" if kind == "log" and not network.raw_depth else kind
             unit = Depth.of(np.empty((0, 0), np.float32), kind).unit  # type: ignore[arg-type]
             facts |= {"depth_kind": kind, "depth_unit": unit}
+        if model.inference.resize is not None:
+            facts["working_size"] = model.inference.resize  # of the shorter side, or height and width
     return facts

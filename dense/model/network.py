@@ -24,18 +24,21 @@ class Inference:
     """How the network is applied to an image of any size, in validation, evaluation and prediction.
 
     Args:
-        resize: shorter side in pixels to which an image is resized first; null keeps its size.
+        resize: working size, to which every image is resized first, in training too: the shorter side in pixels, or
+            height and width; null keeps an image's size.
         window: side in pixels of the sliding windows; null applies the network to the whole image.
         stride: pixels between windows; null for two thirds of a window.
     """
 
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     window: int | None = None
     stride: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.resize, list):  # as JSON has it
+            object.__setattr__(self, "resize", tuple(self.resize))
         for name, value in asdict(self).items():
-            if value is not None and value < 1:
+            if value is not None and (min(value) if isinstance(value, tuple) else value) < 1:
                 raise ValueError(f"inference.{name}={value}: expected at least 1 pixel, or null")
         if self.stride is not None and (self.window is None or self.stride > self.window):
             raise ValueError(f"inference.stride={self.stride} needs a window of at least as many pixels")
@@ -155,6 +158,10 @@ class DenseModel(nn.Module, SavedModel):
         """The kind of depth that the head predicts: metric, inverse_relative or log; None without depth."""
         output = self.outputs.get("depth")
         return None if output is None else getattr(output, "kind", "metric")
+
+    def physical(self, maps: Maps) -> Maps:
+        """Return maps with depth in metres where the head predicts its logarithm; other maps stay as they are."""
+        return maps | {"depth": maps["depth"].exp()} if self.depth_kind == "log" else maps
 
     # ---- saved
 

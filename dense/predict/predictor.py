@@ -39,7 +39,7 @@ class Predictor:
 
     Without a configured window or size, an image of more than `WHOLE` pixels goes through windows for its classes. For
     depth it is resized to `WHOLE` pixels instead, since depth depends on the whole scene and windows would disagree.
-    An image to restore always keeps its size.
+    An image to restore always keeps its size. Depth is in metres, also where the head predicts its logarithm.
 
     Args:
         model: the network; `predictor.model` gives it back.
@@ -48,9 +48,10 @@ class Predictor:
         scales: average over these sizes of the image, or of each window.
         precision: fp32, bf16 or fp16.
         batch: windows in one forward pass.
+        raw_depth: keep depth as the head predicts it, such as its logarithm.
     """
 
-    OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch")
+    OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth")
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         precision: str = "fp32",
         batch: int = 1,
+        raw_depth: bool = False,
     ) -> None:
         if precision not in torch_precision:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(torch_precision)}")
@@ -71,7 +73,7 @@ class Predictor:
             raise ValueError(
                 f"the model has {labels.count} classes; a prediction stores labels as bytes, which holds at most 255"
             )
-        self.model, self.precision, self.batch = model.eval(), precision, batch
+        self.model, self.precision, self.batch, self.raw_depth = model.eval(), precision, batch, raw_depth
         self.inference = inference or model.inference
         if "restored" in model.outputs and self.inference.resize is not None:
             raise ValueError(f"resize={self.inference.resize}: a restored image keeps its size; leave it out")
@@ -188,7 +190,8 @@ class Predictor:
         if "restored" in values:
             return Restoration(values["restored"].cpu().numpy())
         if "depth" in values:
-            found["depth"] = Depth.of(values["depth"].cpu().numpy(), self.model.depth_kind)  # type: ignore[arg-type]
+            depth = Depth.of(values["depth"].cpu().numpy(), self.model.depth_kind)  # type: ignore[arg-type]
+            found["depth"] = depth.to_metric() if depth.kind == "log" and not self.raw_depth else depth
         if "labels" in values:
             classes = self.model.classes or tuple(map(str, range(self.model.outputs["labels"].count)))
             labels, scores = values["labels"].cpu().numpy(), values["scores"].cpu().numpy()

@@ -210,11 +210,12 @@ def _vit_tensors(backbone: Backbone, own: bool) -> State:
 
 def _preprocessor(model: DenseModel) -> dict[str, Any]:
     spec, side = model.backbone.spec, model.inference.resize or model.backbone.spec.image_size[0]
+    height, width = side if isinstance(side, tuple) else (side, side)
     return {
         "image_processor_type": "DPTImageProcessor",
         "do_resize": True,
-        "size": {"height": side, "width": side},
-        "keep_aspect_ratio": True,
+        "size": {"height": height, "width": width},
+        "keep_aspect_ratio": not isinstance(side, tuple),
         "ensure_multiple_of": spec.patch if spec.patch == 14 else 2 * spec.patch,
         "resample": 3,
         "do_rescale": True,

@@ -21,7 +21,6 @@ from dense.data.cache import weights_digest
 from dense.data.labelled.check import spread
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import Batch, LabelledSource
-from dense.data.transforms import resize_image
 from dense.model.inference import through
 from dense.model.network import DenseModel, Inference, Maps, Task
 from dense.tasks.data import DataFacts
@@ -59,22 +58,25 @@ class DenseTask(pl.LightningModule, abc.ABC):
         tune: TuneOptions = TuneOptions(),
         target: TargetOptions = TargetOptions(),
         inference: Inference = Inference(),
-        steps: int = 1000,
+        steps: int | Literal["auto"] = 1000,
         seed: int = 0,
     ) -> None:
         """A head in training.
 
         Args:
-            head: options of `heads.build`; in_channels and the number of classes are filled in.
+            head: options of `heads.build`; in_channels and the number of classes are filled in. The name auto stands
+                for a head that suits task and data.
             backbone: the features that the head gets.
             optim: optimiser and learning-rate schedule.
             tune: how much of the backbone is trained.
             target: where the loss is computed, and which depths count.
             inference: how the network is applied to whole images, from validation on; saved with the model.
-            steps: optimiser steps.
+            steps: optimiser steps; auto for a number that suits the data.
             seed: seed of the head's weights and of dropout.
         """
         super().__init__()
+        if steps == "auto" or head.get("name") == "auto":
+            raise ValueError("auto is a value of recipes, which dense train chooses; give a head and a number of steps")
         if steps < 1:
             raise ValueError(f"steps={steps}: expected at least 1")
         self.options, self.head_options = backbone, head
@@ -158,7 +160,13 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
     def setup(self, stage: str) -> None:
         """Build the network, where that has not happened yet, and the metrics."""
-        self.build_for(self.trainer.datamodule.facts)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.resize != self.inference.resize:
+            raise ValueError(
+                f"data.resize={data.resize} and model.inference.resize={self.inference.resize}: training, validation "
+                "and prediction share one working size; give both the same value"
+            )
+        self.build_for(data.facts)
         if not hasattr(self, "metrics"):
             self.metrics: Any = self.new_metrics()
 
@@ -173,13 +181,13 @@ class DenseTask(pl.LightningModule, abc.ABC):
     def on_fit_start(self) -> None:
         """Fill the cache, now that the network is on its device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.cache is None:
-            return
-        network = self.network
-        if not self.tune.frozen:
+        network, named = self.network, data.cache not in (None, "auto")
+        if named and not self.tune.frozen:
             raise ValueError("data.cache keeps features of a frozen backbone, and model.tune trains it; drop one")
-        if network.head.reads_pixels:
+        if named and network.head.reads_pixels:
             raise ValueError("data.cache keeps features, and this head reads the images too; leave data.cache out")
+        if not self.tune.frozen or network.head.reads_pixels:
+            return
         key = {
             "weights": weights_digest(network.backbone.state_dict()),
             "spec": network.backbone.spec.to_dict(),
@@ -193,8 +201,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 features = network.features(network.backbone.normalise(images.to(self.device)))
             return [*features.maps, *features.prefix]
 
-        whole = self.inference.window is None and self.inference.resize is None
-        data.fill_cache(compute, key, ("train", "val") if whole else ("train",))
+        data.keep_features(compute, key, self.steps, whole=self.inference.window is None)
 
     def features(self, batch: Batch) -> tuple[Features, Tensor | None]:
         """Return the features of a batch, computed or from the cache, and the pixels for a head that reads them."""
@@ -312,8 +319,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
             maps = self.network.decode(self.features(batch)[0], size)
         else:
             assert batch.images is not None
-            images = resize_images(batch.images, self.inference.resize)
-            maps = through(self.network, self.inference, size)(self.network.backbone.normalise(images))
+            maps = through(self.network, self.inference, size)(self.network.backbone.normalise(batch.images))
         self.update_metrics(self.metrics, maps, batch)
         if self.comparing is not None:
             self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)
@@ -360,11 +366,3 @@ def target_size(features: Features, choice: str) -> Size | None:
     stride = min(features.strides)
     height, width = (max(1, round(4 * side / stride)) for side in features.image_size)
     return (min(height, features.image_size[0]), min(width, features.image_size[1]))
-
-
-def resize_images(images: Tensor, size: int | None) -> Tensor:
-    """Resize uint8 images (B, 3, H, W) to a shorter side, exactly as a predictor resizes a file."""
-    if size is None or size == min(images.shape[-2:]):
-        return images
-    arrays = (resize_image(image.permute(1, 2, 0).contiguous().cpu().numpy(), size) for image in images)
-    return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]).to(images.device)

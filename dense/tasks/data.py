@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
@@ -29,6 +32,8 @@ from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedS
 from dense.training.fit import images_in_words, refuse_another
 
 TARGETS: tuple[Literal["labels", "depth"], ...] = ("labels", "depth")
+VERSIONS = 4  # versions of a training image whose features are kept at most, unless data.copies says more
+GAIN = 0.75  # features of training are kept if they are at most this share of those that the run would compute
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ class LabelledImages(Dataset[Sample]):
         tensors = self.cache.get(self.identity(index), copy)
         if tensors is None:
             raise RuntimeError(
-                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, or the image changed "
-                "during training; run the same command again"
+                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, the image changed "
+                "during training, or not all machines share this folder; run the same command again"
             )
         return self.sample(index, copy)._replace(cached=tuple(tensors))
 
@@ -122,19 +127,23 @@ class DenseData(pl.LightningDataModule):
         root: a folder of images/ with masks/ or depth/, a published data set, or scenes for the embedded ones.
         layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen; for restoration also images (any folder of
             clean ones) or paired (input/ and target/).
-        batch_size: images per process and micro-batch.
+        batch_size: images per process and micro-batch; auto for a number that suits machine and data.
         workers: processes that load images; 0 loads in the main process.
         seed: seed of the order of images and of their augmentation.
-        crop_size: side, or height and width, of training crops; null for whole images of one size.
+        crop_size: side, or height and width, of training crops; null for whole images of one size; auto for whole
+            images where all have one shape, else squares of the working size.
         augment: augmentation of training images.
-        val_size: shorter side to which validation images are resized; null keeps their size. Targets keep their size.
+        resize: working size of training and validation images, see `Inference`; by default the model's; auto for one
+            that suits the targets.
+        val_size: former name of resize.
         partial: samples may lack the mask or the depth.
         targets: targets that are read from a folder, labels, depth or both; null for those that the task trains.
         answers: former name of targets.
         classes: names and values of classes, or a YAML file, instead of classes.yaml.
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
-        cache: folder in which features of a frozen backbone are kept; null computes them in every step.
-        copies: number of augmented versions per image in the cache; 1 without augmentation.
+        cache: folder in which features of a frozen backbone are kept; auto keeps them in the folder of the run, where
+            that saves time and the disk has room; null computes them in every step.
+        copies: number of augmented versions per image in the cache; auto for as many as the run can use, at most four.
         val_ratio: validation fraction of images without a validation set of their own; 0 trains on all of them, without
             validation, and keeps the last step's model.
         split_by: regular expression for what images have in common that stay on one side of such a split, such as the
@@ -154,11 +163,12 @@ class DenseData(pl.LightningDataModule):
         self,
         root: str,
         layout: str = "folder",
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = 16,
         workers: int = 2,
         seed: int = 0,
-        crop_size: int | tuple[int, int] | None = None,
+        crop_size: int | tuple[int, int] | Literal["auto"] | None = None,
         augment: Augment = Augment(),
+        resize: int | tuple[int, int] | Literal["auto"] | None = None,
         val_size: int | None = None,
         partial: bool = False,
         targets: list[Literal["labels", "depth"]] | None = None,
@@ -166,7 +176,7 @@ class DenseData(pl.LightningDataModule):
         classes: str | list[str] | dict[Any, Any] | None = None,
         depth: str | dict[str, Any] | None = None,
         cache: str | None = None,
-        copies: int = 1,
+        copies: int | Literal["auto"] = 1,
         val_ratio: float = 0.1,
         split_by: str | None = None,
         kb_crop: bool = False,
@@ -180,10 +190,17 @@ class DenseData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         layout = str(current_layout(layout))
+        if batch_size == "auto" or crop_size == "auto" or resize == "auto":
+            raise ValueError(
+                "auto is a value of recipes, which dense train chooses; give batch_size, crop_size, resize"
+            )
         if batch_size < 1:
             raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
         if crop_size is not None and min(crop_size if isinstance(crop_size, tuple) else (crop_size,)) < 1:
             raise ValueError(f"data.crop_size={crop_size}: expected at least 1 pixel")
+        if val_size is not None:
+            warnings.warn("data.val_size is now called model.inference.resize", FutureWarning, stacklevel=1)
+            resize = val_size if resize is None else resize
         if answers is not None:
             warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=1)
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
@@ -217,9 +234,10 @@ class DenseData(pl.LightningDataModule):
                 raise DataError(*problems)
         if self.restores:
             check_plan(degrade, self.train, layout)
-            if cache is not None or val_size is not None:
+            if cache is not None or resize is not None:
                 raise ValueError(
-                    "data.cache and data.val_size are not for restoration, whose images change; leave them out"
+                    "data.cache and model.inference.resize are not for restoration, whose images change and keep their "
+                    "size; leave them out"
                 )
             sides: list[int | tuple[int, int] | None] = [stage.side for stage in self.stages] or [crop_size]
             self.train_set = DegradedPatches(self.train, augment, sides, degrade, seed)
@@ -230,18 +248,20 @@ class DenseData(pl.LightningDataModule):
                     "data.patches is for restoration, which needs data.degrade, such as {kinds: {noise: [25]}}, or "
                     "layout paired; without it use data.crop_size"
                 )
-            self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.train.depth_kind), seed)
-            self.val_set = Fixed(self.val, EvalTransform(val_size))
-        self.cache, self.copies = cache, copies
+            self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.train.depth_kind, resize), seed)
+            self.val_set = Fixed(self.val, EvalTransform(resize))
+        self.resize, self.cache, self.copies = resize, cache, copies
+        self.run_folder: Path | None = None  # where features are kept if no folder is named
+        self.kept: dict[str, int] = {}  # versions per image whose features are kept, by split
         self.settings: dict[str, Any] = {
-            "layout": layout, "seed": seed, "crop_size": crop_size, "augment": asdict(augment), "val_size": val_size,
-            "copies": None if cache is None else copies, "kb_crop": kb_crop, "patches": patches,
+            "layout": layout, "seed": seed, "crop_size": crop_size, "augment": asdict(augment), "resize": resize,
+            "copies": copies if cache else None, "kb_crop": kb_crop, "patches": patches,
             "degrade": None if degrade is None else asdict(degrade),
         }  # fmt: skip
         cut = ", kb_crop" if kb_crop else ""
         self.views = {  # how images are prepared, for the cache
-            "train": f"{augment}, crop {crop_size}, seed {seed}, copies {copies}{cut}",
-            "val": f"shorter side {val_size}{cut}",
+            "train": f"{augment}, resize {resize}, crop {crop_size}, seed {seed}{cut}",
+            "val": f"shorter side {resize}{cut}",
         }
 
     @cached_property
@@ -292,11 +312,15 @@ class DenseData(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the settings of which batches and validations are a function."""
-        return {"settings": self._settings()}
+        return {"settings": self._settings(), "kept": self.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint of other images or settings and name what differs."""
-        refuse_another({"data": self._settings()}, {"data": state_dict["settings"]})
+        saved = dict(state_dict["settings"])
+        if "val_size" in saved:  # the former name of resize
+            saved["resize"] = saved.pop("val_size") or self.resize
+        refuse_another({"data": self._settings()}, {"data": saved})
+        self.kept = dict(state_dict.get("kept", {}))
 
     def _settings(self) -> dict[str, Any]:
         trainer: Any = self.trainer
@@ -318,32 +342,87 @@ class DenseData(pl.LightningDataModule):
             found[split] = images_in_words(len(source), name, self.root)
         return found
 
-    def fill_cache(
-        self, compute: Callable[[Tensor], list[Tensor]], key: Mapping[str, Any], splits: Sequence[str]
+    def keep_features(
+        self, compute: Callable[[Tensor], list[Tensor]], key: Mapping[str, Any], steps: int, whole: bool
     ) -> None:
-        """Compute the features that the cache lacks, and read those of `splits` from it from now on.
+        """Compute the features that the run would compute several times, and read them from the cache from now on.
+
+        A named folder keeps those of training and of validation. Otherwise the folder of the run keeps those of
+        validation, and with `cache: auto` those of training, if the disk has room for them.
 
         compute: uint8 images (B, 3, H, W) to features. key: everything but the images that the features depend on.
+        steps: of the run. whole: validation applies the network to whole images, not to windows.
         """
-        assert self.cache is not None
-        trainer: Any = self.trainer
-        for split in splits:
+        named = self.cache not in (None, "auto")
+        if not named and (self.run_folder is None or self.restores):
+            return
+        folder = Path(str(self.cache)) if named else self.run_folder
+        assert folder is not None
+        self.kept = self.kept or self._versions(compute, steps, whole, folder, named)
+        for split, copies in self.kept.items():
             dataset = self.train_set if split == "train" else self.val_set
             assert isinstance(dataset, LabelledImages)
-            copies = self.copies if split == "train" else 1
-            dataset.cache = FeatureCache(self.cache, {**key, "view": self.views[split]}, compute, copies=copies)
+            dtype = torch.bfloat16 if named else torch.float16 if split == "train" else torch.float32
+            view = {**key, "view": self.views[split]}
+            dataset.cache = FeatureCache(folder, view, compute, copies=copies, dtype=dtype)
+            self.fill_cache(split, dataset)
+
+    def _versions(
+        self, compute: Callable[[Tensor], list[Tensor]], steps: int, whole: bool, folder: Path, named: bool
+    ) -> dict[str, int]:
+        """Return how many versions per image of which split are kept."""
+        trainer: Any = self.trainer
+        train, val = len(self.train), len(self.val)
+        drawn = steps * self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        wanted = max(1, min(VERSIONS if self.copies == "auto" else self.copies, drawn // max(train, 1)))
+        if named:
+            return {"train": wanted if self.copies == "auto" else self.copies} | ({"val": 1} if whole and val else {})
+        versions = {"val": 1} if whole and val else {}
+        if self.cache == "auto" and isinstance(self.train_set, Drawn):
+            if wanted * train < GAIN * drawn:
+                versions["train"] = wanted
+            elif trainer.is_global_zero:
+                say(f"features of train: not kept, since {drawn} views of {train} images are seldom the same")
+        size = sum(f.numel() for f in compute(self.sample_of("val" if val else "train").image[None])) if versions else 0
+        needed = size * (4 * val * versions.get("val", 0) + 2 * train * versions.get("train", 0))
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+        if trainer.strategy.broadcast(needed > free / 2):
             if trainer.is_global_zero:
-                identities = [dataset.identity(i) for i in range(len(dataset))]
-                load = lambda i, copy, d=dataset: d.sample(i, copy).image  # noqa: E731
-                with counting(f"features of {split}") as progress:
-                    count = dataset.cache.fill(identities, load, progress=progress)
-                say(f"features of {split}: {count} computed, {len(identities) * copies - count} in the cache")
-                if copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
-                    say(
-                        "the cache holds one version of each image, so its crop and augmentation are the same in every "
-                        "epoch; --data.copies 4 keeps four"
-                    )
-        trainer.strategy.barrier()
+                say(f"features are not kept: they take {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free")
+            return {}
+        if versions.get("train") and trainer.is_global_zero:
+            say(
+                f"features of train: {wanted} versions of each image are kept, {drawn / train:.1f} are drawn; "
+                "--data.copies sets how many"
+            )
+        return versions
+
+    def sample_of(self, split: str) -> Sample:
+        """Return the first image of a split as it is trained or validated."""
+        dataset = self.train_set if split == "train" else self.val_set
+        assert isinstance(dataset, LabelledImages)
+        return dataset.sample(0)
+
+    def fill_cache(self, split: str, dataset: LabelledImages) -> None:
+        """Compute the features that the cache of a split lacks: every process its share."""
+        trainer: Any = self.trainer
+        assert dataset.cache is not None
+        identities = [dataset.identity(i) for i in range(len(dataset))]
+        share = (trainer.global_rank, trainer.world_size)
+        with counting(f"features of {split}") if trainer.is_global_zero else nullcontext() as progress:
+            load = lambda i, copy: dataset.sample(i, copy).image  # noqa: E731
+            count = dataset.cache.fill(identities, load, progress=progress, share=share)
+        everyone = torch.tensor(count, device=trainer.strategy.root_device)
+        count = int(trainer.strategy.reduce(everyone, reduce_op="sum"))  # returns when all processes are done
+        if trainer.is_global_zero:
+            kept = len(identities) * dataset.cache.copies - count
+            say(f"features of {split}: {count} computed, {kept} in the cache")
+            if dataset.cache.copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
+                say(
+                    "the cache holds one version of each image, so its crop and augmentation are the same in every "
+                    "epoch; --data.copies 4 keeps four"
+                )
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the model card."""

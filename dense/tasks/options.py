@@ -15,7 +15,7 @@ class BackboneOptions:
     Args:
         name: a timm name, an official name or a saved directory.
         weights: timm, a file or a directory; null for random initialisation, or for a saved directory.
-        layers: block indices, last, last4, even4 or default.
+        layers: block indices, last, last4, even4, default, or auto for those that suit the head.
         norm: apply the final norm to every layer (true), to none (false) or to the last block alone (last).
         arguments: changes of the backbone's spec, such as img_size.
     """
@@ -67,7 +67,7 @@ class OptimOptions:
     """AdamW and its learning-rate schedule, over optimiser steps.
 
     Args:
-        lr: peak learning rate of the head, not scaled by the batch size.
+        lr: peak learning rate of the head, not scaled by the batch size; auto for one that suits the head.
         weight_decay: weight decay.
         betas: decay of the two moments.
         schedule: poly, (1 - t)^power; cosine, to zero; or constant; each after a linear warm-up.
@@ -76,7 +76,7 @@ class OptimOptions:
         clip: largest norm of all gradients; 0 for no clipping.
     """
 
-    lr: float = 1e-3
+    lr: float | Literal["auto"] = 1e-3
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["poly", "cosine", "constant"] = "poly"
@@ -85,7 +85,7 @@ class OptimOptions:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if self.lr == "auto" or self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr}: expected a positive number")
         if self.warmup_steps < 0 or self.clip < 0:
             raise ValueError(f"optim.warmup_steps={self.warmup_steps}, clip={self.clip}: expected 0 or more")

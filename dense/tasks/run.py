@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,11 +16,15 @@ import lightning.pytorch as pl
 import torch
 
 from dense import tasks
+from dense.backbone.load import spec_of
 from dense.backbone.weights.names import directory
 from dense.console import say
+from dense.data.labelled.open import open_labelled
+from dense.data.labelled.sample import LabelledSource
 from dense.losses.base import DepthKind
 from dense.model.card import as_json, format_number, model_card, versions
 from dense.model.network import DenseModel
+from dense.tasks.auto import choose
 from dense.tasks.base import DenseTask
 from dense.tasks.data import TARGETS, DenseData, Drawn
 from dense.tasks.tuning import LoRALinear, merge_lora
@@ -26,6 +33,7 @@ from dense.training.curves import distinct, plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
 from dense.training.logs import validation_line
 
+SCALES_APART = 1.5  # between what training and validation see, above which the run warns
 FEW = 4  # validations in a run, up to which close ones are decided by a second metric
 CLOSE = 0.02  # relative difference of the monitored metric that decides nothing among so few
 DESCRIPTION = "Train a head on labelled images. The same command again continues a run that was stopped."
@@ -56,12 +64,52 @@ class TrainCLI(TrainingCLI):
         trained = [name for name in TARGETS if name in resolve_name(config.model.class_path).outputs]
         if config.data.targets is None and config.data.answers is None:
             config.data.targets = trained or None
+        self.chosen = choose_values(config)
+        share_working_size(config)
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps
         if config.val_every < 0:
             raise ValueError(f"val_every={config.val_every}: expected a number of steps, or 0 for ten in a run")
         every = min(config.val_every or steps // 10, steps)  # at least one validation
         config.trainer.val_check_interval = max(1, every) * (config.trainer.accumulate_grad_batches or 1)
+
+    def products(self) -> tuple[int, int]:
+        """Return the width of the backbone and the number of tokens of a batch."""
+        data: Any = self.datamodule
+        spec, size = self.model.build_for(data.facts).backbone.spec, data.settings["crop_size"]
+        height, width = (size, size) if isinstance(size, int) else size or spec.image_size
+        return spec.dim, max(1, data.batch_size * height * width // spec.patch**2)
+
+
+def choose_values(config: Any) -> list[str]:
+    """Replace the values that are `auto`, print the choice and the reason of each, and return those lines."""
+    if config.data.resize is None and config.model.init_args.inference.resize is not None:
+        config.data.resize = config.model.init_args.inference.resize
+    data, backbone = config.data, config.model.init_args.backbone
+
+    def open_source() -> LabelledSource:
+        return open_labelled(
+            data.root, "train", layout=data.layout, partial=data.partial, targets=data.targets or TARGETS,
+            classes=data.classes, depth=data.depth, val_ratio=data.val_ratio, split_by=data.split_by,
+            kb_crop=data.kb_crop, length=data.scenes[0], size=data.scene_size, seed=data.scene_seed,
+        )  # fmt: skip
+
+    accelerated = config.trainer.accelerator != "cpu" and (torch.cuda.is_available() or torch.mps.is_available())
+    lines = choose(config, open_source, lambda: spec_of(backbone.name, **dict(backbone.arguments)), accelerated)
+    for line in lines:
+        say(f"chosen: {line}")
+    return lines
+
+
+def share_working_size(config: Any) -> None:
+    """Give data and model the same working size, whichever of them names it."""
+    inference = config.model.init_args.inference
+    if config.data.val_size is not None and inference.resize is None:  # the former name warns in the data module
+        inference.resize = config.data.val_size
+    if config.data.resize is None:
+        config.data.resize = inference.resize
+    elif inference.resize is None:
+        inference.resize = config.data.resize
 
 
 def refuse_weights_of_a_directory(options: Any) -> None:
@@ -94,12 +142,14 @@ def run(cli: TrainCLI) -> int:
     config: Any = cli.config
     task, data, trainer, folder = cli.model, cli.datamodule, cli.trainer, Path(config.output)
     check_crop(task.build_for(data.facts), data)  # raises before there is a folder
+    check_views(task, data)
+    data.run_folder = folder / "features"
     validations = task.steps * (config.trainer.accumulate_grad_batches or 1) // config.trainer.val_check_interval
     best = BestModel(folder / "model", config.patience, validations)
     if not len(data.val):
         trainer.limit_val_batches = 0  # the model of the last step is kept
     about = describe(task, data, trainer)
-    checkpoints = begin(trainer, folder, config.checkpoint.as_dict(), about, cli.parser.dump(config), [best])
+    checkpoints = begin(trainer, folder, config.checkpoint.as_dict(), about, cli.settings(), [best])
     start = time.monotonic()
     fit(trainer, task, data, checkpoints)
     if not trainer.is_global_zero:
@@ -109,7 +159,8 @@ def run(cli: TrainCLI) -> int:
         plot_curves(curves, distinct(list(curves)), folder / "curves.png", folder.name)
     if status := stopped(trainer, checkpoints):
         return status
-    finish(task, data, trainer, folder, best, time.monotonic() - start)
+    finish(task, data, trainer, folder, best, time.monotonic() - start, cli.chosen)
+    shutil.rmtree(data.run_folder, ignore_errors=True)
     return 0
 
 
@@ -207,8 +258,35 @@ def check_crop(network: DenseModel, data: DenseData) -> None:
         raise ValueError(f"data.crop_size={data.settings['crop_size']}: {error}") from None
 
 
+def check_views(task: DenseTask, data: DenseData) -> None:
+    """Warn where training sees much less of an image, or objects at another size, than validation and prediction."""
+    if not isinstance(data.train_set, Drawn) or not len(data.val):
+        return
+    transform, whole = data.train_set.transform, min(data.val_set.sample(0).image.shape[-2:])
+    validated = min(task.inference.window or whole, whole)
+    trained = min(transform.crop_size) if transform.crop_size else validated
+    low, high = transform.augment.scale
+    for what, one, other in (
+        ("views of {} pixels", trained, validated),
+        ("objects at {} times their size", math.sqrt(low * high), 1.0),
+    ):
+        if not 1 / SCALES_APART < one / other < SCALES_APART:
+            warnings.warn(
+                f"training sees {what.format(f'{one:.3g}')}, validation and prediction {other:.3g}: a factor of more "
+                f"than {SCALES_APART}, from which depth suffers most; set --model.inference.resize {trained} to train "
+                "and predict at one working size, or --model.inference.window to predict in windows",
+                stacklevel=2,
+            )
+
+
 def finish(
-    task: DenseTask, data: DenseData, trainer: pl.Trainer, folder: Path, best: BestModel, seconds: float
+    task: DenseTask,
+    data: DenseData,
+    trainer: pl.Trainer,
+    folder: Path,
+    best: BestModel,
+    seconds: float,
+    chosen: Sequence[str],
 ) -> None:
     """Write the facts and the card of the best model and results.json; print its metrics."""
     if not best.best:  # too short for a validation
@@ -225,7 +303,7 @@ def finish(
         "precision": str(trainer.precision),
         "numbers": {k: v for k, v in best.best.items() if k != "step"},
         "versions": versions(),
-    }
+    } | ({"chosen": list(chosen)} if chosen else {})
     model.save_pretrained(best.folder)
     (best.folder / "README.md").write_text(model_card(model))
     reason = best.reason(task, trainer.global_step)

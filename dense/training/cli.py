@@ -11,12 +11,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-import torch
+import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from dense.console import COMMON, check_writable
+from dense.console import COMMON, check_writable, say
 from dense.recipes import find_config
 from dense.suggest import UsageError, with_suggestion
+from dense.training.precision import Choice, precision_of, probe, use_precision
 
 
 class TrainingParser(LightningArgumentParser):
@@ -61,6 +62,7 @@ class TrainingCLI(LightningCLI):
     """
 
     output: ClassVar[str]
+    choice: Choice | None = None  # of the precision, unless an option gave it
 
     def __init__(
         self,
@@ -106,8 +108,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Choose the precision, and raise for an unwritable folder before anything large is built."""
-        self.config.trainer.precision = resolve_precision(self.config.trainer.precision)
+        """Raise for an unwritable folder before anything large is built."""
         check_writable(Path(self.config.output))
 
     def instantiate_classes(self) -> None:
@@ -116,6 +117,29 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise ValueError(of_union(str(error))) from error
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        """Return the trainer; without a given precision, with that of the run's checkpoint or what a probe chooses."""
+        trainer_options: Any = self.config.trainer
+        given = trainer_options.precision
+        if given not in (None, "auto"):
+            return super().instantiate_trainer(**options)
+        trainer = super().instantiate_trainer(**{**options, "precision": None})
+        self.choice = precision_of(Path(self.config.output)) or probe(*self.products(), trainer.strategy.root_device)
+        use_precision(trainer, self.choice.precision)
+        trainer_options.precision = self.choice.precision
+        if trainer.is_global_zero:
+            say(str(self.choice))
+        return trainer
+
+    def products(self) -> tuple[int, int]:
+        """Return width and number of rows of the network's dominant matrix products."""
+        raise NotImplementedError
+
+    def settings(self) -> str:
+        """Return what config.yaml holds: all options, and why the precision was chosen."""
+        reason = f"# {self.choice}\n" if self.choice else ""
+        return reason + self.parser.dump(self.config)
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Return the parser, with --config and --print_config."""
@@ -183,17 +207,6 @@ def nulls_as_config(argv: Sequence[str], key: str) -> list[str]:
             argument = f"--config={json.dumps(value)}"
         arguments.append(argument)
     return arguments
-
-
-def resolve_precision(precision: str | int | None) -> str | int:
-    """Return a Lightning precision; None or "auto" means bf16 where the hardware multiplies in it, else fp32."""
-    if precision not in (None, "auto"):
-        return precision
-    if torch.cuda.is_available():
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16-mixed" if bf16 else "32-true"
 
 
 def quiet() -> None:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from dense.console import say
 from dense.training.checkpoints import Checkpoints
 from dense.training.logs import MetricsFile, ProgressLine
+from dense.training.precision import OnePrecision
 
 
 def continue_metrics(trainer: pl.Trainer) -> None:
@@ -96,7 +97,7 @@ def begin(
     """Prepare a run in `folder` (checkpoints, logs, progress, settings) and print `about`; return its checkpoints."""
     checkpoints = Checkpoints(folder / "checkpoints", **checkpoint)
     given: Any = trainer  # Lightning declares no such attribute
-    given.callbacks += [SettingsFile(folder, config), *callbacks, checkpoints, ProgressLine()]
+    given.callbacks += [OnePrecision(), SettingsFile(folder, config), *callbacks, checkpoints, ProgressLine()]
     trainer.loggers = [MetricsFile(folder), *tensorboard(folder)]
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)

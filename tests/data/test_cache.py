@@ -98,7 +98,7 @@ def test_sizes_may_differ(tmp_path: Path) -> None:
     """Batches hold one size each, records belong to their images."""
     sizes = [(8, 8), (8, 12), (8, 8), (16, 8), (8, 12), (8, 8)]
     subject = cache(tmp_path)
-    result = features(subject, identities(6), lambda i: image(i, sizes[i]), batch_size=2)
+    result = features(subject, identities(6), lambda i: image(i, sizes[i]), batch_size=3)
     assert [tuple(r[0].shape[1:]) for r in result] == [(h // 4, w // 4) for h, w in sizes]
     assert [int(r[1][0, 0]) for r in result] == list(range(6))
     assert isinstance(subject.compute, Counting)
@@ -108,11 +108,11 @@ def test_sizes_may_differ(tmp_path: Path) -> None:
 
 
 def test_fill_and_copies(tmp_path: Path) -> None:
-    """A fixed number of varied copies; what is known is not computed again; progress ends at the end."""
+    """A fixed number of varied copies; what is known is not stored again; progress ends at the end."""
     subject, calls = cache(tmp_path, copies=2), []
     subject.put(identities(9)[4], [torch.zeros(1)], copy=0)
     count = subject.fill(identities(9), lambda i, copy: image(i + 100 * copy), progress=lambda *n: calls.append(n))
-    assert count == computed(subject) == 17
+    assert (count, computed(subject)) == (17, 18)  # a group is computed whole, and the record in it stays
     assert calls[-1] == (18, 18)
     assert calls == sorted(calls)
     for copy in range(2):
@@ -233,7 +233,7 @@ def test_damaged_records(tmp_path: Path, how: str) -> None:
         read_record(path)
     assert subject.get(identities(3)[1]) is None
     result = features(subject, identities(3))
-    assert computed(subject) == 4
+    assert computed(subject) == 6
     assert [int(r[0][0, 0, 0]) for r in result] == [0, 1, 2]
     assert len(list(tmp_path.rglob("*.features"))) == 3
 
@@ -329,6 +329,63 @@ def test_killed_before_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.utime(path, (0, 0))
     assert subject.fill(identities(5), lambda i, copy: image(i)) == 3
     assert not list(tmp_path.rglob("*.partial"))
+
+
+class Blending(Counting):
+    """Features that depend on all images of a batch, as rounding makes them."""
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        return [tensor + images.float().mean() for tensor in super().__call__(images)]
+
+
+def fill_share(folder: Path, rank: int, world: int, monkey: pytest.MonkeyPatch | None = None) -> int:
+    """Fill one process's share of 21 images of two sizes; with `monkey`, be killed before the third record."""
+    if monkey is not None:
+        replace, done = Path.replace, []
+
+        def third_time(path: Path, target: Path) -> Path:
+            done.append(path)
+            return die() if len(done) == 3 else replace(path, target)  # type: ignore[return-value]
+
+        monkey.setattr(Path, "replace", third_time)
+    subject = FeatureCache(folder, {}, Blending(), copies=2)
+    load = lambda i, copy: image(i + 100 * copy, (8, 12 if i % 3 else 8))  # noqa: E731
+    return subject.fill(identities(21), load, batch_size=4, share=(rank, world))
+
+
+def records(folder: Path) -> dict[str, str]:
+    """File name of each record -> its facts, and the type, shape and bytes of its tensors."""
+    found = {}
+    for path in folder.glob("*/*/*.features"):
+        tensors, facts = read_record(path)
+        found[str(path.relative_to(folder))] = f"{facts} {[(t.shape, t.view(torch.uint8).tolist()) for t in tensors]}"
+    return found
+
+
+def test_processes_that_share_the_work_write_what_one_writes(tmp_path: Path) -> None:
+    """Disjoint shares, about equal; bit by bit the records of one process."""
+    assert fill_share(tmp_path / "one", 0, 1) == 42
+    counts = [fill_share(tmp_path / "three", rank, 3) for rank in range(3)]
+    assert sum(counts) == 42
+    assert max(counts) - min(counts) <= 8  # the last group of each copy holds one image
+    assert records(tmp_path / "three") == records(tmp_path / "one")
+
+
+def test_one_of_several_processes_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of processes complete the cache, with the records of a process that was never killed."""
+    processes = [
+        FORK.Process(target=fill_share, args=(tmp_path / "two", r, 2, (monkeypatch, None)[r])) for r in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0]
+    there = len(records(tmp_path / "two"))
+    assert there == 2 + 18  # of the killed process, and the share of the other
+    assert sum(fill_share(tmp_path / "two", rank, 3) for rank in range(3)) == 42 - there
+    fill_share(tmp_path / "one", 0, 1)
+    assert records(tmp_path / "two") == records(tmp_path / "one")
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

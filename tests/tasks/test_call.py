@@ -114,7 +114,7 @@ def test_validation_applies_the_saved_inference(inference: Inference) -> None:
     task.network = network
     task.metrics = task.build_metrics()
     for index in range(len(source)):
-        sample = EvalTransform()(source.read(index))
+        sample = EvalTransform(inference.resize)(source.read(index))
         assert sample.labels is not None
         with torch.no_grad():
             task.validation_step(Batch(sample.image[None], sample.labels[None]), 0)

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from dense.data.scenes import render
+from tests.data.test_cache import records
 from tests.runs import Done, assert_same, call, environment, weights
 from tests.tasks.test_train import DPT, argv, task, write
 
@@ -181,6 +182,20 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
     assert numbers(tmp_path / "a/run") == pytest.approx(numbers(tmp_path / "b/run"), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache(tmp_path: Path) -> None:
+    """DDP over gloo leaves the records that one process leaves, bit by bit, and trains from them."""
+    plain = {"data.cache": str(tmp_path / "one"), "data.copies": 2, "model.init_args.steps": 2, "val_every": 2}
+    assert run(tmp_path / "a", "run", **plain).returncode == 0
+    changes = plain | {"data.cache": str(tmp_path / "two"), "data.batch_size": 2}
+    changes |= {"trainer.devices": 2, "trainer.strategy": "ddp"}
+    command = [sys.executable, "-m", "dense", *argv(write(tmp_path / "b", **changes), tmp_path / "b/run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("features of train: 32 computed, 0 in the cache") == 1
+    assert records(tmp_path / "two") == records(tmp_path / "one")
 
 
 def test_relative_depth_files_train_relative_depth(tmp_path: Path) -> None:

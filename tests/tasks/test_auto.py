@@ -1,0 +1,149 @@
+"""Values that a recipe leaves to the data, the working size that all verbs share, and features that a run keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import dense
+from dense.backbone.load import spec_of
+from dense.data.labelled.open import open_labelled
+from dense.evaluate.dense import PROTOCOLS
+from dense.export.network import ExportNetwork
+from dense.model.network import DenseModel, Inference
+from dense.predict import Depth, Predictor
+from dense.tasks.auto import Survey, crop_for, head_for, working_size
+from dense.tasks.options import OptimOptions
+from tests.predict.models import model
+from tests.runs import alone
+
+TINY: dict[str, Any] = {
+    "model.backbone.name": "scenes_tiny", "model.backbone.weights": None, "model.steps": 4, "data.workers": 0,
+    "trainer.accelerator": "cpu", "trainer.precision": "32-true", "val_every": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight images of 80x60 with a square of class 1 and depth in millimetres, six of them for training."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        place = tmp_path / "images" / ("train" if number < 6 else "val")
+        labels, depth = np.zeros((60, 80), np.uint8), np.full((60, 80), 4000, np.uint16)
+        top, left = rng.integers(0, 40, 2)
+        labels[top : top + 20, left : left + 20], depth[top : top + 20, left : left + 20] = 1, 1500
+        for kind, array in (("images", np.dstack([labels * 200] * 3)), ("masks", labels), ("depth", depth)):
+            (tmp_path / place.parent.name / kind / place.name).mkdir(parents=True, exist_ok=True)
+            file = tmp_path / "data" / place.name / kind / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), array)
+    (tmp_path / "data/classes.yaml").write_text("{0: ground, 1: square}\n")
+    (tmp_path / "data/depth.yaml").write_text("{kind: metric, scale: 1000, invalid: [0]}\n")
+    return tmp_path / "data"
+
+
+def train(recipe: str, data: Path, output: Path, **changes: Any) -> Predictor:
+    with alone():
+        return dense.train(recipe, data=data, output=output, **TINY | changes)
+
+
+def test_a_survey_reads_sizes_segments_and_depths(folder: Path) -> None:
+    survey = Survey.of(open_labelled(folder, "train"))
+    assert (survey.count, survey.size, survey.one_shape) == (6, (60, 80), True)
+    assert survey.objects is not None
+    assert 20 <= survey.objects <= 70
+    assert survey.depth == pytest.approx((1.5, 4.0))
+
+
+def test_choices_follow_the_data() -> None:
+    spec = spec_of("dinov2_vits14")
+    large, small = Survey(400, (360, 480), True, objects=80.0), Survey(400, (360, 480), True, objects=10.0)
+    assert (
+        working_size("SegmentationTask", large, spec, False)[0]
+        < working_size("SegmentationTask", small, spec, False)[0]
+    )
+    assert (
+        working_size("SegmentationTask", small, spec, True)[0] > working_size("SegmentationTask", small, spec, False)[0]
+    )
+    assert crop_for(small, 364, spec)[0] is None
+    assert crop_for(Survey(400, (360, 480), False), 360, spec)[0] == 350
+    assert head_for("SegmentationTask", Survey(10, (9, 9), True))[0]["name"] == "linear"
+    assert head_for("DepthTask", Survey(10, (9, 9), True))[0]["name"] == "dpt"
+
+
+def test_a_run_prints_and_saves_what_it_chose(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictor = train("depth/small_data", folder, tmp_path / "run", **{"data.batch_size": 2})
+    printed = capsys.readouterr().out
+    assert "chosen: data.resize: " in printed
+    assert "data.batch_size" not in printed.replace("chosen: ", "")  # a given value wins
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["data"]["resize"] == config["model"]["init_args"]["inference"]["resize"] == predictor.inference.resize
+    assert config["data"]["batch_size"] == 2
+    assert "auto" not in json.dumps({k: v for k, v in config["data"].items() if k not in ("cache", "copies")})
+    assert any("data.resize" in line for line in predictor.model.facts["chosen"])
+    assert not (tmp_path / "run/features").exists()
+    train("depth/small_data", folder, tmp_path / "run", **{"data.batch_size": 2})
+    assert "continuing" in capsys.readouterr().out
+
+
+def test_auto_needs_a_recipe() -> None:
+    with pytest.raises(ValueError, match="auto is a value of recipes"):
+        dense.tasks.DepthTask(head={"name": "auto"})
+    with pytest.raises(ValueError, match="auto is a value of recipes"):
+        dense.tasks.DenseData("scenes", batch_size="auto")
+    with pytest.raises(ValueError, match=r"optim\.lr=auto"):
+        OptimOptions(lr="auto")
+
+
+def test_kept_features_change_no_number(folder: Path, tmp_path: Path) -> None:
+    """Validation reads the same features; training differs only by what half precision rounds."""
+    plain = {"data.cache": None, "data.augment": {"flip": 0.0}, "data.copies": 1, "data.batch_size": 2}
+    reference = train("segmentation/small_data", folder, tmp_path / "none", **plain)
+    kept = train(
+        "segmentation/small_data", folder, tmp_path / "kept", **plain | {"data.cache": "auto", "model.steps": 12}
+    )
+    assert reference.model.facts["numbers"].keys() == kept.model.facts["numbers"].keys()
+    with torch.no_grad():
+        again = train("segmentation/small_data", folder, tmp_path / "again", **plain | {"model.steps": 12})
+    for name, value in again.model.facts["numbers"].items():
+        assert kept.model.facts["numbers"][name] == pytest.approx(value, abs=0.02), name
+
+
+@pytest.mark.parametrize("resize", [48, (36, 48)])
+def test_one_working_size(folder: Path, tmp_path: Path, resize: int | tuple[int, int]) -> None:
+    """Training, validation, evaluation and prediction resize images to it."""
+    predictor = train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": resize})
+    assert predictor.inference.resize == resize
+    assert DenseModel.from_pretrained(tmp_path / "run/model").inference == Inference(resize)
+    result = dense.evaluate(tmp_path / "run/model", folder)
+    best = predictor.model.facts["numbers"]["val/miou"]
+    assert result.numbers["miou"] == pytest.approx(best, abs=1e-6)
+    assert PROTOCOLS["plain"].with_model(Inference(64, 32)).resize == 64
+    assert PROTOCOLS["slide_512"].with_model(Inference(64)).resize == 512
+
+
+def test_views_of_another_scale_warn(folder: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"training sees views of 32 pixels.*60"):
+        train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": None, "data.crop_size": 32})
+
+
+def test_metres_out(tmp_path: Path) -> None:
+    """A head of log depth gives metres in predictions and exported files, and its own output on request."""
+    network = model("depth", kind="log", activation="identity")
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    metres, raw = Predictor(network)(image), Predictor(network, raw_depth=True)(image)
+    assert isinstance(metres, Depth)
+    assert isinstance(raw, Depth)
+    assert (metres.kind, metres.unit, raw.kind) == ("metric", "m", "log")
+    np.testing.assert_allclose(metres.values, np.exp(raw.values), rtol=1e-5)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        exported, own = (ExportNetwork(network.eval(), raw_depth=raw)(images)["depth"] for raw in (False, True))
+    torch.testing.assert_close(exported, own.exp())

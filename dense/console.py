@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 Count = Callable[[int, int | None], None]
+Show = Callable[[float, int | None, str, float | None], None]  # items done, of how many, part of the next, seconds left
 
 COMMON = {"--quiet": "print results and errors only", "--debug": "show the traceback of an error"}  # of every verb
 EVERY = 30.0  # seconds between lines of progress without a terminal
 
 _verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "quiet" while a verb runs
+_line: ContextVar[_Line | None] = ContextVar("line", default=None)  # of the items that are counted
 
 
 @contextmanager
@@ -50,19 +50,65 @@ def warn(text: str) -> None:
 
 @contextmanager
 def counting(what: str) -> Iterator[Count]:
-    """Yield a function that takes (done, total) and reports progress as `progress` does."""
+    """Yield a function that takes (done, total) and reports progress as `progress` does; `within` adds to it."""
     if _verb.get() != "loud":
         yield lambda done, total: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        return
+    with (_bar if sys.stderr.isatty() else _lines)(what) as show:
+        line = _Line(show)
+        token = _line.set(line)
+        try:
+            yield line
+        finally:
+            _line.reset(token)
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    else:
-        yield _lines(what)
+
+class _Line:
+    """The progress of the items that `counting` counts, and of the parts of the item at hand."""
+
+    def __init__(self, show: Show) -> None:
+        self.show, self.done = show, 0
+        self.first: int | None = None  # items that were done when counting began
+        self.total: int | None = None
+        self.start = self.item_start = time.monotonic()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if self.first is None:  # a run that continues has done some before
+            self.first, self.start = done, now
+        self.done, self.total, self.item_start = done, total, now
+        rate = (done - self.first) / max(now - self.start, 1e-6)
+        left = (total - done) / rate if total is not None and rate else None
+        self.show(done, total, f", {rate:.3g} per second" if rate else "", left)
+
+    def within(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        item = (now - self.item_start) * total / done  # seconds that the item at hand will take
+        mean = (self.item_start - self.start + item) / (self.done - (self.first or 0) + 1)
+        others = 0 if self.total is None else self.total - self.done - 1
+        left = item - (now - self.item_start) + others * mean
+        self.show(self.done + min(done / total, 0.999), self.total, f", {what} {done} of {total}", left)
+
+
+def within(done: int, total: int, what: str) -> None:
+    """Report parts of the item at hand, such as the windows of an image, on the progress line of the items."""
+    if (line := _line.get()) is not None and total > 1:
+        line.within(done, total, what)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None, count="")
+
+        def show(done: float, total: int | None, part: str, left: float | None) -> None:
+            bar.update(task, completed=done, total=total, count=f"{int(done)}/{'?' if total is None else total}{part}")
+
+        yield show
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
@@ -81,40 +127,23 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
         count(done, total)
 
 
-def _lines(what: str) -> Count:
-    begun: tuple[float, int] | None = None
+@contextmanager
+def _lines(what: str) -> Iterator[Show]:
     reported = time.monotonic()
 
-    def count(done: int, total: int | None) -> None:
-        nonlocal begun, reported
-        now = time.monotonic()
-        begun = begun or (now, done)  # a run that continues has done some before
-        if now - reported >= EVERY and done > begun[1]:
-            reported, rate = now, (done - begun[1]) / max(now - begun[0], 1e-6)
-            left = f" of {total}, {rate:.3g} per second, {clock((total - done) / rate)} left" if total else ""
-            print(f"{what}: {done}{left}", file=sys.stderr, flush=True)
+    def show(done: float, total: int | None, part: str, left: float | None) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= EVERY and done:
+            reported = time.monotonic()
+            count = f"{int(done)}{f' of {total}' if total else ''}"
+            print(
+                f"{what}: {count}{part}{'' if left is None else f', {clock(left)} left'}", file=sys.stderr, flush=True
+            )
 
-    return count
+    yield show
 
 
 def clock(seconds: float) -> str:
     minutes, whole = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{whole:02d}"
-
-
-def check_writable(folder: Path, needed: int = 0) -> None:
-    """Raise unless `needed` bytes can be written to `folder`, which need not exist and is not created."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    try:
-        probe = there / f".probe-{os.getpid()}"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror or error}; choose another --output") from None
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise OSError(
-            f"{folder} has {free / 1e6:.0f} MB free, checkpoints need about {needed / 1e6:.0f} MB; free some room or "
-            "choose another --output"
-        )

@@ -33,11 +33,13 @@ def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:
 
 def did_you_mean(wrong: str, valid: Iterable[str], count: int = 3, prefix: str = "") -> str:
     """Return ' Did you mean a, b or c?', or an empty string, to append to an error."""
-    names = [prefix + name for name in nearest(wrong, valid, count)]
-    if not names:
-        return ""
-    *first, last = names
-    return f" Did you mean {', '.join(first)}{' or ' if first else ''}{last}?"
+    return as_question(prefix + name for name in nearest(wrong, valid, count))
+
+
+def as_question(names: Iterable[str]) -> str:
+    """Return ' Did you mean a, b or c?', or an empty string without names."""
+    *first, last = [*names] or [""]
+    return f" Did you mean {', '.join(first)}{' or ' if first else ''}{last}?" if last else ""
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -68,9 +70,8 @@ def former(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     return load
 
 
-def with_suggestion(message: str, valid: Iterable[str]) -> str:
-    """Append the nearest valid name to an argument error that quotes a wrong one."""
-    valid = list(valid)
+def wrong_name(message: str) -> str | None:
+    """Return the wrong name that an argument error quotes, with its dashes if it has any."""
     patterns = (
         r"unrecognized arguments?:? (\S+)",
         r"invalid choice: '([^']+)'",
@@ -80,11 +81,15 @@ def with_suggestion(message: str, valid: Iterable[str]) -> str:
         r"Unexpected keyword arguments?:? ['\"]?([\w.\-]+)",
         r"Group '([\w.\-]+)' does not accept option '([\w.\-]+)'",
     )
-    for pattern in patterns:
-        found = re.search(pattern, message, re.IGNORECASE)
-        if found:
-            wrong = ".".join(found.groups()).split("=")[0].lstrip("-")
-            prefix = "--" if found.group(1).startswith("--") else ""
-            hint = did_you_mean(wrong, [name.lstrip("-") for name in valid], prefix=prefix)
-            return message.rstrip(".") + "." + hint if hint else message
-    return message
+    found = next(filter(None, (re.search(pattern, message, re.IGNORECASE) for pattern in patterns)), None)
+    return ".".join(found.groups()).split("=")[0] if found else None
+
+
+def with_suggestion(message: str, valid: Iterable[str]) -> str:
+    """Append the nearest valid name to an argument error that quotes a wrong one."""
+    wrong = wrong_name(message)
+    if wrong is None:
+        return message
+    prefix = "--" if wrong.startswith("--") else ""
+    hint = did_you_mean(wrong.lstrip("-"), [name.lstrip("-") for name in valid], prefix=prefix)
+    return message.rstrip(".") + "." + hint if hint else message

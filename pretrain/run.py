@@ -14,6 +14,7 @@ import torch
 from dense._version import __version__
 from dense.backbone import Backbone
 from dense.backbone.weights.official import EXPORTS
+from dense.files import write
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
@@ -124,7 +125,7 @@ def finish(
         "recipe": model.recipe.to_dict(),
     }
     save_backbone(backbone, folder / "backbone", facts)
-    (folder / "facts.json").write_text(json.dumps(facts, indent=2, default=str) + "\n")
+    write(folder / "facts.json", json.dumps(facts, indent=2, default=str) + "\n")
     print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
 
 
@@ -154,7 +155,7 @@ def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:
 def save_backbone(backbone: Backbone, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write config.json, model.safetensors, the model card and, for families with one, the official layout."""
     backbone.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(backbone, facts))
+    write(folder / "README.md", model_card(backbone, facts))
     if backbone.spec.family in EXPORTS:
         backbone.export_official(folder / "official.pth")
 

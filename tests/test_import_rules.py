@@ -17,6 +17,7 @@ ORDER = [
     "dense._version",
     "dense.suggest",
     "dense.console",
+    "dense.files",
     "dense.recipes",
     "heads",
     "dense.losses",

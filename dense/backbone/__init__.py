@@ -1,5 +1,8 @@
 """Adapters over timm: tokens, positions, attention and weights of every DINO release."""
 
+import dense.backbone.quick  # noqa: F401  it imports timm before the modules below do
+
+# isort: split
 from dense.backbone.base import Backbone
 from dense.backbone.build import describe
 from dense.backbone.convolutional import Hybrid, Pyramid

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from dense.backbone.base import Backbone
 from dense.backbone.spec import Layers
 from dense.data.image import ImageError, read_image
+from dense.files import replacing
 from heads.features import Features, Norm
 
 
@@ -40,8 +41,11 @@ def save(stem: Path, form: str, features: Features) -> None:
     pairs = zip(("map", "prefix"), (features.maps, features.prefix), strict=True)
     named = {f"{name}_{n}": t for name, all_ in pairs for n, t in zip(features.layers, all_, strict=True)}
     tensors = {name: tensor[0].cpu().contiguous() for name, tensor in named.items()}
-    if form == "safetensors":
-        save_file(tensors, f"{stem}.safetensors")
-    elif form == "npz":
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-        np.savez(f"{stem}.npz", **arrays)
+    if form == "none":
+        return
+    with replacing(f"{stem}.{form}", sum(tensor.nbytes for tensor in tensors.values())) as file:
+        if form == "safetensors":
+            save_file(tensors, file)
+        else:
+            arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+            np.savez(file, **arrays)

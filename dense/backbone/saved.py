@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from dense._version import __version__
 from dense.backbone.weights.checkpoint import read_checkpoint
 from dense.backbone.weights.names import directory
 from dense.backbone.weights.report import WeightsError
+from dense.files import replacing, write
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -61,7 +61,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
         folder.mkdir(parents=True, exist_ok=True)
         self._save_pretrained(folder, dtype)
         if not (folder / "README.md").exists():
-            self.generate_model_card(**card).save(folder / "README.md")
+            write(folder / "README.md", str(self.generate_model_card(**card)))
         return self.push_to_hub(repo_id=repo_id or folder.name, model_card_kwargs=card, **options) if push else None
 
     def _save_pretrained(self, save_directory: Path, dtype: torch.dtype | None = None) -> None:
@@ -70,13 +70,9 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
             k: v.detach().to(dtype if v.is_floating_point() else None).contiguous().cpu()
             for k, v in self.tensors().items()
         }
-        with tempfile.TemporaryDirectory(dir=save_directory) as scratch:
-            (Path(scratch) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-            save_file(tensors, Path(scratch) / WEIGHTS, metadata={"format": "pt"})
-            # safetensors writes a file that its owner alone can read
-            (Path(scratch) / WEIGHTS).chmod((Path(scratch) / CONFIG).stat().st_mode)
-            for name in (WEIGHTS, CONFIG):
-                (Path(scratch) / name).replace(save_directory / name)
+        with replacing(save_directory / CONFIG, sum(tensor.nbytes for tensor in tensors.values())) as file:
+            file.write_text(json.dumps(config, indent=2) + "\n")
+            save_file(tensors, file.with_name(WEIGHTS), metadata={"format": "pt"})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:

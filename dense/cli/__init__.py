@@ -5,8 +5,11 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from dense._version import __version__
@@ -39,7 +42,7 @@ def usage() -> str:
         "options:\n  --version  print the version\n  -h, --help  print this help\n\n"
         "options of every verb:\n"
         + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())
-        + "\n\nexit status: 0 done (unreadable files are listed); 1 the work failed; 2 wrong usage; 130 Ctrl-C"
+        + "\n\nexit status: 0 done (unreadable files are listed); 1 the work failed; 2 wrong usage; 130 or 143 a signal"
     )
 
 
@@ -54,6 +57,10 @@ def process() -> NoReturn:
 
         complete({verb: module for verb, (module, _) in VERBS.items()})
     status = main()
+    if status > 128 and "multiprocessing" in sys.modules:  # workers ignore the signal that stopped the verb
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for worker in sys.modules["multiprocessing"].active_children():
+            worker.kill()
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         atexit._run_exitfuncs()
@@ -64,7 +71,7 @@ def process() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit status: 0, 1 (the work failed), 2 (wrong usage) or 130 (interrupted)."""
+    """Run a verb; return the exit status: 0, 1 (the work failed), 2 (wrong usage), 130 (Ctrl-C) or 143 (SIGTERM)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -77,17 +84,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"dense: error: unknown verb {verb!r}.{did_you_mean(verb, VERBS)} See dense --help.", file=sys.stderr)
         return 2
-    with voice(quiet="--quiet" in given):
-        return run(verb, rest, debug="--debug" in given)
+    with voice(quiet="--quiet" in given), stopping() as signals:
+        return run(verb, rest, signals, debug="--debug" in given)
 
 
-def run(verb: str, rest: Sequence[str], debug: bool = False) -> int:
-    """Call a verb and report errors on one line, or with `debug` let them through."""
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt inside this context; yield the list of signals that came.
+
+    A second Ctrl-C ends the process at once. A training has handlers of its own, which finish and save a step first.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            os._exit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        before = {n: signal.signal(n, stop) for n, handler in ours.items() if signal.getsignal(n) is handler}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(verb: str, rest: Sequence[str], signals: Sequence[int] = (), debug: bool = False) -> int:
+    """Call a verb and report errors on one line, or with `debug` let them through.
+
+    signals: those that came, for the exit status
+    """
     try:
         return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
     except KeyboardInterrupt as stop:
-        print(f"\ndense {verb}: interrupted; {str(stop) or 'the same command starts it again'}", file=sys.stderr)
-        return 130
+        number = signals[0] if signals else signal.SIGINT
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        kept = str(stop) or "no file is incomplete, and the same command starts again"
+        print(f"\ndense {verb}: stopped by {name}; {kept}", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.parser import Parser, add_published, add_set
+from dense.cli.parser import Parser, add_published, add_set, check_sources
+from dense.files import check_writable
 
 OF_HEADS = ("family", "kind", "max_depth", "weights")  # options for published heads alone
 EXAMPLES = (
@@ -53,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{options.target.name} looks like a file; add --official to write one, or name a directory")
     if options.huggingface and options.target.resolve() == options.source.resolve():
         raise ValueError(f"{options.target} would be written over itself in another layout; name another directory")
+    check_sources(options)
+    check_writable(options.target.parent)
     from dense.model.network import DenseModel
     from dense.published import is_ours
     from dense.published.convert import Layout, read, write

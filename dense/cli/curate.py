@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
-from dense.console import check_writable
+from dense.cli.parser import Parser, add_backbone, check_sources, open_backbone, warn_if_random
+from dense.files import RunFolder
 
 EXAMPLES = (
     ("dense curate POOL --backbone dino_vits16 --weights FILE --output curated", "drop unusable images and duplicates"),
@@ -98,7 +99,13 @@ def main(argv: Sequence[str]) -> int:
     options = of_verb.parse_args(argv)
     if options.with_curated and not options.like:
         of_verb.error("--with-curated needs --like")
-    check_writable(options.output)
+    check_sources(options)
+    with RunFolder(options.output, "curate", again="continues"):
+        return run(options)
+
+
+def run(options: Namespace) -> int:
+    """Write the pretraining set and its report; return the exit status."""
     from dense.curate import Embedder, Pool, Preparation, Settings, curate, read_boxes
     from dense.curate.search import import_faiss
     from dense.evaluate.classification.data import CenterCrop

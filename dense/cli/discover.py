@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from dense.cli.discover_options import REFINEMENTS, add_method, given_features, given_settings
-from dense.cli.parser import Parser, add_backbone, open_backbone, warn_if_random
-from dense.console import check_writable
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    add_overwrite,
+    check_sources,
+    open_backbone,
+    run_folder,
+    warn_if_random,
+)
 
 SIZE = 320  # shorter side of the backbone's input
 EXAMPLES = (
@@ -32,6 +40,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--batch", type=int, default=4, help="images of one size per batch")
     parser.add_argument("--maps", action="store_true", help="also write the soft maps of the masks, as NAME_maps.png")
     parser.add_argument("--no-overlay", action="store_true", help="write masks only, no overlays")
+    add_overwrite(parser)
     return parser
 
 
@@ -39,6 +48,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb; return 1 if no image could be read."""
     of_verb = parser()
     options = of_verb.parse_args(argv)
+    check_sources(options)
+    with run_folder("discover", options.out, options):
+        return discover(of_verb, options)
+
+
+def discover(of_verb: Parser, options: Namespace) -> int:
+    """Write what is found in all images and videos; return the exit status."""
     from dense.discover.methods import METHODS, source_of, suited
     from dense.discover.run import DiscoveryRun
     from dense.media.inputs import sort_inputs
@@ -54,7 +70,6 @@ def main(argv: Sequence[str]) -> int:
         of_verb.error(f"all images lie in {options.out}, the folder for predictions; choose another --out")
     if options.method == "similarity" and videos:
         of_verb.error(f"similarity is for images, not for videos: leave {videos[0]} out")
-    check_writable(options.out)
     backbone = open_backbone(options, frozen=True)
     source = source_of(backbone.spec, options.method, **given_features(options))
     job = DiscoveryRun(

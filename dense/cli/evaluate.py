@@ -24,6 +24,7 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     add_device,
+    check_sources,
     epilogue,
     layers,
     open_backbone,
@@ -569,6 +570,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"dense evaluate: error: unknown verb {name!r}.{hint} See dense evaluate --help.", file=sys.stderr)
         return 2
     options = parser(name).parse_args(rest)
+    check_sources(options)
     start = time.perf_counter()
     result = MEASURES[name][2](options)
     seconds = time.perf_counter() - start

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.parser import Parser, add_set, layers, norm
-from dense.console import check_writable
+from dense.cli.parser import Parser, add_set, check_sources, layers, norm
+from dense.files import check_writable
 
 EXAMPLES = (
     ("dense export runs/mine/model --output mine.onnx --raw", "ONNX that takes uint8 values"),
@@ -42,6 +42,7 @@ def parser(**options: bool) -> Parser:
 def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     check_writable(options.output.parent)
+    check_sources(options)
     from dense.backbone import Backbone
     from dense.backbone.weights.names import directory
     from dense.export import export

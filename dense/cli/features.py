@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.parser import Parser, add_backbone, layers, norm, open_backbone
-from dense.console import check_writable, progress
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    add_overwrite,
+    check_sources,
+    layers,
+    norm,
+    open_backbone,
+    run_folder,
+)
+from dense.console import progress
+from dense.files import write
 
 SHARED = 64  # images, evenly spread, whose features fit the colours of all
 EXAMPLES = (
@@ -35,6 +46,7 @@ def parser(**options: bool) -> Parser:
     )
     parser.add_argument("--pca-colours", default="rgb", choices=("rgb", "hsv"), help="of the components")
     parser.add_argument("--pca-smooth", action="store_true", help="interpolate between patches")
+    add_overwrite(parser)
     return parser
 
 
@@ -44,7 +56,13 @@ def main(argv: Sequence[str]) -> int:
     pca = options.pca or options.pca_shared or options.pca_foreground or options.pca_smooth
     if options.format == "none" and not pca:
         of_verb.error("--format none writes no maps; add --pca for pictures of them")
-    check_writable(options.output)
+    check_sources(options)
+    with run_folder("features", options.output, options):
+        return features(options, pca)
+
+
+def features(options: Namespace, pca: bool) -> int:
+    """Write the features of all images; return the exit status."""
     from dense.backbone.extract import extract, save
     from dense.data.image import ImageError, list_images
     from dense.discover.pca import PCA, pca_picture
@@ -52,7 +70,6 @@ def main(argv: Sequence[str]) -> int:
 
     paths = list_images(options.images, without=options.output)
     backbone = open_backbone(options, frozen=True)
-    options.output.mkdir(parents=True, exist_ok=True)
     shared, final = None, norm(options.norm)
     if options.pca_shared:
         some = extract(backbone, paths[:: -(-len(paths) // SHARED)], options.layers, final)
@@ -82,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         "norm": last.norm,
         "skipped": skipped,
     }
-    (options.output / "features.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write(options.output / "features.json", json.dumps(facts, indent=2) + "\n")
     shapes = ", ".join(f"layer {n}: {tuple(m.shape[1:])}" for n, m in zip(last.layers, last.maps, strict=True))
     print(f"{len(written)} images written to {options.output} (the last one: {shapes})")
     if skipped:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dense.console import COMMON, check_writable
-from dense.suggest import UsageError, with_suggestion
+from dense.console import COMMON
+from dense.files import RunFolder, check_writable
+from dense.suggest import UsageError, nearest, with_suggestion
 
 Examples = Sequence[tuple[str, str]]  # command, what it does
 
@@ -121,7 +123,60 @@ def usable_device(name: str) -> str:
     return name
 
 
+SOURCES = {  # options that name what is there already, and what that is
+    "inputs": "image, folder or video", "images": "image, folder or video", "video": "video or folder of frames",
+    "mask": "mask", "pool": "folder, list or shards", "like": "folder, list or shards",
+    "held_out": "folder, list or shards", "blur_boxes": "file", "train": "folder, list or shards",
+    "val": "folder, list or shards", "data": "folder", "source": "weight file or directory", "weights": "weight file",
+    "classes": "file", "depth": "file", "model": "directory", "backbone": "saved directory",
+}  # fmt: skip
+NAMES = ("classes", "depth", "model", "backbone")  # of these, values that are no paths may be names
+
+
+def check_sources(options: argparse.Namespace) -> None:
+    """Raise for a path that does not exist, before anything large is imported."""
+    for option, what in SOURCES.items():
+        given = getattr(options, option, None) or []
+        for text in map(str, given if isinstance(given, list) else [given]):
+            check_source(text, what, name=option in NAMES)
+
+
+def check_source(text: str, what: str, name: bool = False) -> None:
+    """Raise for a path that does not exist; name: what does not look like a path is a name, which others check.
+
+    Embedded scenes, patterns of shards and timm's weights are no paths, and neither is a model ``owner/name`` of the
+    Hugging Face hub, unless there is a folder of that owner's name.
+    """
+    path = Path(text)
+    if text in ("timm", "scenes") or text.startswith("scenes:") or {"{", "*"} & {*text} or os.path.lexists(path):
+        return
+    is_path = os.sep in text or path.suffix in (".yaml", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".json")
+    hub = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.parent.is_dir()
+    if name and (not is_path or (what == "directory" and hub)):
+        return
+    near = nearest(path.name, [other.name for other in path.parent.glob("*")], 1) if path.parent.is_dir() else []
+    hint = f". Did you mean {path.parent / near[0]}?" if near else ""
+    raise FileNotFoundError(f"no such {what}: {text}{hint}")
+
+
 # ---- options that several verbs share
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite."""
+    words = "remove what an earlier run of this verb with other settings wrote to the folder"
+    parser.add_argument("--overwrite", action="store_true", help=words)
+
+
+WITHOUT_EFFECT = (  # on what is written: where and how it is computed, and additional files
+    "out", "output", "overwrite", "device", "batch", "overlays", "no_overlay", "no_video", "no_film", "maps",
+)  # fmt: skip
+
+
+def run_folder(verb: str, folder: Path, options: argparse.Namespace, but: Sequence[str] = ()) -> RunFolder:
+    """Return the folder of a run, with the options that decide what is written there, except those in `but`."""
+    settings = {k: v for k, v in vars(options).items() if k not in (*WITHOUT_EFFECT, *but)}
+    return RunFolder(folder, verb, settings, options.overwrite)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dense.cli.parser import Parser, add_device, add_published, published_options, usable_device
-from dense.console import check_writable, progress
+from dense.cli.parser import (
+    Parser,
+    add_device,
+    add_overwrite,
+    add_published,
+    check_sources,
+    published_options,
+    run_folder,
+    usable_device,
+)
+from dense.console import progress
 
 if TYPE_CHECKING:
     from dense.predict import Predictor
@@ -45,6 +55,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
     add_device(parser)
     parser.add_argument("--no-overlay", action="store_true", help="write values only, no overlays on the images")
+    add_overwrite(parser)
     add_published(parser)
     return parser
 
@@ -56,7 +67,13 @@ def main(argv: Sequence[str]) -> int:
         options.model = options.inputs.pop(0)
     if not options.inputs:
         of_verb.error("the following arguments are required: IMAGES (an image, a folder or a video)")
-    check_writable(options.output)
+    check_sources(options)
+    with run_folder("predict", options.output, options, but=["inputs"]):
+        return predict(of_verb, options)
+
+
+def predict(of_verb: Parser, options: Namespace) -> int:
+    """Write the predictions of all inputs; return the exit status."""
     from dense.media.inputs import sort_inputs
     from dense.media.video import VideoError
     from dense.predict import load
@@ -104,10 +121,7 @@ def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:
 
     video = Video(path)
     target = output / f"{path.stem}_predicted.mp4"
-    writer = VideoWriter(target, video.rate)
-    try:
+    with VideoWriter(target, video.rate) as writer:
         for frame in progress(video, path.name, video.length or None):
             writer.add(predictor(frame).overlay(frame))
-    finally:
-        writer.close()
     return target

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dense.cli.parser import epilogue
 from dense.cli.trainings import ShortHelp
+from dense.files import RunFolder
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
@@ -21,9 +23,7 @@ def parser(**options: bool) -> ShortHelp:
 def main(argv: Sequence[str]) -> int:
     """Run the verb and return its exit status."""
     parser().check(argv)
-    from pretrain.run import open_run, run
-
-    return run(*open_run(argv, epilogue(parser().examples)))
+    return _pretrain(argv, epilogue(parser().examples))
 
 
 def pretrain(recipe: str, *, data: str | Path, output: str | Path, **overrides: Any) -> Backbone:
@@ -53,11 +53,19 @@ def pretrain(recipe: str, *, data: str | Path, output: str | Path, **overrides: 
     """
     from dense.backbone import load_backbone
     from dense.training.cli import arguments_of
-    from pretrain.run import open_run, run
     from pretrain.sharding import wait_for_all
 
-    status = run(*open_run(arguments_of(recipe, {"data.root": data, "output": output} | overrides)))
+    status = _pretrain(arguments_of(recipe, {"data.root": data, "output": output} | overrides))
     if status:
         raise KeyboardInterrupt(f"the run in {output} was stopped; the same call continues it")
     wait_for_all()  # the first process writes the backbone
     return load_backbone(Path(output) / "backbone")
+
+
+def _pretrain(argv: Sequence[str], epilogue: str = "") -> int:
+    """Pretrain, in a folder that belongs to this run alone; return the exit status."""
+    from pretrain.run import open_run, run
+
+    arguments = open_run(argv, epilogue)
+    with RunFolder(arguments.folder, "pretrain") if arguments.trainer.is_global_zero else nullcontext():
+        return run(*arguments)

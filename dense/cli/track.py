@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from dense.cli.discover_options import SETTINGS_OF_TRACKING, add_features, add_tracking, tracking_source_of
-from dense.cli.parser import Former, Parser, add_backbone, open_backbone, warn_if_random
-from dense.console import check_writable
+from dense.cli.parser import (
+    Former,
+    Parser,
+    add_backbone,
+    add_overwrite,
+    check_sources,
+    open_backbone,
+    run_folder,
+    warn_if_random,
+)
 
 EXAMPLES = (
     ("dense track VIDEO.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --output tracked", "a video"),
@@ -27,11 +36,19 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--overlays", action="store_true", help="also write every frame with its objects as an image")
     parser.add_argument("--no-video", action="store_true", help="write no video of frames with their objects")
     parser.add_argument("--no-film", action=Former, present="--no-video")
+    add_overwrite(parser)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
+    check_sources(options)
+    with run_folder("track", options.out, options):
+        return track(options)
+
+
+def track(options: Namespace) -> int:
+    """Write the objects of all frames; return the exit status."""
     from dense.data.video import objects_of, read_objects
     from dense.discover import tracking
     from dense.discover.run_tracking import track_to_files
@@ -39,7 +56,6 @@ def main(argv: Sequence[str]) -> int:
 
     frames, mask = Frames(options.video), read_objects(options.mask)
     objects_of(mask)  # raises for a mask without objects before the backbone is loaded
-    check_writable(options.out)
     backbone = open_backbone(options, frozen=True)
     changes = {name: getattr(options, name) for name in SETTINGS_OF_TRACKING}
     settings = tracking(options.protocol, backbone.spec.patch, **changes)

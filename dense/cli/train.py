@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dense.cli.parser import epilogue
 from dense.cli.trainings import ShortHelp
+from dense.files import RunFolder
 
 if TYPE_CHECKING:
     from dense.predict import Predictor
@@ -69,12 +71,14 @@ def _train(argv: Sequence[str]) -> tuple[int, Path]:
 
     cli = open_run(argv, epilogue(parser().examples))
     folder = Path(cli.config.output)
-    status = run(cli)
-    cli.trainer.strategy.barrier()  # the first process writes the model
+    with RunFolder(folder, "train") if cli.trainer.is_global_zero else nullcontext():
+        status = run(cli)
+        cli.trainer.strategy.barrier()  # the first process writes the model
+        if status == 0 and cli.trainer.is_global_zero:
+            sheet = predictions_sheet(DenseModel.from_pretrained(folder / "model"), *examples(cli.datamodule))
+            write_picture(folder / "predictions.png", sheet)
     if status == 0 and cli.trainer.is_global_zero:
         model = folder / "model"
-        sheet = predictions_sheet(DenseModel.from_pretrained(model), *examples(cli.datamodule))
-        write_picture(folder / "predictions.png", sheet)
         print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
         print(f"wrote {model}; open it with dense.load({str(model)!r}), or dense predict {model} IMAGES")
     return status, folder

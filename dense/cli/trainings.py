@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from dense.cli.parser import Examples, Parser, epilogue
+from dense.cli.parser import Examples, Parser, check_source, epilogue
+from dense.files import check_free, check_writable
 from dense.recipes import config_folder, find_config, title
 
 Options = dict[str, str]  # option with its placeholder -> what it does
@@ -20,6 +23,11 @@ GROUPS = (
     "checkpoint",
     "knn",
 )  # dotted options: --model.KEY, checked by the training itself
+
+PATHS = {  # options that name what is there already, and what that is
+    "data.root": "folder, list or shards", "model.backbone.weights": "weight file", "model.backbone.init_from":
+    "weight file", "model.backbone.name": "saved directory", "knn.train": "folder", "knn.val": "folder",
+}  # fmt: skip
 
 RUN: Options = {
     "--output FOLDER": "folder of the run; the same command again continues what is there",
@@ -133,7 +141,8 @@ class ShortHelp(Parser):
         )
 
     def check(self, argv: Sequence[str]) -> None:
-        """Show the help if it is asked for; refuse an unknown recipe, or an unknown option without a dot."""
+        """Show the help if it is asked for; raise for an unknown recipe or option without a dot, for data or weights
+        that do not exist, and for a folder in which another run is at work."""
         if {"-h", "--help"} & {*argv}:
             self.print_help()
             self.exit()
@@ -144,6 +153,35 @@ class ShortHelp(Parser):
                 self.error(f"unrecognized arguments: {option}")
             if option in ("-c", "--config") and (equals or number + 1 < len(argv)):
                 find_config(value if equals else argv[number + 1])
+        given = self.given(argv)
+        if {"print_config", "help_all"} & given.keys():
+            return
+        for option, what in PATHS.items():
+            if given.get(option) not in (None, "null"):
+                check_source(str(given[option]), what, name=option == "model.backbone.name")
+        if output := given.get("output"):
+            check_writable(Path(output))
+            check_free(Path(output))
+
+    def given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return the values of `PATHS`, of the output and of flags: the command line's, or the recipe's."""
+        import yaml
+
+        found: dict[str, Any] = {}
+        for argument, following in pairwise([*argv, "--"]):
+            option, equals, value = argument.partition("=")
+            name = {"-c": "config"}.get(option, option.removeprefix("--"))
+            if name == "config" and (equals or not following.startswith("--")):
+                content = yaml.safe_load(find_config(value if equals else following).read_text())
+                for key in PATHS:
+                    place: Any = content
+                    for part in key.split("."):
+                        place = place.get(part) if isinstance(place, dict) else None
+                    if isinstance(place, str):
+                        found.setdefault(key, place)
+            elif option.startswith("--"):
+                found[name] = value if equals else following
+        return found
 
 
 def columns(rows: dict[str, str], width: int = 118) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dense.console import check_writable, say
+from dense.console import say
 from dense.curate.alignment import Alignment, Keypoints, align
 from dense.curate.duplicates import Compare, duplicate_groups, held_out_matches, representatives
 from dense.curate.embeddings import Embedder, Embeddings
@@ -23,6 +23,7 @@ from dense.curate.report import REASONS, Decisions, describe_source, filter_coun
 from dense.curate.retrieval import Retrieved, balance, resolve_retrieve, retrieve
 from dense.curate.search import Indices, import_faiss, resolve_index
 from dense.curate.settings import Settings
+from dense.files import check_writable
 
 KEPT_KEYPOINTS = 1024  # images whose keypoints stay in memory, about 0.1 MB each
 SUSPICIOUS = 0.2  # of the pool: a larger share of duplicates by cosine alone causes a warning

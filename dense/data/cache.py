@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import shutil
 import time
 import zlib
@@ -21,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dense.data.labelled.sample import Identity, Progress
+from dense.files import PARTIAL, free_room, megabytes, replacing, write
 
 BLOCK = 4096  # bytes whose sum enters the checksum
-PARTIAL = ".partial"
 ABANDONED = 3600.0  # seconds after which the writer of a partial record is taken to be dead
 
 
@@ -42,15 +40,8 @@ def write_record(path: Path, tensors: Sequence[Tensor], facts: Mapping[str, Any]
         for number, tensor in enumerate(tensors)
     }
     text = json.dumps(dict(facts))
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
-    partial.mkdir(parents=True)  # a folder, since save_file writes temporary files of its own
-    try:
-        file = partial / path.name
+    with replacing(path, sum(tensor.nbytes for tensor in stored.values())) as file:
         save_file(stored, file, {"facts": text, "checksum": _checksum(text, stored.values())})
-        file.chmod(partial.stat().st_mode & 0o666)  # save_file writes files that only their owner can read
-        file.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_record(path: Path, verify: bool = True) -> tuple[list[Tensor], dict[str, Any]]:
@@ -136,7 +127,7 @@ class FeatureCache:
         self.compute, self.copies, self.dtype = compute, copies, dtype
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (about := self.folder / "key.json").exists():
-            about.write_text(json.dumps(self.key, indent=1, sort_keys=True) + "\n")
+            write(about, json.dumps(self.key, indent=1, sort_keys=True) + "\n")
 
     def path(self, identity: Identity, copy: int = 0) -> Path:
         """Return where the record of an image is, or would be."""
@@ -158,9 +149,12 @@ class FeatureCache:
         """Store the tensors of one image, without a batch axis."""
         self._check_copy(copy)
         stored = [tensor.to(self.dtype) for tensor in tensors]
-        size = sum(tensor.nbytes for tensor in stored)
-        if shutil.disk_usage(self.folder).free < 2 * size:
-            raise OSError(f"no room for features in {self.folder}: a record takes {size / 1e6:.1f} MB; free some space")
+        size, free = sum(tensor.nbytes for tensor in stored), free_room(self.folder)
+        if free < 2 * size:
+            raise OSError(
+                f"no room for features in {self.folder}: a record takes {megabytes(size, up=True)} and "
+                f"{megabytes(free)} are free; free some space"
+            )
         write_record(
             self.path(identity, copy), stored, {"name": identity.name, "version": identity.version, "copy": copy}
         )
@@ -207,11 +201,11 @@ class FeatureCache:
 
     def _check_room(self, tensors: Sequence[Tensor], total: int) -> None:
         needed = total * sum(tensor[0].numel() for tensor in tensors) * self.dtype.itemsize
-        free = shutil.disk_usage(self.folder).free
+        free = free_room(self.folder)
         if needed > free:
             raise OSError(
-                f"features of {total} images take up to {needed / 1e9:.1f} GB and {self.folder} has "
-                f"{free / 1e9:.1f} GB free; use fewer layers, fewer copies, a smaller size, or another folder"
+                f"features of {total} images take up to {megabytes(needed, up=True)} and {self.folder} has "
+                f"{megabytes(free)} free; use fewer layers, fewer copies, a smaller size, or another folder"
             )
 
     def _check_copy(self, copy: int) -> None:

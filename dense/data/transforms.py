@@ -7,16 +7,18 @@ import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dense.data.labelled.sample import IGNORE, Batch, DepthKind, Labelled, Sample, collate, to_tensors
+
+if TYPE_CHECKING:
+    import albumentations as A  # imported where it is used, since prediction does not need it
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, pads images
 
@@ -90,6 +92,8 @@ class TrainTransform:
             raise ValueError(f"crop_size={crop_size}: expected at least 1 pixel")
         if depth_kind == "metric":
             self._check_zoom()
+        import albumentations as A
+
         self._compose = A.Compose(
             [*_geometry(augment, self.crop_size), *_photometry(augment)],
             additional_targets={"depth": "mask", "inside": "mask", "clean": "image"},
@@ -140,6 +144,8 @@ class TrainTransform:
 
 
 def _geometry(augment: Augment, crop_size: tuple[int, int] | None) -> list[A.BasicTransform]:
+    import albumentations as A
+
     steps: list[A.BasicTransform] = []
     if augment.rescales:
         low, high = augment.scale
@@ -157,6 +163,8 @@ def _geometry(augment: Augment, crop_size: tuple[int, int] | None) -> list[A.Bas
 
 
 def _photometry(augment: Augment) -> list[A.BasicTransform]:
+    import albumentations as A
+
     around = {
         name: (1 - getattr(augment, name), 1 + getattr(augment, name))
         for name in ("brightness", "contrast", "saturation", "colour")

@@ -18,8 +18,8 @@ from dense.demo.discovery import ABOUT, feature_rows, find_objects
 from dense.demo.report import Command, Gallery, Section, section, shell, thumbnail
 from dense.discover import MaskCut, default_source, track, tracking, tracking_source
 from dense.discover.run_tracking import draw_objects
-from dense.discover.writing import full_size, write_index
-from dense.media.draw import Picture
+from dense.discover.writing import full_size, index_colours
+from dense.media.draw import Picture, write_index
 from dense.media.inputs import resize_for_backbone
 from dense.media.video import EXTENSIONS, Video
 
@@ -90,7 +90,7 @@ def tracked(path: Path, backbone: Backbone, shorter: int, weights: Sequence[str]
         if not mask.any():
             part.galleries = [Gallery("Tracking", "MaskCut found no object in the first frame.", [])]
             return part
-        write_index(folder / "first.png", mask, int(mask.max()) + 1, background=True)
+        write_index(folder / "first.png", mask, index_colours(int(mask.max()) + 1))
         settings = tracking("v1", backbone.spec.patch, size=shorter)
         labels = track(backbone, frames, mask, source=tracking_source(backbone.spec), **asdict(settings))
         pictures = [

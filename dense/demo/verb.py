@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dense.cli.parser import Parser, usable_device, warn_if_random, weights_in_words
-from dense.console import check_writable
+from dense.files import RunFolder, check_writable, write
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
@@ -78,7 +78,8 @@ def main(argv: Sequence[str]) -> int:
         check_same_settings(options)
     torch.manual_seed(options.seed)
     backbone = load_backbone(options.backbone, options.weights, frozen=True)
-    sections = of_images(options, backbone.to(device)) if own else of_scenes(options, backbone)
+    with RunFolder(options.output, "demo", again="continues"):
+        sections = of_images(options, backbone.to(device)) if own else of_scenes(options, backbone)
     facts = {
         "command": shell(["demo", *argv]),
         "backbone": f"{backbone.spec.name}, {weights_in_words(options)}",
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         **versions(),
     }
     target = options.output / "report.html"
-    target.write_text(page(*titles(options), sections, facts))
+    write(target, page(*titles(options), sections, facts))
     write_picture(target.with_name("pictures.png"), gallery_sheet(sections[0].galleries[0]))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
     warn_if_random(options)
@@ -150,4 +151,4 @@ def check_same_settings(options: Namespace) -> None:
         raise ValueError(f"{options.output} holds a demo with another {changed}; delete it or choose another --output")
     if saved is None and any(options.output.iterdir()):
         raise ValueError(f"{options.output} is not empty and holds no demo; choose another --output")
-    path.write_text(json.dumps(settings) + "\n")
+    write(path, json.dumps(settings) + "\n")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dense.discover.results import Regions
 from dense.discover.source import check_channels, check_features, unit_tokens
+from dense.files import replacing
 
 MAX_REGIONS = 254  # that an index image can hold
 Stream = Callable[[], Iterable[Tensor]]  # each call starts again: features (B, C, h, w), grids may differ
@@ -81,7 +82,8 @@ class CoClusters:
         return Regions(labels.view(len(features), *features.shape[-2:]), self.count)
 
     def save(self, path: str | Path) -> None:
-        save_file({"centres": self.centres.cpu().contiguous(), "mean": self.mean.cpu().contiguous()}, str(path))
+        with replacing(path) as file:
+            save_file({"centres": self.centres.cpu().contiguous(), "mean": self.mean.cpu().contiguous()}, file)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:

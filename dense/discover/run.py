@@ -63,7 +63,6 @@ class DiscoveryRun:
         for image, prediction in self._predict(self._read("images"), method):
             folder.add(image, prediction)
         if isinstance(method, FittedClusters):
-            self.output.mkdir(parents=True, exist_ok=True)
             method.save(self.output / "classes.safetensors")
         if folder.images:
             written = ", ".join(str(path) for path in folder.close())
@@ -123,12 +122,9 @@ class DiscoveryRun:
     def _write_video(self, path: Path, method: Any) -> None:
         """Write OUTPUT/NAME_discovered.mp4, the video with its masks drawn."""
         target = self.output / f"{path.stem}_discovered.mp4"
-        writer = VideoWriter(target, Video(path).rate)
-        try:
+        with VideoWriter(target, Video(path).rate) as writer:
             for image, prediction in self._predict(self._read_frames(path), method):
                 writer.add(draw_prediction(image.original, prediction))
-        finally:
-            writer.close()
         print(f"wrote {target}")
 
     def _read(self, description: str) -> Iterator[SizedImage]:

@@ -17,8 +17,9 @@ from dense.console import progress
 from dense.data.video import objects_of
 from dense.discover.source import Source
 from dense.discover.track import Tracking, track
-from dense.discover.writing import write_index
-from dense.media.draw import Picture, captioned, contain, objects_picture, sheet, write_picture
+from dense.discover.writing import index_colours
+from dense.files import write
+from dense.media.draw import Picture, captioned, contain, objects_picture, sheet, write_index, write_picture
 from dense.media.inputs import Frames
 from dense.media.video import VideoWriter
 
@@ -36,26 +37,22 @@ def track_to_files(
     """
     objects, masks, samples = objects_of(mask), output / "masks", FrameSamples()
     tracked = _tracked(backbone, frames, mask, source=source, **asdict(settings))
-    writer = VideoWriter(output / f"{frames.path.stem}_tracked.mp4", frames.rate)
-    masks.mkdir(parents=True, exist_ok=True)
-    try:
+    with VideoWriter(output / f"{frames.path.stem}_tracked.mp4", frames.rate) as writer:
         for number, (image, labels) in enumerate(progress(tracked, frames.path.name, len(frames) or None)):
             name = frames.name(number)
-            write_index(masks / f"{name}.png", labels, max(objects) + 1, background=True)
+            write_index(masks / f"{name}.png", labels, index_colours(max(objects) + 1))
             picture = draw_objects(image, labels)
             if pictures:
                 write_picture(output / "overlays" / f"{name}.png", picture)
             if video:
                 writer.add(picture)
             samples.add(picture, name)
-    finally:
-        writer.close()
     write_picture(output / "sheet.png", samples.sheet())
     record = {"video": str(frames.path), "objects": objects, **facts}
     smallest = min(int((mask == number).sum()) for number in objects)
     record["input_size"] = settings.input_size((mask.shape[0], mask.shape[1]), backbone.spec.patch, smallest)
     record |= {"settings": asdict(settings), "features": asdict(source), "backbone": backbone.spec.to_dict()}
-    (output / "tracked.json").write_text(json.dumps(record, indent=2) + "\n")
+    write(output / "tracked.json", json.dumps(record, indent=2) + "\n")
     return f"{len(objects)} objects in {samples.count} frames: masks in {masks}, {output / 'sheet.png'}"
 
 

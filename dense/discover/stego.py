@@ -16,6 +16,7 @@ from dense.console import progress
 from dense.discover.kmeans import CoClusters, Stream, check_count
 from dense.discover.results import Regions
 from dense.discover.source import check_channels, check_features
+from dense.files import replacing
 
 SAMPLE = 20_000_000  # numbers kept of the features of all images for training the head
 
@@ -104,7 +105,8 @@ class Stego:
     def save(self, path: str | Path) -> None:
         tensors = {f"head.{k}": v for k, v in self.head.state_dict().items()} | {"mean": self.mean}
         tensors |= {"code_mean": self.classes.mean, "code_centres": self.classes.centres}
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, str(path))
+        with replacing(path) as file:
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, file)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:

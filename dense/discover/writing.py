@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from dense.discover.refine import Refinement, refine
 from dense.discover.results import Objects, Prediction, resize_nearest
+from dense.files import write
 from dense.media.draw import (
     Picture,
     captioned,
@@ -24,6 +24,7 @@ from dense.media.draw import (
     overlay,
     palette,
     sheet,
+    write_index,
     write_picture,
 )
 from dense.media.inputs import SizedImage
@@ -84,11 +85,10 @@ class PredictionFolder:
     def add(self, image: SizedImage, prediction: Prediction) -> None:
         """Write the files of one image from a prediction at its size."""
         stem = self.folder / image.stem
-        stem.parent.mkdir(parents=True, exist_ok=True)
         labels = prediction.labels[0].cpu().numpy()
         has_background = isinstance(prediction, Objects)
         count = prediction.masks.shape[1] + 1 if isinstance(prediction, Objects) else prediction.count
-        write_index(Path(f"{stem}_mask.png"), labels, count, background=has_background)
+        write_index(Path(f"{stem}_mask.png"), labels, index_colours(count) if has_background else palette(count))
         picture = draw_prediction(image.original, prediction)
         if self.overlays:
             write_picture(f"{stem}_overlay.png", picture)
@@ -116,7 +116,6 @@ class PredictionFolder:
 
     def close(self) -> list[Path]:
         """Write annotations.json and sheet.png; return their paths."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         written = [self.folder / "annotations.json"]
         content = {
             "info": self.info,
@@ -124,7 +123,7 @@ class PredictionFolder:
             "annotations": self.annotations,
             "categories": self.categories,
         }
-        written[0].write_text(json.dumps(content) + "\n")
+        write(written[0], json.dumps(content) + "\n")
         if self.cells:
             step = 2 * min(COLUMNS, len(self.cells) // 2)
             rows = [self.cells[i : i + step] for i in range(0, len(self.cells), step)]
@@ -133,12 +132,9 @@ class PredictionFolder:
         return written
 
 
-def write_index(path: Path, labels: NDArray[np.uint8], count: int, background: bool) -> None:
-    """Write labels (H, W) as a PNG with a palette; with a background, 0 is black."""
-    colours = np.concatenate([np.zeros((1, 3), np.uint8), palette(count - 1)]) if background else palette(count)
-    index = Image.fromarray(labels, mode="P")
-    index.putpalette(colours.reshape(-1).tolist())
-    index.save(path)
+def index_colours(count: int) -> Picture:
+    """Return the colours (count, 3) of objects by their numbers; 0, the background, is black."""
+    return np.concatenate([np.zeros((1, 3), np.uint8), palette(count - 1)])
 
 
 def annotation(mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dense.backbone.spec import BackboneSpec
+from dense.files import write
 from dense.model.card import as_json, format_number, versions
 
 
@@ -61,10 +62,7 @@ class Result:
             "skipped": sorted(self.skipped),
             "versions": versions(),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / "results.json"
-        target.write_text(as_json(results))
-        return target
+        return write(folder / "results.json", as_json(results))
 
 
 def _words(value: Any) -> str:

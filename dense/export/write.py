@@ -17,6 +17,7 @@ from dense.backbone.saved import CONFIG, read_json
 from dense.backbone.spec import Layers
 from dense.export.files import compare, onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
 from dense.export.network import ExportNetwork, check_size, example
+from dense.files import replacing
 from dense.model.network import DenseModel
 from dense.predict.predictions import Depth
 from heads.features import Norm, Size
@@ -88,13 +89,12 @@ def export(
         names = list(network(example(network, 1, size)))
         program = torch.export.export(network.at(size), (example(network, 2, size),), dynamic_shapes=(axes,))
     facts = metadata(network, size, dynamic, names)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.suffix == ".onnx":
-        write_onnx(program, output, names, list(axes), facts, opset)
-        run = onnx_runner(output)
-    else:
-        write_pt2(program, output, facts)
-        run = pt2_runner(output)
+    with replacing(output, sum(tensor.nbytes for tensor in network.state_dict().values())) as file:
+        if output.suffix == ".onnx":
+            write_onnx(program, file, names, list(axes), facts, opset)
+        else:
+            write_pt2(program, file, facts)
+    run = onnx_runner(output) if output.suffix == ".onnx" else pt2_runner(output)
     return Exported(output, facts, compare(network, run, sizes, output))
 
 

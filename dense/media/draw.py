@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from dense.files import write
 
 Picture = NDArray[np.uint8]  # H, W, 3
 
@@ -45,6 +47,8 @@ def depth_picture(
 
 
 def _colour_mapped(scaled: NDArray[np.float64], colours: str) -> Picture:
+    import matplotlib  # here, since not every verb draws a map
+
     return (matplotlib.colormaps[colours](scaled)[..., :3] * 255 + 0.5).astype(np.uint8)
 
 
@@ -71,6 +75,8 @@ def contain(picture: Picture, side: int) -> Picture:
 
 def captioned(picture: Picture, words: str) -> Picture:
     """Write words below a picture; of words that are too long for its width, the middle is left out."""
+    import matplotlib  # for its font
+
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), CAPTION - 5)
     width, shown, kept = picture.shape[1], words, len(words)
     while font.getlength(shown) > width - 2 and kept > 2:
@@ -135,7 +141,18 @@ def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4, headings: Sequence[st
 
 
 def write_picture(path: str | Path, picture: Picture) -> None:
-    """Write a picture (H, W, 3) RGB to a file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {path}")
+    """Write a picture (H, W, 3) RGB, or (H, W) of one channel, to a file."""
+    colours = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    done, data = cv2.imencode(Path(path).suffix, colours)
+    if not done:
+        raise OSError(f"cannot write {path}: OpenCV does not encode a picture of shape {picture.shape}")
+    write(path, data.tobytes())
+
+
+def write_index(path: Path, labels: NDArray[np.uint8], colours: Picture) -> None:
+    """Write labels (H, W) as a PNG whose palette is `colours` (count, 3)."""
+    index = Image.fromarray(labels, mode="P")
+    index.putpalette(colours.reshape(-1).tolist())
+    data = io.BytesIO()
+    index.save(data, "PNG")
+    write(path, data.getvalue())

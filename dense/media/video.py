@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from dense.files import replacing
 
 EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
@@ -46,24 +49,34 @@ class Video:
 
 
 class VideoWriter:
-    """Writes frames to an .mp4 file, which is complete after `close`."""
+    """Writes frames to an .mp4 file, which gets its name at `close`, or at the end of a ``with`` without an error."""
 
     def __init__(self, path: str | Path, rate: float) -> None:
         self.path, self.rate = Path(path), rate
         self._writer: cv2.VideoWriter | None = None
+        self._file = replacing(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+            if error is None and not cv2.VideoCapture(str(self._partial)).isOpened():  # its index is written last
+                error = OSError(f"cannot write {self.path}: the video is incomplete; is the disk full?")
+            self._file.__exit__(type(error) if error else None, error, trace)
 
     def add(self, frame: NDArray[np.uint8]) -> None:
         """Write a frame (H, W, 3) RGB; odd sides are padded by repetition, since the codec needs even ones."""
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
         if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial = self._file.__enter__()
             size = (frame.shape[1], frame.shape[0])
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, size)
+            self._writer = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), self.rate, size)
             if not self._writer.isOpened():
                 raise OSError(f"cannot write {self.path}; choose another --output")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        self.__exit__(None, None, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from dense.console import within
 from heads.layers import resize
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def slide(
         done_rows = tall if last_row else ys[row + 1] - top
         active: Maps = {}  # K, tall, wide: sums over the windows of this row
         for column, prediction in enumerate(_predictions(network, image, top, xs, (tall, wide), batch)):
+            within(row * len(xs) + column + 1, len(ys) * len(xs), "windows")
             left = xs[column]
             done = wide if column == len(xs) - 1 else xs[column + 1] - left
             for name, values in prediction.items():

@@ -6,13 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from dense.losses.base import DepthKind
-from dense.media.draw import Picture, depth_picture, label_picture, overlay, palette, write_picture
+from dense.files import replacing, write
+from dense.media.draw import Picture, depth_picture, label_picture, overlay, palette, write_index, write_picture
+from heads.outputs import DepthKind
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,11 @@ class Depth:
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
         """Write STEM_depth.npy (fp32), STEM_depth.png (colours) and STEM_depth.json (kind, unit); return the paths."""
-        stem = Path(stem)
-        stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [Path(f"{stem}_depth{end}") for end in (".npy", ".png", ".json")]
-        np.save(paths[0], np.where(self.valid, self.values, np.nan).astype(np.float32))
+        with replacing(paths[0], self.values.nbytes) as file:
+            np.save(file, np.where(self.valid, self.values, np.nan).astype(np.float32))
         write_picture(paths[1], self.picture())
-        paths[2].write_text(json.dumps({"kind": self.kind, "unit": self.unit}) + "\n")
+        write(paths[2], json.dumps({"kind": self.kind, "unit": self.unit}) + "\n")
         return paths
 
 
@@ -113,14 +111,9 @@ class Segmentation:
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
         """Write STEM_labels.png (class indices with a palette), STEM_scores.png (8 bits) and, given the image,
         STEM_overlay.png; return the paths."""
-        stem = Path(stem)
-        stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [Path(f"{stem}_labels.png"), Path(f"{stem}_scores.png")]
-        index = Image.fromarray(self.labels, mode="P")
-        index.putpalette(palette(len(self.classes)).reshape(-1).tolist())
-        index.save(paths[0])
-        if not cv2.imwrite(str(paths[1]), (self.scores * 255 + 0.5).astype(np.uint8)):
-            raise OSError(f"cannot write {paths[1]}")
+        write_index(paths[0], self.labels, palette(len(self.classes)))
+        write_picture(paths[1], (self.scores * 255 + 0.5).astype(np.uint8))
         if image is not None:
             paths.append(Path(f"{stem}_overlay.png"))
             write_picture(paths[-1], self.overlay(image))

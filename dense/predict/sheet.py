@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from dense.data.transforms import Sample
-from dense.losses.base import DepthKind
 from dense.media.draw import Picture, depth_picture, enlarge, label_picture, sheet
 from dense.model.network import DenseModel
 from dense.predict.predictions import Restoration, parts
 from dense.predict.predictor import Predictor
+from heads.outputs import DepthKind
 
 SIDE = 224  # pixels of a cell
 

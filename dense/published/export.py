@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from dense.backbone import Backbone, WeightsError
 from dense.backbone.weights.huggingface import to_huggingface
+from dense.files import replacing
 from dense.model.network import DenseModel
 from dense.published.assemble import Table, inverted, renamed
 from dense.published.family import State
@@ -30,14 +31,13 @@ def export_huggingface(model: DenseModel, folder: str | Path) -> str:
     """
     spec = model.head.spec()
     output = spec["outputs"].get("depth", {})
-    write = _depth_anything if output.get("upsample") == "image" else _dpt
-    config, state = write(model, spec, output)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    convert = _depth_anything if output.get("upsample") == "image" else _dpt
+    config, state = convert(model, spec, output)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    for name, content in (("config.json", config), ("preprocessor_config.json", _preprocessor(model))):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    with replacing(Path(folder) / "config.json", sum(tensor.nbytes for tensor in tensors.values())) as file:
+        save_file(tensors, file.with_name("model.safetensors"), metadata={"format": "pt"})
+        for name, content in (("config.json", config), ("preprocessor_config.json", _preprocessor(model))):
+            file.with_name(name).write_text(json.dumps(content, indent=2) + "\n")
     return str(config["architectures"][0])
 
 

@@ -22,6 +22,7 @@ from dense._version import __version__
 from dense.backbone import Backbone, WeightsError
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.weights.checkpoint import backbone_state, read_checkpoint
+from dense.files import write
 from dense.model.network import DenseModel
 from dense.published.export import export_huggingface
 from dense.published.family import Published
@@ -53,10 +54,7 @@ class Certificate:
 
     def save(self, path: str | Path) -> Path:
         """Write the certificate as JSON."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        return path
+        return write(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def __str__(self) -> str:
         rows = [f"  {size:>9}  {share:.1e} of the largest value" for size, share in self.differences.items()]

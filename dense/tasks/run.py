@@ -21,6 +21,7 @@ from dense.backbone.weights.names import directory
 from dense.console import say
 from dense.data.labelled.open import open_labelled
 from dense.data.labelled.sample import LabelledSource
+from dense.files import write
 from dense.losses.base import DepthKind
 from dense.model.card import as_json, format_number, model_card, versions
 from dense.model.network import DenseModel
@@ -306,13 +307,13 @@ def finish(
         "versions": versions(),
     } | ({"chosen": list(chosen)} if chosen else {})
     model.save_pretrained(best.folder)
-    (best.folder / "README.md").write_text(model_card(model))
+    write(best.folder / "README.md", model_card(model))
     reason = best.reason(task, trainer.global_step)
     results = {
         "numbers": model.facts["numbers"], task.baseline_name: task.constant, "early stopping": reason,
         "facts": model.facts, "seconds of this session": round(seconds, 1),
     }  # fmt: skip
-    (folder / "results.json").write_text(as_json(results))
+    write(folder / "results.json", as_json(results))
     if reason:
         print(reason)
     if model.facts["numbers"]:

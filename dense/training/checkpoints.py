@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from dense.console import check_writable
+from dense.files import check_writable, replacing
 
 LAST = "last.ckpt"
 
@@ -40,6 +40,7 @@ class Checkpoints(pl.Callback):
         self.every_minutes, self.every_steps, self.keep_every = every_minutes, every_steps, keep_every
         self._saved_at = 0.0
         self._saved_step = -1
+        self._size = 0  # bytes of a checkpoint, about
         self._stop = 0  # number of the signal that asked the run to stop
         self._waiting = False  # a checkpoint is due after the validation that follows
         self._previous_handlers: dict[int, Any] = {}
@@ -52,8 +53,8 @@ class Checkpoints(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raise for an unwritable folder or a full disk before training."""
         if trainer.is_global_zero:
-            size = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-            check_writable(self.folder, needed=3 * size)
+            self._size = 3 * sum(p.numel() * p.element_size() for p in pl_module.parameters())
+            check_writable(self.folder, needed=self._size)
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -125,19 +126,11 @@ class Checkpoints(pl.Callback):
 
     def save(self, trainer: pl.Trainer, path: Path) -> None:
         """Write a checkpoint to `path` atomically."""
-        scratch = path.with_name(f".{path.name}.partial")
-        try:
+        with replacing(path, self._size) as scratch:
             trainer.save_checkpoint(scratch)
             if trainer.is_global_zero:
                 with scratch.open("rb") as file:
                     os.fsync(file.fileno())
-                scratch.replace(path)
-        except (OSError, RuntimeError) as error:
-            scratch.unlink(missing_ok=True)
-            kept = f"; the previous {path} is intact" if path.exists() else ""
-            raise OSError(
-                f"cannot write a checkpoint to {path}: {error}{kept}. Free some room and run the same command again"
-            ) from error
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
 

@@ -13,11 +13,29 @@ from typing import Any, ClassVar, NoReturn
 
 import lightning.pytorch as pl
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from dense.console import COMMON, check_writable, say
+from dense.console import COMMON, say
+from dense.files import check_writable
 from dense.recipes import find_config
-from dense.suggest import UsageError, with_suggestion
+from dense.suggest import UsageError, as_question, nearest, wrong_name
 from dense.training.precision import Choice, precision_of, probe, use_precision
+
+
+class UnknownKey(UsageError):
+    """A key that no option has; key and the nearest options are as they must be typed, from the outermost part on."""
+
+    given: ClassVar[Sequence[str]] = ()  # the command line
+
+    def __init__(self, key: str, near: Sequence[str], advice: str) -> None:
+        self.key, self.near, self.advice = key, near, advice
+        options = {argument.split("=")[0].replace(".init_args.", ".") for argument in self.given}
+        dashes = "--" if f"--{key}" in options else ""  # none in a YAML file
+        super().__init__(f"unknown option {dashes}{key}.{as_question(dashes + name for name in near)} {advice}")
+
+    def inside(self, outer: str) -> UnknownKey:
+        """Return the error for a parser of which `outer` is a key."""
+        return UnknownKey(f"{outer}.{self.key}", [f"{outer}.{name}" for name in self.near], self.advice)
 
 
 class TrainingParser(LightningArgumentParser):
@@ -34,24 +52,30 @@ class TrainingParser(LightningArgumentParser):
         inner: BaseException | None = ex
         while inner is not None:  # a parser inside this one has reported it already
             if isinstance(inner, UsageError):
-                raise inner
+                outer = re.search(r'Parser key "([\w.]+)"', str(message))
+                raise inner.inside(outer[1]) if outer and isinstance(inner, UnknownKey) else inner
             inner = inner.__cause__ or inner.__context__
         text = " ".join(of_union(str(message)).split())
         if "not expected" in text:
             text = re.sub(r"^.*?Parser key \"?(\w+)\"?: ", "", text)
-        text = with_suggestion(text, self.known_keys())
+        advice = f"(see {self.verb} --help, or --print_config for every key)"
+        if (wrong := wrong_name(text)) is not None:
+            raise UnknownKey(wrong.lstrip("-"), self.nearest_keys(wrong.lstrip("-")), advice) from ex
         if "required" in text and "model" in text.split():
             text += "; choose a recipe, --config NAME"
-        raise UsageError(f"{text.rstrip('.')} (see {self.verb} --help, or --print_config for every key)") from ex
+        raise UsageError(f"{text.rstrip('.')} {advice}") from ex
 
-    def known_keys(self) -> list[str]:
-        """Return the dotted names of all options, and their last parts."""
+    def nearest_keys(self, wrong: str) -> list[str]:
+        """Return the options whose dotted names, or whose last parts, are most similar to a wrong one."""
         names = [a.dest for a in self._actions if a.dest and a.dest != "help"] + [c.lstrip("-") for c in COMMON]
         for action in self._actions:
             inner = getattr(action, "_parser", None) or getattr(getattr(action, "_typehint", None), "_parser", None)
             if inner is not None:
                 names += [f"{action.dest}.{a.dest}" for a in inner._actions]
-        return names + [n.rsplit(".", 1)[-1] for n in names]
+        names = [name for name in names if not wrong.startswith(f"{name}.")]
+        last = {name.rsplit(".", 1)[-1]: name for name in reversed(names)}
+        near = nearest(wrong, names) + [last[name] for name in nearest(wrong.rsplit(".", 1)[-1], last)]
+        return list(dict.fromkeys(near))[:3]
 
 
 class TrainingCLI(LightningCLI):
@@ -74,7 +98,7 @@ class TrainingCLI(LightningCLI):
         epilogue: str = "",
         **options: Any,
     ) -> None:
-        TrainingParser.verb, TrainingParser.epilogue = prog, epilogue
+        TrainingParser.verb, TrainingParser.epilogue, UnknownKey.given = prog, epilogue, argv
         arguments = shipped_configs(argv)
         super().__init__(
             model,
@@ -112,9 +136,14 @@ class TrainingCLI(LightningCLI):
         check_writable(Path(self.config.output))
 
     def instantiate_classes(self) -> None:
-        """Shorten the error of a value that may be null."""
+        """Shorten the error of a value that may be null; name the options of the trainer that this machine refuses."""
         try:
             super().instantiate_classes()
+        except MisconfigurationException as error:
+            names = ("accelerator", "devices", "num_nodes", "strategy")
+            given = [f"--trainer.{n} {v}" for n in names if (v := self.config.trainer[n]) not in (None, "auto", 1)]
+            reason = str(error).strip().splitlines()[0].rstrip("!.")
+            raise UsageError(f"{' '.join(given)}: {reason}; leave out what this machine does not have") from None
         except ValueError as error:
             raise ValueError(of_union(str(error))) from error
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dense.files import replacing
+
 
 def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """Read a metrics.csv as name -> (steps, values); a later row of the same step replaces an earlier one."""
@@ -47,4 +49,5 @@ def plot_curves(
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110)

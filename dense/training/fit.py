@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import signal
 import sys
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from dense.console import say
+from dense.files import write
 from dense.training.checkpoints import Checkpoints
 from dense.training.logs import MetricsFile, ProgressLine
 from dense.training.precision import OnePrecision
@@ -83,7 +85,7 @@ class SettingsFile(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.config and trainer.is_global_zero:
-            self.path.write_text(self.config)
+            write(self.path, self.config)
 
 
 def begin(
@@ -124,6 +126,11 @@ def fit(
     resume = checkpoints.last if checkpoints.last.is_file() else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{resume} is corrupt or is no checkpoint of this project; remove it to start again, or replace it with a "
+            "copy that was kept"
+        ) from None
     except SystemExit:  # Lightning exits at Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt(how_to_continue(checkpoints)) from None

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dense.console import EVERY, clock, is_quiet, say
+from dense.files import replacing
 
 
 class MetricsFile(Logger):
@@ -72,12 +73,10 @@ class MetricsFile(Logger):
         """Do nothing: the config has its own file."""
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        scratch = self.path.with_suffix(".partial")
-        with scratch.open("w", newline="") as file:
+        with replacing(self.path) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        scratch.replace(self.path)
 
 
 def validation_line(

@@ -38,7 +38,7 @@ def test_predict(anything: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / "o/a_depth.json").read_text())["kind"] == "inverse_relative"
-    done = call(["predict", str(anything), str(tmp_path / "a.png"), "--output", str(tmp_path / "o")])
+    done = call(["predict", str(anything), str(tmp_path / "a.png"), "--output", str(tmp_path / "other")])
     assert done.returncode == 1
     assert "family='depth_anything_v1'" in done.stderr
     done = call(["predict", str(anything), *FACTS])

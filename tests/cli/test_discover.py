@@ -85,7 +85,7 @@ def test_similarity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     """Similarity to a point of the first image; points outside raise."""
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 0
     assert Image.open(tmp_path / "out" / "deep" / "b_similarity.png").size == (33, 61)
-    assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "60,10") == 1
+    assert run(folder, tmp_path / "other", "--method", "similarity", "--point", "60,10") == 1
     assert "outside the image, which is 50 wide and 40 high" in capsys.readouterr().err
     (folder / "a.png").write_bytes(b"")
     assert run(folder, tmp_path / "out", "--method", "similarity", "--point", "20,10") == 1
@@ -116,7 +116,7 @@ def test_videos(tmp_path: Path) -> None:
     assert len(frames) == 5
     assert frames[0].shape == (48, 64, 3)
     with pytest.raises(SystemExit):
-        run(path, tmp_path / "out", "--method", "similarity", "--point", "3,4")
+        run(path, tmp_path / "other", "--method", "similarity", "--point", "3,4")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dense import console
@@ -32,6 +34,7 @@ from dense.evaluate.classification.features import READOUTS
 from dense.evaluate.classification.finetune import FineTuneRecipe
 from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE
 from dense.metrics import CROPS
+from dense.model.inference import Network, slide
 from dense.predict.predictor import torch_precision
 from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints
@@ -66,16 +69,41 @@ def test_every_help_ends_with_examples(verb: str) -> None:
     assert "--quiet" in shown
 
 
+HERE = str(Path(__file__).parent)
+WRONG_PATHS = [  # a path that does not exist, in every verb that reads one
+    ["predict", "./no/model", HERE],
+    ["predict", HERE, "no.png"],
+    ["discover", HERE, "--backbone", "no/backbone"],
+    ["track", "no.mp4", "--mask", __file__, "--backbone", "dino_vits16"],
+    ["features", HERE, "--backbone", "dino_vits16", "--weights", "no.pth", "--output", "x"],
+    ["convert", "no.pth", "x"],
+    ["export", "./no/model", "--output", "x.onnx", "--size", "8", "8"],
+    ["curate", "no", "--backbone", "scenes_tiny"],
+    ["evaluate", "knn", "--backbone", "scenes_tiny", "--train", HERE, "--val", "no"],
+    ["evaluate", "depth", "./no/model", "--data", HERE],
+    ["train", "--config", "depth/small_data", "--data.root", "no/images"],
+    ["train", "--config", "depth/small_data", "--data.root", HERE, "--model.backbone.weights=no.pth"],
+    ["pretrain", "--config", "pretrain/small_data", "--data.root", "no"],
+]
+
+
 def test_help_and_wrong_options_import_nothing_heavy() -> None:
     """Only the standard library and this project's light modules, so that they answer in a fraction of a second."""
-    code = "import sys, io, contextlib\nfrom dense.cli import main\n"
+    code = "import sys\nfrom dense import cli\n"
+    code += "def main(argv):\n"
+    code += "  try:\n    return cli.main(argv)\n"
+    code += "  except SystemExit as end:\n    return end.code or 0\n"
     code += f"for verb in {[*PARSERS, 'evaluate']}:\n"
     code += "  for wrong, status in (('-h', 0), ('--no-such-option', 2)):\n"
     code += "    assert main([*verb.split(), wrong]) == status, (verb, wrong)\n"
     code += "assert main(['train', '--config', 'depth/no_such_recipe']) == 1\n"
-    code += "assert not {'torch', 'numpy', 'jsonargparse', 'yaml', 'cv2'} & set(sys.modules)"
+    code += "assert not {'torch', 'numpy', 'jsonargparse', 'yaml', 'cv2'} & set(sys.modules)\n"
+    code += f"for argv in {WRONG_PATHS}:\n"
+    code += "    assert main(argv) == 1, argv\n"
+    code += "assert not {'torch', 'numpy', 'jsonargparse', 'cv2'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: no such ") == len(WRONG_PATHS)
     assert call(["evaluate", "dept", "--help"]).returncode == 2
 
 
@@ -177,6 +205,29 @@ def test_wrong_usage_differs_from_an_internal_error(
     assert "TypeError: unsupported operand (--debug" in message
 
 
+@pytest.mark.parametrize("typed", ["--model.optim.lrr", "--model.init_args.optim.lrr", "yaml"])
+def test_suggestions_are_typed_as_they_stand(typed: str, tmp_path: Path) -> None:
+    """The whole key of an option of the chosen class, with dashes where it was not in a file."""
+    extra = [typed, "1"]
+    if typed == "yaml":
+        (tmp_path / "more.yaml").write_text("model: {optim: {lrr: 1}}\n")
+        extra = ["--config", str(tmp_path / "more.yaml")]
+    done = call(["train", "--config", "segmentation/scenes_linear", *extra])
+    dashes = "" if typed == "yaml" else "--"
+    assert done.returncode == 2
+    assert f"unknown option {dashes}model.optim.lrr. Did you mean {dashes}model.optim.lr," in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """Without the name of Lightning's exception."""
+    argv = ["train", "--config", "segmentation/scenes_linear", "--output", str(tmp_path / "run")]
+    done = call([*argv, "--trainer.accelerator", "gpu"])
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--trainer.accelerator gpu: No supported gpu backend found; leave out" in done.stderr
+
+
 def test_misspelt_common_options_are_named() -> None:
     """They get the same suggestions as options of a verb."""
     done = call(["convert", "a", "b", "--deubg"])
@@ -221,18 +272,132 @@ def test_progress_is_for_verbs_that_may_speak(
     assert "3/3" in capsys.readouterr().err
 
 
-# ---- Ctrl-C
+def test_progress_counts_the_parts_of_an_item(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The windows of a large image stand on the line of the images, with the time left by the windows alone."""
+    monkeypatch.setattr(console, "EVERY", 0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    clock = iter(range(0, 1000, 10))
+    network: Network = lambda images: {"depth": images[:, :1]}  # noqa: E731
+    image = torch.zeros(3, 20, 12)
+
+    def windows() -> None:
+        slide(network, image, 12, 4, lambda *_: None)
+
+    windows()
+    with voice(quiet=False):
+        for _ in progress(range(1), "images"):
+            windows()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(",")[0] for line in lines] == [
+        "images: 0 of 1, windows 1 of 3", "images: 0 of 1, windows 2 of 3", "images: 0 of 1, windows 3 of 3",
+        "images: 1 of 1",
+    ]  # fmt: skip
+    assert "1 of 3, 0:00" in lines[0]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with voice(quiet=False):
+        for _ in progress(range(1), "images"):
+            windows()
+    assert "1/1" in capsys.readouterr().err
 
 
-def test_interrupts_end_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """And say how to go on."""
+# ---- signals
+
+WORKS = """
+import multiprocessing, os, signal, sys, time
+from dense import cli
+def work():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(600)
+def verb(argv):
+    worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    worker.start()
+    print(worker.pid, flush=True)
+    time.sleep(600)
+import dense.cli.convert
+dense.cli.convert.main = verb
+sys.argv = ["dense", "convert"]
+cli.process()
+"""
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_ends_any_verb_with_a_line_and_its_workers(number: signal.Signals, name: str) -> None:
+    """Workers too that ignore it; no traceback, and the status that shells expect."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    line = f"dense convert: stopped by {name}; no file is incomplete, and the same command starts again"
+    assert errors.strip() == line
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+def test_handlers_are_those_from_before(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A verb called in a process that goes on leaves no handler; what it kept is its own message."""
 
     def stop(argv: list[str]) -> int:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+        return 0
 
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr("dense.cli.convert.main", stop)
-    assert main(["convert"]) == 130
-    assert "interrupted; the same command starts it again" in capsys.readouterr().err
+    assert main(["convert"]) == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+# ---- folders of results
+
+
+def test_a_used_folder_keeps_its_settings(tmp_path: Path) -> None:
+    """Features, objects and tracks of other settings are refused; --overwrite removes the former files alone."""
+    image = tmp_path / "in/a.png"
+    image.parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(image)
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / "mask.png")
+    (image.parent / "b.png").write_bytes(image.read_bytes())
+    verbs = {
+        "features": ["features", str(image), "--format", "npz"],
+        "discover": ["discover", str(image), "--size", "32"],
+        "track": ["track", str(image.parent), "--mask", str(tmp_path / "mask.png"), "--no-video"],
+    }
+    for verb, argv in verbs.items():
+        out = tmp_path / verb
+        command = [*argv, "--backbone", "dino_vits16", *TINY, "--output", str(out)]
+        for _ in range(2):
+            assert call(command).returncode == 0
+        done = call([*command, "--seed", "1"])
+        assert done.returncode == 1
+        assert "other settings (seed: 1 now, 0 then); choose another --output, or let --overwrite" in done.stderr
+        (out / "mine.txt").touch()
+        done = call([*command, "--seed", "1", "--overwrite"])
+        assert done.returncode == 0, done.stderr
+        assert (out / "mine.txt").is_file()
+        assert not list(out.rglob("*.partial"))
+
+
+def test_a_full_disk_leaves_no_broken_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the file; nothing with its name is there."""
+
+    def full(file: Path, **arrays: object) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    done = call(["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(out), *TINY])
+    assert done.returncode == 1
+    assert f"cannot write {out / 'a.npz'}: the disk is full, with" in done.stderr
+    assert not out.exists()
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +54,8 @@ def test_folders_keep_their_shape_and_damaged_files_are_named(saved: Path, tmp_p
     assert "bad.mp4" in done.stderr
     names = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
     ends = ("depth.npy", "depth.png", "depth.json", "labels.png", "scores.png", "overlay.png")
-    assert names == {f"{stem}_{end}" for stem in ("a", "sub/b") for end in ends} | {"film_predicted.mp4"}
+    own = {"film_predicted.mp4", ".dense-predict.jsonl"}
+    assert names == {f"{stem}_{end}" for stem in ("a", "sub/b") for end in ends} | own
     assert np.load(tmp_path / "out/a_depth.npy").shape == (24, 32)
     assert len(list(Video(tmp_path / "out/film_predicted.mp4"))) == 3
 
@@ -89,11 +92,10 @@ def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     cases = {
-        "no directory": predict(tmp_path / "no/model", a, output=tmp_path / "o"),
+        "no such directory": predict(tmp_path / "no/model", a, output=tmp_path / "o"),
         "config.json": predict(empty, a, output=tmp_path / "o"),
-        "no such image": predict(saved, tmp_path / "b.png", output=tmp_path / "o"),
+        "no such image, folder or video": predict(saved, tmp_path / "b.png", output=tmp_path / "o"),
         "no images in": predict(saved, empty, output=tmp_path / "o"),
-        "no such video": predict(saved, tmp_path / "b.mp4", output=tmp_path / "o"),
         "another --output": predict(saved, a, output=a),
         "no device": call(["predict", str(saved), str(a), "--device", "cuda:99"]),
         "fp32": call(["predict", str(saved), str(a), "--precision", "fp8"]),
@@ -122,3 +124,41 @@ def test_videos(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("text")
     with pytest.raises(VideoError, match="OpenCV"):
         Video(tmp_path / "text.mp4")
+
+
+def test_prediction_imports_what_it_needs(saved: Path, tmp_path: Path) -> None:
+    """torch.compile's front end alone takes as long to import as torch."""
+    heavy = {
+        "torch._dynamo", "torch._inductor", "lightning", "torchmetrics", "albumentations", "scipy", "sklearn", "pandas",
+        "segmentation_models_pytorch", "transformers", "faiss", "onnx",
+    }  # fmt: skip
+    argv = ["predict", str(saved), str(photo(tmp_path / "a.png")), "--output", str(tmp_path / "out")]
+    code = f"import sys; from dense.cli import main; assert main({argv}) == 0\n"
+    code += f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_what_was_left_out_comes_when_it_is_used() -> None:
+    """torch.compile, RoI pooling of torchvision and NaFlexViT of timm, after a prediction's imports."""
+    code = "import dense.backbone, torch, torchvision, timm\n"
+    code += "assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(2)).sum() == 4\n"
+    code += "boxes = torch.tensor([[0, 0.0, 0, 4, 4]])\n"
+    code += "assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 1, 2, 2)\n"
+    code += "model = timm.create_model('naflexvit_base_patch16_gap', depth=1, embed_dim=32, num_heads=2)\n"
+    code += "assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_predictions_of_other_settings_are_not_mixed(saved: Path, tmp_path: Path) -> None:
+    """Other images are added; another size is refused, or replaces what was written."""
+    for name in ("a.png", "b.png"):
+        assert predict(saved, photo(tmp_path / name), output=tmp_path / "out").returncode == 0
+    argv = ["predict", str(saved), str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--resize", "16"]
+    done = call(argv)
+    assert done.returncode == 1
+    assert "other settings (resize: 16 now, None then)" in done.stderr
+    assert call([*argv, "--overwrite"]).returncode == 0
+    assert not list((tmp_path / "out").glob("b_*"))

@@ -75,7 +75,7 @@ def test_a_folder(clip: Path) -> None:
     assert not (out / "frames_tracked.mp4").exists()
     assert not (out / "overlays").exists()
     (folder / "f9.png").write_bytes(b"")
-    done = run(folder)
+    done = run(folder, "--overwrite")
     assert done.returncode == 1
     assert "f9.png is empty" in done.stderr
 

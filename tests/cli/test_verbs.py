@@ -163,7 +163,7 @@ def test_features_of_twins_and_specks(tmp_path: Path, capsys: pytest.CaptureFixt
     facts = json.loads((out / "features.json").read_text())
     assert facts["images"]["x_3.npz"] == sources[2]
     assert "smaller than one patch" in capsys.readouterr().out
-    command = ["features", *sources, "--backbone", "dino_vits16", "--output", str(out)]
+    command = ["features", *sources, "--backbone", "dino_vits16", "--output", str(tmp_path / "other")]
     assert status([*command, "--layers", "1x"]) == 2
     assert "expected last, last4, even4, default, or indices" in capsys.readouterr().err
     assert status([*command, "--set", "paddin=resize"]) == 2

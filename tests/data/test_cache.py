@@ -302,14 +302,14 @@ def die(*_: Any) -> None:
 
 
 def fill_and_die(folder: Path, monkey: Any) -> None:
-    replace, done = Path.replace, []
+    replace, done, subject = Path.replace, [], cache(folder)
 
     def third_time(path: Path, target: Path) -> Path:
         done.append(path)
         return die() if len(done) == 3 else replace(path, target)  # type: ignore[return-value]
 
     monkey.setattr(Path, "replace", third_time)
-    cache(folder).fill(identities(5), lambda i, copy: image(i))
+    subject.fill(identities(5), lambda i, copy: image(i))
 
 
 def test_killed_before_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +404,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raised at the first record of many, with both numbers."""
     usage = shutil.disk_usage(tmp_path)._replace(free=900)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"features of 100 images take up to 0.0 GB and .* free; use fewer layers"):
+    with pytest.raises(OSError, match=r"features of 100 images take up to 0.1 MB and .* free; use fewer layers"):
         cache(tmp_path).fill(identities(100), lambda i, copy: image(i))
     with pytest.raises(OSError, match="no room for features in"):
         cache(tmp_path).put(identities(1)[0], [torch.zeros(1000)])

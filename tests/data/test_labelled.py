@@ -419,7 +419,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         ({"root": tmp_path / "data", "layout": "voc2012"}, r"train\.txt is not there; it lists the samples of train"),
     ):
         with pytest.raises(FileNotFoundError, match=words):
-            open_labelled(split="train", **options)  # type: ignore[arg-type]
+            open_labelled(split="train", **options)
     image_file(tmp_path / "data/images/a.jpg")
     with pytest.raises(
         FileNotFoundError, match=r"has no targets: expected masks/ or depth/.*holds images/, readme\.txt"

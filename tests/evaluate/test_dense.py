@@ -220,13 +220,13 @@ def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "data/classes.yaml").write_text(f"[{', '.join(CLASSES)}]")
     cases = {
         "Did you mean plain": ["--data", "scenes", "--protocol", "plan"],
-        "no directory": ["--data", "scenes"],
+        "no such directory": ["--data", "scenes"],
         "expected one of": ["--data", str(tmp_path)],
         "8x9": ["--data", str(tmp_path / "data"), "--split", "all"],
         "--boundary": ["--data", "scenes", "--boundry"],
     }
     for words, options in cases.items():
-        folder = tmp_path / "no/model" if words == "no directory" else saved
+        folder = tmp_path / "no/model" if words == "no such directory" else saved
         done = call(["evaluate", "segmentation", str(folder), *options])
         assert done.returncode in (1, 2), words
         assert words in done.stderr.replace("9x8", "8x9"), done.stderr

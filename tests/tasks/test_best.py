@@ -92,7 +92,12 @@ def test_it_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     labelled(tmp_path / "data", 0)
     calls: list[int] = []
     baseline = SegmentationTask.baseline
-    monkeypatch.setattr(SegmentationTask, "baseline", lambda self, train: calls.append(1) or baseline(self, train))
+
+    def counted(self: SegmentationTask, train: Any) -> Any:
+        calls.append(len(train))
+        return baseline(self, train)
+
+    monkeypatch.setattr(SegmentationTask, "baseline", counted)
     changes = {
         "data": {"root": str(tmp_path / "data"), "batch_size": 2, "workers": 0, "val_ratio": 0.3},
         "model.init_args.steps": 4, "val_every": 2,
@@ -145,10 +150,10 @@ def test_few_validations_of_an_error() -> None:
 def test_the_reason_of_early_stopping(tmp_path: Path) -> None:
     best = decided([(0.5, 0.5), (0.4, 0.5), (0.3, 0.5), (0.9, 0.9)], 10, patience=2)
     assert (best.waited, best.best["step"]) == (2, 10)
-    task: Any = SegmentationTask(steps=100)
+    module = SegmentationTask(steps=100)
     words = "early stopping at step 30 of 100: val/miou has not improved in 2 validations (20 steps) and patience is 2"
-    assert best.reason(task, 30) == words
-    assert best.reason(task, 100) is None
+    assert best.reason(module, 30) == words
+    assert best.reason(module, 100) is None
     changes = {"model.init_args.optim": {"lr": 1e-12}, "val_every": 1, "patience": 2}
     printed, results = run(tmp_path, **changes)
     assert "has not improved in 2 validations (2 steps) and patience is 2" in printed

@@ -60,7 +60,7 @@ def test_a_call_continues_a_run_and_refuses_another(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.stps": 3}, "Did you mean steps"),
+        ({"model.stps": 3}, "Did you mean --model.steps"),
         ({"data.bach_size": 3}, "Did you mean --data.batch_size"),
         ({"model.steps": "many"}, "Expected a <class 'int'>"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,13 @@ SAFE_CLASSES: list[Any] = [
     (multiarray.scalar, "numpy.core.multiarray.scalar"),  # its name in files of NumPy 1
 ]
 
+KINDS = {
+    b"\xff\xd8": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x80": "a plain pickle",
+}
+
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 _HEADS = re.compile(
     r"^(head|dino_head|ibot_head|fc|classifier|pooler|lm_head|local_head|projectors)\.|^(vit|dinov2)\.pooler\."
@@ -64,7 +72,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is truncated: it begins as a PyTorch file but its end is missing; download it again"
         )
     try:
-        with torch.serialization.safe_globals(SAFE_CLASSES):
+        with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+)", str(error))
@@ -73,7 +82,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 f"{path} was refused: it asks to run {found.group(1)!r}, which no weight file needs. "
                 "Weight files hold tensors; ask its author for a safetensors or plain state dict"
             ) from None
-        raise WeightsError(f"{path} is not a PyTorch weight file, or is corrupt ({_first_line(error)})") from None
+        kind = next((f" but {words}" for start, words in KINDS.items() if head.startswith(start)), ", or is corrupt")
+        raise WeightsError(
+            f"{path} is not a PyTorch weight file{kind}; expected a .safetensors file, or tensors that torch.save wrote"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
         raise WeightsError(f"{path} is corrupt or is not a PyTorch weight file ({_first_line(error)})") from None
     if not isinstance(content, Mapping):
@@ -82,7 +94,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """Return the first line of an error that is not torch's advice to unpickle the file."""
+    lines = str(error).strip().splitlines()
+    return next((line for line in lines if "weights_only" not in line), type(error).__name__)[:200]
 
 
 def _refuse_text(path: Path, head: bytes) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dense.backbone.positions import PERIODS, periods_of
 from dense.backbone.weights.report import WeightsError
+from dense.files import replacing
 
 if TYPE_CHECKING:
     from dense.backbone.base import Backbone
@@ -108,11 +109,11 @@ def export_official(backbone: Backbone, path: str | Path | None = None) -> State
         path = Path(path)
         if path.suffix not in (".pth", ".pt", ".safetensors"):
             raise ValueError(f"write official weights to a .pth or .safetensors file, not {path.name!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
-            save_file(state, path)
-        else:
-            torch.save(state, path)
+        with replacing(path, sum(tensor.nbytes for tensor in state.values())) as file:
+            if path.suffix == ".safetensors":
+                save_file(state, file)
+            else:
+                torch.save(state, file)
     return state
 
 

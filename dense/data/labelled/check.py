@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ class Seen(NamedTuple):
     masks: list[tuple[str, int | None]]  # the class of a mask that holds a single one
 
 
-def depth_numbers(name: str, raw: NDArray[np.generic], form: DepthFormat) -> DepthNumbers | None:
+def depth_numbers(name: str, raw: NDArray[Any], form: DepthFormat) -> DepthNumbers | None:
     """Summarise a depth map as it is stored; None if nothing in it is known."""
     numbers = raw.astype(np.float32).ravel()
     numbers = numbers[np.isfinite(numbers) & ~form.unknown(numbers) & ~np.isin(numbers, form.infinite)]
@@ -184,7 +184,7 @@ def _problems(source: FileSource, index: int, seen: Seen) -> Iterator[str]:
         shape = read_image(name).shape[:2]
     except ImageError as error:
         yield str(error)
-    readers: tuple[tuple[str, Callable[[int], NDArray[np.generic] | None]], ...] = (
+    readers: tuple[tuple[str, Callable[[int], NDArray[Any] | None]], ...] = (
         ("mask", source.labels),
         ("depth map", partial(_depth, source, seen)),
         ("clean image", source.clean_image),

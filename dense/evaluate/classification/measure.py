@@ -27,6 +27,7 @@ from dense.evaluate.classification.finetune import FineTuneRecipe, classificatio
 from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE, Votes, accuracy, knn_classify
 from dense.evaluate.classification.linear import RECIPES, LinearResult, linear_evaluation
 from dense.evaluate.protocol import Protocol, Result
+from dense.files import replacing
 
 HOLDOUT = 0.1  # of the training images, on which the best of several layers, norms and readouts is chosen
 Layers = Sequence[int | str] | int | str
@@ -206,7 +207,8 @@ def measure_finetune(
         backbone.save_pretrained(output / "backbone")
         tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.head.state_dict().items()}
         metadata = {"classes": "\n".join(pair.train.classes), "readout": classifier.readout}
-        save_file(tensors, output / "head.safetensors", metadata=metadata)
+        with replacing(output / "head.safetensors", sum(tensor.nbytes for tensor in tensors.values())) as file:
+            save_file(tensors, file, metadata=metadata)
     numbers = {f"top{top}": value for top, value in found.items()}
     choices = choices_of(backbone, readout=classifier.readout)
     return _result("finetune", backbone, pair, choices, settings, numbers)

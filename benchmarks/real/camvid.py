@@ -42,7 +42,6 @@ PEERS = ("unet", "logistic")
 
 def main() -> int:
     options = _rows.parser(__doc__, [*TRAININGS, "few", *PEERS]).parse_args()
-    options.minutes = None
     names = options.rows or [*TRAININGS, "few", *PEERS]
     lines = []
     for name in names:
@@ -160,27 +159,34 @@ def logistic(options: argparse.Namespace, side: int = 364, most: int = 60_000) -
     import cv2
     import torch
     import torch.nn.functional as F
+    from safetensors.torch import save_file
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from transformers import Dinov2Model
+    from transformers import Dinov2Config, Dinov2Model
 
     from dense.backbone import load_backbone
-    from dense.published import export_huggingface
+    from dense.backbone.weights.huggingface import to_huggingface
 
-    folder = options.output / "transformers"
-    if not folder.is_dir():
-        export_huggingface(load_backbone(options.backbone, options.weights), folder)
+    backbone, folder = load_backbone(options.backbone, options.weights), options.output / "transformers"
+    spec = backbone.spec
+    Dinov2Config(
+        hidden_size=spec.dim, num_hidden_layers=spec.depth, num_attention_heads=spec.dim // 64, patch_size=spec.patch,
+        image_size=spec.image_size[0],
+    ).save_pretrained(folder)  # fmt: skip
+    save_file(
+        {k: v.contiguous() for k, v in to_huggingface(backbone.state_dict()).items()}, folder / "model.safetensors"
+    )
     net = Dinov2Model.from_pretrained(folder).eval()
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
     @torch.inference_mode()
     def features(image: Any) -> Any:
         height, width = image.shape[:2]
-        size = (side, round(side * width / height / 14) * 14)
+        size = (side, round(side * width / height / spec.patch) * spec.patch)
         x = torch.from_numpy(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)).float() / 255
         tokens = net(((x - mean) / std).permute(2, 0, 1)[None]).last_hidden_state[0, 1:]
-        return tokens.view(size[0] // 14, size[1] // 14, -1)
+        return tokens.view(size[0] // spec.patch, size[1] // spec.patch, -1)
 
     images, labels, classes = labelled(options, "train")
     rng, rows, targets = np.random.default_rng(options.seed), [], []

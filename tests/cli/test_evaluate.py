@@ -120,7 +120,7 @@ def test_mistakes_come_before_the_work(
     val = command.index("--val") + 1
     cases = {
         "its own target": [*command[:val], command[command.index("--train") + 1], *command[val + 1 :]],
-        "does not exist": [*command[:val], "nowhere", *command[val + 1 :]],
+        "no such folder": [*command[:val], "nowhere", *command[val + 1 :]],
         "have no classes": [*command[:val], command[val] + "/red", *command[val + 1 :]],
         "only one of them is embedded scenes": [*command[:val], "scenes:val", *command[val + 1 :]],
         "does not fit images resized to 36": [*command, "--crop", "99"],

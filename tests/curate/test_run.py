@@ -276,7 +276,7 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere does not exist"),
+        (["nowhere"], "no such folder, list or shards: nowhere"),
         (["empty"], "no images in"),
         (["bad"], "none of 2 images is usable: 2 unreadable"),
         (["pool", "--like", "bad"], "none of 2 curated images is usable"),
@@ -287,7 +287,7 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
         (["pool", "--with-curated"], "--with-curated needs --like"),
         (["pool", "--threshold", "7"], "threshold=7.0: expected 0 to 1"),
         (["pool", "--filter", "json:lods"], "Did you mean loads"),
-        (["pool", "--blur-boxes", "none.json"], "no such file of boxes: none.json"),
+        (["pool", "--blur-boxes", "none.json"], "no such file: none.json"),
         (["pool", "--crop", "64"], "does not fit"),
         (["pool", "--treshold", "0.9"], "Did you mean --threshold"),
         (["pool", "--part", "0"], "part 0"),

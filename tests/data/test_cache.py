@@ -340,6 +340,7 @@ class Blending(Counting):
 
 def fill_share(folder: Path, rank: int, world: int, monkey: pytest.MonkeyPatch | None = None) -> int:
     """Fill one process's share of 21 images of two sizes; with `monkey`, be killed before the third record."""
+    subject = FeatureCache(folder, {}, Blending(), copies=2)
     if monkey is not None:
         replace, done = Path.replace, []
 
@@ -348,7 +349,6 @@ def fill_share(folder: Path, rank: int, world: int, monkey: pytest.MonkeyPatch |
             return die() if len(done) == 3 else replace(path, target)  # type: ignore[return-value]
 
         monkey.setattr(Path, "replace", third_time)
-    subject = FeatureCache(folder, {}, Blending(), copies=2)
     load = lambda i, copy: image(i + 100 * copy, (8, 12 if i % 3 else 8))  # noqa: E731
     return subject.fill(identities(21), load, batch_size=4, share=(rank, world))
 

@@ -267,7 +267,7 @@ def test_images_of_every_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.root": "/nowhere/at/all"}, "does not exist"),
+        ({"data.root": "/nowhere/at/all"}, "no such folder"),
         ({"data.batch_size": 64}, "fewer than one total batch of 64"),
         ({"model.optim.lrr": 1}, "Did you mean"),
         ({"model.teacher.mode": "emaa"}, "ema"),

@@ -19,6 +19,7 @@ from dense.data.scenes import render
 from dense.predict import Depth, Segmentation
 from dense.recipes import config_folder
 from dense.tasks import DepthTask, JointTask, SegmentationTask
+from dense.tasks.auto import Survey, head_for, layers_for
 from dense.tasks.data import DataFacts
 from dense.tasks.options import DepthEvaluation
 from tests.runs import call
@@ -40,10 +41,14 @@ def test_a_recipe_builds(path: Path) -> None:
     backbone = inner["backbone"]
     shipped = backbone["name"] == "scenes_tiny"
     spec = load_backbone("scenes_tiny").spec if shipped else describe(backbone["name"], **backbone.get("arguments", {}))
-    layers = resolve_layers(backbone["layers"], spec)
-    built = task(head=inner["head"])
-    outputs = built.complete_outputs({k: dict(v) for k, v in inner["head"]["outputs"].items()}, FACTS)
-    head = heads.build(inner["head"] | {"in_channels": [spec.dim] * len(layers), "outputs": outputs})
+    options, chosen = inner["head"], backbone["layers"]
+    if options["name"] == "auto":
+        options = options | head_for(task.__name__, Survey(300, (480, 640), True))[0]
+        chosen = layers_for(options["name"], spec)[0]
+    layers = resolve_layers(chosen, spec)
+    built = task(head=options)
+    outputs = built.complete_outputs({k: dict(v) for k, v in options["outputs"].items()}, FACTS)
+    head = heads.build(options | {"in_channels": [spec.dim] * len(layers), "outputs": outputs})
     assert set(head.outputs) == set(outputs)
     losses = {k: inner[k] for k in ("loss", "depth_loss", "label_loss") if k in inner}
     assert losses
@@ -67,7 +72,7 @@ def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> Non
         "--model.backbone.name",
         "scenes_tiny",
         "--data.root",
-        str(tmp_path / "none"),
+        str(tmp_path),
         "--output",
         str(tmp_path / "run"),
     ]
@@ -80,7 +85,7 @@ def test_a_saved_backbone_refuses_the_weights_of_a_recipe(tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
     done = call(["train", "--config", "segmentation/linear_dino", *own, *helps])
     assert "own weights" not in done.stderr
-    assert str(tmp_path / "none") in done.stderr
+    assert str(tmp_path) in done.stderr
 
 
 @pytest.mark.parametrize("room", ["segmentation", "depth"])
@@ -88,12 +93,11 @@ def test_a_recipe_for_few_images_serves_a_folder(room: str, tmp_path: Path) -> N
     """With images of many sizes, some smaller than a crop, and with another backbone by its name alone."""
     recipe = yaml.safe_load((config_folder() / room / "small_data.yaml").read_text())
     inner, data = recipe["model"]["init_args"], recipe["data"]
-    patch = describe(inner["backbone"]["name"]).patch
     assert inner["backbone"]["weights"] == "timm"
     assert "arguments" not in inner["backbone"]
     assert "tune" not in inner
-    assert data["crop_size"] % patch == 0
-    assert inner["steps"] // recipe["val_every"] > recipe["patience"] > 0
+    assert data["crop_size"] == data["resize"] == inner["steps"] == "auto"
+    assert 10 > recipe["patience"] > 0
     targets = {"segmentation": "masks", "depth": "depth"}[room]
     for number, size in enumerate([(240, 320), (48, 64), (256, 224), (100, 90), (230, 250)]):
         scene = render(0, number, size)

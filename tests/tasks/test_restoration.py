@@ -401,7 +401,7 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
         assert DenseData(str(tmp_path), layout="pictures", degrade=plan, val_ratio=0.4).layout == "images"
     with pytest.raises(ValueError, match="haze needs metric depth"):
         DenseData(str(tmp_path), layout="images", degrade=Degrade(), val_ratio=0.4)
-    with pytest.raises(ValueError, match=r"data\.cache and data\.val_size"):
+    with pytest.raises(ValueError, match=r"data\.cache and model\.inference\.resize"):
         DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, val_size=20)
     with pytest.raises(ValueError, match="steps that begin with 0"):
         DenseData(str(tmp_path), layout="images", degrade=plan, val_ratio=0.4, patches=[(5, 16, 2)])
@@ -443,7 +443,7 @@ def test_refused(tmp_path: Path) -> None:
     [
         ("--data.degrade={kinds: {nois: [25]}}", "unknown degradation 'nois': known are rain, noise"),
         ("--data.degrade={kinds: {noise: [-5]}}", "noise=-5.0: expected a level of 0.1 to 255"),
-        ("--data.degrade={kinds: {noise: []}, kinde: 3}", "Option 'kinde' is not accepted"),
+        ("--data.degrade={kinds: {noise: []}, kinde: 3}", "Did you mean data.degrade.kinds?"),
         ("--data.patches=[[0,16]]", "data.patches: Expected a tuple with 3 elements"),
         ("--data.degrade=null", "which needs data.degrade"),
     ],

@@ -293,7 +293,7 @@ def failure(tmp_path: Path, *extra: str, **changes: Any) -> Done:
 
 
 def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
-    assert "does not exist" in failure(tmp_path, **{"data": {"root": str(tmp_path / "nowhere")}}).stderr
+    assert "no such folder" in failure(tmp_path, **{"data": {"root": str(tmp_path / "nowhere")}}).stderr
     assert "batch_size" in failure(tmp_path, **{"data.batch_size": 0}).stderr
     assert "cross_entropy" in failure(tmp_path, **{"model.init_args.loss": {"cross_entropi": 1}}).stderr
     assert "steps" in failure(tmp_path, **{"model.init_args.steps": 0}).stderr

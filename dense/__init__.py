@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
     from dense.cli.pretrain import pretrain
     from dense.cli.train import train
-    from dense.discover import track
+    from dense.discover import track  # type: ignore[no-redef]
     from dense.evaluate.model import evaluate
     from dense.predict import Depth, Predictor, Segmentation, load
     from dense.suggest import UsageError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +41,8 @@ class Keypoints:
         size = [max(1, round(side * scale)) for side in grey.shape[::-1]]
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         self.grey: NDArray[np.uint8] = np.asarray(cv2.resize(grey, size, interpolation=method), np.uint8)
-        found, descriptors = cv2.SIFT_create(KEYPOINTS, contrastThreshold=0.01).detectAndCompute(self.grey, None)
+        sift: Any = cv2.SIFT_create(KEYPOINTS, contrastThreshold=0.01)  # type: ignore[attr-defined]
+        found, descriptors = sift.detectAndCompute(self.grey, None)
         self.points = np.array([keypoint.pt for keypoint in found], np.float32).reshape(-1, 2)  # K, 2
         self.descriptors = descriptors  # K, 128, or None without keypoints
 
@@ -82,7 +84,7 @@ def _align(first: Keypoints, second: Keypoints) -> Alignment | None:
         return None
     correlation = float(np.corrcoef(first.grey[shared], laid[shared])[0, 1]) if laid[shared].std() else 0.0
     box = _box(shared)
-    back = cv2.invertAffineTransform(matrix)
+    back = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
     return Alignment(max(0.0, correlation), (box, _moved(box, first.grey, second.grey, back)))
 
 

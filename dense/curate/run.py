@@ -127,8 +127,8 @@ def decide(
     alignments: dict[int, Alignment] = {}
     if tested is not None and views is not None:
         compare = comparison(everything, usable, views, tested.usable)
-        copy_of, found = held_out_matches(images, tested.signatures(mean), settings, compare)
-        alignments = {int(usable[row]): alignment for row, alignment in found.items()}
+        copy_of, aligned = held_out_matches(images, tested.signatures(mean), settings, compare)
+        alignments = {int(usable[row]): alignment for row, alignment in aligned.items()}
         leaked = np.isin(group, group[copy_of >= 0])
         reasons[usable[leaked]] = REASONS.index("held out")
         matches[usable[leaked]] = np.where(copy_of >= 0, tested.usable[copy_of], -1)[leaked]

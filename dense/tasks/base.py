@@ -268,6 +268,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW with the learning rates of the head and of each trained layer of the backbone."""
         o, t = self.optim, self.tune
+        assert o.lr != "auto"
         groups = parameter_groups(self.network, o.lr, t.layer_decay, o.weight_decay, t.lr_scale)
         if extra := self.extra_parameters():
             groups.append({"params": extra, "lr": o.lr, "weight_decay": 0.0})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,6 +27,7 @@ from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, La
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform
+from dense.files import free_room, megabytes
 from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_plan, check_stages
 from dense.training.fit import images_in_words, refuse_another
 
@@ -386,11 +386,10 @@ class DenseData(pl.LightningDataModule):
                 say(f"features of train: not kept, since {drawn} views of {train} images are seldom the same")
         size = sum(f.numel() for f in compute(self.sample_of("val" if val else "train").image[None])) if versions else 0
         needed = size * (4 * val * versions.get("val", 0) + 2 * train * versions.get("train", 0))
-        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(there).free
+        free = free_room(folder)
         if trainer.strategy.broadcast(needed > free / 2):
             if trainer.is_global_zero:
-                say(f"features are not kept: they take {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free")
+                say(f"features are not kept: they take {megabytes(needed, up=True)}, {megabytes(free)} are free")
             return {}
         if versions.get("train") and trainer.is_global_zero:
             say(

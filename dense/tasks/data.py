@@ -32,7 +32,7 @@ from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedS
 from dense.training.fit import images_in_words, refuse_another
 
 TARGETS: tuple[Literal["labels", "depth"], ...] = ("labels", "depth")
-VERSIONS, VIEWS = 4, 800  # features that are kept at most, unless data.copies says: per image, and of all images
+VERSIONS, PATCHES = 4, 350_000  # kept at most, unless data.copies says: versions per image, patches of all images
 GAIN = 0.75  # features of training are kept if they are at most this share of those that the run would compute
 
 
@@ -143,7 +143,7 @@ class DenseData(pl.LightningDataModule):
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
         cache: folder in which features of a frozen backbone are kept; auto keeps them in the folder of the run, where
             that saves time and the disk has room; null computes them in every step.
-        copies: number of augmented versions per image in the cache; auto for 1 to 4, fewer of many images.
+        copies: number of augmented versions per image in the cache; auto for 1 to 4, fewer of many or large images.
         val_ratio: validation fraction of images without a validation set of their own; 0 trains on all of them, without
             validation, and keeps the last step's model.
         split_by: regular expression for what images have in common that stay on one side of such a split, such as the
@@ -374,7 +374,10 @@ class DenseData(pl.LightningDataModule):
         trainer: Any = self.trainer
         train, val = len(self.train), len(self.val)
         drawn = steps * self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        most = max(1, min(VERSIONS, VIEWS // max(train, 1))) if self.copies == "auto" else self.copies
+        features = compute(self.sample_of("val" if val else "train").image[None])
+        most = self.copies
+        if most == "auto":
+            most = max(1, min(VERSIONS, PATCHES // max(1, train * features[0].shape[-2:].numel())))
         wanted = max(1, min(most, drawn // max(train, 1)))
         if named:
             return {"train": wanted if self.copies == "auto" else self.copies} | ({"val": 1} if whole and val else {})
@@ -384,7 +387,7 @@ class DenseData(pl.LightningDataModule):
                 versions["train"] = wanted
             elif trainer.is_global_zero:
                 say(f"features of train: not kept, since {drawn} views of {train} images are seldom the same")
-        size = sum(f.numel() for f in compute(self.sample_of("val" if val else "train").image[None])) if versions else 0
+        size = sum(tensor.numel() for tensor in features)
         needed = size * (4 * val * versions.get("val", 0) + 2 * train * versions.get("train", 0))
         free = free_room(folder)
         if trainer.strategy.broadcast(needed > free / 2):

@@ -6,7 +6,6 @@ import copy
 import math
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -18,7 +17,7 @@ import torch
 from dense import tasks
 from dense.backbone.load import spec_of
 from dense.backbone.weights.names import directory
-from dense.console import say
+from dense.console import say, warn
 from dense.data.labelled.open import open_labelled
 from dense.data.labelled.sample import LabelledSource
 from dense.files import write
@@ -272,11 +271,10 @@ def check_views(task: DenseTask, data: DenseData) -> None:
         ("objects at {} times their size", math.sqrt(low * high), 1.0),
     ):
         if not 1 / SCALES_APART < one / other < SCALES_APART:
-            warnings.warn(
+            warn(
                 f"training sees {what.format(f'{one:.3g}')}, validation and prediction {other:.3g}: a factor of more "
                 f"than {SCALES_APART}, from which depth suffers most; set --model.inference.resize {trained} to train "
-                "and predict at one working size, or --model.inference.window to predict in windows",
-                stacklevel=2,
+                "and predict at one working size, or --model.inference.window to predict in windows"
             )
 
 

@@ -87,7 +87,8 @@ def shortened(line: str) -> list[str] | None:
         scenes = ["--scenes", "3", "--size", "32"] if rest[0] in ("depth", "segmentation") else []
         scenes = ["--scenes", "1", "--size", "32"] if rest[0] == "restoration" else scenes
         words = ["labelled" if word in ("IMAGES", "FOLDER") else word for word in rest]
-        return [verb, *words, *scenes, *FEW.get(rest[0], [])]
+        few = ["--size", "48", "--patches", "200"] if rest[0] == "probe" and "--data" in rest else FEW.get(rest[0], [])
+        return [verb, *words, *scenes, *few]
     short = {"demo": ["--size", "48"], "discover": ["--size", "64"]}.get(verb, [])
     if verb == "predict" and "depth_anything_v2_vits.pth" in rest:
         short = ["--resize", "28"]

@@ -374,13 +374,15 @@ class DenseData(pl.LightningDataModule):
         trainer: Any = self.trainer
         train, val = len(self.train), len(self.val)
         drawn = steps * self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        features = compute(self.sample_of("val" if val else "train").image[None])
+        if named and self.copies != "auto":
+            return {"train": self.copies} | ({"val": 1} if whole and val else {})
+        features = compute(self.first_image()[None])
         most = self.copies
         if most == "auto":
             most = max(1, min(VERSIONS, PATCHES // max(1, train * features[0].shape[-2:].numel())))
         wanted = max(1, min(most, drawn // max(train, 1)))
         if named:
-            return {"train": wanted if self.copies == "auto" else self.copies} | ({"val": 1} if whole and val else {})
+            return {"train": wanted} | ({"val": 1} if whole and val else {})
         versions = {"val": 1} if whole and val else {}
         if self.cache == "auto" and isinstance(self.train_set, Drawn):
             if wanted * train < GAIN * drawn:
@@ -401,17 +403,11 @@ class DenseData(pl.LightningDataModule):
             )
         return versions
 
-    def sample_of(self, split: str) -> Sample:
-        """Return the first image of a split as it is trained or validated."""
-        dataset = self.train_set if split == "train" else self.val_set
-        assert isinstance(dataset, LabelledImages)
-        return dataset.sample(0)
-
-    def view(self) -> tuple[int, int]:
-        """Return height and width of the first image as the network gets it in validation."""
+    def first_image(self) -> Tensor:
+        """Return the first image (3, H, W) as the network gets it in validation; without validation, in training."""
         dataset: Any = self.val_set if len(self.val) else self.train_set
-        height, width = dataset.sample(0).image.shape[-2:]
-        return height, width
+        image: Tensor = dataset.sample(0).image
+        return image
 
     def fill_cache(self, split: str, dataset: LabelledImages) -> None:
         """Compute the features that the cache of a split lacks: every process its share."""

@@ -262,7 +262,7 @@ def check_views(task: DenseTask, data: DenseData) -> None:
     """Warn where training sees much less of an image, or objects at another size, than validation and prediction."""
     if not isinstance(data.train_set, Drawn) or not len(data.val):
         return
-    transform, whole = data.train_set.transform, min(data.val_set.sample(0).image.shape[-2:])
+    transform, whole = data.train_set.transform, min(data.first_image().shape[-2:])
     validated = min(task.inference.window or whole, whole)
     trained = min(transform.crop_size) if transform.crop_size else validated
     low, high = transform.augment.scale
@@ -300,7 +300,7 @@ def finish(
         "best step": best.best.get("step", trainer.global_step),
         "seed": task.seed,
         "precision": str(trainer.precision),
-        "view": list(data.view()),
+        "view": list(data.first_image().shape[-2:]),
         "numbers": {k: v for k, v in best.best.items() if k != "step"},
         "versions": versions(),
     } | ({"chosen": list(chosen)} if chosen else {})

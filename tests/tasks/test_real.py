@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dense
-from dense.predict import Depth
+from dense.predict import Depth, Predictor
 from tests.runs import alone
 
 REAL = Path(os.environ.get("DENSE_REAL", "/nowhere"))
@@ -36,15 +36,19 @@ def subset(source: Path, target: Path, train: int, val: int) -> Path:
     return target
 
 
+def train(recipe: str, data: Path, output: Path, **changes: Any) -> Predictor:
+    with alone():
+        return dense.train(
+            recipe, data=data, output=output, backbone="dinov2_vits14", weights=WEIGHTS, **SHORT | changes
+        )
+
+
 @pytest.mark.skipif(not (REAL / "kitchen").is_dir(), reason="DENSE_REAL has no kitchen/")
 def test_depth_of_a_kitchen(tmp_path: Path) -> None:
     """40 frames and 80 steps are far better than a constant, in metres, with objects that stand out."""
     data = subset(REAL / "kitchen", tmp_path / "data", 40, 8)
-    with alone():
-        predictor = dense.train(
-            "depth/small_data", data=data, output=tmp_path / "run", backbone="dinov2_vits14", weights=WEIGHTS,
-            **SHORT | {"model.steps": 80, "data.resize": 168, "val_every": 40},
-        )  # fmt: skip
+    options = {"model.steps": 80, "data.resize": 168, "val_every": 40}
+    predictor = train("depth/small_data", data, tmp_path / "run", **options)
     assert predictor.model.facts["numbers"]["val/abs_rel"] < 0.30  # the constant has .42
     depth = predictor(next((data / "val/images").iterdir()))
     assert isinstance(depth, Depth)
@@ -59,9 +63,6 @@ def test_depth_of_a_kitchen(tmp_path: Path) -> None:
 def test_classes_of_streets(tmp_path: Path) -> None:
     """40 images and 100 steps reach a third of the classes; sky and road are nearly done."""
     data = subset(REAL / "camvid", tmp_path / "data", 40, 10)
-    with alone():
-        predictor = dense.train(
-            "segmentation/small_data", data=data, output=tmp_path / "run", backbone="dinov2_vits14", weights=WEIGHTS,
-            **SHORT | {"model.steps": 100, "data.resize": 252, "val_every": 50},
-        )  # fmt: skip
+    options = {"model.steps": 100, "data.resize": 252, "val_every": 50}
+    predictor = train("segmentation/small_data", data, tmp_path / "run", **options)
     assert predictor.model.facts["numbers"]["val/miou"] > 0.40

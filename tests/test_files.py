@@ -21,8 +21,7 @@ from pathlib import Path
 from dense.files import RunFolder
 with RunFolder(Path(sys.argv[1]), "train"):
     if os.fork() == 0:
-        time.sleep(60)
-    print("held", flush=True)
+        print("held", flush=True)  # the child, which has let go of the lock by now
     time.sleep(60)
 """
 

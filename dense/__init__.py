@@ -13,12 +13,13 @@ install()
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 
 if TYPE_CHECKING:
-    from dense import discover
+    from dense import discover, explore
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
     from dense.cli.pretrain import pretrain
     from dense.cli.train import train
     from dense.discover import track  # type: ignore[no-redef]
     from dense.evaluate.model import evaluate
+    from dense.explore.look import look
     from dense.predict import Depth, Predictor, Segmentation, load
     from dense.suggest import UsageError
     from heads.features import Features
@@ -34,6 +35,8 @@ _PUBLIC = {
     "Depth": "dense.predict",
     "Segmentation": "dense.predict",
     "track": "dense.discover",
+    "look": "dense.explore.look",
+    "explore": "dense.explore",  # a package that can be called
     "UsageError": "dense.suggest",
     "discover": "dense.discover",  # as a whole
     "pretrain": "dense.cli.pretrain",
@@ -53,8 +56,10 @@ __all__ = [
     "__version__",
     "discover",
     "evaluate",
+    "explore",
     "load",
     "load_backbone",
+    "look",
     "pretrain",
     "track",
     "train",

@@ -36,6 +36,11 @@ def is_quiet() -> bool:
     return _verb.get() == "quiet"
 
 
+def on_terminal() -> bool:
+    """Return whether a verb runs at a terminal, at which it may ask."""
+    return _verb.get() == "loud" and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def say(text: str) -> None:
     """Print a line unless --quiet was given."""
     if not is_quiet():

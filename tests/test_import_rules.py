@@ -32,6 +32,7 @@ ORDER = [
     "dense.tasks",
     "dense.evaluate",
     "dense.predict",
+    "dense.explore",
     "dense.export",
     "dense.curate",
     "pretrain",

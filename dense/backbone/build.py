@@ -12,6 +12,7 @@ from timm.layers import HybridEmbed, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked
 from timm.models.eva import Eva as TimmEva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.spec import (
@@ -80,10 +81,19 @@ def build_timm(spec: BackboneSpec) -> nn.Module:
 def _without_memory(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
     """Return a model on the meta device where timm can build it there; some models compute values when built."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return _create(timm_name, arguments)
     except (NotImplementedError, RuntimeError):
         return _create(timm_name, arguments)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out timm's truncated normal distribution, for which meta tensors import torch.compile's front end."""
+
+    STEPS = ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_")
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if args and function.__name__ in self.STEPS else function(*args, **(kwargs or {}))
 
 
 def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:

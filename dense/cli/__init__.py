@@ -17,6 +17,8 @@ from dense.console import COMMON, voice
 from dense.suggest import UnknownOption, UsageError, did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main`, one line)
+    "look": ("dense.cli.look", "show what a backbone sees in a photo: colours, attention, objects, regions"),
+    "explore": ("dense.cli.explore", "write a page on which a click on a patch shows what resembles it in all images"),
     "pretrain": ("dense.cli.pretrain", "pretrain a backbone on unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
     "train": ("dense.cli.train", "train a head for depth, segmentation, both or restoration on labelled images"),
     "evaluate": ("dense.cli.evaluate", "measure a backbone or a model by a named protocol, saved with the numbers"),

@@ -77,7 +77,7 @@ def discover(of_verb: Parser, options: Namespace) -> int:
         overlays=not options.no_overlay, maps=options.maps, weights=options.weights,
     )  # fmt: skip
     if options.method == "similarity":
-        job.similarities(point_of(of_verb, options.point))
+        job.similarities(options.point)
     else:
         job.discover(suited(method, backbone.spec, source) or job.fit(settings))
     warn_if_random(options)
@@ -87,11 +87,3 @@ def discover(of_verb: Parser, options: Namespace) -> int:
         print(f"could not be read: {len(failed)}\n  {some}", file=sys.stderr)
     return 1 if failed and not videos and len(failed) == len(images) else 0
 
-
-def point_of(parser: Parser, text: str) -> tuple[float, float]:
-    """Return the two numbers of 'X,Y'."""
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        parser.error(f"--point {text!r}: expected X,Y, two numbers of pixels such as 120,80")
-    return x, y

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dense.cli.parser import Parser
+from dense.cli.parser import Parser, point
 
 if TYPE_CHECKING:
     from dense.backbone import BackboneSpec
@@ -36,7 +36,7 @@ def add_method(parser: Parser) -> None:
     parser.add_argument(
         "--classes", help="cocluster, stego: classes.safetensors of an earlier run, instead of learning"
     )
-    parser.add_argument("--point", help="similarity: X,Y in pixels of the first image")
+    parser.add_argument("--point", type=point, metavar="X,Y", help="similarity: pixels of the first image")
 
 
 def add_settings(parser: Parser) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dense.console import COMMON
+from dense.console import COMMON, say
 from dense.files import RunFolder, check_writable
 from dense.suggest import UsageError, nearest, with_suggestion
 
@@ -111,6 +111,15 @@ def norm(text: str | None) -> Any:
     return {"true": True, "false": False}.get(text or "", text)
 
 
+def point(text: str) -> tuple[float, float]:
+    """'120,80' -> (120.0, 80.0), in pixels."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected X,Y, two numbers of pixels such as 120,80") from None
+    return x, y
+
+
 def usable_device(name: str) -> str:
     """The name of a device that this machine has: cpu, cuda, cuda:1, mps, ..."""
     import torch
@@ -134,11 +143,15 @@ NAMES = ("classes", "depth", "model", "backbone")  # of these, values that are n
 
 
 def check_sources(options: argparse.Namespace) -> None:
-    """Raise for a path that does not exist, before anything large is imported."""
+    """Raise for a path that does not exist, before anything large is imported; then choose a backbone left out."""
     for option, what in SOURCES.items():
         given = getattr(options, option, None) or []
         for text in map(str, given if isinstance(given, list) else [given]):
             check_source(text, what, name=option in NAMES)
+    if "download" in options and options.backbone is None:
+        from dense.backbone.at_hand import at_hand
+
+        options.backbone, options.weights = at_hand(None, options.weights, options.download)
 
 
 def check_source(text: str, what: str, name: bool = False) -> None:
@@ -170,6 +183,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 WITHOUT_EFFECT = (  # on what is written: where and how it is computed, and additional files
     "out", "output", "overwrite", "device", "batch", "overlays", "no_overlay", "no_video", "no_film", "maps",
+    "download",
 )  # fmt: skip
 
 
@@ -190,9 +204,12 @@ def add_set(parser: argparse.ArgumentParser, words: str = "override of the backb
 
 
 def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initialisation") -> None:
-    """Add --backbone, --weights, --set, --device and --seed."""
-    parser.add_argument("--backbone", required=True, help="timm name, official name or saved directory")
-    parser.add_argument("--weights", help="'timm', a weight file or a directory; random initialisation if left out")
+    """Add --backbone, --weights, --download, --set, --device and --seed."""
+    words = "timm name, official name or saved directory; if left out DENSE_BACKBONE, or the best one at hand"
+    parser.add_argument("--backbone", help=words)
+    words = "'timm', a weight file or a directory; random initialisation of a named backbone if left out"
+    parser.add_argument("--weights", help=words)
+    parser.add_argument("--download", action="store_true", help="of no --backbone: fetch DINOv2-S once, without asking")
     add_set(parser)
     add_device(parser)
     parser.add_argument("--seed", type=int, default=0, help=seed)
@@ -227,6 +244,11 @@ def warn_if_random(options: argparse.Namespace) -> None:
     """Print a line if the backbone is randomly initialised, since its results mean nothing."""
     if is_random(options):
         print("the weights are random: add published ones with --weights FILE, or name a directory as --backbone")
+
+
+def hint(command: str, words: str) -> None:
+    """Name the next useful command, unless --quiet was given."""
+    say(f"next: {command}\n      {words}")
 
 
 def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> None:

@@ -73,16 +73,16 @@ def contain(picture: Picture, side: int) -> Picture:
     return square
 
 
-def captioned(picture: Picture, words: str) -> Picture:
+def captioned(picture: Picture, words: str, height: int = CAPTION) -> Picture:
     """Write words below a picture; of words that are too long for its width, the middle is left out."""
     import matplotlib  # for its font
 
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), CAPTION - 5)
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height * 11 // 16)
     width, shown, kept = picture.shape[1], words, len(words)
     while font.getlength(shown) > width - 2 and kept > 2:
         kept -= 1
         shown = f"{words[: kept // 2]}…{words[-(kept - kept // 2) :]}"
-    strip = Image.new("RGB", (width, CAPTION), "white")
+    strip = Image.new("RGB", (width, height), "white")
     ImageDraw.Draw(strip).text((1, 1), shown, "black", font)
     return np.concatenate([picture, np.asarray(strip, np.uint8)])
 

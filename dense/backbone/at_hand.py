@@ -1,0 +1,80 @@
+"""The backbone that is used where none is named: the best one whose weights are on this machine, or may be fetched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from dense.backbone.saved import fetching
+from dense.backbone.weights.names import ALIASES, directory
+from dense.console import on_terminal, warn
+
+BEST, SHIPPED = "dinov2_vits14_reg", "scenes_tiny"
+NAME, WEIGHTS = "DENSE_BACKBONE", "DENSE_WEIGHTS"  # environment variables
+BETTER = (
+    f"no published backbone is at hand, so this is {SHIPPED}, which was trained on drawn scenes. On photographs "
+    f"DINOv2-S is far better: add --download once (88 MB), or offline name a file with --backbone {BEST} --weights "
+    f"FILE; {NAME} and {WEIGHTS} set both for good"
+)
+
+
+def at_hand(name: str | None = None, weights: str | None = None, download: bool = False) -> tuple[str, str | None]:
+    """Return name and weights for `load_backbone`: the given ones or, without a name, the best ones at hand.
+
+    These are the environment's, published DINOv2-S, or those in the package. DENSE_BACKBONE names a backbone as `load_backbone` takes it, with its weights in DENSE_WEIGHTS or in the hub's
+    cache. Published weights are taken from the cache of timm or torch.hub; they are downloaded with `download`, or if a
+    user at a terminal agrees. Nothing else reaches the network.
+    """
+    if name is not None:
+        return name, weights
+    if weights is not None:
+        raise ValueError(f"weights {weights} without a backbone: name the architecture that they are for")
+    name, weights = os.environ.get(NAME), os.environ.get(WEIGHTS) or None
+    if name and (weights or "/" in name or directory(name) is not None):
+        return name, weights
+    wanted = name or BEST
+    found = cached(wanted) or _fetched(wanted, download)
+    if found is not None:
+        return wanted, str(found)
+    if name:
+        raise ValueError(
+            f"{NAME}={name}: its published weights are not in the hub's cache; add --download, or offline set {WEIGHTS} "
+            "to a file"
+        )
+    warn(BETTER)
+    return SHIPPED, None
+
+
+def cached(name: str) -> Path | None:
+    """Return the file of published weights in the cache of timm or torch.hub, None without one."""
+    from huggingface_hub import try_to_load_from_cache
+    from torch.hub import get_dir
+
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(_repository(name), file)
+        if isinstance(found, str):
+            return Path(found)
+    official = name.replace("_reg", "_reg4") + "_pretrain.pth"
+    return next(iter(Path(get_dir(), "checkpoints").glob(official)), None)
+
+
+def _fetched(name: str, download: bool) -> Path | None:
+    """Download published weights if that is wanted; None if it is not."""
+    from huggingface_hub import hf_hub_download
+
+    if not (download or (on_terminal() and _agreed(name))):
+        return None
+    with fetching(_repository(name)):
+        return Path(hf_hub_download(_repository(name), "model.safetensors"))
+
+
+def _agreed(name: str) -> bool:
+    """Ask a user whether weights may be downloaded."""
+    print(f"download the published weights of {name} once, from the Hugging Face hub? [y/N] ", end="", file=sys.stderr)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _repository(name: str) -> str:
+    return f"timm/{ALIASES.get(name, name)}"

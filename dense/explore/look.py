@@ -1,0 +1,138 @@
+"""What a backbone sees in an image, on one sheet: PCA colours, class attention, objects, regions and similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dense.backbone import Backbone, load_backbone
+from dense.backbone.at_hand import at_hand
+from dense.console import warn
+from dense.discover import PCA, KMeans, MaskCut, Prediction, TokenCut, default_source, feature_at, similarity
+from dense.discover.attention import salience
+from dense.discover.methods import suited
+from dense.discover.source import centred
+from dense.discover.writing import draw_prediction, full_size, similarity_picture
+from dense.media.draw import Picture, captioned, enlarge, heat, sheet, to_picture
+from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
+from dense.media.video import Video
+from dense.predict.predictor import Source, as_array
+
+SIZE = 320  # shorter side of the backbone's input
+SIDE, WORDS = 480, 24  # longer side of a cell, and the height of its caption, in pixels
+FRAMES = 4  # of a video
+T = TypeVar("T")
+Point = tuple[float, float]  # x, y in pixels
+
+
+def look(
+    photo: Source,
+    backbone: str | Path | Backbone | None = None,
+    *,
+    weights: str | Path | None = None,
+    point: Point | None = None,
+    size: int = SIZE,
+) -> Image.Image:
+    """Return a sheet of an image beside what a backbone sees in it, as `dense look` writes it.
+
+        dense.look("photo.jpg").show()
+
+    Args:
+        photo: a file, an array (H, W, 3) of uint8 RGB or a PIL image.
+        backbone: a backbone, a name or a saved directory; the best one at hand if left out.
+        weights: of a name: "timm", a file or a directory.
+        point: x and y of a pixel; adds the cosine similarity of every patch with the one there.
+        size: shorter side of the backbone's input in pixels; 0 for the image's own.
+    """
+    if not isinstance(backbone, Backbone):
+        backbone = load_backbone(*at_hand(backbone, weights), frozen=True)  # type: ignore[arg-type]
+    return Image.fromarray(Looking(backbone, point, size).sheet([as_array(photo)]))
+
+
+class Looking:
+    """Sheets by one backbone. The point is in the first image; in later ones, similarity is to the patch there."""
+
+    def __init__(self, backbone: Backbone, point: Point | None = None, size: int = SIZE) -> None:
+        self.backbone, self.point, self.size = backbone, point, size
+        self.query: Tensor | None = None  # C
+
+    @torch.inference_mode()
+    def sheet(self, images: Sequence[Picture], names: Sequence[str] = ("image",)) -> Picture:
+        """Return one sheet of an image (H, W, 3) in two rows, or of several of one size in a row each.
+
+        The colours of PCA are shared by the images of a sheet.
+        """
+        patch = self.backbone.spec.patch
+        inputs = [
+            replace(resize_for_backbone(image, Path(), self.size, patch), original=fit(image)) for image in images
+        ]
+        pixels = [stack_normalised([one], self.backbone) for one in inputs]
+        source = default_source(self.backbone.spec)
+        tokens = [replace(source, centre=False)(self.backbone, one) for one in pixels]  # each 1, C, h, w
+        features = [centred(one) for one in tokens] if source.centre else tokens
+        if self.point is not None and self.query is None:
+            self.query = feature_at(tokens[0][0], self.point, images[0].shape[:2])  # type: ignore[arg-type]
+        colours = PCA.fit(features)
+        rows = []
+        for i, (one, name) in enumerate(zip(inputs, names, strict=True)):
+            attended = salience(self.backbone, pixels[i], tokens[i].shape[-2:])  # type: ignore[arg-type]
+            cells = {name: one.original} | self._views(one, tokens[i], features[i], attended, colours)
+            rows.append([captioned(cell, words, WORDS) for words, cell in cells.items()])
+        if len(rows) == 1:
+            half = -(-len(rows[0]) // 2)
+            rows = [rows[0][:half], rows[0][half:]]
+        return sheet(rows, gap=8)
+
+    def _views(
+        self, image: SizedImage, tokens: Tensor, features: Tensor, attended: Tensor, colours: PCA
+    ) -> dict[str, Picture]:
+        """Return captioned pictures of one image from its tokens (1, C, h, w), with and without centring."""
+        size, spec = image.original.shape[:2], self.backbone.spec
+
+        def drawn(prediction: Prediction) -> Picture:
+            return draw_prediction(image.original, full_size(prediction, 0, image, "guided"))
+
+        source = default_source(spec, cuts=True)
+        cut_from = features if source.centre else tokens
+        views = {"features, PCA": to_picture(colours(features, size=size)[0])}  # type: ignore[arg-type]
+        if spec.class_token:
+            views["class attention"] = enlarge(heat(attended[0].cpu()), size)  # type: ignore[arg-type]
+        for name, method in {"object, TokenCut": TokenCut(), "objects, MaskCut": MaskCut()}.items():
+            views[name] = drawn(suited(method, spec, source)(cut_from, attended))
+        views["regions, k-means"] = drawn(KMeans()(features))
+        if self.query is not None:
+            views["similarity to the point"] = similarity_picture(image.original, similarity(tokens, self.query)[0])
+        return views
+
+
+def fit(image: Picture) -> Picture:
+    """Resize an image to a longer side of `SIDE` pixels."""
+    factor = SIDE / max(image.shape[:2])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def spread(path: Path) -> tuple[list[Picture], list[str]]:
+    """Return evenly spaced frames of a video, and their captions."""
+    video = Video(path)
+    step = max(1, video.length // FRAMES)
+    frames = list(islice(islice(iter(video), step // 2, None, step), FRAMES))
+    return frames, [f"{(step // 2 + i * step) / video.rate:.1f} s" for i in range(len(frames))]
+
+
+def sample(items: Sequence[T], most: int) -> list[T]:
+    """Return at most so many items, evenly spaced, and report how many are left out."""
+    if len(items) <= most:
+        return list(items)
+    warn(f"{len(items)} images, of which {most} are taken, evenly spaced; --most takes more")
+    return [items[i * len(items) // most] for i in range(most)]

@@ -88,12 +88,14 @@ def _without_memory(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out timm's truncated normal distribution, for which meta tensors import torch.compile's front end."""
+    """Leaves out timm's normal distributions, for which meta tensors import torch.compile's front end."""
 
     STEPS = ("normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_")
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if args and function.__name__ in self.STEPS else function(*args, **(kwargs or {}))
+        if function.__name__ in self.STEPS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:

@@ -223,10 +223,13 @@ class ViT(Backbone, kind="vit"):
     def _attention_input(self, images: Tensor, layer: int) -> tuple[Any, Tensor, Tensor | None, tuple[int, int]]:
         """Return the attention of block `layer`, its input after the first norm, its rotary positions, and the grid."""
         x, rope, grid, layer = self._run_to(images, layer)
+        return *self._before_attention(x, rope, layer), grid
+
+    def _before_attention(self, x: Tensor, rope: Tensor | None, layer: int) -> tuple[Any, Tensor, Tensor | None]:
         block = self.model.blocks[layer]
         if not all(hasattr(block, name) for name in ("norm1", "attn")) or "Post" in type(block).__name__:
             raise ValueError(f"attention rows are not supported for blocks of type {type(block).__name__}")
-        return block.attn, block.norm1(x), self._rope_of_layer(rope, layer), grid
+        return block.attn, block.norm1(x), self._rope_of_layer(rope, layer)
 
     def _rope_of_layer(self, rope: Tensor | None, layer: int) -> Tensor | None:
         return rope
@@ -275,6 +278,19 @@ class ViT(Backbone, kind="vit"):
         if positions and which != "value":
             y = rotate(attention, y, rope, self.spec.prefix)
         return to_map(y[:, :, self.spec.prefix :].transpose(1, 2).flatten(2), grid)
+
+    def tokens_and_attention(self, images: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
+        """Return the last tokens of the patches (B, C, h, w), and how the last block attends to each patch, in fp32.
+
+        That is (B, heads, Q, h*w) for the Q = h*w patches or, where there is a class token, for it and the patches.
+        """
+        x, rope, grid, layer = self._run_to(images, -1)
+        attention, normed, rope_of_layer = self._before_attention(x, rope, layer)
+        first = self.spec.prefix
+        rows = attention_rows(attention, normed, slice(0, x.shape[1]), rope_of_layer, first)[..., first:]
+        rows = torch.cat((rows[:, :, : int(self.spec.class_token)], rows[:, :, first:]), 2)
+        x = self.run(x, rope, layer, layer + 1)
+        return to_map((self.model.norm(x) if norm else x)[:, first:], grid), rows
 
 
 class Eva(ViT, kind="eva"):

@@ -79,7 +79,12 @@ def salience(backbone: Backbone, images: Tensor, grid: tuple[int, int]) -> Tenso
             return Attention().rows(backbone, images).mean(1)
         except ValueError:  # blocks without rows of attention
             pass
-    inside = torch.zeros(len(images), *grid, device=images.device)
+    return middle(len(images), grid).to(images.device)
+
+
+def middle(count: int, grid: tuple[int, int]) -> Tensor:
+    """Return maps (count, h, w) of 1 inside the grid and 0 at its border."""
+    inside = torch.zeros(count, *grid)
     inside[:, 1:-1, 1:-1] = 1
     return inside
 

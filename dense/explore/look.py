@@ -18,7 +18,7 @@ from dense.backbone import Backbone, load_backbone
 from dense.backbone.at_hand import at_hand
 from dense.console import warn
 from dense.discover import PCA, KMeans, MaskCut, Prediction, TokenCut, default_source, feature_at, similarity
-from dense.discover.attention import salience
+from dense.discover.attention import middle
 from dense.discover.methods import suited
 from dense.discover.source import centred
 from dense.discover.writing import draw_prediction, full_size, similarity_picture
@@ -75,17 +75,17 @@ class Looking:
         inputs = [
             replace(resize_for_backbone(image, Path(), self.size, patch), original=fit(image)) for image in images
         ]
-        pixels = [stack_normalised([one], self.backbone) for one in inputs]
         source = default_source(self.backbone.spec)
-        tokens = [replace(source, centre=False)(self.backbone, one) for one in pixels]  # each 1, C, h, w
+        uncentred = replace(source, centre=False)
+        read = [uncentred.with_attention(self.backbone, stack_normalised([one], self.backbone)) for one in inputs]
+        tokens = [one for one, _ in read]  # each 1, C, h, w
         features = [centred(one) for one in tokens] if source.centre else tokens
         if self.point is not None and self.query is None:
             self.query = feature_at(tokens[0][0], self.point, images[0].shape[:2])  # type: ignore[arg-type]
         colours = PCA.fit(features)
         rows = []
         for i, (one, name) in enumerate(zip(inputs, names, strict=True)):
-            attended = salience(self.backbone, pixels[i], tokens[i].shape[-2:])  # type: ignore[arg-type]
-            cells = {name: one.original} | self._views(one, tokens[i], features[i], attended, colours)
+            cells = {name: one.original} | self._views(one, tokens[i], features[i], read[i][1], colours)
             rows.append([captioned(cell, words, WORDS) for words, cell in cells.items()])
         if len(rows) == 1:
             half = -(-len(rows[0]) // 2)
@@ -93,7 +93,7 @@ class Looking:
         return sheet(rows, gap=8)
 
     def _views(
-        self, image: SizedImage, tokens: Tensor, features: Tensor, attended: Tensor, colours: PCA
+        self, image: SizedImage, tokens: Tensor, features: Tensor, attention: Tensor | None, colours: PCA
     ) -> dict[str, Picture]:
         """Return captioned pictures of one image from its tokens (1, C, h, w), with and without centring."""
         size, spec = image.original.shape[:2], self.backbone.spec
@@ -104,7 +104,9 @@ class Looking:
         source = default_source(spec, cuts=True)
         cut_from = features if source.centre else tokens
         views = {"features, PCA": to_picture(colours(features, size=size)[0])}  # type: ignore[arg-type]
-        if spec.class_token:
+        attended = middle(1, tokens.shape[-2:]).to(tokens)  # type: ignore[arg-type]
+        if attention is not None and spec.class_token:
+            attended = attention[:, :, 0].mean(1).unflatten(-1, tokens.shape[-2:])
             views["class attention"] = enlarge(heat(attended[0].cpu()), size)  # type: ignore[arg-type]
         for name, method in {"object, TokenCut": TokenCut(), "objects, MaskCut": MaskCut()}.items():
             views[name] = drawn(suited(method, spec, source)(cut_from, attended))

@@ -1,0 +1,103 @@
+"""`dense explore`: features and predictions of images, to touch, in one HTML page."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    check_sources,
+    hint,
+    open_backbone,
+    usable_device,
+    warn_if_random,
+    weights_in_words,
+)
+from dense.console import say
+from dense.files import check_writable, megabytes
+
+EXAMPLES = (
+    ("dense explore IMAGES --output page.html", "click a patch, and see what resembles it in every image"),
+    ("dense explore runs/mine/model LABELLED --output page.html", "where a model fails: worst images first"),
+)
+
+
+def parser(**options: bool) -> Parser:
+    words = "Write one HTML page, without a server or the network, on which the features of images are explored."
+    parser = Parser("dense explore", words, EXAMPLES, **options)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGES", help="images or folders; before them, a model that dense train wrote")
+    add("--output", type=Path, default=Path("explore.html"), help="the page")
+    add("--model", help="directory that dense train wrote: its predictions, uncertainty and errors")
+    add("--layout", default="folder", help="with a model: layout of labelled images, as in dense evaluate")
+    add("--split", default="val", help="with a model: which of the labelled images; all for every one")
+    add("--most", type=int, default=100, help="images, evenly spaced among those that there are")
+    add("--size", type=int, default=320, help="shorter side of the backbone's input; 0: as it is")
+    add("--no-attention", action="store_true", help="leave attention out, which makes the page smaller")
+    add_backbone(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
+    if options.model is None and len(options.images) > 1 and is_model(Path(options.images[0])):
+        options.model = options.images.pop(0)
+    if options.size < 0 or options.most < 1:
+        of_verb.error(f"--size {options.size} --most {options.most}: expected 0 or more pixels and 1 or more images")
+    if options.output.suffix not in (".html", ".htm"):
+        of_verb.error(f"--output {options.output}: expected the name of a page, such as page.html")
+    check_writable(options.output.parent)
+    named = options.backbone is not None
+    if options.model and not named:
+        options.backbone = ""  # the model's own
+    check_sources(options)
+    return explore(options, named)
+
+
+def is_model(folder: Path) -> bool:
+    """Return whether a folder holds a trained model."""
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def explore(options: Namespace, named: bool) -> int:
+    """Write the page; return the exit status."""
+    from dense.explore.run import explore
+    from dense.predict import load
+
+    device = usable_device(options.device)
+    model = load(options.model, device) if options.model else None
+    page = explore(
+        options.images if model is None else ground_truth(options), options.output, model=model,
+        backbone=open_backbone(options, frozen=True) if named or model is None else None,
+        size=options.size, most=options.most, attention=not options.no_attention,
+    )  # fmt: skip
+    if page.unreadable:
+        some = "\n  ".join(page.unreadable[:20])
+        print(f"could not be read: {len(page.unreadable)}\n  {some}", file=sys.stderr)
+    size = megabytes(options.output.stat().st_size, up=True)
+    print(f"wrote {options.output}: {len(page.images)} images, {size}; open it in a browser")
+    if model is None:
+        say(f"backbone: {options.backbone}, {weights_in_words(options)}")
+        warn_if_random(options)
+        hint(f"dense train --config segmentation/small_data --data.root LABELLED --output runs/mine", "a head of your own")
+    else:
+        hint(f"dense evaluate TASK {options.model} --data LABELLED", "the errors as numbers, by a named protocol")
+    return 0
+
+
+def ground_truth(options: Namespace) -> Any:
+    """Return labelled images, or the images themselves if there is no ground truth."""
+    from dense.data.labelled.open import open_labelled
+
+    if len(options.images) == 1 and not Path(options.images[0]).is_file():
+        try:
+            return open_labelled(options.images[0], options.split, layout=options.layout, partial=True)
+        except FileNotFoundError as reason:
+            say(f"without ground truth: {reason}")
+    return options.images

@@ -47,6 +47,11 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def hint(command: str, words: str) -> None:
+    """Name the next useful command, unless --quiet was given."""
+    say(f"next: {command}    # {words}")
+
+
 def warn(text: str) -> None:
     """Print a warning once for all processes of a run, unless --quiet was given."""
     if not is_quiet() and os.environ.get("LOCAL_RANK", "0") == "0":

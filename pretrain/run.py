@@ -14,6 +14,7 @@ import torch
 from dense._version import __version__
 from dense.backbone import Backbone
 from dense.backbone.weights.official import EXPORTS
+from dense.console import hint
 from dense.files import write
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
@@ -127,6 +128,7 @@ def finish(
     save_backbone(backbone, folder / "backbone", facts)
     write(folder / "facts.json", json.dumps(facts, indent=2, default=str) + "\n")
     print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
+    hint(f"dense look PHOTO --backbone {folder / 'backbone'}", "what it sees in a photo")
 
 
 def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:

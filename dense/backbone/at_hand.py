@@ -22,9 +22,10 @@ BETTER = (
 def at_hand(name: str | None = None, weights: str | None = None, download: bool = False) -> tuple[str, str | None]:
     """Return name and weights for `load_backbone`: the given ones or, without a name, the best ones at hand.
 
-    These are the environment's, published DINOv2-S, or those in the package. DENSE_BACKBONE names a backbone as `load_backbone` takes it, with its weights in DENSE_WEIGHTS or in the hub's
-    cache. Published weights are taken from the cache of timm or torch.hub; they are downloaded with `download`, or if a
-    user at a terminal agrees. Nothing else reaches the network.
+    These are the environment's, published DINOv2-S, or the backbone in the package. DENSE_BACKBONE names a backbone as
+    `load_backbone` takes it, with its weights in DENSE_WEIGHTS or in the hub's cache. Published weights are taken from
+    the cache of timm or torch.hub; they are downloaded with `download`, or if a user at a terminal agrees. Nothing else
+    reaches the network.
     """
     if name is not None:
         return name, weights
@@ -39,8 +40,8 @@ def at_hand(name: str | None = None, weights: str | None = None, download: bool 
         return wanted, str(found)
     if name:
         raise ValueError(
-            f"{NAME}={name}: its published weights are not in the hub's cache; add --download, or offline set {WEIGHTS} "
-            "to a file"
+            f"{NAME}={name}: its published weights are not in the hub's cache; add --download, or offline set "
+            f"{WEIGHTS} to a file"
         )
     warn(BETTER)
     return SHIPPED, None

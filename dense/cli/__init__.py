@@ -19,28 +19,48 @@ from dense.suggest import UnknownOption, UsageError, did_you_mean
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main`, one line)
     "look": ("dense.cli.look", "show what a backbone sees in a photo: colours, attention, objects, regions"),
     "explore": ("dense.cli.explore", "write a page on which a click on a patch shows what resembles it in all images"),
-    "pretrain": ("dense.cli.pretrain", "pretrain a backbone on unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
+    "demo": ("dense.demo.verb", "make a report on embedded scenes, without downloads, or on your own images"),
     "train": ("dense.cli.train", "train a head for depth, segmentation, both or restoration on labelled images"),
-    "evaluate": ("dense.cli.evaluate", "measure a backbone or a model by a named protocol, saved with the numbers"),
+    "pretrain": ("dense.cli.pretrain", "pretrain a backbone on unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
+    "curate": ("dense.cli.curate", "select a pretraining set from an uncurated pool, without copies or test images"),
     "predict": ("dense.cli.predict", "predict depth, classes or restored images for images, folders and videos"),
     "discover": ("dense.cli.discover", "find objects and regions in images and videos without labels"),
     "track": ("dense.cli.track", "follow the objects of a first frame through a video"),
-    "curate": ("dense.cli.curate", "select a pretraining set from an uncurated pool, without copies or test images"),
     "features": ("dense.cli.features", "write a backbone's feature maps of images"),
+    "evaluate": ("dense.cli.evaluate", "measure a backbone or a model by a named protocol, saved with the numbers"),
     "convert": ("dense.cli.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "export": ("dense.cli.export", "write a trained model or a backbone as one ONNX or torch.export file"),
-    "demo": ("dense.demo.verb", "make a report on embedded scenes, without downloads, or on your own images"),
     "completion": ("dense.cli.completion", "print a script that completes verbs and options in bash, zsh or fish"),
 }
 
+GROUPS = {
+    "start": ("look", "explore", "demo"),
+    "train": ("train", "pretrain", "curate"),
+    "use": ("predict", "discover", "track", "features"),
+    "measure": ("evaluate",),
+    "tools": ("convert", "export", "completion"),
+}
+WAYS_IN = (
+    ("what a backbone sees in a photo, without labels", "dense look photo.jpg"),
+    (
+        "a head for your labelled images",
+        "dense train --config segmentation/small_data --data.root MINE --output runs/a",
+    ),
+    ("a backbone of your own images", "dense pretrain --config pretrain/small_data --data.root IMAGES --output runs/b"),
+)
+
 
 def usage() -> str:
-    """Return the help text of `dense`, with all verbs."""
+    """Return the help text of `dense`: three ways in, then all verbs in groups."""
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items())
+    ways = "\n".join(f"  # {words}\n  {command}" for words, command in WAYS_IN)
+    verbs = "\n".join(
+        f"{group}:\n" + "\n".join(f"  {verb:<{width}}  {VERBS[verb][1]}" for verb in inside)
+        for group, inside in GROUPS.items()
+    )
     return (
-        f"dense {__version__}: DINO backbones and dense heads\n\n"
-        f"usage: dense VERB [options]      dense VERB --help\n\nverbs:\n{verbs}\n\n"
+        f"dense {__version__}: DINO backbones and dense heads\n\nthree ways in:\n{ways}\n\n"
+        f"usage: dense VERB [options]      dense VERB --help\n\n{verbs}\n\n"
         "options:\n  --version  print the version\n  -h, --help  print this help\n\n"
         "options of every verb:\n"
         + "\n".join(f"  {option:<9} {words}" for option, words in COMMON.items())

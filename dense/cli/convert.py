@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dense.cli.parser import Parser, add_published, add_set, check_sources
+from dense.console import hint
 from dense.files import check_writable
 
 OF_HEADS = ("family", "kind", "max_depth", "weights")  # options for published heads alone
@@ -70,6 +71,10 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"{source} is a directory of this project; --verify is for files that others published")
     layout: Layout = "official" if options.official else "huggingface" if options.huggingface else "own"
     print(write(loaded, source, target, layout))
+    if layout == "own":
+        is_head = isinstance(loaded, DenseModel)
+        command = f"dense predict {target} IMAGES" if is_head else f"dense look PHOTO --backbone {target}"
+        hint(command, "what it predicts" if is_head else "what it sees in a photo")
     if not options.verify:
         return 0
     from dense.published.parity import certify

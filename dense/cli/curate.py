@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dense.cli.parser import Parser, add_backbone, check_sources, open_backbone, warn_if_random
+from dense.console import hint
 from dense.files import RunFolder
 
 EXAMPLES = (
@@ -131,4 +132,5 @@ def run(options: Namespace) -> int:
     result = options.output / (written["list"] if "list" in written else written["shards"])
     print(f"kept {written['pictures']} of {report['counts']['pictures']} images: {result}")
     print(f"dropped images: {options.output / 'sheet.html'}")
+    hint(f"dense pretrain --config pretrain/small_data --data.root {result} --output runs/mine", "a backbone of them")
     return 0

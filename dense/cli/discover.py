@@ -12,11 +12,13 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     add_overwrite,
+    again,
     check_sources,
     open_backbone,
     run_folder,
     warn_if_random,
 )
+from dense.console import hint
 
 SIZE = 320  # shorter side of the backbone's input
 EXAMPLES = (
@@ -81,9 +83,9 @@ def discover(of_verb: Parser, options: Namespace) -> int:
     else:
         job.discover(suited(method, backbone.spec, source) or job.fit(settings))
     warn_if_random(options)
+    hint(again(options, "explore", *options.images, "--output", "page.html"), "the features behind it, to touch")
     failed = job.unreadable
     if failed:
         some = "\n  ".join(failed[:20])
         print(f"could not be read: {len(failed)}\n  {some}", file=sys.stderr)
     return 1 if failed and not videos and len(failed) == len(images) else 0
-

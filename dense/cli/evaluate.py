@@ -24,6 +24,7 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     add_device,
+    again,
     check_sources,
     epilogue,
     layers,
@@ -583,4 +584,8 @@ def main(argv: Sequence[str]) -> int:
         print("nothing was saved; --output FOLDER keeps it")
     else:
         print(f"wrote {result.save(options.output, weights=weights, seed=options.seed, seconds=seconds)}")
+    if "backbone" in options:
+        hint(again(options, "explore", "IMAGES", "--output", "page.html"), "its features, to touch")
+    else:
+        hint(f"dense explore {options.model} {options.data} --output page.html", "where it fails: worst images first")
     return 0

@@ -12,13 +12,12 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     check_sources,
-    hint,
     open_backbone,
     usable_device,
     warn_if_random,
     weights_in_words,
 )
-from dense.console import say
+from dense.console import hint, say
 from dense.files import check_writable, megabytes
 
 EXAMPLES = (
@@ -85,7 +84,10 @@ def explore(options: Namespace, named: bool) -> int:
     if model is None:
         say(f"backbone: {options.backbone}, {weights_in_words(options)}")
         warn_if_random(options)
-        hint(f"dense train --config segmentation/small_data --data.root LABELLED --output runs/mine", "a head of your own")
+        hint(
+            "dense train --config segmentation/small_data --data.root LABELLED --output runs/mine",
+            "a head of your own",
+        )
     else:
         hint(f"dense evaluate TASK {options.model} --data LABELLED", "the errors as numbers, by a named protocol")
     return 0

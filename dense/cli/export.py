@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dense.cli.parser import Parser, add_set, check_sources, layers, norm
+from dense.console import hint
 from dense.files import check_writable
 
 EXAMPLES = (
@@ -59,4 +60,6 @@ def main(argv: Sequence[str]) -> int:
     print(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB): images -> {', '.join(done.difference)}")
     where = "several sizes" if options.dynamic else "two batch sizes"
     print(f"equal to the model to {max(done.difference.values()):.0e} of the largest value, at {where}")
+    option = "--backbone" if isinstance(model, Backbone) else "--model"
+    hint(f"dense explore IMAGES {option} {options.model} --output page.html", "what it sees, to touch")
     return 0

@@ -11,13 +11,14 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     add_overwrite,
+    again,
     check_sources,
     layers,
     norm,
     open_backbone,
     run_folder,
 )
-from dense.console import progress
+from dense.console import hint, progress
 from dense.files import write
 
 SHARED = 64  # images, evenly spread, whose features fit the colours of all
@@ -104,6 +105,7 @@ def features(options: Namespace, pca: bool) -> int:
     print(f"{len(written)} images written to {options.output} (the last one: {shapes})")
     if skipped:
         print(f"{len(skipped)} skipped:\n  " + "\n  ".join(skipped[:10]))
+    hint(again(options, "explore", *options.images, "--output", "page.html"), "the same features, to touch")
     return 0
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from dense.cli.parser import (
     Parser,
     add_backbone,
+    again,
     check_sources,
-    hint,
     open_backbone,
     point,
     warn_if_random,
     weights_in_words,
 )
-from dense.console import progress, say
+from dense.console import hint, progress, say
 from dense.files import RunFolder
 
 EXAMPLES = (
@@ -77,6 +77,7 @@ def look(options: Namespace) -> int:
         print(path)
     say(f"backbone: {options.backbone}, {weights_in_words(options)}")
     warn_if_random(options)
-    given = " ".join(options.images)
-    hint(f"dense explore {given} --output page.html", "click any patch, and see what resembles it in every image")
+    hint(
+        again(options, "explore", *options.images, "--output", "page.html"), "click a patch, and see what resembles it"
+    )
     return 0

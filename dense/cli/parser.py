@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dense.console import COMMON, say
+from dense.console import COMMON
 from dense.files import RunFolder, check_writable
 from dense.suggest import UsageError, nearest, with_suggestion
 
@@ -152,6 +153,7 @@ def check_sources(options: argparse.Namespace) -> None:
         from dense.backbone.at_hand import at_hand
 
         options.backbone, options.weights = at_hand(None, options.weights, options.download)
+        options.at_hand = True
 
 
 def check_source(text: str, what: str, name: bool = False) -> None:
@@ -183,7 +185,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 WITHOUT_EFFECT = (  # on what is written: where and how it is computed, and additional files
     "out", "output", "overwrite", "device", "batch", "overlays", "no_overlay", "no_video", "no_film", "maps",
-    "download",
+    "download", "at_hand",
 )  # fmt: skip
 
 
@@ -210,6 +212,7 @@ def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initial
     words = "'timm', a weight file or a directory; random initialisation of a named backbone if left out"
     parser.add_argument("--weights", help=words)
     parser.add_argument("--download", action="store_true", help="of no --backbone: fetch DINOv2-S once, without asking")
+    parser.set_defaults(at_hand=False)
     add_set(parser)
     add_device(parser)
     parser.add_argument("--seed", type=int, default=0, help=seed)
@@ -224,6 +227,13 @@ def open_backbone(options: argparse.Namespace, **overrides: Any) -> Any:
     device = usable_device(options.device)
     torch.manual_seed(options.seed)
     return load_backbone(options.backbone, options.weights, **(overrides | dict(options.set))).to(device)
+
+
+def again(options: argparse.Namespace, *words: Any) -> str:
+    """Return a command line of these words, with the backbone that the options of `add_backbone` name."""
+    named = () if options.at_hand else ("--backbone", options.backbone)
+    weights = ("--weights", options.weights) if named and options.weights else ()
+    return shlex.join(map(str, ("dense", *words, *named, *weights)))
 
 
 def weights_in_words(options: argparse.Namespace) -> str:
@@ -244,11 +254,6 @@ def warn_if_random(options: argparse.Namespace) -> None:
     """Print a line if the backbone is randomly initialised, since its results mean nothing."""
     if is_random(options):
         print("the weights are random: add published ones with --weights FILE, or name a directory as --backbone")
-
-
-def hint(command: str, words: str) -> None:
-    """Name the next useful command, unless --quiet was given."""
-    say(f"next: {command}\n      {words}")
 
 
 def add_published(parser: argparse.ArgumentParser, backbone: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from dense.cli.parser import (
     run_folder,
     usable_device,
 )
-from dense.console import progress
+from dense.console import hint, progress
 
 if TYPE_CHECKING:
     from dense.predict import Predictor
@@ -95,6 +96,9 @@ def predict(of_verb: Parser, options: Namespace) -> int:
     if failed:
         some = "\n  ".join(failed[:20])
         print(f"could not be read: {len(failed)}\n  {some}", file=sys.stderr)
+    hint(
+        shlex.join(["dense", "explore", options.model, *options.inputs, "--output", "page.html"]), "where it is unsure"
+    )
     return 1 if len(failed) == count else 0
 
 

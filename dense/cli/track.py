@@ -12,11 +12,13 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     add_overwrite,
+    again,
     check_sources,
     open_backbone,
     run_folder,
     warn_if_random,
 )
+from dense.console import hint
 
 EXAMPLES = (
     ("dense track VIDEO.mp4 --mask FIRST.png --backbone dino_vits16 --weights FILE --output tracked", "a video"),
@@ -65,4 +67,5 @@ def track(options: Namespace) -> int:
     )  # fmt: skip
     warn_if_random(options)
     print(line)
+    hint(again(options, "evaluate", "video", "--data", "DAVIS"), "tracking as numbers")
     return 0

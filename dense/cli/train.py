@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dense.cli.parser import epilogue
 from dense.cli.trainings import ShortHelp
+from dense.console import hint
 from dense.files import RunFolder
 
 if TYPE_CHECKING:
@@ -81,4 +82,5 @@ def _train(argv: Sequence[str]) -> tuple[int, Path]:
         model = folder / "model"
         print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
         print(f"wrote {model}; open it with dense.load({str(model)!r}), or dense predict {model} IMAGES")
+        hint(f"dense explore {model} LABELLED --output page.html", "where it fails: worst images first")
     return status, folder

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dense.cli.parser import Parser, usable_device, warn_if_random, weights_in_words
+from dense.console import hint
 from dense.files import RunFolder, check_writable, write
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
     write_picture(target.with_name("pictures.png"), gallery_sheet(sections[0].galleries[0]))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
     warn_if_random(options)
+    hint("dense look PHOTO", "the same of a photo of yours")
     return 0
 
 

@@ -254,7 +254,7 @@ async function show() {
   };
   for (const group of document.querySelectorAll(".of")) group.hidden = !group.dataset.of.split(" ").includes(state.view);
   for (const button of get("views").children) button.setAttribute("aria-pressed", button.dataset.view === state.view);
-  get("legend").hidden = !data.legend.length || !(state.view in (images[0].layers || {}));
+  get("legend").hidden = !data.legend.length || !/^(class )?(prediction|ground truth)$/.test(state.view);
   get("matches").hidden = state.view !== "similarity" || !state.points.length;
   if (state.view !== "similarity") images.forEach((i) => { i.save.hidden = true; i.score.textContent = i.caption; });
   marks();

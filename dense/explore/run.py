@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.at_hand import at_hand
 from dense.console import progress
 from dense.data.image import ImageError, list_images, read_image
-from dense.data.labelled.sample import IGNORE, DataError, Labelled
+from dense.data.labelled.sample import DataError, Labelled
 from dense.discover import PCA
 from dense.discover.methods import source_of
 from dense.explore.encode import Encoded, EncodedAttention, cosine_error, directions, encode
+from dense.explore.judge import Shown, judge
 from dense.explore.look import sample as take
 from dense.files import write
-from dense.media.draw import Picture, depth_picture, heat, label_picture, palette
+from dense.media.draw import Picture, heat, palette
 from dense.media.html import data_url
-from dense.metrics.segmentation import confusion
 from dense.media.inputs import resize_for_backbone, stack_normalised
-from dense.predict import Depth, Predictor, Restoration
-from dense.predict.predictions import parts
+from dense.predict import Predictor
 
 SIZE, MOST = 320, 100  # shorter side of the backbone's input; images of a page
 THUMBNAIL = 320  # longer side in pixels
@@ -75,7 +72,10 @@ def explore(
     chosen = take(range(len(source)), most)
     for index in progress(chosen, "images"):
         try:
-            page.add(source.read(index))
+            sample = source.read(index)
+            if sample.depth is not None and source.depth_kind == "inverse_relative":
+                sample = replace(sample, depth=1 / sample.depth)
+            page.add(sample)
         except (ImageError, DataError) as error:
             page.unreadable.append(str(error))
     if not page.images:
@@ -139,15 +139,13 @@ class Page:
             image |= {"features": one.data(), "pca": described(PCA.fit([own]))}
         if self.model is not None:
             self.images.sort(key=lambda image: -image["badness"])
-        roots = [str(Path(image["name"]).parent) for image in self.images]
-        common = os.path.commonpath(roots) if len({os.path.isabs(root) for root in roots}) == 1 else ""
-        for image in self.images:
-            image["name"] = os.path.relpath(image["name"], common or ".") if os.path.isfile(image["name"]) else image["name"]
+        for image, name in zip(self.images, short([image["name"] for image in self.images]), strict=True):
+            image["name"] = name
         classes = () if self.model is None else self.model.classes or ()
         colours = palette(len(classes) + 1).tolist()
         content = {
-            "lead": self.lead(of), "about": self.about(), "legend": list(zip(classes, colours, strict=False)), "images": self.images,
-            "pca": described(PCA.fit(maps)), "palette": palette(12).tolist(),
+            "lead": self.lead(of), "about": self.about(), "legend": list(zip(classes, colours, strict=False)),
+            "images": self.images, "pca": described(PCA.fit(maps)), "palette": palette(12).tolist(),
             "heat": heat(np.linspace(0, 1, 256)[None])[0].tolist(),
         }  # fmt: skip
         parts = {
@@ -172,13 +170,22 @@ class Page:
         """Return how exact the numbers of the page are."""
         mean, most = self.cosine_error
         text = (
-            f"Features are rounded to fit in the page: beside the raw ones, cosines differ by {mean:.3f} on average, and "
-            f"99 % of them by less than {most:.3f}. Similarity is the cosine with the most similar point, minus that "
-            "with the most similar point to avoid."
+            f"Features are rounded to fit in the page: beside the raw ones, cosines differ by {mean:.3f} on average, "
+            f"and 99 % of them by less than {most:.3f}. Similarity is the cosine with the most similar point, minus "
+            "that with the most similar point to avoid."
         )
         if any(image["attention"] for image in self.images):
             text += " Attention is of the last block, on coarse queries and of rank 8 in its logarithm."
         return text
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Return paths without the folders that all of them lie in."""
+    parts = [Path(name).parts for name in names]
+    shared = 0
+    while all(len(one) > shared + 1 for one in parts) and len({one[shared] for one in parts}) == 1:
+        shared += 1
+    return [str(Path(*one[shared:])) for one in parts]
 
 
 def thumbnail(picture: Picture) -> Picture:
@@ -199,76 +206,3 @@ def described(pca: PCA) -> dict[str, Any]:
     """Return a PCA as plain data."""
     tensors = {"mean": pca.mean, "directions": pca.directions.T, "low": pca.low, "high": pca.high}
     return {name: np.round(tensor.numpy().astype(np.float64), 5).tolist() for name, tensor in tensors.items()}
-
-
-# ---- what a model predicts
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Pictures of a prediction, and how bad it is: its error or, without ground truth, its uncertainty."""
-
-    layers: dict[str, Picture] = field(default_factory=dict)
-    caption: str = ""
-    badness: float = 0.0
-
-
-def judge(model: Predictor, sample: Labelled) -> Shown:
-    """Predict an image; draw the prediction, its uncertainty and, where there is ground truth, its errors."""
-    prediction = model(sample.image)
-    depth, classes = parts(prediction)
-    found = []
-    if classes is not None:
-        found.append(of_classes(classes.labels, classes.scores, sample.labels, len(classes.classes)))
-    if depth is not None:
-        mirrored, _ = parts(model(np.ascontiguousarray(sample.image[:, ::-1])))
-        assert mirrored is not None
-        found.append(of_depth(depth, mirrored.values[:, ::-1], sample.depth))
-    if isinstance(prediction, Restoration):
-        found.append(of_restored(prediction, sample.clean))
-    if len(found) == 1:
-        return found[0]
-    layers = {f"{what} {name}": picture for what, one in zip(("class", "depth"), found, strict=True) for name, picture in one.layers.items()}
-    return Shown(layers, ", ".join(one.caption for one in found), found[0].badness)
-
-
-def of_classes(labels: NDArray[np.uint8], scores: NDArray[np.float32], truth: NDArray[np.uint8] | None, count: int) -> Shown:
-    """Uncertainty is 1 minus the probability of the class; the error is 1 minus the mean IoU of the image."""
-    uncertain = 1 - scores
-    layers = {"prediction": label_picture(labels, count), "uncertainty": heat(uncertain, bounds=(0, 1))}
-    if truth is None or not (known := truth != IGNORE).any():
-        return Shown(layers, f"uncertainty {uncertain.mean():.2f}", float(uncertain.mean()))
-    pairs = confusion(torch.from_numpy(truth[known]), torch.from_numpy(labels[known]), count, count).double()
-    union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
-    miou = float((pairs.diagonal()[union > 0] / union[union > 0]).mean())
-    wrong = (labels != truth) & known
-    layers |= {"ground truth": label_picture(truth, count), "error": heat(wrong.astype(float), bounds=(0, 1.5))}
-    return Shown(layers, f"mIoU {miou:.2f}", 1 - miou)
-
-
-def of_depth(depth: Depth, mirrored: NDArray[np.float32], truth: NDArray[np.float32] | None) -> Shown:
-    """Uncertainty is the relative difference to the mirror image's prediction; the error is the absolute relative one."""
-    scale = np.maximum(np.abs(depth.values), 1e-6)
-    uncertain = np.abs(depth.values - mirrored) / scale
-    layers = {"prediction": depth.picture(), "uncertainty": heat(uncertain, bounds=(0, 0.25))}
-    if truth is None or not (known := np.isfinite(truth) & (truth > 0)).any():
-        return Shown(layers, f"uncertainty {np.nanmean(uncertain):.3f}", float(np.nanmean(uncertain)))
-    metric = depth.to_metric(truth)
-    low, high = np.quantile(truth[known], (0.01, 0.99))
-    error = np.where(known, np.abs(metric.values - np.where(known, truth, 1)) / np.where(known, truth, 1), 0)
-    layers |= {
-        "prediction": depth_picture(metric.values, (low, high)),
-        "ground truth": depth_picture(np.where(known, truth, np.nan), (low, high)),
-        "error": heat(error, bounds=(0, 0.5)),
-    }
-    return Shown(layers, f"abs_rel {error[known].mean():.3f}", float(error[known].mean()))
-
-
-def of_restored(prediction: Restoration, clean: Picture | None) -> Shown:
-    """The error is the mean absolute difference."""
-    layers = {"prediction": prediction.values}
-    if clean is None:
-        return Shown(layers)
-    error = np.abs(prediction.values.astype(float) - clean).mean(-1) / 255
-    layers |= {"ground truth": clean, "error": heat(error, bounds=(0, 0.2))}
-    return Shown(layers, f"error {error.mean():.3f}", float(error.mean()))

@@ -77,7 +77,9 @@ def captioned(picture: Picture, words: str, height: int = CAPTION) -> Picture:
     """Write words below a picture; of words that are too long for its width, the middle is left out."""
     import matplotlib  # for its font
 
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height * 11 // 16)
+    font = ImageFont.truetype(
+        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height * 11 // 16
+    )
     width, shown, kept = picture.shape[1], words, len(words)
     while font.getlength(shown) > width - 2 and kept > 2:
         kept -= 1

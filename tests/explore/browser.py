@@ -23,7 +23,7 @@ class Browser:
     def __enter__(self) -> Self:
         out, self.write = os.pipe()
         self.read, back = os.pipe()
-        self.profile = Path(os.environ.get("TMPDIR", "/tmp"), f"chromium-{os.getpid()}-{id(self)}")  # noqa: S108
+        self.profile = Path(os.environ.get("TMPDIR", "/tmp"), f"chromium-{os.getpid()}-{id(self)}")
         assert CHROMIUM is not None
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"]
         command = ["bash", "-c", f'exec "$@" 3<&{out} 4>&{back}', "bash", CHROMIUM, *flags, "--remote-debugging-pipe"]
@@ -96,9 +96,13 @@ class Browser:
     def place(self, image: int, row: int, column: int) -> dict[str, float]:
         """Return where a patch of an image is on the screen, after scrolling to it."""
         return self.value(
-            f"(() => {{ const i = images[{image}]; i.frame.scrollIntoView({{block: 'center'}});"
-            f"const b = i.frame.getBoundingClientRect();"
-            f"return {{x: b.left + ({column} + .5) * b.width / i.grid[1], y: b.top + ({row} + .5) * b.height / i.grid[0]}}; }})()"
+            f"""(() => {{
+                const {{ frame, grid }} = images[{image}];
+                frame.scrollIntoView({{ block: "center" }});
+                const box = frame.getBoundingClientRect();
+                const x = box.left + ({column} + 0.5) * box.width / grid[1];
+                return {{ x, y: box.top + ({row} + 0.5) * box.height / grid[0] }};
+            }})()"""
         )
 
     def click(self, image: int, row: int, column: int, modifiers: int = 0) -> None:
@@ -110,7 +114,13 @@ class Browser:
             return
         for kind in ("mousePressed", "mouseReleased"):
             self(
-                "Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, modifiers=modifiers, **place
+                "Input.dispatchMouseEvent",
+                type=kind,
+                button="left",
+                buttons=1,
+                clickCount=1,
+                modifiers=modifiers,
+                **place,
             )
 
     def key(self, name: str) -> None:

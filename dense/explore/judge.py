@@ -1,0 +1,86 @@
+"""What a model predicts for an image, how sure it is, and how wrong: pictures for a page, and a number to sort by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dense.data.labelled.sample import IGNORE, Labelled
+from dense.media.draw import Picture, depth_picture, heat, label_picture
+from dense.metrics.segmentation import confusion
+from dense.predict import Depth, Predictor, Restoration, Segmentation
+from dense.predict.predictions import parts
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of a prediction, and how bad it is: its error or, without ground truth, its uncertainty."""
+
+    layers: dict[str, Picture] = field(default_factory=dict)
+    caption: str = ""
+    badness: float = 0.0
+
+
+def judge(model: Predictor, sample: Labelled) -> Shown:
+    """Predict an image; draw the prediction, its uncertainty and, where there is ground truth, its errors."""
+    prediction = model(sample.image)
+    depth, classes = parts(prediction)
+    found = []
+    if classes is not None:
+        found.append(of_classes(classes, sample.labels))
+    if depth is not None:
+        mirrored, _ = parts(model(np.ascontiguousarray(sample.image[:, ::-1])))
+        assert mirrored is not None
+        found.append(of_depth(depth, mirrored.values[:, ::-1], sample.depth))
+    if isinstance(prediction, Restoration):
+        found.append(of_restored(prediction, sample.clean))
+    if len(found) == 1:
+        return found[0]
+    named = zip(("class", "depth"), found, strict=True)
+    layers = {f"{what} {name}": picture for what, one in named for name, picture in one.layers.items()}
+    return Shown(layers, ", ".join(one.caption for one in found), found[0].badness)
+
+
+def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
+    """Uncertainty is 1 minus the probability of the class; the error is 1 minus the mean IoU of the image."""
+    labels, count, uncertain = found.labels, len(found.classes), 1 - found.scores
+    layers = {"prediction": label_picture(labels, count), "uncertainty": heat(uncertain, bounds=(0, 1))}
+    if truth is None or not (known := truth != IGNORE).any():
+        return Shown(layers, f"uncertainty {uncertain.mean():.2f}", float(uncertain.mean()))
+    pairs = confusion(torch.from_numpy(truth[known]), torch.from_numpy(labels[known]), count, count).double()
+    union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
+    miou = float((pairs.diagonal()[union > 0] / union[union > 0]).mean())
+    wrong = (labels != truth) & known
+    layers |= {"ground truth": label_picture(truth, count), "error": heat(wrong.astype(float), bounds=(0, 1.5))}
+    return Shown(layers, f"mIoU {miou:.2f}", 1 - miou)
+
+
+def of_depth(depth: Depth, mirrored: NDArray[np.float32], truth: NDArray[np.float32] | None) -> Shown:
+    """Uncertainty is the relative difference to the mirror image's prediction; the error is that to ground truth."""
+    scale = np.maximum(np.abs(depth.values), 1e-6)
+    uncertain = np.abs(depth.values - mirrored) / scale
+    layers = {"prediction": depth.picture(), "uncertainty": heat(uncertain, bounds=(0, 0.25))}
+    if truth is None or not (known := np.isfinite(truth) & (truth > 0)).any():
+        return Shown(layers, f"uncertainty {np.nanmean(uncertain):.3f}", float(np.nanmean(uncertain)))
+    metric = depth.to_metric(truth)
+    low, high = np.quantile(truth[known], (0.01, 0.99))
+    error = np.where(known, np.abs(metric.values - np.where(known, truth, 1)) / np.where(known, truth, 1), 0)
+    layers |= {
+        "prediction": depth_picture(metric.values, (low, high)),
+        "ground truth": depth_picture(np.where(known, truth, np.nan), (low, high)),
+        "error": heat(error, bounds=(0, 0.5)),
+    }
+    return Shown(layers, f"abs_rel {error[known].mean():.3f}", float(error[known].mean()))
+
+
+def of_restored(prediction: Restoration, clean: Picture | None) -> Shown:
+    """The error is the mean absolute difference."""
+    layers = {"prediction": prediction.values}
+    if clean is None:
+        return Shown(layers)
+    error = np.abs(prediction.values.astype(float) - clean).mean(-1) / 255
+    layers |= {"ground truth": clean, "error": heat(error, bounds=(0, 0.2))}
+    return Shown(layers, f"error {error.mean():.3f}", float(error.mean()))

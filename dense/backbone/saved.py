@@ -126,8 +126,8 @@ def fetching(name: str) -> Iterator[None]:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise WeightsError(
-            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or give "
-            "a file or directory instead"
+            f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or work "
+            "offline: fetch its file or directory on another machine and give that instead (--weights FILE)"
         ) from None
     finally:
         log.setLevel(level)

@@ -298,6 +298,8 @@ def test_no_network(options: dict[str, str], monkeypatch: pytest.MonkeyPatch, ca
     """Without a network there is one error with advice, and no log about retries."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     name = "dino_vits16" if options else "somebody/something"
-    with pytest.raises(WeightsError, match=r"hub cannot be reached; check the network, or give a file or directory"):
+    with pytest.raises(
+        WeightsError, match=r"hub cannot be reached; check the network, or work offline: fetch its file"
+    ):
         load_backbone(name, **options) if options else Backbone.from_pretrained(name)
     assert not caplog.records

@@ -1,0 +1,98 @@
+"""`dense look`: one sheet per image or video, and what bad input gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dense
+from dense.cli import main
+from dense.data.scenes import Scenes
+from dense.explore.look import SIDE, Looking, sample
+from dense.media.video import VideoWriter
+
+SHEET = (2 * (SIDE + 24 + 8) + 8, 3 * (SIDE + 8) + 8)  # of a square image: H, W
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images, one of them in a sub-folder with a name that needs care, and one that cannot be read."""
+    root = tmp_path_factory.mktemp("photos")
+    scenes = Scenes("val", 2, 64, seed=0)
+    (root / "deep").mkdir()
+    Image.fromarray(scenes[0].image).save(root / "a.png")
+    Image.fromarray(scenes[1].image).save(root / "deep" / "Bär 'n' \"b\".jpg")
+    (root / "c.jpg").write_bytes(b"")
+    return root
+
+
+def test_one_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sheet in the folder where the command runs, its path, the backbone, and the next command."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["look", str(folder / "a.png"), "--size", "48"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "a_look.png"
+    assert said[1] == "backbone: scenes_tiny, scenes_tiny"
+    assert said[2].startswith(f"next: dense explore {folder / 'a.png'} --output page.html")
+    assert Image.open("a_look.png").size[::-1] == SHEET
+    assert [path.name for path in tmp_path.iterdir()] == ["a_look.png"]
+
+
+def test_folders_and_points(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every image of a folder but earlier sheets; similarity in a seventh cell; unreadable files are listed."""
+    Image.new("RGB", (9, 9)).save(folder / "old_look.png")
+    assert main(["look", str(folder), "--size", "32", "--point", "30,20", "--output", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert "c.jpg is empty" in told.err
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert written == ["a_look.png", "deep/Bär 'n' \"b\"_look.png"]
+    assert Image.open(tmp_path / "a_look.png").width == 4 * (SIDE + 8) + 8
+
+
+def test_a_video_is_one_sheet(tmp_path: Path) -> None:
+    """Of evenly spaced frames, a row each."""
+    scenes = Scenes("val", 5, 64, seed=0)
+    with VideoWriter(tmp_path / "clip.mp4", 5) as writer:
+        for i in range(5):
+            writer.add(scenes[i].image)
+    assert main(["look", str(tmp_path / "clip.mp4"), "--size", "32", "--output", str(tmp_path)]) == 0
+    assert Image.open(tmp_path / "clip_look.png").height == 4 * (SIDE + 24 + 8) + 8
+
+
+def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, status, words in (
+        ([str(tmp_path)], 1, "no images in"),
+        ([str(folder / "c.jpg")], 1, "could not be read: 1"),
+        ([str(folder / "a.png"), "--point", "640,2", "--size", "32"], 1, "lies outside the image"),
+        ([str(folder / "a.png"), "--most", "0"], 2, "expected 0 or more pixels"),
+    ):
+        try:
+            assert main(["look", *argv, "--output", str(tmp_path)]) == status
+        except SystemExit as end:
+            assert end.code == status
+        assert words in capsys.readouterr().err
+
+
+def test_the_call(folder: Path) -> None:
+    """An image for notebooks; the same pixels from an array."""
+    found = dense.look(folder / "a.png", "scenes_tiny", size=32)
+    assert found.size[::-1] == SHEET
+    again = dense.look(np.asarray(Image.open(folder / "a.png")), dense.load_backbone("scenes_tiny"), size=32)
+    assert np.array_equal(np.asarray(found), np.asarray(again))
+
+
+def test_a_backbone_without_attention_or_class_token() -> None:
+    """Its sheet has no class attention, and objects are those in the middle."""
+    image = Scenes("val", 1, 64, seed=0)[0].image
+    assert Looking(dense.load_backbone("resnet18"), size=128).sheet([image]).shape[1] == SHEET[1]
+
+
+def test_samples_are_spread_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sample(range(5000), 4) == [0, 1250, 2500, 3750]
+    assert "5000 images, of which 4 are taken" in capsys.readouterr().err
+    assert sample([1, 2], 4) == [1, 2]

@@ -50,6 +50,10 @@ def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
     layers = {"prediction": label_picture(labels, count), "uncertainty": heat(uncertain, bounds=(0, 1))}
     if truth is None or not (known := truth != IGNORE).any():
         return Shown(layers, f"uncertainty {uncertain.mean():.2f}", float(uncertain.mean()))
+    if truth[known].max() >= count:
+        raise ValueError(
+            f"the ground truth has label {truth[known].max()} and the model {count} classes: name the images that it is for"
+        )
     pairs = confusion(torch.from_numpy(truth[known]), torch.from_numpy(labels[known]), count, count).double()
     union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
     miou = float((pairs.diagonal()[union > 0] / union[union > 0]).mean())

@@ -171,7 +171,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         """Return query, key, value or token features, (B, C, h, w); see `ViT.qkv`."""
         raise ValueError(f"{self.spec.name} is convolutional and has no queries or keys; use a ViT backbone")
 
-    def tokens_and_attention(self, images: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
+    def tokens_and_attention(self, images: Tensor, norm: bool, patches: bool = True) -> tuple[Tensor, Tensor]:
         """Return the last tokens, and the attention of the last block, in one pass; see `ViT.tokens_and_attention`."""
         raise ValueError(f"{self.spec.name} is convolutional and has no attention; use a ViT backbone")
 

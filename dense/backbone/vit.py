@@ -279,15 +279,16 @@ class ViT(Backbone, kind="vit"):
             y = rotate(attention, y, rope, self.spec.prefix)
         return to_map(y[:, :, self.spec.prefix :].transpose(1, 2).flatten(2), grid)
 
-    def tokens_and_attention(self, images: Tensor, norm: bool) -> tuple[Tensor, Tensor]:
+    def tokens_and_attention(self, images: Tensor, norm: bool, patches: bool = True) -> tuple[Tensor, Tensor]:
         """Return the last tokens of the patches (B, C, h, w), and how the last block attends to each patch, in fp32.
 
-        That is (B, heads, Q, h*w) for the Q = h*w patches or, where there is a class token, for it and the patches.
+        That is (B, heads, Q, h*w) of Q queries: the class token, where there is one, and with `patches` the h*w patches.
         """
         x, rope, grid, layer = self._run_to(images, -1)
         attention, normed, rope_of_layer = self._before_attention(x, rope, layer)
         first = self.spec.prefix
-        rows = attention_rows(attention, normed, slice(0, x.shape[1]), rope_of_layer, first)[..., first:]
+        stop = x.shape[1] if patches else first
+        rows = attention_rows(attention, normed, slice(0, stop), rope_of_layer, first)[..., first:]
         rows = torch.cat((rows[:, :, : int(self.spec.class_token)], rows[:, :, first:]), 2)
         x = self.run(x, rope, layer, layer + 1)
         return to_map((self.model.norm(x) if norm else x)[:, first:], grid), rows

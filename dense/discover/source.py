@@ -51,14 +51,14 @@ class Source:
         features = features.float()
         return centred(features) if self.centre else features
 
-    def with_attention(self, backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def with_attention(self, backbone: Backbone, images: Tensor, patches: bool = True) -> tuple[Tensor, Tensor | None]:
         """Return features as the call does, and the last block's attention (B, heads, Q, h*w), None without one.
 
-        Q is that of `tokens_and_attention`. Tokens of the last block and attention come from one pass.
+        Q and patches are those of `tokens_and_attention`. Tokens of the last block and attention come from one pass.
         """
         images = resize_to_patches(images, backbone.spec)
         try:
-            tokens, attention = backbone.tokens_and_attention(images, self.norm)
+            tokens, attention = backbone.tokens_and_attention(images, self.norm, patches)
         except ValueError:  # blocks without rows of attention
             return self(backbone, images), None
         if self.what != "token" or self.layer not in (-1, backbone.spec.depth - 1):

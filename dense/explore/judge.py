@@ -52,7 +52,7 @@ def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
         return Shown(layers, f"uncertainty {uncertain.mean():.2f}", float(uncertain.mean()))
     if truth[known].max() >= count:
         raise ValueError(
-            f"the ground truth has label {truth[known].max()} and the model {count} classes: name the images that it is for"
+            f"the ground truth has label {truth[known].max()} and the model {count} classes; give images that it is for"
         )
     pairs = confusion(torch.from_numpy(truth[known]), torch.from_numpy(labels[known]), count, count).double()
     union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()

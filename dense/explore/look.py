@@ -77,7 +77,8 @@ class Looking:
         ]
         source = default_source(self.backbone.spec)
         uncentred = replace(source, centre=False)
-        read = [uncentred.with_attention(self.backbone, stack_normalised([one], self.backbone)) for one in inputs]
+        pixels = [stack_normalised([one], self.backbone) for one in inputs]
+        read = [uncentred.with_attention(self.backbone, one, patches=False) for one in pixels]
         tokens = [one for one, _ in read]  # each 1, C, h, w
         features = [centred(one) for one in tokens] if source.centre else tokens
         if self.point is not None and self.query is None:

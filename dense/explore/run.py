@@ -32,6 +32,7 @@ from dense.media.inputs import resize_for_backbone, stack_normalised
 from dense.predict import Predictor
 
 SIZE, MOST = 320, 100  # shorter side of the backbone's input; images of a page
+ATTENTION = 4096  # patches up to which attention is shown
 THUMBNAIL = 320  # longer side in pixels
 HERE = Path(__file__).parent
 
@@ -117,10 +118,15 @@ class Page:
         image = resize_for_backbone(sample.image, Path(sample.name), self.size, spec.patch)
         source = source_of(spec, "similarity")
         pixels = stack_normalised([image], self.backbone)
-        features, attention = source.with_attention(self.backbone, pixels)
+        small = pixels.shape[-2] * pixels.shape[-1] <= ATTENTION * spec.patch**2  # it grows with the square
+        features, attention = source.with_attention(self.backbone, pixels, patches=small)
         grid = (features.shape[-2], features.shape[-1])
         self.features.append(features[0].half().cpu())
-        kept = EncodedAttention.of(attention[0].cpu(), grid) if self.with_attention and attention is not None else None
+        kept = (
+            EncodedAttention.of(attention[0].cpu(), grid)
+            if self.with_attention and small and attention is not None
+            else None
+        )
         shown = Shown() if self.model is None else judge(self.model, sample)
         self.images.append({
             "name": sample.name, "height": sample.image.shape[0], "width": sample.image.shape[1], "grid": grid,

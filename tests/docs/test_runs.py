@@ -36,11 +36,12 @@ FEW = {
 }
 STAND_INS = {"NAME": "dino_vits16", "FILE": "FILE.pth"}
 NEEDED = (  # files of others
-    "VOCdevkit/VOC2012", "dinov2_vits14_reg4_pretrain.pth", "LABELLED", "NYU", "ADE", "DAVIS", "TRAIN", "CAMVID", "...", "dinov2_vits14_nyu_dpt_head.pth",
+    "VOCdevkit/VOC2012", "LABELLED", "dinov2_vits14_reg4_pretrain.pth",
+    "NYU", "ADE", "DAVIS", "TRAIN", "CAMVID", "...", "dinov2_vits14_nyu_dpt_head.pth",
 )  # fmt: skip
 RAN = {  # commands of a page that run here
-    "README": 3, "start": 7, "look": 3, "explore": 1, "weights": 4, "heads": 17, "published": 2, "restoration": 4, "pretraining": 6,
-    "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 6,
+    "README": 3, "start": 7, "look": 3, "explore": 1, "weights": 4, "heads": 17, "published": 2, "restoration": 4,
+    "pretraining": 6, "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 6,
 }  # fmt: skip
 
 
@@ -89,7 +90,8 @@ def shortened(line: str) -> list[str] | None:
         words = ["labelled" if word in ("IMAGES", "FOLDER") else word for word in rest]
         few = ["--size", "48", "--patches", "200"] if rest[0] == "probe" and "--data" in rest else FEW.get(rest[0], [])
         return [verb, *words, *scenes, *few]
-    short_of = dict.fromkeys(("demo", "look", "explore"), ["--size", "48"]) | {"discover": ["--size", "64"]}
+    small = ["--size", "48"]
+    short_of = {"demo": small, "look": small, "explore": small, "discover": ["--size", "64"]}
     short = short_of.get(verb, [])
     if verb == "predict" and "depth_anything_v2_vits.pth" in rest:
         short = ["--resize", "28"]

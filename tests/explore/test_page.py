@@ -190,8 +190,8 @@ def test_regions_follow_the_slider(page: Browser) -> None:
         colours = {tuple(c) for i in range(3) for c in canvas(page, i).reshape(-1, 4).tolist()}
         assert len(colours) == count
     assert page.value(
-        "(() => { const c = centresOf(sampled(images, 4000), 3), r = regions(images[0], c);"
-        "return r.every((k, i) => c.every((o) => dot(o, unit(images[0], i)) <= dot(c[k], unit(images[0], i)) + 1e-5)); })()"
+        "(() => { const c = centresOf(sampled(images, 4000), 3), near = (o, i) => dot(o, unit(images[0], i));"
+        "return regions(images[0], c).every((k, i) => c.every((o) => near(o, i) <= near(c[k], i) + 1e-5)); })()"
     )
 
 

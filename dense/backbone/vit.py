@@ -282,7 +282,7 @@ class ViT(Backbone, kind="vit"):
     def tokens_and_attention(self, images: Tensor, norm: bool, patches: bool = True) -> tuple[Tensor, Tensor]:
         """Return the last tokens of the patches (B, C, h, w), and how the last block attends to each patch, in fp32.
 
-        That is (B, heads, Q, h*w) of Q queries: the class token, where there is one, and with `patches` the h*w patches.
+        That is (B, heads, Q, h*w) of Q queries: the class token, if there is one, and with `patches` the h*w patches.
         """
         x, rope, grid, layer = self._run_to(images, -1)
         attention, normed, rope_of_layer = self._before_attention(x, rope, layer)

@@ -83,7 +83,7 @@ def discover(of_verb: Parser, options: Namespace) -> int:
     else:
         job.discover(suited(method, backbone.spec, source) or job.fit(settings))
     warn_if_random(options)
-    hint(again(options, "explore", *options.images, "--output", "page.html"), "the features behind it, to touch")
+    hint(again(options, "explore", "IMAGES", "--output", "page.html"), "the features behind it, to touch")
     failed = job.unreadable
     if failed:
         some = "\n  ".join(failed[:20])

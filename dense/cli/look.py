@@ -77,7 +77,9 @@ def look(options: Namespace) -> int:
         print(path)
     say(f"backbone: {options.backbone}, {weights_in_words(options)}")
     warn_if_random(options)
-    hint(
-        again(options, "explore", *options.images, "--output", "page.html"), "click a patch, and see what resembles it"
-    )
+    if images:
+        given = [name for name in options.images if Path(name) not in videos]
+        hint(again(options, "explore", *given, "--output", "page.html"), "click a patch, and see what resembles it")
+    else:
+        hint(again(options, "discover", *options.images, "--output", "found"), "the objects of all frames")
     return 0

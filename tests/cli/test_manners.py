@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from dense import console
-from dense.cli import VERBS, discover_options, evaluate, main
+from dense.cli import GROUPS, VERBS, WAYS_IN, discover_options, evaluate, main
 from dense.cli.parser import Parser
 from dense.console import progress, voice
 from dense.discover.attention import Foreground, Mode
@@ -69,11 +69,29 @@ def test_every_help_ends_with_examples(verb: str) -> None:
     assert "--quiet" in shown
 
 
+def test_dense_alone_shows_three_ways_in_and_groups() -> None:
+    """Every verb is in one group; the ways in name verbs."""
+    shown = call([]).stdout
+    assert sorted(verb for inside in GROUPS.values() for verb in inside) == sorted(VERBS)
+    for verb, (_, line) in VERBS.items():
+        assert re.search(rf"^  {verb} +{re.escape(line)}$", shown, re.MULTILINE)
+    assert [command.split()[1] for _, command in WAYS_IN] == ["look", "train", "pretrain"]
+    assert all(f"  {command}\n" in shown for _, command in WAYS_IN)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "completion"])  # its output is a script
+def test_verbs_name_the_next_command(verb: str) -> None:
+    module = "pretrain.run" if verb == "pretrain" else VERBS[verb][0]
+    assert "hint(" in Path(str(import_module(module).__file__)).read_text()
+
+
 HERE = str(Path(__file__).parent)
 WRONG_PATHS = [  # a path that does not exist, in every verb that reads one
     ["predict", "./no/model", HERE],
     ["predict", HERE, "no.png"],
     ["discover", HERE, "--backbone", "no/backbone"],
+    ["look", "no.jpg"],
+    ["explore", "./no/images"],
     ["track", "no.mp4", "--mask", __file__, "--backbone", "dino_vits16"],
     ["features", HERE, "--backbone", "dino_vits16", "--weights", "no.pth", "--output", "x"],
     ["convert", "no.pth", "x"],

@@ -96,3 +96,21 @@ def test_samples_are_spread_and_reported(capsys: pytest.CaptureFixture[str]) -> 
     assert sample(range(5000), 4) == [0, 1250, 2500, 3750]
     assert "5000 images, of which 4 are taken" in capsys.readouterr().err
     assert sample([1, 2], 4) == [1, 2]
+
+
+def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without images, nothing readable, a wrong name of the page; a sample of many, one of them corrupt."""
+    page = tmp_path / "page.html"
+    (tmp_path / "none").mkdir()
+    for argv, words in (([str(tmp_path / "none")], "no images in"), ([str(folder / "c.jpg")], "c.jpg is empty")):
+        assert main(["explore", *argv, "--output", str(page)]) == 1
+        assert words in capsys.readouterr().err
+        assert not page.exists()
+    with pytest.raises(SystemExit):
+        main(["explore", str(folder), "--output", str(tmp_path / "page.png")])
+    capsys.readouterr()
+    assert main(["explore", str(folder), "--output", str(page), "--most", "2", "--size", "32", "--no-attention"]) == 0
+    told = capsys.readouterr()
+    assert "of which 2 are taken" in told.err
+    assert f"wrote {page}" in told.out
+    assert '"attention":null' in page.read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -53,9 +53,16 @@ class DenseProtocol:
         if self.over not in ("image", "window"):
             raise ValueError(f"over={self.over!r}: expected image or window")
 
-    def with_model(self, inference: Inference) -> DenseProtocol:
-        """Return the protocol with a model's working size and windows where it names none itself."""
-        found = self if self.resize is not None else replace(self, resize=inference.resize)
+    def with_model(self, inference: Inference, source: LabelledSource | None = None) -> DenseProtocol:
+        """Return the protocol with a model's working size and windows where it names none itself.
+
+        source: the images; where they and the model know their focal lengths, the working size follows from both.
+        """
+        size, focal = inference.resize, getattr(source, "focal", None)
+        if source is not None and focal and inference.focal:
+            height, width = source.read(0).image.shape[:2]
+            size = min(cast("tuple[int, int]", inference.size_of((height, width), focal)))
+        found = self if self.resize is not None else replace(self, resize=size)
         if found.window is None and inference.window is not None and self.resize is None:
             found = replace(found, window=inference.window, stride=inference.step, edges="even")
         return found
@@ -194,7 +201,7 @@ def measure(
     what: depth or segmentation; None for all that model and data have. data, split: how the images are named in the
     protocol. settings: more fields of the protocol, such as kb_crop.
     """
-    protocol = protocol.with_model(model.inference)
+    protocol = protocol.with_model(model.inference, source)
     measured = metrics(model, source, protocol)  # raises before the images are checked
     if what is not None and what not in measured:
         raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")

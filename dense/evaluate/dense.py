@@ -13,7 +13,7 @@ from dense.data.labelled.check import check_all
 from dense.data.labelled.sample import LabelledSource
 from dense.data.transforms import EvalTransform
 from dense.evaluate.protocol import Protocol, Result
-from dense.metrics import BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
+from dense.metrics import BoundaryIoU, DepthEdges, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
 from dense.suggest import UnknownOption, did_you_mean
@@ -124,13 +124,13 @@ def evaluate_dense(
         maps = network(model.backbone.normalise(sample.image[None].to(device)))
         if sample.depth is not None and "depth" in measured:
             target = sample.depth[None].to(device)
-            measured["depth"].update(resized(maps, "depth", target), target, target.isfinite())
+            for name in measured.keys() & {"depth", "edges"}:
+                measured[name].update(resized(maps, "depth", target), target, target.isfinite())
         if sample.labels is not None and "segmentation" in measured:
             labels = sample.labels[None].to(device)
             predicted = resized(maps, "labels", labels).argmax(1)
-            for name in ("segmentation", "boundary"):
-                if name in measured:
-                    measured[name].update(predicted, labels)
+            for name in measured.keys() & {"segmentation", "boundary"}:
+                measured[name].update(predicted, labels)
     return {name: table(name, metric) for name, metric in measured.items()}
 
 
@@ -153,6 +153,8 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
             )
         options: Any = (kind, protocol.alignment, protocol.cap, protocol.crop, protocol.average)
         found["depth"] = DepthMetrics(*options)
+        if protocol.boundary and kind != "inverse_relative":
+            found["edges"] = DepthEdges(log=kind == "log")
     found |= label_metrics(model, source, protocol)
     if not found:
         raise ValueError(
@@ -212,12 +214,12 @@ def measure(
         )
     check_all({split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol, measured)
-    chosen = list(found) if what is None else [what, *(["boundary"] if what == "segmentation" else [])]
+    chosen = list(found) if what is None else [what, "boundary" if what == "segmentation" else "edges"]
     numbers: dict[str, Any] = {}
     for name in chosen:
         numbers |= found.get(name, {})
     described = Protocol(
-        name=f"{what or ' and '.join(n for n in chosen if n != 'boundary')}, {protocol.name}",
+        name=f"{what or ' and '.join(n for n in chosen if n in TARGETS)}, {protocol.name}",
         train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
         view=working_size(protocol.resize),

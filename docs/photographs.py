@@ -30,7 +30,7 @@ def main() -> None:
     from tests.explore.browser import Browser
 
     backbone = dense.load_backbone(options.backbone, options.weights, frozen=True)
-    dense.look(options.images / "astronaut.png", backbone, point=(220, 110)).save(HERE / "look.png")
+    dense.look(options.images / "astronaut.png", backbone, point=(220, 110)).resize((1176, 619)).save(HERE / "look.png")
     with tempfile.TemporaryDirectory() as folder, Browser(1280, 560) as browser:
         page = Path(folder, "page.html")
         dense.explore([options.images / name for name in NAMES], page, backbone=backbone)

@@ -30,6 +30,7 @@ from dense.predict.predictor import Source, as_array
 SIZE = 320  # shorter side of the backbone's input
 SIDE, WORDS = 480, 24  # longer side of a cell, and the height of its caption, in pixels
 FRAMES = 4  # of a video
+SIMILARITY = "similarity to the point"
 T = TypeVar("T")
 Point = tuple[float, float]  # x, y in pixels
 
@@ -55,7 +56,8 @@ def look(
     """
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(*at_hand(backbone, weights), frozen=True)  # type: ignore[arg-type]
-    return Image.fromarray(Looking(backbone, point, size).sheet([as_array(photo)]))
+    name = Path(photo).name if isinstance(photo, str | Path) else "image"
+    return Image.fromarray(Looking(backbone, point, size).sheet([as_array(photo)], [name]))
 
 
 class Looking:
@@ -81,12 +83,14 @@ class Looking:
         read = [uncentred.with_attention(self.backbone, one, patches=False) for one in pixels]
         tokens = [one for one, _ in read]  # each 1, C, h, w
         features = [centred(one) for one in tokens] if source.centre else tokens
-        if self.point is not None and self.query is None:
+        if asked := self.point is not None and self.query is None:
             self.query = feature_at(tokens[0][0], self.point, images[0].shape[:2])  # type: ignore[arg-type]
         colours = PCA.fit(features)
         rows = []
         for i, (one, name) in enumerate(zip(inputs, names, strict=True)):
             cells = {name: one.original} | self._views(one, tokens[i], features[i], read[i][1], colours)
+            if asked and i == 0:
+                draw_cross(cells[SIMILARITY], self.point, images[0].shape)  # type: ignore[arg-type]
             rows.append([captioned(cell, words, WORDS) for words, cell in cells.items()])
         if len(rows) == 1:
             half = -(-len(rows[0]) // 2)
@@ -113,8 +117,15 @@ class Looking:
             views[name] = drawn(suited(method, spec, source)(cut_from, attended))
         views["regions, k-means"] = drawn(KMeans()(features))
         if self.query is not None:
-            views["similarity to the point"] = similarity_picture(image.original, similarity(tokens, self.query)[0])
+            views[SIMILARITY] = similarity_picture(image.original, similarity(tokens, self.query)[0])
         return views
+
+
+def draw_cross(picture: Picture, point: Point, size: tuple[int, ...]) -> None:
+    """Draw a cross on a picture at a pixel (x, y) of an image of this size (H, W, ...)."""
+    x, y = (round(p * n / whole) for p, n, whole in zip(point, picture.shape[1::-1], size[1::-1], strict=True))
+    for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+        cv2.drawMarker(picture, (x, y), colour, cv2.MARKER_CROSS, 24, thickness, cv2.LINE_AA)
 
 
 def fit(image: Picture) -> Picture:

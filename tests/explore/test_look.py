@@ -83,7 +83,7 @@ def test_the_call(folder: Path) -> None:
     found = dense.look(folder / "a.png", "scenes_tiny", size=32)
     assert found.size[::-1] == SHEET
     again = dense.look(np.asarray(Image.open(folder / "a.png")), dense.load_backbone("scenes_tiny"), size=32)
-    assert np.array_equal(np.asarray(found), np.asarray(again))
+    assert np.array_equal(np.asarray(found)[: 8 + SIDE], np.asarray(again)[: 8 + SIDE])  # above the names
 
 
 def test_a_backbone_without_attention_or_class_token() -> None:

@@ -41,7 +41,7 @@ class Encoded:
     def of(cls, values: Tensor, step: float) -> Encoded:
         """Encode values (N, planes), plane after plane."""
         integers = (values.T / step).round().clamp(-127, 127).to(torch.int8).contiguous().numpy()
-        return cls(integers, step, base64.b64encode(zlib.compress(integers.tobytes(), 9)).decode())
+        return cls(integers, step, base64.b64encode(zlib.compress(integers.tobytes(), 6)).decode())
 
     @property
     def values(self) -> Tensor:

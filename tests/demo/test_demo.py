@@ -16,9 +16,10 @@ from PIL import Image
 from dense.backbone import load_backbone
 from dense.data.scenes import clip, render
 from dense.demo.discovery import feature_rows, object_point
-from dense.demo.report import Command, Gallery, Section, Table, chart, page, round_ticks
+from dense.demo.report import Command, Gallery, Section, Table, chart, page
 from dense.discover import default_source
 from dense.media.video import VideoWriter
+from dense.training.curves import round_ticks
 from tests.runs import Done, call
 
 TINY = ["--steps", "2", "--restoration-steps", "2", "--pretraining-steps", "2", "--scenes", "8", "4"]

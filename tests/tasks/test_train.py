@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from dense.tasks.data import DenseData
 from tests import runs
 from tests.data.labelled_files import image_file, mask
 from tests.data.test_labelled import kitti_eigen
-from tests.runs import Done, assert_same, call, environment
+from tests.runs import Done, Forked, assert_same, call
 
 BACKBONE = {
     "name": "vit_tiny_patch16_224",
@@ -116,19 +114,12 @@ def test_the_backbone_stayed_as_it_was(finished: Path) -> None:
 def test_killed_and_continued(finished: Path, tmp_path: Path, workers: int) -> None:
     """SIGKILL between validations, the same command again: bit for bit the run that was never stopped."""
     config, output = write(tmp_path, **{"data.workers": workers}), tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dense", *argv(config, output)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-    )
+    process = Forked(argv(config, output), tmp_path)
     last = output / "checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
-    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not last.is_file() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
     assert 0 < torch.load(last, weights_only=True)["global_step"] < 12
     done = call(argv(config, output))
     assert done.returncode == 0, done.stderr

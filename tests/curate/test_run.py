@@ -360,7 +360,7 @@ def test_only_damaged_parts_and_changed_images_are_embedded_again(tmp_path: Path
 
 def test_a_killed_run_continues(tmp_path: Path) -> None:
     """After SIGKILL the same command reuses complete parts and ends like a run that was never stopped."""
-    root, output = folder(tmp_path / "pool", range(40)), tmp_path / "killed"
+    root, output = folder(tmp_path / "pool", range(16)), tmp_path / "killed"
     arguments = ["curate", str(root), "--part", "1", "--batch", "1", *VERB]
     process = Forked([*arguments, "--output", str(output)], tmp_path)
     while len(parts := list(output.glob("embeddings/*/*.part"))) < 2 and process.is_alive():

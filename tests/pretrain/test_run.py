@@ -347,7 +347,7 @@ def test_knn_during_a_run(tmp_path: Path) -> None:
 def test_resnet_trains(tmp_path: Path) -> None:
     """A convolutional student trains with SGD; the teacher's batch norm has statistics of its own."""
     changes = {
-        "model.backbone": {"name": "resnet18", "drop_path": 0.0},
+        "model.backbone": {"name": "resnet10t", "drop_path": 0.0},
         "model.optim": {"name": "sgd", "lr": 0.03, "warmup_epochs": 0},
         "model.steps": 2,
     }

@@ -33,8 +33,6 @@ class CrossEntropy(nn.Module):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: expected 0 to below 1")
         self.label_smoothing, self.ignore = label_smoothing, ignore
-        if isinstance(weights, str):
-            raise ValueError(f"weights={weights!r}: expected a number per class; dense train also takes auto")
         values = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)
         self.register_buffer("weights", values, persistent=False)
 

@@ -13,8 +13,6 @@ from dense.backbone.spec import BackboneSpec
 from dense.data.labelled.sample import IGNORE, Labelled, LabelledSource
 
 SURVEYED = 24  # images that are read
-SEGMENTS = "SegmentationTask"
-RAREST = 1e-3  # share of the pixels below which a class gains no further weight
 ACROSS = 2.0  # patches that a small object should span
 SHORTEST, MOST_CPU, MOST_GPU = 18, 32, 46  # patches along the shorter side
 Choice = tuple[Any, str]  # value and reason
@@ -29,32 +27,26 @@ class Survey:
         size: median height and width.
         one_shape: whether all have one aspect ratio.
         objects: side in pixels of small objects, the lower quartile over segments of the masks; None without masks.
-        shares: of each class in the labelled pixels; empty without masks.
     """
 
     count: int
     size: tuple[int, int]
     one_shape: bool
     objects: float | None = None
-    shares: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, source: LabelledSource, most: int = SURVEYED) -> Survey:
         """Read images spread over the set."""
         chosen = sorted({i * len(source) // most for i in range(most)})
         sizes, sides = list[tuple[int, int]](), list[float]()
-        counts = np.zeros(len(source.classes or ()))
         for sample in map(source.read, chosen):
             sizes.append((sample.image.shape[0], sample.image.shape[1]))
             sides += segment_sides(sample)
-            if sample.labels is not None:
-                counts += np.bincount(sample.labels[sample.labels != IGNORE].reshape(-1), minlength=len(counts))
         return cls(
             len(source),
             (int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))),
             len({round(h / w, 2) for h, w in sizes}) == 1,
             float(np.quantile(sides, 0.25)) if sides else None,
-            tuple(map(float, counts / max(counts.sum(), 1))),
         )
 
 
@@ -80,11 +72,8 @@ def choose(
     """
     data, model = config.data, config.model.init_args
     head = model.head if isinstance(model.head, dict) else model.head.as_dict()
-    task = str(config.model.class_path).rsplit(".", 1)[-1]
-    losses = [o for o in dict(model.get("loss") or {}).values() if isinstance(o, dict)] if task == SEGMENTS else []
-    loss = next((options for options in losses if options.get("weights") == "auto"), None)
     given = (data.resize, data.crop_size, data.batch_size, model.steps, model.optim.lr, model.backbone.layers)
-    if "auto" not in (*given, head.get("name")) and loss is None:
+    if "auto" not in (*given, head.get("name")):
         return []
     survey, spec = Survey.of(open_source()), open_spec()
     lines = [f"{survey.count} training images of about {survey.size[1]}x{survey.size[0]} pixels"]
@@ -95,14 +84,12 @@ def choose(
             setattr(owner, name, value)
             lines.append(f"{key}: {value}, {reason}")
 
+    task = str(config.model.class_path).rsplit(".", 1)[-1]
     if head.get("name") == "auto":
         chosen, reason = head_for(task)
         head = {**head, **chosen}
         model.head = head
         lines.append(f"model.head: {', '.join(f'{k} {v}' for k, v in chosen.items())}, {reason}")
-    if loss is not None:
-        loss["weights"], reason = weights_for(survey)
-        lines.append(f"model.loss weights: {loss['weights']}, {reason}")
     settle("model.backbone.layers", model.backbone, "layers", layers_for(str(head.get("name")), spec))
     settle("data.resize", data, "resize", working_size(survey, spec, accelerated))
     settle("data.crop_size", data, "crop_size", crop_for(survey, data.resize, spec))
@@ -114,18 +101,11 @@ def choose(
 
 def head_for(task: str) -> Choice:
     """Return the options of a head."""
-    if task == SEGMENTS:
+    if task == "SegmentationTask":
         return {"name": "linear", "batch_norm": True, "dropout": 0.1}, "as good for classes as a decoder, and faster"
     width = 48
     options = {"name": "dpt", "width": width, "resample": "bilinear", "input_norm": True, "reassemble": [width] * 4}
     return options, "a decoder draws sharper edges than a linear head"
-
-
-def weights_for(survey: Survey) -> Choice:
-    """Return a weight per class, one over the square root of its share; their mean over the pixels is 1."""
-    shares = np.maximum(survey.shares, RAREST)
-    weights = shares**-0.5 / np.sum(survey.shares * shares**-0.5)
-    return [round(float(w), 2) for w in weights], "so that rare classes count for more, by the root of their rareness"
 
 
 def layers_for(head: str, spec: BackboneSpec) -> Choice:
@@ -166,7 +146,7 @@ def batch_for(survey: Survey, accelerated: bool) -> Choice:
 
 def steps_for(task: str, survey: Survey, batch: int) -> Choice:
     """Return the optimiser steps."""
-    epochs = 6 if task == SEGMENTS else 10
+    epochs = 6 if task == "SegmentationTask" else 10
     steps = int(min(max(epochs * survey.count / batch, 150), 2000)) // 10 * 10
     return steps, f"{steps * batch / survey.count:.0f} epochs of {survey.count} images"
 

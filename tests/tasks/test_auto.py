@@ -19,7 +19,7 @@ from dense.evaluate.dense import PROTOCOLS
 from dense.export.network import ExportNetwork
 from dense.model.network import DenseModel, Inference
 from dense.predict import Depth, Predictor
-from dense.tasks.auto import Survey, crop_for, head_for, weights_for, working_size
+from dense.tasks.auto import Survey, crop_for, head_for, working_size
 from dense.tasks.options import OptimOptions
 from tests.predict.models import model
 from tests.runs import alone
@@ -59,15 +59,6 @@ def test_a_survey_reads_sizes_and_segments(folder: Path) -> None:
     assert (survey.count, survey.size, survey.one_shape) == (6, (60, 80), True)
     assert survey.objects is not None
     assert 20 <= survey.objects <= 70
-    assert survey.shares == pytest.approx((1 - 400 / 4800, 400 / 4800))
-
-
-def test_classes_weigh_by_the_root_of_their_rareness() -> None:
-    survey = Survey(10, (9, 9), True, shares=(0.64, 0.36, 0.0))
-    weights = weights_for(survey)[0]
-    assert weights[0] / weights[1] == pytest.approx(0.6 / 0.8, abs=0.01)
-    assert np.dot(weights, survey.shares) == pytest.approx(1, abs=0.01)
-    assert weights[2] == pytest.approx(0.8 * weights[0] / 0.001**0.5, rel=0.01)  # a class that no image showed
 
 
 def test_choices_follow_the_data() -> None:

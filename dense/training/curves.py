@@ -47,7 +47,8 @@ def plot_curves(
     sheet = Image.new("RGB", (WIDTH * columns, HEAD + HEIGHT * -(-len(present) // columns)), "white")
     ImageDraw.Draw(sheet).text((sheet.width / 2, HEAD / 2), title, "black", _font(16), anchor="mm")
     for place, name in enumerate(present):
-        panel = draw_panel(name.removeprefix("health/").replace("_", " "), *map(np.array, curves[name]))
+        steps, values = curves[name]
+        panel = draw_panel(name.removeprefix("health/").replace("_", " "), np.array(steps), np.array(values))
         sheet.paste(panel, (place % columns * WIDTH, HEAD + place // columns * HEIGHT))
     with replacing(path) as file:
         sheet.save(file)

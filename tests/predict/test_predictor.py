@@ -233,17 +233,18 @@ from tests.predict.models import model
 predictor = Predictor(model("labels", count=150))
 predictor(np.zeros((64, 64, 3), np.uint8))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-prediction = predictor(np.zeros((1000, 4000, 3), np.uint8))
-assert prediction.labels.shape == (1000, 4000)
+prediction = predictor(np.zeros((3000, 4000, 3), np.uint8))
+assert prediction.labels.shape == (3000, 4000)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_large_image_with_150_classes_takes_little_memory() -> None:
-    """4 megapixels, whose logits alone would be 2.4 GB; benchmarks/sliding.py does 40 under 2 GB."""
+    """12 megapixels, whose logits alone would be 7.2 GB; benchmarks/sliding.py does 40 under 2 GB."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=False, env=environment(PYTHONPATH=".")
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.5
+    assert float(done.stdout) < 1.5

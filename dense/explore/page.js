@@ -15,12 +15,15 @@ async function inflate(text) {
   return new Int8Array(await new Response(stream).arrayBuffer());
 }
 
-// sum over planes of weights[d] * x[d], for every patch
+// sum over planes of weights[d] * x[d], for every patch; four planes at a time, without those of weight 0, of which
+// rounded queries have many
 function product(weights, x, n) {
-  const out = new Float32Array(n);
-  for (let d = 0; d < weights.length; d++) {
-    const weight = weights[d], first = d * n;
-    for (let i = 0; i < n; i++) out[i] += weight * x[first + i];
+  const out = new Float32Array(n), used = [];
+  for (let d = 0; d < weights.length; d++) if (weights[d]) used.push([weights[d], d * n]);
+  while (used.length % 4) used.push([0, 0]);
+  for (let k = 0; k < used.length; k += 4) {
+    const [[p, a], [q, b], [r, c], [s, d]] = used.slice(k, k + 4);
+    for (let i = 0; i < n; i++) out[i] += p * x[a + i] + q * x[b + i] + r * x[c + i] + s * x[d + i];
   }
   return out;
 }
@@ -195,7 +198,8 @@ const VIEWS = {
       image.map = map;
       image.save.hidden = !(map && masked);
       if (!map) { image.best = null; wipe(image); image.score.textContent = image.caption; return; }
-      image.best = map.reduce((best, v, i) => (v > map[best] ? i : best), 0);
+      image.best = 0;
+      for (let i = 1; i < map.length; i++) if (map[i] > map[image.best]) image.best = i;
       image.score.textContent = map[image.best].toFixed(2);
       if (!masked) return paint(image, coloured(map, heat));
       const [h, w] = smooth ? image.grid.map((n) => n * 4) : image.grid;

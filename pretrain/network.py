@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -15,6 +14,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dense.backbone import Backbone, load_backbone
+from dense.backbone.vit import ViT
 from pretrain.head import ProjectionHead
 from pretrain.masking import VIEWS, Grid, check_grid
 from pretrain.recipe import BackboneOptions, Recipe
@@ -139,23 +139,24 @@ def teacher_features(teacher: Backbone, crops: Tensor) -> TeacherFeatures:
 def shallower(options: BackboneOptions, teacher: Backbone) -> Backbone:
     """Return the student with the weights of a frozen teacher of equal width, of which it takes evenly chosen blocks.
 
-    The first and the last block are among them; everything else is that of the teacher.
+    The first and the last block are among them; all else is the teacher's, with positions for the student's grid.
     """
     backbone = load_backbone(options.name, **options.arguments)
     ours, theirs = backbone.spec, teacher.spec
-    chosen = [round(i * (theirs.depth - 1) / max(ours.depth - 1, 1)) for i in range(ours.depth)]
-    state, own = {}, backbone.state_dict()
-    for name, tensor in teacher.state_dict().items():
-        found = re.fullmatch(r"(model\.blocks\.)(\d+)(\..*)", name)
-        places = [i for i, block in enumerate(chosen) if block == int(found[2])] if found else [0]
-        state |= {name if found is None else f"{found[1]}{place}{found[3]}": tensor for place in places}
-    differ = [name for name in own.keys() | state.keys() if name not in own or name not in state]
-    differ += [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if differ or "pyramid" in (ours.kind, theirs.kind):
+    given, own = teacher.state_dict(), backbone.state_dict()
+    state = {name: tensor for name, tensor in given.items() if ".blocks." not in name}
+    for place in range(ours.depth):
+        block = f"model.blocks.{round(place * (theirs.depth - 1) / max(ours.depth - 1, 1))}."
+        state |= {n.replace(block, f"model.blocks.{place}."): t for n, t in given.items() if n.startswith(block)}
+    if isinstance(teacher, ViT) and isinstance(backbone, ViT) and "model.pos_embed" in state:
+        tables = teacher.position_tables(backbone.table_grid, torch.float32)
+        state["model.pos_embed"] = torch.cat([table for table in tables if table is not None], dim=1)
+    differ = own.keys() ^ state.keys() | {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape}
+    if differ or ours.kind == "pyramid":
         raise ValueError(
             f"backbone.init_from: teacher needs a ViT like the teacher but for its depth, and {ours.name} (patch "
-            f"{ours.patch}, width {ours.dim}) differs from {theirs.name} (patch {theirs.patch}, width {theirs.dim}) in "
-            f"{', '.join(sorted(differ)[:3]) or 'kind'}; set backbone.name to {theirs.name} and "
+            f"{ours.patch}, width {ours.dim}) is not like {theirs.name} (patch {theirs.patch}, width {theirs.dim}): "
+            f"{', '.join(sorted(differ)[:3]) or 'convolutional'}; set backbone.name to the teacher's and "
             "backbone.arguments to {depth: N}"
         )
     backbone.load_state_dict(state)
@@ -179,6 +180,10 @@ def build_network(recipe: Recipe, teachers: Sequence[Backbone] = ()) -> MultiCro
     if options.grad_checkpointing:
         backbone.set_grad_checkpointing()
     backbone.unfreeze().train()  # the Trainer leaves modes as they are
+    if backbone.spec.kind == "pyramid" and not backbone.spec.norm and not recipe.has_prototypes:
+        for name, parameter in backbone.named_parameters():
+            if name.startswith("model.head."):  # a final norm that is not applied has no gradient to wait for
+                parameter.requires_grad_(False)
     dim, own = backbone.spec.dim, recipe.ibot.head if recipe.ibot.weight else None
     return MultiCropNetwork(
         backbone,

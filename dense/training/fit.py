@@ -87,7 +87,7 @@ def fill_cache(
     load: Callable[[int, int], torch.Tensor],
     what: str,
 ) -> None:
-    """Compute the features that a cache lacks, every process its share, as `FeatureCache.fill` does; report how many."""
+    """Compute the features that a cache lacks, each process its share (see `FeatureCache.fill`); report how many."""
     share = (trainer.global_rank, trainer.world_size)
     with counting(what) if trainer.is_global_zero else nullcontext() as progress:
         count = cache.fill(identities, load, progress=progress, share=share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dense.backbone import Backbone
 from dense.data.cache import weights_digest
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
+from pretrain.centering import Center, subtract_mean
 from pretrain.data import ViewBatch
 from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
@@ -71,6 +72,12 @@ class DINO(pl.LightningModule):
         self.teacher = Teacher(self.student, recipe.teacher.mode, buffers=not recipe.has_prototypes)
         self.terms = build_terms(recipe, self.backbone, teachers)
         self.frozen = nn.ModuleList(teachers)  # empty once all their features are in a cache
+        momentum = recipe.teacher.center_momentum
+        self.centers = nn.ModuleList(  # of each frozen teacher's class tokens, and of its patches
+            nn.ModuleList(Center(teacher.spec.dim, momentum) for _ in range(2))
+            for teacher in teachers
+            if recipe.teacher.subtract_mean
+        )
         self.distilled: MultiCropNetwork | None = None
         if recipe.distill is not None:
             self.distilled = distillation_teacher(recipe, self.student, recipe.distill)
@@ -191,6 +198,8 @@ class DINO(pl.LightningModule):
         masked = self._masked_patches(batch, step, micro)
         masks, indices = (None, None) if masked is None else masked[:2]
         views, frozen = self._with_targets(batch)
+        for number, centers in enumerate(self.centers):
+            frozen[number] = TeacherFeatures(*map(subtract_mean, frozen[number], centers))  # type: ignore[arg-type]
         return StepOutputs(
             teacher=self._run_teacher(globals_, indices) if self.recipe.has_prototypes else None,
             student=self.student(views, masks, indices, patches="gram" in self.terms),
@@ -203,7 +212,7 @@ class DINO(pl.LightningModule):
             measure=step % self.recipe.health.every == 0 and micro == 0,
         )
 
-    def _with_targets(self, batch: ViewBatch) -> tuple[list[Tensor], Sequence[TeacherFeatures]]:
+    def _with_targets(self, batch: ViewBatch) -> tuple[list[Tensor], list[TeacherFeatures]]:
         """Return the student's views, and the features of frozen teachers: computed, or from the cache."""
         if batch.cached:
             parts = [part.transpose(0, 1).flatten(0, 1) for part in batch.cached]  # B, VIEWS, ... -> crop-major
@@ -292,6 +301,9 @@ class DINO(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for term in self._terms:
             term.after_step()
+        for center in self.centers.modules():
+            if isinstance(center, Center):
+                center.step()
         self.teacher.after_step(self.student, self._plan.momentum(step))
         if (step + 1) % self._plan.steps_per_epoch == 0:
             self.teacher.after_epoch(self.student)

@@ -92,6 +92,7 @@ class TeacherOptions:
     name: str | None = None  # a frozen backbone whose features are targets (see `features`, `relations`); null for none
     weights: str | None = None  # of a named architecture: a file, a directory or "timm"
     others: list[FrozenTeacher] = field(default_factory=list)  # further frozen teachers; the first one has weight 1
+    subtract_mean: bool = True  # from a frozen teacher's features, which then are what differs between images
     mode: Mode = "ema"  # rule by which the teacher follows the student, see `Teacher`
     centering: CenteringName = "center"  # how the teacher's logits are kept from collapsing
     momentum: float = 0.996  # of the moving average of weights, at the start
@@ -100,7 +101,7 @@ class TeacherOptions:
     temperature: float = 0.04  # and after the warm-up
     warmup_temperature_epochs: int = 0  # length of the linear warm-up of the temperature
     temperature_moves: Moves = "epoch"  # whether the temperature changes per epoch or per step
-    center_momentum: float = 0.9  # of the moving average of logits ("center")
+    center_momentum: float = 0.9  # of the moving average of logits ("center") or of a frozen teacher's features
     student_temperature: float = 0.1  # of the student's softmax
 
     def __post_init__(self) -> None:

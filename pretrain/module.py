@@ -330,10 +330,13 @@ class DINO(pl.LightningModule):
         self._end_if_failed(str(not_finite(self.trainer.global_step, broken[:5])) if broken else "")
         checkpoint["recipe"] = self.recipe.to_dict()
         checkpoint["run_steps"] = self._plan.steps
+        checkpoint["teachers"] = [teacher["digest"] for teacher in self.teachers]
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ELSEWHERE)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another recipe, naming the differences."""
         refuse_another(self.recipe.to_dict(), completed(checkpoint.get("recipe", {})), free="health")
+        digests = [teacher["digest"] for teacher in self.teachers]
+        refuse_another({"frozen teachers": digests}, {"frozen teachers": checkpoint.get("teachers", digests)})
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(ELSEWHERE)}

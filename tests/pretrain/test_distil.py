@@ -234,19 +234,22 @@ def test_a_convolutional_student_keeps_its_statistics(teacher: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(teacher: str, tmp_path: Path) -> None:
-    """2 x 2 images over gloo train as one process with 4, each process filling its share of the cache."""
+@pytest.mark.parametrize(("strategy", "cached"), [("ddp", True), ("fsdp2", False)])
+def test_two_processes_train_as_one(strategy: str, cached: bool, teacher: str, tmp_path: Path) -> None:
+    """2 x 2 images over gloo train as one process with 4, each with its share of the cache, or of the live teacher."""
     plain = {
-        "model.steps": 4, "model.optim.lr": 1e-4, "data.cache": str(tmp_path / "cache"),
+        "model.steps": 4, "model.optim.lr": 1e-4, "data.cache": str(tmp_path / "cache") if cached else None,
         "model.backbone": {"name": "vit_tiny_patch16_224", "arguments": vit(), "drop_path": 0.0},
     }  # fmt: skip
-    two = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
+    two = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": strategy}
     arguments = command(config(tmp_path / "two", teacher, **two), tmp_path / "two/run")
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
-    assert ended.returncode == 0, ended.stderr
+    for extra in (["--trainer.max_steps", "2"], []):
+        ended = subprocess.run([*arguments, *extra], capture_output=True, text=True, check=False, env=environment())
+        assert ended.returncode == 0, ended.stderr
     done = run(config(tmp_path / "one", teacher, **plain), tmp_path / "one/run")
     assert done.returncode == 0, done.stderr
     a, b = weights(tmp_path / "one/run"), weights(tmp_path / "two/run")
+    assert a.keys() == b.keys()
     for name in a:
         if "queue" not in name:  # the same vectors in another order
             torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=5e-5, msg=name)

@@ -320,7 +320,9 @@ def add_dense(parser: Parser) -> None:
     parser.add_argument("--crop", choices=CROPS, help="part of the image that is measured")
     parser.add_argument("--cap", type=float, nargs=2, metavar=("NEAR", "FAR"), help="range of depth in metres")
     parser.add_argument("--alignment", choices=("none", "median", "lsq"), help="alignment of relative depth")
-    parser.add_argument("--boundary", action="store_true", default=None, help="also boundary IoU")
+    parser.add_argument(
+        "--boundary", action="store_true", default=None, help="also boundary IoU, and the F1 of depth edges"
+    )
     add_labelled(parser, scenes=200)
 
 

@@ -46,6 +46,9 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the predictions")
     parser.add_argument("--resize", type=int, help="resize the shorter side to so many pixels first")
+    parser.add_argument(
+        "--focal", type=float, help="focal length of the images in pixels, for a model that knows its own"
+    )
     parser.add_argument("--window", type=int, help="side of sliding windows in pixels")
     parser.add_argument("--stride", type=int, help="pixels between windows")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
@@ -81,7 +84,7 @@ def predict(of_verb: Parser, options: Namespace) -> int:
     images, videos = sort_inputs(options.inputs, without=options.output)
     if not images and not videos:
         of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
-    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth")
+    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth", "focal")
     how = {name: getattr(options, name) for name in names}
     predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
     failed = predict_images(predictor, images, options.output, overlays=not options.no_overlay)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from dense.data.labelled.check import check_all
 from dense.data.labelled.sample import LabelledSource
 from dense.data.transforms import EvalTransform
 from dense.evaluate.protocol import Protocol, Result
-from dense.metrics import BoundaryIoU, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
+from dense.metrics import BoundaryIoU, DepthEdges, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
 from dense.suggest import UnknownOption, did_you_mean
@@ -53,9 +53,16 @@ class DenseProtocol:
         if self.over not in ("image", "window"):
             raise ValueError(f"over={self.over!r}: expected image or window")
 
-    def with_model(self, inference: Inference) -> DenseProtocol:
-        """Return the protocol with a model's working size and windows where it names none itself."""
-        found = self if self.resize is not None else replace(self, resize=inference.resize)
+    def with_model(self, inference: Inference, source: LabelledSource | None = None) -> DenseProtocol:
+        """Return the protocol with a model's working size and windows where it names none itself.
+
+        source: the images; where they and the model know their focal lengths, the working size follows from both.
+        """
+        size, focal = inference.resize, getattr(source, "focal", None)
+        if source is not None and focal and inference.focal:
+            height, width = source.read(0).image.shape[:2]
+            size = min(cast("tuple[int, int]", inference.size_of((height, width), focal)))
+        found = self if self.resize is not None else replace(self, resize=size)
         if found.window is None and inference.window is not None and self.resize is None:
             found = replace(found, window=inference.window, stride=inference.step, edges="even")
         return found
@@ -117,13 +124,13 @@ def evaluate_dense(
         maps = network(model.backbone.normalise(sample.image[None].to(device)))
         if sample.depth is not None and "depth" in measured:
             target = sample.depth[None].to(device)
-            measured["depth"].update(resized(maps, "depth", target), target, target.isfinite())
+            for name in measured.keys() & {"depth", "edges"}:
+                measured[name].update(resized(maps, "depth", target), target, target.isfinite())
         if sample.labels is not None and "segmentation" in measured:
             labels = sample.labels[None].to(device)
             predicted = resized(maps, "labels", labels).argmax(1)
-            for name in ("segmentation", "boundary"):
-                if name in measured:
-                    measured[name].update(predicted, labels)
+            for name in measured.keys() & {"segmentation", "boundary"}:
+                measured[name].update(predicted, labels)
     return {name: table(name, metric) for name, metric in measured.items()}
 
 
@@ -146,6 +153,8 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
             )
         options: Any = (kind, protocol.alignment, protocol.cap, protocol.crop, protocol.average)
         found["depth"] = DepthMetrics(*options)
+        if protocol.boundary and kind != "inverse_relative":
+            found["edges"] = DepthEdges(log=kind == "log")
     found |= label_metrics(model, source, protocol)
     if not found:
         raise ValueError(
@@ -194,7 +203,7 @@ def measure(
     what: depth or segmentation; None for all that model and data have. data, split: how the images are named in the
     protocol. settings: more fields of the protocol, such as kb_crop.
     """
-    protocol = protocol.with_model(model.inference)
+    protocol = protocol.with_model(model.inference, source)
     measured = metrics(model, source, protocol)  # raises before the images are checked
     if what is not None and what not in measured:
         raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")
@@ -205,12 +214,12 @@ def measure(
         )
     check_all({split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol, measured)
-    chosen = list(found) if what is None else [what, *(["boundary"] if what == "segmentation" else [])]
+    chosen = list(found) if what is None else [what, "boundary" if what == "segmentation" else "edges"]
     numbers: dict[str, Any] = {}
     for name in chosen:
         numbers |= found.get(name, {})
     described = Protocol(
-        name=f"{what or ' and '.join(n for n in chosen if n != 'boundary')}, {protocol.name}",
+        name=f"{what or ' and '.join(n for n in chosen if n in TARGETS)}, {protocol.name}",
         train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
         view=working_size(protocol.resize),

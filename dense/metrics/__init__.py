@@ -1,6 +1,6 @@
 """Metrics of dense predictions: sums over a set stay on the device, and values are computed once at the end."""
 
-from dense.metrics.boundary import BoundaryIoU
+from dense.metrics.boundary import BoundaryIoU, DepthEdges
 from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window
 from dense.metrics.depth import DepthMetrics, RelativeDepthMetrics
 from dense.metrics.restoration import RestorationMetrics, psnr, ssim
@@ -9,6 +9,7 @@ from dense.metrics.segmentation import SegmentationMetrics
 __all__ = [
     "CROPS",
     "BoundaryIoU",
+    "DepthEdges",
     "DepthMetrics",
     "RelativeDepthMetrics",
     "RestorationMetrics",

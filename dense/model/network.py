@@ -28,11 +28,14 @@ class Inference:
             height and width; null keeps an image's size.
         window: side in pixels of the sliding windows; null applies the network to the whole image.
         stride: pixels between windows; null for two thirds of a window.
+        focal: focal length in pixels at the working size, where the training data declare it; an image of another
+            camera can then be resized to it, so that it has as many pixels per degree.
     """
 
     resize: int | tuple[int, int] | None = None
     window: int | None = None
     stride: int | None = None
+    focal: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.resize, list):  # as JSON has it
@@ -42,6 +45,12 @@ class Inference:
                 raise ValueError(f"inference.{name}={value}: expected at least 1 pixel, or null")
         if self.stride is not None and (self.window is None or self.stride > self.window):
             raise ValueError(f"inference.stride={self.stride} needs a window of at least as many pixels")
+
+    def size_of(self, image: Size, focal: float | None = None) -> int | Size | None:
+        """Return the working size of an image of this height and width; focal: its focal length in pixels, if known."""
+        if focal is None or self.focal is None:
+            return self.resize
+        return max(1, round(image[0] * self.focal / focal)), max(1, round(image[1] * self.focal / focal))
 
     @property
     def step(self) -> int:

@@ -49,9 +49,10 @@ class Predictor:
         precision: fp32, bf16 or fp16.
         batch: windows in one forward pass.
         raw_depth: keep depth as the head predicts it, such as its logarithm.
+        focal: focal length of the images in pixels; they are resized to as many pixels per degree as in training.
     """
 
-    OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth")
+    OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth", "focal")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Predictor:
         precision: str = "fp32",
         batch: int = 1,
         raw_depth: bool = False,
+        focal: float | None = None,
     ) -> None:
         if precision not in torch_precision:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(torch_precision)}")
@@ -74,7 +76,11 @@ class Predictor:
                 f"the model has {labels.count} classes; a prediction stores labels as bytes, which holds at most 255"
             )
         self.model, self.precision, self.batch, self.raw_depth = model.eval(), precision, batch, raw_depth
-        self.inference = inference or model.inference
+        self.inference, self.focal = inference or model.inference, focal
+        if focal is not None and (self.inference.focal is None or not focal > 0):
+            expected = "a positive number of pixels" if self.inference.focal else "none"
+            reason = "" if self.inference.focal else ", since depth.yaml of the training images declared none"
+            raise ValueError(f"focal={focal}: expected {expected}{reason}; leave it out")
         if "restored" in model.outputs and self.inference.resize is not None:
             raise ValueError(f"resize={self.inference.resize}: a restored image keeps its size; leave it out")
         if "restored" in model.outputs and tuple(scales) != (1.0,):
@@ -156,7 +162,7 @@ class Predictor:
 
     def _resized(self, image: RGB) -> RGB:
         """Resize an image as `inference` says; for depth, also one of more than `WHOLE` pixels."""
-        size: int | tuple[int, int] | None = self.inference.resize
+        size = self.inference.size_of((image.shape[0], image.shape[1]), self.focal)
         pixels = image.shape[0] * image.shape[1]
         if size is None and self.inference.window is None and pixels > WHOLE and "depth" in self.model.outputs:
             factor = math.sqrt(WHOLE / pixels)

@@ -27,33 +27,26 @@ class Survey:
         size: median height and width.
         one_shape: whether all have one aspect ratio.
         objects: side in pixels of small objects, the lower quartile over segments of the masks; None without masks.
-        depth: 2nd and 98th percentile of the known depth; None without depth.
     """
 
     count: int
     size: tuple[int, int]
     one_shape: bool
     objects: float | None = None
-    depth: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, source: LabelledSource, most: int = SURVEYED) -> Survey:
         """Read images spread over the set."""
         chosen = sorted({i * len(source) // most for i in range(most)})
-        sizes, sides, depths = list[tuple[int, int]](), list[float](), list[Any]()
+        sizes, sides = list[tuple[int, int]](), list[float]()
         for sample in map(source.read, chosen):
             sizes.append((sample.image.shape[0], sample.image.shape[1]))
             sides += segment_sides(sample)
-            if sample.depth is not None:
-                depths.append(sample.depth[np.isfinite(sample.depth)][::97])
-        known = np.concatenate(depths) if depths else np.zeros(0)
-        low, high = np.quantile(known, (0.02, 0.98)) if known.size else (0.0, 0.0)
         return cls(
             len(source),
             (int(np.median([h for h, _ in sizes])), int(np.median([w for _, w in sizes]))),
             len({round(h / w, 2) for h, w in sizes}) == 1,
             float(np.quantile(sides, 0.25)) if sides else None,
-            (float(low), float(high)) if known.size else None,
         )
 
 
@@ -93,12 +86,12 @@ def choose(
 
     task = str(config.model.class_path).rsplit(".", 1)[-1]
     if head.get("name") == "auto":
-        chosen, reason = head_for(task, survey)
+        chosen, reason = head_for(task)
         head = {**head, **chosen}
         model.head = head
         lines.append(f"model.head: {', '.join(f'{k} {v}' for k, v in chosen.items())}, {reason}")
     settle("model.backbone.layers", model.backbone, "layers", layers_for(str(head.get("name")), spec))
-    settle("data.resize", data, "resize", working_size(task, survey, spec, accelerated))
+    settle("data.resize", data, "resize", working_size(survey, spec, accelerated))
     settle("data.crop_size", data, "crop_size", crop_for(survey, data.resize, spec))
     settle("data.batch_size", data, "batch_size", batch_for(survey, accelerated))
     settle("model.steps", model, "steps", steps_for(task, survey, data.batch_size))
@@ -106,7 +99,7 @@ def choose(
     return lines
 
 
-def head_for(task: str, survey: Survey) -> Choice:
+def head_for(task: str) -> Choice:
     """Return the options of a head."""
     if task == "SegmentationTask":
         return {"name": "linear", "batch_norm": True, "dropout": 0.1}, "as good for classes as a decoder, and faster"
@@ -124,7 +117,7 @@ def layers_for(head: str, spec: BackboneSpec) -> Choice:
     return "even4", "a decoder combines shallow layers, which hold edges, with deep ones, which hold objects"
 
 
-def working_size(task: str, survey: Survey, spec: BackboneSpec, accelerated: bool) -> Choice:
+def working_size(survey: Survey, spec: BackboneSpec, accelerated: bool) -> Choice:
     """Return the shorter side in pixels at which images are trained, validated and predicted."""
     most, patch, shorter = MOST_GPU if accelerated else MOST_CPU, spec.patch, min(survey.size)
     limit = f"at most {most} patches on {'an accelerator' if accelerated else 'a CPU'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -134,7 +134,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
             spec.setdefault("strides", list(backbone._strides(layers)))
         head = heads.build(spec)
         prepare(backbone, self.tune, layers, options.norm)
-        return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, self.inference)
+        inference = self.inference if data.focal is None else replace(self.inference, focal=data.focal)
+        return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, inference)
 
     def given_outputs(self) -> dict[str, dict[str, Any]]:
         """Return the outputs in the options of the head; raise for one that this task does not train."""
@@ -290,6 +291,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
         if self.evaluation is not None:
             parts["evaluation"] = self.evaluation
         plain: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
+        if self.inference.focal is None:
+            del plain["inference"]["focal"]  # which older checkpoints lack
         plain |= {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
         return json.loads(json.dumps(plain | self.loss_recipe()))
 

@@ -45,6 +45,7 @@ class DataFacts:
         val_targets: targets of the validation images: labels, depth or both.
         evaluation_crop: the region in which the published protocol of these images measures depth.
         degradations: kinds of degradation that are measured separately; empty for undegraded images.
+        focal: focal length in pixels at the working size; None where it is unknown.
     """
 
     classes: tuple[str, ...] | None = None
@@ -52,6 +53,7 @@ class DataFacts:
     val_targets: tuple[str, ...] = TARGETS
     evaluation_crop: str = "none"
     degradations: tuple[str, ...] = ()
+    focal: float | None = None
 
 
 class LabelledImages(Dataset[Sample]):
@@ -274,7 +276,16 @@ class DenseData(pl.LightningDataModule):
             val_targets=tuple(name for name, present in known.items() if present is not None),
             evaluation_crop=LAYOUTS[self.layout].evaluation_crop if self.layout in LAYOUTS else "none",
             degradations=tuple(kinds),
+            focal=self._focal(),
         )
+
+    def _focal(self) -> float | None:
+        """Return the focal length at the working size, if the data declare that of their images."""
+        focal: float | None = getattr(self.train, "focal", None)
+        if focal is None:
+            return None
+        height = self.train.read(0).image.shape[0]
+        return focal * self.first_image().shape[1] / height if self.resize is not None else focal
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return endless batches from the trainer's current step on."""

@@ -65,7 +65,6 @@ class TrainCLI(TrainingCLI):
         if config.data.targets is None and config.data.answers is None:
             config.data.targets = trained or None
         self.chosen = choose_values(config)
-        share_working_size(config)
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps
         if config.val_every < 0:
@@ -82,10 +81,15 @@ class TrainCLI(TrainingCLI):
 
 
 def choose_values(config: Any) -> list[str]:
-    """Replace the values that are `auto`, print the choice and the reason of each, and return those lines."""
-    if config.data.resize is None and config.model.init_args.inference.resize is not None:
-        config.data.resize = config.model.init_args.inference.resize
-    data, backbone = config.data, config.model.init_args.backbone
+    """Replace the values that are `auto`, print the choice and the reason of each, and return those lines.
+
+    Data and model then have the same working size, whichever of them names it.
+    """
+    data, backbone, inference = config.data, config.model.init_args.backbone, config.model.init_args.inference
+    if data.val_size is not None and inference.resize is None:  # the former name warns in the data module
+        inference.resize = data.val_size
+    if data.resize is None:
+        data.resize = inference.resize
 
     def open_source() -> LabelledSource:
         return open_labelled(
@@ -98,18 +102,9 @@ def choose_values(config: Any) -> list[str]:
     lines = choose(config, open_source, lambda: spec_of(backbone.name, **dict(backbone.arguments)), accelerated)
     for line in lines:
         say(f"chosen: {line}")
+    if inference.resize is None:
+        inference.resize = data.resize
     return lines
-
-
-def share_working_size(config: Any) -> None:
-    """Give data and model the same working size, whichever of them names it."""
-    inference = config.model.init_args.inference
-    if config.data.val_size is not None and inference.resize is None:  # the former name warns in the data module
-        inference.resize = config.data.val_size
-    if config.data.resize is None:
-        config.data.resize = inference.resize
-    elif inference.resize is None:
-        inference.resize = config.data.resize
 
 
 def refuse_weights_of_a_directory(options: Any) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dense.metrics import DepthMetrics
+from dense.metrics import DepthEdges, DepthMetrics
 from dense.metrics.depth import NAMES
 
 
@@ -157,3 +157,51 @@ def test_wrong_shapes_are_named() -> None:
         measure(prediction[..., ::2], target, mask)
     with pytest.raises(TypeError, match=r"torch\.bool"):
         measure(prediction, target, mask.long())
+
+
+def slow_edge_f1(predicted: Tensor, true: Tensor, known: Tensor, apart: int) -> float:
+    """Count the pairs one by one."""
+    total, weights = 0.0, 0.0
+    height, width = true.shape
+    for percent in range(5, 26):
+        factor, counts = 1 + percent / 100, [0, 0, 0]
+        for y in range(height):
+            for x in range(width):
+                for v, u in ((y + apart, x), (y, x + apart)):
+                    if v >= height or u >= width or not (known[y, x] and known[v, u]):
+                        continue
+                    p, t = (
+                        [bool(m[v, u] > m[y, x] * factor), bool(m[y, x] > m[v, u] * factor)] for m in (predicted, true)
+                    )
+                    counts[0] += any(p)
+                    counts[1] += any(t)
+                    counts[2] += any(t) and p == t
+        total += percent * 2 * counts[2] / max(counts[0] + counts[1], 1)
+        weights += percent
+    return total / weights
+
+
+def test_edges_of_depth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.rand(2, 1, 7, 9, generator=generator).round() + 1 + torch.rand(2, 1, 7, 9, generator=generator) / 10
+    predicted = (true * (1 + 0.2 * torch.randn(true.shape, generator=generator))).clamp(min=0.1)
+    known = torch.rand(true.shape, generator=generator) > 0.2
+    true[~known] = torch.nan
+    metric = DepthEdges(distance=0.17)  # 2 of a diagonal of 11.4 pixels
+    metric.update(predicted, true, known)
+    expected = [slow_edge_f1(predicted[i, 0], true[i, 0], known[i, 0], 2) for i in range(2)]
+    assert metric.compute()["edge_f1"] == pytest.approx(sum(expected) / 2, abs=1e-6)
+    of_log = DepthEdges(distance=0.17, log=True)
+    of_log.update(predicted.log() + 1, true, known)  # a scale changes nothing
+    assert of_log.compute()["edge_f1"] == pytest.approx(metric.compute()["edge_f1"], abs=1e-6)
+
+
+def test_edges_of_flat_depth() -> None:
+    flat = torch.ones(1, 1, 9, 9)
+    metric = DepthEdges()
+    metric.update(flat, flat, flat > 0)
+    assert math.isnan(metric.compute()["edge_f1"])  # no edge, no image that counts
+    metric.update(flat, 1 + torch.arange(9.0).expand(1, 1, 9, 9), flat > 0)
+    assert metric.compute()["edge_f1"] == 0
+    with pytest.raises(ValueError, match=r"distance=0: expected a share of the diagonal"):
+        DepthEdges(distance=0)

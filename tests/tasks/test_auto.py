@@ -54,28 +54,22 @@ def train(recipe: str, data: Path, output: Path, **changes: Any) -> Predictor:
         return dense.train(recipe, data=data, output=output, **TINY | changes)
 
 
-def test_a_survey_reads_sizes_segments_and_depths(folder: Path) -> None:
+def test_a_survey_reads_sizes_and_segments(folder: Path) -> None:
     survey = Survey.of(open_labelled(folder, "train"))
     assert (survey.count, survey.size, survey.one_shape) == (6, (60, 80), True)
     assert survey.objects is not None
     assert 20 <= survey.objects <= 70
-    assert survey.depth == pytest.approx((1.5, 4.0))
 
 
 def test_choices_follow_the_data() -> None:
     spec = spec_of("dinov2_vits14")
     large, small = Survey(400, (360, 480), True, objects=80.0), Survey(400, (360, 480), True, objects=10.0)
-    assert (
-        working_size("SegmentationTask", large, spec, False)[0]
-        < working_size("SegmentationTask", small, spec, False)[0]
-    )
-    assert (
-        working_size("SegmentationTask", small, spec, True)[0] > working_size("SegmentationTask", small, spec, False)[0]
-    )
+    assert working_size(large, spec, False)[0] < working_size(small, spec, False)[0]
+    assert working_size(small, spec, True)[0] > working_size(small, spec, False)[0]
     assert crop_for(small, 364, spec)[0] is None
     assert crop_for(Survey(400, (360, 480), False), 360, spec)[0] == 350
-    assert head_for("SegmentationTask", Survey(10, (9, 9), True))[0]["name"] == "linear"
-    assert head_for("DepthTask", Survey(10, (9, 9), True))[0]["name"] == "dpt"
+    assert head_for("SegmentationTask")[0]["name"] == "linear"
+    assert head_for("DepthTask")[0]["name"] == "dpt"
 
 
 def test_a_run_prints_and_saves_what_it_chose(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,3 +141,24 @@ def test_metres_out(tmp_path: Path) -> None:
     with torch.no_grad():
         exported, own = (ExportNetwork(network.eval(), raw_depth=raw)(images)["depth"] for raw in (False, True))
     torch.testing.assert_close(exported, own.exp())
+
+
+def test_pixels_per_degree(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The focal length at the working size is saved; images of another camera are resized to it."""
+    (folder / "depth.yaml").write_text("{kind: metric, scale: 1000, invalid: [0], focal: 60}\n")
+    options = {"data.batch_size": 2, "data.resize": 30, "model.steps": 1}
+    network = train("depth/small_data", folder, tmp_path / "run", **options).model
+    assert network.inference.focal == 30  # images of 60x80 at half their size
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
+    as_trained, near = Predictor(network)(image).values, Predictor(network, focal=60)(image).values
+    np.testing.assert_array_equal(as_trained, Predictor(network, focal=120)(image).values)  # 30 x 120 / 30
+    np.testing.assert_array_equal(near, Predictor(network, inference=Inference(resize=60))(image).values)
+    protocol = PROTOCOLS["plain"]
+    assert protocol.with_model(network.inference, open_labelled(folder, "val")).resize == 30
+    (folder / "depth.yaml").write_text("{kind: metric, scale: 1000, invalid: [0], focal: 30}\n")
+    assert protocol.with_model(network.inference, open_labelled(folder, "val")).resize == 60
+    with pytest.raises(ValueError, match=r"focal=100: expected none, since depth.yaml of the training images"):
+        Predictor(network, inference=Inference(resize=30), focal=100)
+    (folder / "depth.yaml").write_text("{kind: metric, scale: 1000, focal: 0}\n")
+    with pytest.raises(ValueError, match=r"focal=0: expected a positive number, the focal length in pixels"):
+        open_labelled(folder, "val")

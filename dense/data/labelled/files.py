@@ -52,6 +52,11 @@ class FileSource:
     def depth_kind(self) -> DepthKind | None:
         return self.depth_format.kind if self.depths is not None and self.depth_format else None
 
+    @property
+    def focal(self) -> float | None:
+        """Focal length of the images in pixels, if it is declared beside the depth."""
+        return self.depth_format.focal if self.depth_format else None
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -164,12 +164,14 @@ class DepthFormat:
         ``(0, (60000, 65535))``; by default 0 in metric depth, and none in inverse depth, where 0 is infinitely far. NaN
         is always unknown
     infinite: numbers in the file that mean infinitely far, besides inf
+    focal: focal length of the images in pixels, where one camera took them all and it is known
     """
 
     kind: DepthKind = "metric"
     scale: float | None = None
     invalid: tuple[Unknown, ...] | None = None
     infinite: tuple[float, ...] = ()
+    focal: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(DepthKind):
@@ -177,8 +179,10 @@ class DepthFormat:
             raise ValueError(
                 f"kind={self.kind!r}: expected metric (metres) or inverse_relative (1 / depth, without a unit).{hint}"
             )
-        if self.scale is not None and not (isinstance(self.scale, int | float) and 0 < self.scale < float("inf")):
-            raise ValueError(f"scale={self.scale!r}: expected a positive number, units of the file in one metre")
+        for name, meaning in (("scale", "units of the file in one metre"), ("focal", "the focal length in pixels")):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+                raise ValueError(f"{name}={value!r}: expected a positive number, {meaning}")
 
     def depth(self, raw: NDArray[Any], name: str = "the depth map") -> NDArray[np.float32]:
         """Return depth (H, W) of a map as it is stored."""

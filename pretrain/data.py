@@ -78,12 +78,7 @@ class ViewsOf(Dataset[ImageViews]):
         if self.cache is None:
             return self.sample(epoch, index, step)
         copy = epoch % self.cache.copies
-        features = self.cache.get(self.identity(index), copy)
-        if features is None:
-            raise RuntimeError(
-                f"the features of {self.images.name(index)} in {self.cache.folder} were damaged, the image changed "
-                "during training, or not all machines share this folder; run the same command again"
-            )
+        features = self.cache.stored(self.identity(index), copy)
         return self.sample(copy, index)._replace(cached=[feature.float() for feature in features])
 
     def identity(self, index: int) -> Identity:
@@ -221,15 +216,9 @@ class PretrainData(pl.LightningDataModule):
         compute: views (B, 2, 3, S, S) to features. key: everything but the views that the features depend on.
         """
         assert self.cache is not None
-        views = {
-            **key,
-            "views": self.views.options,
-            "seed": self.seed,
-            "images": self._which,
-            "at_least": self.at_least,
-        }
+        views = {"views": self.views.options, "seed": self.seed, "images": self._which, "at_least": self.at_least}
         dataset = self.dataset
-        cache = FeatureCache(self.cache, views, compute, copies=self.copies, dtype=torch.float16)
+        cache = FeatureCache(self.cache, {**key, **views}, compute, copies=self.copies, dtype=torch.float16)
         identities = [dataset.identity(index) for index in range(len(dataset))]
         load = lambda index, copy: torch.stack(dataset.sample(copy, index).views[:VIEWS])  # noqa: E731
         fill_cache(self.trainer, cache, identities, load, "the teacher's features")

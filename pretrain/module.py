@@ -123,7 +123,7 @@ class DINO(pl.LightningModule):
         for views in getattr(data.views, "choices", [data.views]):
             if isinstance(views, MultiCrop):
                 check_crops(self.recipe, self.student, views, total, neighbours, self.frozen)  # type: ignore[arg-type]
-        if data.cache is not None and (self.recipe.mixup or not self.teachers):
+        if getattr(data, "cache", None) is not None and (self.recipe.mixup or not self.teachers):
             raise ValueError(
                 f"data.cache={data.cache} keeps the features that frozen teachers give fixed views; leave it out "
                 f"{'with mixup, which makes new images' if self.recipe.mixup else 'or set teacher.name'}"
@@ -145,7 +145,7 @@ class DINO(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Fill the cache of the frozen teachers' features, after which they are no longer needed."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.cache is None:
+        if getattr(data, "cache", None) is None:
             return
 
         def compute(images: Tensor) -> list[Tensor]:  # B, VIEWS, 3, S, S

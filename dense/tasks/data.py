@@ -77,13 +77,7 @@ class LabelledImages(Dataset[Sample]):
         """Return a sample with its features from the cache, which was filled before training."""
         if self.cache is None:
             return self.sample(index, copy)
-        tensors = self.cache.get(self.identity(index), copy)
-        if tensors is None:
-            raise RuntimeError(
-                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, the image changed "
-                "during training, or not all machines share this folder; run the same command again"
-            )
-        return self.sample(index, copy)._replace(cached=tuple(tensors))
+        return self.sample(index, copy)._replace(cached=tuple(self.cache.stored(self.identity(index), copy)))
 
 
 class Drawn(LabelledImages):

@@ -107,7 +107,7 @@ def test_a_student_that_can_represent_its_teacher_does(tmp_path: Path) -> None:
         "model.backbone": {"name": "vit_tiny_patch16_224", "arguments": vit(width=32, depth=1), "drop_path": 0.0},
         "model.relations": {"weight": 0.0}, "data.scenes": 4, "data.copies": 1, "data.cache": str(tmp_path / "cache"),
         "model.steps": 251, "model.health": {"every": 50}, "model.optim.weight_decay": 0.0,
-        "model.optim.final_weight_decay": 0.0, "checkpoint.every_steps": 0,
+        "model.optim.final_weight_decay": 0.0, "model.optim.clip": 0, "checkpoint.every_steps": 0,
     }  # fmt: skip
     done = run(config(tmp_path, folder, **changes), tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -216,6 +216,7 @@ class PretrainData(pl.LightningDataModule):
         compute: views (B, 2, 3, S, S) to features. key: everything but the views that the features depend on.
         """
         assert self.cache is not None
+        assert self.trainer is not None
         views = {"views": self.views.options, "seed": self.seed, "images": self._which, "at_least": self.at_least}
         dataset = self.dataset
         cache = FeatureCache(self.cache, {**key, **views}, compute, copies=self.copies, dtype=torch.float16)

@@ -64,7 +64,7 @@ class DINO(pl.LightningModule):
         super().__init__()
         self.recipe = recipe = Recipe(*args, **options)
         teachers = frozen_teachers(recipe)
-        self.teachers = [  # what the frozen teachers are, for the cache and the model card
+        self.teachers: list[dict[str, Any]] = [  # what the frozen teachers are, for the cache and the model card
             {"spec": teacher.spec.to_dict(), "digest": weights_digest(teacher.state_dict())} for teacher in teachers
         ]
         torch.manual_seed(recipe.seed)
@@ -199,7 +199,8 @@ class DINO(pl.LightningModule):
         masks, indices = (None, None) if masked is None else masked[:2]
         views, frozen = self._with_targets(batch)
         for number, centers in enumerate(self.centers):
-            frozen[number] = TeacherFeatures(*map(subtract_mean, frozen[number], centers))  # type: ignore[arg-type]
+            own: Any = centers
+            frozen[number] = TeacherFeatures(*map(subtract_mean, frozen[number], own))
         return StepOutputs(
             teacher=self._run_teacher(globals_, indices) if self.recipe.has_prototypes else None,
             student=self.student(views, masks, indices, patches="gram" in self.terms),

@@ -60,8 +60,8 @@ class Teacher(nn.Module):
         elif self.mode == "student_copy":
             self.copy_parameters(student)
         if self.buffers_follow:
-            for mine, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
-                mine.copy_(theirs)
+            for own, buffer in zip(self.network.buffers(), student.buffers(), strict=True):
+                own.copy_(buffer)
 
     @torch.no_grad()
     def after_epoch(self, student: nn.Module) -> None:

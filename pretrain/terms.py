@@ -366,12 +366,14 @@ class RelationTerm(FrozenTeacherTerm):
     tokens of earlier steps, of all processes; while it is empty, the first part is 0. Weight: constant.
     """
 
+    filled: Tensor  # number of vectors that ever entered a queue
+
     def __init__(self, options: RelationOptions, teachers: Sequence[FrozenTeacher], dims: Sequence[int]) -> None:
         super().__init__(options.weight, teachers)
         self.options, self.loss = options, RelationLoss(options.temperature)
         for number, dim in enumerate(dims):
             self.register_buffer(f"queue_{number}", torch.zeros(options.queue, dim))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))  # vectors that ever entered a queue
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self._new: dict[int, list[Tensor]] = {}
 
     def compare(self, number: int, images: Tensor, their_images: Tensor, patches: Tensor, theirs: Tensor) -> Tensor:

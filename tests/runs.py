@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
+import multiprocessing
 import os
+import signal
+import socket
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
 
-from dense.cli import main
+from dense.cli import main, process
 
 
 class Done(NamedTuple):
@@ -48,6 +53,65 @@ def call(argv: Sequence[str]) -> Done:
     except SystemExit as end:
         status = int(end.code or 0)
     return Done(status, out.getvalue(), err.getvalue())
+
+
+class Forked(multiprocessing.get_context("fork").Process):  # type: ignore[name-defined, misc]
+    """`dense ARGV` for a test that kills it, forked from this process because that has imported everything already.
+
+    It leads a group of processes of its own and writes to files in `folder`. first: what it calls before the verb.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], folder: Path, first: Callable[[], object] = lambda: None, **variables: str
+    ) -> None:
+        super().__init__()
+        self.argv, self.folder, self.first, self.variables = argv, folder, first, variables
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    def run(self) -> None:
+        os.setsid()
+        atexit._clear()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for stream, name in enumerate(("stdout", "stderr"), 1):
+            os.dup2(os.open(self.folder / f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            setattr(sys, name, os.fdopen(stream, "w", buffering=1, closefd=False))
+        os.environ.update(self.variables)
+        sys.argv = ["dense", *self.argv]
+        with alone():
+            self.first()
+            process()
+
+    def status(self, number: signal.Signals | None = None) -> int | None:
+        """Send a signal, if one is given; wait for the end and return the status, that of a signal negative."""
+        if number is not None and self.pid is not None:
+            os.kill(self.pid, number)
+        self.join(120)
+        return self.exitcode
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "stdout.txt").read_text()
+
+    @property
+    def errors(self) -> str:
+        return (self.folder / "stderr.txt").read_text()
+
+
+def in_processes(argv: Sequence[str], folder: Path, count: int = 2) -> list[Forked]:
+    """Run `dense ARGV` in `count` processes, started as torchrun starts them; return them when all have ended well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    common |= {"TORCHELASTIC_RUN_ID": "tests", "GROUP_RANK": "0"}
+    started = [
+        Forked(argv, folder / f"rank{rank}", **common, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)
+    ]
+    for one in started:
+        assert one.status() == 0, one.errors
+    return started
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -31,10 +31,14 @@ def test_it_is_small_and_has_a_card(name: str) -> None:
         assert fact in card
 
 
+@pytest.fixture(scope="module")
+def probe() -> SceneProbe:
+    return SceneProbe(train=100, val=60, size=96)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_its_patches_exceed_random_initialisation(name: str) -> None:
+def test_its_patches_exceed_random_initialisation(name: str, probe: SceneProbe) -> None:
     """On scenes outside pretraining; the table in its card has larger sets and the range over seeds."""
-    probe = SceneProbe(train=150, val=100, size=96)
     backbone = dense.load_backbone(name, frozen=True)
     pretrained, baselines = probe(backbone), probe.baselines(backbone)
     assert pretrained["segmentation_miou"] > baselines["random/segmentation_miou"] + 0.005

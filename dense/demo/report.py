@@ -19,6 +19,7 @@ from dense.cli import VERBS
 from dense.console import say
 from dense.media.draw import Picture, contain, sheet
 from dense.media.html import document, figures, table
+from dense.training.curves import round_ticks
 
 STYLE = Path(__file__).with_name("style.css")
 CELL = 320  # pixels of a picture's longer side
@@ -201,15 +202,6 @@ def chart(title: str, curves: Mapping[str, Curve], marks: Mapping[str, float] | 
             legend += 26 + 6 * len(name)
     label = html.escape(title, quote=True)
     return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
-
-
-def round_ticks(low: float, high: float) -> list[float]:
-    """Return three to seven round numbers that enclose all values."""
-    span = high - low or abs(high) or 1.0
-    step = 10.0 ** math.floor(math.log10(span / 3))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= 5)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(n * step, 10) for n in range(first, max(last, first + 1) + 1)]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -134,6 +134,7 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Raise for an unwritable folder before anything large is built."""
         check_writable(Path(self.config.output))
+        self.config_dump: dict[str, Any] = {}  # Lightning's copy for `save_hyperparameters`, which no module calls
 
     def instantiate_classes(self) -> None:
         """Shorten the error of a value that may be null; name the options of the trainer that this machine refuses."""

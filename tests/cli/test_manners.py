@@ -39,6 +39,7 @@ from dense.predict.predictor import torch_precision
 from dense.suggest import UnknownOption
 from dense.training.checkpoints import Checkpoints
 from dense.training.cli import of_union
+from tests.predict.models import model
 from tests.pretrain.runs import command, run, write_config
 from tests.runs import assert_same, call, environment
 
@@ -129,10 +130,20 @@ def test_choices_of_parsers_are_those_of_the_code() -> None:
 
 
 def test_verbs_that_do_not_train_need_no_lightning(tmp_path: Path) -> None:
-    """Lightning takes as long to import as everything else that a prediction needs."""
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
-    argv = ["features", str(tmp_path / "a.png"), "--backbone", "dino_vits16", "--output", str(tmp_path), *TINY]
-    code = f"import sys; from dense.cli import main; assert main({argv}) == 0; import dense.predict\n"
+    """Lightning takes as long to import as everything else that a prediction needs; the front end of torch.compile
+    alone takes as long as torch."""
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(image)
+    model("depth", "labels").save_pretrained(tmp_path / "model")
+    predict = ["predict", str(tmp_path / "model"), str(image), "--output", str(tmp_path / "predicted")]
+    heavy = {
+        "torch._dynamo", "torch._inductor", "lightning", "torchmetrics", "albumentations", "scipy", "sklearn", "pandas",
+        "segmentation_models_pytorch", "transformers", "faiss", "onnx",
+    }  # fmt: skip
+    features = ["features", str(image), "--backbone", "dino_vits16", "--output", str(tmp_path / "features"), *TINY]
+    code = f"import sys; from dense.cli import main; assert main({predict}) == 0\n"
+    code += f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)\n"
+    code += f"assert main({features}) == 0; import dense.predict\n"
     code += "import dense.evaluate.model, dense.discover, dense.published, dense.export, dense.curate\n"
     code += "assert 'lightning' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

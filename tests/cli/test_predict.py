@@ -126,19 +126,6 @@ def test_videos(tmp_path: Path) -> None:
         Video(tmp_path / "text.mp4")
 
 
-def test_prediction_imports_what_it_needs(saved: Path, tmp_path: Path) -> None:
-    """torch.compile's front end alone takes as long to import as torch."""
-    heavy = {
-        "torch._dynamo", "torch._inductor", "lightning", "torchmetrics", "albumentations", "scipy", "sklearn", "pandas",
-        "segmentation_models_pytorch", "transformers", "faiss", "onnx",
-    }  # fmt: skip
-    argv = ["predict", str(saved), str(photo(tmp_path / "a.png")), "--output", str(tmp_path / "out")]
-    code = f"import sys; from dense.cli import main; assert main({argv}) == 0\n"
-    code += f"assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
 def test_what_was_left_out_comes_when_it_is_used() -> None:
     """torch.compile, RoI pooling of torchvision and NaFlexViT of timm, after a prediction's imports."""

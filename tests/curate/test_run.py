@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict, fields
@@ -32,7 +31,7 @@ from dense.data.unlabelled import ListImages, open_images
 from dense.evaluate.classification.features import READOUTS
 from pretrain.data import PretrainData
 from tests.curate.pools import VERB, folder, save, scene
-from tests.runs import call, environment
+from tests.runs import Forked, call
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = Path(os.environ.get("DENSE_REAL", ROOT / "nowhere")) / "photos"
@@ -361,17 +360,12 @@ def test_only_damaged_parts_and_changed_images_are_embedded_again(tmp_path: Path
 
 def test_a_killed_run_continues(tmp_path: Path) -> None:
     """After SIGKILL the same command reuses complete parts and ends like a run that was never stopped."""
-    root, output = folder(tmp_path / "pool", range(40)), tmp_path / "killed"
+    root, output = folder(tmp_path / "pool", range(16)), tmp_path / "killed"
     arguments = ["curate", str(root), "--part", "1", "--batch", "1", *VERB]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dense", *arguments, "--output", str(output)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT,
-    )  # fmt: skip
-    while len(parts := list(output.glob("embeddings/*/*.part"))) < 2 and process.poll() is None:
+    process = Forked([*arguments, "--output", str(output)], tmp_path)
+    while len(parts := list(output.glob("embeddings/*/*.part"))) < 2 and process.is_alive():
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
     assert not (output / "report.json").exists()
     times = {part: part.stat().st_mtime_ns for part in parts}
     for name in ("killed", "whole"):
@@ -416,16 +410,12 @@ def test_a_part_is_continued_where_it_was_saved(tmp_path: Path, monkeypatch: pyt
 def test_a_signal_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     """Workers end with the main process, also if it cannot end them."""
     root, options = folder(tmp_path / "pool", range(40)), ["--batch", "1", "--part", "1", "--workers", "2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dense", "curate", str(root), *VERB, *options, "--output", str(tmp_path / "out")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT, start_new_session=True,
-    )  # fmt: skip
+    process = Forked(["curate", str(root), *VERB, *options, "--output", str(tmp_path / "out")], tmp_path)
     most = 0
-    while not list(tmp_path.glob("out/embeddings/*/*.part")) and process.poll() is None:
+    while not list(tmp_path.glob("out/embeddings/*/*.part")) and process.is_alive():
         time.sleep(0.01)
         most = max(most, len(running(process.pid)))
-    process.send_signal(number)
-    assert process.wait(20) != 0
+    assert process.status(number) != 0
     assert most == 3
     deadline = time.monotonic() + 10
     while (left := running(process.pid)) and time.monotonic() < deadline:

@@ -5,8 +5,10 @@ docs/curate.md and the section on videos of docs/discovery.md have tests beside 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,25 +99,33 @@ def shortened(line: str) -> list[str] | None:
     return [verb, *rest, *short]
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with images, labelled images, a published backbone and two trained models."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, labelled images, a published backbone and a pretrained one."""
+    root = tmp_path_factory.mktemp("materials")
     for folder in ("IMAGES", "FOLDER", "labelled/images", "labelled/masks", "labelled/depth"):
-        Path(folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True)
     for number in range(10):
         scene = render(0, number, (48, 64))
         for folder in ("IMAGES", "FOLDER", "labelled/images") if number < 8 else ("labelled/images",):
-            Image.fromarray(scene.image).save(f"{folder}/{number}.png")
-        Image.fromarray((scene.semantic % 2).astype(np.uint8)).save(f"labelled/masks/{number}.png")
-        Image.fromarray((scene.depth.clip(0, 60) * 1000).astype(np.uint16)).save(f"labelled/depth/{number}.png")
-    Path("labelled/classes.yaml").write_text("[sky, ground]")
-    Path("labelled/depth.yaml").write_text("{kind: metric, scale: 1000}")
-    Image.fromarray(render(0, 1, (48, 64)).image).save("PHOTO.jpg")
+            Image.fromarray(scene.image).save(root / f"{folder}/{number}.png")
+        Image.fromarray((scene.semantic % 2).astype(np.uint8)).save(root / f"labelled/masks/{number}.png")
+        Image.fromarray((scene.depth.clip(0, 60) * 1000).astype(np.uint16)).save(root / f"labelled/depth/{number}.png")
+    (root / "labelled/classes.yaml").write_text("[sky, ground]")
+    (root / "labelled/depth.yaml").write_text("{kind: metric, scale: 1000}")
+    Image.fromarray(render(0, 1, (48, 64)).image).save(root / "PHOTO.jpg")
     backbone = dense.load_backbone("dino_vits16")
     for name in ("FILE.pth", "dino_deitsmall16_pretrain.pth"):
-        backbone.export_official(name)
-    dense.load_backbone("scenes_tiny").save_pretrained("runs/pretrained/backbone")
+        backbone.export_official(root / name)
+    dense.load_backbone("scenes_tiny").save_pretrained(root / "runs/pretrained/backbone")
+    return root
+
+
+@pytest.fixture
+def place(materials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with these materials."""
+    shutil.copytree(materials, tmp_path, copy_function=os.link, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

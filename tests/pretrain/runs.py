@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import runs
-from tests.runs import Done
+from tests.runs import Done, Forked
 
 CONFIG: dict[str, Any] = {
     "model": {
@@ -51,3 +51,8 @@ def command(config: Path, output: Path, *extra: str) -> list[str]:
 def run(config: Path, output: Path, *extra: str) -> Done:
     """Run to the end in this process, on one thread as `command` does."""
     return runs.call(command(config, output, *extra)[3:])
+
+
+def start(config: Path, output: Path) -> Forked:
+    """Start it in a process that can be killed."""
+    return Forked(command(config, output)[3:], output.parent)

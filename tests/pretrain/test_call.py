@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 import dense
 from dense.suggest import UsageError
-from pretrain.module import DINO
+from pretrain import DINO, MultiCrop, PretrainData
+from pretrain.recipe import BackboneOptions, HeadOptions
 from tests.pretrain.runs import run, write_config
 from tests.runs import alone, assert_same, environment
 
@@ -98,24 +100,18 @@ def test_an_unknown_recipe(tmp_path: Path) -> None:
         dense.pretrain("pretrain/small_date", data="IMAGES", output=tmp_path)
 
 
-def test_the_parts_of_a_run(tmp_path: Path) -> None:
+def test_the_parts_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model, data and a trainer of one's own, without the command line; the former place of `run` still works."""
-    code = f"""
-import lightning.pytorch as pl
-from pretrain import DINO, PretrainData, MultiCrop
-from pretrain.recipe import BackboneOptions, HeadOptions
-from pretrain.cli import run
-from pathlib import Path
-tiny = dict(patch_size=8, img_size=32, depth=1, embed_dim=16, num_heads=2)
-model = DINO(BackboneOptions("vit_tiny_patch16_224", tiny), HeadOptions(16, 16, 8), steps=2)
-data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)
-trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False,
-                     enable_progress_bar=False, enable_model_summary=False)
-raise SystemExit(run(model, data, trainer, Path({str(tmp_path)!r}), dict(every_minutes=0)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert "pretrain.cli is now pretrain.run" in done.stderr
+    monkeypatch.delitem(sys.modules, "pretrain.cli", raising=False)
+    with pytest.warns(FutureWarning, match=r"pretrain\.cli is now pretrain\.run"):
+        from pretrain.cli import run as former
+    tiny = {"patch_size": 8, "img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}
+    model = DINO(BackboneOptions("vit_tiny_patch16_224", tiny), HeadOptions(16, 16, 8), steps=2)
+    data = PretrainData("scenes:train", MultiCrop(32, 16, 2), batch_size=4, workers=0, scenes=8, scene_size=32)
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=-1, logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    with alone():
+        assert former(model, data, trainer, tmp_path, {"every_minutes": 0}) == 0
     assert (tmp_path / "backbone/model.safetensors").is_file()
 
 

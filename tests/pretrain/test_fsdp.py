@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pretrain.recipe import BackboneOptions, HeadOptions
 from pretrain.sharding import local, unsharded, whole
 from pretrain.teacher import Teacher
 from tests.pretrain.runs import command, run, write_config
-from tests.runs import environment, weights
+from tests.runs import in_processes, weights
 
 FULL: dict[str, Any] = {  # every term, both heads, no stochastic depth
     "model.backbone.drop_path": 0.0,
@@ -45,11 +44,10 @@ def test_two_processes_train_as_one_and_checkpoints_move(tmp_path: Path) -> None
     one = write_config(moved, **FULL)
     assert run(one, moved / "run", "--trainer.max_steps", "1").returncode == 0
     two = {**FULL, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "fsdp2", "trainer.max_steps": 4}
-    arguments = command(write_config(tmp_path / "two", **two, knn=KNN), moved / "run")
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
-    assert ended.returncode == 0, ended.stderr
-    assert "continuing" in ended.stdout
-    assert "3-NN" in ended.stdout
+    arguments = command(write_config(tmp_path / "two", **two, knn=KNN), moved / "run")[3:]
+    first, _ = in_processes(arguments, tmp_path / "two")
+    assert "continuing" in first.output
+    assert "3-NN" in first.output
     checkpoint = torch.load(moved / "run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 4
     assert not any(isinstance(value, DTensor) for value in checkpoint["state_dict"].values())
@@ -85,7 +83,7 @@ def test_bad_strategies(tmp_path: Path, strategy: object, message: str) -> None:
 
 def test_parts_on_two_processes(tmp_path: Path) -> None:
     """What `_check` checks."""
-    torch.multiprocessing.spawn(_check, args=(str(tmp_path / "store"),), nprocs=2)
+    torch.multiprocessing.start_processes(_check, (str(tmp_path / "store"),), nprocs=2, start_method="fork")
 
 
 def _check(rank: int, store: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 import dense
 from dense.training.curves import read_metrics
 from tests.pretrain.runs import command, run, write_config
-from tests.runs import assert_same, environment, weights
+from tests.runs import assert_same, in_processes, weights
 
 HEAD = {"out_dim": 24, "hidden_dim": 32, "bottleneck_dim": 8}
 FULL: dict[str, Any] = {  # every term but Gram
@@ -91,9 +90,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     done = run(write_config(one, **plain), one / "run")
     assert done.returncode == 0, done.stderr
     changes = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
-    arguments = command(write_config(two, **changes), two / "run")
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
-    assert ended.returncode == 0, ended.stderr
+    in_processes(command(write_config(two, **changes), two / "run")[3:], two)
     a, b = weights(one / "run"), weights(two / "run")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=5e-5, msg=name)

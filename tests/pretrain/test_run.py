@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import dense
 from pretrain import DINO, MultiCrop, PretrainData
 from pretrain.optim import clip_gradients_
 from pretrain.recipe import BackboneOptions, HeadOptions
-from tests.pretrain.runs import command, run, write_config
-from tests.runs import assert_same, environment, weights
+from tests.pretrain.runs import command, run, start, write_config
+from tests.runs import Forked, assert_same, in_processes, weights
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +63,12 @@ def test_killed_and_continued(finished: Path, tmp_path: Path, workers: int) -> N
     """SIGKILL in mid-epoch, the same command again, and the weights are those of the run that was never stopped."""
     config = write_config(tmp_path, **{"data.workers": workers})
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+    process = start(config, output)
     last = output / "checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
-    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not last.is_file() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
     step = torch.load(last, weights_only=True)["global_step"]
     assert 0 < step < 12
     done = run(config, output)
@@ -101,15 +96,11 @@ def test_sigterm_saves_first(finished: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, **{"checkpoint.every_steps": 0})
     output = tmp_path / "run"
     metrics = output / "metrics.csv"
-    process = subprocess.Popen(
-        command(config, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    while not (metrics.is_file() and metrics.read_text().count("\n") > 1) and process.poll() is None:
+    process = start(config, output)
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 1) and process.is_alive():
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors
-    assert "the same command continues" in errors
+    assert process.status(signal.SIGTERM) == 143, process.errors
+    assert "the same command continues" in process.errors
     assert run(config, output).returncode == 0
     assert_same(output, finished)
 
@@ -145,13 +136,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     before = (output / "checkpoints/last.ckpt").read_bytes()
     limit = len(before) // 2
     config = write_config(tmp_path, **{"model.steps": 6})
-    done = subprocess.run(
-        command(config, output), capture_output=True, text=True, check=False, env=environment(),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
-    assert f"cannot write {output / 'checkpoints/last.ckpt'}: " in done.stderr
-    assert "the previous last.ckpt is intact" in done.stderr
+
+    process = Forked(
+        command(config, output)[3:], tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    assert process.status() == 1, process.errors
+    assert f"cannot write {output / 'checkpoints/last.ckpt'}: " in process.errors
+    assert "the previous last.ckpt is intact" in process.errors
     assert (output / "checkpoints/last.ckpt").read_bytes() == before
     assert not list((output / "checkpoints").glob(".*partial"))
 
@@ -319,10 +310,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     alone = run(write_config(one, **plain), one / "run")
     assert alone.returncode == 0, alone.stderr
     changes = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
-    arguments = command(write_config(two, **changes), two / "run")
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == 0, done.stderr
-    lines = [[line for line in text.splitlines() if "5-NN 0." in line] for text in (alone.stdout, done.stdout)]
+    both = in_processes(command(write_config(two, **changes), two / "run")[3:], two)
+    printed = "".join(one.output for one in both)
+    lines = [[line for line in text.splitlines() if "5-NN 0." in line] for text in (alone.stdout, printed)]
     assert len(lines[0]) == 1
     assert lines[0] == lines[1]
     a, b = weights(one / "run"), weights(two / "run")
@@ -358,7 +348,7 @@ def test_knn_during_a_run(tmp_path: Path) -> None:
 def test_resnet_trains(tmp_path: Path) -> None:
     """A convolutional student trains with SGD; the teacher's batch norm has statistics of its own."""
     changes = {
-        "model.backbone": {"name": "resnet18", "drop_path": 0.0},
+        "model.backbone": {"name": "resnet10t", "drop_path": 0.0},
         "model.optim": {"name": "sgd", "lr": 0.03, "warmup_epochs": 0},
         "model.steps": 2,
     }

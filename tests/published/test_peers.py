@@ -66,8 +66,9 @@ def test_hf_depth_anything_on_swiglu(tmp_path: Path) -> None:
     check(model, peer, SIZES[1:2])
 
 
-@pytest.mark.parametrize("readout", ["ignore", "add", "project"])
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(
+    ("readout", "batch_norm"), [("ignore", False), ("add", True), ("project", False), ("project", True)]
+)
 def test_hf_dpt_depth(readout: str, batch_norm: bool, tmp_path: Path) -> None:
     """DPT on its own ViT, which takes square images with even grids only."""
     peer = peers.dpt("DPTForDepthEstimation", readout, batch_norm)

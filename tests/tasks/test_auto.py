@@ -73,7 +73,8 @@ def test_choices_follow_the_data() -> None:
 
 
 def test_a_run_prints_and_saves_what_it_chose(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predictor = train("depth/small_data", folder, tmp_path / "run", **{"data.batch_size": 2})
+    options = {"data.batch_size": 2, "model.steps": 1, "val_every": 1}
+    predictor = train("depth/small_data", folder, tmp_path / "run", **options)
     printed = capsys.readouterr().out
     assert "chosen: data.resize: " in printed
     assert "data.batch_size" not in printed.replace("chosen: ", "")  # a given value wins
@@ -83,7 +84,7 @@ def test_a_run_prints_and_saves_what_it_chose(folder: Path, tmp_path: Path, caps
     assert "auto" not in json.dumps({k: v for k, v in config["data"].items() if k not in ("cache", "copies")})
     assert any("data.resize" in line for line in predictor.model.facts["chosen"])
     assert not (tmp_path / "run/features").exists()
-    train("depth/small_data", folder, tmp_path / "run", **{"data.batch_size": 2})
+    train("depth/small_data", folder, tmp_path / "run", **options)
     assert "continuing" in capsys.readouterr().out
 
 

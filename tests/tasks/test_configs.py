@@ -19,7 +19,7 @@ from dense.data.scenes import render
 from dense.predict import Depth, Segmentation
 from dense.recipes import config_folder
 from dense.tasks import DepthTask, JointTask, SegmentationTask
-from dense.tasks.auto import Survey, head_for, layers_for
+from dense.tasks.auto import head_for, layers_for
 from dense.tasks.data import DataFacts
 from dense.tasks.options import DepthEvaluation
 from tests.runs import call
@@ -43,7 +43,7 @@ def test_a_recipe_builds(path: Path) -> None:
     spec = load_backbone("scenes_tiny").spec if shipped else describe(backbone["name"], **backbone.get("arguments", {}))
     options, chosen = inner["head"], backbone["layers"]
     if options["name"] == "auto":
-        options = options | head_for(task.__name__, Survey(300, (480, 640), True))[0]
+        options = options | head_for(task.__name__)[0]
         chosen = layers_for(options["name"], spec)[0]
     layers = resolve_layers(chosen, spec)
     built = task(head=options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,9 @@ import yaml
 from PIL import Image
 
 from dense.data.scenes import render
+from dense.training.checkpoints import Checkpoints
 from tests.data.test_cache import records
-from tests.runs import Done, assert_same, call, environment, weights
+from tests.runs import Done, Forked, assert_same, call, environment, in_processes, weights
 from tests.tasks.test_train import DPT, argv, task, write
 
 
@@ -47,14 +50,16 @@ def test_continued_from_a_validation_step(tmp_path: Path) -> None:
     changes = {"checkpoint": {"every_minutes": 0, "every_steps": 3}, "val_every": 3}
     assert run(tmp_path, "whole", **changes).returncode == 0
     config = write(tmp_path, **changes)
-    stop = "import sys; from lightning.pytorch import Callback\n"
-    stop += "from dense.training.checkpoints import Checkpoints\n"
-    stop += "save = Checkpoints.save\n"
-    stop += "def once(self, trainer, path):\n    save(self, trainer, path)\n"
-    stop += "    if trainer.global_step == 6: import os; os._exit(9)\n"
-    stop += "Checkpoints.save = once\nfrom dense.cli import main\nmain(sys.argv[1:])\n"
-    command = [sys.executable, "-c", stop, *argv(config, tmp_path / "run")]
-    assert subprocess.run(command, check=False, capture_output=True, env=environment()).returncode == 9
+    save = Checkpoints.save
+
+    def once(self: Checkpoints, trainer: pl.Trainer, path: Path) -> None:
+        save(self, trainer, path)
+        if trainer.global_step == 6:
+            os._exit(9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", once)
+        assert Forked(argv(config, tmp_path / "run"), tmp_path).status() == 9
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     done = call(argv(config, tmp_path / "run"))
     assert done.returncode == 0, done.stderr
@@ -114,21 +119,10 @@ def labelled(root: Path, seed: int) -> None:
     (root / "classes.yaml").write_text("[ground, thing]\n")
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"data.root": "other"}, "data.to train on"),
-        ({"data.batch_size": 3}, "3 now, 2 then"),
-        ({"data.crop_size": 16}, "data.crop_size: 16 now, 24 then"),
-        ({"data.augment": {"flip": 0.25}}, "data.augment.flip"),
-        ({"data.val_ratio": 0.8}, "data.to validate on"),
-    ],
-)
-def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_other_data_is_no_continuation(tmp_path: Path) -> None:
     """A finished run refuses other images too, and its files stay unchanged."""
     labelled(tmp_path / "data", 0)
     labelled(tmp_path / "other", 1)
-    change = {key: str(tmp_path / value) if key == "data.root" else value for key, value in change.items()}
     first = {"data.root": str(tmp_path / "data"), "data.batch_size": 2, "model.init_args.steps": 2, "val_every": 2}
     done = run(tmp_path, "run", **first)
     assert done.returncode == 0, done.stderr
@@ -136,11 +130,19 @@ def test_other_data_is_no_continuation(tmp_path: Path, change: dict[str, Any], w
         path for name in ("*", "model/*", "checkpoints/*") for path in (tmp_path / "run").glob(name) if path.is_file()
     ]
     left = {path: path.read_bytes() for path in files}
-    done = run(tmp_path, "run", **(first | change))
-    assert done.returncode == 1, done.stderr
-    assert words in done.stderr
-    assert "another --output" in done.stderr
-    assert left == {path: path.read_bytes() for path in files}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"data.root": str(tmp_path / "other")}, "data.to train on"),
+        ({"data.batch_size": 3}, "3 now, 2 then"),
+        ({"data.crop_size": 16}, "data.crop_size: 16 now, 24 then"),
+        ({"data.augment": {"flip": 0.25}}, "data.augment.flip"),
+        ({"data.val_ratio": 0.8}, "data.to validate on"),
+    ]
+    for change, words in changes:
+        done = run(tmp_path, "run", **(first | change))
+        assert done.returncode == 1, done.stderr
+        assert words in done.stderr
+        assert "another --output" in done.stderr
+        assert left == {path: path.read_bytes() for path in files}
 
 
 def test_data_that_moved_continue(tmp_path: Path) -> None:
@@ -191,10 +193,8 @@ def test_two_processes_fill_one_cache(tmp_path: Path) -> None:
     assert run(tmp_path / "a", "run", **plain).returncode == 0
     changes = plain | {"data.cache": str(tmp_path / "two"), "data.batch_size": 2}
     changes |= {"trainer.devices": 2, "trainer.strategy": "ddp"}
-    command = [sys.executable, "-m", "dense", *argv(write(tmp_path / "b", **changes), tmp_path / "b/run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("features of train: 32 computed, 0 in the cache") == 1
+    both = in_processes(argv(write(tmp_path / "b", **changes), tmp_path / "b/run"), tmp_path)
+    assert "".join(one.output for one in both).count("features of train: 32 computed, 0 in the cache") == 1
     assert records(tmp_path / "two") == records(tmp_path / "one")
 
 

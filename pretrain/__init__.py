@@ -15,6 +15,8 @@ _PUBLIC = {
     "IBOTLoss": "pretrain.losses",
     "KoLeoLoss": "pretrain.losses",
     "GramLoss": "pretrain.losses",
+    "FeatureLoss": "pretrain.losses",
+    "RelationLoss": "pretrain.losses",
     "BlockMasks": "pretrain.masking",
     "Center": "pretrain.centering",
     "SinkhornKnopp": "pretrain.centering",

@@ -78,6 +78,12 @@ class Center(Centering):
         return f"dim={self.center.shape[1]}, momentum={self.momentum}"
 
 
+def subtract_mean(features: Tensor, center: Center) -> Tensor:
+    """Return features (..., D) minus their moving average, in fp32, and accumulate them for it."""
+    center.accumulate(features.flatten(0, -2))
+    return features.float() - center.center[0]
+
+
 class SinkhornKnopp(Centering):
     """Targets that use all prototypes equally: alternating normalisation over samples and over prototypes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
+from dense.data.cache import Compute, FeatureCache
 from dense.data.image import ImageError
+from dense.data.labelled.files import file_identity
+from dense.data.labelled.sample import Identity
 from dense.data.loader import endless_loader
 from dense.data.sampler import permute
 from dense.data.unlabelled import Images, open_images
-from dense.training.fit import images_in_words, refuse_another
+from dense.training.fit import fill_cache, images_in_words, refuse_another
+from pretrain.masking import VIEWS
 from pretrain.mixed import MixedCrops, StepSampler
 from pretrain.sharding import is_distributed
 from pretrain.views import MultiCrop
@@ -39,6 +43,7 @@ class ImageViews(NamedTuple):
     image: int  # index of the image that was read
     bad: list[int]  # indices of images that could not be read and were replaced by this one
     gram: list[Tensor]  # each (3, S', S') uint8: input of a Gram teacher, if there is one
+    cached: Sequence[Tensor] = ()  # of each frozen teacher: (2, D) and (2, h, w, D), if there is a cache
 
 
 class ViewBatch(NamedTuple):
@@ -48,6 +53,7 @@ class ViewBatch(NamedTuple):
     images: Tensor  # B, indices
     bad: Tensor  # indices of images that could not be read, of any number
     gram: list[Tensor]  # each (B, 3, S', S') uint8
+    cached: Sequence[Tensor] = ()  # of each frozen teacher: (B, 2, D) and (B, 2, h, w, D), if there is a cache
 
 
 class ViewsOf(Dataset[ImageViews]):
@@ -55,7 +61,11 @@ class ViewsOf(Dataset[ImageViews]):
 
     The optimiser step, which may be left out, selects the sizes of `MixedCrops`. An image that cannot be read is
     replaced by another, which (seed, epoch, index) choose, and is listed in `bad`.
+
+    With a cache of frozen teachers' features, epochs go through its copies, each with views of its own, in turn.
     """
+
+    cache: FeatureCache | None = None
 
     def __init__(self, images: Images, views: Views, seed: int = 0) -> None:
         self.images, self.views, self.seed = images, views, seed
@@ -65,6 +75,20 @@ class ViewsOf(Dataset[ImageViews]):
 
     def __getitem__(self, draw: int | tuple[int, ...]) -> ImageViews:
         epoch, index, step = (0, draw, 0) if isinstance(draw, int) else (*draw, 0)[:3]
+        if self.cache is None:
+            return self.sample(epoch, index, step)
+        copy = epoch % self.cache.copies
+        features = self.cache.stored(self.identity(index), copy)
+        return self.sample(copy, index)._replace(cached=[feature.float() for feature in features])
+
+    def identity(self, index: int) -> Identity:
+        """Return the cache's key of an image; its augmentation depends on its index."""
+        name = self.images.name(index)
+        version = file_identity(name).version if Path(name).is_file() else ""
+        return Identity(name, f"{version}, number {index}")
+
+    def sample(self, epoch: int, index: int, step: int = 0) -> ImageViews:
+        """Return the views of an image, without features."""
         crops = self.views.of_step(step, self.seed) if isinstance(self.views, MixedCrops) else self.views
         bad: list[int] = []
         for chosen in self._candidates(epoch, index):
@@ -90,12 +114,13 @@ class ViewsOf(Dataset[ImageViews]):
 
 def collate(samples: list[ImageViews]) -> ViewBatch:
     """Stack the views of several images, crop by crop, as the losses expect."""
-    views, images, bad, gram = zip(*samples, strict=True)
+    views, images, bad, gram, cached = zip(*samples, strict=True)
     return ViewBatch(
         views=[torch.stack(crops) for crops in zip(*views, strict=True)],
         images=torch.tensor(images),
         bad=torch.tensor([i for some in bad for i in some], dtype=torch.int64),
         gram=[torch.stack(crops) for crops in zip(*gram, strict=True)],
+        cached=[torch.stack(features) for features in zip(*cached, strict=True)],
     )
 
 
@@ -152,6 +177,9 @@ class PretrainData(pl.LightningDataModule):
         scene_size: side of embedded scenes in pixels.
         at_least: decode JPEG images at a reduced size whose shorter side still has this many pixels; null decodes them
             at full size.
+        cache: folder in which the features of frozen teachers are kept, so that they are computed once; null computes
+            them in every step.
+        copies: number of augmented versions per image in the cache, each of two views.
     """
 
     def __init__(
@@ -164,8 +192,15 @@ class PretrainData(pl.LightningDataModule):
         scenes: int = 20_000,
         scene_size: int = 96,
         at_least: int | None = None,
+        cache: str | None = None,
+        copies: int = 4,
     ) -> None:
         super().__init__()
+        if cache is not None and isinstance(views, MixedCrops):
+            raise ValueError(
+                "data.cache keeps features of views of one size, and MixedCrops draws sizes; leave one out"
+            )
+        self.cache, self.copies = cache, copies
         self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
         self.at_least = at_least
         self.scene_size = scene_size if root.startswith("scenes:") else None
@@ -174,6 +209,21 @@ class PretrainData(pl.LightningDataModule):
         self.images = open_images(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
         self.dataset = ViewsOf(self.images, views, seed)
         self.bad = BadImages(self.images)
+
+    def keep_features(self, compute: Compute, key: Mapping[str, Any]) -> None:
+        """Compute the features of frozen teachers that the cache lacks, and read them from it from now on.
+
+        compute: views (B, 2, 3, S, S) to features. key: everything but the views that the features depend on.
+        """
+        assert self.cache is not None
+        assert self.trainer is not None
+        views = {"views": self.views.options, "seed": self.seed, "images": self._which, "at_least": self.at_least}
+        dataset = self.dataset
+        cache = FeatureCache(self.cache, {**key, **views}, compute, copies=self.copies, dtype=torch.float16)
+        identities = [dataset.identity(index) for index in range(len(dataset))]
+        load = lambda index, copy: torch.stack(dataset.sample(copy, index).views[:VIEWS])  # noqa: E731
+        fill_cache(self.trainer, cache, identities, load, "the teacher's features")
+        dataset.cache = cache
 
     def train_dataloader(self) -> DataLoader[ImageViews]:
         """Return endless batches from the trainer's current step on."""
@@ -213,6 +263,7 @@ class PretrainData(pl.LightningDataModule):
             "which": self._which,
             "scene_size": self.scene_size,
             "at_least": self.at_least,
+            **({"copies": self.copies} if self.cache else {}),
             "views": {str(number): crops.options for number, crops in enumerate(views)},
         }
 

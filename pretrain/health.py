@@ -150,7 +150,9 @@ class _Symptom:
 _COLLAPSES = (
     _Symptom(
         kind="collapse_to_point",
-        present=lambda found, most: max(found["teacher_entropy"], found["marginal_entropy"]) < 0.05 * most,
+        present=lambda found, most: (
+            max(found.get("teacher_entropy", most), found.get("marginal_entropy", most)) < 0.05 * most
+        ),
         message="Collapse to one point: the teacher gives every image the same prototype "
         "(target entropy {teacher_entropy:.3g}, entropy of the mean target {marginal_entropy:.3g}, both near 0).",
         advice="Centring is too weak for this much sharpening. Check that the centre is updated after every step "
@@ -158,7 +160,7 @@ _COLLAPSES = (
     ),
     _Symptom(
         kind="collapse_to_uniform",
-        present=lambda found, most: found["teacher_entropy"] > 0.99 * most,
+        present=lambda found, most: found.get("teacher_entropy", 0.0) > 0.99 * most,
         message="Collapse to uniform: the teacher has no preference among prototypes "
         "(target entropy {teacher_entropy:.3g}, its maximum log K is {most:.3g}).",
         advice="Sharpening is too weak for this much centring. Lower the teacher temperature (0.04, or 0.02 for little "

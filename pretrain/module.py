@@ -9,15 +9,24 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dense.backbone import Backbone
+from dense.data.cache import weights_digest
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
+from pretrain.centering import Center, subtract_mean
 from pretrain.data import ViewBatch
 from pretrain.fsdp import FSDP2
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.masking import VIEWS, BlockMasks, MaskedPatches
-from pretrain.network import MultiCropNetwork, NetworkOutput, build_network, check_crops
+from pretrain.network import (
+    MultiCropNetwork,
+    NetworkOutput,
+    TeacherFeatures,
+    build_network,
+    check_crops,
+    teacher_features,
+)
 from pretrain.optim import (
     Schedules,
     build_optimizer,
@@ -27,13 +36,14 @@ from pretrain.optim import (
     plan_schedules,
     set_hyperparameters,
 )
-from pretrain.recipe import Recipe
+from pretrain.recipe import Recipe, completed
 from pretrain.sharding import local
-from pretrain.stages import check_start, distillation_teacher, load_run, load_start
+from pretrain.stages import check_start, distillation_teacher, frozen_teachers, load_run, load_start
 from pretrain.teacher import Teacher
 from pretrain.terms import StepOutputs, Term, build_terms
 from pretrain.views import MultiCrop
 
+ELSEWHERE = ("distilled.", "frozen.")  # frozen teachers, which checkpoints leave out
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -53,10 +63,21 @@ class DINO(pl.LightningModule):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__()
         self.recipe = recipe = Recipe(*args, **options)
+        teachers = frozen_teachers(recipe)
+        self.teachers: list[dict[str, Any]] = [  # what the frozen teachers are, for the cache and the model card
+            {"spec": teacher.spec.to_dict(), "digest": weights_digest(teacher.state_dict())} for teacher in teachers
+        ]
         torch.manual_seed(recipe.seed)
-        self.student = build_network(recipe)
-        self.teacher = Teacher(self.student, recipe.teacher.mode)
-        self.terms = build_terms(recipe, self.backbone)
+        self.student = build_network(recipe, teachers)
+        self.teacher = Teacher(self.student, recipe.teacher.mode, buffers=not recipe.has_prototypes)
+        self.terms = build_terms(recipe, self.backbone, teachers)
+        self.frozen = nn.ModuleList(teachers)  # empty once all their features are in a cache
+        momentum = recipe.teacher.center_momentum
+        self.centers = nn.ModuleList(  # of each frozen teacher's class tokens, and of its patches
+            nn.ModuleList(Center(teacher.spec.dim, momentum) for _ in range(2))
+            for teacher in teachers
+            if recipe.teacher.subtract_mean
+        )
         self.distilled: MultiCropNetwork | None = None
         if recipe.distill is not None:
             self.distilled = distillation_teacher(recipe, self.student, recipe.distill)
@@ -101,7 +122,12 @@ class DINO(pl.LightningModule):
         neighbours = data.batch_size * (self.trainer.world_size if self.recipe.koleo.distributed else 1)
         for views in getattr(data.views, "choices", [data.views]):
             if isinstance(views, MultiCrop):
-                check_crops(self.recipe, self.student, views, total, neighbours)
+                check_crops(self.recipe, self.student, views, total, neighbours, self.frozen)  # type: ignore[arg-type]
+        if getattr(data, "cache", None) is not None and (self.recipe.mixup or not self.teachers):
+            raise ValueError(
+                f"data.cache={data.cache} keeps the features that frozen teachers give fixed views; leave it out "
+                f"{'with mixup, which makes new images' if self.recipe.mixup else 'or set teacher.name'}"
+            )
         loop = self.trainer.fit_loop.epoch_loop
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps
@@ -110,11 +136,28 @@ class DINO(pl.LightningModule):
         """Shard every network, if the strategy is FSDP2."""
         strategy = self.trainer.strategy
         if isinstance(strategy, FSDP2):
-            for network in (self.student, self.teacher.network, self.distilled):
+            for network in (self.student, self.teacher.network, self.distilled, *self.frozen):
                 if network is not None:
                     strategy.shard(network)
             if "gram" in self.terms:
                 strategy.shard(self.terms["gram"].teacher)  # type: ignore[arg-type]
+
+    def on_fit_start(self) -> None:
+        """Fill the cache of the frozen teachers' features, after which they are no longer needed."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "cache", None) is None:
+            return
+
+        def compute(images: Tensor) -> list[Tensor]:  # B, VIEWS, 3, S, S
+            with self.trainer.precision_plugin.forward_context():
+                features = self._frozen_features(images.flatten(0, 1).to(self.device))
+            return [part.unflatten(0, (-1, VIEWS)) for own in features for part in own]
+
+        data.keep_features(compute, {"teachers": self.teachers, "precision": str(self.trainer.precision)})
+        self.frozen = nn.ModuleList()
+
+    def _frozen_features(self, crops: Tensor) -> list[TeacherFeatures]:
+        return [teacher_features(teacher, crops) for teacher in self.frozen]  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
         """Continue the metrics of a resumed run."""
@@ -154,9 +197,14 @@ class DINO(pl.LightningModule):
         globals_ = batch.views[:VIEWS]
         masked = self._masked_patches(batch, step, micro)
         masks, indices = (None, None) if masked is None else masked[:2]
+        views, frozen = self._with_targets(batch)
+        for number, centers in enumerate(self.centers):
+            own: Any = centers
+            frozen[number] = TeacherFeatures(*map(subtract_mean, frozen[number], own))
         return StepOutputs(
-            teacher=self._run_teacher(globals_, indices),
-            student=self.student(batch.views, masks, indices, patches="gram" in self.terms),
+            teacher=self._run_teacher(globals_, indices) if self.recipe.has_prototypes else None,
+            student=self.student(views, masks, indices, patches="gram" in self.terms),
+            frozen=frozen,
             masked=masked,
             gram_crops=batch.gram or globals_,
             grid=self.student.grid(globals_[0]),
@@ -164,6 +212,23 @@ class DINO(pl.LightningModule):
             steps_per_epoch=self._plan.steps_per_epoch,
             measure=step % self.recipe.health.every == 0 and micro == 0,
         )
+
+    def _with_targets(self, batch: ViewBatch) -> tuple[list[Tensor], list[TeacherFeatures]]:
+        """Return the student's views, and the features of frozen teachers: computed, or from the cache."""
+        if batch.cached:
+            parts = [part.transpose(0, 1).flatten(0, 1) for part in batch.cached]  # B, VIEWS, ... -> crop-major
+            return batch.views, [TeacherFeatures(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+        globals_ = torch.cat(batch.views[:VIEWS]) if self.frozen else torch.empty(0)
+        if not self.recipe.mixup:
+            return batch.views, self._frozen_features(globals_)
+        share, order = torch.rand(()).item(), torch.randperm(len(globals_)).to(globals_.device)
+
+        def mixed(backbone: Backbone) -> Tensor:
+            images = backbone.normalise(globals_)
+            return share * images + (1 - share) * images[order]
+
+        frozen = [teacher_features(teacher, mixed(teacher)) for teacher in self.frozen]  # type: ignore[arg-type]
+        return list(mixed(self.student.backbone).chunk(VIEWS)), frozen
 
     @torch.no_grad()
     def _run_teacher(self, crops: list[Tensor], patch_indices: Tensor | None) -> NetworkOutput:
@@ -237,6 +302,9 @@ class DINO(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         for term in self._terms:
             term.after_step()
+        for center in self.centers.modules():
+            if isinstance(center, Center):
+                center.step()
         self.teacher.after_step(self.student, self._plan.momentum(step))
         if (step + 1) % self._plan.steps_per_epoch == 0:
             self.teacher.after_epoch(self.student)
@@ -263,10 +331,13 @@ class DINO(pl.LightningModule):
         self._end_if_failed(str(not_finite(self.trainer.global_step, broken[:5])) if broken else "")
         checkpoint["recipe"] = self.recipe.to_dict()
         checkpoint["run_steps"] = self._plan.steps
+        checkpoint["teachers"] = [teacher["digest"] for teacher in self.teachers]
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("distilled.")}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(ELSEWHERE)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another recipe, naming the differences."""
-        refuse_another(self.recipe.to_dict(), checkpoint.get("recipe", {}), free="health")
-        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith("distilled.")}
+        refuse_another(self.recipe.to_dict(), completed(checkpoint.get("recipe", {})), free="health")
+        digests = [teacher["digest"] for teacher in self.teachers]
+        refuse_another({"frozen teachers": digests}, {"frozen teachers": checkpoint.get("teachers", digests)})
+        checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(ELSEWHERE)}

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from pretrain.head import LastLayer
+from pretrain.losses.features import Objective
 from pretrain.losses.gram import Level, Negatives
 from pretrain.teacher import Mode
 
@@ -49,7 +50,7 @@ class BackboneOptions:
     drop_path: float = 0.1  # stochastic depth of the student
     drop_path_rule: Literal["linear", "uniform"] = "linear"  # rising with depth (DINO) or not (DINOv2)
     local_norm: bool = False  # a final norm of their own for the class tokens of local crops (DINOv3)
-    init_from: str | None = None  # weights to continue from: a file, a directory or "timm"
+    init_from: str | None = None  # weights to continue from: a file, a directory or "timm"; "teacher", see `shallower`
     head_warmup_steps: int = 0  # steps in which the backbone is frozen, so that untrained heads do not destroy it
     grad_checkpointing: bool = False  # compute blocks again in the backward pass, which saves memory
 
@@ -72,10 +73,26 @@ class HeadOptions:
 
 
 @dataclass(frozen=True)
+class FrozenTeacher:
+    """A frozen backbone whose features are targets."""
+
+    name: str  # a timm name, an official name, a saved directory or the directory of a run
+    weights: str | None = None  # of a named architecture: a file, a directory or "timm"
+    weight: float = 1.0  # of this teacher among several
+
+
+@dataclass(frozen=True)
 class TeacherOptions:
-    """How the teacher follows the student, and how its logits become targets."""
+    """The teacher: a frozen backbone of the given name, or an average of the student with targets from its logits.
+
+    With a frozen teacher, mode and momentum are those of the average of the student that is the result.
+    """
 
     key: ClassVar[str] = "teacher."
+    name: str | None = None  # a frozen backbone whose features are targets (see `features`, `relations`); null for none
+    weights: str | None = None  # of a named architecture: a file, a directory or "timm"
+    others: list[FrozenTeacher] = field(default_factory=list)  # further frozen teachers; the first one has weight 1
+    subtract_mean: bool = True  # from a frozen teacher's features, which then are what differs between images
     mode: Mode = "ema"  # rule by which the teacher follows the student, see `Teacher`
     centering: CenteringName = "center"  # how the teacher's logits are kept from collapsing
     momentum: float = 0.996  # of the moving average of weights, at the start
@@ -84,13 +101,20 @@ class TeacherOptions:
     temperature: float = 0.04  # and after the warm-up
     warmup_temperature_epochs: int = 0  # length of the linear warm-up of the temperature
     temperature_moves: Moves = "epoch"  # whether the temperature changes per epoch or per step
-    center_momentum: float = 0.9  # of the moving average of logits ("center")
+    center_momentum: float = 0.9  # of the moving average of logits ("center") or of a frozen teacher's features
     student_temperature: float = 0.1  # of the student's softmax
 
     def __post_init__(self) -> None:
         for name in ("momentum", "final_momentum"):
             _expect(self, 0 <= getattr(self, name) <= 1, name, "0 to 1 (published: 0.996 and 1)")
         _expect_temperatures(self)
+        if self.name is None and (self.weights is not None or self.others):
+            raise ValueError("teacher.weights and teacher.others belong to a frozen teacher; set teacher.name")
+
+    @property
+    def frozen(self) -> list[FrozenTeacher]:
+        """The frozen teachers."""
+        return [] if self.name is None else [FrozenTeacher(self.name, self.weights), *self.others]
 
 
 @dataclass(frozen=True)
@@ -174,6 +198,36 @@ class GramOptions:
 
 
 @dataclass(frozen=True)
+class FeatureOptions:
+    """The term that compares features with those of frozen teachers, see `FeatureLoss`; a weight of 0 leaves it out."""
+
+    key: ClassVar[str] = "features."
+    weight: float = 0.0  # factor of the term in the loss
+    loss: Objective = "cosine"  # how features are compared
+    image_weight: float = 1.0  # factor of the class or pooled token within the term
+    patch_weight: float = 1.0  # factor of the patches within the term
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight", "image_weight", "patch_weight")
+
+
+@dataclass(frozen=True)
+class RelationOptions:
+    """The term that compares similarities with those of frozen teachers, see `RelationLoss`; 0 leaves it out."""
+
+    key: ClassVar[str] = "relations."
+    weight: float = 0.0  # factor of the term in the loss
+    queue: int = 8192  # recent class tokens of the teacher with which class tokens are compared
+    temperature: float = 0.07  # of the softmax over similarities
+    patch_weight: float = 1.0  # factor of the similarities among an image's patches within the term
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight", "patch_weight")
+        _expect_at_least(self, 1, "queue")
+        _expect(self, self.temperature > 0, "temperature", "more than 0 (published: 0.07)")
+
+
+@dataclass(frozen=True)
 class OptimOptions:
     """The optimiser and its schedules.
 
@@ -217,6 +271,17 @@ class HealthOptions:
         _expect_at_least(self, 1, "every", "patience")
 
 
+def completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a checkpoint with the default of every option that is newer than the checkpoint."""
+
+    def fill(options: Any, default: Any) -> Any:
+        if not isinstance(options, dict) or not isinstance(default, dict):
+            return options
+        return {**default, **{key: fill(value, default.get(key)) for key, value in options.items()}}
+
+    return fill(saved, Recipe().to_dict())
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All options of a training.
@@ -234,6 +299,9 @@ class Recipe:
         ibot: the masked-patch term.
         koleo: the term that spreads class tokens.
         gram: the Gram anchor.
+        features: the term of frozen teachers' features.
+        relations: the term of frozen teachers' similarities.
+        mixup: mix the images of a batch in pairs, for student and frozen teachers alike.
         steps_per_epoch: optimiser steps that the options call an epoch; null for a pass over the images.
         stage: pretrain, gram or high_res; the latter two start from a run of the stage before.
         start_from: directory of that run, or one of its checkpoints.
@@ -253,6 +321,9 @@ class Recipe:
     ibot: IBOTOptions = IBOTOptions()
     koleo: KoLeoOptions = KoLeoOptions()
     gram: GramOptions = GramOptions()
+    features: FeatureOptions = FeatureOptions()
+    relations: RelationOptions = RelationOptions()
+    mixup: bool = False
     steps_per_epoch: int | None = None
     stage: Stage = "pretrain"
     start_from: str | None = None
@@ -263,17 +334,35 @@ class Recipe:
         for key, prototypes in (("head", self.head.out_dim), ("ibot.head", self.patch_prototypes)):
             if prototypes < 2:
                 raise ValueError(f"{key}.out_dim={prototypes}: expected at least 2")
-        if not any((self.dino.weight, self.ibot.weight, self.koleo.weight, self.gram.weight)):
+        terms = (self.dino, self.ibot, self.koleo, self.gram, self.features, self.relations)
+        if not any(term.weight for term in terms):
             raise ValueError("every term has a weight of 0, so there is nothing to learn; set dino.weight or another")
         tokens, masks = self.gram.tokens, self.ibot.weight and self.ibot.masking == "blocks"
         if self.gram.weight and tokens != "all" and not masks:
             raise ValueError(
                 f"gram.tokens={tokens} without masks; set ibot.weight and ibot.masking: blocks, or tokens: all"
             )
+        self._check_frozen_teachers()
         if self.stage == "pretrain":
             self._check_first_stage()
         else:
             self._check_later_stage()
+
+    def _check_frozen_teachers(self) -> None:
+        compared = self.features.weight or self.relations.weight
+        if compared and not self.teacher.frozen:
+            raise ValueError(
+                "features and relations need a frozen teacher: --model.teacher.name dinov2_vits14 "
+                "--model.teacher.weights FILE, or the directory of a backbone as --model.teacher.name"
+            )
+        if self.teacher.frozen and not compared:
+            raise ValueError(
+                f"teacher.name={self.teacher.name} without a term that uses it; set features.weight or relations.weight"
+            )
+        if self.backbone.init_from == "teacher" and not self.teacher.frozen:
+            raise ValueError("backbone.init_from: teacher needs a frozen teacher; set teacher.name")
+        if self.mixup and (not compared or self.dino.weight or self.ibot.weight or self.gram.weight):
+            raise ValueError("mixup is for features and relations alone; set dino, ibot and gram to weight 0")
 
     def _check_first_stage(self) -> None:
         if self.start_from is not None:
@@ -302,6 +391,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return nested dictionaries of plain values, as checkpoints hold them."""
         return asdict(self)
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether student and teacher have projection heads: always, unless frozen teachers alone make the targets."""
+        return not self.teacher.frozen or self.dino.weight > 0 or self.ibot.weight > 0
 
     @property
     def patch_targets(self) -> TeacherOptions:

@@ -119,6 +119,7 @@ def finish(
         "objective": " + ".join(model.terms),
         "optimiser steps": trainer.global_step,
         **knn_facts(trainer),
+        **distillation_facts(model, folder),
         "precision": str(trainer.precision),
         "torch": torch.__version__,
         "seconds of this session": round(seconds),
@@ -138,6 +139,25 @@ def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:
             step, accuracy = list(callback.accuracies.items())[-1]
             return {f"{callback.k}-NN accuracy": f"{accuracy:.4f} at step {step}"}
     return {}
+
+
+def distillation_facts(model: DINO, folder: Path) -> dict[str, Any]:
+    """Return what each frozen teacher is, and the cosine reached to its features on the views of training."""
+    facts: dict[str, Any] = {}
+    curves = read_metrics(folder / "metrics.csv") if model.teachers else {}
+    for n, (teacher, about) in enumerate(zip(model.recipe.teacher.frozen, model.teachers, strict=True), start=1):
+        number, spec = f" {n}" if n > 1 else "", about["spec"]
+        facts[f"teacher{number}"] = (
+            f"{teacher.name} ({spec['name']}, patch {spec['patch']}, width {spec['dim']}, depth {spec['depth']}), "
+            f"weights {teacher.weights or 'of that directory'}, digest {about['digest']}"
+        )
+        for name, words in (("image", "class token"), ("patch", "patches")):
+            values = curves.get(f"health/{name}_cosine{number.replace(' ', '_')}", ((), ()))[1][-10:]
+            if values:
+                facts[f"cosine to teacher{number}, {words}"] = (
+                    f"{sum(values) / len(values):.4f}, mean of the last {len(values)} measurements in training"
+                )
+    return facts
 
 
 def describe(model: DINO, data: PretrainData, trainer: pl.Trainer) -> str:
@@ -164,16 +184,18 @@ def save_backbone(backbone: Backbone, folder: Path, facts: Mapping[str, Any]) ->
 
 def model_card(backbone: Backbone, facts: Mapping[str, Any]) -> str:
     """Return the model card: the backbone, how to open it, the facts and the recipe of its run."""
-    spec = backbone.spec
+    spec, distilled = backbone.spec, "teacher" in facts
+    how = "distilled from frozen teachers" if distilled else "pretrained by self-distillation"
+    whose = "The average of the student's weights" if distilled else "The teacher's backbone"
     numbers = "\n".join(f"- {k}: {v}" for k, v in facts.items() if not isinstance(v, Mapping))
     recipe = json.dumps({k: v for k, v in facts.items() if isinstance(v, Mapping)}, indent=2, default=str)
     return f"""---
 library_name: dino-dense
 tags: [dino-dense, self-supervised, image-feature-extraction]
 ---
-# {spec.name}, pretrained by self-distillation
+# {spec.name}, {how}
 
-The teacher's backbone of a run of dino-dense {__version__}: patch {spec.patch}, width {spec.dim}, depth {spec.depth}.
+{whose} of a run of dino-dense {__version__}: patch {spec.patch}, width {spec.dim}, depth {spec.depth}.
 
 ```python
 import dense

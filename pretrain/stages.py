@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.weights.checkpoint import read_checkpoint
+from dense.backbone.weights.names import directory
+from dense.files import megabytes
 from dense.training.checkpoints import LAST
 from dense.training.fit import differences
 from pretrain.network import MultiCropNetwork, build_network
-from pretrain.recipe import BackboneOptions, HeadOptions, IBOTOptions, Recipe
+from pretrain.recipe import BackboneOptions, FrozenTeacher, HeadOptions, IBOTOptions, Recipe
 
 # stages that a stage may start from; high_res without a Gram term may skip the gram stage
 BEFORE = {"gram": ("pretrain", "gram"), "high_res": ("gram", "high_res")}
@@ -75,7 +78,7 @@ def check_start(recipe: Recipe, run: SavedRun) -> None:
 def gram_teacher(place: str) -> Backbone:
     """Return the backbone in the directory of a run or of a backbone."""
     folder = Path(place)
-    inside = folder / "backbone" if (folder / "backbone" / "config.json").is_file() else folder
+    inside = _inside(folder)
     if not (inside / "config.json").is_file():
         raise FileNotFoundError(
             f"gram.teacher: {folder} holds no backbone; give the directory of a finished run or one that "
@@ -87,6 +90,50 @@ def gram_teacher(place: str) -> Backbone:
             f"gram.teacher: {inside} holds {backbone.spec.name}, which is convolutional; give a ViT's directory"
         )
     return backbone
+
+
+def _inside(folder: Path) -> Path:
+    """Return the folder of the backbone in the folder of a run, or the folder itself."""
+    return folder / "backbone" if (folder / "backbone" / "config.json").is_file() else folder
+
+
+def frozen_teachers(recipe: Recipe) -> list[Backbone]:
+    """Return the frozen backbones whose features are targets."""
+    return [_frozen_teacher(teacher) for teacher in recipe.teacher.frozen]
+
+
+def _frozen_teacher(teacher: FrozenTeacher) -> Backbone:
+    name = str(_inside(Path(teacher.name)))
+    folder = directory(name)
+    if folder is None and teacher.weights is None and os.sep not in name:
+        raise ValueError(
+            f"teacher.name={name} without weights would teach random features; give --model.teacher.weights FILE, or "
+            "the directory of a backbone as --model.teacher.name"
+        )
+    try:
+        if folder is None:
+            with torch.device("meta"):  # takes no memory
+                needed = sum(parameter.nbytes for parameter in load_backbone(name).parameters())
+        else:
+            needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if needed > (free := free_memory()):
+            raise ValueError(
+                f"its weights take {megabytes(needed, up=True)} and {megabytes(free)} of memory are free; choose a "
+                "smaller teacher or a machine with more memory"
+            )
+        return load_backbone(name, teacher.weights, frozen=True)
+    except (ValueError, OSError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"teacher.name={teacher.name}: {error}") from None
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are available, where the system tells, or else all of it."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def load_start(module: torch.nn.Module, run: SavedRun) -> None:

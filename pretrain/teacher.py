@@ -28,11 +28,12 @@ class Teacher(nn.Module):
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021, sections 3.1 and 5.2.
     """
 
-    def __init__(self, student: nn.Module, mode: Mode = "ema") -> None:
+    def __init__(self, student: nn.Module, mode: Mode = "ema", buffers: bool = False) -> None:
+        """Copy the student; `buffers`: they follow too, for a teacher that computes nothing itself."""
         super().__init__()
         if mode not in _MODES:
             raise ValueError(f"mode={mode!r}: expected one of {', '.join(_MODES)}")
-        self.mode = mode
+        self.mode, self.buffers_follow = mode, buffers
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.train()
 
@@ -58,6 +59,9 @@ class Teacher(nn.Module):
             torch._foreach_lerp_(mine, theirs, 1 - momentum)
         elif self.mode == "student_copy":
             self.copy_parameters(student)
+        if self.buffers_follow:
+            for own, buffer in zip(self.network.buffers(), student.buffers(), strict=True):
+                own.copy_(buffer)
 
     @torch.no_grad()
     def after_epoch(self, student: nn.Module) -> None:

@@ -3,7 +3,9 @@
 - `DINOTerm`: class tokens, cross-entropy between views (DINO);
 - `IBOTTerm`: masked patches, cross-entropy at the same place (iBOT; its masks are drawn in `pretrain.masking`);
 - `KoLeoTerm`: entropy of the class tokens (DINOv2);
-- `GramTerm`: similarities between patches stay those of an earlier teacher (DINOv3).
+- `GramTerm`: similarities between patches stay those of an earlier teacher (DINOv3);
+- `FeatureTerm`: class tokens and patches are those of frozen teachers, up to a linear map (distillation);
+- `RelationTerm`: the similarities of class tokens and of patches are those of frozen teachers (distillation).
 
 To add one: write its options in `pretrain.recipe`, a subclass of `Term` here, and a line in `build_terms`.
 """
@@ -20,12 +22,30 @@ from torch.nn import functional as F
 
 from dense.backbone import Backbone
 from pretrain.centering import Center, Centering, SinkhornKnopp
-from pretrain.health import TargetStatistics, entropies, kl_divergence, marginal_error, measure
-from pretrain.losses import DINOLoss, GramLoss, IBOTLoss, KoLeoLoss
+from pretrain.health import (
+    TargetStatistics,
+    effective_rank,
+    entropies,
+    feature_std,
+    kl_divergence,
+    marginal_error,
+    measure,
+)
+from pretrain.losses import DINOLoss, FeatureLoss, GramLoss, IBOTLoss, KoLeoLoss, RelationLoss
 from pretrain.masking import VIEWS, Grid, MaskedPatches
-from pretrain.network import NetworkOutput
+from pretrain.network import NetworkOutput, TeacherFeatures
 from pretrain.optim import Cosine, Linear
-from pretrain.recipe import DINOOptions, GramOptions, KoLeoOptions, Recipe, TeacherOptions
+from pretrain.recipe import (
+    DINOOptions,
+    FeatureOptions,
+    FrozenTeacher,
+    GramOptions,
+    KoLeoOptions,
+    Recipe,
+    RelationOptions,
+    TeacherOptions,
+)
+from pretrain.sharding import gathered
 from pretrain.stages import gram_teacher
 
 
@@ -33,17 +53,29 @@ class StepOutputs(NamedTuple):
     """Outputs of student and teacher for one micro-batch: B images, 2 global and V - 2 local crops of each."""
 
     student: NetworkOutput
-    teacher: NetworkOutput
+    teacher: NetworkOutput | None  # None where nothing but frozen teachers makes targets
     masked: MaskedPatches | None
     gram_crops: Sequence[Tensor]  # two of (B, 3, S, S): input of the Gram teacher
     grid: Grid  # of the student's global crops
     step: int
     steps_per_epoch: int
     measure: bool  # whether terms take measurements for the log
+    frozen: Sequence[TeacherFeatures] = ()  # of each frozen teacher
 
     @property
     def global_crops(self) -> int:
-        return len(self.teacher.logits)
+        return VIEWS * len(self.gram_crops[0])
+
+    def pairs(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return for each frozen teacher class tokens (2*B, D), its own, patches (2*B, h*w, D) on its grid, its own."""
+        found = []
+        for (images, patches), (their_images, theirs) in zip(self.student.mapped, self.frozen, strict=True):
+            grid = theirs.shape[1:3]
+            if grid != self.grid:
+                maps = patches.mT.unflatten(2, self.grid).float()
+                patches = F.interpolate(maps, grid, mode="bilinear").flatten(2).mT
+            found.append((images, their_images, patches, theirs.flatten(1, 2)))
+        return found
 
 
 class Term(nn.Module):
@@ -122,6 +154,7 @@ class DINOTerm(Term):
         self.loss = DINOLoss(targets.student_temperature)
 
     def forward(self, outputs: StepOutputs) -> Tensor:
+        assert outputs.teacher is not None
         targets = self.targets(outputs.teacher.logits, outputs.step, outputs.steps_per_epoch)  # 2*B, K
         value = self.loss(outputs.student.logits, targets, local_weight=self.local_weight)
         if outputs.measure:
@@ -155,6 +188,7 @@ class IBOTTerm(Term):
         self.loss = IBOTLoss(targets.student_temperature)
 
     def forward(self, outputs: StepOutputs) -> Tensor:
+        assert outputs.teacher is not None
         student, teacher, masked = outputs.student.patch_logits, outputs.teacher.patch_logits, outputs.masked
         assert student is not None
         assert teacher is not None
@@ -278,9 +312,94 @@ class GramTerm(Term):
         return {"gram_weight": self.weight(step)}
 
 
-def build_terms(recipe: Recipe, backbone: Backbone) -> nn.ModuleDict:
-    """Return the objective: the class-token term, and every other one whose weight is not 0."""
-    terms: dict[str, Term] = {"dino": DINOTerm(recipe.dino, recipe.head.out_dim, recipe.teacher)}
+class FrozenTeacherTerm(Term):
+    """Base of the terms of frozen teachers: a mean over teachers, by their weights.
+
+    Logs the cosine of the mapped features to the teachers' (`image_cosine`, `patch_cosine`, and with a number for each
+    further teacher), and the spread and rank of the student's features.
+    """
+
+    def __init__(self, weight: float, teachers: Sequence[FrozenTeacher]) -> None:
+        super().__init__(weight)
+        total = sum(teacher.weight for teacher in teachers)
+        self.shares = [teacher.weight / total for teacher in teachers]
+
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        pairs = outputs.pairs()
+        if outputs.measure:
+            features = outputs.student.features[: outputs.global_crops].detach()
+            self.measurements = {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
+            for number, (images, their_images, patches, theirs) in enumerate(pairs, start=1):
+                suffix = "" if number == 1 else f"_{number}"
+                for name, x, y in (("image", images, their_images), ("patch", patches, theirs)):
+                    cosine = F.cosine_similarity(x.detach().float(), y.float(), dim=-1).mean()
+                    self.measurements[f"{name}_cosine{suffix}"] = cosine
+        values = [
+            share * self.compare(n, *pair) for n, (share, pair) in enumerate(zip(self.shares, pairs, strict=True))
+        ]
+        return torch.stack(values).sum()
+
+    def compare(self, number: int, images: Tensor, their_images: Tensor, patches: Tensor, theirs: Tensor) -> Tensor:
+        """Return the loss for one teacher: see `StepOutputs.pairs`."""
+        raise NotImplementedError
+
+
+class FeatureTerm(FrozenTeacherTerm):
+    """Frozen teachers' features: the student predicts them through a linear map, on the teacher's grid.
+
+    ``a L(class tokens) + b L(patches)`` with L of `FeatureLoss`: one minus the cosine, or smooth L1. Weight: constant.
+    """
+
+    def __init__(self, options: FeatureOptions, teachers: Sequence[FrozenTeacher]) -> None:
+        super().__init__(options.weight, teachers)
+        self.options, self.loss = options, FeatureLoss(options.loss)
+
+    def compare(self, number: int, images: Tensor, their_images: Tensor, patches: Tensor, theirs: Tensor) -> Tensor:
+        o = self.options
+        return o.image_weight * self.loss(images, their_images) + o.patch_weight * self.loss(patches, theirs)
+
+
+class RelationTerm(FrozenTeacherTerm):
+    """Frozen teachers' similarities: of class tokens to a queue of the teacher's, and among the patches of an image.
+
+    ``KL(images to queue) + b KL(patches to patches)`` with the divergence of `RelationLoss`. The queue holds class
+    tokens of earlier steps, of all processes; while it is empty, the first part is 0. Weight: constant.
+    """
+
+    filled: Tensor  # number of vectors that ever entered a queue
+
+    def __init__(self, options: RelationOptions, teachers: Sequence[FrozenTeacher], dims: Sequence[int]) -> None:
+        super().__init__(options.weight, teachers)
+        self.options, self.loss = options, RelationLoss(options.temperature)
+        for number, dim in enumerate(dims):
+            self.register_buffer(f"queue_{number}", torch.zeros(options.queue, dim))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self._new: dict[int, list[Tensor]] = {}
+
+    def compare(self, number: int, images: Tensor, their_images: Tensor, patches: Tensor, theirs: Tensor) -> Tensor:
+        self._new.setdefault(number, []).append(their_images.detach().float())
+        value = self.options.patch_weight * self.loss(patches, theirs, patches, theirs)
+        queue = self.get_buffer(f"queue_{number}")[: int(self.filled)]
+        return value + (self.loss(images, their_images, queue, queue) if len(queue) else 0.0 * images.sum())
+
+    def after_step(self) -> None:
+        for number, new in self._new.items():
+            queue, vectors = self.get_buffer(f"queue_{number}"), gathered(torch.cat(new))[-self.options.queue :]
+            places = (self.filled + torch.arange(len(vectors), device=vectors.device)) % len(queue)
+            queue[places] = vectors
+        if self._new:
+            self.filled += len(vectors)
+        self._new = {}
+
+
+def build_terms(recipe: Recipe, backbone: Backbone, teachers: Sequence[Backbone] = ()) -> nn.ModuleDict:
+    """Return the objective: the class-token term, and every other one whose weight is not 0.
+
+    The class-token term is left out where frozen teachers alone make the targets.
+    """
+    terms: dict[str, Term] = {}
+    if recipe.has_prototypes:
+        terms["dino"] = DINOTerm(recipe.dino, recipe.head.out_dim, recipe.teacher)
     if recipe.ibot.weight:
         terms["ibot"] = IBOTTerm(recipe.ibot.weight, recipe.patch_prototypes, recipe.patch_targets)
     if recipe.koleo.weight:
@@ -288,4 +407,9 @@ def build_terms(recipe: Recipe, backbone: Backbone) -> nn.ModuleDict:
     if recipe.gram.weight:
         given = recipe.gram.teacher
         terms["gram"] = GramTerm(recipe.gram, backbone if given is None else gram_teacher(given), given is not None)
+    frozen = recipe.teacher.frozen
+    if recipe.features.weight:
+        terms["features"] = FeatureTerm(recipe.features, frozen)
+    if recipe.relations.weight:
+        terms["relations"] = RelationTerm(recipe.relations, frozen, [teacher.spec.dim for teacher in teachers])
     return nn.ModuleDict(terms)

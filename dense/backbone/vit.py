@@ -76,7 +76,7 @@ class ViT(Backbone, kind="vit"):
     ) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Add masks, positions and prefix tokens to patches; return what `embed` does."""
         x = self._mask(x, masks, grid)
-        prefix, patches = self._position_tables(grid, x.dtype)
+        prefix, patches = self.position_tables(grid, x.dtype)
         if patches is not None:
             x = x + patches
         prefix_tokens = [t for t in (self.model.cls_token, getattr(self.model, "reg_token", None)) if t is not None]
@@ -97,7 +97,7 @@ class ViT(Backbone, kind="vit"):
             return x
         return torch.where(_flat(masks, x.shape[0], grid).unsqueeze(-1), self.mask_token.to(x.dtype), x)
 
-    def _position_tables(self, grid: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    def position_tables(self, grid: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """Return positions of the prefix (1, P, C) and of the patches (1, h*w, C), None for those without."""
         table = self.model.pos_embed
         if table is None:

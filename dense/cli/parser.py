@@ -159,11 +159,12 @@ def check_sources(options: argparse.Namespace) -> None:
 def check_source(text: str, what: str, name: bool = False) -> None:
     """Raise for a path that does not exist; name: what does not look like a path is a name, which others check.
 
-    Embedded scenes, patterns of shards and timm's weights are no paths, and neither is a model ``owner/name`` of the
-    Hugging Face hub, unless there is a folder of that owner's name.
+    Embedded scenes, patterns of shards, weights of timm and of the teacher are no paths, and neither is a model
+    ``owner/name`` of the Hugging Face hub, unless there is a folder of that owner's name.
     """
     path = Path(text)
-    if text in ("timm", "scenes") or text.startswith("scenes:") or {"{", "*"} & {*text} or os.path.lexists(path):
+    word = text in ("timm", "teacher", "scenes") or text.startswith("scenes:") or {"{", "*"} & {*text}
+    if word or os.path.lexists(path):
         return
     is_path = os.sep in text or path.suffix in (".yaml", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".json")
     hub = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.parent.is_dir()

@@ -26,7 +26,8 @@ GROUPS = (
 
 PATHS = {  # options that name what is there already, and what that is
     "data.root": "folder, list or shards", "model.backbone.weights": "weight file", "model.backbone.init_from":
-    "weight file", "model.backbone.name": "saved directory", "knn.train": "folder", "knn.val": "folder",
+    "weight file", "model.backbone.name": "saved directory", "model.teacher.name": "saved directory",
+    "model.teacher.weights": "weight file", "knn.train": "folder", "knn.val": "folder",
 }  # fmt: skip
 
 RUN: Options = {
@@ -52,6 +53,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             **DATA,
             "--model.backbone.name NAME": "the student: any name of timm or of the hubs",
             "--model.backbone.init_from PATH": "weights to start from",
+            "--model.teacher.name NAME": "a frozen teacher to distil, with --model.teacher.weights PATH",
             "--model.epochs N": "length of the run; --model.steps N instead, for a small set",
             "--model.optim.lr RATE": "learning rate at a batch of 256",
             "--model.head.out_dim K": "prototypes, fewer than images: 1024 to 4096 for thousands, 65536 for a million",
@@ -158,7 +160,7 @@ class ShortHelp(Parser):
             return
         for option, what in PATHS.items():
             if given.get(option) not in (None, "null"):
-                check_source(str(given[option]), what, name=option == "model.backbone.name")
+                check_source(str(given[option]), what, name=option.endswith(".name"))
         if output := given.get("output"):
             check_writable(Path(output))
             check_free(Path(output))

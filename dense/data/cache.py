@@ -145,6 +145,16 @@ class FeatureCache:
         current = facts.get("name") == identity.name and facts.get("version") == identity.version
         return tensors if current else None
 
+    def stored(self, identity: Identity, copy: int = 0) -> list[Tensor]:
+        """Return the tensors of one image, of a cache that was filled."""
+        tensors = self.get(identity, copy)
+        if tensors is None:
+            raise RuntimeError(
+                f"the features of {identity.name} in {self.folder} were damaged, the image changed during training, or "
+                "not all machines share this folder; run the same command again"
+            )
+        return tensors
+
     def put(self, identity: Identity, tensors: Sequence[Tensor], copy: int = 0) -> None:
         """Store the tensors of one image, without a batch axis."""
         self._check_copy(copy)

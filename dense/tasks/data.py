@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform
 from dense.files import free_room, megabytes
 from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_plan, check_stages
-from dense.training.fit import images_in_words, refuse_another
+from dense.training.fit import fill_cache, images_in_words, refuse_another
 
 TARGETS: tuple[Literal["labels", "depth"], ...] = ("labels", "depth")
 VERSIONS, PATCHES = 4, 350_000  # kept at most, unless data.copies says: versions per image, patches of all images
@@ -78,13 +77,7 @@ class LabelledImages(Dataset[Sample]):
         """Return a sample with its features from the cache, which was filled before training."""
         if self.cache is None:
             return self.sample(index, copy)
-        tensors = self.cache.get(self.identity(index), copy)
-        if tensors is None:
-            raise RuntimeError(
-                f"the features of {self.source.name(index)} in {self.cache.folder} were damaged, the image changed "
-                "during training, or not all machines share this folder; run the same command again"
-            )
-        return self.sample(index, copy)._replace(cached=tuple(tensors))
+        return self.sample(index, copy)._replace(cached=tuple(self.cache.stored(self.identity(index), copy)))
 
 
 class Drawn(LabelledImages):
@@ -425,20 +418,14 @@ class DenseData(pl.LightningDataModule):
         trainer: Any = self.trainer
         assert dataset.cache is not None
         identities = [dataset.identity(i) for i in range(len(dataset))]
-        share = (trainer.global_rank, trainer.world_size)
-        with counting(f"features of {split}") if trainer.is_global_zero else nullcontext() as progress:
-            load = lambda i, copy: dataset.sample(i, copy).image  # noqa: E731
-            count = dataset.cache.fill(identities, load, progress=progress, share=share)
-        everyone = torch.tensor(count, device=trainer.strategy.root_device)
-        count = int(trainer.strategy.reduce(everyone, reduce_op="sum"))  # returns when all processes are done
-        if trainer.is_global_zero:
-            kept = len(identities) * dataset.cache.copies - count
-            say(f"features of {split}: {count} computed, {kept} in the cache")
-            if dataset.cache.copies == 1 and isinstance(dataset, Drawn) and dataset.transform.varies:
-                say(
-                    "the cache holds one version of each image, so its crop and augmentation are the same in every "
-                    "epoch; --data.copies 4 keeps four"
-                )
+        load = lambda i, copy: dataset.sample(i, copy).image  # noqa: E731
+        fill_cache(trainer, dataset.cache, identities, load, f"features of {split}")
+        augmented = isinstance(dataset, Drawn) and dataset.transform.varies
+        if trainer.is_global_zero and dataset.cache.copies == 1 and augmented:
+            say(
+                "the cache holds one version of each image, so its crop and augmentation are the same in every epoch; "
+                "--data.copies 4 keeps four"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the model card."""

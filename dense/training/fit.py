@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from dense.console import say
+from dense.console import counting, say
+from dense.data.cache import FeatureCache
+from dense.data.labelled.sample import Identity
 from dense.files import write
 from dense.training.checkpoints import Checkpoints
 from dense.training.logs import MetricsFile, ProgressLine
@@ -75,6 +78,23 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
         elif a != b:
             found.append(f"{prefix}{key}: {a} now, {b} then")
     return found
+
+
+def fill_cache(
+    trainer: pl.Trainer,
+    cache: FeatureCache,
+    identities: Sequence[Identity],
+    load: Callable[[int, int], torch.Tensor],
+    what: str,
+) -> None:
+    """Compute the features that a cache lacks, each process its share (see `FeatureCache.fill`); report how many."""
+    share = (trainer.global_rank, trainer.world_size)
+    with counting(what) if trainer.is_global_zero else nullcontext() as progress:
+        count = cache.fill(identities, load, progress=progress, share=share)
+    everyone = torch.tensor(count, device=trainer.strategy.root_device)
+    count = int(trainer.strategy.reduce(everyone, reduce_op="sum"))  # returns when all processes are done
+    if trainer.is_global_zero:
+        say(f"{what}: {count} computed, {len(identities) * cache.copies - count} in the cache")
 
 
 class SettingsFile(pl.Callback):

@@ -38,12 +38,12 @@ FEW = {
 }
 STAND_INS = {"NAME": "dino_vits16", "FILE": "FILE.pth"}
 NEEDED = (  # files of others
-    "VOCdevkit/VOC2012", "LABELLED", "dinov2_vits14_reg4_pretrain.pth",
+    "VOCdevkit/VOC2012", "LABELLED", "dinov2_vits14_reg4_pretrain.pth", "dinov2_vits14.pth",
     "NYU", "ADE", "DAVIS", "TRAIN", "CAMVID", "...", "dinov2_vits14_nyu_dpt_head.pth",
 )  # fmt: skip
 RAN = {  # commands of a page that run here
     "README": 3, "start": 7, "look": 3, "explore": 1, "weights": 4, "heads": 17, "published": 2, "restoration": 4,
-    "pretraining": 6, "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 6,
+    "pretraining": 6, "distil": 2, "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 6,
 }  # fmt: skip
 
 
@@ -178,7 +178,9 @@ def test_commands_run(name: str, place: Path) -> None:
     assert ran == RAN[name]
 
 
-@pytest.mark.parametrize("name", ["README", "start", "heads", "pretraining", "scale", "evaluation", "restoration"])
+@pytest.mark.parametrize(
+    "name", ["README", "start", "heads", "pretraining", "distil", "scale", "evaluation", "restoration"]
+)
 def test_python_runs(name: str, place: Path, short_calls: None) -> None:
     """In one namespace, top to bottom."""
     if name == "heads":

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 from dense.backbone.attention import SHARDED, can_pack, run_block
+from dense.backbone.base import Backbone
 from pretrain.network import MultiCropNetwork
 from pretrain.sharding import sharded_like, whole
 
@@ -68,6 +69,8 @@ class FSDP2(ModelParallelStrategy):
                 if head is not None:
                     shard_module(head, mp_policy=policy(cast=True))
         shard_module(network, mp_policy=policy(cast=True))
+        if isinstance(network, Backbone):  # a frozen teacher, of which that is called
+            register_fsdp_forward_method(network, "image_features")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             # PyTorch may keep the outermost weights gathered until a backward pass, which a frozen network lacks
             network.register_forward_hook(_reshard)

@@ -33,6 +33,7 @@ from dense.cli.parser import (
     weights_in_words,
     writable,
 )
+from dense.console import hint
 from dense.suggest import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -569,8 +570,8 @@ def main(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     name, *rest = argv
     if name not in MEASURES:
-        hint = did_you_mean(name, MEASURES)
-        print(f"dense evaluate: error: unknown verb {name!r}.{hint} See dense evaluate --help.", file=sys.stderr)
+        meant = did_you_mean(name, MEASURES)
+        print(f"dense evaluate: error: unknown verb {name!r}.{meant} See dense evaluate --help.", file=sys.stderr)
         return 2
     options = parser(name).parse_args(rest)
     check_sources(options)

@@ -84,7 +84,7 @@ class Looking:
         tokens = [one for one, _ in read]  # each 1, C, h, w
         features = [centred(one) for one in tokens] if source.centre else tokens
         if asked := self.point is not None and self.query is None:
-            self.query = feature_at(tokens[0][0], self.point, images[0].shape[:2])  # type: ignore[arg-type]
+            self.query = feature_at(tokens[0][0], self.point, images[0].shape[:2])
         colours = PCA.fit(features)
         rows = []
         for i, (one, name) in enumerate(zip(inputs, names, strict=True)):
@@ -108,11 +108,11 @@ class Looking:
 
         source = default_source(spec, cuts=True)
         cut_from = features if source.centre else tokens
-        views = {"features, PCA": to_picture(colours(features, size=size)[0])}  # type: ignore[arg-type]
+        views = {"features, PCA": to_picture(colours(features, size=size)[0])}
         attended = middle(1, tokens.shape[-2:]).to(tokens)  # type: ignore[arg-type]
         if attention is not None and spec.class_token:
             attended = attention[:, :, 0].mean(1).unflatten(-1, tokens.shape[-2:])
-            views["class attention"] = enlarge(heat(attended[0].cpu()), size)  # type: ignore[arg-type]
+            views["class attention"] = enlarge(heat(attended[0].cpu()), size)
         for name, method in {"object, TokenCut": TokenCut(), "objects, MaskCut": MaskCut()}.items():
             views[name] = drawn(suited(method, spec, source)(cut_from, attended))
         views["regions, k-means"] = drawn(KMeans()(features))

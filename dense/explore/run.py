@@ -90,6 +90,7 @@ class _Files:
     """Images without ground truth."""
 
     paths: Sequence[Path]
+    depth_kind = None
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -32,7 +32,7 @@ def test_masked_pixels_cannot_influence_the_student() -> None:
     changed = [torch.where(h, n, v) for h, n, v in zip(hidden, noise[:2], views[:2], strict=True)] + views[2:]
     everything = torch.arange(6 * 16)
     a, b = (net(v, masks, everything, patches=True) for v in (views, changed))
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))  # without maps to other teachers
     plain = net(changed, None, everything, patches=True)
     assert not torch.allclose(a.logits, plain.logits)
 

@@ -25,8 +25,15 @@ RECIPE = "segmentation/small_data"
 BEST: dict[str, Any] = {"data.resize": 504, "data.copies": 2, "model.steps": 600}
 TRAININGS: dict[str, dict[str, Any]] = {  # name -> overrides of the recipe
     "small_data": {},
-    "linear": {
-        "model.head": {"name": "linear", "batch_norm": True, "dropout": 0.1, "outputs": {"labels": {"name": "classes"}}}
+    "dpt": {
+        "model.head": {
+            "name": "dpt",
+            "width": 48,
+            "resample": "bilinear",
+            "input_norm": True,
+            "reassemble": [48] * 4,
+            "outputs": {"labels": {"name": "classes"}},
+        },
     },
     "size_252": {"data.resize": 252},
     "size_364": {"data.resize": 364},

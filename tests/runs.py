@@ -55,17 +55,23 @@ def call(argv: Sequence[str]) -> Done:
     return Done(status, out.getvalue(), err.getvalue())
 
 
-class Forked(multiprocessing.get_context("fork").Process):  # type: ignore[name-defined, misc]
-    """`dense ARGV` for a test that kills it, forked from this process because that has imported everything already.
+SERVER = multiprocessing.get_context("forkserver")  # imports once, and has no thread that a fork would lose
+SERVER.set_forkserver_preload(["dense.tasks.run", "pretrain.run", "dense.curate"])
 
-    It leads a group of processes of its own and writes to files in `folder`. first: what it calls before the verb.
+
+class Forked(SERVER.Process):  # type: ignore[name-defined, misc]
+    """`dense ARGV` for a test that kills it, forked from a process that has imported everything already.
+
+    It leads a group of processes of its own and writes to files in `folder`. first: what it calls before the verb, a
+    function of a module.
     """
 
     def __init__(
-        self, argv: Sequence[str], folder: Path, first: Callable[[], object] = lambda: None, **variables: str
+        self, argv: Sequence[str], folder: Path, first: Callable[[], object] | None = None, **variables: str
     ) -> None:
         super().__init__()
-        self.argv, self.folder, self.first, self.variables = argv, folder, first, variables
+        self.argv, self.folder, self.first = list(argv), folder, first
+        self.variables, self.place = {**os.environ, **variables}, Path.cwd()
         folder.mkdir(parents=True, exist_ok=True)
         self.start()
 
@@ -77,10 +83,13 @@ class Forked(multiprocessing.get_context("fork").Process):  # type: ignore[name-
         for stream, name in enumerate(("stdout", "stderr"), 1):
             os.dup2(os.open(self.folder / f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
             setattr(sys, name, os.fdopen(stream, "w", buffering=1, closefd=False))
+        os.environ.clear()
         os.environ.update(self.variables)
+        os.chdir(self.place)
         sys.argv = ["dense", *self.argv]
         with alone():
-            self.first()
+            if self.first is not None:
+                self.first()
             process()
 
     def status(self, number: signal.Signals | None = None) -> int | None:

@@ -6,6 +6,7 @@ import json
 import resource
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     config = write_config(tmp_path, **{"model.steps": 6})
 
     process = Forked(
-        command(config, output)[3:], tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        command(config, output)[3:], tmp_path, partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
     )
     assert process.status() == 1, process.errors
     assert f"cannot write {output / 'checkpoints/last.ckpt'}: " in process.errors

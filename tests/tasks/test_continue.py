@@ -45,11 +45,8 @@ def test_a_checkpoint_waits_for_the_validation_that_follows(tmp_path: Path) -> N
     assert (tmp_path / "run/metrics.csv").read_text() == rows
 
 
-def test_continued_from_a_validation_step(tmp_path: Path) -> None:
-    """As a run that was never stopped: the numbers of that validation stay, and what is best."""
-    changes = {"checkpoint": {"every_minutes": 0, "every_steps": 3}, "val_every": 3}
-    assert run(tmp_path, "whole", **changes).returncode == 0
-    config = write(tmp_path, **changes)
+def end_after_step_6() -> None:
+    """End this process once its sixth step is saved."""
     save = Checkpoints.save
 
     def once(self: Checkpoints, trainer: pl.Trainer, path: Path) -> None:
@@ -57,9 +54,15 @@ def test_continued_from_a_validation_step(tmp_path: Path) -> None:
         if trainer.global_step == 6:
             os._exit(9)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checkpoints, "save", once)
-        assert Forked(argv(config, tmp_path / "run"), tmp_path).status() == 9
+    Checkpoints.save = once  # type: ignore[method-assign]
+
+
+def test_continued_from_a_validation_step(tmp_path: Path) -> None:
+    """As a run that was never stopped: the numbers of that validation stay, and what is best."""
+    changes = {"checkpoint": {"every_minutes": 0, "every_steps": 3}, "val_every": 3}
+    assert run(tmp_path, "whole", **changes).returncode == 0
+    config = write(tmp_path, **changes)
+    assert Forked(argv(config, tmp_path / "run"), tmp_path, end_after_step_6).status() == 9
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     done = call(argv(config, tmp_path / "run"))
     assert done.returncode == 0, done.stderr

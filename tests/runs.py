@@ -77,6 +77,7 @@ class Forked(SERVER.Process):  # type: ignore[name-defined, misc]
 
     def run(self) -> None:
         os.setsid()
+        multiprocessing.set_start_method(None, force=True)  # loader workers start as everywhere, not by the server
         atexit._clear()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -29,7 +29,7 @@ from dense.discover import (
 )
 from dense.discover.attention import salience
 from dense.discover.writing import draw_prediction, full_size, similarity_picture
-from dense.media.draw import Picture, enlarge, heat, to_picture
+from dense.media.draw import Picture, draw_cross, enlarge, heat, to_picture
 from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
 
 SIDE = 192  # pixels of the scenes
@@ -106,7 +106,8 @@ def feature_rows(
         point = object_point(objects.masks[0, 0], salience(backbone, stack_normalised([one], backbone), grid)[0])
         query = feature_at(features[0], (point[0] + 0.5, point[1] + 0.5), grid)
         cosines = similarity_picture(image, similarity(features, query)[0])
-        row["similar to the cross"] = draw_cross(cosines, point, features)
+        x, y = (point[0] + 0.5) * size[1] / grid[1], (point[1] + 0.5) * size[0] / grid[0]
+        row["similar to the cross"] = draw_cross(cosines, x, y, max(12, round(min(size) / 12)))
         rows.append({name: thumbnail(picture) for name, picture in row.items()})
     return rows
 
@@ -127,13 +128,3 @@ def object_point(mask: Tensor, likely: Tensor) -> tuple[int, int]:
     depth = cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int((depth * (likely.cpu().float().numpy() + 1e-9)).argmax()), mask.shape)
     return int(x), int(y)
-
-
-def draw_cross(image: Picture, cell: tuple[int, int], features: Tensor) -> Picture:
-    """Draw a cross at a cell (x, y) of the grid of features (1, C, h, w)."""
-    height, width = image.shape[:2]
-    x, y = (cell[0] + 0.5) * width / features.shape[-1], (cell[1] + 0.5) * height / features.shape[-2]
-    marked, side = image.copy(), max(12, round(min(height, width) / 12))
-    for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
-        cv2.drawMarker(marked, (round(x), round(y)), colour, cv2.MARKER_CROSS, side, thickness, cv2.LINE_AA)
-    return marked

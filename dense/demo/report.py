@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from dense.cli import VERBS
 from dense.console import say
-from dense.media.draw import Picture, contain, sheet
+from dense.media.draw import Picture, contain, fit, sheet
 from dense.media.html import document, figures, table
 from dense.training.curves import round_ticks
 
@@ -95,13 +92,9 @@ def shell(argv: Sequence[str]) -> str:
     return f"dense {shlex.join(argv)}"
 
 
-def thumbnail(image: Picture, side: int = CELL) -> Picture:
-    """Resize an image to a longer side of `side` pixels."""
-    height, width = image.shape[:2]
-    factor = side / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
+def thumbnail(image: Picture) -> Picture:
+    """Resize an image to a longer side of `CELL` pixels."""
+    return fit(image, CELL)
 
 
 def page(title: str, words: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:

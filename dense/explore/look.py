@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +20,7 @@ from dense.discover.attention import middle
 from dense.discover.methods import suited
 from dense.discover.source import centred
 from dense.discover.writing import draw_prediction, full_size, similarity_picture
-from dense.media.draw import Picture, captioned, enlarge, heat, sheet, to_picture
+from dense.media.draw import Picture, captioned, draw_cross, enlarge, fit, heat, sheet, to_picture
 from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
 from dense.media.video import Video
 from dense.predict.predictor import Source, as_array
@@ -75,7 +73,7 @@ class Looking:
         """
         patch = self.backbone.spec.patch
         inputs = [
-            replace(resize_for_backbone(image, Path(), self.size, patch), original=fit(image)) for image in images
+            replace(resize_for_backbone(image, Path(), self.size, patch), original=fit(image, SIDE)) for image in images
         ]
         source = default_source(self.backbone.spec)
         uncentred = replace(source, centre=False)
@@ -83,14 +81,17 @@ class Looking:
         read = [uncentred.with_attention(self.backbone, one, patches=False) for one in pixels]
         tokens = [one for one, _ in read]  # each 1, C, h, w
         features = [centred(one) for one in tokens] if source.centre else tokens
-        if asked := self.point is not None and self.query is None:
-            self.query = feature_at(tokens[0][0], self.point, images[0].shape[:2])
+        asked = self.point if self.query is None else None
+        if asked is not None:
+            self.query = feature_at(tokens[0][0], asked, images[0].shape[:2])
         colours = PCA.fit(features)
         rows = []
         for i, (one, name) in enumerate(zip(inputs, names, strict=True)):
             cells = {name: one.original} | self._views(one, tokens[i], features[i], read[i][1], colours)
-            if asked and i == 0:
-                draw_cross(cells[SIMILARITY], self.point, images[0].shape)  # type: ignore[arg-type]
+            if asked is not None and i == 0:
+                (height, width), (rows_of, columns) = one.original.shape[:2], images[0].shape[:2]
+                x, y = asked[0] * width / columns, asked[1] * height / rows_of
+                cells[SIMILARITY] = draw_cross(cells[SIMILARITY], x, y, 24)
             rows.append([captioned(cell, words, WORDS) for words, cell in cells.items()])
         if len(rows) == 1:
             half = -(-len(rows[0]) // 2)
@@ -119,21 +120,6 @@ class Looking:
         if self.query is not None:
             views[SIMILARITY] = similarity_picture(image.original, similarity(tokens, self.query)[0])
         return views
-
-
-def draw_cross(picture: Picture, point: Point, size: tuple[int, ...]) -> None:
-    """Draw a cross on a picture at a pixel (x, y) of an image of this size (H, W, ...)."""
-    x, y = (round(p * n / whole) for p, n, whole in zip(point, picture.shape[1::-1], size[1::-1], strict=True))
-    for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
-        cv2.drawMarker(picture, (x, y), colour, cv2.MARKER_CROSS, 24, thickness, cv2.LINE_AA)
-
-
-def fit(image: Picture) -> Picture:
-    """Resize an image to a longer side of `SIDE` pixels."""
-    factor = SIDE / max(image.shape[:2])
-    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
-    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
 
 def spread(path: Path) -> tuple[list[Picture], list[str]]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from dense.explore.encode import Encoded, EncodedAttention, cosine_error, direct
 from dense.explore.judge import Shown, judge
 from dense.explore.look import sample as take
 from dense.files import write
-from dense.media.draw import Picture, heat, palette
+from dense.media.draw import Picture, fit, heat, palette
 from dense.media.html import data_url
 from dense.media.inputs import resize_for_backbone, stack_normalised
 from dense.predict import Predictor
@@ -197,11 +196,7 @@ def short(names: Sequence[str]) -> list[str]:
 
 def thumbnail(picture: Picture) -> Picture:
     """Return a picture of at most `THUMBNAIL` pixels a side."""
-    factor = THUMBNAIL / max(picture.shape[:2])
-    if factor >= 1:
-        return picture
-    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return picture if max(picture.shape[:2]) <= THUMBNAIL else fit(picture, THUMBNAIL)
 
 
 def on_grid(encoded: Encoded, grid: tuple[int, int]) -> Tensor:

@@ -62,15 +62,27 @@ def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def contain(picture: Picture, side: int) -> Picture:
-    """Resize a picture to fit a white square of `side` pixels and place it at the upper left."""
+def fit(picture: Picture, side: int, enlarging: int = cv2.INTER_CUBIC) -> Picture:
+    """Resize a picture to a longer side of `side` pixels: by area where it shrinks, else as `enlarging` says."""
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
-    square = np.full((side, side, 3), 255, np.uint8)
-    square[: size[1], : size[0]] = small
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else enlarging), np.uint8)
+
+
+def contain(picture: Picture, side: int) -> Picture:
+    """Resize a picture to fit a white square of `side` pixels and place it at the upper left."""
+    small, square = fit(picture, side, cv2.INTER_NEAREST), np.full((side, side, 3), 255, np.uint8)
+    square[: small.shape[0], : small.shape[1]] = small
     return square
+
+
+def draw_cross(picture: Picture, x: float, y: float, side: int) -> Picture:
+    """Return a picture with a cross of `side` pixels at a pixel."""
+    marked = picture.copy()
+    for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+        cv2.drawMarker(marked, (round(x), round(y)), colour, cv2.MARKER_CROSS, side, thickness, cv2.LINE_AA)
+    return marked
 
 
 def captioned(picture: Picture, words: str, height: int = CAPTION) -> Picture:

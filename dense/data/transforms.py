@@ -228,7 +228,7 @@ def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -
 
     size: the new shorter side, or height and width; None keeps the size
     """
-    height, width = _new_size(size, *image.shape[:2])
+    height, width = new_size(size, *image.shape[:2])
     if (height, width) == image.shape[:2]:
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
@@ -240,7 +240,7 @@ def _resize(array: Any, size: tuple[int, int], interpolation: int) -> Any:
     return None if array is None else cv2.resize(array, (size[1], size[0]), interpolation=interpolation)
 
 
-def _new_size(size: int | tuple[int, int] | None, height: int, width: int) -> tuple[int, int]:
+def new_size(size: int | tuple[int, int] | None, height: int, width: int) -> tuple[int, int]:
     if size is None:
         return height, width
     if isinstance(size, tuple):

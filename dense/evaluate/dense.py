@@ -58,11 +58,13 @@ class DenseProtocol:
 
         source: the images; where they and the model know their focal lengths, the working size follows from both.
         """
-        size, focal = inference.resize, getattr(source, "focal", None)
-        if source is not None and focal and inference.focal:
-            height, width = source.read(0).image.shape[:2]
-            size = min(cast("tuple[int, int]", inference.size_of((height, width), focal)))
-        found = self if self.resize is not None else replace(self, resize=size)
+        found, focal = self, getattr(source, "focal", None)
+        if self.resize is None:
+            size = inference.resize
+            if source is not None and focal and inference.focal:
+                height, width = source.read(0).image.shape[:2]
+                size = min(cast("tuple[int, int]", inference.size_of((height, width), focal)))
+            found = replace(self, resize=size)
         if found.window is None and inference.window is not None and self.resize is None:
             found = replace(found, window=inference.window, stride=inference.step, edges="even")
         return found

@@ -25,7 +25,7 @@ from dense.data.labelled.open import current_layout, open_training
 from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, LabelledSource, Sample, collate
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
-from dense.data.transforms import Augment, EvalTransform, TrainTransform
+from dense.data.transforms import Augment, EvalTransform, TrainTransform, new_size
 from dense.files import free_room, megabytes
 from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_plan, check_stages
 from dense.training.fit import fill_cache, images_in_words, refuse_another
@@ -278,8 +278,8 @@ class DenseData(pl.LightningDataModule):
         focal: float | None = getattr(self.train, "focal", None)
         if focal is None:
             return None
-        height = self.train.read(0).image.shape[0]
-        return focal * self.first_image().shape[1] / height if self.resize is not None else focal
+        height, width = self.train.read(0).image.shape[:2]
+        return focal * new_size(self.resize, height, width)[0] / height
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Return endless batches from the trainer's current step on."""

@@ -100,7 +100,9 @@ def _downloaded(name: str) -> Path:
 
     if name.count("/") != 1:
         known = [known for known in ALIASES if "/" in known]
-        raise ValueError(f"weights 'hub' belong to a Hugging Face id owner/name, not {name!r}.{did_you_mean(name, known)}")
+        raise ValueError(
+            f"weights 'hub' belong to a Hugging Face id owner/name, not {name!r}.{did_you_mean(name, known)}"
+        )
     try:
         with fetching(name):
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))

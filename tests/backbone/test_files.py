@@ -330,7 +330,7 @@ def test_a_hugging_face_id_without_the_network(monkeypatch: pytest.MonkeyPatch) 
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(WeightsError, match="facebook/dinov2-base is not in the local cache .* offline"):
+    with pytest.raises(WeightsError, match=r"facebook/dinov2-base is not in the local cache .* offline"):
         load_backbone("facebook/dinov2-base", "hub")
     with pytest.raises(ValueError, match="belong to a Hugging Face id owner/name, not 'dinov2_vits14'"):
         load_backbone("dinov2_vits14", "hub")

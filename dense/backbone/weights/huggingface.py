@@ -1,4 +1,4 @@
-"""State dicts and configs of transformers' ViT, Dinov2, Dinov2WithRegisters, DINOv3ViT and DINOv3ConvNext, to ours and back.
+"""State dicts and configs of transformers' ViT, Dinov2, Dinov2WithRegisters, DINOv3ViT and DINOv3ConvNext, and back.
 
 Two sets of names are read: those of the published files and those of the modules of transformers 5.
 """
@@ -57,7 +57,10 @@ _CONVNEXT = (  # stages, their downsampling and their blocks
 
 def is_huggingface(state: State) -> bool:
     """Return whether the names are Hugging Face's."""
-    return any(re.match(r"^(\w+\.)?embeddings\.(cls_token|patch_embeddings\.)|^(model\.)?stages\.\d+\.downsample_layers\.", k) for k in state)
+    return any(
+        re.match(r"^(\w+\.)?embeddings\.(cls_token|patch_embeddings\.)|^(model\.)?stages\.\d+\.downsample_layers\.", k)
+        for k in state
+    )
 
 
 def layout_of(state: State) -> str:
@@ -168,7 +171,9 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "dinov3_vit": "vit_base_patch16_dinov3",
     }
     if kind not in names:
-        raise WeightsError(f"config.json is of a {kind!r} model; backbones are read from {', '.join(names)}, dinov3_convnext")
+        raise WeightsError(
+            f"config.json is of a {kind!r} model; backbones are read from {', '.join(names)}, dinov3_convnext"
+        )
     expected = "silu" if config.get("use_gated_mlp") else "gelu"  # Dinov2's SwiGLU ignores its hidden_act
     if config.get("hidden_act", expected) != expected:
         raise WeightsError(

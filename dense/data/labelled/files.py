@@ -71,7 +71,7 @@ class FileSource:
     def take(self, indices: Sequence[int], whole: int = 0, split_by: str | None = None) -> FileSource:
         """Return the samples with these indices."""
         columns = {name: getattr(self, name) for name in ("images", "masks", "depths", "clean", "kinds")}
-        taken = {
+        taken: dict[str, Any] = {
             name: None if column is None else Names(column[i] for i in indices) for name, column in columns.items()
         }
         return replace(self, whole=whole, split_by=split_by, **taken)

@@ -225,7 +225,7 @@ def _restoration(folder: Path, layout: str, split: str) -> FileSource:
         return FileSource(title, Names(map(str, list_images(folder))))
     if not _has_pairs(folder) and (kinds := sorted(kind for kind in folder.iterdir() if _has_pairs(kind))):
         parts = [_pairs(kind, f"{title} {kind.name}") for kind in kinds]
-        columns = {
+        columns: dict[str, Any] = {
             name: Names(value for part in parts for value in getattr(part, name) or ())
             for name in ("images", "clean", "problems")
         }

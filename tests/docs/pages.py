@@ -7,13 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("methods/*.md"))]
 PROSE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 COMMAND = re.compile(r"^(?:srun |\$ )?(dense [a-z].*?)(?:  #.*)?$", re.MULTILINE)
 
 
 def page(name: str) -> Path:
-    """`README` or a page of docs/ by its name."""
+    """`README` or a page of docs/ by its name; of a page in docs/methods with the same name, that of docs/."""
     return next(path for path in PAGES if path.stem == name)
 
 

@@ -39,7 +39,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_page_is_linked_from_the_first() -> None:
     start = page("start").read_text()
-    assert [path.name for path in PAGES[1:] if path.name != "start.md" and f"({path.name}" not in start] == []
+    pages = [str(path.relative_to(DOCS)) for path in PAGES[1:]]
+    assert [name for name in pages if name != "start.md" and f"({name}" not in start] == []
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.stem)
@@ -120,4 +121,22 @@ def test_results_have_the_sections_that_benchmarks_write() -> None:
     text = (DOCS / "results.md").read_text()
     for name in ("scene_heads", "scene_objectives", "restoration_table"):
         assert (ROOT / f"benchmarks/{name}.py").is_file()
+        assert text.index(f"<!-- {name} -->") < text.index(f"<!-- end of {name} -->")
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("methods/*.md"))[1:], ids=lambda path: path.stem)
+def test_methods_name_what_the_code_has(path: Path) -> None:
+    """Classes, functions and options of the tables."""
+    code = "\n".join(
+        file.read_text() for folder in ("dense", "heads", "pretrain") for file in (ROOT / folder).rglob("*.py")
+    )
+    words = re.findall(r"^\|.*$", path.read_text(), re.MULTILINE)
+    named = {name for line in words for name in re.findall(r"`([A-Za-z_]+)`", line)}
+    assert sorted(name for name in named if not re.search(rf"\b{name}\b", code)) == []
+
+
+def test_papers_have_a_section_for_every_script() -> None:
+    text = "".join(path.read_text() for path in DOCS.glob("methods/*.md"))
+    for script in (ROOT / "benchmarks/papers").glob("[a-z]*.py"):
+        name = f"papers_{script.stem}"
         assert text.index(f"<!-- {name} -->") < text.index(f"<!-- end of {name} -->")

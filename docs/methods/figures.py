@@ -342,12 +342,12 @@ def main() -> None:
     if options.images is None:
         return
     import dense
-    from dense.cli import main as verb
+    from pretrain import MultiCrop, PretrainData
+    from pretrain.run import show_views
 
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(options.images / "astronaut.png", folder)
-        verb(["pretrain", "--config", "pretrain/dino_vits16", "--data.root", folder, "--data.batch_size", "1",
-              "--show-views", str(HERE / "views.jpg")])  # fmt: skip
+        show_views(PretrainData(folder, MultiCrop(), batch_size=1, workers=0), HERE / "views.jpg")
     tokencut(options.images / "coffee.png", dense.load_backbone(options.backbone, options.weights, frozen=True))
 
 

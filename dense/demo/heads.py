@@ -1,4 +1,7 @@
-"""Section: one head for depth and classes on the frozen backbone and on the same network with random initialisation."""
+"""Section: one head for depth and classes on the frozen backbone and on the same network with random initialisation.
+
+Embedded scenes are written as a user's labelled images are, so that the commands are those for images of one's own.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dense.backbone import Backbone
-from dense.data.scenes import CLASSES, Scenes
+from dense.data.scenes import Scene, Scenes
 from dense.demo.report import Command, Gallery, Section, Table, chart, section, thumbnail
 from dense.evaluate.classification.features import randomly_initialised
 from dense.media.draw import Picture, depth_picture, label_picture
@@ -23,8 +27,14 @@ from dense.training.curves import read_metrics
 CONFIG = "joint/scenes_dpt"
 METRICS = {"depth_abs_rel": "abs_rel", "depth_delta1": "delta1", "labels_miou": "mIoU", "labels_aacc": "pixel accuracy"}
 CURVES = {"depth_abs_rel": "depth: abs_rel, lower is better", "labels_miou": "classes: mIoU, higher is better"}
+CLASSES = ("sky", "ground", "object")  # solids of the scenes are one class
+FAR = 60  # metres
 GRID = 12  # patches of a scene's side
-VALIDATIONS = 6
+VALIDATIONS, BATCH = 6, 8
+HEAD = (  # small, and of few channels, to be fast
+    "{name: dpt, width: 16, reassemble: [16, 16, 24, 32], resample: bilinear, outputs: "
+    "{depth: {name: regression, activation: softplus, kind: metric, hidden: 16}, labels: {name: classes}}}"
+)
 Runs = Mapping[str, Path]  # initialisation -> folder of the run
 
 
@@ -48,6 +58,7 @@ def heads(plan: Plan, backbone: Backbone, source: str) -> Section:
     with section("Heads") as part:
         random = plan.folder / "random"
         randomly_initialised(backbone, plan.seed).save_pretrained(random)
+        write_labelled(plan.folder / "labelled", plan)
         sources = {"pretrained": source, "random initialisation": str(random)}
         runs = {kind: train(part, plan, kind, name) for kind, name in sources.items()}
         part.galleries = predictions(plan, runs)
@@ -62,24 +73,48 @@ def heads(plan: Plan, backbone: Backbone, source: str) -> Section:
         )
         part.tables = [numbers(plan, runs)]
         mine = f"{plan.folder}/mine"
-        training = f"dense train --config depth/small_data --data.root MINE --output {mine}"
-        use = f"dense evaluate depth {mine}/model --data MINE\ndense predict {mine}/model PHOTOS --output predictions"
+        training = f"dense train --config segmentation/small_data --data.root LABELLED --output {mine}"
+        use = (
+            f"dense explore {mine}/model LABELLED --output page.html\ndense predict {mine}/model PHOTOS --output found"
+        )
         part.own = [
-            Command("Train a head on your labelled images (MINE/images with MINE/depth or MINE/masks):", training),
-            Command("Evaluate it, and use it:", use),
+            Command("Train a head on your labelled images, LABELLED/images with LABELLED/masks:", training),
+            Command("See where it fails, and use it:", use),
         ]
     return part
+
+
+def write_labelled(folder: Path, plan: Plan) -> None:
+    """Write scenes to train and validate on: images, masks, depth in millimetres, and what their values mean."""
+    if (folder / "depth.yaml").is_file():
+        return
+    for split, count in zip(("train", "val"), plan.scenes, strict=True):
+        for name in ("images", "masks", "depth"):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+        scenes = Scenes(split, count, plan.side, seed=plan.seed)
+        for number in range(count):
+            scene = scenes[number]
+            depth = np.where(scene.depth <= FAR, scene.depth * 1000, 0).astype(np.uint16)
+            for name, image in {"images": scene.image, "masks": labels_of(scene), "depth": depth}.items():
+                Image.fromarray(image).save(folder / split / name / f"{number:04}.png")
+    (folder / "classes.yaml").write_text(f"[{', '.join(CLASSES)}]\n")
+    (folder / "depth.yaml").write_text("{kind: metric, scale: 1000}\n")
+
+
+def labels_of(scene: Scene) -> NDArray[np.uint8]:
+    """Return indices of `CLASSES` (H, W)."""
+    return np.minimum(scene.semantic, len(CLASSES) - 1).astype(np.uint8)
 
 
 def train(part: Section, plan: Plan, kind: str, source: str) -> Path:
     """Train one head and return the folder of its run."""
     folder = plan.folder / f"head_{kind.split()[0]}"
     part.run([
-        "train", "--config", CONFIG, "--output", str(folder), "--model.backbone.name", source,
+        "train", "--config", CONFIG, "--output", str(folder), "--data.root", str(plan.folder / "labelled"),
+        "--data.layout", "folder", "--data.batch_size", str(BATCH), "--data.augment.flip", "0",
+        "--data.cache", str(plan.folder / "cache"), "--model.backbone.name", source, "--model.head", HEAD,
         "--model.steps", str(plan.steps), "--model.seed", str(plan.seed),
-        "--val_every", str(max(1, plan.steps // VALIDATIONS)), f"--data.scenes=[{plan.scenes[0]},{plan.scenes[1]}]",
-        "--data.scene_size", str(plan.side), "--data.augment.flip", "0",
-        "--data.cache", str(plan.folder / "cache"),
+        "--val_every", str(max(1, plan.steps // VALIDATIONS)),
     ])  # fmt: skip
     return folder
 
@@ -92,7 +127,7 @@ def predictions(plan: Plan, runs: Runs) -> list[Gallery]:
     for scene in (scenes[i] for i in range(plan.shown)):
         near, far = np.quantile(scene.depth[np.isfinite(scene.depth)], (0.01, 0.99))
         bounds = (float(near), float(far))
-        labels = label_picture(scene.semantic, len(CLASSES))
+        labels = label_picture(labels_of(scene), len(CLASSES))
         depth_row: dict[str, Picture] = {"scene": scene.image, "ground truth": log_depth(scene.depth, bounds)}
         class_row: dict[str, Picture] = {"scene": scene.image, "ground truth": labels}
         for kind, predictor in predictors.items():
@@ -103,7 +138,7 @@ def predictions(plan: Plan, runs: Runs) -> list[Gallery]:
         depth_rows.append({name: thumbnail(image) for name, image in depth_row.items()})
         class_rows.append({name: thumbnail(image) for name, image in class_row.items()})
     training = f"A DPT head after {plan.steps} steps on {plan.scenes[0]} labelled scenes, on test scenes."
-    about_classes = f"Its classes: one colour for each of {len(CLASSES)}."
+    about_classes = f"The classes of the same head: {', '.join(CLASSES)}."
     return [
         Gallery("Depth", f"{training} The logarithm of depth, near is bright.", depth_rows),
         Gallery("Classes", about_classes, class_rows),
@@ -123,7 +158,7 @@ def numbers(plan: Plan, runs: Runs) -> Table:
         found: dict[str, Any] = json.loads((folder / "results.json").read_text())["numbers"]
         rows.append((kind, *(f"{found[f'val/{name}']:.3f}" for name in METRICS)))
     words = (
-        f"{plan.steps} steps of 16 scenes, {plan.scenes[0]} training and {plan.scenes[1]} validation scenes, "
-        f"{plan.side} px, depth from 0.1 to 60 m, one seed ({plan.seed}); the best of {VALIDATIONS} validations."
+        f"{plan.steps} steps of {BATCH} scenes, {plan.scenes[0]} training and {plan.scenes[1]} validation scenes, "
+        f"{plan.side} px, depth up to {FAR} m, one seed ({plan.seed}); the best of {VALIDATIONS} validations."
     )
     return Table("A head on the frozen backbone", ("backbone", *METRICS.values()), rows, words)

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dense.cli import VERBS
-from dense.console import say
+from dense.console import inner, say
 from dense.media.draw import Picture, fit
 from dense.media.html import document, figures, table
 from dense.training.curves import round_ticks
@@ -71,7 +71,8 @@ class Section:
         """
         self.commands.append(shell(argv))
         say(f"\n$ {self.commands[-1]}")
-        status = import_module(VERBS[argv[0]][0]).main(argv[1:])
+        with inner():
+            status = import_module(VERBS[argv[0]][0]).main(argv[1:])
         if status in (130, 143):
             raise KeyboardInterrupt("the same command continues")
         if status:
@@ -131,7 +132,7 @@ def _titled(title: str, words: str) -> str:
 
 def _gallery(gallery: Gallery) -> str:
     rows = [f"<div class='row' style='--columns:{len(row)}'>{figures(row.items())}</div>" for row in gallery.rows]
-    words = "Touch the features of these images: click a patch, and see what resembles it in all of them"
+    words = "Touch these features: click a patch, and see what resembles it"
     link = f"<p class='lead'><a href='{html.escape(gallery.page, quote=True)}'>{words}</a></p>" if gallery.page else ""
     return _titled(gallery.title, gallery.words) + link + "".join(rows)
 

@@ -47,7 +47,7 @@ def parser(**options: bool) -> Parser:
     add("--steps", type=int, default=240, help="training steps per head; 0: no heads")
     add("--restoration-steps", type=int, default=60, help="training steps of restoration; 0: none")
     add("--pretraining-steps", type=int, help="steps of pretraining, the recipe's if left out; 0: none")
-    add("--scenes", type=int, nargs=2, default=(300, 60), help="training and validation scenes of the heads")
+    add("--scenes", type=int, nargs=2, default=(700, 70), help="training and validation scenes of the heads")
     add("--measured", type=int, default=20, help="scenes on which discovery is measured")
     add_backbone(parser, seed="of scenes, heads and random initialisation")
     return parser

@@ -19,7 +19,7 @@ from dense.backbone import Backbone
 from dense.backbone.at_hand import SHIPPED
 from dense.data.image import read_image
 from dense.explore.look import Looking
-from dense.media.draw import Picture, captioned, contain, sheet, write_picture
+from dense.media.draw import Picture, captioned, fit, sheet, write_picture
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # for the browser of the tests
@@ -47,10 +47,17 @@ def both(path: Path, backbone: Backbone, shipped: Backbone) -> list[Picture]:
     """Return captioned cells: a photograph, what DINOv2-S sees in it, and what the backbone in the package sees."""
     cells: dict[str, Picture] = {}
     for name, one in (("DINOv2-S", backbone), (SHIPPED, shipped)):
-        row = Looking(one).rows([read_image(path)], [path.name])[0]
+        row = Looking(one).rows([middle(read_image(path))], [path.name])[0]
         cells = cells or {"photograph": row[path.name]}
-        cells |= {f"{name}: {words.split(',')[-1]}": row[words] for words in SHOWN}
-    return [captioned(contain(cell, CELL), words, WORDS) for words, cell in cells.items()]
+        cells |= {f"{name}: {words.split(', ')[-1]}": row[words] for words in SHOWN}
+    return [captioned(fit(cell, CELL), words, WORDS) for words, cell in cells.items()]
+
+
+def middle(picture: Picture) -> Picture:
+    """Return the square in the middle of a picture."""
+    side = min(picture.shape[:2])
+    top, left = ((n - side) // 2 for n in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
 
 
 def explore(paths: list[Path], backbone: Backbone) -> None:

@@ -1,4 +1,4 @@
-"""k-NN evaluation of the teacher's features during a run."""
+"""k-NN evaluation of the teacher's features during a run, and of the student's if wanted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from dense.backbone import Backbone
 from dense.console import say
 from dense.evaluate.classification.data import AsItIs, CenterCrop, open_examples
 from dense.evaluate.classification.features import extract
@@ -27,6 +28,7 @@ class KNNEvaluation(pl.Callback):
         resize, crop: shorter side and side of the central crop in pixels; both None leave scenes as they are.
         scenes: number of embedded scenes, train and val; scene_size: their side.
         k: neighbours.
+        student: also of the student's features, logged as `knn_student`.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class KNNEvaluation(pl.Callback):
         scene_size: int = 96,
         batch_size: int = 64,
         k: int = 20,
+        student: bool = False,
     ) -> None:
         check_votes([k], TEMPERATURE)
-        self.every_steps, self.batch_size, self.k = every_steps, batch_size, k
+        self.every_steps, self.batch_size, self.k, self.student = every_steps, batch_size, k, student
         self.train, self.val = open_examples(train, val, scenes=scenes, size=scene_size)
         self.view = AsItIs() if resize is None or crop is None else CenterCrop(resize, crop)
         self.accuracies: dict[int, float] = {}
@@ -69,26 +72,34 @@ class KNNEvaluation(pl.Callback):
         """Evaluate and log; each process extracts its part. The random state of the run is kept."""
         step = trainer.global_step
         assert isinstance(module, DINO)
-        backbone = unsharded(module.backbone)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         state = torch.get_rng_state()
+        found = {"knn": self.accuracy(trainer, unsharded(module.backbone))}
+        if self.student:
+            student: Any = module.student.backbone
+            found["knn_student"] = self.accuracy(trainer, unsharded(student))
+        torch.set_rng_state(state)
+        self.accuracies[step] = found["knn"]
+        if trainer.is_global_zero:
+            of_student = f", student {found['knn_student']:.4f}" if self.student else ""
+            say(f"step {step}  {self.k}-NN {found['knn']:.4f}{of_student}")
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=step)
+
+    def accuracy(self, trainer: pl.Trainer, backbone: Backbone) -> float:
+        """Return the accuracy of a backbone; every process takes part."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        device = next(backbone.parameters()).device
         pools = [
             extract(
                 backbone,
                 ((b.images, b.labels) for b in share.batches(self.view, self.batch_size, workers=data.workers)),
-                device=module.device,
+                device=device,
             )
             for share in (e.share(trainer.global_rank, trainer.world_size) for e in (self.train, self.val))
         ]
-        torch.set_rng_state(state)
         (bank, labels), (queries, targets) = ((pooled.readout(), pooled.labels) for pooled in pools)
         assert labels is not None
         assert targets is not None
         local = knn_accuracy(gathered(bank), gathered(labels), queries, targets, k=[self.k])[self.k]
-        correct, total = gathered(torch.tensor([[local * len(targets), len(targets)]], device=module.device)).sum(0)
-        accuracy = float(correct / total)
-        self.accuracies[step] = accuracy
-        if trainer.is_global_zero:
-            say(f"step {step}  {self.k}-NN {accuracy:.4f}")
-        for logger in trainer.loggers:
-            logger.log_metrics({"knn": accuracy}, step=step)
+        correct, total = gathered(torch.tensor([[local * len(targets), len(targets)]], device=device)).sum(0)
+        return float(correct / total)

@@ -15,7 +15,8 @@ from dense._version import __version__
 from dense.backbone import Backbone
 from dense.backbone.weights.official import EXPORTS
 from dense.console import hint
-from dense.files import write
+from dense.files import check_writable, write
+from dense.media.draw import contain, sheet, write_picture
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
@@ -49,6 +50,7 @@ class PretrainCLI(TrainingCLI):
         add("--knn.scenes", type=tuple[int, int], default=(2000, 500), help="number of embedded scenes, train and val")
         add("--knn.scene_size", type=int, default=96, help="side of embedded scenes")
         add("--knn.k", type=int, default=20, help="neighbours")
+        add("--knn.student", type=bool, default=False, help="also of the student, beside the teacher")
         parser.set_defaults({"trainer.log_every_n_steps": 1})
 
     def products(self) -> tuple[int, int]:
@@ -107,6 +109,20 @@ def run(
     if status := stopped(trainer, checkpoints):
         return status
     finish(model, backbone, data, trainer, folder, time.monotonic() - start)
+    return 0
+
+
+def show_views(data: PretrainData, path: Path, images: int = 4, side: int = 128) -> int:
+    """Draw the first images, each with its views in the order of training; return the exit status."""
+    check_writable(path.parent)
+    rows = []
+    for index in range(min(images, len(data.dataset))):
+        found = data.dataset[index]
+        views = [view.permute(1, 2, 0).numpy() for view in (*found.views, *found.gram)]
+        rows.append([contain(one, side) for one in (data.images.read(found.image), *views)])
+    sides = [view.shape[-1] for view in (*found.views, *found.gram)]
+    write_picture(path, sheet(rows, headings=["image", *(f"{n} px" for n in sides)]))
+    print(f"wrote {path}: {len(rows)} images and their {len(sides)} views, of {', '.join(map(str, sides))} pixels")
     return 0
 
 

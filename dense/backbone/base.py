@@ -19,6 +19,7 @@ from dense.backbone.weights.official import export_official
 from dense.backbone.weights.report import UNUSED, LoadReport, load_strictly, split_unused
 from heads.features import Features, Norm
 
+FLOOR = 224  # pixels of the shorter side that the padding policy `floor` at least gives
 Borders = tuple[int, int, int, int]  # top, bottom, left, right, in pixels
 Query = Literal["class", "registers"] | tuple[int, int]
 Projection = Literal["query", "key", "value", "token"]
@@ -237,7 +238,8 @@ def pad_to_multiple(
     """Bring (B, C, H, W) to a multiple of `multiple`; return the images, the borders added and whether it resized them.
 
     `pad` adds zeros (the mean colour) around the centre, `crop` cuts around the centre and gives negative borders,
-    `resize` stretches to the nearest multiple. A side below `smallest` (by default `multiple`) raises.
+    `resize` stretches to the nearest multiple, `floor` to the largest one not above the size, once an image whose
+    shorter side is below FLOOR was enlarged to it. A side below `smallest` (by default `multiple`) raises.
     """
     height, width = images.shape[-2:]
     smallest = multiple if smallest is None or policy == "crop" else smallest
@@ -245,8 +247,12 @@ def pad_to_multiple(
         raise ValueError(
             f"an image of {height}x{width} is smaller than one patch of {smallest}x{smallest}; enlarge it first"
         )
-    if policy == "resize":
-        size = tuple(max(multiple, round(n / multiple) * multiple) for n in (height, width))
+    if policy in ("resize", "floor"):
+        if policy == "floor":
+            larger = max(1.0, -(-FLOOR // multiple) * multiple / min(height, width))
+            size = tuple(int(n * larger + 1e-6) // multiple * multiple for n in (height, width))
+        else:
+            size = tuple(max(multiple, round(n / multiple) * multiple) for n in (height, width))
         if size == (height, width):
             return images, (0, 0, 0, 0), False
         return F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False), (0, 0, 0, 0), True

@@ -20,6 +20,7 @@ from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state,
 from dense.backbone.weights.huggingface import describe_config, from_huggingface
 from dense.backbone.weights.names import ALIASES, directory, resolve
 from dense.backbone.weights.report import UNUSED, WeightsError, compare, split_unused
+from dense.suggest import did_you_mean
 
 Weights = str | Path | Mapping[str, Any]
 
@@ -38,10 +39,12 @@ def load_backbone(
 
     Args:
         name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), a backbone in the
-            package ("scenes_tiny"), or a directory written by `save_pretrained` or by Hugging Face's transformers.
-        weights: None for random initialisation; "timm" for timm's published ones (downloads); a .pth, .pt, .ckpt or
-            .safetensors file; a directory; or a state dict. Official, training, Hugging Face, timm and our own layouts
-            are recognised by the names of their tensors, and a partial match raises.
+            package ("scenes_tiny"), a Hugging Face id ("facebook/dinov2-base"), or a directory written by
+            `save_pretrained` or by Hugging Face's transformers.
+        weights: None for random initialisation; "timm" for timm's published ones, "hub" for those of a Hugging Face id
+            (both download once); a .pth, .pt, .ckpt or .safetensors file; a directory; or a state dict. Official,
+            training, Hugging Face, timm and our own layouts are recognised by the names of their tensors, and a partial
+            match raises.
         branch: of a training checkpoint that holds both, "teacher" or "student".
         frozen: freeze the result.
         overrides: fields of the spec (positions, padding, layers, norm, mean, std, ...) or arguments of timm's model
@@ -56,10 +59,13 @@ def load_backbone(
                 f"{folder} brings its own weights; leave weights out, or name the architecture instead of the directory"
             )
         backbone = _open(folder, overrides)
+    elif weights == "hub":
+        backbone = _open(_downloaded(str(name)), overrides)
     else:
         folder = Path(name)
-        unknown = folder.is_dir() and not timm.is_model(resolve(str(name))[0])
-        if isinstance(name, Path) or (folder.suffix and folder.is_file()) or "/" in str(name) or unknown:
+        known = timm.is_model(resolve(str(name))[0])
+        unknown = not known and (folder.is_dir() or "/" in str(name))
+        if isinstance(name, Path) or (folder.suffix and folder.is_file()) or unknown:
             _explain_path(folder)
         backbone = _named(str(name), weights, branch, overrides)
     return backbone.freeze() if frozen else backbone.eval()
@@ -79,7 +85,34 @@ def _explain_path(folder: Path) -> None:
     if folder.is_dir():
         inside = f"; {folder / 'backbone'} has one" if directory(folder / "backbone") else ""
         raise FileNotFoundError(f"{folder} has no {CONFIG}{inside}; expected a directory written by save_pretrained")
+    if str(folder).count("/") == 1 and not str(folder).startswith(("/", ".", "~")):
+        raise FileNotFoundError(
+            f"no such directory: {folder}; if it is a Hugging Face id, download it with weights 'hub'"
+            f"{did_you_mean(str(folder), [name for name in ALIASES if '/' in name])}"
+        )
     raise FileNotFoundError(f"no such directory: {folder}")
+
+
+def _downloaded(name: str) -> Path:
+    """Return the directory of a Hugging Face id in the hub's cache, downloaded if it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if name.count("/") != 1:
+        known = [known for known in ALIASES if "/" in known]
+        raise ValueError(
+            f"weights 'hub' belong to a Hugging Face id owner/name, not {name!r}.{did_you_mean(name, known)}"
+        )
+    try:
+        with fetching(name):
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+            if not list(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(name, allow_patterns=["*.json", "pytorch_model*"]))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise WeightsError(
+            f"the Hugging Face hub has no {name}, or its licence must be accepted first: {str(error).splitlines()[0]}"
+        ) from None
+    return folder
 
 
 def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[str, Any]) -> Backbone:

@@ -11,7 +11,7 @@ from heads.features import Norm
 
 Positions = Literal["official", "official_registers", "timm", "size", "bilinear", "rope", "none"]
 Periods = Literal["float32", "bfloat16", "checkpoint"]
-Padding = Literal["pad", "resize", "crop"]
+Padding = Literal["pad", "resize", "crop", "floor"]
 Layers = int | str | tuple[int, ...]
 
 FAMILIES = ("dino", "ibot", "dinov2", "dinov2_registers", "dinov3", "resnet", "convnext", "timm")

@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main
     "track": ("dense.cli.track", "follow the objects of a first frame through a video"),
     "features": ("dense.cli.features", "write a backbone's feature maps of images"),
     "evaluate": ("dense.cli.evaluate", "measure a backbone or a model by a named protocol, saved with the numbers"),
+    "reproduce": ("dense.cli.reproduce", "list published numbers, or measure one here, beside the published value"),
     "convert": ("dense.cli.convert", "convert weights between official, timm, Hugging Face and own layouts"),
     "export": ("dense.cli.export", "write a trained model or a backbone as one ONNX or torch.export file"),
     "completion": ("dense.cli.completion", "print a script that completes verbs and options in bash, zsh or fish"),
@@ -37,7 +38,7 @@ GROUPS = {
     "start": ("look", "explore", "demo"),
     "train": ("train", "pretrain", "curate"),
     "use": ("predict", "discover", "track", "features"),
-    "measure": ("evaluate",),
+    "measure": ("evaluate", "reproduce"),
     "tools": ("convert", "export", "completion"),
 }
 WAYS_IN = (

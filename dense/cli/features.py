@@ -40,12 +40,17 @@ def parser(**options: bool) -> Parser:
         help="final norm; the backbone's default if left out",
     )  # fmt: skip
     parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "none"], help="of the maps")
-    parser.add_argument("--pca", action="store_true", help="also write the first three components as NAME_pca.png")
+    parser.add_argument(
+        "--pca", action="store_true", help="also write image and first three components as NAME_pca.png"
+    )
     parser.add_argument("--pca-shared", action="store_true", help="use the same components for all images")
     parser.add_argument(
         "--pca-foreground", action="store_true", help="cut out the foreground by the first component, colour the rest"
     )
-    parser.add_argument("--pca-colours", default="rgb", choices=("rgb", "hsv"), help="of the components")
+    parser.add_argument(
+        "--pca-colours", default="rgb", choices=("rgb", "hsv", "hue"),
+        help="of the components; hue: as in the write-ups, component 1 as hue and 2 as value",
+    )  # fmt: skip
     parser.add_argument("--pca-smooth", action="store_true", help="interpolate between patches")
     add_overwrite(parser)
     return parser
@@ -64,8 +69,10 @@ def main(argv: Sequence[str]) -> int:
 
 def features(options: Namespace, pca: bool) -> int:
     """Write the features of all images; return the exit status."""
+    import numpy as np
+
     from dense.backbone.extract import extract, save
-    from dense.data.image import ImageError, list_images
+    from dense.data.image import ImageError, list_images, read_image
     from dense.discover.pca import PCA, pca_picture
     from dense.media.draw import write_picture
 
@@ -75,7 +82,7 @@ def features(options: Namespace, pca: bool) -> int:
     if options.pca_shared:
         some = extract(backbone, paths[:: -(-len(paths) // SHARED)], options.layers, final)
         found = [features.maps[-1] for _, features in some if not isinstance(features, ImageError)]
-        shared = PCA.fit(iter(found), options.pca_foreground) if found else None
+        shared = PCA.fit(iter(found), options.pca_foreground, options.pca_colours) if found else None
     skipped: list[str] = []
     written: dict[str, str] = {}
     last = None
@@ -88,7 +95,7 @@ def features(options: Namespace, pca: bool) -> int:
         written[name] = str(path)
         if pca:
             picture = pca_picture(result, options.pca_colours, options.pca_foreground, options.pca_smooth, shared)
-            write_picture(options.output / f"{name}_pca.png", picture)
+            write_picture(options.output / f"{name}_pca.png", np.hstack([read_image(path), picture]))
         save(options.output / name, options.format, result)
     if last is None:
         raise ValueError(f"none of {len(paths)} images could be read: {'; '.join(skipped[:3])}")

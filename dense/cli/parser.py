@@ -163,7 +163,7 @@ def check_source(text: str, what: str, name: bool = False) -> None:
     ``owner/name`` of the Hugging Face hub, unless there is a folder of that owner's name.
     """
     path = Path(text)
-    word = text in ("timm", "teacher", "scenes") or text.startswith("scenes:") or {"{", "*"} & {*text}
+    word = text in ("timm", "hub", "teacher", "scenes") or text.startswith("scenes:") or {"{", "*"} & {*text}
     if word or os.path.lexists(path):
         return
     is_path = os.sep in text or path.suffix in (".yaml", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".json")
@@ -240,7 +240,7 @@ def again(options: argparse.Namespace, *words: Any) -> str:
 def weights_in_words(options: argparse.Namespace) -> str:
     """Return the origin of the weights that the options of `add_backbone` name."""
     if options.weights is not None:
-        return "weights of timm" if options.weights == "timm" else str(options.weights)
+        return f"weights of {options.weights}" if options.weights in ("timm", "hub") else str(options.weights)
     return f"random initialisation (seed {options.seed})" if is_random(options) else str(options.backbone)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dense.cli.parser import epilogue
 from dense.cli.trainings import ShortHelp
 from dense.files import RunFolder
+from dense.suggest import UsageError
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
@@ -64,8 +65,24 @@ def pretrain(recipe: str, *, data: str | Path, output: str | Path, **overrides: 
 
 def _pretrain(argv: Sequence[str], epilogue: str = "") -> int:
     """Pretrain, in a folder that belongs to this run alone; return the exit status."""
-    from pretrain.run import open_run, run
+    from pretrain.run import open_run, run, show_views
 
+    argv, drawing = _without(argv, "--show-views")
     arguments = open_run(argv, epilogue)
+    if drawing is not None:
+        return show_views(arguments.data, Path(drawing))
     with RunFolder(arguments.folder, "pretrain") if arguments.trainer.is_global_zero else nullcontext():
         return run(*arguments)
+
+
+def _without(argv: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """Return the arguments without an option, and its value, None if it is not among them."""
+    kept, value = list(argv), None
+    for place, argument in enumerate(argv):
+        name, equals, given = argument.partition("=")
+        if name == option:
+            if not equals and place + 1 == len(argv):
+                raise UsageError(f"{option}: expected a file, such as views.png")
+            value = given if equals else argv[place + 1]
+            del kept[place : place + (1 if equals else 2)]
+    return kept, value

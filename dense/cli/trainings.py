@@ -61,6 +61,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--model.teacher.temperature T": "of the teacher's targets, after the warm-up",
             "--model.ibot.weight W": "weight of masked patches; --model.koleo.weight and --model.gram.weight likewise",
             "--knn.train FOLDER": "labelled images, one folder per class: k-NN during the run, with --knn.val FOLDER",
+            "--show-views FILE.png": "draw the first images and their views, and stop",
             **RUN,
         },
         (

@@ -13,7 +13,7 @@ from torch import Tensor
 from dense.media.draw import Picture, to_picture
 from heads.features import Features
 
-Colours = Literal["rgb", "hsv"]
+Colours = Literal["rgb", "hsv", "hue"]
 ROBUST = (0.02, 0.98)  # quantiles that become 0 and 1
 
 
@@ -32,11 +32,14 @@ class PCA:
     foreground: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def fit(cls, batches: Iterable[Tensor], foreground: bool = False) -> Self:
+    def fit(cls, batches: Iterable[Tensor], foreground: bool = False, colours: Colours = "rgb") -> Self:
         """Fit to features (B, C, h, w) of one or several batches. Memory holds them all; pass a sample of a large set.
 
-        foreground: first separate object and background by the sign of the first component.
+        foreground: first separate object and background by the sign of the first component. colours: those for which
+        components are scaled: "hue" from the least to the largest value, the others leave out outliers.
         """
+        if colours not in get_args(Colours):
+            raise ValueError(f"colours={colours!r}: expected one of {', '.join(get_args(Colours))}")
         maps = list(batches)
         rows = torch.cat([m.float().permute(0, 2, 3, 1).flatten(0, 2) for m in maps])  # N, C
         split = None
@@ -49,7 +52,7 @@ class PCA:
         mean, directions = _components(rows, 3)
         scores = (rows - mean) @ directions
         step = max(1, len(scores) // 1_000_000)
-        low, high = (scores[::step].quantile(q, dim=0) for q in ROBUST)
+        low, high = (scores[::step].quantile(q, dim=0) for q in ((0.0, 1.0) if colours == "hue" else ROBUST))
         return cls(mean, directions, low, high, split)
 
     def scores(self, features: Tensor) -> Tensor:
@@ -72,7 +75,8 @@ class PCA:
     ) -> Tensor:
         """Return colours (B, 3, h, w) in 0..1, or of `size` by nearest neighbour (bicubic interpolation if `smooth`).
 
-        hsv: the first two components give hue (angle) and saturation (radius), the third gives brightness.
+        hsv: the first two components give hue (angle) and saturation (radius), the third gives brightness. hue: the
+        first component is the hue, the second the value, at a saturation of 0.8, as in DINOv2's and DINOv3's write-ups.
         """
         values, inside = self.scores(features), self.inside(features).float()
         if size is not None:
@@ -80,6 +84,8 @@ class PCA:
             values, inside = (F.interpolate(x, size=size, **mode).clamp(0, 1) for x in (values, inside))
         if colours == "hsv":
             values = _hsv(values)
+        elif colours == "hue":
+            values = _coloured(values[:, 0], 0.8, values[:, 1])
         elif colours != "rgb":
             raise ValueError(f"colours={colours!r}: expected one of {', '.join(get_args(Colours))}")
         return values * (inside if smooth else (inside > 0.5))
@@ -96,7 +102,7 @@ def pca_picture(
 
     colours, smooth: as for `PCA`. foreground: as for `PCA.fit`. shared: a fitted PCA to use instead of the image's own.
     """
-    pca = shared or PCA.fit([features.maps[-1]], foreground)
+    pca = shared or PCA.fit([features.maps[-1]], foreground, colours)
     drawn = pca(features.maps[-1], colours, features.padded_size, smooth)
     if features.resized:
         drawn = F.interpolate(drawn, size=features.image_size, mode="nearest-exact")
@@ -133,8 +139,13 @@ def _centre_sign(maps: Iterable[Tensor], mean: Tensor, direction: Tensor) -> flo
 def _hsv(values: Tensor) -> Tensor:
     """Map components (B, 3, h, w) in 0..1 to RGB by hue, saturation and brightness."""
     x, y, z = (values - 0.5).unbind(1)
-    hue = torch.atan2(y, x) / (2 * torch.pi)  # turns
-    saturation, brightness = (2 * torch.hypot(x, y)).clamp_max(1), 0.35 + 0.65 * (z + 0.5)
-    third = torch.tensor([0.0, 2 / 3, 1 / 3], device=values.device).view(1, 3, 1, 1)
+    saturation = (2 * torch.hypot(x, y)).clamp_max(1)
+    return _coloured(torch.atan2(y, x) / (2 * torch.pi), saturation, 0.35 + 0.65 * (z + 0.5))
+
+
+def _coloured(hue: Tensor, saturation: Tensor | float, value: Tensor) -> Tensor:
+    """Return RGB (B, 3, h, w) of hues in turns, saturations and values (B, h, w)."""
+    third = torch.tensor([0.0, 2 / 3, 1 / 3], device=hue.device).view(1, 3, 1, 1)
     full = ((6 * ((hue[:, None] + third) % 1) - 3).abs() - 1).clamp(0, 1)
-    return brightness[:, None] * (1 - saturation[:, None] * (1 - full))
+    saturation = saturation[:, None] if isinstance(saturation, Tensor) else saturation
+    return value[:, None] * (1 - saturation * (1 - full))

@@ -15,7 +15,7 @@ from dense.evaluate.protocol import Protocol, Result
 from dense.metrics import RestorationMetrics
 from dense.model.inference import augmented, through
 from dense.model.network import DenseModel, Inference
-from dense.tasks.degraded import DegradedImages, check_plan
+from dense.tasks.degraded import DegradedImages, check_plan, paired_kinds
 
 INPUT = "input"  # the degraded image as it is, for comparison
 
@@ -38,14 +38,14 @@ def evaluate_restoration(
         )
     where = next(model.eval().parameters()).device
     degraded = DegradedImages(source, plan, every=True)
-    names = tuple(label(group[0]) for group in degraded.groups)
+    names = paired_kinds(source) if plan is None else tuple(label(group[0]) for group in degraded.groups)
     ours, theirs = (RestorationMetrics(names).to(where) for _ in range(2))
     network = augmented(through(model, inference or model.inference), flip=flip)
     for index in progress(range(len(degraded)), "degraded"):
         sample = degraded[index]
         if sample.clean is None:
             raise ValueError(f"{sample.name} has no clean image to be compared with; use layout paired or --degrade")
-        name = names[index % len(names)]
+        name = sample.degradation if plan is None else names[index % len(names)]
         images, clean = sample.image[None].to(where), sample.clean[None].to(where).float() / 255
         ours.update(network(model.backbone.normalise(images))["restored"], clean, [name])
         theirs.update(images.float() / 255, clean, [name])

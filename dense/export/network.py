@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
+from dense.backbone.base import FLOOR
 from dense.backbone.positions import interpolate_positions
 from dense.backbone.spec import Layers, resolve_layers
 from dense.model.network import DenseModel
@@ -119,8 +120,10 @@ def check_size(backbone: Backbone, size: Size, dynamic: bool) -> None:
             f"size={size}: with dynamic sizes every side is a multiple of {spec.patch}, at least {2 * spec.patch}; "
             f"use {tuple(max(n, 2 * spec.patch) for n in near)}"
         )
-    if not fits and spec.padding == "resize":
+    resizes = {"resize": not fits, "floor": not fits or min(size) < FLOOR}
+    if resizes.get(spec.padding):
+        least = f" and at least {FLOOR}" if spec.padding == "floor" else ""
         raise ValueError(
-            f"size={size}: {spec.name} has padding='resize', an antialiased bicubic resize that ONNX lacks; use "
-            f"a size of whole patches of {spec.patch}, such as {near}"
+            f"size={size}: {spec.name} has padding={spec.padding!r}, an antialiased bicubic resize that ONNX lacks; "
+            f"use a size of whole patches of {spec.patch}{least}, such as {near}"
         )

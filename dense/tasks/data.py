@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from dense.console import counting, say
 from dense.data.cache import FeatureCache
 from dense.data.degrade import Degrade
-from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.check import check_all, check_one_size
 from dense.data.labelled.layouts import LAYOUTS
 from dense.data.labelled.open import current_layout, open_training
@@ -27,7 +26,15 @@ from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform, new_size
 from dense.files import free_room, megabytes
-from dense.tasks.degraded import DegradedImages, DegradedPatches, Stage, StagedSampler, check_plan, check_stages
+from dense.tasks.degraded import (
+    DegradedImages,
+    DegradedPatches,
+    Stage,
+    StagedSampler,
+    check_plan,
+    check_stages,
+    paired_kinds,
+)
 from dense.training.fit import fill_cache, images_in_words, refuse_another
 
 TARGETS: tuple[Literal["labels", "depth"], ...] = ("labels", "depth")
@@ -263,13 +270,13 @@ class DenseData(pl.LightningDataModule):
     def facts(self) -> DataFacts:
         """What a task must know of these data."""
         known = {"labels": self.val.classes, "depth": self.val.depth_kind}
-        kinds = () if not self.restores else (PAIRED,) if self.degrade is None else self.degrade.labels()
+        pairs = paired_kinds(self.train, self.val) if self.restores and self.degrade is None else ()
         return DataFacts(
             classes=self.train.classes,
             depth_kind=self.train.depth_kind,
             val_targets=tuple(name for name, present in known.items() if present is not None),
             evaluation_crop=LAYOUTS[self.layout].evaluation_crop if self.layout in LAYOUTS else "none",
-            degradations=tuple(kinds),
+            degradations=pairs if self.degrade is None else tuple(self.degrade.labels()),
             focal=self._focal(),
         )
 

@@ -102,7 +102,7 @@ class DegradedPatches(Dataset[Sample]):
         if sample.depth is not None and sample.depth.isnan().all():
             degradations.pop("haze", None)  # rotation moved the patch outside its image
         if self.plan is None:
-            return sample._replace(labels=None, depth=None, degradation=PAIRED)
+            return sample._replace(labels=None, depth=None, degradation=kind_of(self.source, index))
         return degraded(sample, degradations, seed)
 
 
@@ -134,13 +134,24 @@ class DegradedImages(Dataset[Sample]):
         image, degradation = self.degradation(index)
         sample = self.transform(self.source.read(image))
         if self.plan is None:
-            return sample._replace(labels=None, depth=None, degradation=PAIRED)
+            return sample._replace(labels=None, depth=None, degradation=kind_of(self.source, image))
         seed = (image, round(1000 * degradation.level))
         return degraded(sample, {degradation.kind: degradation.level}, seed)._replace(degradation=degradation.label)
 
     def sample(self, index: int, copy: int = 0) -> Sample:
         """Return a sample, which has a single version."""
         return self[index]
+
+
+def kind_of(source: LabelledSource, index: int) -> str:
+    """Return the kind of degradation of a paired image: that of its folder, or "paired"."""
+    kinds = getattr(source, "kinds", None)
+    return PAIRED if kinds is None else kinds[index]
+
+
+def paired_kinds(*sources: LabelledSource) -> tuple[str, ...]:
+    """Return the kinds of degradation of paired images."""
+    return tuple(sorted({kind for source in sources for kind in getattr(source, "kinds", None) or (PAIRED,)}))
 
 
 def degraded(sample: Sample, degradations: dict[str, float], seed: tuple[int, ...]) -> Sample:

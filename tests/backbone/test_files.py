@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 import dense
@@ -281,6 +282,60 @@ def test_sharded_hugging_face_directory(tmp_path: Path) -> None:
     older.write_text(json.dumps({"weight_map": dict.fromkeys(places, "../elsewhere.bin")}))
     with pytest.raises(WeightsError, match=r"names '\.\./elsewhere\.bin', which is no file of"):
         load_backbone(tmp_path)
+
+
+IDS = {  # model of transformers, its config, images of a size that it takes
+    "facebook/dino-vits16": ("ViT", {"image_size": 32, "patch_size": 16}),
+    "facebook/dinov2-small": ("Dinov2", {"image_size": 28}),
+    "facebook/dinov2-with-registers-base": ("Dinov2WithRegisters", {"image_size": 28, "patch_size": 14}),
+    "facebook/dinov3-vits16-pretrain-lvd1689m": ("DINOv3ViT", {"image_size": 32, "intermediate_size": 64}),
+    "facebook/dinov3-convnext-tiny-pretrain-lvd1689m": (
+        "DINOv3ConvNext",
+        {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_hugging_face_ids(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They name the architecture; with weights="hub" the directory is fetched and computes what transformers does."""
+    transformers = pytest.importorskip("transformers")
+    kind, options = IDS[name]
+    if "ConvNext" not in kind:
+        options = options | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**options)).eval()
+    theirs.save_pretrained(tmp_path)
+    asked = []
+
+    def snapshot_download(repository: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, tuple(allow_patterns)))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    ours = load_backbone(name, "hub")
+    assert asked == [(name, ("*.json", "*.safetensors"))]
+    assert ours.report.complete
+    size = options.get("image_size", 64)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = theirs(images).last_hidden_state
+        features = ours(images, layers="last", norm=True)
+    grid = features.maps[-1].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(grid, expected[:, -grid.shape[1] :], rtol=1e-4, atol=1e-5)
+
+
+def test_a_hugging_face_id_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **options: Any) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(WeightsError, match=r"facebook/dinov2-base is not in the local cache .* offline"):
+        load_backbone("facebook/dinov2-base", "hub")
+    with pytest.raises(ValueError, match="belong to a Hugging Face id owner/name, not 'dinov2_vits14'"):
+        load_backbone("dinov2_vits14", "hub")
+    with pytest.raises(FileNotFoundError, match="Did you mean facebook/dinov2-base"):
+        load_backbone("facebook/dinov2-bas")
 
 
 @pytest.mark.parametrize(

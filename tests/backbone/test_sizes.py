@@ -53,7 +53,10 @@ def test_padding_is_central() -> None:
     assert float(padded.sum()) == 3 * 30 * 33
 
 
-@pytest.mark.parametrize(("policy", "padded"), [("pad", (252, 336)), ("crop", (238, 322)), ("resize", (252, 336))])
+@pytest.mark.parametrize(
+    ("policy", "padded"),
+    [("pad", (252, 336)), ("crop", (238, 322)), ("resize", (252, 336)), ("floor", (238, 322))],
+)
 def test_policies(policy: Any, padded: tuple[int, int]) -> None:
     """Each policy is in the spec, and its maps come back to the image's size."""
     backbone = tiny("dinov2_vits14", padding=policy)
@@ -62,7 +65,18 @@ def test_policies(policy: Any, padded: tuple[int, int]) -> None:
     assert features.padded_size == padded
     dense = torch.arange(padded[0] * padded[1], dtype=torch.float32).reshape(1, 1, *padded)
     assert features.to_image(dense).shape == (1, 1, 250, 333)
-    assert features.resized == (policy == "resize")
+    assert features.resized == (policy in ("resize", "floor"))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((224, 448), (224, 448)), ((100, 130), (224, 280)), ((239, 223), (238, 224))]
+)
+def test_floor(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """The largest multiple that is not above the size, once the shorter side has at least 224 pixels."""
+    image, borders, resized = pad_to_multiple(torch.rand(1, 3, *size), 14, "floor")
+    assert tuple(image.shape[-2:]) == expected
+    assert borders == (0, 0, 0, 0)
+    assert resized == (size != expected)
 
 
 def test_batches_and_layouts_agree(token_backbone: Backbone) -> None:

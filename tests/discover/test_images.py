@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import pytest
 import torch
 
@@ -227,6 +229,13 @@ def test_pca() -> None:
     assert (cut(features)[0][:, numbers == 0] == 0).all()
     assert pca(features, "hsv", size=(120, 140), smooth=True).shape == (1, 3, 120, 140)
     torch.testing.assert_close(pca(features, size=(24, 28))[..., ::2, ::2], colours)
+    hue = PCA.fit([features], colours="hue")
+    values = hue.scores(features)[0]
+    assert values.flatten(1).amin(1).max() < 1e-5
+    assert values.flatten(1).amax(1).min() > 1 - 1e-5  # from the least to the largest value
+    for y, x in ((0, 0), (5, 5), (5, 9)):
+        expected = colorsys.hsv_to_rgb(float(values[0, y, x]), 0.8, float(values[1, y, x]))
+        torch.testing.assert_close(hue(features, "hue")[0, :, y, x], torch.tensor(expected), rtol=0, atol=1e-5)
     other = torch.cat([features, features.flip(-1)], dim=-1)
     shared = PCA.fit([features, other])
     torch.testing.assert_close(shared(other)[..., :14], shared(features))
@@ -234,7 +243,7 @@ def test_pca() -> None:
     assert flat.isfinite().all()
     assert PCA.fit([torch.randn(1, 2, 3, 3)])(torch.randn(1, 2, 3, 3)).shape == (1, 3, 3, 3)
     assert PCA.fit([torch.ones(1, 5, 1, 1)], foreground=True)(torch.ones(1, 5, 1, 1)).isfinite().all()
-    with pytest.raises(ValueError, match="expected one of rgb, hsv"):
+    with pytest.raises(ValueError, match="expected one of rgb, hsv, hue"):
         pca(features, "cmyk")  # type: ignore[arg-type]
 
 

@@ -57,6 +57,7 @@ def built(name: str) -> DINO:
         for function in ("load_run", "check_start", "load_start"):
             patch.setattr(f"pretrain.module.{function}", lambda *_: None)
         patch.setattr("pretrain.module.frozen_teachers", lambda _: [])
+        patch.setattr("pretrain.module.distillation_teacher", lambda *_: None)
         return parse(parser, "model", base_of(name), Path(folder))
 
 

@@ -321,6 +321,17 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
+def test_views_are_shown(tmp_path: Path) -> None:
+    """Instead of a training; the drawing holds the image and all views in a row."""
+    config = write_config(tmp_path)
+    done = run(config, tmp_path / "run", "--show-views", str(tmp_path / "views.png"))
+    assert done.returncode == 0, done.stderr
+    assert "4 images and their" in done.stdout
+    assert not (tmp_path / "run/facts.json").exists()
+    assert Image.open(tmp_path / "views.png").width > 3 * 128
+    assert "expected a file" in run(config, tmp_path / "run", "--show-views").stderr
+
+
 def test_knn_during_a_run(tmp_path: Path) -> None:
     """k-NN is evaluated on schedule, logged, written on the card, and does not change the training."""
     knn = {
@@ -331,12 +342,14 @@ def test_knn_during_a_run(tmp_path: Path) -> None:
         "scenes": [24, 12],
         "scene_size": 32,
         "k": 5,
+        "student": True,
     }
     with_knn, without = tmp_path / "with", tmp_path / "without"
     done = run(write_config(with_knn, **{"model.steps": 4, "data.workers": 1, "knn": knn}), with_knn / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("5-NN 0.") == 2
-    assert "knn" in (with_knn / "run/metrics.csv").read_text().splitlines()[0]
+    assert done.stdout.count(", student 0.") == 2
+    assert {"knn", "knn_student"} <= {*(with_knn / "run/metrics.csv").read_text().splitlines()[0].split(",")}
     assert "5-NN accuracy" in (with_knn / "run/backbone/README.md").read_text()
     assert run(write_config(without, **{"model.steps": 4}), without / "run").returncode == 0
     a, b = weights(with_knn / "run"), weights(without / "run")

@@ -372,6 +372,22 @@ def test_pairs(tmp_path: Path) -> None:
     )
 
 
+def test_pairs_of_several_kinds(tmp_path: Path) -> None:
+    """Each kind in a folder of its own: measured alone, and one image of several kinds stays on one side."""
+    for kind in ("rain", "haze"):
+        pairs(tmp_path / kind)
+    source = open_labelled(tmp_path, "all", layout="paired")
+    assert len(source) == 20
+    found = evaluate_restoration(model(), source, None)
+    assert {kind: row["pictures"] for kind, row in found["per_degradation"].items()} == {"haze": 10, "rain": 10}
+    data = DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16, workers=0)
+    assert data.facts.degradations == ("haze", "rain")
+    sides = [{Path(source.name(i)).stem for i in range(len(source))} for source in (data.train, data.val)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    kinds = {Path(data.train.name(i)).parts[-3]: data.train_set[(0, i)].degradation for i in range(len(data.train))}
+    assert kinds == {"haze": "haze", "rain": "rain"}
+
+
 def test_any_folder_of_images(tmp_path: Path) -> None:
     for i in range(6):
         Image.fromarray(render(0, i, (24, 30)).image).save(tmp_path / f"{i}.png")

@@ -1,4 +1,4 @@
-"""State dicts and configs of Hugging Face's ViT, Dinov2, Dinov2WithRegisters and DINOv3ViT, to our adapters' and back.
+"""State dicts and configs of transformers' ViT, Dinov2, Dinov2WithRegisters, DINOv3ViT and DINOv3ConvNext, and back.
 
 Two sets of names are read: those of the published files and those of the modules of transformers 5.
 """
@@ -44,16 +44,30 @@ _IN_BLOCK = (  # published or module name -> ours; query, key and value are join
     (r"mlp\.up_proj", "mlp.up"),
     (r"mlp\.down_proj", "mlp.down"),
 )
+_CONVNEXT = (  # stages, their downsampling and their blocks
+    (r"^stages\.0\.downsample_layers\.", "stem."),
+    (r"^(stages\.\d+)\.downsample_layers\.", r"\1.downsample."),
+    (r"^(stages\.\d+)\.layers\.", r"\1.blocks."),
+    (r"\.depthwise_conv\.", ".conv_dw."),
+    (r"\.pointwise_conv(\d)\.", r".mlp.fc\1."),
+    (r"\.layer_norm\.", ".norm."),
+    (r"^layer_norm\.", "head.norm."),
+)
 
 
 def is_huggingface(state: State) -> bool:
     """Return whether the names are Hugging Face's."""
-    return any(re.match(r"^(\w+\.)?embeddings\.(cls_token|patch_embeddings\.)", k) for k in state)
+    return any(
+        re.match(r"^(\w+\.)?embeddings\.(cls_token|patch_embeddings\.)|^(model\.)?stages\.\d+\.downsample_layers\.", k)
+        for k in state
+    )
 
 
 def layout_of(state: State) -> str:
-    """Return hf_vit, hf_dinov2, hf_dinov2_registers or hf_dinov3."""
+    """Return hf_vit, hf_dinov2, hf_dinov2_registers, hf_dinov3 or hf_convnext."""
     names = "\n".join(state)
+    if "downsample_layers" in names:
+        return "hf_convnext"
     if "embeddings.register_tokens" in names:
         return "hf_dinov2_registers" if "position_embeddings" in names else "hf_dinov3"
     if "layer_scale1" in names:
@@ -64,6 +78,8 @@ def layout_of(state: State) -> str:
 def from_huggingface(state: State) -> State:
     """Convert a state dict with either set of names to the layout of the adapter."""
     layout = layout_of(state)
+    if layout == "hf_convnext":
+        return {f"model.{_convnext_name(name.removeprefix('model.'))}": tensor for name, tensor in state.items()}
     flat: State = {}
     blocks: dict[int, State] = {}
     for name, tensor in state.items():
@@ -82,6 +98,12 @@ def from_huggingface(state: State) -> State:
     for index, tensors in blocks.items():
         flat |= {f"blocks.{index}.{k}": v for k, v in _joined(tensors, eva=layout == "hf_dinov3").items()}
     return _top(flat, layout)
+
+
+def _convnext_name(name: str) -> str:
+    for pattern, ours in _CONVNEXT:
+        name = re.sub(pattern, ours, name)
+    return name
 
 
 def _in_block(name: str) -> str:
@@ -140,6 +162,8 @@ def _top(flat: State, layout: str) -> State:
 def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return (timm name, overrides) of the architecture that a Hugging Face config.json describes."""
     kind = config.get("model_type")
+    if kind == "dinov3_convnext":
+        return "convnext_tiny.dinov3_lvd1689m", {"depths": config["depths"], "dims": config["hidden_sizes"]}
     names = {
         "vit": "vit_base_patch16_224",
         "dinov2": "vit_base_patch14_dinov2",
@@ -147,7 +171,9 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "dinov3_vit": "vit_base_patch16_dinov3",
     }
     if kind not in names:
-        raise WeightsError(f"config.json is of a {kind!r} model; backbones are read from {', '.join(names)}")
+        raise WeightsError(
+            f"config.json is of a {kind!r} model; backbones are read from {', '.join(names)}, dinov3_convnext"
+        )
     expected = "silu" if config.get("use_gated_mlp") else "gelu"  # Dinov2's SwiGLU ignores its hidden_act
     if config.get("hidden_act", expected) != expected:
         raise WeightsError(

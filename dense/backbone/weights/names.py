@@ -30,6 +30,21 @@ ALIASES: dict[str, str] = {  # official hub names -> timm names
     "dinov3_vit7b16": "vit_7b_patch16_dinov3.lvd1689m",
     **{f"dinov3_convnext_{size}": f"convnext_{size}.dinov3_lvd1689m" for size in ("tiny", "small", "base", "large")},
 }
+ALIASES |= {  # Hugging Face ids of transformers -> the same
+    **{f"facebook/dino-{name}": ALIASES[f"dino_{name}"] for name in ("vits16", "vits8", "vitb16", "vitb8")},
+    **{
+        f"facebook/dinov2-{registers}{size}": ALIASES[f"dinov2_vit{size[0]}14{'_reg' * bool(registers)}"]
+        for size in ("small", "base", "large", "giant")
+        for registers in ("", "with-registers-")
+    },
+    **{
+        f"facebook/{name.replace('_', '-')}-pretrain-lvd1689m": timm
+        for name, timm in ALIASES.items()
+        if name.startswith("dinov3")
+    },
+    "facebook/dinov3-vitl16-pretrain-sat493m": "vit_large_patch16_dinov3_qkvb.sat493m",
+    "facebook/dinov3-vit7b16-pretrain-sat493m": "vit_7b_patch16_dinov3.sat493m",
+}
 
 
 def shipped() -> dict[str, Path]:

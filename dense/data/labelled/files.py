@@ -29,6 +29,7 @@ class FileSource:
     problems: what pairing found wrong; `check` reports it, and what is wrong inside the files
     whole: number of samples of the set of which this is a random part, where neither folders nor lists split it; else 0
     split_by: the pattern whose groups that random split kept together, if any
+    kinds: of degradation of paired images, where folders name them
     """
 
     title: str
@@ -43,6 +44,7 @@ class FileSource:
     whole: int = 0
     split_by: str | None = None
     clean: Names | None = None
+    kinds: Names | None = None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -68,14 +70,11 @@ class FileSource:
 
     def take(self, indices: Sequence[int], whole: int = 0, split_by: str | None = None) -> FileSource:
         """Return the samples with these indices."""
-        masks, depths, clean = (
-            None if column is None else Names(column[i] for i in indices)
-            for column in (self.masks, self.depths, self.clean)
-        )
-        images = Names(self.images[i] for i in indices)
-        return replace(
-            self, images=images, masks=masks, depths=depths, clean=clean, whole=whole, split_by=split_by
-        )  # fmt: skip
+        columns = {name: getattr(self, name) for name in ("images", "masks", "depths", "clean", "kinds")}
+        taken: dict[str, Any] = {
+            name: None if column is None else Names(column[i] for i in indices) for name, column in columns.items()
+        }
+        return replace(self, whole=whole, split_by=split_by, **taken)
 
     def read(self, index: int) -> Labelled:
         name = self.images[index]

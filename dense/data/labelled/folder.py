@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def open_restoration(
     """Return the images of a split of `root`, for restoration.
 
     layout: ``images`` for a folder of clean images, or ``paired`` for degraded images in ``input/`` with clean ones of
-        the same names in ``target/``
+        the same names in ``target/``, or for several kinds in ``KIND/input/`` and ``KIND/target/``, each measured alone
     Splits are folders ``train/``, ``val/`` and ``test/``, or else a fraction `val_ratio` of the names (see `fraction`),
     also of those in ``train/`` where ``val/`` is missing. Without such folders, the split ``all`` is every image.
     """
@@ -212,18 +213,41 @@ def open_restoration(
     if not shared:
         _refuse_split_by(split_by, split, root)
         return source
-    return fraction(source, folder / INPUT if layout == "paired" else folder, val_ratio, split_by)[split == "val"]
+    if source.kinds is not None and split_by is None:
+        split_by = rf"/{INPUT}/(.+)\.[^.]+$"  # one image with several kinds of degradation stays on one side
+    base = folder / INPUT if layout == "paired" and source.kinds is None else folder
+    return fraction(source, base, val_ratio, split_by)[split == "val"]
 
 
 def _restoration(folder: Path, layout: str, split: str) -> FileSource:
     title = f"{layout} {split}"
     if layout == "images":
         return FileSource(title, Names(map(str, list_images(folder))))
+    if not _has_pairs(folder) and (kinds := sorted(kind for kind in folder.iterdir() if _has_pairs(kind))):
+        parts = [_pairs(kind, f"{title} {kind.name}") for kind in kinds]
+        columns: dict[str, Any] = {
+            name: Names(value for part in parts for value in getattr(part, name) or ())
+            for name in ("images", "clean", "problems")
+        }
+        named = Names(kind.name for kind, part in zip(kinds, parts, strict=True) for _ in range(len(part)))
+        return replace(parts[0], title=title, kinds=named, **columns)
+    return _pairs(folder, title)
+
+
+def _has_pairs(folder: Path) -> bool:
+    return (folder / INPUT).is_dir() and (folder / TARGET).is_dir()
+
+
+def _pairs(folder: Path, title: str) -> FileSource:
+    """Return the pairs of a folder with input/ and target/."""
     for name in (INPUT, TARGET):
         if not (folder / name).is_dir():
-            raise FileNotFoundError(f"{title}: expected {folder / name}, but {what_is_there(folder)}")
-    pattern = Layout(layout, image=f"{INPUT}/{{id}}.*", clean=f"{TARGET}/{{id}}.*", splits={split: split})
-    source = pair(folder, pattern, split)
+            raise FileNotFoundError(
+                f"{title}: expected {folder / name}, or folders of several kinds of degradation with {INPUT}/ and "
+                f"{TARGET}/ each, but {what_is_there(folder)}"
+            )
+    pattern = Layout("paired", image=f"{INPUT}/{{id}}.*", clean=f"{TARGET}/{{id}}.*", splits={"all": "all"})
+    source = replace(pair(folder, pattern, "all"), title=title)
     assert source.clean is not None
     complete = [index for index, path in enumerate(source.clean) if path]
     if not complete:

@@ -1,0 +1,213 @@
+"""The experiments of DINO (Caron et al., 2021) at the scale of this machine, or at full scale with the same command.
+
+    python benchmarks/papers/dino.py --markdown docs/methods/dino.md
+    python benchmarks/papers/dino.py teacher crops --data IMAGENET/train --config pretrain/dino_vits16 \\
+        --knn IMAGENET/train IMAGENET/val --steps 125000 --seeds 1 --output runs/dino
+
+teacher: EMA, the previous epoch's student, a copy of the student, and k-NN of teacher and student along the training.
+patch: size against k-NN and images per second. crops: two global crops alone to ten local ones, with time and memory.
+prototypes, head, temperature, batch, length: one option after the other. collapse: without centring, without
+sharpening, and both; the entropies and the divergence are drawn as in the paper. momentum: with and without local
+crops. masks: attention of a supervised and of a self-supervised ViT against masks, the Jaccard index of 60 % of the
+mass. masks needs no pretraining: it compares --backbone with --supervised, or with the same network fine-tuned on the
+classes of embedded scenes from random initialisation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import _study
+from _study import compare, finish, once, parse, parser, pretrain, read, table
+
+CENTRED: dict[str, Any] = {"model.teacher.centering": "center"}
+
+
+def teacher(options: argparse.Namespace) -> str:
+    """Compare the three rules, and print teacher and student along the first seed's run."""
+    modes = {mode: {"model.teacher.mode": mode} for mode in ("ema", "previous_epoch", "student_copy")}
+    final = compare(options, "teacher", modes)
+    row = pretrain(options, "teacher ema")
+    lines = [
+        (f"{step:.0f}", f"{mine:.3f}", f"{other:.3f}")
+        for step, mine, other in zip(row["steps"], row["knn"], row["student"], strict=True)
+    ]
+    return f"{final}\n\n{table(('step', 'k-NN, teacher', 'k-NN, student'), lines)}"
+
+
+def patch(options: argparse.Namespace) -> str:
+    """Pretrain with several patch sizes, and count the images per second of the network."""
+    import torch
+
+    from dense.backbone import load_backbone
+
+    lines = []
+    for size in options.patches:
+        name = f"patch {size}"
+        changes = {"model.backbone.arguments.patch_size": size}
+        rows = [pretrain(options, name, seed, **changes) for seed in range(options.seeds)]
+        backbone = load_backbone(f"{rows[0]['folder']}/backbone", frozen=True)
+        images = torch.randn(16, 3, *backbone.spec.image_size)
+        start, count = time.perf_counter(), 0
+        with torch.inference_mode():
+            while time.perf_counter() - start < (0.2 if options.quick else 3):
+                backbone(images)
+                count += len(images)
+        rate = count / (time.perf_counter() - start)
+        lines.append((str(size), _study.spread([row["knn"][-1] for row in rows]), f"{rate:.0f}"))
+    return table(("patch", "k-NN", "images per second"), lines)
+
+
+def crops(options: argparse.Namespace) -> str:
+    """Compare numbers of local crops on equal steps; without any, global crops have the published scale."""
+    key = "data.views.init_args"
+    variants: dict[str, dict[str, Any]] = {
+        f"2 global, {n} local": {f"{key}.local_crops": n} for n in ((2, 6, 10) if not options.quick else (2,))
+    }
+    alone = {f"{key}.local_crops": 0, f"{key}.global_scale": [0.14, 1.0]}
+    return compare(options, "crops", {"2 global": alone, **variants})
+
+
+def one_by_one(part: str, key: str, values: tuple[Any, ...]) -> Any:
+    """Return an experiment that changes one option."""
+    return lambda options: compare(options, part, {str(v): {key: v} for v in values[: 2 if options.quick else None]})
+
+
+def temperature(options: argparse.Namespace) -> str:
+    values = (0.02, 0.04, 0.06, 0.08)[: 2 if options.quick else None]
+    keys = ("model.teacher.warmup_temperature", "model.teacher.temperature")
+    return compare(options, "temperature", {str(v): dict.fromkeys(keys, v) for v in values})
+
+
+def length(options: argparse.Namespace) -> str:
+    """Three times the steps, as 300 against 100 epochs."""
+    return compare(
+        options, "length", {f"{n} x {options.steps} steps": {"model.steps": n * options.steps} for n in (1, 3)}
+    )
+
+
+def momentum(options: argparse.Namespace) -> str:
+    """An average or a copy as teacher, with and without local crops."""
+    key = "data.views.init_args.local_crops"
+    variants = {
+        f"{mode}, {n} local crops": {"model.teacher.mode": mode, key: n}
+        for mode in ("ema", "student_copy")
+        for n in (0, 6)
+    }
+    return compare(options, "momentum", variants)
+
+
+def collapse(options: argparse.Namespace) -> str:
+    """Train without centring, without sharpening and with both; draw entropy and divergence along the runs."""
+    usual = CENTRED | {"model.health.every": max(1, options.steps // 40), "model.head.batch_norm": False}
+    flat = dict.fromkeys(("model.teacher.warmup_temperature", "model.teacher.temperature"), 0.1)
+    variants = {
+        "both": usual,
+        "sharpening alone": usual | {"model.teacher.center_momentum": 1.0},
+        "centring alone": usual | flat,
+    }
+    lines, curves = [], {}
+    for name, changes in variants.items():
+        row = pretrain(options, f"collapse {name}", **changes)
+        found = read(Path(row["folder"]) / "metrics.csv", "health/teacher_entropy", "health/kl")
+        entropy, divergence = found["health/teacher_entropy"], found["health/kl"]
+        curves[name] = (found["step"], entropy, divergence)
+        lines.append((name, f"{entropy[-1]:.2f}", f"{divergence[-1]:.2f}", f"{row['knn'][-1]:.3f}"))
+    if options.figure is not None:
+        draw(options.figure, curves)
+    return table(("", "entropy of targets, nats", "divergence, nats", "k-NN"), lines)
+
+
+def draw(path: Path, curves: dict[str, Any]) -> None:
+    """Draw entropy and divergence of the runs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    for axis, place, title in zip(axes, (1, 2), ("entropy of the targets", "divergence"), strict=True):
+        for name, found in curves.items():
+            axis.plot(found[0], found[place], label=name)
+        axis.set(title=title, xlabel="step", ylabel="nats")
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def masks(options: argparse.Namespace) -> str:
+    """Measure attention against masks, of a self-supervised, a supervised and a random network."""
+    import torch
+
+    from dense.backbone import Backbone, load_backbone
+    from dense.data.labelled.open import open_labelled
+    from dense.discover.methods import source_of
+    from dense.evaluate.discovery import measure_discovery
+    from dense.evaluate.objects import ObjectTargets
+
+    images = 8 if options.quick else 200
+    layout = "folder" if options.masks == "scenes" else options.layout
+    source = open_labelled(options.masks, "val", layout=layout, targets=("labels",), length=images, size=96, seed=0)
+    targets = ObjectTargets(source)
+
+    def jaccard(backbone: Backbone) -> float:
+        sources = {"attention": source_of(backbone.spec, "attention")}
+        result = measure_discovery(backbone, targets, {"attention": {"share": 0.6}}, sources)
+        return float(result.numbers["attention"]["jaccard"])
+
+    def supervised() -> Backbone:
+        if options.supervised:
+            return load_backbone(options.supervised, options.supervised_weights, frozen=True)
+        from dense.cli import main as verb
+
+        folder, fresh = options.output / "runs" / "supervised", options.output / "runs" / "random"
+        Backbone.from_spec(mine.spec).save_pretrained(fresh)
+        sizes = ("40", "20", "1") if options.quick else ("4000", "500", "20")
+        words = ["--train", "scenes:train", "--val", "scenes:val", "--backbone", str(fresh), "--workers", "0"]
+        words += [
+            word for pair in zip(("--train-scenes", "--val-scenes", "--epochs"), sizes, strict=True) for word in pair
+        ]
+        if verb(["evaluate", "finetune", *words, "--output", str(folder)]):
+            raise SystemExit("masks: the supervised network could not be trained")
+        return load_backbone(folder / "backbone", frozen=True)
+
+    torch.manual_seed(0)
+    mine = load_backbone(options.backbone, options.weights, frozen=True)
+    networks = {
+        f"self-supervised: {options.backbone}": lambda: mine,
+        f"supervised: {options.supervised or 'fine-tuned from random initialisation'}": supervised,
+        "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
+    }
+    lines = [
+        (name, f"{once(options, f'masks {name}', lambda make=make: {'jaccard': jaccard(make())})['jaccard']:.3f}")
+        for name, make in networks.items()
+    ]
+    return table(("attention, 60 % of its mass, best head", "Jaccard"), lines)
+
+
+PARTS = {
+    "teacher": teacher, "patch": patch, "crops": crops,
+    "prototypes": one_by_one("prototypes", "model.head.out_dim", (64, 256, 1024, 4096)),
+    "head": one_by_one("head layers", "model.head.layers", (1, 2, 3, 4)),
+    "temperature": temperature, "batch": one_by_one("batch", "data.batch_size", (16, 32, 64, 128)),
+    "length": length, "collapse": collapse, "momentum": momentum, "masks": masks,
+}  # fmt: skip
+
+
+def main() -> int:
+    of_script = parser(__doc__, list(PARTS))
+    of_script.add_argument("--patches", nargs="+", type=int, default=[16, 8, 6], help="patch sizes of the part patch")
+    of_script.add_argument("--figure", type=Path, help="file for the curves of the part collapse")
+    of_script.add_argument("--masks", default="scenes", help="folder with masks for the part masks")
+    of_script.add_argument("--layout", default="voc2012", help="of that folder")
+    of_script.add_argument("--supervised", help="a supervised ViT, such as vit_small_patch16_224.augreg_in1k")
+    of_script.add_argument("--supervised-weights", help="its weights: a file, or timm to download")
+    options = parse(of_script)
+    return finish(options, "papers_dino", {part: PARTS[part](options) for part in options.parts})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""The premise and the parts of DINO-IR (Lin et al., 2023), on photographs or on embedded scenes.
+
+    python benchmarks/papers/dino_ir.py premise quality --data PHOTOS --backbone dinov2_vits14 --weights FILE \\
+        --markdown docs/methods/dino_ir.md
+    python benchmarks/papers/dino_ir.py tasks parts --data PHOTOS --backbone dinov2_vits14 --weights FILE --steps 1500
+
+premise: the distance between features of an image and of its degraded copy, over the mean distance between different
+images, per layer and degradation, and the same for pixels; below 1 a degraded image is nearer to itself than to others.
+quality: whether a linear map of a layer's mean patch tells the kind of degradation; chance is one over the kinds.
+tasks: PSNR of noise when one, two and four kinds are learnt at once, with and without guidance. parts: plain body,
+addition, D-R attention and, with it, the DPC loss on layers 2 and 6 of 12, at levels that were seen in training and at
+others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from _study import finish, once, parse, parser, slug, spread, table
+
+FOUR = ("noise", "rain", "motion", "defocus")  # none of them needs depth
+SIDE = 224
+
+
+def images(options: argparse.Namespace, count: int) -> Iterator[Any]:
+    """Yield central squares (S, S, 3)."""
+    from dense.data.labelled.open import open_labelled
+    from dense.media.draw import fit
+
+    layout = "folder" if options.data == "scenes" else "images"
+    source = open_labelled(options.data, "all" if layout == "images" else "val", layout=layout, length=count, size=SIDE)
+    for index in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
+        image = source.read(int(index)).image
+        side = min(image.shape[:2])
+        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        yield fit(image[top : top + side, left : left + side], SIDE)
+
+
+def features(options: argparse.Namespace) -> dict[str, Any]:
+    """Return layer -> (images, kinds + 1, dim) of mean patches, and pixels; the clean images come first."""
+    import torch
+
+    from dense.backbone import load_backbone
+    from dense.data.degrade import Degrade, degrade
+
+    backbone = load_backbone(options.backbone, options.weights, frozen=True)
+    plan = Degrade({kind: [] for kind in FOUR}, unseen={})
+    layers = list(range(backbone.spec.depth))
+    rows: dict[str, list[Any]] = {}
+    for number, image in enumerate(images(options, 6 if options.quick else options.images)):
+        copies = [image]
+        for kind in FOUR:
+            levels = plan.kinds[kind]
+            copies.append(degrade(image, {kind: levels[number % len(levels)]}, (0, number)))
+        batch = torch.from_numpy(np.stack(copies))
+        found = backbone(backbone.normalise(batch), layers=layers, norm=False)
+        for layer, patches in zip(layers, found.maps, strict=True):
+            rows.setdefault(f"layer {layer}", []).append(patches)
+        small = torch.nn.functional.adaptive_avg_pool2d(batch.permute(0, 3, 1, 2).float(), found.maps[0].shape[-2:])
+        rows.setdefault("pixels", []).append(small)
+    return {name: torch.stack(values) for name, values in rows.items()}
+
+
+def premise(options: argparse.Namespace) -> str:
+    """Relate the change by a degradation to the difference between images, patch by patch."""
+
+    def make() -> dict[str, Any]:
+        found = {}
+        for name, maps in features(options).items():
+            clean = maps[:, 0]  # images, dim, h, w
+            between = (clean - clean.roll(1, 0)).norm(dim=1).mean()
+            found[name] = [float((maps[:, 1 + k] - clean).norm(dim=1).mean() / between) for k in range(len(FOUR))]
+        return found
+
+    found = once(options, f"premise {options.backbone}", make)
+    return table((options.backbone, *FOUR), [(name, *(f"{v:.2f}" for v in row)) for name, row in found.items()])
+
+
+def quality(options: argparse.Namespace) -> str:
+    """Classify the kind of degradation from the mean patch of each layer, trained on one half of the images."""
+
+    def make() -> dict[str, float]:
+        import torch
+
+        found = {}
+        for name, maps in features(options).items():
+            x = maps.mean((-2, -1)).double()  # images, kinds, dim
+            kinds = torch.arange(x.shape[1]).expand(x.shape[:2])
+            half = len(x) // 2
+            rows, truth = x[:half].flatten(0, 1), torch.nn.functional.one_hot(kinds[:half].flatten()).double()
+            mean, scale = rows.mean(0), rows.std(0) + 1e-8
+            rows = (rows - mean) / scale
+            ridge = rows.T @ rows + len(rows) * 1e-1 * torch.eye(rows.shape[1], dtype=torch.float64)
+            weights = torch.linalg.solve(ridge, rows.T @ (truth - truth.mean(0)))
+            guess = (((x[half:].flatten(0, 1) - mean) / scale) @ weights).argmax(1)
+            found[name] = float((guess == kinds[half:].flatten()).double().mean())
+        return found
+
+    found = once(options, f"quality {options.backbone}", make)
+    lines = [(name, f"{value:.2f}") for name, value in found.items()]
+    return table((options.backbone, f"accuracy; chance {1 / (1 + len(FOUR)):.2f}"), lines)
+
+
+def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> dict[str, Any]:
+    """Train a restoration model and measure it at seen and unseen levels."""
+
+    def make() -> dict[str, Any]:
+        import dense
+
+        folder = options.output / "runs" / f"{slug(name)}-{seed}"
+        given: dict[str, Any] = {
+            "model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps,
+            "trainer.precision": "32-true", "trainer.accelerator": "auto", "model.backbone.layers": "even4",
+        }  # fmt: skip
+        if options.data != "scenes":
+            given |= {"data.layout": "images", "data.val_ratio": 0.1}
+        given |= {"data.scenes": [8, 4]} if options.data == "scenes" and options.quick else {}
+        given["data.patches"] = [[0, 32, 2]] if options.quick else [[0, 96, 8]]
+        extra = dict(pair.split("=", 1) for pair in options.set)
+        chosen = {"backbone": options.backbone} | ({"weights": options.weights} if options.weights else {})
+        start = time.monotonic()
+        dense.train(options.config, data=options.data, output=folder, **chosen, **given | changes | extra)
+        numbers = json.loads((folder / "results.json").read_text())["numbers"]
+        return {"numbers": numbers, "seconds": time.monotonic() - start}
+
+    return once(options, f"{name}-{seed}", make)
+
+
+def psnr(row: dict[str, Any], kind: str, unseen: bool = False) -> float:
+    """Return the PSNR of a kind at levels of training, or at others."""
+    return float(row["numbers"][f"val/psnr/{kind}{'_unseen' * unseen}"])
+
+
+GUIDANCE = {"plain body": "none", "D-R attention": "channels"}
+
+
+def tasks(options: argparse.Namespace) -> str:
+    """Learn noise alone, with a second kind, and with three more."""
+    lines = []
+    for count in (1, 2, 4):
+        kinds = {kind: [] for kind in FOUR[:count]}
+        cells = []
+        for name, guidance in GUIDANCE.items():
+            changes = {"data.degrade": {"kinds": kinds}, "model.head.guidance": guidance}
+            rows = [train(options, f"tasks {count} {name}", seed, **changes) for seed in range(options.seeds)]
+            cells.append(spread([psnr(row, "noise") for row in rows]))
+        lines.append((f"{count}: {', '.join(kinds)}", *cells))
+    return table(("kinds at once", *(f"PSNR of noise, {name}" for name in GUIDANCE)), lines)
+
+
+def parts(options: argparse.Namespace) -> str:
+    """Add one part after the other; never perception on the deepest layer."""
+    kinds = {"data.degrade": {"kinds": {kind: [] for kind in FOUR}}}
+    shallow = {"model.perception.weight": 0.01, "model.perception.layers": options.shallow}
+    variants = {
+        "plain body": {"model.head.guidance": "none"},
+        "+ addition": {"model.head.guidance": "addition"},
+        "+ D-R attention": {"model.head.guidance": "channels"},
+        "+ DPC loss": {"model.head.guidance": "channels"} | shallow,
+    }
+    lines = []
+    for name, changes in variants.items():
+        rows = [train(options, f"parts {name}", seed, **kinds | changes) for seed in range(options.seeds)]
+        means = [[np.mean([psnr(row, k, unseen) for k in FOUR]) for row in rows] for unseen in (False, True)]
+        cells = [spread(values) for values in means]
+        lines.append((name, *cells, f"{np.mean([row['seconds'] for row in rows]):.0f}"))
+    return table(("", "PSNR, seen levels", "PSNR, unseen levels", "seconds"), lines)
+
+
+PARTS = {"premise": premise, "quality": quality, "tasks": tasks, "parts": parts}
+
+
+def main() -> int:
+    of_script = parser(__doc__, list(PARTS))
+    of_script.add_argument("--images", type=int, default=64, help="of premise and quality")
+    of_script.add_argument("--shallow", default="2,6", help="layers of the DPC loss")
+    of_script.set_defaults(data="scenes", config="restoration/scenes_tiny", steps=1200)
+    options = parse(of_script)
+    return finish(options, "papers_dino_ir", {part: PARTS[part](options) for part in options.parts})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,106 @@
+"""The choices of DPT (Ranftl et al., 2021) on frozen features, on equal terms: readout, layers, and DPT against linear.
+
+    python benchmarks/papers/dpt.py --markdown docs/methods/dpt.md
+    python benchmarks/papers/dpt.py --data NYU --config depth/dpt_dinov2 --steps 38400 --seeds 1 \\
+        --set data.layout=nyuv2 --backbone dinov2_vitl14 --weights FILE --output runs/dpt
+
+readout: how the class token is read: ignored, added, projected. layers: the last four, evenly spaced ones, and the
+published 4, 11, 17, 23 of 24 scaled to the depth of the network. head: DPT against a linear head, both with and without
+the class token. Every row has the same images, steps and batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from _study import finish, once, parse, parser, slug, spread, table
+
+MEASURES = {"val/abs_rel": "abs_rel", "val/delta1": "delta1", "val/miou": "mIoU"}
+TINY = {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "bias": True, "batch_norm": True}
+
+
+def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> dict[str, Any]:
+    """Train a head; return its validation numbers and seconds."""
+
+    def make() -> dict[str, Any]:
+        import dense
+
+        folder = options.output / "runs" / f"{slug(name)}-{seed}"
+        given = {"model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps}
+        given |= {"patience": 0, "trainer.precision": "32-true", "trainer.accelerator": "auto"}
+        if options.data == "scenes":
+            given |= {"data.scenes": [16, 8] if options.quick else [300, 100], "data.workers": 0}
+        start = time.monotonic()
+        extra = dict(pair.split("=", 1) for pair in options.set)
+        chosen = {"backbone": options.backbone} | ({"weights": options.weights} if options.weights else {})
+        dense.train(options.config, data=options.data, output=folder, **chosen, **given | changes | extra)
+        numbers = json.loads((folder / "results.json").read_text())["numbers"]
+        return {key: numbers[key] for key in MEASURES if key in numbers} | {"seconds": time.monotonic() - start}
+
+    return once(options, f"{name}-{seed}", make)
+
+
+def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str, Any]]) -> str:
+    """Train every variant with every seed; return a table."""
+    lines, shown = [], list[str]()
+    for name, changes in variants.items():
+        rows = [train(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
+        shown = [key for key in MEASURES if key in rows[0]]
+        cells = [spread([row[key] for row in rows]) for key in shown]
+        lines.append((name, *cells, f"{sum(row['seconds'] for row in rows) / len(rows):.0f}"))
+    return table((part, *(MEASURES[key] for key in shown), "seconds"), lines)
+
+
+def readout(options: argparse.Namespace) -> str:
+    """Ignore the class token, add it to every patch, or project both together."""
+    return compare(options, "readout", {way: {"model.head.readout": way} for way in ("ignore", "add", "project")})
+
+
+def layers(options: argparse.Namespace) -> str:
+    """The last four layers, evenly spaced ones, and the published rule."""
+    from dense.backbone.load import spec_of
+
+    depth = spec_of(options.backbone).depth
+    published = [round((layer + 1) * depth / 24) - 1 for layer in (4, 11, 17, 23)]
+    variants = {"last four": "last4", "evenly spaced": "even4", "4, 11, 17, 23 of 24, scaled": sorted({*published})}
+    variants = {f"{name}": value for name, value in variants.items() if value == "last4" or len(value) >= 4}
+    return compare(options, "layers", {name: {"model.backbone.layers": value} for name, value in variants.items()})
+
+
+def head(options: argparse.Namespace) -> str:
+    """DPT and a linear head on the same four layers, each with and without the class token."""
+    linear = {"name": "linear", "batch_norm": True}
+    heads = {
+        "DPT": options.dpt | {"readout": "ignore"},
+        "DPT with class token": options.dpt | {"readout": "project"},
+        "linear": linear | {"class_token": False},
+        "linear with class token": linear | {"class_token": True},
+    }
+    outputs = options.outputs
+    return compare(options, "head", {name: {"model.head": spec | {"outputs": outputs}} for name, spec in heads.items()})
+
+
+PARTS = {"readout": readout, "layers": layers, "head": head}
+
+
+def main() -> int:
+    of_script = parser(__doc__, list(PARTS))
+    of_script.set_defaults(data="scenes", config="joint/scenes_dpt", steps=150)
+    options = parse(of_script)
+    import yaml
+
+    from dense.recipes import find_config
+
+    given = yaml.safe_load(find_config(options.config).read_text())["model"]["init_args"]["head"]
+    options.outputs = given["outputs"]
+    options.dpt = (
+        {k: v for k, v in given.items() if k not in ("outputs", "readout")} if given["name"] == "dpt" else TINY
+    )
+    return finish(options, "papers_dpt", {part: PARTS[part](options) for part in options.parts})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

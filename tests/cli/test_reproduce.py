@@ -1,0 +1,167 @@
+"""Published numbers and the commands that measure them: every row is a valid command, and every kind of row runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dense.backbone import describe, load_backbone
+from dense.cli import evaluate, main
+from dense.cli.trainings import TRAININGS
+from dense.evaluate import published
+from dense.evaluate.published import DATA, Row, find_row, rows
+from dense.recipes import find_config
+from tests.data.labelled_files import depth16, image_file, mask, palette, text
+from tests.evaluate.davis import miniature
+from tests.runs import alone
+
+PAGE = Path(__file__).parents[2] / "docs/published_numbers.md"
+
+
+@pytest.mark.parametrize("row", rows().values(), ids=rows())
+def test_a_row_is_a_valid_command(row: Row) -> None:
+    assert describe(row.backbone).dim
+    *trainings, measure = row.filled(data="DATA", weights="FILE", output="OUT")
+    evaluate.parser(measure[1]).parse_args(measure[2:])
+    assert measure[-2:] == ["--output", "OUT/result"]
+    for words in trainings:
+        assert words[0] == "train" in TRAININGS
+        assert find_config(words[2]).is_file()
+        assert words[-2:] == ["--output", "OUT/run"]
+
+
+def test_the_page_has_every_row() -> None:
+    """docs/published_numbers.md is written by `published.markdown()`."""
+    start, end = "<!-- rows -->\n", "<!-- end of rows -->"
+    content = PAGE.read_text()
+    found = content[content.index(start) + len(start) : content.index(end)]
+    assert found.strip() == published.markdown().strip()
+
+
+def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce"]) == 0
+    assert "knn/imagenet" in capsys.readouterr().out
+    assert main(["reproduce", "knn/imagenet/dinov2_vits14"]) == 1
+    told = capsys.readouterr().err
+    assert "needs 3 more" in told
+    assert all(option in told for option in ("--data FOLDER: ImageNet-1k with train, val", "--weights", "--output"))
+    (tmp_path / "data/train").mkdir(parents=True)
+    place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / "none.pth"), "--output", str(tmp_path / "o")]
+    assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place]) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'data/val'} (ImageNet-1k)" in told
+    assert "none.pth: no such file" in told
+    assert main(["reproduce", "knn/imagenet/dinov2_vit14", *place]) == 1
+    assert "Did you mean knn/imagenet/dinov2_vits14" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["reproduce", "knn/imagenet/dinov2_vits14", *place, "--set", "seed"])
+    assert "--set seed: expected KEY=VALUE" in capsys.readouterr().err
+
+
+# ---- miniatures
+
+
+def imagenet(root: Path) -> None:
+    for split in ("train", "val"):
+        for number, name in enumerate(("a", "b")):
+            for i in range(3):
+                image_file(root / split / name / f"{split}{name}{i}.png", 60 * number + i, (64, 64))
+
+
+def stripes(classes: int, size: tuple[int, int] = (96, 96)) -> np.ndarray:
+    return np.broadcast_to(np.arange(size[1]) // 16 % classes, size).astype(np.uint8)
+
+
+def ade20k(root: Path) -> None:
+    for split in ("training", "validation"):
+        for i in range(2):
+            image_file(root / f"images/{split}/{split}{i}.jpg", 50 * i + len(split), (96, 96))
+            mask(root / f"annotations/{split}/{split}{i}.png", stripes(4), (96, 96))
+
+
+def voc2012(root: Path) -> None:
+    for i in range(3):
+        image_file(root / f"JPEGImages/{i}.jpg", 50 * i, (96, 96))
+        for folder in ("SegmentationClass", "SegmentationClassAug"):
+            palette(root / f"{folder}/{i}.png", stripes(3), [(j, 255 - j, j // 2) for j in range(256)])
+    for name, inside in (("train", "0\n1\n"), ("trainaug", "0\n1\n"), ("val", "2\n")):
+        text(root / f"ImageSets/Segmentation/{name}.txt", inside)
+
+
+def cityscapes(root: Path) -> None:
+    for split, number in (("train", 1), ("train", 2), ("val", 3)):
+        stem = f"{split}/town/town_00000{number}_000019"
+        image_file(root / f"leftImg8bit/{stem}_leftImg8bit.png", 50 * number, (96, 96))
+        mask(root / f"gtFine/{stem}_gtFine_labelIds.png", 7 + stripes(2), (96, 96))
+
+
+def nyuv2(root: Path) -> None:
+    for split, count in (("train", 2), ("test", 1)):
+        lines = []
+        for i in range(count):
+            image_file(root / f"{split}{i}/rgb_{i}.jpg", 50 * i + len(split), (480, 640))
+            depth16(root / f"{split}{i}/depth_{i}.png", 1500 + 500 * i, (480, 640))
+            lines.append(f"{split}{i}/rgb_{i}.jpg {split}{i}/depth_{i}.png 518.8579\n")
+        text(root / f"nyudepthv2_{split}_files_with_gt.txt", "".join(lines))
+
+
+def kitti(root: Path) -> None:
+    for split, count in (("train", 2), ("test", 1)):
+        lines = []
+        for i in range(count):
+            image_file(root / f"raw/{split}{i}/image_02/{i}.png", 50 * i + len(split), (360, 1220))
+            depth16(root / f"gts/{split}{i}/{i}.png", 256 * 20, (360, 1220))
+            lines.append(f"{split}{i}/image_02/{i}.png {split}{i}/{i}.png 721.5\n")
+        text(root / f"eigen_{split}_files_with_gt.txt", "".join(lines))
+
+
+MAKERS = {
+    "imagenet": imagenet, "ade20k": ade20k, "voc2012": voc2012, "voc2012_aug": voc2012, "cityscapes": cityscapes,
+    "nyuv2": nyuv2, "kitti": kitti, "davis": miniature,
+}  # fmt: skip
+KINDS = {(row.measure, row.data, row.source): row for row in reversed(rows().values())}  # the smallest backbone of each
+TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", KINDS.values(), ids=[row.name for row in KINDS.values()])
+def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a miniature of the data, with a tiny backbone and two steps: it starts, ends and saves."""
+    MAKERS[row.data](tmp_path / "data")
+    tiny = TINY if describe(row.backbone).kind != "pyramid" else {}
+    weights = tmp_path / "weights.pth"
+    import torch
+
+    torch.save(load_backbone(row.backbone, **tiny).state_dict(), weights)
+    of_train = ["--model.backbone.arguments", json.dumps(tiny | ({"img_size": 518} if "v2" in row.backbone else {}))]
+    of_measure = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
+    commands = []
+    for command in row.commands:
+        short = ["--steps", "2"] if command[:2] == ("evaluate", "linear") else []
+        extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []
+        commands.append((*command, *extra, *short))
+    monkeypatch.setattr("dense.evaluate.published.find_row", lambda _: replace(row, commands=tuple(commands)))
+    small = {
+        "model.steps": 2, "data.batch_size": 2, "data.workers": 0, "val_every": 2, "trainer.accelerator": "cpu",
+        "model.head.width": 16, "data.val_ratio": 0.4,
+    }  # fmt: skip
+    if "dpt" not in row.measure:
+        small.pop("model.head.width")
+    else:
+        small["model.head.reassemble"] = "[8, 8, 8, 8]"
+    chosen = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+    place = ["--data", str(tmp_path / "data"), "--weights", str(weights), "--output", str(tmp_path / "out")]
+    with alone():
+        assert main(["reproduce", row.name, *place, *chosen, "--device", "cpu"]) == 0
+    facts = json.loads((tmp_path / "out/reproduced.json").read_text())
+    assert facts["row"] == row.name
+    assert np.isfinite(facts["here"])
+
+
+def test_rows_are_found() -> None:
+    assert find_row("jaccard/voc2012/dino_vits16").value == 45.9
+    assert {row.data for row in rows().values()} == set(DATA) == set(MAKERS)

@@ -33,16 +33,16 @@ def disparity(image: Path, backbone: Backbone, size: int, seed: int) -> Section:
         truth = np.load(image.with_name(TRUTH))["arr_0"]
         known = np.isfinite(truth)
         right = known & (np.arange(truth.shape[1]) >= truth.shape[1] // 2)
-        bounds = tuple(np.quantile(truth[known], (0.01, 0.99)))
-        row, errors = {"photograph": photograph}, []
+        low, high = np.quantile(truth[known], (0.01, 0.99))
+        row, errors = {"photograph": photograph}, list[tuple[str, str]]()
         for kind, one in {
             "pretrained": backbone,
             "random initialisation": randomly_initialised(backbone, seed),
         }.items():
             found = fitted(one, photograph, truth, size)
-            row[kind] = depth_picture(found, bounds, inverse=True)
+            row[kind] = depth_picture(found, (low, high), inverse=True)
             errors.append((kind, f"{np.abs(found - truth)[right].mean():.1f}"))
-        row["ground truth"] = depth_picture(np.where(known, truth, np.nan), bounds, inverse=True)
+        row["ground truth"] = depth_picture(np.where(known, truth, np.nan), (low, high), inverse=True)
         constant = np.abs(np.median(truth[known & ~right]) - truth)[right].mean()
         part.galleries = [Gallery("Near and far", WORDS, [{name: thumbnail(cell) for name, cell in row.items()}])]
         rows = [*errors, ("median of the left half", f"{constant:.1f}")]

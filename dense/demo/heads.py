@@ -30,7 +30,7 @@ CURVES = {"depth_abs_rel": "depth: abs_rel, lower is better", "labels_miou": "cl
 CLASSES = ("sky", "ground", "object")  # solids of the scenes are one class
 FAR = 60  # metres
 GRID = 12  # patches of a scene's side
-VALIDATIONS, BATCH = 6, 8
+VALIDATIONS, BATCH = 4, 8
 HEAD = (  # small, and of few channels, to be fast
     "{name: dpt, width: 16, reassemble: [16, 16, 24, 32], resample: bilinear, outputs: "
     "{depth: {name: regression, activation: softplus, kind: metric, hidden: 16}, labels: {name: classes}}}"

@@ -21,7 +21,7 @@ from dense.discover import MaskCut, Objects, on_grid, track, tracking, tracking_
 from dense.discover.run_tracking import draw_objects
 from dense.discover.writing import full_size, index_colours
 from dense.explore.look import Looking, pictures_of
-from dense.media.draw import write_index
+from dense.media.draw import Picture, write_index
 from dense.media.inputs import resize_for_backbone, stack_normalised
 from dense.media.video import Video, VideoError, is_video
 
@@ -74,7 +74,8 @@ def photographs(
     what the user named, for the commands.
     """
     with section("Photographs") as part:
-        looking, rows, failed = Looking(backbone, size=size), [], []
+        looking, failed = Looking(backbone, size=size), list[str]()
+        rows: list[dict[str, Picture]] = []
         for path in progress(paths, "images"):
             try:
                 rows += looking.rows(*pictures_of(path, shown))

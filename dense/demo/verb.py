@@ -44,10 +44,10 @@ def parser(**options: bool) -> Parser:
     add("--images", type=Path, help="a folder of images, an image or a video of yours")
     add("--shown", type=int, default=5, help="number of scenes or images in the report")
     add("--size", type=int, default=320, help="of photographs: shorter side of the backbone's input; 0: as it is")
-    add("--steps", type=int, default=240, help="training steps per head; 0: no heads")
+    add("--steps", type=int, default=200, help="training steps per head; 0: no heads")
     add("--restoration-steps", type=int, default=60, help="training steps of restoration; 0: none")
     add("--pretraining-steps", type=int, help="steps of pretraining, the recipe's if left out; 0: none")
-    add("--scenes", type=int, nargs=2, default=(700, 70), help="training and validation scenes of the heads")
+    add("--scenes", type=int, nargs=2, default=(600, 60), help="training and validation scenes of the heads")
     add("--measured", type=int, default=20, help="scenes on which discovery is measured")
     add_backbone(parser, seed="of scenes, heads and random initialisation")
     return parser

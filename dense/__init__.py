@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dense import discover, explore
     from dense.backbone import Backbone, BackboneSpec, WeightsError, load_backbone
     from dense.cli.pretrain import pretrain
+    from dense.cli.segment import segment
     from dense.cli.train import train
     from dense.discover import track  # type: ignore[no-redef]
     from dense.evaluate.model import evaluate
@@ -41,6 +42,7 @@ _PUBLIC = {
     "discover": "dense.discover",  # as a whole
     "pretrain": "dense.cli.pretrain",
     "train": "dense.cli.train",
+    "segment": "dense.cli.segment",
     "evaluate": "dense.evaluate",  # a package that can be called
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "load_backbone",
     "look",
     "pretrain",
+    "segment",
     "track",
     "train",
 ]

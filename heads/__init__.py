@@ -7,6 +7,7 @@ from heads.dpt import DPT
 from heads.features import Features
 from heads.head import DenseHead
 from heads.linear import LinearHead
+from heads.memory import MemoryHead
 from heads.outputs import Bins, Classes, DepthKind, Regression
 from heads.pyramid import PyramidHead
 from heads.restoration import PixelSemanticFusion, RestorationHead, RestoredImage, Restormer
@@ -19,6 +20,7 @@ __all__ = [
     "DepthKind",
     "Features",
     "LinearHead",
+    "MemoryHead",
     "PixelSemanticFusion",
     "PyramidHead",
     "Regression",

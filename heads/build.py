@@ -9,6 +9,7 @@ from typing import Any
 from heads.dpt import DPT
 from heads.head import DenseHead
 from heads.linear import LinearHead
+from heads.memory import MemoryHead
 from heads.options import check_names
 from heads.outputs import Bins, Classes, Output, Regression
 from heads.pyramid import Pyramid, PyramidHead
@@ -24,6 +25,7 @@ def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
 HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # name -> builder, owner of the options
     "dpt": (_dpt, DPT),
     "linear": (LinearHead, LinearHead),
+    "memory": (MemoryHead, MemoryHead),
     "pyramid": (PyramidHead, Pyramid),
     "restoration": (RestorationHead, RestorationHead),
 }

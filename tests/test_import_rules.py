@@ -28,6 +28,7 @@ ORDER = [
     "dense.published",
     "dense.media",
     "dense.discover",
+    "dense.memory",
     "dense.tasks",
     "dense.evaluate",
     "dense.predict",

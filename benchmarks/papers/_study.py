@@ -144,10 +144,16 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def short(word: str) -> str:
+    """Return an argument with the last part of a path alone."""
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name if value.startswith('/') else value}"
+
+
 def finish(options: argparse.Namespace, section: str, parts: Mapping[str, str]) -> int:
     """Print the tables, and write them with the command and the machine into the page."""
     about = machine()
-    words = " ".join(sys.argv[1:])
+    words = " ".join(short(word) for word in sys.argv[1:])
     minutes = (time.monotonic() - options.start) / 60
     said = (
         f"{options.config} on {options.data}, {options.steps} steps, {options.seeds} seeds, mean (least to most); "

@@ -61,8 +61,7 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
         found = backbone(backbone.normalise(batch), layers=layers, norm=False)
         for layer, patches in zip(layers, found.maps, strict=True):
             rows.setdefault(f"layer {layer}", []).append(patches)
-        small = torch.nn.functional.adaptive_avg_pool2d(batch.permute(0, 3, 1, 2).float(), found.maps[0].shape[-2:])
-        rows.setdefault("pixels", []).append(small)
+        rows.setdefault("pixels", []).append(batch.permute(0, 3, 1, 2).float())
     return {name: torch.stack(values) for name, values in rows.items()}
 
 

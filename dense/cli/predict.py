@@ -7,7 +7,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dense.cli.parser import (
     Parser,
@@ -19,10 +18,7 @@ from dense.cli.parser import (
     run_folder,
     usable_device,
 )
-from dense.console import hint, progress
-
-if TYPE_CHECKING:
-    from dense.predict import Predictor
+from dense.console import hint
 
 EXAMPLES = (
     ("dense predict runs/mine/model PHOTO.jpg FOLDER --output predictions", "images and folders"),
@@ -79,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
 def predict(of_verb: Parser, options: Namespace) -> int:
     """Write the predictions of all inputs; return the exit status."""
     from dense.media.inputs import sort_inputs
-    from dense.media.video import VideoError
     from dense.predict import load
+    from dense.predict.files import predict_files
 
     images, videos = sort_inputs(options.inputs, without=options.output)
     if not images and not videos:
@@ -88,12 +84,7 @@ def predict(of_verb: Parser, options: Namespace) -> int:
     names = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth", "focal")
     how = {name: getattr(options, name) for name in names}
     predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
-    failed = predict_images(predictor, images, options.output, overlays=not options.no_overlay)
-    for video in videos:
-        try:
-            predict_video(predictor, video, options.output)
-        except VideoError as error:
-            failed.append(str(error))
+    failed = predict_files(predictor, images, videos, options.output, overlays=not options.no_overlay)
     count = len(images) + len(videos)
     print(f"wrote predictions for {count - len(failed)} of {count} to {options.output}")
     if failed:
@@ -103,32 +94,3 @@ def predict(of_verb: Parser, options: Namespace) -> int:
         shlex.join(["dense", "explore", options.model, *options.inputs, "--output", "page.html"]), "where it is unsure"
     )
     return 1 if len(failed) == count else 0
-
-
-def predict_images(
-    predictor: Predictor, images: Sequence[tuple[Path, Path]], output: Path, overlays: bool = True
-) -> list[str]:
-    """Save the prediction of every readable image; return one message per unreadable one."""
-    from dense.data.image import ImageError, read_image
-
-    failed = []
-    for path, stem in progress(images, "images"):
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            failed.append(str(error))
-            continue
-        predictor(image).save(output / stem, image if overlays else None)
-    return failed
-
-
-def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:
-    """Write OUTPUT/NAME_predicted.mp4, the video with its predictions in colour."""
-    from dense.media.video import Video, VideoWriter
-
-    video = Video(path)
-    target = output / f"{path.stem}_predicted.mp4"
-    with VideoWriter(target, video.rate) as writer:
-        for frame in progress(video, path.name, video.length or None):
-            writer.add(predictor(frame).overlay(frame))
-    return target

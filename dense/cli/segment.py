@@ -1,0 +1,155 @@
+"""`dense segment` and `dense.segment`: segmentation from annotated images, without training."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dense.cli.memory_options import add_memory, memory_options
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    add_overwrite,
+    check_source,
+    check_sources,
+    open_backbone,
+    run_folder,
+    warn_if_random,
+)
+from dense.console import hint
+
+if TYPE_CHECKING:
+    from dense.backbone import Backbone
+    from dense.predict import Segmentation
+
+EXAMPLES = (
+    ("dense segment IMAGES --like cat.jpg=cat_mask.png --output found", "the same kind of object in other images"),
+    ("dense segment IMAGES --like-folder ANNOTATED --output found", "ANNOTATED/images, masks and classes.yaml"),
+)
+
+
+def parser(**options: bool) -> Parser:
+    words = "Segment images and videos like annotated ones: each patch takes the labels of its nearest neighbours."
+    parser = Parser("dense segment", words, EXAMPLES, **options)
+    parser.add_argument("images", nargs="+", help="images, folders of images, videos")
+    parser.add_argument(
+        "--like", dest="annotated", action="append", default=[], metavar="IMAGE=MASK",
+        help="an annotated image; may be given several times. A mask of 0 and one other value is one object",
+    )  # fmt: skip
+    parser.add_argument("--like-folder", metavar="FOLDER", help="annotated images as dense train reads them")
+    parser.add_argument("--layout", default="folder", help="of that folder")
+    parser.add_argument("--split", default="train", help="of that folder: train, val, or all")
+    parser.add_argument("--output", type=Path, default=Path("segmented"), help="folder for model and predictions")
+    add_backbone(parser, "of the choice of patches, and of random initialisation")
+    add_memory(parser)
+    parser.add_argument("--no-overlay", action="store_true", help="write labels only, no overlays on the images")
+    add_overwrite(parser)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb; return 1 if nothing could be segmented."""
+    of_verb = parser()
+    options = of_verb.parse_args(argv)
+    pairs = []
+    for given in options.annotated:
+        image, found, mask = given.rpartition("=")
+        if not found or not image or not mask:
+            of_verb.error(f"--like {given}: expected IMAGE=MASK, such as cat.jpg=cat_mask.png")
+        pairs.append((image, mask))
+    if bool(pairs) == bool(options.like_folder):
+        of_verb.error("give annotated images by --like IMAGE=MASK or by --like-folder FOLDER, one of the two")
+    for pair in pairs:
+        for path in pair:
+            check_source(path, "file")
+    check_sources(options)
+    with run_folder("segment", options.output, options, but=["images"]):
+        return run(of_verb, options, pairs)
+
+
+def run(of_verb: Parser, options: Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+    """Build the memory, save it, and write predictions; return the exit status."""
+    from dense.data.labelled.open import open_labelled
+    from dense.media.inputs import sort_inputs
+    from dense.memory import build_memory, open_references
+    from dense.predict import Predictor
+    from dense.predict.files import predict_files
+
+    images, videos = sort_inputs(options.images, without=options.output)
+    if not images and not videos:
+        of_verb.error(f"no images or videos in {', '.join(options.images)}")
+    if pairs:
+        source: Any = open_references(pairs)
+    else:
+        source = open_labelled(options.like_folder, options.split, layout=options.layout, targets=("labels",))
+    backbone = open_backbone(options, frozen=True)
+    warn_if_random(options)
+    model = build_memory(backbone, source, **memory_options(options), facts={"images": described(options)})
+    model.save_pretrained(options.output / "model")
+    predictor = Predictor(model)
+    failed = predict_files(predictor, images, videos, options.output, overlays=not options.no_overlay)
+    count = len(images) + len(videos)
+    print(
+        f"segmented {count - len(failed)} of {count} like {len(source)} annotated images "
+        f"({', '.join(source.classes[:8])}) by {len(model.head.bank)} patches; wrote {options.output}"
+    )
+    if failed:
+        print(f"could not be read: {len(failed)}\n  " + "\n  ".join(failed[:20]), file=sys.stderr)
+    hint(shlex.join(["dense", "predict", str(options.output / "model"), "MORE"]), "the same memory, for other images")
+    return 1 if len(failed) == count else 0
+
+
+def described(options: Namespace) -> str:
+    """Return the annotated images in words, for the model card."""
+    return str(options.like_folder or ", ".join(options.annotated))
+
+
+def segment(
+    images: Any,
+    references: Mapping[str | Path, str | Path] | str | Path,
+    *,
+    backbone: str | Backbone | None = None,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> Iterator[Segmentation] | Segmentation:
+    """Segment images like annotated ones, without training.
+
+    Args:
+        images: one image (a file, an array of uint8 RGB or a PIL image), or several.
+        references: {image: mask} of files, or a folder with images/, masks/ and classes.yaml.
+        backbone, weights: as for `load_backbone`; the best backbone at hand if left out.
+        **options: of `dense.memory.build_memory`, such as patches=20000, resize=None, layers=8.
+
+    Returns:
+        One prediction, or an iterator over those of several images.
+
+    >>> found = dense.segment("dog.jpg", {"cat.jpg": "cat_mask.png"})
+    >>> found.labels  # (H, W): 0 background, 1 object
+    """
+    from dense.predict import Predictor
+
+    predictor = Predictor(remember(references, backbone, weights, device, **options))
+    several = isinstance(images, list | tuple)
+    return (predictor(image) for image in images) if several else predictor(images)  # type: ignore[return-value, misc]
+
+
+def remember(
+    references: Any, backbone: str | Backbone | None, weights: str | Path | None, device: str, **options: Any
+) -> Any:
+    """Return the model of references, see `segment`."""
+    from dense.backbone import load_backbone
+    from dense.backbone.at_hand import at_hand
+    from dense.data.labelled.open import open_labelled
+    from dense.memory import build_memory, open_references
+
+    if backbone is None or isinstance(backbone, str):
+        name, file = at_hand(backbone, None if weights is None else str(weights))
+        backbone = load_backbone(name, file, frozen=True)
+    folder = isinstance(references, str | Path)
+    source = open_labelled(references, "all", targets=("labels",)) if folder else open_references(references)
+    return build_memory(backbone.to(device), source, **options)

@@ -1,0 +1,88 @@
+"""Annotated images that are given one by one, as image and mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dense.console import warn
+from dense.data.image import read_image
+from dense.data.labelled.files import file_identity
+from dense.data.labelled.reading import read_mask
+from dense.data.labelled.sample import IGNORE, DataError, Identity, Labelled
+
+
+@dataclass(frozen=True)
+class References:
+    """Pairs of image and mask: a `LabelledSource`.
+
+    A mask with two values, of which one is 0, is background and object. Other masks hold one number per class, and 255
+    where the class is unknown.
+    """
+
+    pairs: tuple[tuple[Path, Path], ...]
+    values: tuple[int, ...]
+    classes: tuple[str, ...]
+    title: str = "references"
+    depth_kind: None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return str(self.pairs[index][0])
+
+    def identity(self, index: int) -> Identity:
+        return file_identity(self.pairs[index][0])
+
+    def read(self, index: int) -> Labelled:
+        image, mask = read_image(self.pairs[index][0]), numbers(self.pairs[index][1])
+        if mask.shape != image.shape[:2]:
+            height, width = image.shape[:2]
+            warn(f"{self.pairs[index][1]} is resized to {height}x{width}, the size of its image, by the nearest pixel")
+            mask = np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+        labels = np.full(mask.shape, IGNORE, np.uint8)
+        for label, value in enumerate(self.values):
+            labels[mask == value] = label
+        return Labelled(image, labels, None, self.name(index))
+
+
+def open_references(pairs: Mapping[str | Path, str | Path] | Sequence[tuple[str | Path, str | Path]]) -> References:
+    """Return references, after all masks were read once: a mask without an object is an error."""
+    items = [(Path(a), Path(b)) for a, b in (pairs.items() if isinstance(pairs, Mapping) else pairs)]
+    if not items:
+        raise ValueError("no references; give at least one image with its mask")
+    for path, _ in items:
+        if not path.is_file():
+            raise FileNotFoundError(f"no such image: {path}")
+    found = {path: {int(v) for v in np.unique(numbers(path))} for _, path in items}
+    values = set().union(*found.values())
+    if len(values) == 2 and 0 in values:
+        if empty := [path for path, own in found.items() if own == {0}]:
+            raise DataError(f"{empty[0]} is empty: every pixel is 0; mark the object with another value")
+        return References(tuple(items), tuple(sorted(values)), ("background", "object"))
+    values -= {IGNORE}
+    if len(values) < 2:
+        only = next(iter(values), IGNORE)
+        raise DataError(
+            f"{items[0][1]} holds the value {only} alone; a mask needs background and object, or two classes"
+        )
+    return References(tuple(items), tuple(sorted(values)), tuple(map(str, sorted(values))))
+
+
+def numbers(path: Path) -> NDArray[np.uint8]:
+    """Return a mask of whole numbers (H, W)."""
+    mask = read_mask(path)
+    if mask.ndim == 3:
+        if (mask == mask[..., :1]).all():
+            mask = mask[..., 0]
+        else:
+            raise DataError(f"{path} has colours; expected a grey or palette mask with one number per class")
+    if mask.max(initial=0) > IGNORE:
+        raise DataError(f"{path} holds {mask.max()}; classes are numbers below 255")
+    return mask.astype(np.uint8)

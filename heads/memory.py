@@ -1,0 +1,101 @@
+"""Segmentation without training: each patch takes the labels of its nearest neighbours in a memory of labelled patches.
+
+Balazevic et al., "Towards In-Context Scene Understanding" (Hummingbird), 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from heads.features import Features, Size, check_channels
+from heads.head import DenseHead
+from heads.layers import resize
+from heads.options import Positive, as_tuple, checked
+from heads.outputs import Classes, Output
+
+SEEN = 1 << 24  # similarities that are in memory at once
+LEAST = 1e-6  # probability whose logarithm stands for none
+
+
+class MemoryHead(DenseHead):
+    """Labels by nearest neighbours: weights softmax(cosine / temperature) over the `neighbours` nearest patches.
+
+    Features of several layers are normalised one by one and concatenated. The result is the logarithm of probabilities,
+    which are resized before the logarithm, so that its softmax gives them back.
+
+    in_channels: of each map. patches: of the memory. neighbours, temperature: of the vote; published are 30 with 0.02
+    and 0.07.
+    """
+
+    @checked
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        outputs: Mapping[str, Output],
+        patches: int,
+        neighbours: int = 30,
+        temperature: Positive = 0.02,
+    ) -> None:
+        super().__init__(outputs)
+        if list(outputs) != ["labels"] or not isinstance(outputs["labels"], Classes):
+            raise ValueError("a memory has one output, labels, of classes")
+        self.in_channels = as_tuple(in_channels)
+        self.neighbours, self.temperature = neighbours, temperature
+        self.register_buffer("bank", torch.zeros(patches, sum(self.in_channels), dtype=torch.float16))
+        self.register_buffer("shares", torch.zeros(patches, outputs["labels"].count, dtype=torch.float16))
+        self.bank: Tensor  # unit vectors
+        self.shares: Tensor  # of each class in each patch
+
+    def fill(self, vectors: Tensor, shares: Tensor) -> None:
+        """Store unit vectors (N, D) and the share of each class in each patch (N, K)."""
+        self.bank.copy_(vectors)
+        self.shares.copy_(shares)
+
+    def vectors(self, features: Features) -> Tensor:
+        """Return the unit vectors of all patches, (B, h, w, D)."""
+        check_channels(features.maps, self.in_channels)
+        size = (features.maps[-1].shape[-2], features.maps[-1].shape[-1])
+        units = [F.normalize(resize(m.float(), size, False), dim=1) for m in features.maps]
+        return F.normalize(torch.cat(units, 1), dim=1).permute(0, 2, 3, 1)
+
+    def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and indices (Q, k) of the nearest patches of queries (Q, D), exactly, in parts."""
+        k = min(self.neighbours, len(self.bank))
+        found: tuple[Tensor, Tensor] | None = None
+        step = max(k, SEEN // max(len(queries), 1))
+        for start in range(0, len(self.bank), step):
+            cosines = queries @ self.bank[start : start + step].to(queries.dtype).T
+            values, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
+            places = places + start
+            if found is not None:
+                values, places = torch.cat([found[0], values], 1), torch.cat([found[1], places], 1)
+                values, order = values.topk(min(k, values.shape[1]), dim=1)
+                places = places.gather(1, order)
+            found = values, places
+        assert found is not None
+        return found
+
+    def logits(self, features: Features, images: Tensor | None) -> dict[str, Tensor]:
+        """Return the share of each class (B, K, h, w), as the neighbours have it."""
+        vectors = self.vectors(features)
+        cosines, places = self.nearest(vectors.flatten(0, 2))
+        weights = (cosines.float() / self.temperature).softmax(1)
+        votes = torch.einsum("qk,qkc->qc", weights, self.shares[places].float())
+        return {"labels": votes.unflatten(0, vectors.shape[:3]).permute(0, 3, 1, 2)}
+
+    def forward(self, features: Features, images: Tensor | None = None, size: Size | None = None) -> dict[str, Tensor]:
+        return {name: x.clamp_min(LEAST).log() for name, x in super().forward(features, images, size).items()}
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "name": "memory",
+            "in_channels": list(self.in_channels),
+            "patches": len(self.bank),
+            "neighbours": self.neighbours,
+            "temperature": self.temperature,
+        }

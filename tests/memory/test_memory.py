@@ -1,0 +1,246 @@
+"""Segmentation by the nearest labelled patches: against a slow loop, and by its properties."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dense
+from dense.backbone import Backbone, load_backbone
+from dense.cli import main
+from dense.data.labelled.sample import DataError, Labelled
+from dense.memory import build_memory, open_references
+from dense.memory.build import k_centres, patch_shares
+from dense.model.network import DenseModel
+from dense.predict import Predictor
+from heads import MemoryHead
+from heads.features import Features
+from heads.outputs import Classes
+
+TINY: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2, "img_size": 64}
+
+
+class Pairs:
+    """Labelled images in memory."""
+
+    title, depth_kind = "pairs", None
+
+    def __init__(
+        self, items: list[tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...] = ("ground", "thing")
+    ) -> None:
+        self.items, self.classes = items, classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> Labelled:
+        return Labelled(*self.items[index], None, str(index))
+
+
+def painted(
+    seed: int, box: tuple[int, int, int, int], size: tuple[int, int] = (64, 80)
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image of blue noise with a red box, and its mask."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 60, (*size, 3)).astype(np.uint8)
+    image[..., 2] += 150
+    mask = np.zeros(size, np.uint8)
+    top, bottom, left, right = box
+    mask[top:bottom, left:right] = 1
+    image[mask == 1] = rng.integers(0, 60, (int(mask.sum()), 3)) + np.array([150, 0, 0])
+    return image.astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    torch.manual_seed(0)
+    return load_backbone("dino_vits16", frozen=True, patch_size=8, **TINY)
+
+
+def features(maps: torch.Tensor, patch: int = 8) -> Features:
+    size = (maps.shape[-2] * patch, maps.shape[-1] * patch)
+    return Features(
+        (maps,), (maps.new_zeros(len(maps), 0, maps.shape[1]),), size, size, (0, 0, 0, 0), (patch,), (0,), True
+    )
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 50])
+def test_votes_equal_a_slow_loop(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.memory.SEEN", 40)  # several parts
+    generator = torch.Generator().manual_seed(1)
+    bank = torch.nn.functional.normalize(torch.randn(17, 6, generator=generator), dim=1)
+    shares = torch.rand(17, 3, generator=generator)
+    head = MemoryHead(6, {"labels": Classes(3)}, 17, neighbours=neighbours, temperature=0.1)
+    head.fill(bank, shares)
+    maps = torch.randn(2, 6, 2, 3, generator=generator)
+    found = head.logits(features(maps), None)["labels"]
+    for b in range(2):
+        for y in range(2):
+            for x in range(3):
+                query = maps[b, :, y, x] / maps[b, :, y, x].norm()
+                cosines = [float(query @ row) for row in head.bank.float()]
+                nearest = sorted(range(17), key=lambda i: -cosines[i])[:neighbours]
+                weights = np.exp([cosines[i] / 0.1 for i in nearest])
+                expected = sum(
+                    w * head.shares[i].float() for w, i in zip(weights / weights.sum(), nearest, strict=True)
+                )
+                torch.testing.assert_close(found[b, :, y, x], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_duplicates_change_nothing() -> None:
+    """A memory twice, with twice the neighbours, gives the same votes; constant features give finite ones."""
+    generator = torch.Generator().manual_seed(0)
+    bank, shares = torch.randn(9, 4, generator=generator), torch.rand(9, 2, generator=generator)
+    bank = torch.nn.functional.normalize(bank, dim=1)
+    once = MemoryHead(4, {"labels": Classes(2)}, 9, neighbours=3)
+    twice = MemoryHead(4, {"labels": Classes(2)}, 18, neighbours=6)
+    once.fill(bank, shares)
+    twice.fill(bank.repeat(2, 1), shares.repeat(2, 1))
+    maps = torch.randn(1, 4, 3, 3, generator=generator)
+    torch.testing.assert_close(once(features(maps))["labels"], twice(features(maps))["labels"])
+    assert once(features(torch.zeros(1, 4, 3, 3)))["labels"].isfinite().all()
+
+
+def test_shares_of_patches() -> None:
+    """Unknown pixels count for no class; padding is unknown."""
+    labels = torch.zeros(12, 16, dtype=torch.uint8)
+    labels[:, 4:8] = 1
+    labels[:4, 8:] = 255
+    maps = torch.zeros(1, 2, 2, 2)
+    given = Features((maps,), (maps[..., 0, 0][:, None][:, :0],), (12, 16), (16, 16), (2, 2, 0, 0), (8,), (0,), True)
+    found = patch_shares(labels, given, 2)
+    torch.testing.assert_close(found, torch.tensor([[24.0, 24], [16, 0], [24, 24], [48, 0]]) / 64)
+
+
+@pytest.mark.parametrize("choice", ["balanced", "random", "coreset"])
+def test_an_image_gives_its_own_mask_back(backbone: Backbone, choice: str) -> None:
+    """And another image of the same kind its object, also with a part of the patches."""
+    first, second = painted(0, (16, 48, 24, 56)), painted(1, (8, 40, 8, 40))
+    model = build_memory(backbone, Pairs([first]), resize=None, patches=60, choice=choice, neighbours=1)  # type: ignore[arg-type]
+    assert len(model.head.bank) == 60
+    own = Predictor(build_memory(backbone, Pairs([first]), resize=None, neighbours=1))(first[0])  # type: ignore[arg-type]
+    assert (own.labels == first[1]).mean() > 0.95
+    other = Predictor(model)(second[0])
+    assert other.classes == ("ground", "thing")
+    assert (other.labels == second[1]).mean() > 0.85
+    assert 0 < other.scores.min() <= other.scores.max() <= 1 + 1e-3
+
+
+def test_it_is_saved_like_any_model(backbone: Backbone, tmp_path: Path) -> None:
+    image, mask = painted(0, (16, 48, 24, 56))
+    model = build_memory(backbone, Pairs([(image, mask)]), resize=96)  # type: ignore[arg-type]
+    model.save_pretrained(tmp_path)
+    again = DenseModel.from_pretrained(tmp_path)
+    assert again.inference.resize == 96
+    assert torch.equal(again.head.bank, model.head.bank)
+    assert np.array_equal(Predictor(again)(image).labels, Predictor(model)(image).labels)
+
+
+def test_rare_classes_keep_their_patches(backbone: Backbone) -> None:
+    """Of a small budget the balanced choice gives a rare class more patches than a random one."""
+    source = Pairs([painted(i, (24, 40, 24, 40)) for i in range(4)])
+    held = {
+        choice: build_memory(backbone, source, resize=None, patches=40, choice=choice).head.shares[:, 1].gt(0).sum()  # type: ignore
+        for choice in ("balanced", "random")
+    }
+    assert held["balanced"] > held["random"]
+
+
+def test_k_centres_cover() -> None:
+    angles = torch.tensor([0.0, 0.01, 0.02, 1.5, 1.51, 3.0])
+    chosen = k_centres(torch.stack([angles.cos(), angles.sin()], 1), 3)
+    assert {round(float(angles[i])) for i in chosen} == {0, 2, 3}
+
+
+# ---- references and commands
+
+
+def written(folder: Path, **values: Any) -> dict[Path, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    image, mask = painted(0, (16, 48, 24, 56))
+    Image.fromarray(image).save(folder / "a.png")
+    Image.fromarray(values.get("mask", 255 * mask)).save(folder / "a_mask.png")
+    return {folder / "a.png": folder / "a_mask.png"}
+
+
+def test_references(tmp_path: Path) -> None:
+    source = open_references(written(tmp_path))
+    assert source.classes == ("background", "object")
+    labels = source.read(0).labels
+    assert labels is not None
+    assert set(np.unique(labels)) == {0, 1}
+    mask = painted(0, (16, 48, 24, 56))[1]
+    small = open_references(written(tmp_path / "small", mask=np.asarray(mask[::2, ::2] * 255)))
+    read = small.read(0)
+    assert read.labels is not None
+    assert read.labels.shape == read.image.shape[:2]
+    several = open_references(written(tmp_path / "classes", mask=np.where(mask == 1, 3, 7).astype(np.uint8)))
+    assert several.classes == ("3", "7")
+    for values, words in ((mask * 0, "alone"), (np.full((64, 80, 3), (9, 1, 1), np.uint8), "has colours")):
+        with pytest.raises(DataError, match=words):
+            open_references(written(tmp_path / words, mask=values))
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        open_references({tmp_path / "none.png": tmp_path / "a_mask.png"})
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: Backbone) -> None:
+    (pair,) = written(tmp_path).items()
+    backbone.save_pretrained(tmp_path / "backbone")
+    image, mask = painted(2, (8, 40, 8, 40))
+    Image.fromarray(image).save(tmp_path / "b.png")
+    place = ["--backbone", str(tmp_path / "backbone"), "--output", str(tmp_path / "out"), "--resize", "0"]
+    assert main(["segment", str(tmp_path / "b.png"), "--like", f"{pair[0]}={pair[1]}", *place]) == 0
+    assert "segmented 1 of 1 like 1 annotated images (background, object)" in capsys.readouterr().out
+    assert (tmp_path / "out/model/config.json").is_file()
+    found = np.asarray(Image.open(tmp_path / "out/b_labels.png"))
+    assert (found == mask).mean() > 0.85
+    again = dense.segment(tmp_path / "b.png", dict([pair]), backbone=str(tmp_path / "backbone"), resize=None)
+    assert np.array_equal(again.labels, found)  # type: ignore[union-attr]
+    several = dense.segment([image], dict([pair]), backbone=str(tmp_path / "backbone"), resize=None)
+    assert np.array_equal(next(iter(several)).labels, found)  # type: ignore[call-overload]
+    with pytest.raises(SystemExit):
+        main(["segment", str(tmp_path / "b.png"), *place])
+    with pytest.raises(SystemExit):
+        main(["segment", str(tmp_path / "b.png"), "--like", "a.png", *place])
+    assert "expected IMAGE=MASK" in capsys.readouterr().err
+    assert main(["segment", str(tmp_path / "b.png"), "--like", f"{pair[0]}={tmp_path / 'no.png'}", *place]) == 1
+
+
+def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scenes: more remembered images are not worse by much, and the protocol is saved."""
+    common = [
+        "evaluate",
+        "in-context",
+        "--backbone",
+        "scenes_tiny",
+        "--data",
+        "scenes",
+        "--scenes",
+        "6",
+        "--resize",
+        "0",
+    ]
+    assert main([*common, "--train-images", "4", "--patches", "300", "--output", str(tmp_path / "a")]) == 0
+    printed = capsys.readouterr().out
+    assert "miou" in printed
+    assert "temperature" in printed
+    assert (tmp_path / "a/results.json").is_file()
+    folder = tmp_path / "data"
+    for split, count in (("train", 3), ("val", 1)):
+        for i in range(count):
+            for kind, values in zip(("images", "masks"), painted(i, (16, 48, 24, 56)), strict=True):
+                (folder / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(folder / split / kind / f"{split}{i}.png")
+    (folder / "classes.yaml").write_text("[ground, thing]\n")
+    common[5] = str(folder)
+    assert main([*common, "--train-images", "9"]) == 1
+    assert "expected 1 to 3" in capsys.readouterr().err
+    assert main([*common, "--train-images", "2"]) == 0

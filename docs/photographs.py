@@ -47,10 +47,10 @@ def both(path: Path, backbone: Backbone, shipped: Backbone) -> list[Picture]:
     """Return captioned cells: a photograph, what DINOv2-S sees in it, and what the backbone in the package sees."""
     cells: dict[str, Picture] = {}
     for name, one in (("DINOv2-S", backbone), (SHIPPED, shipped)):
-        row = Looking(one).rows([middle(read_image(path))], [path.name])[0]
+        row = Looking(one).rows([read_image(path)], [path.name])[0]
         cells = cells or {"photograph": row[path.name]}
         cells |= {f"{name}: {words.split(', ')[-1]}": row[words] for words in SHOWN}
-    return [captioned(fit(cell, CELL), words, WORDS) for words, cell in cells.items()]
+    return [captioned(fit(middle(cell), CELL), words, WORDS) for words, cell in cells.items()]
 
 
 def middle(picture: Picture) -> Picture:

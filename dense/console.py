@@ -18,6 +18,7 @@ COMMON = {"--quiet": "print results and errors only", "--debug": "show the trace
 EVERY = 30.0  # seconds between lines of progress without a terminal
 
 _verb: ContextVar[str | None] = ContextVar("verb", default=None)  # "loud" or "quiet" while a verb runs
+_inner: ContextVar[bool] = ContextVar("inner", default=False)
 _line: ContextVar[_Line | None] = ContextVar("line", default=None)  # of the items that are counted
 
 
@@ -48,8 +49,19 @@ def say(text: str) -> None:
 
 
 def hint(command: str, words: str) -> None:
-    """Name the next useful command, unless --quiet was given."""
-    say(f"next: {command}    # {words}")
+    """Name the next useful command, unless --quiet was given or another verb runs this one."""
+    if not _inner.get():
+        say(f"next: {command}    # {words}")
+
+
+@contextmanager
+def inner() -> Iterator[None]:
+    """Run verbs inside another one."""
+    token = _inner.set(True)
+    try:
+        yield
+    finally:
+        _inner.reset(token)
 
 
 def warn(text: str) -> None:

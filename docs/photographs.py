@@ -1,9 +1,10 @@
-"""Make docs/look.png and docs/explore.png from photographs of scikit-image and real DINOv2-S weights.
+"""Make docs/photographs.png, docs/look.png and docs/explore.png from photographs of scikit-image and DINOv2-S weights.
 
     python docs/photographs.py SKIMAGE/data --weights dinov2_vits14_pretrain.pth
 
-astronaut.png: Eileen Collins, NASA, public domain. chelsea.png: Stefan van der Walt, CC0. coffee.png: Rachel Michetti,
-courtesy of Pikolo Espresso Bar, CC0. The screenshot needs Chromium.
+chelsea.png: a cat by Stefan van der Walt, CC0. coffee.png: Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0.
+astronaut.png: Eileen Collins, NASA, public domain. The weights of DINOv2 are Apache-2.0 (Meta). The screenshot needs
+Chromium.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ import tempfile
 from pathlib import Path
 
 import dense
+from dense.backbone import Backbone
+from dense.backbone.at_hand import SHIPPED
+from dense.data.image import read_image
+from dense.explore.look import Looking
+from dense.media.draw import Picture, captioned, fit, sheet, write_picture
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # for the browser of the tests
 NAMES = ("chelsea.png", "coffee.png", "astronaut.png")
 EYE = (0.42, 0.39)  # of the cat, as shares of width and height
+CELL, WORDS = 224, 20  # pixels of a cell and of its caption
+SHOWN = ("features, PCA", "class attention", "object, TokenCut")
 
 
 def main() -> None:
@@ -27,13 +35,38 @@ def main() -> None:
     parser.add_argument("--backbone", default="dinov2_vits14")
     parser.add_argument("--weights", required=True)
     options = parser.parse_args()
+    paths = [options.images / name for name in NAMES]
+    backbone = dense.load_backbone(options.backbone, options.weights, frozen=True)
+    shipped = dense.load_backbone(SHIPPED, frozen=True)
+    write_picture(HERE / "photographs.png", sheet([both(path, backbone, shipped) for path in paths], gap=6))
+    dense.look(paths[2], backbone, point=(220, 110)).resize((1176, 619)).save(HERE / "look.png")
+    explore(paths, backbone)
+
+
+def both(path: Path, backbone: Backbone, shipped: Backbone) -> list[Picture]:
+    """Return captioned cells: a photograph, what DINOv2-S sees in it, and what the backbone in the package sees."""
+    cells: dict[str, Picture] = {}
+    for name, one in (("DINOv2-S", backbone), (SHIPPED, shipped)):
+        row = Looking(one).rows([read_image(path)], [path.name])[0]
+        cells = cells or {"photograph": row[path.name]}
+        cells |= {f"{name}: {words.split(', ')[-1]}": row[words] for words in SHOWN}
+    return [captioned(fit(middle(cell), CELL), words, WORDS) for words, cell in cells.items()]
+
+
+def middle(picture: Picture) -> Picture:
+    """Return the square in the middle of a picture."""
+    side = min(picture.shape[:2])
+    top, left = ((n - side) // 2 for n in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
+
+
+def explore(paths: list[Path], backbone: Backbone) -> None:
+    """Write a screenshot of the page on which the cat's eye is clicked."""
     from tests.explore.browser import Browser
 
-    backbone = dense.load_backbone(options.backbone, options.weights, frozen=True)
-    dense.look(options.images / "astronaut.png", backbone, point=(220, 110)).resize((1176, 619)).save(HERE / "look.png")
     with tempfile.TemporaryDirectory() as folder, Browser(1280, 560) as browser:
         page = Path(folder, "page.html")
-        dense.explore([options.images / name for name in NAMES], page, backbone=backbone)
+        dense.explore(paths, page, backbone=backbone)
         browser.open(page)
         browser.value("get('smooth').click()")
         cat = browser.value("images.findIndex((image) => image.name === 'chelsea.png')")

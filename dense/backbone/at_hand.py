@@ -72,7 +72,8 @@ def _fetched(name: str, download: bool) -> Path | None:
 
 def _agreed(name: str) -> bool:
     """Ask a user whether weights may be downloaded."""
-    print(f"download the published weights of {name} once, from the Hugging Face hub? [y/N] ", end="", file=sys.stderr)
+    words = f"download the published weights of {name} once, from the Hugging Face hub? {NAME}={SHIPPED} asks no more"
+    print(f"{words} [y/N] ", end="", file=sys.stderr)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -30,7 +30,7 @@ def parser(**options: bool) -> Parser:
     words = "Write one HTML page, without a server or the network, on which the features of images are explored."
     parser = Parser("dense explore", words, EXAMPLES, **options)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGES", help="images or folders; before them, a model that dense train wrote")
+    add("images", nargs="+", metavar="IMAGES", help="images, videos or folders; before them, a trained model")
     add("--output", type=Path, default=Path("explore.html"), help="the page")
     add("--model", help="directory that dense train wrote: its predictions, uncertainty and errors")
     add("--layout", default="folder", help="with a model: layout of labelled images, as in dense evaluate")

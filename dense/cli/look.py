@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
 
 def look(options: Namespace) -> int:
     """Write the sheets; return the exit status."""
-    from dense.data.image import ImageError, read_image
-    from dense.explore.look import Looking, sample, spread
+    from dense.data.image import ImageError
+    from dense.explore.look import Looking, pictures_of, sample
     from dense.media.draw import write_picture
     from dense.media.inputs import sort_inputs
     from dense.media.video import VideoError
@@ -63,7 +63,7 @@ def look(options: Namespace) -> int:
     failed, written = [], []
     for path, stem in progress(sample([*images, *((path, path.stem) for path in videos)], options.most), "images"):
         try:
-            pictures, names = spread(path) if path in videos else ([read_image(path)], [path.name])
+            pictures, names = pictures_of(path)
         except (ImageError, VideoError) as error:
             failed.append(str(error))
             continue

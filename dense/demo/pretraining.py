@@ -33,7 +33,7 @@ def pretraining(folder: Path, steps: int | None, seed: int) -> Section:
             "A falling loss alone does not rule out collapse. The entropy of the mean target stays near log K if all "
             "prototypes are used. The entropy of a single target first rises towards log K; in a long run it falls "
             "after some hundred steps, and the loss with it. A minute of training hardly moves k-NN accuracy from "
-            "chance; the pictures above come from the backbone of the package, pretrained for an hour in the same way."
+            "chance; the backbone of the pictures above was trained far longer."
         )
         rows = [
             ("recipe", f"{CONFIG}, seed {seed}"),

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 from dense.cli import VERBS
-from dense.console import say
-from dense.media.draw import Picture, contain, fit, sheet
+from dense.console import inner, say
+from dense.media.draw import Picture, fit
 from dense.media.html import document, figures, table
 from dense.training.curves import round_ticks
 
@@ -29,6 +29,7 @@ class Gallery:
     title: str
     words: str
     rows: Sequence[Mapping[str, Picture]]  # caption -> picture
+    page: str = ""  # of `dense explore`, beside the report, of the same images
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Section:
         """
         self.commands.append(shell(argv))
         say(f"\n$ {self.commands[-1]}")
-        status = import_module(VERBS[argv[0]][0]).main(argv[1:])
+        with inner():
+            status = import_module(VERBS[argv[0]][0]).main(argv[1:])
         if status in (130, 143):
             raise KeyboardInterrupt("the same command continues")
         if status:
@@ -124,19 +126,15 @@ def page(title: str, words: str, sections: Sequence[Section], facts: Mapping[str
     return document(title, STYLE.read_text(), f"<main><header>{head}</header>{body}</main>")
 
 
-def gallery_sheet(gallery: Gallery, side: int = 192) -> Picture:
-    """Return the rows of a gallery as one picture."""
-    rows = [[contain(cell, side) for cell in row.values()] for row in gallery.rows]
-    return sheet(rows, headings=list(gallery.rows[0]))
-
-
 def _titled(title: str, words: str) -> str:
     return f"<h3>{html.escape(title)}</h3>" + (f"<p>{html.escape(words)}</p>" if words else "")
 
 
 def _gallery(gallery: Gallery) -> str:
     rows = [f"<div class='row' style='--columns:{len(row)}'>{figures(row.items())}</div>" for row in gallery.rows]
-    return _titled(gallery.title, gallery.words) + "".join(rows)
+    words = "Touch these features: click a patch, and see what resembles it"
+    link = f"<p class='lead'><a href='{html.escape(gallery.page, quote=True)}'>{words}</a></p>" if gallery.page else ""
+    return _titled(gallery.title, gallery.words) + link + "".join(rows)
 
 
 def _charts(part: Section) -> str:

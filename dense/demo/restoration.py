@@ -13,7 +13,6 @@ from dense.metrics import RestorationMetrics
 from dense.predict import Predictor, Restoration
 
 NOISE = 50  # standard deviation, of 255
-SIZE = 96  # pixels of the scenes
 PATCHES = (48, 4)  # side, patches per step
 
 
@@ -24,7 +23,8 @@ def restoration(plan: Plan, source: str) -> Section:
         part.run([
             "train", "--config", "restoration/scenes_tiny", "--output", str(folder), "--model.backbone.name", source,
             "--model.steps", str(plan.steps), "--model.seed", str(plan.seed), "--val_every", str(plan.steps),
-            f"--data.scenes=[{plan.scenes[0]},{plan.scenes[1]}]", f"--data.patches=[[0,{PATCHES[0]},{PATCHES[1]}]]",
+            "--data.scene_size", str(plan.side), f"--data.scenes=[{plan.scenes[0]},{plan.scenes[1]}]",
+            f"--data.patches=[[0,{PATCHES[0]},{PATCHES[1]}]]",
             f"--data.degrade={{kinds: {{noise: [{NOISE}]}}, unseen: {{}}}}",
         ])  # fmt: skip
         rows, metrics = restore(plan, Predictor.open(folder / "model"))
@@ -35,7 +35,7 @@ def restoration(plan: Plan, source: str) -> Section:
         )
         part.galleries = [Gallery("Denoising", words, rows)]
         cells = [(name, f"{values['psnr']:.2f}", f"{values['ssim']:.3f}") for name, values in metrics.items()]
-        words = f"Means over the {plan.shown} scenes shown, {SIZE} px, 8-bit RGB, one seed ({plan.seed})."
+        words = f"Means over the {plan.shown} scenes shown, {plan.side} px, 8-bit RGB, one seed ({plan.seed})."
         part.tables = [Table("Restoration", ("image", "PSNR, dB", "SSIM"), cells, words)]
         output = f"{plan.folder}/mine_restoration"
         lines = (
@@ -48,7 +48,7 @@ def restoration(plan: Plan, source: str) -> Section:
 
 def restore(plan: Plan, predictor: Predictor) -> tuple[list[dict[str, Picture]], dict[str, dict[str, float]]]:
     """Return noisy, restored and clean scenes with their PSNR, and the mean metrics."""
-    scenes = Scenes("test", plan.shown, SIZE, seed=plan.seed)
+    scenes = Scenes("test", plan.shown, plan.side, seed=plan.seed)
     rows: list[dict[str, Picture]] = []
     metrics = RestorationMetrics(("noisy", "restored"))
     for number in range(plan.shown):

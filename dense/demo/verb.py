@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dense.cli.parser import Parser, usable_device, warn_if_random, weights_in_words
-from dense.console import hint
+from dense.cli.parser import Parser, add_backbone, check_sources, open_backbone, warn_if_random, weights_in_words
+from dense.console import hint, say
 from dense.files import RunFolder, check_writable, write
 
 if TYPE_CHECKING:
@@ -19,33 +19,37 @@ if TYPE_CHECKING:
     from dense.demo.report import Section
 
 EXAMPLES = (
-    ("dense demo", "embedded scenes: pretraining, heads, discovery, and a report of all of it"),
-    ("dense demo --images FOLDER --backbone dino_vits16 --weights FILE", "your own images, without labels"),
+    ("dense demo", "photographs, and heads on embedded scenes: a report, without downloads"),
+    ("dense demo --images FOLDER", "your own images or video, without labels"),
 )
 SAVED = "demo.json"  # in the folder of a demo of embedded scenes: these options
 SETTINGS = (
     "backbone", "weights", "steps", "restoration_steps", "pretraining_steps", "scenes", "measured", "shown", "seed",
 )  # fmt: skip
 LEAST = {"shown": 1, "size": 0, "steps": 0, "restoration_steps": 0, "measured": 1}
+WITHOUT = (
+    "no photographs: they are in the package scikit-image, which is not installed (pip install -c constraints.txt "
+    "'.[demo]' in a clone); embedded scenes alone"
+)
 
 
 def parser(**options: bool) -> Parser:
-    words = "Write an HTML report: of embedded scenes in about five minutes, without downloads, or of your own images."
+    words = (
+        "Write an HTML report, of photographs and embedded scenes in about five minutes without downloads, or of your "
+        "own images."
+    )
     parser = Parser("dense demo", words, EXAMPLES, **options)
     add = parser.add_argument
     add("--output", type=Path, help="folder to write to; runs/demo, or runs/own with --images, if left out")
     add("--images", type=Path, help="a folder of images, an image or a video of yours")
-    add("--backbone", default="scenes_tiny", help="a name, or a saved directory")
-    add("--weights", help="'timm', a weight file or a directory; random initialisation if left out")
     add("--shown", type=int, default=5, help="number of scenes or images in the report")
-    add("--size", type=int, default=320, help="of --images: shorter side of the backbone's input; 0: as it is")
-    add("--device", default="cpu", help="of --images: cpu, cuda, mps, ...")
-    add("--steps", type=int, default=60, help="training steps per head; 0: no heads")
+    add("--size", type=int, default=320, help="of photographs: shorter side of the backbone's input; 0: as it is")
+    add("--steps", type=int, default=200, help="training steps per head; 0: no heads")
     add("--restoration-steps", type=int, default=60, help="training steps of restoration; 0: none")
     add("--pretraining-steps", type=int, help="steps of pretraining, the recipe's if left out; 0: none")
-    add("--scenes", type=int, nargs=2, default=(200, 40), help="training and validation scenes of the heads")
-    add("--measured", type=int, default=40, help="scenes on which discovery is measured")
-    add("--seed", type=int, default=0, help="of scenes, heads and random initialisation")
+    add("--scenes", type=int, nargs=2, default=(600, 60), help="training and validation scenes of the heads")
+    add("--measured", type=int, default=20, help="scenes on which discovery is measured")
+    add_backbone(parser, seed="of scenes, heads and random initialisation")
     return parser
 
 
@@ -57,30 +61,27 @@ def main(argv: Sequence[str]) -> int:
             of_verb.error(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
     if min(options.scenes) < 2 or (options.pretraining_steps or 0) < 0:
         of_verb.error("--scenes needs 2 or more of both, --pretraining-steps 0 or more")
+    check_sources(options)
     start = time.perf_counter()
     import torch
 
-    from dense.backbone import load_backbone
-    from dense.demo.own_images import check_images
-    from dense.demo.report import gallery_sheet, page, shell
-    from dense.media.draw import write_picture
+    from dense.demo.photographs import evenly
+    from dense.demo.report import page, shell
     from dense.model.card import versions
 
     own = options.images is not None
     options.output = options.output or Path("runs/own" if own else "runs/demo")
-    device = usable_device(options.device)
     if own:
-        check_images(options.images, options.output)
+        evenly(options.images, options.shown, options.output)  # raises before anything is written
         if (options.output / SAVED).is_file():
             raise ValueError(f"{options.output} holds the demo of embedded scenes; choose another --output")
     check_writable(options.output)
     options.output.mkdir(parents=True, exist_ok=True)
     if not own:
         check_same_settings(options)
-    torch.manual_seed(options.seed)
-    backbone = load_backbone(options.backbone, options.weights, frozen=True)
+    backbone = open_backbone(options, frozen=True)
     with RunFolder(options.output, "demo", again="continues"):
-        sections = of_images(options, backbone.to(device)) if own else of_scenes(options, backbone)
+        sections = of_images(options, backbone) if own else of_scenes(options, backbone)
     facts = {
         "command": shell(["demo", *argv]),
         "backbone": f"{backbone.spec.name}, {weights_in_words(options)}",
@@ -92,7 +93,6 @@ def main(argv: Sequence[str]) -> int:
     }
     target = options.output / "report.html"
     write(target, page(*titles(options), sections, facts))
-    write_picture(target.with_name("pictures.png"), gallery_sheet(sections[0].galleries[0]))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
     warn_if_random(options)
     hint("dense look PHOTO", "the same of a photo of yours")
@@ -104,31 +104,55 @@ def titles(options: Namespace) -> tuple[str, str]:
     if options.images is not None:
         return f"Features of {options.backbone}", f"{options.images}, without labels."
     return (
-        "A backbone, its heads, and objects without labels",
-        "Everything below was computed on this machine from procedural scenes, without downloads: a short pretraining; "
-        "heads for depth and classes on a frozen backbone, compared with random initialisation; object discovery "
-        "without labels; and denoising. The scenes shown are from the test split.",
+        "A backbone, its features, and heads on it",
+        "Everything below was computed on this machine, without downloads. First what the backbone sees in photographs "
+        "without labels. Then, on procedural scenes with exact ground truth: a head for depth and classes on the "
+        "frozen backbone, compared with random initialisation; denoising; and a short pretraining.",
     )
 
 
+def named(options: Namespace) -> list[str]:
+    """Return the options of a command that name the backbone."""
+    changes = [word for key, value in options.set for word in ("--set", f"{key}={value}")]
+    weights = ["--weights", str(options.weights)] if options.weights else []
+    return ["--backbone", options.backbone, *weights, *changes]
+
+
 def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
-    """Return discovery, heads, restoration and pretraining on embedded scenes."""
+    """Return photographs, then heads, discovery, restoration and pretraining on embedded scenes."""
     from dense.backbone.weights.names import directory
     from dense.demo.discovery import discovery
-    from dense.demo.heads import Plan, heads
+    from dense.demo.disparity import IMAGE, TRUTH, disparity
+    from dense.demo.heads import GRID, Plan, heads
+    from dense.demo.photographs import ABOUT, CREDITS, installed, photographs, scenes
     from dense.demo.pretraining import pretraining
     from dense.demo.restoration import restoration
 
-    folder, source = options.output, options.backbone
-    if options.weights is not None or directory(options.backbone) is None:
+    folder, source, side = options.output, options.backbone, GRID * backbone.spec.patch
+    if options.weights is not None or options.set or directory(options.backbone) is None:
         source = str(folder / "backbone")  # one directory that every command opens
         backbone.save_pretrained(source)
-    sections = [discovery(folder, backbone, source, options.shown, options.measured, options.seed)]
+    paths, title = installed()[: options.shown], "Photographs"
+    credits = f" From scikit-image: {'; '.join(f'{path.name}: {CREDITS[path.name]}' for path in paths)}."
+    if not paths:
+        say(WITHOUT)
+        paths, title, credits = scenes(folder / "images", options.shown, options.seed), "Embedded scenes", ""
+    sections = [
+        photographs(
+            paths, title, ABOUT + credits, backbone, options.shown, options.size, ["--backbone", source], folder
+        )
+    ]
+    sections += [
+        disparity(path, backbone, options.size, options.seed)
+        for path in paths
+        if path.name == IMAGE and path.with_name(TRUTH).is_file()
+    ]
     if options.steps:
-        plan = Plan(folder, options.steps, tuple(options.scenes), options.shown, options.seed)
+        plan = Plan(folder, options.steps, tuple(options.scenes), side, options.shown, options.seed)
         sections.append(heads(plan, backbone, source))
+    sections.append(discovery(folder, backbone, source, options.measured, options.seed))
     if options.restoration_steps:
-        plan = Plan(folder, options.restoration_steps, (options.scenes[0], 1), options.shown, options.seed)
+        plan = Plan(folder, options.restoration_steps, (options.scenes[0], 1), side, options.shown, options.seed)
         sections.append(restoration(plan, source))
     if options.pretraining_steps != 0:
         sections.append(pretraining(folder, options.pretraining_steps, options.seed))
@@ -137,10 +161,14 @@ def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
 
 def of_images(options: Namespace, backbone: Backbone) -> list[Section]:
     """Return what needs no labels, on a user's images."""
-    from dense.demo.own_images import own_images
+    from dense.demo.photographs import ABOUT, evenly, photographs, tracked
+    from dense.media.video import is_video
 
-    weights = ["--backbone", options.backbone, *(["--weights", options.weights] if options.weights else [])]
-    return own_images(options.images, backbone, options.shown, options.size, weights, options.output)
+    images, shown, size, folder = options.images, options.shown, options.size, options.output
+    on = [*named(options), *(["--device", options.device] if options.device != "cpu" else [])]
+    paths = evenly(images, shown, folder)
+    found = [photographs(paths, images.resolve().name, ABOUT, backbone, shown, size, on, folder, str(images))]
+    return [*found, tracked(images, backbone, size, on, folder)] if is_video(images) else found
 
 
 def check_same_settings(options: Namespace) -> None:

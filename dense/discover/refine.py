@@ -101,17 +101,14 @@ def guided_filter(guide: Tensor, values: Tensor, radius: int, eps: float = EPS) 
 
 
 def box_mean(values: Tensor, radius: int) -> Tensor:
-    """Return the mean of (..., H, W) over squares of side 2 * radius + 1, cut at the borders, by cumulative sums."""
-    for axis in (-2, -1):
-        n = values.shape[axis]
-        reach = min(radius, n - 1)
-        sums = values.cumsum(axis)
-        upper = [sums.narrow(axis, reach, n - reach), *[sums.narrow(axis, n - 1, 1)] * reach]
-        lower = [torch.zeros_like(sums.narrow(axis, 0, reach + 1)), sums.narrow(axis, 0, n - reach - 1)]
-        at = torch.arange(n, device=values.device)
-        count = (at + reach + 1).clamp_max(n) - (at - reach).clamp_min(0)
-        values = (torch.cat(upper, axis) - torch.cat(lower, axis)) / (count if axis == -1 else count[:, None])
-    return values
+    """Return the mean of (..., H, W) over squares of side 2 * radius + 1, cut at the borders."""
+    shape = values.shape
+    height, width = (2 * min(radius, n - 1) + 1 for n in shape[-2:])
+    maps = [*values.reshape(-1, *shape[-2:]).cpu().numpy(), np.ones(shape[-2:])]  # the last one counts pixels
+    sums = [
+        cv2.boxFilter(one, cv2.CV_64F, (width, height), normalize=False, borderType=cv2.BORDER_CONSTANT) for one in maps
+    ]
+    return torch.from_numpy(np.stack(sums[:-1]) / sums[-1]).to(values).reshape(shape)
 
 
 def _inverse3(matrices: Tensor) -> Tensor:

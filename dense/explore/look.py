@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.at_hand import at_hand
 from dense.console import warn
+from dense.data.image import read_image
 from dense.discover import PCA, KMeans, MaskCut, Prediction, TokenCut, default_source, feature_at, similarity
 from dense.discover.attention import middle
 from dense.discover.methods import suited
@@ -22,7 +22,7 @@ from dense.discover.source import centred
 from dense.discover.writing import draw_prediction, full_size, similarity_picture
 from dense.media.draw import Picture, captioned, draw_cross, enlarge, fit, heat, sheet, to_picture
 from dense.media.inputs import SizedImage, resize_for_backbone, stack_normalised
-from dense.media.video import Video
+from dense.media.video import Video, is_video
 from dense.predict.predictor import Source, as_array
 
 SIZE = 320  # shorter side of the backbone's input
@@ -65,11 +65,19 @@ class Looking:
         self.backbone, self.point, self.size = backbone, point, size
         self.query: Tensor | None = None  # C
 
-    @torch.inference_mode()
     def sheet(self, images: Sequence[Picture], names: Sequence[str] = ("image",)) -> Picture:
-        """Return one sheet of an image (H, W, 3) in two rows, or of several of one size in a row each.
+        """Return one sheet of an image (H, W, 3) in two rows, or of several of one size in a row each."""
+        rows = [[captioned(cell, words, WORDS) for words, cell in row.items()] for row in self.rows(images, names)]
+        if len(rows) == 1:
+            half = -(-len(rows[0]) // 2)
+            rows = [rows[0][:half], rows[0][half:]]
+        return sheet(rows, gap=8)
 
-        The colours of PCA are shared by the images of a sheet.
+    @torch.inference_mode()
+    def rows(self, images: Sequence[Picture], names: Sequence[str] = ("image",)) -> list[dict[str, Picture]]:
+        """Return captioned pictures of images (H, W, 3), a row each; the first is the image, with its name.
+
+        The images share the colours of PCA.
         """
         patch = self.backbone.spec.patch
         inputs = [
@@ -92,11 +100,8 @@ class Looking:
                 (height, width), (rows_of, columns) = one.original.shape[:2], images[0].shape[:2]
                 x, y = asked[0] * width / columns, asked[1] * height / rows_of
                 cells[SIMILARITY] = draw_cross(cells[SIMILARITY], x, y, 24)
-            rows.append([captioned(cell, words, WORDS) for words, cell in cells.items()])
-        if len(rows) == 1:
-            half = -(-len(rows[0]) // 2)
-            rows = [rows[0][:half], rows[0][half:]]
-        return sheet(rows, gap=8)
+            rows.append(cells)
+        return rows
 
     def _views(
         self, image: SizedImage, tokens: Tensor, features: Tensor, attention: Tensor | None, colours: PCA
@@ -122,17 +127,18 @@ class Looking:
         return views
 
 
-def spread(path: Path) -> tuple[list[Picture], list[str]]:
-    """Return evenly spaced frames of a video, and their captions."""
+def pictures_of(path: Path, frames: int = FRAMES) -> tuple[list[Picture], list[str]]:
+    """Return an image, or evenly spaced frames of a video, and their names."""
+    if not is_video(path):
+        return [read_image(path)], [path.name]
     video = Video(path)
-    step = max(1, video.length // FRAMES)
-    frames = list(islice(islice(iter(video), step // 2, None, step), FRAMES))
-    return frames, [f"{(step // 2 + i * step) / video.rate:.1f} s" for i in range(len(frames))]
+    numbers = video.spread(frames)
+    return [video.frame(number) for number in numbers], [video.clock(number) for number in numbers]
 
 
-def sample(items: Sequence[T], most: int) -> list[T]:
+def sample(items: Sequence[T], most: int, option: str = "--most") -> list[T]:
     """Return at most so many items, evenly spaced, and report how many are left out."""
     if len(items) <= most:
         return list(items)
-    warn(f"{len(items)} images, of which {most} are taken, evenly spaced; --most takes more")
+    warn(f"{len(items)} images, of which {most} are taken, evenly spaced; {option} takes more")
     return [items[i * len(items) // most] for i in range(most)]

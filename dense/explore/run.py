@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.at_hand import at_hand
-from dense.console import progress
-from dense.data.image import ImageError, list_images, read_image
+from dense.console import progress, say
+from dense.data.image import ImageError, read_image
 from dense.data.labelled.sample import DataError, Labelled
 from dense.discover import PCA
 from dense.discover.methods import source_of
@@ -27,12 +27,14 @@ from dense.explore.look import sample as take
 from dense.files import write
 from dense.media.draw import Picture, fit, heat, palette
 from dense.media.html import data_url
-from dense.media.inputs import resize_for_backbone, stack_normalised
+from dense.media.inputs import resize_for_backbone, sort_inputs, stack_normalised
+from dense.media.video import Video, VideoError
 from dense.predict import Predictor
 
 SIZE, MOST = 320, 100  # shorter side of the backbone's input; images of a page
 ATTENTION = 4096  # patches up to which attention is shown
 THUMBNAIL = 320  # longer side in pixels
+LEAST_FRAMES = 4  # of a video, however many images there are
 HERE = Path(__file__).parent
 
 
@@ -53,14 +55,14 @@ def explore(
         dense.explore("IMAGES", "page.html", model=dense.load("runs/mine/model"))
 
     Args:
-        images: a file or a folder, several of them, or labelled images (`open_labelled`), whose ground truth is shown.
+        images: images, videos or folders of both, or labelled images (`open_labelled`), whose ground truth is shown.
         output: the file to write.
         model: its predictions are shown, with their uncertainty and, with ground truth, their errors, worst first.
         backbone: whose features are shown: a backbone, a name or a saved directory; if left out the model's, or the
             best one at hand.
         weights: of a name: "timm", a file or a directory.
         size: shorter side of the backbone's input in pixels; 0 for the images' own.
-        most: images, evenly spaced among those that there are.
+        most: images, evenly spaced among those that there are; frames of videos fill what images leave.
         attention: also write the attention of the last block.
     """
     if backbone is None and model is not None:
@@ -68,7 +70,7 @@ def explore(
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(*at_hand(backbone, weights), frozen=True)  # type: ignore[arg-type]
     page = Page(backbone, model, size, attention)
-    source = images if hasattr(images, "read") else _Files(list_images(images))
+    source = images if hasattr(images, "read") else _Files(images, most, page.unreadable)
     chosen = take(range(len(source)), most)
     for index in progress(chosen, "images"):
         try:
@@ -76,7 +78,7 @@ def explore(
             if sample.depth is not None and source.depth_kind == "inverse_relative":
                 sample = replace(sample, depth=1 / sample.depth)
             page.add(sample)
-        except (ImageError, DataError) as error:
+        except (ImageError, VideoError, DataError) as error:
             page.unreadable.append(str(error))
     if not page.images:
         raise ValueError(f"none of {len(chosen)} images could be read:\n  " + "\n  ".join(page.unreadable[:20]))
@@ -84,18 +86,34 @@ def explore(
     return page
 
 
-@dataclass(frozen=True)
 class _Files:
-    """Images without ground truth."""
+    """Images and evenly spaced frames of videos, without ground truth. Errors of videos are added to `unreadable`."""
 
-    paths: Sequence[Path]
     depth_kind = None
 
+    def __init__(self, inputs: Any, most: int, unreadable: list[str]) -> None:
+        given = [inputs] if isinstance(inputs, str | Path) else inputs
+        images, videos = sort_inputs(given, apart=False)
+        self.items: list[tuple[Path, Video | None, int]] = [(path, None, 0) for path, _ in images]
+        share = max(LEAST_FRAMES, (most - len(images)) // max(1, len(videos)))
+        for path in videos:
+            try:
+                video = Video(path)
+            except VideoError as error:
+                unreadable.append(str(error))
+                continue
+            numbers = video.spread(share)
+            say(f"{path}: {len(numbers)} of {video.length or 'its'} frames, evenly spaced")
+            self.items += [(path, video, number) for number in numbers]
+
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
 
     def read(self, index: int) -> Labelled:
-        return Labelled(read_image(self.paths[index]), None, None, str(self.paths[index]))
+        path, video, number = self.items[index]
+        if video is None:
+            return Labelled(read_image(path), None, None, str(path))
+        return Labelled(video.frame(number), None, None, f"{path} {video.clock(number)}")
 
 
 @dataclass

@@ -15,26 +15,29 @@ from dense.backbone import Backbone
 from dense.data.image import ImageError, list_images, read_image
 from dense.data.video import list_frames
 from dense.media.draw import Picture
-from dense.media.video import EXTENSIONS, Video
+from dense.media.video import Video, is_video
 
 FOLDER_RATE = 24.0  # frames per second of a folder of frames, as in DAVIS
 
 
-def sort_inputs(inputs: Iterable[str], without: Path | None = None) -> tuple[list[tuple[Path, Path]], list[Path]]:
+def sort_inputs(
+    inputs: Iterable[str | Path], without: Path | None = None, apart: bool = True
+) -> tuple[list[tuple[Path, Path]], list[Path]]:
     """Return the images, each with the stem of its outputs, and the videos; each file once.
 
-    Folders are searched recursively. Files inside the folder `without`, where outputs are written, are left out.
+    Folders are searched recursively. Files inside the folder `without`, where outputs are written, are left out. Two
+    files of one stem raise, unless `apart` is false.
     """
     images: dict[Path, Path] = {}
     videos: dict[Path, Path] = {}
     for item in map(Path, inputs):
-        if item.suffix.lower() in EXTENSIONS and not item.is_dir():
+        if is_video(item):
             if not item.is_file():
                 raise FileNotFoundError(f"no such video: {item}")
             videos[item] = Path(item.stem)
             continue
-        inside = [p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()] if item.is_dir() else []
-        videos |= {p: Path(p.stem) for p in sorted(inside) if not _is_within(p, without)}
+        inside = sorted(p for p in item.rglob("*") if is_video(p) and p.is_file())
+        videos |= {p: Path(p.stem) for p in inside if not _is_within(p, without)}
         root = item if item.is_dir() else item.parent
         try:
             found = list_images(item)
@@ -43,7 +46,7 @@ def sort_inputs(inputs: Iterable[str], without: Path | None = None) -> tuple[lis
                 raise
             continue
         images |= {p: p.relative_to(root).with_suffix("") for p in found if not _is_within(p, without)}
-    for files in (images, videos):
+    for files in (images, videos) if apart else ():
         owners: dict[Path, Path] = {}
         for path, stem in files.items():
             if stem in owners:

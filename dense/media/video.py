@@ -15,6 +15,11 @@ from dense.files import replacing
 EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
 
+def is_video(path: Path) -> bool:
+    """Return whether a path has the extension of a video."""
+    return path.suffix.lower() in EXTENSIONS and not path.is_dir()
+
+
 class VideoError(ValueError):
     """Raised for a video that cannot be read."""
 
@@ -32,6 +37,25 @@ class Video:
         self.rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.length = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         capture.release()
+
+    def spread(self, count: int) -> list[int]:
+        """Return the numbers of at most so many frames, evenly spaced; the first ones if the length is unknown."""
+        count = min(count, self.length or count)
+        return [(2 * i + 1) * self.length // (2 * count) if self.length else i for i in range(count)]
+
+    def clock(self, number: int) -> str:
+        """Return the time of a frame."""
+        return f"{number / self.rate:.1f} s"
+
+    def frame(self, number: int) -> NDArray[np.uint8]:
+        """Return one frame."""
+        capture = cv2.VideoCapture(str(self.path))
+        capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+        found, frame = capture.read()
+        capture.release()
+        if not found:
+            raise VideoError(f"frame {number} of {self.path} cannot be read")
+        return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         capture, count = cv2.VideoCapture(str(self.path)), 0

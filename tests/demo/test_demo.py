@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from dense.backbone import load_backbone
 from dense.data.scenes import clip, render
-from dense.demo.discovery import feature_rows, object_point
+from dense.demo.photographs import CREDITS
 from dense.demo.report import Command, Gallery, Section, Table, chart, page
-from dense.discover import default_source
 from dense.media.video import VideoWriter
 from dense.training.curves import round_ticks
 from tests.runs import Done, call
 
-TINY = ["--steps", "2", "--restoration-steps", "2", "--pretraining-steps", "2", "--scenes", "8", "4"]
-TINY += ["--measured", "1", "--shown", "1"]
+FEW = ["--restoration-steps", "2", "--pretraining-steps", "2", "--measured", "1", "--shown", "1", "--size", "48"]
+TINY = [*FEW, "--steps", "2", "--scenes", "8", "4"]
+NONE = ["--steps", 0, "--restoration-steps", 0, "--pretraining-steps", 0]
 VOID = {"meta", "img", "br", "line", "circle", "path"}
 
 
@@ -53,10 +52,13 @@ class Reader(HTMLParser):
 
 
 def read(folder: Path) -> Reader:
-    """Read a report, which must not refer to other files."""
+    """Read a report, which refers to no other file but the page of its images."""
     text = (folder / "report.html").read_text()
     found = Reader(text)
-    assert all(address.startswith(("data:image/webp;base64,", "#")) for address in found.addresses)
+    assert "explore.html" in found.addresses
+    assert (folder / "explore.html").is_file()
+    known = ("data:image/webp;base64,", "#", "explore.html")
+    assert all(address.startswith(known) for address in found.addresses)
     assert not re.search(r"https?://|@import|url\(", text)
     return found
 
@@ -112,39 +114,6 @@ def test_charts_omit_values_that_are_not_finite() -> None:
     assert "chance" in drawn
 
 
-# ---- features and objects
-
-
-def test_rows_of_images_of_any_size() -> None:
-    """All rows have the same captions; without a class token there is no attention."""
-    images = [render(0, 1, (48, 80)).image, render(0, 2, (50, 33)).image]
-    for name, attends in (("scenes_tiny", True), ("resnet18", False)):
-        torch.manual_seed(0)
-        backbone = load_backbone(name, frozen=True)
-        rows = feature_rows(backbone, images, 64, default_source(backbone.spec))
-        assert len(rows) == 2
-        assert ("class attention" in rows[0]) == attends
-        for row, image in zip(rows, images, strict=True):
-            assert {"image", "TokenCut", "MaskCut", "features, PCA", "similar to the cross"} <= set(row)
-            ratio = image.shape[0] / image.shape[1]
-            assert all(abs(cell.shape[0] / cell.shape[1] - ratio) < 0.02 for cell in row.values())
-
-
-def test_the_cross_lies_on_the_object() -> None:
-    """It is deep inside the mask, where salience is high; of a ring on the ring, without a mask where salience is."""
-    mask = torch.zeros(7, 9, dtype=torch.bool)
-    mask[1:6, 1:8] = True
-    even, right = torch.ones(7, 9), torch.ones(7, 9)
-    assert object_point(mask, even)[1] == 3
-    right[:, 6:] = 3  # salience is also high outside the mask
-    assert object_point(mask, right)[0] >= 6
-    ring = mask.clone()
-    ring[2:5, 2:7] = False
-    x, y = object_point(ring, even)
-    assert ring[y, x]
-    assert object_point(torch.zeros_like(mask), even)[1] == 3
-
-
 # ---- own images
 
 
@@ -153,7 +122,7 @@ def test_own_images(tmp_path: Path) -> None:
     folder = tmp_path / "my images"
     folder.mkdir()
     for i in range(3):
-        Image.fromarray(render(0, i, (40, 56)).image).save(folder / f"{i}.png")
+        Image.fromarray(render(0, i, (40 + 8 * i, 56)).image).save(folder / f"{i}.png")
     (folder / "1.png").write_bytes(b"no image")
     for _ in range(2):
         done = demo("--images", folder, "--output", tmp_path / "out", "--size", 48)
@@ -241,14 +210,31 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_tiny_demo_of_discovery_alone(tmp_path: Path) -> None:
-    """Sections can be left out."""
-    done = demo(*TINY, "--steps", 0, "--restoration-steps", 0, "--pretraining-steps", 0, "--output", tmp_path / "out")
+def test_photographs_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of scikit-image, which is not imported, with their credits; other sections can be left out."""
+    (tmp_path / "packages/skimage/data").mkdir(parents=True)
+    (tmp_path / "packages/skimage/__init__.py").write_text("raise ImportError")
+    for number, name in enumerate(CREDITS):
+        Image.fromarray(render(0, number, (40, 56)).image).save(tmp_path / "packages/skimage/data" / name)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.delitem(sys.modules, "skimage", raising=False)
+    done = demo(*TINY, *NONE, "--shown", 2, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    words = " ".join(read(tmp_path / "out").words)
-    assert "dense evaluate discovery --backbone scenes_tiny" in words
-    assert "CorLoc" in words
+    found = read(tmp_path / "out")
+    words = " ".join(found.words)
+    assert found.images == 2 * 6
+    for text in ("astronaut.png: Eileen Collins, NASA, public domain", "CorLoc", "dense explore"):
+        assert text in words
     assert "Pretraining" not in words
+
+
+def test_without_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line says how to get them, and embedded scenes are in their place."""
+    monkeypatch.setattr("dense.demo.photographs.CREDITS", {})
+    done = demo(*TINY, *NONE, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "scikit-image, which is not installed" in done.stdout
+    assert "Embedded scenes" in read(tmp_path / "out").words
 
 
 @pytest.mark.slow
@@ -258,7 +244,7 @@ def test_a_tiny_demo(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = read(tmp_path / "out")
     words = " ".join(found.words)
-    assert found.images == 6 + 6 + 6 + 3
+    assert found.images == 6 + 4 + 4 + 3
     for text in (
         "random initialisation",
         "abs_rel",
@@ -270,7 +256,7 @@ def test_a_tiny_demo(tmp_path: Path) -> None:
         "Timings",
     ):
         assert text in words
-    assert sum("dense train --config" in line for line in found.words) == 6 + 1 + 1 + 1
+    assert sum("dense train --config" in line for line in found.words) == 2 + 1 + 1 + 1
 
 
 @pytest.mark.slow
@@ -286,17 +272,14 @@ def test_the_same_demo_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_whole_demo(tmp_path: Path) -> None:
-    """As `make demo` runs it; classes end better on the pretrained backbone than on random initialisation.
-
-    Depth does not tell them apart in so few steps: README says that DPT gains little, and the order follows the seed.
-    """
-    done = demo("--output", tmp_path / "out")
+def test_the_heads_of_the_demo(tmp_path: Path) -> None:
+    """With heads as `make demo` trains them: depth and classes are better than on random initialisation."""
+    done = demo(*FEW, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     read(tmp_path / "out")
 
-    def number(run: str, name: str) -> float:
-        return json.loads((tmp_path / "out" / run / "results.json").read_text())["numbers"][name]
+    def number(kind: str, name: str) -> float:
+        return json.loads((tmp_path / "out" / f"head_{kind}" / "results.json").read_text())["numbers"][f"val/{name}"]
 
-    assert number("segmentation_pretrained", "val/miou") > number("segmentation_random", "val/miou")
-    assert number("depth_pretrained", "val/abs_rel") < 1.05 * number("depth_random", "val/abs_rel")
+    assert number("pretrained", "labels_miou") > number("random", "labels_miou")
+    assert number("pretrained", "depth_abs_rel") < number("random", "depth_abs_rel")

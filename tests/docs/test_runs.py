@@ -42,7 +42,7 @@ NEEDED = (  # files of others
     "NYU", "ADE", "DAVIS", "TRAIN", "CAMVID", "...", "dinov2_vits14_nyu_dpt_head.pth",
 )  # fmt: skip
 RAN = {  # commands of a page that run here
-    "README": 4, "start": 7, "look": 3, "explore": 1, "weights": 4, "heads": 17, "published": 2, "restoration": 4,
+    "README": 5, "start": 7, "look": 3, "explore": 1, "weights": 4, "heads": 17, "published": 2, "restoration": 4,
     "pretraining": 6, "distil": 2, "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 6,
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,24 @@ def test_a_video_is_one_sheet(tmp_path: Path) -> None:
             writer.add(scenes[i].image)
     assert main(["look", str(tmp_path / "clip.mp4"), "--size", "32", "--output", str(tmp_path)]) == 0
     assert Image.open(tmp_path / "clip_look.png").height == 4 * (SIDE + 24 + 8) + 8
+
+
+def test_frames_of_videos_in_a_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Evenly spaced, beside the images, with their times; a line says how many, and one is no video."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(folder / "a.png", tmp_path / "in")
+    (tmp_path / "in/broken.mp4").write_bytes(b"no video")
+    scenes = Scenes("val", 8, 64, seed=0)
+    with VideoWriter(tmp_path / "in/clip.mp4", 5) as writer:
+        for i in range(8):
+            writer.add(scenes[i].image)
+    page = tmp_path / "page.html"
+    assert main(["explore", str(tmp_path / "in"), "--output", str(page), "--size", "32", "--most", "5"]) == 0
+    told = capsys.readouterr()
+    assert "clip.mp4: 4 of 8 frames, evenly spaced" in told.out
+    assert "broken.mp4 is not a video" in told.err
+    names = re.findall(r'"name":"([^"]*)"', page.read_text())
+    assert names == ["a.png", *(f"clip.mp4 {time} s" for time in (0.2, 0.6, 1.0, 1.4))]
 
 
 def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

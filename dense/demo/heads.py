@@ -95,7 +95,8 @@ def write_labelled(folder: Path, plan: Plan) -> None:
         for number in range(count):
             scene = scenes[number]
             depth = np.where(scene.depth <= FAR, scene.depth * 1000, 0).astype(np.uint16)
-            for name, image in {"images": scene.image, "masks": labels_of(scene), "depth": depth}.items():
+            images: dict[str, Any] = {"images": scene.image, "masks": labels_of(scene), "depth": depth}
+            for name, image in images.items():
                 Image.fromarray(image).save(folder / split / name / f"{number:04}.png")
     (folder / "classes.yaml").write_text(f"[{', '.join(CLASSES)}]\n")
     (folder / "depth.yaml").write_text("{kind: metric, scale: 1000}\n")

@@ -51,8 +51,9 @@ def scenes(folder: Path, count: int, seed: int) -> list[Path]:
     """Write embedded scenes to a folder and return their files."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"scene{number}.png" for number in range(count)]
-    for scene, path in zip(Scenes("test", count, 320, seed=seed), paths, strict=True):
-        Image.fromarray(scene.image).save(path)
+    found = Scenes("test", count, 320, seed=seed)
+    for number, path in enumerate(paths):
+        Image.fromarray(found[number].image).save(path)
     return paths
 
 

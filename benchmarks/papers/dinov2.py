@@ -40,7 +40,8 @@ def parts(options: argparse.Namespace) -> str:
     for seed in range(options.seeds):
         before = pretrain(options, f"parts {list(STEPS)[-1]}", seed)
         views = "data.views.init_args"
-        changes = together | {"model.steps": max(2, options.steps // 4), "model.start_from": before["folder"]}
+        changes = together | {"model.steps": max(2, options.steps // 4), "model.stage": "high_res"}
+        changes |= {"model.start_from": before["folder"]}
         changes |= {f"{views}.global_size": 2 * options.size, f"{views}.local_size": options.size}
         row = pretrain(options, "parts high resolution", seed, **changes)
         lines.append((str(seed), f"{before['knn'][-1]:.3f}", f"{row['knn'][-1]:.3f}", f"{row['seconds']:.0f}"))

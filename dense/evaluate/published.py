@@ -81,7 +81,13 @@ class Row:
 
     def filled(self, **places: str) -> list[list[str]]:
         """Return the commands with {data}, {weights} and {output} replaced."""
-        return [[word.format(**places) for word in command] for command in self.commands]
+
+        def whole(word: str) -> str:
+            for place, value in places.items():
+                word = word.replace(f"{{{place}}}", value)
+            return word
+
+        return [[whole(word) for word in command] for command in self.commands]
 
 
 def _backbone(name: str) -> Command:
@@ -98,6 +104,9 @@ def _measured(what: str, layout: str, *options: str) -> Command:
     return ("evaluate", what, *place, *options, "--output", "{output}/result")
 
 
+BINS_TO_80_M = (
+    "{depth: {name: bins, count: 256, min_depth: 0.001, max_depth: 80.0, spacing: linear, normalisation: linear}}"
+)
 V2 = ("dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vitg14")
 V2R = tuple(f"{name}_reg" for name in V2)
 V3 = ("dinov3_vits16", "dinov3_vits16plus", "dinov3_vitb16", "dinov3_vitl16", "dinov3_vith16plus", "dinov3_vit7b16")
@@ -196,7 +205,7 @@ def _depth() -> Iterator[Row]:
                 ]
                 options += ["--model.evaluation.cap", kitti]
                 if measure != "depth_dpt":
-                    options += ["--model.head.outputs.depth.max_depth", "80"]
+                    options += ["--model.head.outputs", BINS_TO_80_M]
             if measure == "depth_linear1":
                 options += ["--model.backbone.layers", "last"]
             if measure == "depth_dpt":

@@ -136,12 +136,15 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     weights = tmp_path / "weights.pth"
     import torch
 
-    torch.save(load_backbone(row.backbone, **tiny).state_dict(), weights)
+    made = load_backbone(row.backbone, **tiny)
+    torch.save(made.state_dict() if tiny else made.model.state_dict(), weights)
     of_train = ["--model.backbone.arguments", json.dumps(tiny | ({"img_size": 518} if "v2" in row.backbone else {}))]
     of_measure = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     commands = []
     for command in row.commands:
-        short = ["--steps", "2"] if command[:2] == ("evaluate", "linear") else []
+        short = {"linear": ["--steps", "2"], "segmentation": ["--window", "112", "--resize", "112", "--stride", "112"]}
+        short = short.get(command[1], [])
+        short += ["--scales", "1"] if "dinov2_ms" in command else []
         extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []
         commands.append((*command, *extra, *short))
     monkeypatch.setattr("dense.evaluate.published.find_row", lambda _: replace(row, commands=tuple(commands)))

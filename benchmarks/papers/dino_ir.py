@@ -154,8 +154,12 @@ def tasks(options: argparse.Namespace) -> str:
 
 def parts(options: argparse.Namespace) -> str:
     """Add one part after the other; never perception on the deepest layer."""
+    from dense.backbone.load import spec_of
+
     kinds = {"data.degrade": {"kinds": {kind: [] for kind in FOUR}}}
-    shallow = {"model.perception.weight": 0.01, "model.perception.layers": options.shallow}
+    depth = spec_of(options.backbone).depth
+    layers = options.shallow or [depth // 6, depth // 2]
+    shallow = {"model.perception.weight": 0.01, "model.perception.layers": layers}
     variants = {
         "plain body": {"model.head.guidance": "none"},
         "+ addition": {"model.head.guidance": "addition"},
@@ -177,7 +181,7 @@ PARTS = {"premise": premise, "quality": quality, "tasks": tasks, "parts": parts}
 def main() -> int:
     of_script = parser(__doc__, list(PARTS))
     of_script.add_argument("--images", type=int, default=64, help="of premise and quality")
-    of_script.add_argument("--shallow", default="2,6", help="layers of the DPC loss")
+    of_script.add_argument("--shallow", nargs="+", type=int, help="layers of the DPC loss; 2 and 6 of 12 if left out")
     of_script.set_defaults(data="scenes", config="restoration/scenes_tiny", steps=1200)
     options = parse(of_script)
     return finish(options, "papers_dino_ir", {part: PARTS[part](options) for part in options.parts})

@@ -52,7 +52,7 @@ def parts(options: argparse.Namespace) -> str:
 def labelled(options: argparse.Namespace) -> dict[str, Any]:
     """Return the labelled images of the measures below."""
     train, val = options.knn or ("scenes:train", "scenes:val")
-    sizes = {"train_scenes": 40, "val_scenes": 20} if options.quick else {"train_scenes": 2000, "val_scenes": 1000}
+    sizes = {"scenes": (40, 20) if options.quick else (2000, 1000)}
     small = {} if options.knn is None else {"resize": options.resize, "crop": options.resize}
     return {"train": train, "val": val, "workers": 0} | (sizes if options.knn is None else small)
 

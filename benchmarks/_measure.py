@@ -66,6 +66,12 @@ def write_section(page: Path, name: str, text: str) -> None:
     page.write_text(f"{before}{start}\n\n{text.strip()}\n\n{end}" + (after or "\n"))
 
 
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def prose(text: str) -> str:
     """Wrap one paragraph of Markdown at 120 columns."""
     return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)

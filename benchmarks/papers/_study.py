@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _all import machine
-from _measure import arguments, prose, spread, write_section
+from _measure import arguments, prose, spread, table, write_section
 
 Row = dict[str, Any]
 QUICK: dict[str, Any] = {  # a network and data for which a run takes seconds
@@ -136,12 +136,6 @@ def compare(options: argparse.Namespace, part: str, variants: Mapping[str, Mappi
         seconds, memory = (statistics.median(row[key] for row in rows) for key in ("seconds", "memory"))
         lines.append((name, spread(final), spread(student), f"{seconds:.0f}", f"{memory:.0f}"))
     return table((part, "k-NN, teacher", "k-NN, student", "seconds", "memory, MB"), lines)
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def short(word: str) -> str:

@@ -96,9 +96,3 @@ def finish(options: argparse.Namespace, section: str, text: str) -> int:
     if options.markdown:
         write_section(options.markdown, section, text)
     return 0
-
-
-def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    """Return a Markdown table."""
-    rows = [header, tuple("---" for _ in header), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

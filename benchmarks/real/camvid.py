@@ -20,6 +20,7 @@ from typing import Any
 
 import _rows
 import numpy as np
+from _measure import table
 
 RECIPE = "segmentation/small_data"
 BEST: dict[str, Any] = {"data.resize": 504, "data.copies": 2, "model.steps": 600}
@@ -62,7 +63,7 @@ def main() -> int:
             lines.append((name, *numbers(_rows.once(options, name, lambda name=name: PEER[name](options)))))
     lines += [(f"{name}, published, test images", f"{score / 100:.3f}", "", "") for name, score in PUBLISHED.items()]
     header = ("", "mIoU", "pixel accuracy", "minutes")
-    return _rows.finish(options, "CamVid", _rows.table(header, lines))
+    return _rows.finish(options, "CamVid", table(header, lines))
 
 
 def numbers(row: dict[str, Any]) -> tuple[str, str, str]:

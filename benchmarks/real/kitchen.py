@@ -17,6 +17,7 @@ from typing import Any
 
 import _rows
 import numpy as np
+from _measure import table
 
 RECIPE = "depth/small_data"
 FORMER = {
@@ -46,7 +47,7 @@ def main() -> int:
             data = _rows.subset(options, count, options.seed) if count else None
             row = _rows.train(options, name, RECIPE, data, **overrides)
         lines.append((name, *(f"{row[f'val/{c}']:.3f}" for c in COLUMNS), f"{row['minutes']:.1f}"))
-    return _rows.finish(options, "kitchen depth", _rows.table(("", *COLUMNS, "minutes"), lines))
+    return _rows.finish(options, "kitchen depth", table(("", *COLUMNS, "minutes"), lines))
 
 
 def constant(options: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import _rows
 import numpy as np
+from _measure import table
 
 RECIPE = "restoration/scenes_tiny"
 SIGMA, SIDE = 25, 96
@@ -36,7 +37,7 @@ def main() -> int:
         else:
             row = _rows.once(options, name, lambda: non_local_means(options))
         lines.append((name, f"{row['val/psnr']:.2f}", f"{row['val/ssim']:.3f}", f"{row['minutes']:.1f}"))
-    return _rows.finish(options, "restoration", _rows.table(("", "PSNR", "SSIM", "minutes"), lines))
+    return _rows.finish(options, "restoration", table(("", "PSNR", "SSIM", "minutes"), lines))
 
 
 def non_local_means(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dense.data.labelled.layouts import LAYOUTS
 from dense.suggest import did_you_mean
 
 Command = tuple[str, ...]  # words after `dense`; {data}, {weights} and {output} are replaced
@@ -64,14 +65,14 @@ class Row:
 
     def missing(self, data: Path | None, weights: str | None) -> list[str]:
         """Return everything that this row needs and that is not there."""
-        title, _, inside = DATA[self.data]
+        title, layout, inside = DATA[self.data]
         lacks = []
         if data is None:
             lacks.append(f"--data FOLDER: {title}{' with ' + ', '.join(inside) if inside else ''}")
         elif not data.is_dir():
             lacks.append(f"--data {data}: no such folder; expected {title}")
         else:
-            roots = [data, data / "ADEChallengeData2016", data / "VOC2012", data / "VOCdevkit/VOC2012"]
+            roots = [data / folder for folder in (LAYOUTS[layout].folders if layout else ("",))]
             lacks += [f"{data / place} ({title})" for place in inside if not any((r / place).exists() for r in roots)]
         if weights is None:
             lacks.append(f"--weights FILE: published weights of {self.backbone}, or timm to download them")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from dense import console
 from dense.cli import GROUPS, VERBS, WAYS_IN, discover_options, evaluate, main
+from dense.cli.evaluate import classification, labelled
 from dense.cli.parser import Parser
 from dense.console import progress, voice
 from dense.discover.attention import Foreground, Mode
@@ -128,11 +129,11 @@ def test_help_and_wrong_options_import_nothing_heavy() -> None:
 
 def test_choices_of_parsers_are_those_of_the_code() -> None:
     """Parsers repeat the names instead of importing them."""
-    assert set(evaluate.PROTOCOLS) == set(dense_protocols.PROTOCOLS)
-    assert set(evaluate.CROPS) == set(CROPS)
-    assert evaluate.READOUTS == READOUTS
+    assert set(labelled.PROTOCOLS) == set(dense_protocols.PROTOCOLS)
+    assert set(labelled.CROPS) == set(CROPS)
+    assert classification.READOUTS == READOUTS
     recipe = asdict(FineTuneRecipe())
-    assert {name: recipe[name] for name in evaluate.FINETUNING} == evaluate.FINETUNING
+    assert {name: recipe[name] for name in classification.FINETUNING} == classification.FINETUNING
     k = PARSERS["evaluate knn"].parse_args(["--backbone", "x", "--train", "a", "--val", "b"])
     assert (tuple(k.k), k.temperature) == (NEIGHBOURS, TEMPERATURE)
     assert (*METHODS, *FITTED_METHODS) == discover_options.METHODS

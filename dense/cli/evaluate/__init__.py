@@ -1,0 +1,165 @@
+"""`dense evaluate`: measure a backbone or a trained model by a named protocol."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear, finetune, knn, linear
+from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
+from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
+from dense.cli.evaluate.memory import add_in_context, in_context
+from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
+from dense.console import hint
+from dense.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from dense.evaluate.protocol import Result
+
+EXAMPLES = (
+    ("dense evaluate probe --backbone scenes_tiny --baselines", "a backbone, on embedded scenes"),
+    ("dense evaluate depth runs/depth/model --data MINE --flip", "a trained model, on your images"),
+)
+
+
+# measure -> (description, options, what runs it, examples)
+MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], Result], Sequence[tuple[str, str]]]] = {
+    "knn": (
+        "weighted k-nearest-neighbour classification of frozen features", add_knn, knn,
+        [
+            ("dense evaluate knn --backbone runs/mine/backbone --train A --val B --output results",
+             "one folder per class"),
+            ("dense evaluate knn --backbone NAME --weights FILE --train A --val B --layers all --norm all "
+             "--readout all --cache features", "which layer, norm and readout are best"),
+        ],
+    ),
+    "linear": (
+        "linear classification of frozen features, by DINO's or DINOv2's protocol", add_linear, linear,
+        [
+            ("dense evaluate linear --backbone dino_vits16 --weights FILE --train A --val B", "DINOv2's grid of heads"),
+            ("dense evaluate linear --backbone scenes_tiny --train A --val B --no-augment --steps 500", "quick"),
+        ],
+    ),
+    "finetune": (
+        "classification with the whole backbone trained, layer-wise learning rates", add_finetune, finetune,
+        [
+            ("dense evaluate finetune --backbone dino_vits16 --weights FILE --train A --val B --epochs 30",
+             "the whole backbone"),
+        ],
+    ),
+    "probe": (
+        "linear and k-NN probes of patches, on labelled images or on the embedded scenes", add_probe, probe,
+        [
+            ("dense evaluate probe --backbone NAME --weights FILE --data MINE", "which layer is best for your images"),
+            ("dense evaluate probe --backbone scenes_tiny --baselines", "beside random initialisation and raw pixels"),
+        ],
+    ),
+    "depth": (
+        "depth of a trained model, by a named protocol", add_dense, partial(dense, what="depth"),
+        [
+            ("dense evaluate depth runs/depth/model --data MINE --flip", "MINE/images and MINE/depth"),
+            ("dense evaluate depth runs/depth/model --data NYU --layout nyuv2 --protocol nyuv2",
+             "a published protocol"),
+        ],
+    ),
+    "segmentation": (
+        "segmentation of a trained model, by a named protocol", add_dense, partial(dense, what="segmentation"),
+        [
+            ("dense evaluate segmentation runs/mine/model --data MINE --boundary", "MINE/images and MINE/masks"),
+            ("dense evaluate segmentation runs/mine/model --data ADE --layout ade20k --protocol slide_512",
+             "sliding windows"),
+        ],
+    ),
+    "restoration": (
+        "restored images, by kind and level of degradation", add_restoration, restoration,
+        [
+            ("dense evaluate restoration runs/restore/model --data CLEAN --degrade noise=25 rain",
+             "any folder of images"),
+            ("dense evaluate restoration runs/restore/model --data PAIRS --layout paired",
+             "PAIRS/input and PAIRS/target"),
+        ],
+    ),
+    "in-context": (
+        "segmentation without training, by the nearest patches of annotated images", add_in_context, in_context,
+        [
+            ("dense evaluate in-context --backbone dinov2_vits14 --weights FILE --data MINE --patches 102400",
+             "MINE/train and MINE/val with images/ and masks/"),
+            ("dense evaluate in-context --backbone NAME --weights FILE --data VOC --layout voc2012_aug "
+             "--temperature 0.07", "Pascal VOC"),
+        ],
+    ),
+    "discovery": (
+        "objects and regions found without labels, against masks", add_discovery, discovery,
+        [
+            ("dense evaluate discovery --backbone scenes_tiny --data scenes --method all --baselines",
+             "embedded scenes"),
+            ("dense evaluate discovery --backbone dino_vits16 --weights FILE --data VOC --layout voc2012 --method lost",
+             "Pascal VOC"),
+        ],
+    ),
+    "video": (
+        "objects of a first frame followed through videos, by DAVIS-2017's J and F", add_video, video,
+        [
+            ("dense evaluate video --backbone scenes_tiny --data scenes --baselines", "embedded clips"),
+            ("dense evaluate video --backbone dino_vits16 --weights FILE --data DAVIS", "DAVIS-2017"),
+        ],
+    ),
+}  # fmt: skip
+
+
+def parser(name: str, **options: bool) -> Parser:
+    """Return the parser of a measure."""
+    description, add, _, examples = MEASURES[name]
+    words = f"{description[:1].upper()}{description[1:]}."
+    of_measure = Parser(f"dense evaluate {name}", words, examples, **options)
+    add(of_measure)
+    return of_measure
+
+
+def parsers(**options: bool) -> dict[str, Parser]:
+    """Return the parsers of all measures."""
+    return {name: parser(name, **options) for name in MEASURES}
+
+
+def usage() -> str:
+    """The help of `dense evaluate`."""
+    lines = "\n".join(f"  {name:<12} {line}" for name, (line, *_) in MEASURES.items())
+    return (
+        "usage: dense evaluate VERB [options]      dense evaluate VERB --help\n\n"
+        f"Measure a backbone or a model by a named protocol, saved with the numbers.\n\nverbs:\n{lines}\n"
+        f"{epilogue(EXAMPLES)}"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in MEASURES:
+        meant = did_you_mean(name, MEASURES)
+        print(f"dense evaluate: error: unknown verb {name!r}.{meant} See dense evaluate --help.", file=sys.stderr)
+        return 2
+    options = parser(name).parse_args(rest)
+    check_sources(options)
+    start = time.perf_counter()
+    result = MEASURES[name][2](options)
+    seconds = time.perf_counter() - start
+    weights = weights_in_words(options) if "backbone" in options else str(options.model)
+    print(f"{result}\nweights: {weights}")
+    if result.skipped:
+        some = "\n  ".join(result.skipped[:10])
+        print(f"skipped, because they could not be read: {len(result.skipped)} of the images\n  {some}")
+    if options.output is None:
+        print("nothing was saved; --output FOLDER keeps it")
+    else:
+        print(f"wrote {result.save(options.output, weights=weights, seed=options.seed, seconds=seconds)}")
+    if "backbone" in options:
+        hint(again(options, "explore", "IMAGES", "--output", "page.html"), "its features, to touch")
+    else:
+        hint(f"dense explore {options.model} {options.data} --output page.html", "where it fails: worst images first")
+    return 0

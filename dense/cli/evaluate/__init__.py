@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear, finetune, knn, linear
 from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
 from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
-from dense.cli.evaluate.memory import add_in_context, in_context
+from dense.cli.evaluate.memory import add_in_context, add_labels_needed, in_context, labels_needed
 from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
 from dense.console import hint
 from dense.suggest import did_you_mean
@@ -90,6 +90,14 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
              "MINE/train and MINE/val with images/ and masks/"),
             ("dense evaluate in-context --backbone NAME --weights FILE --data VOC --layout voc2012_aug "
              "--temperature 0.07", "Pascal VOC"),
+        ],
+    ),
+    "labels-needed": (
+        "mIoU against the number of annotated images, for memories and trained heads", add_labels_needed,
+        labels_needed,
+        [
+            ("dense evaluate labels-needed --backbone dinov2_vits14 --weights FILE --data MINE --output runs/labels",
+             "before you annotate more: a table and a plot"),
         ],
     ),
     "discovery": (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dense.cli.evaluate.shared import add_common, measured_backbone
 from dense.cli.memory_options import add_memory, memory_options
 from dense.cli.parser import Parser
+from dense.suggest import UsageError
 
 if TYPE_CHECKING:
     from dense.evaluate.protocol import Result
@@ -27,7 +28,7 @@ def add_in_context(parser: Parser) -> None:
 
 
 def in_context(options: Namespace) -> Result:
-    from dense.data.labelled.open import open_labelled
+    from dense.data.labelled.open import draw, open_labelled
     from dense.evaluate.dense import find_protocol, measure
     from dense.memory import remember
 
@@ -41,14 +42,7 @@ def in_context(options: Namespace) -> Result:
     source = opened(options.train_split, options.train_images if scenes and options.train_images else options.scenes)
     val = opened(options.split, options.scenes)
     if options.train_images is not None and not scenes:
-        import numpy as np
-
-        if not 1 <= options.train_images <= len(source):
-            raise ValueError(
-                f"--train-images {options.train_images}: expected 1 to {len(source)}, the images there are"
-            )
-        chosen = np.random.default_rng(options.seed).permutation(len(source))[: options.train_images]
-        source = source.take(sorted(map(int, chosen)))
+        source = draw(source, options.train_images, options.seed)
     chosen_options = memory_options(options)
     facts = {"images": str(options.data), "remembered": f"{len(source)} images of {options.train_split}"}
     backbone = measured_backbone(options, "in-context", frozen=True)
@@ -60,3 +54,34 @@ def in_context(options: Namespace) -> Result:
     given = {name: value for name, value in chosen_options.items() if name in used}
     settings = {"method": options.method, "seed": options.seed} | used | given | of_head
     return measure(model, val, protocol, "segmentation", **words, **settings)
+
+
+def add_labels_needed(parser: Parser) -> None:
+    add_common(parser)
+    parser.add_argument("--data", required=True, help="folder with images/ and masks/")
+    parser.add_argument("--layout", default="folder", help="folder, voc2012, voc2012_aug, ade20k, cityscapes")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1, 2, 5, 10, 50], help="numbers of annotated images; all are added"
+    )
+    parser.add_argument("--draws", type=int, default=3, help="random choices of each number")
+    parser.add_argument(
+        "--methods", nargs="+", default=["memory", "linear", "dpt"], metavar="METHOD", help="memory, linear, dpt"
+    )
+    parser.add_argument("--recipe", default="segmentation/small_data", help="of the trained heads")
+    parser.add_argument("--resize", type=int, default=448, help="shorter side of images, for all methods")
+    parser.add_argument("--patches", type=int, default=100_000, help="largest number of patches in memory")
+    parser.add_argument("--steps", type=int, help="of the trained heads; those of the recipe if left out")
+
+
+def labels_needed(options: Namespace) -> Result:
+    from dense.evaluate.labels_needed import measure_labels_needed
+
+    if options.output is None:
+        raise UsageError("labels-needed keeps its runs; add --output FOLDER, where the same command goes on")
+    names = ("counts", "draws", "methods", "layout", "recipe", "resize", "patches")
+    backbone = measured_backbone(options, "labels-needed", frozen=True)
+    return measure_labels_needed(
+        backbone, options.backbone, options.weights, options.data, options.output,
+        overrides={} if options.steps is None else {"model.steps": options.steps},
+        **{name: getattr(options, name) for name in names},
+    )  # fmt: skip

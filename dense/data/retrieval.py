@@ -98,7 +98,7 @@ def _folder(root: Path) -> RetrievalSet:
     if len(parts) == 1:
         raise FileNotFoundError(f"{root} has {parts[0]}/ alone; expected query/ and gallery/, or one folder per class")
     opened = [FolderImages(root / part) for part in parts[::-1] or [""]]
-    database, *_, queries = [tuple(Item(source.name(i)) for i in range(len(source))) for source in opened]
+    items = [tuple(Item(source.name(i)) for i in range(len(source))) for source in opened]
     names = []
     for source in opened:
         if source.labels is None:
@@ -107,7 +107,7 @@ def _folder(root: Path) -> RetrievalSet:
     if len(classes := set(names[0]) - {""}) < 2:
         raise ValueError(f"{opened[0].root} has a single class, {', '.join(classes)}; expected two or more")
     truth = partial(_same_class, names[0], names[-1], not parts)
-    return RetrievalSet(str(root), database, queries, truth, trapezoids=False, classes=len(classes))
+    return RetrievalSet(str(root), items[0], items[-1], truth, trapezoids=False, classes=len(classes))
 
 
 def _same_class(
@@ -213,6 +213,10 @@ def _encode(text: str, *_: object) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 class _Plain(pickle.Unpickler):
     """Numpy's constructors are replaced by the functions above; every other name is refused, so that nothing runs."""
 
@@ -220,6 +224,7 @@ class _Plain(pickle.Unpickler):
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Kind,
         ("_codecs", "encode"): _encode,
+        **{(builtins, "bytes"): _no_bytes for builtins in ("builtins", "__builtin__")},
         **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
         **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
         **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},

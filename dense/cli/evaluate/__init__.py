@@ -13,6 +13,7 @@ from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear,
 from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
 from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
 from dense.cli.evaluate.memory import add_in_context, in_context
+from dense.cli.evaluate.retrieval import add_retrieval, retrieval
 from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
 from dense.console import hint
 from dense.suggest import did_you_mean
@@ -90,6 +91,14 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
              "MINE/train and MINE/val with images/ and masks/"),
             ("dense evaluate in-context --backbone NAME --weights FILE --data VOC --layout voc2012_aug "
              "--temperature 0.07", "Pascal VOC"),
+        ],
+    ),
+    "retrieval": (
+        "images of the same class, landmark or original found by cosine of frozen features", add_retrieval, retrieval,
+        [
+            ("dense evaluate retrieval --backbone NAME --weights FILE --data MINE", "one folder per class"),
+            ("dense evaluate retrieval --backbone dino_vits16 --weights FILE --data OXFORD --layout roxford5k "
+             "--multi-scale", "revisited Oxford: easy, medium and hard"),
         ],
     ),
     "discovery": (

@@ -2,5 +2,9 @@
 
 from dense.suggest import lazily
 
-__all__ = ["build_memory", "open_references"]
-__getattr__ = lazily(__name__, {"build_memory": "dense.memory.build", "open_references": "dense.memory.references"})
+__all__ = ["build_insid3", "build_memory", "open_references", "remember"]
+__getattr__ = lazily(
+    __name__,
+    dict.fromkeys(("build_insid3", "build_memory", "remember"), "dense.memory.build")
+    | {"open_references": "dense.memory.references"},
+)

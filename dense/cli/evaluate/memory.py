@@ -22,13 +22,14 @@ def add_in_context(parser: Parser) -> None:
     parser.add_argument("--train-images", type=int, help="remember so many of them, drawn by --seed; all if left out")
     parser.add_argument("--scenes", type=int, default=200, help="number of embedded scenes")
     parser.add_argument("--side", type=int, default=96, help="side of the scenes")
+    parser.add_argument("--hungarian", action="store_true", help="also mIoU after matching classes by Hungarian IoU")
     add_memory(parser)
 
 
 def in_context(options: Namespace) -> Result:
     from dense.data.labelled.open import open_labelled
     from dense.evaluate.dense import find_protocol, measure
-    from dense.memory import build_memory
+    from dense.memory import remember
 
     def opened(split: str, length: int) -> Any:
         return open_labelled(
@@ -50,9 +51,12 @@ def in_context(options: Namespace) -> Result:
         source = source.take(sorted(map(int, chosen)))
     chosen_options = memory_options(options)
     facts = {"images": str(options.data), "remembered": f"{len(source)} images of {options.train_split}"}
-    model = build_memory(measured_backbone(options, "in-context", frozen=True), source, **chosen_options, facts=facts)
+    backbone = measured_backbone(options, "in-context", frozen=True)
+    model = remember(options.method, backbone, source, **chosen_options, facts=facts)
     words = {"data": options.data, "split": options.split}
-    protocol = find_protocol("plain", resize=options.resize or None)
-    settings = chosen_options | {"patches": len(model.head.bank), "view of the memory": "whole images, no augmentation"}
-    settings = {name: value for name, value in settings.items() if name not in ("norm", "resize", "layers")}
+    protocol = find_protocol("plain", resize=model.inference.resize, hungarian=options.hungarian or None)
+    used = {"choice": "balanced", "augment": 0, "unknown": None} if options.method == "knn" else {}
+    of_head = {name: value for name, value in model.head.options().items() if name not in ("name", "in_channels")}
+    given = {name: value for name, value in chosen_options.items() if name in used}
+    settings = {"method": options.method, "seed": options.seed} | used | given | of_head
     return measure(model, val, protocol, "segmentation", **words, **settings)

@@ -122,8 +122,8 @@ def _copies(root: Path) -> RetrievalSet:
     if missing := [part for part in ("original", "strong") if not (root / part).is_dir()]:
         raise FileNotFoundError(f"{root} lacks {missing[0]}/; expected original/ and strong/. {what_is_there(root)}")
     database, queries = (_listed(root / part) for part in ("original", "strong"))
-    blocks = [np.array([Path(item.path).stem[:-2] for item in items]) for items in (database, queries)]
-    return RetrievalSet(str(root), database, queries, partial(_same_class, *blocks, False))
+    originals, copies = (np.array([Path(item.path).stem[:-2] for item in items]) for items in (database, queries))
+    return RetrievalSet(str(root), database, queries, partial(_same_class, originals, copies, False))
 
 
 RULES = {  # level -> lists of the ground truth that are positive, and that are ignored
@@ -187,7 +187,7 @@ class _Kind:
 
     def values(self, data: bytes | str) -> list[Any]:
         whole = data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote text
-        return np.frombuffer(whole, self.dtype).tolist()  # type: ignore[no-any-return]
+        return np.frombuffer(whole, self.dtype).tolist()
 
 
 class _Array(list[Any]):

@@ -22,7 +22,6 @@ from dense.data.loader import init_worker
 from dense.data.retrieval import Item, RetrievalSet, open_retrieval, other_images
 from dense.evaluate.classification.data import CenterCrop
 from dense.evaluate.classification.features import (
-    default_readout,
     evaluating,
     final_norm,
     statistics,
@@ -186,7 +185,7 @@ def measure_retrieval(
         whiten: folder of other images, on which a PCA whitening is learnt.
     """
     opened = open_retrieval(data, layout, query_crop=query_crop, distractors=distractors)
-    readout = readout or default_readout(backbone.spec.class_token)  # type: ignore[assignment]
+    readout = readout or ("class" if backbone.spec.class_token else "average")
     usual_view, usual_size = VIEW_OF[layout]
     view = view or usual_view
     if size is None:
@@ -194,7 +193,7 @@ def measure_retrieval(
     for name, value, known in (("readout", readout, READOUTS), ("view", view, VIEWS)):
         if value not in known:
             raise ValueError(f"{name} {value!r} is none of {', '.join(known)}.{did_you_mean(str(value), known)}")
-    if str(readout).startswith("class") and not backbone.spec.class_token:
+    if readout.startswith("class") and not backbone.spec.class_token:
         raise ValueError(f"readout {readout!r} needs a class token, and {backbone.spec.name} has none; use 'gem'")
     for name, number, least in (
         ("size", size, backbone.spec.patch), ("batch_size", batch_size, 1), ("workers", workers, 0),
@@ -204,8 +203,9 @@ def measure_retrieval(
     others = () if whiten is None else other_images(whiten, opened, "an image to whiten with")
     scales = SCALES if multi_scale else (1.0,)
     fit = Fit(view, size)
-    descriptor = Descriptor(backbone, readout, fit, scales, batch_size, workers)  # type: ignore[arg-type]
-    white, skipped = None, {}
+    descriptor = Descriptor(backbone, readout, fit, scales, batch_size, workers)
+    white = None
+    skipped: dict[str, str] = {}  # path -> what is wrong
     if others:
         learnt, failed = descriptor(others, "images to whiten with")
         white = Whitening(learnt[[i for i in range(len(others)) if i not in failed]])
@@ -227,7 +227,7 @@ def measure_retrieval(
         val=f"{layout} {opened.source}, {len(opened.database)} images, {len(opened.queries)} queries",
         view=str(fit),
         resolution=size,
-        features=str(readout),
+        features=readout,
         norm=final_norm(backbone),
         statistics=statistics(backbone),
         classes=opened.classes,

@@ -24,6 +24,9 @@ DATA = {  # name -> (title, layout of `dense train`, what lies in its folder)
     "nyuv2": ("NYUv2", "nyuv2", ()),
     "kitti": ("KITTI, Eigen split", "kitti_eigen", ()),
     "davis": ("DAVIS-2017", "", ("JPEGImages/480p", "Annotations/480p", "ImageSets/2017")),
+    "roxford5k": ("Revisited Oxford", "", ("jpg", "gnd_roxford5k.pkl")),
+    "rparis6k": ("Revisited Paris", "", ("jpg", "gnd_rparis6k.pkl")),
+    "copydays": ("Copydays with distractors", "", ("original", "strong", "distractors", "whiten")),
 }  # fmt: skip
 
 
@@ -247,9 +250,34 @@ def _without_training() -> Iterator[Row]:
         yield Row(f"jaccard/voc2012/{name}", value, 1.0, (command,), ("attention", "jaccard"), 100, words, "DINO")
 
 
+def _retrieval() -> Iterator[Row]:
+    published = {
+        ("DINO", "medium", "roxford5k"): {"dino_vits16": 41.8},
+        ("DINO", "hard", "roxford5k"): {"dino_vits16": 13.7},
+        ("DINO", "medium", "rparis6k"): {"dino_vits16": 63.1},
+        ("DINO", "hard", "rparis6k"): {"dino_vits16": 34.4},
+        ("DINOv3", "hard", "roxford5k"): {"dinov2_vitg14_reg": 58.2, "dinov3_vit7b16": 60.7},
+        ("DINOv3", "hard", "rparis6k"): {"dinov2_vitg14_reg": 84.6, "dinov3_vit7b16": 87.1},
+    }
+    for (source, level, data), values in published.items():
+        scales = ("--multi-scale",) if source == "DINO" else ()
+        words = "longer side 512, scales 1, 0.71, 0.5" if source == "DINO" else "longer side 224"
+        words = f"mAP of class tokens, {words}, queries cropped"
+        tail = ("--data", "{data}", "--layout", data, *scales, "--output", "{output}/result")
+        for name, value in values.items():
+            command = ("evaluate", "retrieval", *_backbone(name), *tail)
+            yield Row(f"retrieval_{level}/{data}/{name}", value, 1.5, (command,), (level, "map"), 100, words, source)
+    words = "mAP of strong copies, class token and GeM of patches, whitened, 320 px"
+    other = ("--whiten", "{data}/whiten", "--distractors", "{data}/distractors", "--readout", "class_gem")
+    tail = ("--data", "{data}", "--layout", "copydays", *other, "--output", "{output}/result")
+    for name, value in {"dino_vitb16": 81.7, "dino_vitb8": 85.5}.items():
+        command = ("evaluate", "retrieval", *_backbone(name), *tail)
+        yield Row(f"copies/copydays/{name}", value, 1.5, (command,), ("map",), 100, words, "DINO")
+
+
 def rows() -> dict[str, Row]:
     """Return all rows by name."""
-    every = (*_classification(), *_segmentation(), *_depth(), *_without_training())
+    every = (*_classification(), *_segmentation(), *_depth(), *_without_training(), *_retrieval())
     return {row.name: row for row in every}
 
 

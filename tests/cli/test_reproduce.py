@@ -17,6 +17,7 @@ from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.recipes import find_config
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
 from tests.evaluate.davis import miniature
+from tests.evaluate.retrieval_files import copies, landmarks, paris
 from tests.runs import alone
 
 PAGE = Path(__file__).parents[2] / "docs/published_numbers.md"
@@ -122,6 +123,7 @@ def kitti(root: Path) -> None:
 MAKERS = {
     "imagenet": imagenet, "ade20k": ade20k, "voc2012": voc2012, "voc2012_aug": voc2012, "cityscapes": cityscapes,
     "nyuv2": nyuv2, "kitti": kitti, "davis": miniature,
+    "roxford5k": landmarks, "rparis6k": paris, "copydays": copies,
 }  # fmt: skip
 KINDS = {(row.measure, row.data, row.source): row for row in reversed(rows().values())}  # the smallest backbone of each
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}

@@ -13,6 +13,7 @@ from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear,
 from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
 from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
 from dense.cli.evaluate.memory import add_in_context, add_labels_needed, in_context, labels_needed
+from dense.cli.evaluate.retrieval import add_retrieval, retrieval
 from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
 from dense.console import hint
 from dense.suggest import did_you_mean
@@ -98,6 +99,14 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
         [
             ("dense evaluate labels-needed --backbone dinov2_vits14 --weights FILE --data MINE --output runs/labels",
              "before you annotate more: a table and a plot"),
+        ],
+    ),
+    "retrieval": (
+        "images of the same class, landmark or original found by cosine of frozen features", add_retrieval, retrieval,
+        [
+            ("dense evaluate retrieval --backbone NAME --weights FILE --data MINE", "one folder per class"),
+            ("dense evaluate retrieval --backbone dino_vits16 --weights FILE --data OXFORD --layout roxford5k "
+             "--multi-scale", "revisited Oxford: easy, medium and hard"),
         ],
     ),
     "discovery": (

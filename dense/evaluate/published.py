@@ -1,6 +1,7 @@
 """Published numbers, and the commands that measure them here, given the data and the weights.
 
-Sources: the papers and model cards of DINO (2021), DINOv2 (2023), registers (2023) and DINOv3 (2025). Values are in
+Sources: the papers and model cards of DINO (2021), DINOv2 (2023), registers (2023) and DINOv3 (2025); of memories
+the reproduction of Hummingbird and DIP (2025). Values are in
 percent, root mean squared errors in metres.
 """
 
@@ -275,9 +276,36 @@ def _retrieval() -> Iterator[Row]:
         yield Row(f"copies/copydays/{name}", value, 1.5, (command,), ("map",), 100, words, "DINO")
 
 
+def _memories() -> Iterator[Row]:
+    published = {
+        "102400": (37.2, 44.9, 70.2, 69.1, 64.6, 62.3),
+        "1024000": (43.1, 50.8, 74.9, 74.6, 71.7, 69.9),
+        "10240000": (46.6, 55.7, 77.0, 76.9, 74.8, 73.6),
+    }
+    names = ("dino_vits16", "dino_vitb16", "dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vitg14")
+    both = ("--layers", "last", "--square", "--resize", "504", "--augment", "2", "--unknown", "0", "--hungarian")
+    tail = ("--data", "{data}", "--layout", "voc2012_aug", *both)
+    words = "mIoU, {} patches in memory, 30 neighbours, temperature {}, squares of 504, 2 views, Hungarian matching"
+    for patches, values in published.items():
+        for name, value in _named(names, *values).items():
+            command = ("evaluate", "in-context", *_backbone(name), *tail, "--patches", patches)
+            command = (*command, "--output", "{output}/result")
+            said = words.format(f"{int(patches):,}", 0.02)
+            yield Row(
+                f"in_context_{patches}/voc2012_aug/{name}", value, 2.0, (command,), ("miou_hungarian",), 100, said,
+                "open-hummingbird",
+            )  # fmt: skip
+    command = ("evaluate", "in-context", *_backbone("dinov2_vits14_reg"), *tail, "--patches", "10240000")
+    command = (*command, "--temperature", "0.07", "--output", "{output}/result")
+    said = words.format("10,240,000", 0.07)
+    yield Row(
+        "in_context_warm/voc2012_aug/dinov2_vits14_reg", 79.4, 2.0, (command,), ("miou_hungarian",), 100, said, "DIP"
+    )
+
+
 def rows() -> dict[str, Row]:
     """Return all rows by name."""
-    every = (*_classification(), *_segmentation(), *_depth(), *_without_training(), *_retrieval())
+    every = (*_classification(), *_segmentation(), *_depth(), *_without_training(), *_retrieval(), *_memories())
     return {row.name: row for row in every}
 
 

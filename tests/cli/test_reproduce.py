@@ -145,6 +145,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     commands = []
     for command in row.commands:
         short = {"linear": ["--steps", "2"], "segmentation": ["--window", "112", "--resize", "112", "--stride", "112"]}
+        short["in-context"] = ["--resize", "112", "--patches", "100"]
         short = short.get(command[1], [])
         short += ["--scales", "1"] if "dinov2_ms" in command else []
         extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []

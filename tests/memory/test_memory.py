@@ -183,6 +183,8 @@ def test_references(tmp_path: Path) -> None:
     read = small.read(0)
     assert read.labels is not None
     assert read.labels.shape == read.image.shape[:2]
+    saved = np.dstack([np.repeat(255 * mask[..., None], 3, 2), np.full_like(mask, 255)])  # as dense explore saves it
+    assert np.array_equal(open_references(written(tmp_path / "explore", mask=saved)).read(0).labels, mask)
     several = open_references(written(tmp_path / "classes", mask=np.where(mask == 1, 3, 7).astype(np.uint8)))
     assert several.classes == ("3", "7")
     for values, words in ((mask * 0, "alone"), (np.full((64, 80, 3), (9, 1, 1), np.uint8), "has colours")):
@@ -252,7 +254,9 @@ def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backb
     backbone.save_pretrained(tmp_path / "backbone")
     for split, count in (("train", 3), ("val", 1)):
         for i in range(count):
-            for kind, values in zip(("images", "masks"), painted(i + 10 * (split == "val"), (16, 48, 24, 56)), strict=True):
+            for kind, values in zip(
+                ("images", "masks"), painted(i + 10 * (split == "val"), (16, 48, 24, 56)), strict=True
+            ):
                 (tmp_path / "data" / split / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values).save(tmp_path / "data" / split / kind / f"{split}{i}.png")
     (tmp_path / "data/classes.yaml").write_text("[ground, thing]\n")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from heads.anomaly import AnomalyHead
 from heads.dpt import DPT
 from heads.head import DenseHead
 from heads.linear import LinearHead
@@ -23,6 +24,7 @@ def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
 
 
 HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # name -> builder, owner of the options
+    "anomaly": (AnomalyHead, AnomalyHead),
     "dpt": (_dpt, DPT),
     "linear": (LinearHead, LinearHead),
     "memory": (MemoryHead, MemoryHead),

@@ -1,6 +1,11 @@
-"""Memories of labelled patches: segmentation from annotated images, without training."""
+"""Memories of patches: segmentation from annotated images, and anomalies from good ones, without training."""
 
 from dense.suggest import lazily
 
-__all__ = ["build_memory", "open_references"]
-__getattr__ = lazily(__name__, {"build_memory": "dense.memory.build", "open_references": "dense.memory.references"})
+_PUBLIC = {
+    "build_anomaly": "dense.memory.anomaly",
+    "build_memory": "dense.memory.build",
+    "open_references": "dense.memory.references",
+}
+__all__ = sorted(_PUBLIC)
+__getattr__ = lazily(__name__, _PUBLIC)

@@ -15,7 +15,7 @@ from dense.backbone.saved import SavedModel
 from dense.backbone.weights.report import LoadReport, load_strictly
 from heads.features import Features, Norm, Size
 
-Task = Literal["segmentation", "depth", "joint", "restoration"]
+Task = Literal["segmentation", "depth", "joint", "restoration", "anomaly"]
 Maps = dict[str, Tensor]  # output name -> (B, K, H, W)
 
 
@@ -159,7 +159,7 @@ class DenseModel(nn.Module, SavedModel):
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The head's outputs by name: "depth", "labels", "restored"."""
+        """The head's outputs by name: "depth", "labels", "restored", "anomaly"."""
         return dict(self.head.outputs)
 
     @property

@@ -2,6 +2,7 @@
 
 import warnings
 
+from heads.anomaly import AnomalyHead
 from heads.build import build
 from heads.dpt import DPT
 from heads.features import Features
@@ -15,6 +16,7 @@ from heads.restoration import PixelSemanticFusion, RestorationHead, RestoredImag
 
 __all__ = [
     "DPT",
+    "AnomalyHead",
     "Bins",
     "Classes",
     "DenseHead",

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from heads.anomaly import AnomalyHead
 from heads.dpt import DPT
 from heads.head import DenseHead
 from heads.insid3 import Insid3Head
@@ -24,6 +25,7 @@ def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
 
 
 HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # name -> builder, owner of the options
+    "anomaly": (AnomalyHead, AnomalyHead),
     "dpt": (_dpt, DPT),
     "insid3": (Insid3Head, Insid3Head),
     "linear": (LinearHead, LinearHead),

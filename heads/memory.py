@@ -24,11 +24,32 @@ ADDED = 1 << 16  # patches that are added to an index at once
 LEAST = 1e-6  # probability whose logarithm stands for none
 
 
-class MemoryHead(DenseHead):
+class BankHead(DenseHead):
+    """Base of heads that compare patches with a bank of unit vectors.
+
+    Features of several layers are normalised one by one and concatenated.
+    """
+
+    bank: Tensor  # N, D
+
+    def __init__(self, in_channels: int | Sequence[int], outputs: Mapping[str, Output], patches: int) -> None:
+        super().__init__(outputs)
+        self.in_channels = as_tuple(in_channels)
+        self.register_buffer("bank", torch.zeros(patches, sum(self.in_channels), dtype=torch.float16))
+
+    def vectors(self, features: Features) -> Tensor:
+        """Return the unit vectors of all patches, (B, h, w, D)."""
+        check_channels(features.maps, self.in_channels)
+        size = (features.maps[-1].shape[-2], features.maps[-1].shape[-1])
+        units = [F.normalize(resize(m.float(), size, False), dim=1) for m in features.maps]
+        return F.normalize(torch.cat(units, 1), dim=1).permute(0, 2, 3, 1)
+
+
+class MemoryHead(BankHead):
     """Labels by nearest neighbours: weights softmax(cosine / temperature) over the `neighbours` nearest patches.
 
-    Features of several layers are normalised one by one and concatenated. The result is the logarithm of probabilities,
-    which are resized before the logarithm, so that its softmax gives them back.
+    The result is the logarithm of probabilities, which are resized before the logarithm, so that its softmax gives them
+    back.
 
     in_channels: of each map. patches: of the memory. neighbours, temperature: of the vote; published are 30 with 0.02
     and 0.07. lists: 0 searches exactly; otherwise the memory is divided into so many lists by k-means, and `probes`
@@ -46,19 +67,16 @@ class MemoryHead(DenseHead):
         lists: Count = 0,
         probes: int = 32,
     ) -> None:
-        super().__init__(outputs)
+        super().__init__(in_channels, outputs, patches)
         if lists and not 1 <= probes <= lists <= patches:
             raise ValueError(f"lists={lists}, probes={probes}: expected 1 <= probes <= lists <= {patches} patches")
         if list(outputs) != ["labels"] or not isinstance(outputs["labels"], Classes):
             raise ValueError("a memory has one output, labels, of classes")
-        self.in_channels = as_tuple(in_channels)
         self.neighbours, self.temperature = neighbours, temperature
-        self.register_buffer("bank", torch.zeros(patches, sum(self.in_channels), dtype=torch.float16))
         self.register_buffer("shares", torch.zeros(patches, outputs["labels"].count, dtype=torch.float16))
         self.lists, self.probes = lists, probes
         self.register_buffer("centres", torch.zeros(lists, sum(self.in_channels), dtype=torch.float16))
         self._index: Any = None  # of faiss, made when it is needed
-        self.bank: Tensor  # unit vectors
         self.centres: Tensor  # of the lists
         self.shares: Tensor  # of each class in each patch
 
@@ -70,36 +88,16 @@ class MemoryHead(DenseHead):
         if self.lists:
             self.centres.copy_(centres(vectors, self.lists))
 
-    def vectors(self, features: Features) -> Tensor:
-        """Return the unit vectors of all patches, (B, h, w, D)."""
-        check_channels(features.maps, self.in_channels)
-        size = (features.maps[-1].shape[-2], features.maps[-1].shape[-1])
-        units = [F.normalize(resize(m.float(), size, False), dim=1) for m in features.maps]
-        return F.normalize(torch.cat(units, 1), dim=1).permute(0, 2, 3, 1)
-
     def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return cosines and indices (Q, k) of the nearest patches of queries (Q, D), in parts.
 
         A search of lists may find fewer; the cosine of a place that stays empty is -1.
         """
-        k = min(self.neighbours, len(self.bank))
-        if self.lists:
-            values, places = self.index().search(queries.float().cpu().numpy(), k)
-            found = torch.from_numpy(values).clamp_min(-1), torch.from_numpy(places).clamp_min(0)
-            return found[0].to(queries.device), found[1].to(queries.device)
-        best: tuple[Tensor, Tensor] | None = None
-        step = max(k, SEEN // max(len(queries), 1))
-        for start in range(0, len(self.bank), step):
-            cosines = queries @ self.bank[start : start + step].to(queries.dtype).T
-            values, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
-            places = places + start
-            if best is not None:
-                values, places = torch.cat([best[0], values], 1), torch.cat([best[1], places], 1)
-                values, order = values.topk(min(k, values.shape[1]), dim=1)
-                places = places.gather(1, order)
-            best = values, places
-        assert best is not None
-        return best
+        if not self.lists:
+            return nearest(queries, self.bank, self.neighbours)
+        values, places = self.index().search(queries.float().cpu().numpy(), min(self.neighbours, len(self.bank)))
+        found = torch.from_numpy(values).clamp_min(-1), torch.from_numpy(places).clamp_min(0)
+        return found[0].to(queries.device), found[1].to(queries.device)
 
     def index(self) -> Any:
         """Return faiss's index of the lists; it holds the memory a second time, in fp32."""
@@ -135,6 +133,24 @@ class MemoryHead(DenseHead):
             "lists": self.lists,
             "probes": self.probes,
         }
+
+
+def nearest(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and indices (Q, k) of the nearest unit vectors in a bank (N, D), exactly, in parts."""
+    k = min(neighbours, len(bank))
+    found: tuple[Tensor, Tensor] | None = None
+    step = max(k, SEEN // max(len(queries), 1))
+    for start in range(0, len(bank), step):
+        cosines = queries @ bank[start : start + step].to(queries.dtype).T
+        values, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        places = places + start
+        if found is not None:
+            values, places = torch.cat([found[0], values], 1), torch.cat([found[1], places], 1)
+            values, order = values.topk(min(k, values.shape[1]), dim=1)
+            places = places.gather(1, order)
+        found = values, places
+    assert found is not None
+    return found
 
 
 def centres(vectors: Tensor, count: int) -> Tensor:

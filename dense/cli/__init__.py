@@ -25,6 +25,10 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main
     "curate": ("dense.cli.curate", "select a pretraining set from an uncurated pool, without copies or test images"),
     "predict": ("dense.cli.predict", "predict depth, classes or restored images for images, folders and videos"),
     "segment": ("dense.cli.segment", "segment images and videos like a few annotated ones, without training"),
+    "anomaly": (
+        "dense.cli.anomaly",
+        "fit a model to good images, which finds what differs from them, without training",
+    ),
     "discover": ("dense.cli.discover", "find objects and regions in images and videos without labels"),
     "track": ("dense.cli.track", "follow the objects of a first frame through a video"),
     "features": ("dense.cli.features", "write a backbone's feature maps of images"),
@@ -38,7 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main
 GROUPS = {
     "start": ("look", "explore", "demo"),
     "train": ("train", "pretrain", "curate"),
-    "use": ("predict", "segment", "discover", "track", "features"),
+    "use": ("predict", "segment", "anomaly", "discover", "track", "features"),
     "measure": ("evaluate", "reproduce"),
     "tools": ("convert", "export", "completion"),
 }

@@ -1,4 +1,4 @@
-"""Options of memories of annotated images that several verbs share."""
+"""Options of memories of patches that several verbs share."""
 
 from __future__ import annotations
 
@@ -66,3 +66,28 @@ def memory_options(options: Namespace) -> dict[str, Any]:
         found["lists"] = None
     found |= {"norm": options.norm == "true", "resize": (side, side) if square else side or None}
     return found | {"refine": options.refine} | ({"seed": options.seed} if options.method == "knn" else {})
+
+
+def add_good(parser: Parser, size: int = 448) -> None:
+    """Add the options of a bank of good images; size: shorter side of images."""
+    parser.add_argument("--layers", type=layers, default="last", help="of the features")
+    parser.add_argument("--norm", choices=["true", "false"], default="true", help="final norm")
+    parser.add_argument("--resize", type=int, default=size, help="shorter side of images; 0 keeps their size")
+    parser.add_argument("--patches", type=int, default=100_000, help="largest number of patches in the bank")
+    parser.add_argument(
+        "--choice", choices=["random", "coreset"], default="random", help="of patches, if there are more"
+    )
+    words = "of each good image, evenly spaced, where orientation means nothing: 8 are published, 1 is none"
+    parser.add_argument("--rotations", type=int, default=1, help=words)
+    words = "count patches only above this first principal component; 10 is published for DINOv2-S; all if left out"
+    parser.add_argument("--foreground", type=float, metavar="NUMBER", help=words)
+    parser.add_argument("--quantile", type=float, default=0.95, help="of scores of good images that is the threshold")
+    words = "so many consecutive good images are scored without one another; more than 1 for frames of a video"
+    parser.add_argument("--holdout", type=int, default=1, help=words)
+
+
+def good_options(options: Namespace) -> dict[str, Any]:
+    """Return what `add_good` reads, as `build_anomaly` takes it."""
+    names = ("layers", "patches", "choice", "rotations", "foreground", "quantile", "holdout")
+    given = {name: getattr(options, name) for name in names}
+    return given | {"norm": options.norm == "true", "resize": options.resize or None}

@@ -149,7 +149,7 @@ def check_sources(options: argparse.Namespace) -> None:
         given = getattr(options, option, None) or []
         for text in map(str, given if isinstance(given, list) else [given]):
             check_source(text, what, name=option in NAMES)
-    if "download" in options and options.backbone is None:
+    if "download" in options and options.backbone is None and getattr(options, "model", None) is None:
         from dense.backbone.at_hand import at_hand
 
         options.backbone, options.weights = at_hand(None, options.weights, options.download)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dense.data.labelled.sample import IGNORE, Labelled
 from dense.media.draw import Picture, depth_picture, heat, label_picture
 from dense.metrics.segmentation import confusion
-from dense.predict import Depth, Predictor, Restoration, Segmentation
+from dense.predict import Anomaly, Depth, Predictor, Restoration, Segmentation
 from dense.predict.predictions import parts
 
 
@@ -37,6 +37,8 @@ def judge(model: Predictor, sample: Labelled) -> Shown:
         found.append(of_depth(depth, mirrored.values[:, ::-1], sample.depth))
     if isinstance(prediction, Restoration):
         found.append(of_restored(prediction, sample.clean))
+    if isinstance(prediction, Anomaly):
+        found.append(Shown({"anomaly": prediction.picture()}, f"score {prediction.score:.3f}", prediction.score))
     if len(found) == 1:
         return found[0]
     named = zip(("class", "depth"), found, strict=True)

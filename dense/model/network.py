@@ -17,7 +17,7 @@ from dense.model.guided import guided_filter
 from heads.features import Features, Norm, Size
 from heads.layers import resize
 
-Task = Literal["segmentation", "depth", "joint", "restoration"]
+Task = Literal["segmentation", "depth", "joint", "restoration", "anomaly"]
 Refinement = Literal["none", "guided"]
 Maps = dict[str, Tensor]  # output name -> (B, K, H, W)
 LEAST = 1e-6  # probability whose logarithm stands for none
@@ -177,7 +177,7 @@ class DenseModel(nn.Module, SavedModel):
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The head's outputs by name: "depth", "labels", "restored"."""
+        """The head's outputs by name: "depth", "labels", "restored", "anomaly"."""
         return dict(self.head.outputs)
 
     @property

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from dense.console import progress
+from dense.console import progress, say
 from dense.data.image import ImageError, read_image
+from dense.files import write
 from dense.media.video import Video, VideoError, VideoWriter
+from dense.predict.predictions import Anomaly
 from dense.predict.predictor import Predictor
 
 
@@ -18,15 +23,24 @@ def predict_files(
     output: Path,
     overlays: bool = True,
 ) -> list[str]:
-    """Save the predictions of images (path, stem in the folder) and videos; return one message per unreadable one."""
+    """Save the predictions of images (path, stem in the folder) and videos; return one message per unreadable one.
+
+    Scores of anomalies are also written as a table, scores.csv, the highest first.
+    """
     failed = []
+    scores: list[dict[str, Any]] = []
     for path, stem in progress(images, "images"):
         try:
             image = read_image(path)
         except ImageError as error:
             failed.append(str(error))
             continue
-        predictor(image).save(output / stem, image if overlays else None)
+        prediction = predictor(image)
+        prediction.save(output / stem, image if overlays else None)
+        if isinstance(prediction, Anomaly):
+            scores.append({"image": str(path), **prediction.row()})
+    if scores:
+        write_scores(output / "scores.csv", scores)
     for path in videos:
         try:
             predict_video(predictor, path, output)
@@ -43,3 +57,17 @@ def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:
         for frame in progress(video, path.name, video.length or None):
             writer.add(predictor(frame).overlay(frame))
     return target
+
+
+def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write scores of anomalies as a table, the highest first, and report how many are above the threshold."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]))
+    table.writeheader()
+    table.writerows(sorted(rows, key=lambda row: -row["score"]))
+    write(path, text.getvalue())
+    above, threshold = sum(bool(row["anomalous"]) for row in rows), rows[0]["threshold"]
+    if threshold is None:
+        say(f"the model has no threshold, since it was fitted to too few good images; {path} ranks the images")
+    else:
+        say(f"{above} of {len(rows)} images are above the threshold {threshold:.4f}; {path} ranks them")

@@ -6,11 +6,21 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dense.files import replacing, write
-from dense.media.draw import Picture, depth_picture, label_picture, overlay, palette, write_index, write_picture
+from dense.media.draw import (
+    Picture,
+    depth_picture,
+    heat,
+    label_picture,
+    overlay,
+    palette,
+    write_index,
+    write_picture,
+)
 from heads.outputs import DepthKind
 
 
@@ -156,7 +166,54 @@ class Restoration:
         return [path]
 
 
-Prediction = Depth | Segmentation | Joint | Restoration
+@dataclass(frozen=True)
+class Anomaly:
+    """How far an image is from good ones: per pixel, and its score, the mean of its farthest patches.
+
+    threshold: the score above which an image is anomalous; None if the good images were too few to choose one.
+    """
+
+    values: NDArray[np.float32]  # H, W, about 1 - cosine
+    score: float
+    threshold: float | None
+
+    @property
+    def anomalous(self) -> bool | None:
+        """Whether the score is above the threshold; None without one."""
+        return None if self.threshold is None else self.score > self.threshold
+
+    def picture(self) -> Picture:
+        """Return colours, white at twice the threshold; without one at the largest value."""
+        return heat(self.values, bounds=(0, 2 * self.threshold) if self.threshold else (0, float(self.values.max())))
+
+    def overlay(self, image: Picture) -> Picture:
+        """Return the colours drawn over the image, with the contour of what is above the threshold."""
+        drawn = overlay(image, self.picture())
+        if self.threshold is None:
+            return drawn
+        above = (self.values > self.threshold).astype(np.uint8)
+        contours, _ = cv2.findContours(above, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        return np.asarray(cv2.drawContours(drawn, contours, -1, (0, 255, 0), 2), np.uint8)
+
+    def row(self) -> dict[str, float | bool | None]:
+        """Return score, threshold and whether the image is anomalous."""
+        return {"score": self.score, "threshold": self.threshold, "anomalous": self.anomalous}
+
+    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+        """Write STEM_anomaly.npy (fp32), STEM_anomaly.png (colours), STEM_anomaly.json (score, threshold) and, given
+        the image, STEM_overlay.png; return the paths."""
+        paths = [Path(f"{stem}_anomaly{end}") for end in (".npy", ".png", ".json")]
+        with replacing(paths[0], self.values.nbytes) as file:
+            np.save(file, self.values)
+        write_picture(paths[1], self.picture())
+        write(paths[2], json.dumps(self.row()) + "\n")
+        if image is not None:
+            paths.append(Path(f"{stem}_overlay.png"))
+            write_picture(paths[-1], self.overlay(image))
+        return paths
+
+
+Prediction = Anomaly | Depth | Segmentation | Joint | Restoration
 
 
 def parts(prediction: Prediction) -> tuple[Depth | None, Segmentation | None]:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from dense.data.image import read_image, to_rgb
 from dense.data.transforms import resize_image
+from dense.memory.anomaly import detect
 from dense.model.inference import Maps, augmented, slid, slide
 from dense.model.network import DenseModel, Inference
-from dense.predict.predictions import Depth, Joint, Prediction, Restoration, Segmentation
+from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
 from heads.layers import resize
 
 RGB = NDArray[np.uint8]  # H, W, 3
@@ -35,7 +36,7 @@ torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """``predictor("photo.jpg")``: a `Depth`, `Segmentation`, `Joint` or `Restoration` of the image's size.
+    """``predictor("photo.jpg")``: a `Depth`, `Segmentation`, `Joint`, `Restoration` or `Anomaly`, of its size.
 
     Without a configured window or size, an image of more than `WHOLE` pixels goes through windows for its classes. For
     depth it is resized to `WHOLE` pixels instead, since depth depends on the whole scene and windows would disagree.
@@ -85,6 +86,8 @@ class Predictor:
             raise ValueError(f"resize={self.inference.resize}: a restored image keeps its size; leave it out")
         if "restored" in model.outputs and tuple(scales) != (1.0,):
             raise ValueError(f"scales={tuple(scales)}: a restored image keeps its size; leave them out")
+        if "anomaly" in model.outputs and (flip or tuple(scales) != (1.0,) or self.inference.window is not None):
+            raise ValueError("flip, scales and windows do not apply to scores of anomalies; leave them out")
         self._augmented = augmented(self._maps, scales, flip)
 
     @classmethod
@@ -113,6 +116,10 @@ class Predictor:
         Only a file is rotated by its EXIF orientation.
         """
         image = as_array(source)
+        if "anomaly" in self.model.outputs:
+            with self._autocast():
+                score, values = detect(self.model, image, self.inference.resize)
+            return Anomaly(values, score, self.model.head.threshold)
         return self._prediction(self.reduced(image))
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:
@@ -182,14 +189,17 @@ class Predictor:
 
     def _maps(self, images: Tensor) -> Maps:
         """Return fp32 maps of normalised images; images smaller than a patch are resized to one first."""
-        dtype = torch_precision[self.precision]
-        context = torch.autocast(images.device.type, dtype) if dtype else nullcontext()
         patch, (height, width) = self.model.backbone.spec.patch, images.shape[-2:]
         if min(height, width) < patch and "restored" not in self.model.outputs:
             images = resize(images, (max(height, patch), max(width, patch)), align_corners=False)
-        with context:
+        with self._autocast():
             maps = self.model.maps(images, refine=self.inference.refine)
         return {name: resize(values.float(), (height, width), align_corners=False) for name, values in maps.items()}
+
+    def _autocast(self) -> Any:
+        """Return the context of the network's precision."""
+        dtype = torch_precision[self.precision]
+        return torch.autocast(next(self.model.parameters()).device.type, dtype) if dtype else nullcontext()
 
     def _prediction(self, values: dict[str, Tensor]) -> Prediction:
         found: dict[str, Any] = {}

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear, finetune, knn, linear
 from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
 from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
-from dense.cli.evaluate.memory import add_in_context, add_labels_needed, in_context, labels_needed
+from dense.cli.evaluate.memory import (
+    add_anomaly,
+    add_in_context,
+    add_labels_needed,
+    anomaly,
+    in_context,
+    labels_needed,
+)
 from dense.cli.evaluate.retrieval import add_retrieval, retrieval
 from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
 from dense.console import hint
@@ -109,6 +116,15 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
              "--multi-scale", "revisited Oxford: easy, medium and hard"),
         ],
     ),
+    "anomaly": (
+        "anomalies of images and pixels, by a fitted model, or by a backbone and good images", add_anomaly, anomaly,
+        [
+            ("dense evaluate anomaly runs/parts --data MINE",
+             "MINE/train/good, test/good, test/KIND, ground_truth/KIND"),
+            ("dense evaluate anomaly --backbone dinov2_vits14 --weights FILE --data MVTEC --layout mvtec --shots 1",
+             "one good image per category, as published"),
+        ],
+    ),
     "discovery": (
         "objects and regions found without labels, against masks", add_discovery, discovery,
         [
@@ -166,7 +182,8 @@ def main(argv: Sequence[str]) -> int:
     start = time.perf_counter()
     result = MEASURES[name][2](options)
     seconds = time.perf_counter() - start
-    weights = weights_in_words(options) if "backbone" in options else str(options.model)
+    of_backbone = getattr(options, "model", None) is None
+    weights = weights_in_words(options) if of_backbone else str(options.model)
     print(f"{result}\nweights: {weights}")
     if result.skipped:
         some = "\n  ".join(result.skipped[:10])
@@ -175,7 +192,7 @@ def main(argv: Sequence[str]) -> int:
         print("nothing was saved; --output FOLDER keeps it")
     else:
         print(f"wrote {result.save(options.output, weights=weights, seed=options.seed, seconds=seconds)}")
-    if "backbone" in options:
+    if of_backbone:
         hint(again(options, "explore", "IMAGES", "--output", "page.html"), "its features, to touch")
     else:
         hint(f"dense explore {options.model} {options.data} --output page.html", "where it fails: worst images first")

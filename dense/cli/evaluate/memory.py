@@ -1,4 +1,4 @@
-"""Measures of a backbone by memories of its patches."""
+"""Measures of memories of patches: of a backbone, or of a model that was fitted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from dense.cli.evaluate.shared import add_common, measured_backbone
-from dense.cli.memory_options import add_memory, memory_options
-from dense.cli.parser import Parser
+from dense.cli.memory_options import add_good, add_memory, good_options, memory_options
+from dense.cli.parser import Parser, usable_device
 from dense.suggest import UsageError
 
 if TYPE_CHECKING:
@@ -85,3 +85,37 @@ def labels_needed(options: Namespace) -> Result:
         overrides={} if options.steps is None else {"model.steps": options.steps},
         **{name: getattr(options, name) for name in names},
     )  # fmt: skip
+
+
+def add_anomaly(parser: Parser) -> None:
+    parser.add_argument(
+        "model", nargs="?", help="a model of dense anomaly fit; without one, the backbone is fitted to the good images"
+    )
+    add_common(parser)
+    parser.add_argument("--data", required=True, help="folder with train/good, test/KIND and ground_truth/KIND")
+    parser.add_argument("--layout", choices=["folder", "mvtec", "visa"], default="folder", help="of that folder")
+    parser.add_argument("--category", action="append", help="one of mvtec or visa, several times; all if left out")
+    parser.add_argument(
+        "--shots", type=int, help="good images to fit, by the published rule with --seed; all if left out"
+    )
+    add_good(parser)
+
+
+def anomaly(options: Namespace) -> Result:
+    from dense.data.anomaly import open_anomaly
+    from dense.evaluate.anomaly import measure_anomaly
+
+    sets = open_anomaly(options.data, options.layout, options.category or ())
+    words: dict[str, Any] = {"data": str(options.data), "layout": options.layout, "shots": options.shots}
+    if options.model is None:
+        backbone = measured_backbone(options, "anomaly", frozen=True)
+        return measure_anomaly(backbone, sets, seed=options.seed, **words, **good_options(options))
+    from dense.model.network import DenseModel
+
+    fitting = Parser("", "")
+    add_good(fitting)
+    for name, default in vars(fitting.parse_args([])).items():
+        if getattr(options, name) != default:
+            raise UsageError(f"--{name} is of fitting, and {options.model} is fitted already; leave it out")
+    model = DenseModel.from_pretrained(options.model).to(usable_device(options.device))
+    return measure_anomaly(model, sets, **words)

@@ -1,0 +1,117 @@
+"""Anomaly detection measured: scores of images, maps of pixels, and the threshold of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from dense.backbone import Backbone
+from dense.console import progress
+from dense.data.anomaly import AnomalySet
+from dense.data.image import ImageError, read_image
+from dense.evaluate.dense import working_size
+from dense.evaluate.protocol import Protocol, Result
+from dense.memory.anomaly import build_anomaly, detect
+from dense.metrics.anomaly import PixelMetrics, auroc, average_precision, f1_max, levels
+from dense.model.network import DenseModel
+
+
+def measure_anomaly(
+    model: DenseModel | Backbone,
+    sets: Sequence[AnomalySet],
+    *,
+    shots: int | None = None,
+    seed: int = 0,
+    data: str = "",
+    layout: str = "folder",
+    **options: Any,
+) -> Result:
+    """Measure a model, or a backbone with a bank of the good images of each set.
+
+    Numbers: `auroc`, `ap` and `f1_max` of images; where there are masks `pixel_auroc` and `aupro` to a false positive
+    rate of 0.3; `false_alarms` and `found`, the shares of good and of anomalous images above the model's threshold.
+    Those of several sets are means over the sets.
+
+    shots, seed: use so many good images of each set by the published rule; all if left out.
+    options: of `build_anomaly`, for a backbone.
+    """
+    if isinstance(model, DenseModel):
+        if "anomaly" not in model.outputs:
+            raise ValueError(
+                f"the model predicts {' and '.join(model.outputs)}, no anomalies; dense anomaly fit makes one"
+            )
+        if len(sets) > 1:
+            raise ValueError(f"a model is of one category, and the data have {len(sets)}; choose one with --category")
+        if shots is not None or options:
+            raise ValueError("shots and options of the bank are of a backbone; the model has its own; leave them out")
+    chosen = [one if shots is None else one.shots(shots, seed) for one in sets]
+    found: dict[str, dict[str, float]] = {}
+    skipped = list[str]()
+    fitted = model
+    for one in chosen:
+        if isinstance(model, Backbone):
+            fitted = build_anomaly(model, one.good, seed=seed, **options)
+        assert isinstance(fitted, DenseModel)
+        found[one.category] = measure_set(fitted, one, skipped)
+    assert isinstance(fitted, DenseModel)
+    names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
+    numbers: dict[str, Any] = {name: mean(own[name] for own in found.values() if name in own) for name in names}
+    table = ""
+    if len(found) > 1:
+        numbers["per_category"] = found
+        width = max(map(len, found))
+        lines = [f"{'category':<{width}}  " + "  ".join(f"{name:>12}" for name in names)]
+        lines += [
+            f"{name:<{width}}  " + "  ".join(f"{own.get(n, nan):>12.4f}" for n in names) for name, own in found.items()
+        ]
+        table = "\n".join(lines)
+    head, test = fitted.head, [one for part in chosen for one in part.test]
+    train = str(fitted.facts.get("images", "unknown"))
+    if isinstance(model, Backbone):
+        train = f"{data} ({sum(len(one.good) for one in chosen)} good images)"
+    settings = {name: value for name, value in options.items() if name not in ("layers", "norm", "resize")}
+    protocol = Protocol(
+        name="anomaly",
+        train=train,
+        val=f"{data} {layout} ({len(test)} images, {sum(t.anomalous for t in test)} anomalous)",
+        view=working_size(fitted.inference.resize),
+        resolution=fitted.inference.resize if isinstance(fitted.inference.resize, int) else 0,
+        features=f"layers {', '.join(map(str, fitted.layers))}",
+        norm=fitted.norm,
+        statistics="of training (evaluation mode)",
+        classes=2,
+        settings={
+            "shots": shots or "all", "score": f"mean of the farthest {head.top:.0%} of patches", "sigma": head.sigma,
+            "foreground": head.foreground, "patches": len(head.bank), "aupro to": PixelMetrics().limit, **settings,
+        },
+    )  # fmt: skip
+    return Result(protocol, numbers, fitted.backbone.spec, skipped, table)
+
+
+def measure_set(model: DenseModel, data: AnomalySet, skipped: list[str]) -> dict[str, float]:
+    """Return the numbers of one set; images that cannot be read are added to `skipped`."""
+    pixels, scores, anomalous = PixelMetrics(), list[float](), list[bool]()
+    for one in progress(data.test, f"test images of {data.category}"):
+        try:
+            image = read_image(one.path)
+        except ImageError as error:
+            skipped.append(str(error))
+            continue
+        score, values = detect(model, image)
+        scores.append(score)
+        anomalous.append(one.anomalous)
+        if data.has_masks:
+            pixels.update(values, one.read_mask((image.shape[0], image.shape[1])))
+    wrong, value = np.array(anomalous, bool), np.array(scores)
+    counts = levels(value, wrong)
+    numbers = {"auroc": auroc(*counts), "ap": average_precision(*counts), "f1_max": f1_max(*counts)}
+    if data.has_masks:
+        numbers |= pixels.compute()
+    if (threshold := model.head.threshold) is not None:
+        above = value > threshold
+        numbers |= {"false_alarms": float(above[~wrong].mean()), "found": float(above[wrong].mean())}
+    return numbers

@@ -118,12 +118,16 @@ def named(options: Namespace) -> list[str]:
     return ["--backbone", options.backbone, *weights, *changes]
 
 
+SIDE = 448  # shorter side of photographs where --size 0 keeps theirs
+
+
 def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
     """Return photographs, then heads, discovery, restoration and pretraining on embedded scenes."""
     from dense.backbone.weights.names import directory
     from dense.demo.discovery import discovery
     from dense.demo.disparity import IMAGE, TRUTH, disparity
     from dense.demo.heads import GRID, Plan, heads
+    from dense.demo.one_shot import OTHER, one_shot
     from dense.demo.photographs import ABOUT, CREDITS, installed, photographs, scenes
     from dense.demo.pretraining import pretraining
     from dense.demo.restoration import restoration
@@ -142,11 +146,11 @@ def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
             paths, title, ABOUT + credits, backbone, options.shown, options.size, ["--backbone", source], folder
         )
     ]
-    sections += [
-        disparity(path, backbone, options.size, options.seed)
-        for path in paths
-        if path.name == IMAGE and path.with_name(TRUTH).is_file()
-    ]
+    for path in paths:
+        if path.name == IMAGE and path.with_name(TRUTH).is_file():
+            sections.append(disparity(path, backbone, options.size, options.seed))
+            if path.with_name(OTHER).is_file():
+                sections.append(one_shot(path, ["--backbone", source], folder, options.size or SIDE))
     if options.steps:
         plan = Plan(folder, options.steps, tuple(options.scenes), side, options.shown, options.seed)
         sections.append(heads(plan, backbone, source))

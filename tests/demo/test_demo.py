@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from dense.data.scenes import clip, render
+from dense.demo.disparity import TRUTH
+from dense.demo.one_shot import OTHER, one_shot
 from dense.demo.photographs import CREDITS
 from dense.demo.report import Command, Gallery, Section, Table, chart, page
 from dense.media.video import VideoWriter
@@ -283,3 +285,21 @@ def test_the_heads_of_the_demo(tmp_path: Path) -> None:
 
     assert number("pretrained", "labels_miou") > number("random", "labels_miou")
     assert number("pretrained", "depth_abs_rel") < 1.05 * number("random", "depth_abs_rel")
+
+
+def test_one_annotated_image(tmp_path: Path) -> None:
+    """The object of the left photograph of a pair is found in the right one, by both methods."""
+    truth = np.ones((96, 128), np.float32)
+    truth[32:80, 40:96] = 9
+    truth[:8] = np.inf
+    for name, shift in (("motorcycle_left.png", 0), (OTHER, 8)):
+        near = np.roll(truth == 9, -shift, 1)[..., None]
+        noise = np.random.default_rng(shift).integers(0, 60, (96, 128, 3))
+        Image.fromarray((noise + np.where(near, (180, 20, 20), (20, 20, 160))).astype(np.uint8)).save(tmp_path / name)
+    np.savez(tmp_path / TRUTH, truth)
+    left = tmp_path / "motorcycle_left.png"
+    part = one_shot(left, ["--backbone", "scenes_tiny"], tmp_path, 96)
+    assert list(part.galleries[0].rows[0]) == ["annotated", "knn", "insid3"]
+    assert len(part.commands) == 2
+    labels = np.asarray(Image.open(tmp_path / "near_knn/motorcycle_right_labels.png"))
+    assert (labels == np.roll(truth == 9, -8, 1)).mean() > 0.9

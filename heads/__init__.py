@@ -7,6 +7,7 @@ from heads.build import build
 from heads.dpt import DPT
 from heads.features import Features
 from heads.head import DenseHead
+from heads.insid3 import Insid3Head
 from heads.linear import LinearHead
 from heads.memory import MemoryHead
 from heads.outputs import Bins, Classes, DepthKind, Regression
@@ -21,6 +22,7 @@ __all__ = [
     "DenseHead",
     "DepthKind",
     "Features",
+    "Insid3Head",
     "LinearHead",
     "MemoryHead",
     "PixelSemanticFusion",

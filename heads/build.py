@@ -9,6 +9,7 @@ from typing import Any
 from heads.anomaly import AnomalyHead
 from heads.dpt import DPT
 from heads.head import DenseHead
+from heads.insid3 import Insid3Head
 from heads.linear import LinearHead
 from heads.memory import MemoryHead
 from heads.options import check_names
@@ -26,6 +27,7 @@ def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
 HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # name -> builder, owner of the options
     "anomaly": (AnomalyHead, AnomalyHead),
     "dpt": (_dpt, DPT),
+    "insid3": (Insid3Head, Insid3Head),
     "linear": (LinearHead, LinearHead),
     "memory": (MemoryHead, MemoryHead),
     "pyramid": (PyramidHead, Pyramid),

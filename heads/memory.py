@@ -5,6 +5,7 @@ Balazevic et al., "Towards In-Context Scene Understanding" (Hummingbird), 2023.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor
 from heads.features import Features, Size, check_channels
 from heads.head import DenseHead
 from heads.layers import resize
-from heads.options import Positive, as_tuple, checked
+from heads.options import Count, Positive, as_tuple, checked
 from heads.outputs import Classes, Output
 
 SEEN = 1 << 24  # similarities that are in memory at once
+ADDED = 1 << 16  # patches that are added to an index at once
 LEAST = 1e-6  # probability whose logarithm stands for none
 
 
@@ -50,7 +52,8 @@ class MemoryHead(BankHead):
     back.
 
     in_channels: of each map. patches: of the memory. neighbours, temperature: of the vote; published are 30 with 0.02
-    and 0.07.
+    and 0.07. lists: 0 searches exactly; otherwise the memory is divided into so many lists by k-means, and `probes`
+    of them, the nearest, are searched by faiss on the CPU.
     """
 
     @checked
@@ -61,22 +64,53 @@ class MemoryHead(BankHead):
         patches: int,
         neighbours: int = 30,
         temperature: Positive = 0.02,
+        lists: Count = 0,
+        probes: int = 32,
     ) -> None:
         super().__init__(in_channels, outputs, patches)
+        if lists and not 1 <= probes <= lists <= patches:
+            raise ValueError(f"lists={lists}, probes={probes}: expected 1 <= probes <= lists <= {patches} patches")
         if list(outputs) != ["labels"] or not isinstance(outputs["labels"], Classes):
             raise ValueError("a memory has one output, labels, of classes")
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("shares", torch.zeros(patches, outputs["labels"].count, dtype=torch.float16))
+        self.lists, self.probes = lists, probes
+        self.register_buffer("centres", torch.zeros(lists, sum(self.in_channels), dtype=torch.float16))
+        self._index: Any = None  # of faiss, made when it is needed
+        self.centres: Tensor  # of the lists
         self.shares: Tensor  # of each class in each patch
 
     def fill(self, vectors: Tensor, shares: Tensor) -> None:
         """Store unit vectors (N, D) and the share of each class in each patch (N, K)."""
         self.bank.copy_(vectors)
         self.shares.copy_(shares)
+        self._index = None
+        if self.lists:
+            self.centres.copy_(centres(vectors, self.lists))
 
     def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and indices (Q, k) of the nearest patches of queries (Q, D), exactly, in parts."""
+        """Return cosines and indices (Q, k) of the nearest patches of queries (Q, D), in parts.
+
+        A search of lists may find fewer; the cosine of a place that stays empty is -1.
+        """
+        if self.lists:
+            values, places = self.index().search(queries.float().cpu().numpy(), min(self.neighbours, len(self.bank)))
+            found = torch.from_numpy(values).clamp_min(-1), torch.from_numpy(places).clamp_min(0)
+            return found[0].to(queries.device), found[1].to(queries.device)
         return nearest(queries, self.bank, self.neighbours)
+
+    def index(self) -> Any:
+        """Return faiss's index of the lists; it holds the memory a second time, in fp32."""
+        if self._index is None:
+            faiss, dim = import_faiss(), self.bank.shape[1]
+            quantizer = faiss.IndexFlatIP(dim)
+            quantizer.add(self.centres.float().cpu().numpy())
+            index = faiss.IndexIVFFlat(quantizer, dim, self.lists, faiss.METRIC_INNER_PRODUCT)
+            for part in self.bank.split(ADDED):
+                index.add(part.float().cpu().numpy())
+            index.nprobe = self.probes
+            self._index = index, quantizer  # which the index does not keep alive
+        return self._index[0]
 
     def logits(self, features: Features, images: Tensor | None) -> dict[str, Tensor]:
         """Return the share of each class (B, K, h, w), as the neighbours have it."""
@@ -96,6 +130,8 @@ class MemoryHead(BankHead):
             "patches": len(self.bank),
             "neighbours": self.neighbours,
             "temperature": self.temperature,
+            "lists": self.lists,
+            "probes": self.probes,
         }
 
 
@@ -115,3 +151,22 @@ def nearest(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Ten
         found = values, places
     assert found is not None
     return found
+
+
+def centres(vectors: Tensor, count: int) -> Tensor:
+    """Return the unit centres (count, D) of lists of vectors (N, D), by spherical k-means."""
+    model = import_faiss().Kmeans(
+        vectors.shape[1], count, niter=6, seed=0, spherical=True, min_points_per_centroid=1,
+        max_points_per_centroid=40,
+    )  # fmt: skip
+    model.train(vectors.float().cpu().numpy())
+    return torch.from_numpy(model.centroids)
+
+
+def import_faiss() -> Any:
+    try:
+        return importlib.import_module("faiss")
+    except ImportError:
+        raise ImportError(
+            "a memory with lists needs faiss: pip install 'dino-dense[curate]', or lists=0, which searches exactly"
+        ) from None

@@ -29,6 +29,7 @@ class Range:
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(0)]
 
 
 def checked(init: Callable[P, None]) -> Callable[P, None]:

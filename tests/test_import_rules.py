@@ -41,7 +41,7 @@ ORDER = [
     "dense",
     "dense.__main__",
 ]
-HEADS_MAY = {"torch", "segmentation_models_pytorch"}  # the second in heads.pyramid alone
+HEADS_MAY = {"torch": "heads", "segmentation_models_pytorch": "heads.pyramid", "scipy": "heads.insid3"}
 
 
 def modules() -> dict[str, Path]:
@@ -84,7 +84,7 @@ def later(name: str, source: str) -> list[str]:
             if (
                 name.startswith("heads")
                 and top not in sys.stdlib_module_names
-                and (top not in HEADS_MAY or (top != "torch" and name != "heads.pyramid"))
+                and not name.startswith(HEADS_MAY.get(top, "nothing"))
             ):
                 wrong.append(f"{name} imports {target}; heads import torch alone")
         elif package(target) not in ORDER or ORDER.index(package(target)) > ORDER.index(package(name)):

@@ -29,7 +29,7 @@ EXAMPLES = (
 def parser(**options: bool) -> Parser:
     parser = Parser(
         "dense predict",
-        "Predict depth, classes, restored images or anomalies of images and videos with a trained or a published model.",
+        "Predict depth, classes, restored images or anomalies of images and videos with a saved or a published model.",
         EXAMPLES,
         usage="dense predict MODEL IMAGES ... [options]",
         **options,
@@ -38,7 +38,7 @@ def parser(**options: bool) -> Parser:
         "inputs",
         nargs="+",
         metavar="MODEL IMAGES",
-        help="a model (a directory of dense train, segment or anomaly, a published file or directory), then images, folders, videos",
+        help="a model (a directory of dense train, segment or anomaly; a published file), then images, folders, videos",
     )
     parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the predictions")
@@ -48,6 +48,7 @@ def parser(**options: bool) -> Parser:
     )
     parser.add_argument("--window", type=int, help="side of sliding windows in pixels")
     parser.add_argument("--stride", type=int, help="pixels between windows")
+    parser.add_argument("--refine", choices=("none", "guided"), help="move edges of classes to those of the image")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over sizes of the image")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
@@ -81,7 +82,7 @@ def predict(of_verb: Parser, options: Namespace) -> int:
     images, videos = sort_inputs(options.inputs, without=options.output)
     if not images and not videos:
         of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
-    names = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth", "focal")
+    names = ("resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal")
     how = {name: getattr(options, name) for name in names}
     predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
     failed = predict_files(predictor, images, videos, options.output, overlays=not options.no_overlay)

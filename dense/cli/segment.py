@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     ("dense segment IMAGES --like cat.jpg=cat_mask.png --output found", "the same kind of object in other images"),
+    ("dense segment IMAGES --like cat.jpg=cat_mask.png --method insid3 --refine guided", "one object, sharper"),
     ("dense segment IMAGES --like-folder ANNOTATED --output found", "ANNOTATED/images, masks and classes.yaml"),
 )
 
 
 def parser(**options: bool) -> Parser:
-    words = "Segment images and videos like annotated ones: each patch takes the labels of its nearest neighbours."
+    words = "Segment images and videos like annotated ones, without training."
     parser = Parser("dense segment", words, EXAMPLES, **options)
     parser.add_argument("images", nargs="+", help="images, folders of images, videos")
     parser.add_argument(
@@ -75,7 +76,7 @@ def run(of_verb: Parser, options: Namespace, pairs: Sequence[tuple[str, str]]) -
     """Build the memory, save it, and write predictions; return the exit status."""
     from dense.data.labelled.open import open_labelled
     from dense.media.inputs import sort_inputs
-    from dense.memory import build_memory, open_references
+    from dense.memory import open_references, remember
     from dense.predict import Predictor
     from dense.predict.files import predict_files
 
@@ -88,14 +89,16 @@ def run(of_verb: Parser, options: Namespace, pairs: Sequence[tuple[str, str]]) -
         source = open_labelled(options.like_folder, options.split, layout=options.layout, targets=("labels",))
     backbone = open_backbone(options, frozen=True)
     warn_if_random(options)
-    model = build_memory(backbone, source, **memory_options(options), facts={"images": described(options)})
+    facts = {"images": described(options)}
+    model = remember(options.method, backbone, source, **memory_options(options), facts=facts)
     model.save_pretrained(options.output / "model")
     predictor = Predictor(model)
     failed = predict_files(predictor, images, videos, options.output, overlays=not options.no_overlay)
     count = len(images) + len(videos)
     print(
         f"segmented {count - len(failed)} of {count} like {len(source)} annotated images "
-        f"({', '.join(source.classes[:8])}) by {len(model.head.bank)} patches; wrote {options.output}"
+        f"({', '.join(source.classes[:8])}) by {len(model.head.bank)} patches and {options.method}; "
+        f"wrote {options.output}"
     )
     if failed:
         print(f"could not be read: {len(failed)}\n  " + "\n  ".join(failed[:20]), file=sys.stderr)
@@ -112,6 +115,7 @@ def segment(
     images: Any,
     references: Mapping[str | Path, str | Path] | str | Path,
     *,
+    method: str = "knn",
     backbone: str | Backbone | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
@@ -122,8 +126,11 @@ def segment(
     Args:
         images: one image (a file, an array of uint8 RGB or a PIL image), or several.
         references: {image: mask} of files, or a folder with images/, masks/ and classes.yaml.
+        method: "knn" gives each patch the labels of its nearest neighbours; "insid3" finds the clusters of an image
+            that resemble the annotated objects, for one or a few annotated images.
         backbone, weights: as for `load_backbone`; the best backbone at hand if left out.
-        **options: of `dense.memory.build_memory`, such as patches=20000, resize=None, layers=8.
+        **options: of `dense.memory.build_memory`, such as patches=20000, resize=None, layers=8, or of
+            `dense.memory.build_insid3`.
 
     Returns:
         One prediction, or an iterator over those of several images.
@@ -133,23 +140,24 @@ def segment(
     """
     from dense.predict import Predictor
 
-    predictor = Predictor(remember(references, backbone, weights, device, **options))
+    predictor = Predictor(model_of(references, method, backbone, weights, device, **options))
     several = isinstance(images, list | tuple)
     return (predictor(image) for image in images) if several else predictor(images)  # type: ignore[return-value, misc]
 
 
-def remember(
-    references: Any, backbone: str | Backbone | None, weights: str | Path | None, device: str, **options: Any
-) -> Any:
+def model_of(
+    references: Any, method: str, backbone: str | Backbone | None, weights: str | Path | None, device: str,
+    **options: Any,
+) -> Any:  # fmt: skip
     """Return the model of references, see `segment`."""
     from dense.backbone import load_backbone
     from dense.backbone.at_hand import at_hand
     from dense.data.labelled.open import open_labelled
-    from dense.memory import build_memory, open_references
+    from dense.memory import open_references, remember
 
     if backbone is None or isinstance(backbone, str):
         name, file = at_hand(backbone, None if weights is None else str(weights))
         backbone = load_backbone(name, file, frozen=True)
     folder = isinstance(references, str | Path)
     source = open_labelled(references, "all", targets=("labels",)) if folder else open_references(references)
-    return build_memory(backbone.to(device), source, **options)
+    return remember(method, backbone.to(device), source, **options)

@@ -38,6 +38,7 @@ _PUBLIC = {
     "measure_layers": "dense.evaluate.layers",
     "measure_linear": "dense.evaluate.classification.measure",
     "measure_probe": "dense.evaluate.probe",
+    "measure_retrieval": "dense.evaluate.retrieval",
     "open_examples": "dense.evaluate.classification.data",
     "statistics": "dense.evaluate.classification.features",
 }

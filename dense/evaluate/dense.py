@@ -14,6 +14,7 @@ from dense.data.labelled.sample import LabelledSource
 from dense.data.transforms import EvalTransform
 from dense.evaluate.protocol import Protocol, Result
 from dense.metrics import BoundaryIoU, DepthEdges, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
+from dense.metrics.discovery import HungarianIoU
 from dense.model.inference import Edges, Maps, Network, augmented, slid
 from dense.model.network import DenseModel, Inference
 from dense.suggest import UnknownOption, did_you_mean
@@ -30,7 +31,8 @@ class DenseProtocol:
     resize: working size of the images, by default the model's; predictions are resized to the targets before they are
     compared. window, stride, edges: sliding windows, by default the model's. scales, flip: test-time augmentation,
     averages of logits (or of depth) over whole images, or within each window (`over`). crop, cap, alignment, average:
-    see DepthMetrics. ignore: label that is not counted.
+    see DepthMetrics. ignore: label that is not counted. boundary, hungarian: also boundary measures; also mIoU after
+    predicted classes were matched with true ones.
     """
 
     name: str
@@ -47,6 +49,7 @@ class DenseProtocol:
     average: Literal["image", "pixel"] = "image"
     ignore: int = 255
     boundary: bool = False
+    hungarian: bool = False
 
     def __post_init__(self) -> None:
         Inference(self.resize, self.window, self.stride)  # checks them
@@ -131,7 +134,7 @@ def evaluate_dense(
         if sample.labels is not None and "segmentation" in measured:
             labels = sample.labels[None].to(device)
             predicted = resized(maps, "labels", labels).argmax(1)
-            for name in measured.keys() & {"segmentation", "boundary"}:
+            for name in measured.keys() & {"segmentation", "boundary", "hungarian"}:
                 measured[name].update(predicted, labels)
     return {name: table(name, metric) for name, metric in measured.items()}
 
@@ -182,6 +185,8 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
     found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(theirs), protocol.ignore, theirs)}
     if protocol.boundary:
         found["boundary"] = BoundaryIoU(len(theirs), ignore=protocol.ignore)
+    if protocol.hungarian:
+        found["hungarian"] = HungarianIoU(len(theirs), len(theirs), protocol.ignore)
     return found
 
 
@@ -193,6 +198,8 @@ def resized(maps: Maps, name: str, target: Tensor) -> Tensor:
 def table(name: str, metric: Any) -> dict[str, Any]:
     """Compute a metric; add the numbers per class of a segmentation."""
     numbers = metric.compute()
+    if name == "hungarian":
+        return {"miou_hungarian": numbers["miou"]}
     return numbers | {"per_class": metric.per_class()} if name == "segmentation" else numbers
 
 
@@ -216,7 +223,8 @@ def measure(
         )
     check_all({split: source}, limit=CHECKED)
     found = evaluate_dense(model, source, protocol, measured)
-    chosen = list(found) if what is None else [what, "boundary" if what == "segmentation" else "edges"]
+    more = {"segmentation": ("boundary", "hungarian"), "depth": ("edges",)}
+    chosen = list(found) if what is None else [what, *more[what]]
     numbers: dict[str, Any] = {}
     for name in chosen:
         numbers |= found.get(name, {})
@@ -230,7 +238,9 @@ def measure(
         norm=model.norm,
         statistics="of training (evaluation mode)",
         classes=len(model.classes or ()),
-        settings={k: v for k, v in vars(protocol).items() if k != "name"} | settings,
+        settings={k: v for k, v in vars(protocol).items() if k != "name"}
+        | ({"refine": model.inference.refine} if model.inference.refine != "none" else {})
+        | settings,
     )
     per_class = numbers.pop("per_class", None)
     if per_class:

@@ -17,7 +17,7 @@ from dense.model.network import DenseModel, Inference
 SCENES = {"restoration": 50}  # embedded scenes, unless their number is given; 200 for other tasks
 
 
-BACKBONES = ("knn", "linear", "probe")  # protocols of backbones
+BACKBONES = ("knn", "linear", "probe", "retrieval")  # protocols of backbones
 
 
 def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: Any) -> Result:
@@ -28,7 +28,7 @@ def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: A
         dense.evaluate(backbone, "VAL", "knn", train="TRAIN", layers="all", readout="all").table
 
     protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms of a trained model, with the options of
-    `evaluate_model`; knn, linear or probe of a backbone, with those of `evaluate_backbone`.
+    `evaluate_model`; knn, linear, probe or retrieval of a backbone, with those of `evaluate_backbone`.
     """
     if protocol in BACKBONES:
         return evaluate_backbone(model, data, protocol, **options)
@@ -39,19 +39,21 @@ def evaluate_backbone(
     model: str | Path | Backbone, data: str | Path, protocol: str, *, train: str | Path | None = None,
     weights: str | Path | None = None, device: str | None = None, **options: Any,
 ) -> Result:  # fmt: skip
-    """Measure a backbone by knn, linear or probe; `evaluate` calls it with one of these protocols.
+    """Measure a backbone by knn, linear, probe or retrieval; `evaluate` calls it with one of these protocols.
 
     model: a backbone, its name, or a directory; weights: of a name. data: the validation images, with `train` for
     knn and linear; labelled images or "scenes" for probe. options: resize, crop, resample and scenes as in `Pair.open`,
-    and those of `measure_knn`, `measure_linear`, `measure_layers` and, for embedded scenes, `measure_probe`.
+    and those of `measure_knn`, `measure_linear`, `measure_retrieval`, `measure_layers` and, for embedded scenes,
+    `measure_probe`.
     """
     from dense.evaluate.classification.data import Pair
     from dense.evaluate.classification.measure import measure_knn, measure_linear
     from dense.evaluate.layers import measure_layers
     from dense.evaluate.probe import measure_probe
+    from dense.evaluate.retrieval import measure_retrieval
 
     pair = None
-    if protocol != "probe":
+    if protocol in ("knn", "linear"):
         if train is None:
             raise ValueError(f"protocol={protocol!r} needs train=, the training images; data are the validation images")
         opening = {name: options.pop(name) for name in ("resize", "crop", "resample", "scenes") if name in options}
@@ -61,6 +63,8 @@ def evaluate_backbone(
         backbone.to(device)
     if pair is not None:
         return (measure_knn if protocol == "knn" else measure_linear)(backbone, pair, **options)
+    if protocol == "retrieval":
+        return measure_retrieval(backbone, data, **options)
     if str(data) == "scenes":
         return measure_probe(backbone, **options)
     return measure_layers(backbone, str(data), **options)

@@ -1,6 +1,7 @@
 """Published numbers, and the commands that measure them here, given the data and the weights.
 
-Sources: the papers and model cards of DINO (2021), DINOv2 (2023), registers (2023) and DINOv3 (2025). Values are in
+Sources: the papers and model cards of DINO (2021), DINOv2 (2023), registers (2023) and DINOv3 (2025); of memories
+the reproduction of Hummingbird and DIP (2025). Values are in
 percent, root mean squared errors in metres.
 """
 
@@ -24,6 +25,9 @@ DATA = {  # name -> (title, layout of `dense train`, what lies in its folder)
     "nyuv2": ("NYUv2", "nyuv2", ()),
     "kitti": ("KITTI, Eigen split", "kitti_eigen", ()),
     "davis": ("DAVIS-2017", "", ("JPEGImages/480p", "Annotations/480p", "ImageSets/2017")),
+    "roxford5k": ("Revisited Oxford", "", ("jpg", "gnd_roxford5k.pkl")),
+    "rparis6k": ("Revisited Paris", "", ("jpg", "gnd_rparis6k.pkl")),
+    "copydays": ("Copydays with distractors", "", ("original", "strong", "distractors", "whiten")),
 }  # fmt: skip
 
 
@@ -247,9 +251,61 @@ def _without_training() -> Iterator[Row]:
         yield Row(f"jaccard/voc2012/{name}", value, 1.0, (command,), ("attention", "jaccard"), 100, words, "DINO")
 
 
+def _retrieval() -> Iterator[Row]:
+    published = {
+        ("DINO", "medium", "roxford5k"): {"dino_vits16": 41.8},
+        ("DINO", "hard", "roxford5k"): {"dino_vits16": 13.7},
+        ("DINO", "medium", "rparis6k"): {"dino_vits16": 63.1},
+        ("DINO", "hard", "rparis6k"): {"dino_vits16": 34.4},
+        ("DINOv3", "hard", "roxford5k"): {"dinov2_vitg14_reg": 58.2, "dinov3_vit7b16": 60.7},
+        ("DINOv3", "hard", "rparis6k"): {"dinov2_vitg14_reg": 84.6, "dinov3_vit7b16": 87.1},
+    }
+    for (source, level, data), values in published.items():
+        scales = ("--multi-scale",) if source == "DINO" else ()
+        words = "longer side 512, scales 1, 0.71, 0.5" if source == "DINO" else "longer side 224"
+        words = f"mAP of class tokens, {words}, queries cropped"
+        tail = ("--data", "{data}", "--layout", data, *scales, "--output", "{output}/result")
+        for name, value in values.items():
+            command = ("evaluate", "retrieval", *_backbone(name), *tail)
+            yield Row(f"retrieval_{level}/{data}/{name}", value, 1.5, (command,), (level, "map"), 100, words, source)
+    words = "mAP of strong copies, class token and GeM of patches, whitened, 320 px"
+    other = ("--whiten", "{data}/whiten", "--distractors", "{data}/distractors", "--readout", "class_gem")
+    tail = ("--data", "{data}", "--layout", "copydays", *other, "--output", "{output}/result")
+    for name, value in {"dino_vitb16": 81.7, "dino_vitb8": 85.5}.items():
+        command = ("evaluate", "retrieval", *_backbone(name), *tail)
+        yield Row(f"copies/copydays/{name}", value, 1.5, (command,), ("map",), 100, words, "DINO")
+
+
+def _memories() -> Iterator[Row]:
+    published = {
+        "102400": (37.2, 44.9, 70.2, 69.1, 64.6, 62.3),
+        "1024000": (43.1, 50.8, 74.9, 74.6, 71.7, 69.9),
+        "10240000": (46.6, 55.7, 77.0, 76.9, 74.8, 73.6),
+    }
+    names = ("dino_vits16", "dino_vitb16", "dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vitg14")
+    both = ("--layers", "last", "--square", "--resize", "504", "--augment", "2", "--unknown", "0", "--hungarian")
+    tail = ("--data", "{data}", "--layout", "voc2012_aug", *both)
+    words = "mIoU, {} patches in memory, 30 neighbours, temperature {}, squares of 504, 2 views, Hungarian matching"
+    for patches, values in published.items():
+        for name, value in _named(names, *values).items():
+            command = ("evaluate", "in-context", *_backbone(name), *tail, "--patches", patches)
+            command = (*command, "--output", "{output}/result")
+            said = words.format(f"{int(patches):,}", 0.02)
+            yield Row(
+                f"in_context_{patches}/voc2012_aug/{name}", value, 2.0, (command,), ("miou_hungarian",), 100, said,
+                "open-hummingbird",
+            )  # fmt: skip
+    command = ("evaluate", "in-context", *_backbone("dinov2_vits14_reg"), *tail, "--patches", "10240000")
+    command = (*command, "--temperature", "0.07", "--output", "{output}/result")
+    said = words.format("10,240,000", 0.07)
+    yield Row(
+        "in_context_warm/voc2012_aug/dinov2_vits14_reg", 79.4, 2.0, (command,), ("miou_hungarian",), 100, said, "DIP"
+    )
+
+
 def rows() -> dict[str, Row]:
     """Return all rows by name."""
-    every = (*_classification(), *_segmentation(), *_depth(), *_without_training())
+    every = (*_classification(), *_segmentation(), *_depth(), *_without_training(), *_retrieval(), *_memories())
     return {row.name: row for row in every}
 
 

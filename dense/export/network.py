@@ -59,7 +59,7 @@ class ExportNetwork(nn.Module):
         if self.raw:
             images = images * self.scale + self.shift
         if isinstance(self.model, DenseModel):
-            maps = self.model.maps(images)
+            maps = self.model.decode(self.model.features(images), None, self.model.pixels(images))  # not refined
             return maps if self.raw_depth else self.model.physical(maps)
         features = self.model(images, layers=self.layers, norm=self.norm)
         maps = {f"map_{n}": m for n, m in zip(features.layers, features.maps, strict=True)}

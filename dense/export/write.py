@@ -138,6 +138,8 @@ def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]
             kind = "metric" if kind == "log" and not network.raw_depth else kind
             unit = Depth.of(np.empty((0, 0), np.float32), kind).unit  # type: ignore[arg-type]
             facts |= {"depth_kind": kind, "depth_unit": unit}
+        if model.inference.refine != "none":
+            facts["refine"] = f"not exported; dense predict applies {model.inference.refine}"
         if model.inference.resize is not None:
             facts["working_size"] = model.inference.resize  # of the shorter side, or height and width
     return facts

@@ -2,10 +2,9 @@
 
 from dense.suggest import lazily
 
-_PUBLIC = {
-    "build_anomaly": "dense.memory.anomaly",
-    "build_memory": "dense.memory.build",
-    "open_references": "dense.memory.references",
-}
-__all__ = sorted(_PUBLIC)
-__getattr__ = lazily(__name__, _PUBLIC)
+__all__ = ["build_anomaly", "build_insid3", "build_memory", "open_references", "remember"]
+__getattr__ = lazily(
+    __name__,
+    dict.fromkeys(("build_insid3", "build_memory", "remember"), "dense.memory.build")
+    | {"build_anomaly": "dense.memory.anomaly", "open_references": "dense.memory.references"},
+)

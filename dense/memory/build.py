@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,15 +14,20 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers, resolve_layers
 from dense.console import progress
 from dense.data.labelled.sample import IGNORE, DataError, LabelledSource
-from dense.data.transforms import resize_image
-from dense.model.network import DenseModel, Inference
+from dense.data.transforms import new_size, resize_image
+from dense.memory.views import MemoryView
+from dense.model.network import DenseModel, Inference, Refinement
 from dense.suggest import did_you_mean
-from heads.features import Norm
+from heads.features import Features, Norm
+from heads.head import DenseHead
+from heads.insid3 import Insid3Head
 from heads.layers import to_padded_size
 from heads.memory import MemoryHead
-from heads.outputs import Classes
+from heads.options import check_names
+from heads.outputs import Classes, Output
 
 Choice = Literal["balanced", "random", "coreset"]
+RANK = 500 / 1024  # of the channels, the directions of position that INSID3 removes
 SURPLUS = 4  # times its part that an image may give to a coreset
 
 
@@ -39,8 +46,13 @@ def build_memory(
     resize: int | tuple[int, int] | None = 448,
     patches: int = 100_000,
     choice: Choice = "balanced",
+    augment: int = 0,
+    unknown: int | None = None,
     neighbours: int = 30,
     temperature: float = 0.02,
+    lists: int | None = 0,
+    probes: int = 32,
+    refine: Refinement = "none",
     seed: int = 0,
     facts: dict[str, Any] | None = None,
 ) -> DenseModel:
@@ -56,7 +68,12 @@ def build_memory(
         choice: of the patches of an image that has more than its part: "balanced" prefers those of classes that few of
             its patches hold (Hummingbird), "random", or "coreset", which covers the features of all images by greedy
             k-centres.
-        neighbours, temperature: of the vote, see `heads.MemoryHead`.
+        augment: number of augmented views of each image that are remembered, see `MemoryView`; 0 remembers the image
+            as it is. Hummingbird's protocol has 1 or 2.
+        unknown: class that unknown pixels have in memory; None leaves them out.
+        neighbours, temperature, lists, probes: of the vote and the search, see `heads.MemoryHead`; lists=None chooses
+            four times the root of the number of patches.
+        refine: of predictions, see `Inference`.
         seed: of the choice.
         facts: of the model card.
     """
@@ -64,29 +81,19 @@ def build_memory(
         raise ValueError(
             f"choice={choice!r}: expected {', '.join(get_args(Choice))}.{did_you_mean(choice, get_args(Choice))}"
         )
-    if patches < 1:
-        raise ValueError(f"patches={patches}: expected at least 1")
-    if source.classes is None:
-        raise DataError("a memory needs images with masks, and these have none")
+    for name, value, fewest in (("patches", patches, 1), ("augment", augment, 0)):
+        if value < fewest:
+            raise ValueError(f"{name}={value}: expected at least {fewest}")
     spec = backbone.spec
     chosen = resolve_layers(usual_layer(spec.depth) if layers is None else layers, spec)
-    inference, count = Inference(resize=resize), len(source.classes)
-    outputs = {"labels": Classes(count, names=tuple(source.classes))}
+    inference, outputs = Inference(resize=resize, refine=refine), outputs_of(source)
     channels = [spec.channels[layer] if spec.channels else spec.dim for layer in chosen]
     reader = MemoryHead(channels, outputs, 1)
-    device = next(backbone.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    each = max(1, patches // max(len(source), 1)) * (SURPLUS if choice == "coreset" else 1)
+    each = max(1, patches // max(len(source) * max(augment, 1), 1)) * (SURPLUS if choice == "coreset" else 1)
     vectors, shares = list[Tensor](), list[Tensor]()
-    for index in progress(range(len(source)), "annotated images"):
-        sample = source.read(index)
-        if sample.labels is None:
-            continue
-        image = resize_image(sample.image, inference.size_of(sample.image.shape[:2]))
-        batch = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
-        features = backbone(backbone.normalise(batch), layers=chosen, norm=norm)
+    for features, held in annotated(backbone, source, chosen, norm, inference, augment, unknown, seed):
         own = reader.vectors(features).flatten(0, 2).cpu()
-        held = patch_shares(torch.from_numpy(sample.labels), features, count)
         known = held.sum(1) > 0
         own, held = own[known], held[known] / held[known].sum(1, keepdim=True)
         if len(own) > each:
@@ -95,18 +102,118 @@ def build_memory(
         vectors.append(own)
         shares.append(held)
     if not sum(map(len, vectors)):
-        raise DataError(f"none of {len(source)} masks labels a patch; annotate at least one object")
+        raise unlabelled(source)
     bank, labels = torch.cat(vectors), torch.cat(shares)
     if len(bank) > patches:
         places = k_centres(bank, patches, seed) if choice == "coreset" else torch.arange(patches)
         bank, labels = bank[places], labels[places]
-    head = MemoryHead(channels, outputs, len(bank), neighbours=neighbours, temperature=temperature)
+    lists = int(min(4 * len(bank) ** 0.5, len(bank))) if lists is None else lists
+    head = MemoryHead(
+        channels, outputs, len(bank), neighbours, temperature, lists, min(probes, lists) if lists else probes
+    )
     head.fill(bank, labels)
     about = {"annotated images": len(source), "patches": len(bank), "choice": choice, "seed": seed}
-    classes = tuple(source.classes)
-    return DenseModel(
-        backbone, head.to(device), chosen, norm, "segmentation", classes, inference, about | (facts or {})
-    ).eval()
+    return model_of(backbone, head, source, chosen, norm, inference, about | (facts or {}))
+
+
+@torch.inference_mode()
+def build_insid3(
+    backbone: Backbone,
+    source: LabelledSource,
+    *,
+    layers: Layers | list[int] = "last",
+    norm: Norm = True,
+    resize: int | tuple[int, int] | None = (1024, 1024),
+    rank: int | None = None,
+    cluster: float = 0.6,
+    least: float = 0.2,
+    refine: Refinement = "none",
+    facts: dict[str, Any] | None = None,
+) -> DenseModel:
+    """Return a model that segments what resembles the objects of a few annotated images, see `heads.Insid3Head`.
+
+    Args:
+        backbone, source, norm, facts: as for `build_memory`.
+        layers: one layer.
+        resize: working size; published is a square of 1024 pixels.
+        rank: directions of position that are removed; published are 500 of the 1,024 channels of a ViT-L, of which
+            other widths take the same share.
+        cluster, least: see `heads.Insid3Head`.
+        refine: of predictions, see `Inference`.
+    """
+    spec = backbone.spec
+    chosen = resolve_layers(layers, spec)
+    if len(chosen) != 1:
+        raise ValueError(f"layers={layers!r}: the method insid3 reads one layer, such as last")
+    channels = spec.channels[chosen[0]] if spec.channels else spec.dim
+    rank = round(channels * RANK) if rank is None else rank
+    window = max(resize) if isinstance(resize, tuple) else None  # which no image of this size exceeds
+    inference, images = Inference(resize=resize, window=window, refine=refine), list[tuple[Tensor, Tensor]]()
+    size: tuple[int, int] | None = None
+    for features, held in annotated(backbone, source, chosen, norm, inference):
+        images.append((features.maps[0][0].flatten(1).T, inside(held)))
+        size = features.image_size
+    if size is None or not any(len(v) for v, _ in images):
+        raise unlabelled(source)
+    black = backbone.normalise(torch.zeros(1, 3, *size, dtype=torch.uint8, device=images[0][0].device))
+    empty = backbone(black, layers=chosen, norm=norm).maps[0][0].flatten(1).T
+    count = sum(len(v) for v, _ in images)
+    head = Insid3Head(channels, outputs_of(source), count, rank, cluster, least)
+    head.to(empty.device).fill(empty, images)
+    about = {"annotated images": len(images), "patches": count, "method": "insid3"}
+    return model_of(backbone, head, source, chosen, norm, inference, about | (facts or {}))
+
+
+def outputs_of(source: LabelledSource) -> dict[str, Output]:
+    """Return the output of a memory of annotated images."""
+    if source.classes is None:
+        raise DataError("a memory needs images with masks, and these have none")
+    return {"labels": Classes(len(source.classes), names=tuple(source.classes))}
+
+
+def model_of(
+    backbone: Backbone, head: DenseHead, source: LabelledSource, layers: tuple[int, ...], norm: Norm,
+    inference: Inference, facts: dict[str, Any],
+) -> DenseModel:  # fmt: skip
+    """Return a backbone and a filled memory as a model."""
+    head.to(next(backbone.parameters()).device)
+    classes = tuple(source.classes or ())
+    return DenseModel(backbone, head, layers, norm, "segmentation", classes, inference, facts).eval()
+
+
+def unlabelled(source: LabelledSource) -> DataError:
+    return DataError(f"none of {len(source)} masks labels a patch; annotate at least one object")
+
+
+def annotated(
+    backbone: Backbone, source: LabelledSource, layers: tuple[int, ...], norm: Norm, inference: Inference,
+    augment: int = 0, unknown: int | None = None, seed: int = 0,
+) -> Iterator[tuple[Features, Tensor]]:  # fmt: skip
+    """Yield the features of each view of each annotated image and the share (N, K) of each class in its patches."""
+    device, view = next(backbone.parameters()).device, MemoryView() if augment else None
+    for index in progress(range(len(source)), "annotated images"):
+        sample = source.read(index)
+        if sample.labels is None:
+            continue
+        size = inference.size_of(sample.image.shape[:2])
+        if view is not None:  # all views have the working size of the whole image
+            size = new_size(size, *sample.image.shape[:2])
+        for number in range(max(augment, 1)):
+            seen = sample if view is None else view(sample, (seed, number, index))
+            image, labels = resize_image(seen.image, size), np.ascontiguousarray(seen.labels)
+            if unknown is not None:
+                labels = np.where(labels == IGNORE, np.uint8(unknown), labels)
+            batch = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
+            features = backbone(backbone.normalise(batch), layers=layers, norm=norm)
+            yield features, patch_shares(torch.from_numpy(labels), features, len(source.classes or ()))
+
+
+def inside(shares: Tensor) -> Tensor:
+    """Return the classes (N, K) of which patches hold more than half; of a class that none holds so, the fullest."""
+    found = shares > 0.5
+    lost = ~found.any(0) & (shares > 0).any(0)
+    found[shares[:, lost].argmax(0), lost] = True
+    return found
 
 
 def patch_shares(labels: Tensor, features: Any, count: int) -> Tensor:
@@ -137,3 +244,14 @@ def k_centres(vectors: Tensor, count: int, seed: int = 0) -> Tensor:
         places.append(int(nearest.argmin()))
         nearest = torch.maximum(nearest, vectors @ vectors[places[-1]])
     return torch.tensor(places)
+
+
+METHODS: dict[str, Callable[..., DenseModel]] = {"knn": build_memory, "insid3": build_insid3}
+
+
+def remember(method: str, backbone: Backbone, source: LabelledSource, **options: Any) -> DenseModel:
+    """Return the model of a method by name; an option that it does not have raises."""
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: expected {' or '.join(METHODS)}.{did_you_mean(method, METHODS)}")
+    check_names(f"method {method}", options, METHODS[method], but={"backbone", "source"})
+    return METHODS[method](backbone, source, **options)

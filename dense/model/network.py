@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,14 @@ import heads
 from dense.backbone import Backbone, BackboneSpec
 from dense.backbone.saved import SavedModel
 from dense.backbone.weights.report import LoadReport, load_strictly
+from dense.model.guided import guided_filter
 from heads.features import Features, Norm, Size
+from heads.layers import resize
 
 Task = Literal["segmentation", "depth", "joint", "restoration", "anomaly"]
+Refinement = Literal["none", "guided"]
 Maps = dict[str, Tensor]  # output name -> (B, K, H, W)
+LEAST = 1e-6  # probability whose logarithm stands for none
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Inference:
             height and width; null keeps an image's size.
         window: side in pixels of the sliding windows; null applies the network to the whole image.
         stride: pixels between windows; null for two thirds of a window.
+        refine: "guided" moves the edges of predicted classes to those of the image, by a guided filter over the
+            probabilities at the working size, a patch wide.
         focal: focal length in pixels at the working size, where the training data declare it; an image of another
             camera can then be resized to it, so that it has as many pixels per degree.
     """
@@ -36,12 +42,15 @@ class Inference:
     window: int | None = None
     stride: int | None = None
     focal: float | None = None
+    refine: Refinement = "none"
 
     def __post_init__(self) -> None:
         if isinstance(self.resize, list):  # as JSON has it
             object.__setattr__(self, "resize", tuple(self.resize))
+        if self.refine not in get_args(Refinement):
+            raise ValueError(f"inference.refine={self.refine!r}: expected none or guided")
         for name, value in asdict(self).items():
-            if value is not None and (min(value) if isinstance(value, tuple) else value) < 1:
+            if name != "refine" and value is not None and (min(value) if isinstance(value, tuple) else value) < 1:
                 raise ValueError(f"inference.{name}={value}: expected at least 1 pixel, or null")
         if self.stride is not None and (self.window is None or self.stride > self.window):
             raise ValueError(f"inference.stride={self.stride} needs a window of at least as many pixels")
@@ -148,9 +157,18 @@ class DenseModel(nn.Module, SavedModel):
         """
         return self.head(features, pixels, size)
 
-    def maps(self, images: Tensor, size: Size | None = None) -> Maps:
-        """Return maps by name of normalised images, of the images' size or of `size`."""
-        return self.decode(self.features(images), size, self.pixels(images))
+    def maps(self, images: Tensor, size: Size | None = None, refine: Refinement | None = None) -> Maps:
+        """Return maps by name of normalised images, of the images' size or of `size`.
+
+        refine: of classes, see `Inference`; as it says there if left out.
+        """
+        maps = self.decode(self.features(images), size, self.pixels(images))
+        if self.training or (refine or self.inference.refine) == "none" or "labels" not in maps:
+            return maps
+        mean, std = self._statistics(images)
+        pixels = resize(images * std + mean, (maps["labels"].shape[-2], maps["labels"].shape[-1]), False)
+        shares = guided_filter(pixels, maps["labels"].float().softmax(1), self.backbone.spec.patch)
+        return maps | {"labels": shares.clamp_min(LEAST).log()}
 
     def forward(self, images: Tensor) -> Tensor | Maps:
         """Return the map of a head with one output, else maps by name."""

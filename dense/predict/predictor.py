@@ -53,7 +53,7 @@ class Predictor:
         focal: focal length of the images in pixels; they are resized to as many pixels per degree as in training.
     """
 
-    OPTIONS = ("resize", "window", "stride", "flip", "scales", "precision", "batch", "raw_depth", "focal")
+    OPTIONS = ("resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal")
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class Predictor:
 
     @classmethod
     def of(cls, model: DenseModel, device: str | torch.device = "cpu", **options: Any) -> Predictor:
-        """Move a model to a device and wrap it; resize, window and stride replace what was saved with it."""
+        """Move a model to a device and wrap it; resize, window, stride and refine replace what was saved with it."""
         model = model.to(device)
-        given = {k: options.pop(k, None) for k in ("resize", "window", "stride")}
+        given = {k: options.pop(k, None) for k in ("resize", "window", "stride", "refine")}
         changed = {k: v for k, v in given.items() if v is not None}
         return cls(model, inference=replace(model.inference, **changed), **options)
 
@@ -193,7 +193,7 @@ class Predictor:
         if min(height, width) < patch and "restored" not in self.model.outputs:
             images = resize(images, (max(height, patch), max(width, patch)), align_corners=False)
         with self._autocast():
-            maps = self.model.maps(images)
+            maps = self.model.maps(images, refine=self.inference.refine)
         return {name: resize(values.float(), (height, width), align_corners=False) for name, values in maps.items()}
 
     def _autocast(self) -> Any:

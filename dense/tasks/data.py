@@ -20,7 +20,7 @@ from dense.data.cache import FeatureCache
 from dense.data.degrade import Degrade
 from dense.data.labelled.check import check_all, check_one_size
 from dense.data.labelled.layouts import LAYOUTS
-from dense.data.labelled.open import current_layout, open_training
+from dense.data.labelled.open import current_layout, draw, open_training
 from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, LabelledSource, Sample, collate
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
@@ -150,6 +150,7 @@ class DenseData(pl.LightningDataModule):
             validation, and keeps the last step's model.
         split_by: regular expression for what images have in common that stay on one side of such a split, such as the
             video in (video\\d+)/; it is searched for in the name of each file, and its first group counts.
+        train_images: train on so many of the training images, drawn by `seed`; null for all.
         kb_crop: crop KITTI's images to 352x1216 at the bottom centre.
         check: check all images and targets before training; a number checks so many samples per split.
         scenes: numbers of embedded scenes for training and for validation.
@@ -181,6 +182,7 @@ class DenseData(pl.LightningDataModule):
         copies: int | Literal["auto"] = 1,
         val_ratio: float = 0.1,
         split_by: str | None = None,
+        train_images: int | None = None,
         kb_crop: bool = False,
         check: bool | int = True,
         scenes: tuple[int, int] = (300, 100),
@@ -217,6 +219,8 @@ class DenseData(pl.LightningDataModule):
             for length, height in zip(scenes, camera_heights or (None, None), strict=True)
         )
         self.train, self.val = open_training(root, train=of_train, val=of_val, **options)
+        if train_images is not None:
+            self.train = draw(self.train, train_images, seed)
         limit = None if check is True else int(check)
         if check:
             with counting("checking images") as count:

@@ -18,7 +18,7 @@ from dense import tasks
 from dense.backbone.load import spec_of
 from dense.backbone.weights.names import directory
 from dense.console import say, warn
-from dense.data.labelled.open import open_labelled
+from dense.data.labelled.open import draw, open_labelled
 from dense.data.labelled.sample import LabelledSource
 from dense.files import write
 from dense.losses.base import DepthKind
@@ -92,11 +92,12 @@ def choose_values(config: Any) -> list[str]:
         data.resize = inference.resize
 
     def open_source() -> LabelledSource:
-        return open_labelled(
+        source = open_labelled(
             data.root, "train", layout=data.layout, partial=data.partial, targets=data.targets or TARGETS,
             classes=data.classes, depth=data.depth, val_ratio=data.val_ratio, split_by=data.split_by,
             kb_crop=data.kb_crop, length=data.scenes[0], size=data.scene_size, seed=data.scene_seed,
         )  # fmt: skip
+        return source if data.train_images is None else draw(source, data.train_images, data.seed)
 
     accelerated = config.trainer.accelerator != "cpu" and (torch.cuda.is_available() or torch.mps.is_available())
     lines = choose(config, open_source, lambda: spec_of(backbone.name, **dict(backbone.arguments)), accelerated)

@@ -25,12 +25,14 @@ from dense.cli import GROUPS, VERBS, WAYS_IN, discover_options, evaluate, main
 from dense.cli.evaluate import classification, labelled
 from dense.cli.parser import Parser
 from dense.console import progress, voice
+from dense.data.retrieval import LAYOUTS as RETRIEVAL_LAYOUTS
 from dense.discover.attention import Foreground, Mode
 from dense.discover.methods import FITTED_METHODS, METHODS
 from dense.discover.refine import Refinement
 from dense.discover.source import FeatureKind
 from dense.discover.track import PROTOCOLS, DecisionSize, Shape, Tracking
 from dense.evaluate import dense as dense_protocols
+from dense.evaluate import retrieval
 from dense.evaluate.classification.features import READOUTS
 from dense.evaluate.classification.finetune import FineTuneRecipe
 from dense.evaluate.classification.knn import NEIGHBOURS, TEMPERATURE
@@ -145,6 +147,10 @@ def test_choices_of_parsers_are_those_of_the_code() -> None:
     assert set(discover_options.PROTOCOLS) == set(PROTOCOLS)
     assert set(discover_options.REFINEMENTS) == set(get_args(Refinement))
     assert set(discover_options.SETTINGS_OF_TRACKING) == {field.name for field in fields(Tracking)}
+    of_retrieval = import_module("dense.cli.evaluate.retrieval")
+    for name in ("READOUTS", "VIEWS"):
+        assert getattr(of_retrieval, name) == getattr(retrieval, name)
+    assert of_retrieval.LAYOUTS == RETRIEVAL_LAYOUTS
     assert set(torch_precision) == {"fp32", "bf16", "fp16"}
 
 

@@ -17,6 +17,7 @@ from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.recipes import find_config
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
 from tests.evaluate.davis import miniature
+from tests.evaluate.retrieval_files import copies, landmarks, paris
 from tests.runs import alone
 
 PAGE = Path(__file__).parents[2] / "docs/published_numbers.md"
@@ -122,6 +123,7 @@ def kitti(root: Path) -> None:
 MAKERS = {
     "imagenet": imagenet, "ade20k": ade20k, "voc2012": voc2012, "voc2012_aug": voc2012, "cityscapes": cityscapes,
     "nyuv2": nyuv2, "kitti": kitti, "davis": miniature,
+    "roxford5k": landmarks, "rparis6k": paris, "copydays": copies,
 }  # fmt: skip
 KINDS = {(row.measure, row.data, row.source): row for row in reversed(rows().values())}  # the smallest backbone of each
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
@@ -143,6 +145,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     commands = []
     for command in row.commands:
         short = {"linear": ["--steps", "2"], "segmentation": ["--window", "112", "--resize", "112", "--stride", "112"]}
+        short["in-context"] = ["--resize", "112", "--patches", "100"]
         short = short.get(command[1], [])
         short += ["--scales", "1"] if "dinov2_ms" in command else []
         extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []

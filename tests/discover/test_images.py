@@ -28,8 +28,9 @@ from dense.discover import (
 )
 from dense.discover.attention import salience
 from dense.discover.methods import source_of, suited
-from dense.discover.refine import box_mean, grab_cut
+from dense.discover.refine import grab_cut
 from dense.discover.source import centred
+from dense.model.guided import box_mean
 from tests.backbone.conftest import tiny, token_backbone  # noqa: F401
 from tests.discover.features import blobs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,8 @@ def test_references(tmp_path: Path) -> None:
     read = small.read(0)
     assert read.labels is not None
     assert read.labels.shape == read.image.shape[:2]
+    saved = np.dstack([np.repeat(255 * mask[..., None], 3, 2), np.full_like(mask, 255)])  # as dense explore saves it
+    assert np.array_equal(open_references(written(tmp_path / "explore", mask=saved)).read(0).labels, mask)
     several = open_references(written(tmp_path / "classes", mask=np.where(mask == 1, 3, 7).astype(np.uint8)))
     assert several.classes == ("3", "7")
     for values, words in ((mask * 0, "alone"), (np.full((64, 80, 3), (9, 1, 1), np.uint8), "has colours")):
@@ -244,3 +247,34 @@ def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*common, "--train-images", "9"]) == 1
     assert "expected 1 to 3" in capsys.readouterr().err
     assert main([*common, "--train-images", "2"]) == 0
+
+
+def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: Backbone) -> None:
+    """Every method at every number, all images once; the same command reads the runs again."""
+    backbone.save_pretrained(tmp_path / "backbone")
+    for split, count in (("train", 3), ("val", 1)):
+        for i in range(count):
+            for kind, values in zip(
+                ("images", "masks"), painted(i + 10 * (split == "val"), (16, 48, 24, 56)), strict=True
+            ):
+                (tmp_path / "data" / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(tmp_path / "data" / split / kind / f"{split}{i}.png")
+    (tmp_path / "data/classes.yaml").write_text("[ground, thing]\n")
+    command = ["evaluate", "labels-needed", "--backbone", str(tmp_path / "backbone"), "--data", str(tmp_path / "data")]
+    command += ["--resize", "64", "--counts", "1", "--draws", "1", "--steps", "2", "--methods", "memory", "linear"]
+    assert main(command) == 2
+    assert "add --output" in capsys.readouterr().err
+    command += ["--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out/labels_needed.png").is_file()
+    numbers = json.loads((tmp_path / "out/results.json").read_text())["numbers"]
+    assert [len(numbers["draws"]["memory"][n]) for n in ("1", "3")] == [1, 1]
+    assert set(numbers["draws"]) == {"memory", "linear"}
+    (tmp_path / "out/runs/memory-1-0/numbers.json").write_text('{"miou": 0.5}')
+    assert main(command) == 0
+    assert "memory, 1 images, draw 0: mIoU 0.500" in capsys.readouterr().out + printed
+    assert main([*command, "--counts", "9"]) == 1
+    assert "expected 1 to 3 images" in capsys.readouterr().err
+    assert main([*command, "--methods", "linea"]) == 1
+    assert "Did you mean linear" in capsys.readouterr().err

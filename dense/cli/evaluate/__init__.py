@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear, finetune, knn, linear
 from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
 from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
-from dense.cli.evaluate.memory import add_anomaly, add_in_context, anomaly, in_context
+from dense.cli.evaluate.memory import (
+    add_anomaly,
+    add_in_context,
+    add_labels_needed,
+    anomaly,
+    in_context,
+    labels_needed,
+)
+from dense.cli.evaluate.retrieval import add_retrieval, retrieval
 from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
 from dense.console import hint
 from dense.suggest import did_you_mean
@@ -99,6 +107,22 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
              "MINE/train/good, test/good, test/KIND, ground_truth/KIND"),
             ("dense evaluate anomaly --backbone dinov2_vits14 --weights FILE --data MVTEC --layout mvtec --shots 1",
              "one good image per category, as published"),
+        ],
+    ),
+    "labels-needed": (
+        "mIoU against the number of annotated images, for memories and trained heads", add_labels_needed,
+        labels_needed,
+        [
+            ("dense evaluate labels-needed --backbone dinov2_vits14 --weights FILE --data MINE --output runs/labels",
+             "before you annotate more: a table and a plot"),
+        ],
+    ),
+    "retrieval": (
+        "images of the same class, landmark or original found by cosine of frozen features", add_retrieval, retrieval,
+        [
+            ("dense evaluate retrieval --backbone NAME --weights FILE --data MINE", "one folder per class"),
+            ("dense evaluate retrieval --backbone dino_vits16 --weights FILE --data OXFORD --layout roxford5k "
+             "--multi-scale", "revisited Oxford: easy, medium and hard"),
         ],
     ),
     "discovery": (

@@ -23,13 +23,14 @@ def add_in_context(parser: Parser) -> None:
     parser.add_argument("--train-images", type=int, help="remember so many of them, drawn by --seed; all if left out")
     parser.add_argument("--scenes", type=int, default=200, help="number of embedded scenes")
     parser.add_argument("--side", type=int, default=96, help="side of the scenes")
+    parser.add_argument("--hungarian", action="store_true", help="also mIoU after matching classes by Hungarian IoU")
     add_memory(parser)
 
 
 def in_context(options: Namespace) -> Result:
-    from dense.data.labelled.open import open_labelled
+    from dense.data.labelled.open import draw, open_labelled
     from dense.evaluate.dense import find_protocol, measure
-    from dense.memory import build_memory
+    from dense.memory import remember
 
     def opened(split: str, length: int) -> Any:
         return open_labelled(
@@ -41,21 +42,17 @@ def in_context(options: Namespace) -> Result:
     source = opened(options.train_split, options.train_images if scenes and options.train_images else options.scenes)
     val = opened(options.split, options.scenes)
     if options.train_images is not None and not scenes:
-        import numpy as np
-
-        if not 1 <= options.train_images <= len(source):
-            raise ValueError(
-                f"--train-images {options.train_images}: expected 1 to {len(source)}, the images there are"
-            )
-        chosen = np.random.default_rng(options.seed).permutation(len(source))[: options.train_images]
-        source = source.take(sorted(map(int, chosen)))
+        source = draw(source, options.train_images, options.seed)
     chosen_options = memory_options(options)
     facts = {"images": str(options.data), "remembered": f"{len(source)} images of {options.train_split}"}
-    model = build_memory(measured_backbone(options, "in-context", frozen=True), source, **chosen_options, facts=facts)
+    backbone = measured_backbone(options, "in-context", frozen=True)
+    model = remember(options.method, backbone, source, **chosen_options, facts=facts)
     words = {"data": options.data, "split": options.split}
-    protocol = find_protocol("plain", resize=options.resize or None)
-    settings = chosen_options | {"patches": len(model.head.bank), "view of the memory": "whole images, no augmentation"}
-    settings = {name: value for name, value in settings.items() if name not in ("norm", "resize", "layers")}
+    protocol = find_protocol("plain", resize=model.inference.resize, hungarian=options.hungarian or None)
+    used = {"choice": "balanced", "augment": 0, "unknown": None} if options.method == "knn" else {}
+    of_head = {name: value for name, value in model.head.options().items() if name not in ("name", "in_channels")}
+    given = {name: value for name, value in chosen_options.items() if name in used}
+    settings = {"method": options.method, "seed": options.seed} | used | given | of_head
     return measure(model, val, protocol, "segmentation", **words, **settings)
 
 
@@ -91,3 +88,34 @@ def anomaly(options: Namespace) -> Result:
             raise UsageError(f"--{name} is of fitting, and {options.model} is fitted already; leave it out")
     model = DenseModel.from_pretrained(options.model).to(usable_device(options.device))
     return measure_anomaly(model, sets, **words)
+
+
+def add_labels_needed(parser: Parser) -> None:
+    add_common(parser)
+    parser.add_argument("--data", required=True, help="folder with images/ and masks/")
+    parser.add_argument("--layout", default="folder", help="folder, voc2012, voc2012_aug, ade20k, cityscapes")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1, 2, 5, 10, 50], help="numbers of annotated images; all are added"
+    )
+    parser.add_argument("--draws", type=int, default=3, help="random choices of each number")
+    parser.add_argument(
+        "--methods", nargs="+", default=["memory", "linear", "dpt"], metavar="METHOD", help="memory, linear, dpt"
+    )
+    parser.add_argument("--recipe", default="segmentation/small_data", help="of the trained heads")
+    parser.add_argument("--resize", type=int, default=448, help="shorter side of images, for all methods")
+    parser.add_argument("--patches", type=int, default=100_000, help="largest number of patches in memory")
+    parser.add_argument("--steps", type=int, help="of the trained heads; those of the recipe if left out")
+
+
+def labels_needed(options: Namespace) -> Result:
+    from dense.evaluate.labels_needed import measure_labels_needed
+
+    if options.output is None:
+        raise UsageError("labels-needed keeps its runs; add --output FOLDER, where the same command goes on")
+    names = ("counts", "draws", "methods", "layout", "recipe", "resize", "patches")
+    backbone = measured_backbone(options, "labels-needed", frozen=True)
+    return measure_labels_needed(
+        backbone, options.backbone, options.weights, options.data, options.output,
+        overrides={} if options.steps is None else {"model.steps": options.steps},
+        **{name: getattr(options, name) for name in names},
+    )  # fmt: skip

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dense.console import say
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.folder import fraction, group_names, open_folder, open_restoration
@@ -122,6 +124,16 @@ def open_training(
     held = held if len(sides[1]) else "the model of the last step is kept"
     say(f"the val of {layout} is its published test list, which does not choose the best model; {held}")
     return sides
+
+
+def draw(source: LabelledSource, count: int, seed: int) -> LabelledSource:
+    """Return so many images of a set, drawn at random."""
+    if not 1 <= count <= len(source):
+        raise ValueError(f"train_images={count}: expected 1 to {len(source)}, the images there are")
+    if not isinstance(source, FileSource):
+        raise ValueError(f"train_images={count}: embedded scenes are not drawn; choose their number by scenes")
+    chosen = np.random.default_rng(seed).permutation(len(source))[:count]
+    return source.take(sorted(map(int, chosen)))
 
 
 def current_layout(layout: str | Layout) -> str | Layout:

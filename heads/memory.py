@@ -93,11 +93,11 @@ class MemoryHead(BankHead):
 
         A search of lists may find fewer; the cosine of a place that stays empty is -1.
         """
-        if self.lists:
-            values, places = self.index().search(queries.float().cpu().numpy(), min(self.neighbours, len(self.bank)))
-            found = torch.from_numpy(values).clamp_min(-1), torch.from_numpy(places).clamp_min(0)
-            return found[0].to(queries.device), found[1].to(queries.device)
-        return nearest(queries, self.bank, self.neighbours)
+        if not self.lists:
+            return nearest(queries, self.bank, self.neighbours)
+        values, places = self.index().search(queries.float().cpu().numpy(), min(self.neighbours, len(self.bank)))
+        found = torch.from_numpy(values).clamp_min(-1), torch.from_numpy(places).clamp_min(0)
+        return found[0].to(queries.device), found[1].to(queries.device)
 
     def index(self) -> Any:
         """Return faiss's index of the lists; it holds the memory a second time, in fp32."""

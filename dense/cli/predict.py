@@ -29,7 +29,7 @@ EXAMPLES = (
 def parser(**options: bool) -> Parser:
     parser = Parser(
         "dense predict",
-        "Predict depth, classes, restored images or anomalies of images and videos with a saved or a published model.",
+        "Predict depth, classes, restored images or anomalies of images and videos with a trained or published model.",
         EXAMPLES,
         usage="dense predict MODEL IMAGES ... [options]",
         **options,
@@ -38,7 +38,8 @@ def parser(**options: bool) -> Parser:
         "inputs",
         nargs="+",
         metavar="MODEL IMAGES",
-        help="a model (a directory of dense train, segment or anomaly; a published file), then images, folders, videos",
+        help="a model (a directory of dense train, segment or anomaly, a published file or directory), then images, "
+        "folders, videos",
     )
     parser.add_argument("--model", help="the model, if it is not the first of these")
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder for the predictions")

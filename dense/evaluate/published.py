@@ -285,7 +285,7 @@ def _memories() -> Iterator[Row]:
     names = ("dino_vits16", "dino_vitb16", "dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vitg14")
     both = ("--layers", "last", "--square", "--resize", "504", "--augment", "2", "--unknown", "0", "--hungarian")
     tail = ("--data", "{data}", "--layout", "voc2012_aug", *both)
-    words = "mIoU, {} patches in memory, 30 neighbours, temperature {}, squares of 504, 2 views, Hungarian matching"
+    words = "mIoU, {} patches, k 30, temperature {}, 504 px squares, 2 views, matched"
     for patches, values in published.items():
         for name, value in _named(names, *values).items():
             command = ("evaluate", "in-context", *_backbone(name), *tail, "--patches", patches)

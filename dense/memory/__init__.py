@@ -2,9 +2,12 @@
 
 from dense.suggest import lazily
 
-__all__ = ["build_anomaly", "build_insid3", "build_memory", "open_references", "remember"]
-__getattr__ = lazily(
-    __name__,
-    dict.fromkeys(("build_insid3", "build_memory", "remember"), "dense.memory.build")
-    | {"build_anomaly": "dense.memory.anomaly", "open_references": "dense.memory.references"},
-)
+_PUBLIC = {
+    "build_anomaly": "dense.memory.anomaly",
+    "build_insid3": "dense.memory.build",
+    "build_memory": "dense.memory.build",
+    "open_references": "dense.memory.references",
+    "remember": "dense.memory.build",
+}
+__all__ = sorted(_PUBLIC)
+__getattr__ = lazily(__name__, _PUBLIC)

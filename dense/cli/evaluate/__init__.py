@@ -100,15 +100,6 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
              "--temperature 0.07", "Pascal VOC"),
         ],
     ),
-    "anomaly": (
-        "anomalies of images and pixels, by a fitted model, or by a backbone and good images", add_anomaly, anomaly,
-        [
-            ("dense evaluate anomaly runs/parts --data MINE",
-             "MINE/train/good, test/good, test/KIND, ground_truth/KIND"),
-            ("dense evaluate anomaly --backbone dinov2_vits14 --weights FILE --data MVTEC --layout mvtec --shots 1",
-             "one good image per category, as published"),
-        ],
-    ),
     "labels-needed": (
         "mIoU against the number of annotated images, for memories and trained heads", add_labels_needed,
         labels_needed,
@@ -123,6 +114,15 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
             ("dense evaluate retrieval --backbone NAME --weights FILE --data MINE", "one folder per class"),
             ("dense evaluate retrieval --backbone dino_vits16 --weights FILE --data OXFORD --layout roxford5k "
              "--multi-scale", "revisited Oxford: easy, medium and hard"),
+        ],
+    ),
+    "anomaly": (
+        "anomalies of images and pixels, by a fitted model, or by a backbone and good images", add_anomaly, anomaly,
+        [
+            ("dense evaluate anomaly runs/parts --data MINE",
+             "MINE/train/good, test/good, test/KIND, ground_truth/KIND"),
+            ("dense evaluate anomaly --backbone dinov2_vits14 --weights FILE --data MVTEC --layout mvtec --shots 1",
+             "one good image per category, as published"),
         ],
     ),
     "discovery": (

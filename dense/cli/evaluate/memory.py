@@ -56,6 +56,37 @@ def in_context(options: Namespace) -> Result:
     return measure(model, val, protocol, "segmentation", **words, **settings)
 
 
+def add_labels_needed(parser: Parser) -> None:
+    add_common(parser)
+    parser.add_argument("--data", required=True, help="folder with images/ and masks/")
+    parser.add_argument("--layout", default="folder", help="folder, voc2012, voc2012_aug, ade20k, cityscapes")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[1, 2, 5, 10, 50], help="numbers of annotated images; all are added"
+    )
+    parser.add_argument("--draws", type=int, default=3, help="random choices of each number")
+    parser.add_argument(
+        "--methods", nargs="+", default=["memory", "linear", "dpt"], metavar="METHOD", help="memory, linear, dpt"
+    )
+    parser.add_argument("--recipe", default="segmentation/small_data", help="of the trained heads")
+    parser.add_argument("--resize", type=int, default=448, help="shorter side of images, for all methods")
+    parser.add_argument("--patches", type=int, default=100_000, help="largest number of patches in memory")
+    parser.add_argument("--steps", type=int, help="of the trained heads; those of the recipe if left out")
+
+
+def labels_needed(options: Namespace) -> Result:
+    from dense.evaluate.labels_needed import measure_labels_needed
+
+    if options.output is None:
+        raise UsageError("labels-needed keeps its runs; add --output FOLDER, where the same command goes on")
+    names = ("counts", "draws", "methods", "layout", "recipe", "resize", "patches")
+    backbone = measured_backbone(options, "labels-needed", frozen=True)
+    return measure_labels_needed(
+        backbone, options.backbone, options.weights, options.data, options.output,
+        overrides={} if options.steps is None else {"model.steps": options.steps},
+        **{name: getattr(options, name) for name in names},
+    )  # fmt: skip
+
+
 def add_anomaly(parser: Parser) -> None:
     parser.add_argument(
         "model", nargs="?", help="a model of dense anomaly fit; without one, the backbone is fitted to the good images"
@@ -88,34 +119,3 @@ def anomaly(options: Namespace) -> Result:
             raise UsageError(f"--{name} is of fitting, and {options.model} is fitted already; leave it out")
     model = DenseModel.from_pretrained(options.model).to(usable_device(options.device))
     return measure_anomaly(model, sets, **words)
-
-
-def add_labels_needed(parser: Parser) -> None:
-    add_common(parser)
-    parser.add_argument("--data", required=True, help="folder with images/ and masks/")
-    parser.add_argument("--layout", default="folder", help="folder, voc2012, voc2012_aug, ade20k, cityscapes")
-    parser.add_argument(
-        "--counts", type=int, nargs="+", default=[1, 2, 5, 10, 50], help="numbers of annotated images; all are added"
-    )
-    parser.add_argument("--draws", type=int, default=3, help="random choices of each number")
-    parser.add_argument(
-        "--methods", nargs="+", default=["memory", "linear", "dpt"], metavar="METHOD", help="memory, linear, dpt"
-    )
-    parser.add_argument("--recipe", default="segmentation/small_data", help="of the trained heads")
-    parser.add_argument("--resize", type=int, default=448, help="shorter side of images, for all methods")
-    parser.add_argument("--patches", type=int, default=100_000, help="largest number of patches in memory")
-    parser.add_argument("--steps", type=int, help="of the trained heads; those of the recipe if left out")
-
-
-def labels_needed(options: Namespace) -> Result:
-    from dense.evaluate.labels_needed import measure_labels_needed
-
-    if options.output is None:
-        raise UsageError("labels-needed keeps its runs; add --output FOLDER, where the same command goes on")
-    names = ("counts", "draws", "methods", "layout", "recipe", "resize", "patches")
-    backbone = measured_backbone(options, "labels-needed", frozen=True)
-    return measure_labels_needed(
-        backbone, options.backbone, options.weights, options.data, options.output,
-        overrides={} if options.steps is None else {"model.steps": options.steps},
-        **{name: getattr(options, name) for name in names},
-    )  # fmt: skip

@@ -23,6 +23,7 @@ class DenseHead(nn.Module, abc.ABC):
     align_corners: bool = False  # of the resize to the image, unless an output sets its own
     reads_pixels: bool = False  # whether it needs the images themselves, of 0 to 1
     reads_features: bool = True  # whether it needs features at all
+    exports: bool = True  # whether it can be written as one graph of operators
 
     def __init__(self, outputs: Mapping[str, Output]) -> None:
         super().__init__()

@@ -35,6 +35,8 @@ class Insid3Head(DenseHead):
     cluster: least mean cosine within a cluster. least: of a cluster's score, see above.
     """
 
+    exports = False  # since it clusters
+
     @checked
     def __init__(
         self,

@@ -74,7 +74,7 @@ class MemoryHead(BankHead):
             raise ValueError("a memory has one output, labels, of classes")
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("shares", torch.zeros(patches, outputs["labels"].count, dtype=torch.float16))
-        self.lists, self.probes = lists, probes
+        self.lists, self.probes, self.exports = lists, probes, not lists
         self.register_buffer("centres", torch.zeros(lists, sum(self.in_channels), dtype=torch.float16))
         self._index: Any = None  # of faiss, made when it is needed
         self.centres: Tensor  # of the lists

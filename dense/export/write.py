@@ -65,6 +65,8 @@ def export(
         raise ValueError(f"opset={opset} is of ONNX; leave it out for a .pt2 file")
     if isinstance(model, str | Path):
         model = open_model(model)
+    if isinstance(model, DenseModel) and not model.head.exports:
+        raise ValueError(f"the head {model.head.options()['name']} cannot be exported; use dense predict")
     if size is None:
         size = model.facts.get("view") if isinstance(model, DenseModel) else None
     if size is None:

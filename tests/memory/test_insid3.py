@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from dense.backbone import Backbone
 from dense.cli import main
+from dense.export import export
 from dense.memory import build_insid3, remember
 from dense.memory.build import inside
 from dense.memory.views import MemoryView, crop_box
@@ -112,6 +113,8 @@ def test_another_image_of_the_same_kind(backbone: Backbone, tmp_path: Path) -> N
     again = Predictor(DenseModel.from_pretrained(tmp_path))
     assert (again(first[0]).labels == first[1]).mean() > 0.9
     assert (again(second[0]).labels == second[1]).mean() > 0.85
+    with pytest.raises(ValueError, match="head insid3 cannot be exported"):
+        export(tmp_path, tmp_path / "a.pt2", (64, 64))
     with pytest.raises(ValueError, match="reads one layer"):
         build_insid3(backbone, source, layers=[0, 1])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Did you mean insid3"):

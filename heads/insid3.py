@@ -14,10 +14,10 @@ from torch import Tensor
 
 from heads.features import Features, Size, check_channels
 from heads.head import DenseHead
+from heads.memory import as_logarithms
 from heads.options import Count, Fraction, checked
 from heads.outputs import Classes, Output
 
-LEAST = 1e-6  # probability whose logarithm stands for none
 MOST = 16_384  # patches of an image, since clustering needs the square of their number
 BACKGROUND = ("background", "0")  # names of a class that is what the others leave
 
@@ -140,7 +140,7 @@ class Insid3Head(DenseHead):
         return alike & (votes >= needed.clamp_min(1))
 
     def forward(self, features: Features, images: Tensor | None = None, size: Size | None = None) -> dict[str, Tensor]:
-        return {name: x.clamp_min(LEAST).log() for name, x in super().forward(features, images, size).items()}
+        return as_logarithms(super().forward(features, images, size))
 
     def options(self) -> dict[str, Any]:
         return {

@@ -121,7 +121,7 @@ class MemoryHead(BankHead):
         return {"labels": votes.unflatten(0, vectors.shape[:3]).permute(0, 3, 1, 2)}
 
     def forward(self, features: Features, images: Tensor | None = None, size: Size | None = None) -> dict[str, Tensor]:
-        return {name: x.clamp_min(LEAST).log() for name, x in super().forward(features, images, size).items()}
+        return as_logarithms(super().forward(features, images, size))
 
     def options(self) -> dict[str, Any]:
         return {
@@ -133,6 +133,11 @@ class MemoryHead(BankHead):
             "lists": self.lists,
             "probes": self.probes,
         }
+
+
+def as_logarithms(shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the logarithms of maps of probabilities, whose softmax gives them back."""
+    return {name: x.clamp_min(LEAST).log() for name, x in shares.items()}
 
 
 def nearest(queries: Tensor, bank: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

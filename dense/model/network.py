@@ -16,11 +16,11 @@ from dense.backbone.weights.report import LoadReport, load_strictly
 from dense.model.guided import guided_filter
 from heads.features import Features, Norm, Size
 from heads.layers import resize
+from heads.memory import as_logarithms
 
 Task = Literal["segmentation", "depth", "joint", "restoration", "anomaly"]
 Refinement = Literal["none", "guided"]
 Maps = dict[str, Tensor]  # output name -> (B, K, H, W)
-LEAST = 1e-6  # probability whose logarithm stands for none
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class DenseModel(nn.Module, SavedModel):
         mean, std = self._statistics(images)
         pixels = resize(images * std + mean, (maps["labels"].shape[-2], maps["labels"].shape[-1]), False)
         shares = guided_filter(pixels, maps["labels"].float().softmax(1), self.backbone.spec.patch)
-        return maps | {"labels": shares.clamp_min(LEAST).log()}
+        return maps | as_logarithms({"labels": shares})
 
     def forward(self, images: Tensor) -> Tensor | Maps:
         """Return the map of a head with one output, else maps by name."""

@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# a file of tests on each core, one thread each: tiny tensors gain nothing from more
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# one thread on each core: tiny tensors gain nothing from more; a core that has finished takes tests of another. What is
+# compiled, the tests too, is kept for the processes that they start, also where the environment says otherwise
+TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-all lint format bench clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -23,6 +24,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(TESTS) -m "slow and not gpu"
+
+test-all: $(INSTALLED)
+	$(TESTS) -m "not gpu"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

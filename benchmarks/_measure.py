@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -55,14 +57,49 @@ def peak_memory(function: Callable[[], object]) -> float:
     return resident("VmHWM") - before
 
 
-def write_section(page: Path, name: str, text: str) -> None:
-    """Replace the text between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page, or append it."""
+def once(
+    options: argparse.Namespace, name: str, make: Callable[[], dict[str, Any]], used: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what `make()` returned, now or in an earlier call with the same --output, and the minutes that it took.
+
+    used: what the row depends on besides its name; a row that was made with something else ends the program. Rows that
+    were kept without this are taken as they are.
+    """
+    kept = options.output / "rows" / f"{slug(name)}.json"
+    settings = None if used is None else json.loads(json.dumps(used, default=str))
+    if not kept.is_file():
+        start = time.monotonic()
+        row = make()
+        facts = {"minutes": (time.monotonic() - start) / 60} | ({} if settings is None else {"used": settings})
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(facts | row, indent=1, default=str) + "\n")
+    row = json.loads(kept.read_text())
+    old = row.get("used")
+    if settings is not None and old is not None and old != settings:
+        changed = [key for key in old | settings if old.get(key) != settings.get(key)]
+        words = ", ".join(f"{key} {old.get(key)}, now {settings.get(key)}" for key in changed)
+        raise SystemExit(f"{kept} was made with other settings ({words}): choose another --output, or remove that file")
+    return row
+
+
+def slug(name: str) -> str:
+    """Return a name for files."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+
+
+def write_section(page: Path, name: str, text: str, inside: str = "") -> None:
+    """Replace the text between `<!-- NAME -->` and `<!-- end of NAME -->` in a Markdown page, or append it.
+
+    inside: a section at whose end it is appended; the page's end without one.
+    """
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     old = page.read_text() if page.is_file() else ""
     before, found, rest = old.partition(start)
     after = rest.partition(end)[2] if found else ""
-    if not found and before:
-        before = before.rstrip("\n") + "\n\n"
+    if not found:
+        before, closing, rest = old.partition(f"<!-- end of {inside} -->") if inside else (old, "", "")
+        after = f"\n\n{closing}{rest}" if closing else ""
+        before = before.rstrip("\n") + "\n\n" if before else ""
     page.write_text(f"{before}{start}\n\n{text.strip()}\n\n{end}" + (after or "\n"))
 
 

@@ -50,9 +50,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of probes and clips; discovery uses one")
     parser.add_argument("--train", type=int, default=600, help="training scenes of the probes")
     parser.add_argument("--val", type=int, default=400, help="evaluation scenes of the probes")
-    parser.add_argument(
-        "--many", type=int, default=2000, help="training and evaluation scenes of the k-NN of scenes_stem"
-    )
     parser.add_argument("--found", type=int, default=200, help="scenes of object discovery")
     parser.add_argument("--clips", type=int, default=20, help="clips of tracking")
     options = parser.parse_args()
@@ -62,12 +59,6 @@ def main() -> None:
     compare("scenes_tiny: linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
     compare("scenes_tiny: ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
     compare("scenes_tiny: k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
-    sizes = ["--train-scenes", str(options.many), "--val-scenes", str(options.many)]
-    stem = [numbers("probe", *sizes, "--seed", "0", backbone="scenes_stem")]
-    patches = "scenes_stem: k-NN of the largest object's class, its patches"
-    compare(patches, "knn_object", "random/knn_object", stem)
-    compare(patches, "knn_object", "pixels/knn_object", stem, peer="raw pixels")
-    compare("scenes_stem: k-NN of the largest object's class, class token", "knn_class", "random/knn_class", stem)
     sought = numbers(
         "discovery", "--data", "scenes", "--scenes", str(options.found), "--method", "attention", "maskcut"
     )

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from dense.ranks import ranks
+
 T = TypeVar("T")
 Count = Callable[[int, int | None], None]
 Show = Callable[[float, int | None, str, float | None], None]  # items done, of how many, part of the next, seconds left
@@ -73,7 +75,7 @@ def warn(text: str) -> None:
 @contextmanager
 def counting(what: str) -> Iterator[Count]:
     """Yield a function that takes (done, total) and reports progress as `progress` does; `within` adds to it."""
-    if _verb.get() != "loud":
+    if _verb.get() != "loud" or ranks().rank:
         yield lambda done, total: None
         return
     with (_bar if sys.stderr.isatty() else _lines)(what) as show:

@@ -11,14 +11,23 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from dense.ranks import ALONE, Ranks
+
 PARTIAL = ".partial"  # the suffix of a folder in which a file is written until it is complete
 LOCK = ".lock"
+JOINING = ".joining.lock"
+GRACE = 2.0  # seconds in which the first process of a run notes that the others may enter
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems that have none
+
+
+class InUse(OSError):
+    """A run has the folder."""
+
 
 _running: ContextVar[RunFolder | None] = ContextVar("running", default=None)
 _locks: set[int] = set()  # descriptors of held locks, which child processes must not keep alive
@@ -39,14 +48,19 @@ def replacing(path: str | Path, size: int = 0) -> Iterator[Path]:
         for file in sorted(partial.iterdir(), key=lambda file: file.name == path.name):  # what lies beside it first
             file.chmod(partial.stat().st_mode & 0o666)  # safetensors writes files that only their owner can read
             file.replace(path.with_name(file.name))
-            if run := _running.get():
-                run.note(path.with_name(file.name))
+            note(path.with_name(file.name))
     except Exception as error:
         size = max(size, sum(file.stat().st_size for file in partial.glob("*")))
         shutil.rmtree(partial, ignore_errors=True)  # before the room is measured
         raise _named(error, path, size) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def note(path: Path) -> None:
+    """List a file that was written for the run whose folder it is in."""
+    if run := _running.get():
+        run.note(path)
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
@@ -107,10 +121,13 @@ class RunFolder:
 
     A second run raises meanwhile, and so does a later one of the same verb with other settings, unless `overwrite`
     removes what the verb wrote before. The lock is the kernel's, which releases it when the process ends, however it
-    ends. The settings are in a hidden file of the folder, with the names of the files that were written.
+    ends. The settings are in a hidden file of the folder, with the names of the files that were written, and while the
+    run is not complete with what was made of each of its items, see `dense.items`.
 
     settings: what a later run must have in common with this one; None for a verb that compares them itself.
     again: what the same command does after a signal stopped this one.
+    ranks: this process and the others of its run, which enter the folder too; each has a record of its own.
+    key: what the items depend on; those of another key are made again.
     """
 
     def __init__(
@@ -120,17 +137,20 @@ class RunFolder:
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         again: str = "makes all of them again",
+        ranks: Ranks = ALONE,
+        key: str = "",
     ) -> None:
         self.folder, self.verb, self.again, self.overwrite = folder, verb, again, overwrite
         self.settings = None if settings is None else {name: _plain(value) for name, value in settings.items()}
-        self.record = folder / f".dense-{verb}.jsonl"
+        self.ranks, self.key = ranks, key
+        self.record = folder / f".dense-{verb}{f'-{ranks.rank}' if ranks.rank else ''}.jsonl"
         self.written = 0
         self._listed: set[str] = set()
 
     def __enter__(self) -> RunFolder:
         check_writable(self.folder)
         with contextlib.ExitStack() as undo:
-            undo.enter_context(hold(self.folder, f"dense {self.verb}"))
+            undo.enter_context(hold(self.folder, f"dense {self.verb}", self.ranks, self._remove))
             self._compare()
             self._token = _running.set(self)
             self._undo = undo.pop_all()
@@ -142,27 +162,40 @@ class RunFolder:
             error.args = (f"{self.written} files in {self.folder} are kept, and the same command {self.again}",)
         self._undo.close()
 
+    # ---- records: a line of settings, then names of files, and what was made of items
+
+    def _records(self) -> Iterator[tuple[Path, dict[str, Any], list[str], list[dict[str, Any]]]]:
+        """Yield path, settings, names of files and items of the records of all processes."""
+        main = self.folder / f".dense-{self.verb}.jsonl"
+        for path in (main, *sorted(self.folder.glob(f".dense-{self.verb}-*.jsonl"))):
+            if not (lines := _lines(path)):
+                continue
+            settings = lines.pop(0) if isinstance(lines[0], dict) and "item" not in lines[0] else {}
+            names = [line for line in lines if isinstance(line, str)]
+            yield path, settings, names, [line for line in lines if isinstance(line, dict)]
+
+    def _remove(self) -> None:
+        """With `overwrite`, remove what another run wrote; one that was stopped and has the same settings continues."""
+        for path, _, names, items in list(self._records()) if self.overwrite else ():
+            if not any(item["key"] == self.key for item in items):
+                for name in names:
+                    remove(self.folder, name)
+                path.unlink()
+
     def _compare(self) -> None:
-        """Raise for a folder of another run of this verb, or remove what that run wrote."""
-        try:
-            then, *names = map(json.loads, self.record.read_text().splitlines())
-        except (OSError, ValueError):
-            return
-        if self.overwrite:
-            for name in names:
-                remove(self.folder, name)
-            self.record.unlink()
-            return
-        now = self.settings or {}
-        changed = [
-            f"{name}: {now[name]} now, {then[name]} then" for name in now if then.get(name, now[name]) != now[name]
-        ]
-        if changed:
-            raise ValueError(
-                f"{self.folder} holds what dense {self.verb} wrote with other settings ({'; '.join(changed)}); choose "
-                "another --output, or let --overwrite remove it"
-            )
-        self._listed = set(names)
+        """Raise for a folder of another run of this verb."""
+        for path, then, names, _ in self._records():
+            now = self.settings or {}
+            changed = [
+                f"{name}: {now[name]} now, {then[name]} then" for name in now if then.get(name, now[name]) != now[name]
+            ]
+            if changed:
+                raise ValueError(
+                    f"{self.folder} holds what dense {self.verb} wrote with other settings ({'; '.join(changed)}); "
+                    "choose another --output, or let --overwrite remove it"
+                )
+            if path == self.record:
+                self._listed = set(names)
 
     def note(self, path: Path) -> None:
         """List a file that was written, for `overwrite`."""
@@ -170,11 +203,70 @@ class RunFolder:
         name = os.path.relpath(path, self.folder)
         if self.settings is None or name in self._listed or name.startswith(os.pardir):
             return
-        with self.record.open("a") as lines:
-            if not lines.tell():
-                lines.write(json.dumps(self.settings) + "\n")
-            lines.write(json.dumps(name) + "\n")
+        self._add(name)
         self._listed.add(name)
+
+    def _add(self, line: Any) -> None:
+        text = json.dumps(line) + "\n"
+        with self.record.open("ab+") as lines:
+            if not lines.tell():
+                text = json.dumps(self.settings or {}) + "\n" + text
+            else:
+                lines.seek(-1, os.SEEK_END)
+                text = text if lines.read(1) == b"\n" else "\n" + text  # after a line that a killed process began
+            lines.write(text.encode())
+
+    def add_item(self, name: str, version: str, facts: Any) -> None:
+        """Record what was made of an item."""
+        self._add({"item": name, "key": self.key, "version": version, "facts": facts})
+
+    def items(self) -> Iterator[dict[str, Any]]:
+        """Yield what all processes recorded of items, unless it was made otherwise."""
+        for _, _, _, items in self._records():
+            yield from (item for item in items if item["key"] == self.key)
+
+    @contextlib.contextmanager
+    def one_process(self) -> Iterator[None]:
+        """Let the processes of a run into this block one after the other."""
+        if self.ranks.world == 1:
+            yield
+            return
+        import fcntl
+
+        handle = os.open(self.folder / JOINING, os.O_RDWR | os.O_CREAT, 0o666)
+        _locks.add(handle)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            _locks.discard(handle)
+            os.close(handle)
+
+    def close_items(self) -> None:
+        """Join the records of all processes to one without items, as the results are complete."""
+        records = list(self._records())
+        listed = {name for _, _, names, _ in records for name in names} | self._listed
+        names = sorted(name for name in listed if (self.folder / name).exists())
+        main = self.folder / f".dense-{self.verb}.jsonl"
+        if self.settings is not None and names:
+            partial = main.with_suffix(PARTIAL)
+            partial.write_text("".join(json.dumps(line) + "\n" for line in (self.settings, *names)))
+            partial.replace(main)
+        for path, *_ in records:
+            if path != main or self.settings is None or not names:
+                path.unlink()
+        (self.folder / JOINING).unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> list[Any]:
+    """Return the lines of a record but those that a killed process did not finish; none if there is no record."""
+    found: list[Any] = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -200,28 +292,66 @@ def remove(folder: Path, name: str) -> None:
 
 
 @contextlib.contextmanager
-def hold(folder: Path, who: str) -> Iterator[None]:
+def hold(folder: Path, who: str, ranks: Ranks = ALONE, prepare: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Lock a folder, which is created, for one run; raise while another run has it.
 
-    Afterwards the lock's file is removed, and so are the folders that it made and that stayed empty.
+    Several processes of one run share the lock. The first of them calls `prepare` while it alone has it. Afterwards the
+    lock's file is removed, and so are the folders that it made and that stayed empty.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        handle = _lock(folder)
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        words = f"{who}, process {os.getpid()} on {socket.gethostname()}, since {started}"
+        handle = _enter(folder, words, ranks, prepare)
         try:
-            os.ftruncate(handle, 0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.write(handle, f"{who}, process {os.getpid()} on {socket.gethostname()}, since {started}".encode())
             yield
         finally:
-            (folder / LOCK).unlink(missing_ok=True)
+            if ranks.world == 1 or _locked(handle, alone=True):
+                (folder / LOCK).unlink(missing_ok=True)
             _locks.discard(handle)
             os.close(handle)
     finally:
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def _enter(folder: Path, words: str, ranks: Ranks, prepare: Callable[[], object]) -> int:
+    """Return a descriptor that holds the lock of a folder, shared with other processes of the run."""
+    end = time.monotonic() + GRACE
+    while True:
+        try:
+            handle = _lock(folder)
+        except InUse:
+            if ranks.world == 1:
+                raise
+            with contextlib.suppress(InUse):
+                handle = _lock(folder, alone=False)
+                if _holder(handle).endswith(f"\n{ranks.run}"):
+                    return handle
+                _locks.discard(handle)
+                os.close(handle)
+            if not _holder(folder / LOCK).endswith(f"\n{ranks.run}") and time.monotonic() > end:
+                raise
+            time.sleep(0.02)  # the first process of this run may just be preparing the folder
+            continue
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, (words + (f"\n{ranks.run}" if ranks.world > 1 else "")).encode(), 0)
+        prepare()
+        if ranks.world == 1 or _locked(handle, alone=False):
+            return handle
+        _locks.discard(handle)  # another process came in between
+        os.close(handle)
+
+
+def _holder(file: int | Path) -> str:
+    """Return the text of a lock's file."""
+    try:
+        data = file.read_bytes() if isinstance(file, Path) else os.pread(file, 2000, 0)
+    except OSError:
+        return ""
+    return data.decode(errors="replace")
 
 
 def check_free(folder: Path) -> None:
@@ -233,29 +363,41 @@ def check_free(folder: Path) -> None:
         os.close(handle)
 
 
-def _lock(folder: Path) -> int:
+def _lock(folder: Path, alone: bool = True) -> int:
     """Return a descriptor that holds the lock of a folder; raise if a run has it, naming that run."""
-    import fcntl
-
     while True:
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _locked(handle, alone):
+                raise BlockingIOError
         except BlockingIOError:
-            holder = os.read(handle, 500).decode(errors="replace") or "another run"
+            holder = _holder(handle).partition("\n")[0] or "another run"
             os.close(handle)
-            raise OSError(
+            raise InUse(
                 f"{folder} is in use: {holder}; wait until it has ended, stop it, or choose another --output"
             ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(handle)
-                raise
+        except OSError:
+            os.close(handle)
+            raise
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), (folder / LOCK).stat()):  # else the last holder has just removed it
                 _locks.add(handle)
                 return handle
         os.close(handle)
+
+
+def _locked(handle: int, alone: bool) -> bool:
+    """Take a lock, alone or with others, and return whether it was free, which it is on file systems without locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
 def _close_locks() -> None:

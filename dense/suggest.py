@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import re
 import warnings
@@ -48,12 +49,15 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     homes: name -> the module that defines it, or the submodule of that name.
     """
 
+    @functools.cache  # jsonargparse asks every module of a class for the same missing names, over and over
+    def hint(name: str) -> str:
+        return "" if name.startswith("_") else f".{did_you_mean(name, homes)}"
+
     def load(name: str) -> Any:
         if name in homes:
             home = importlib.import_module(homes[name])
             return home if homes[name] == f"{package}.{name}" else getattr(home, name)
-        hint = "" if name.startswith("_") else f".{did_you_mean(name, homes)}"
-        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint(name)}")
 
     return load
 

@@ -5,12 +5,13 @@ import warnings
 from heads.anomaly import AnomalyHead
 from heads.build import build
 from heads.dpt import DPT
+from heads.eomt import EoMT
 from heads.features import Features
 from heads.head import DenseHead
 from heads.insid3 import Insid3Head
 from heads.linear import LinearHead
 from heads.memory import MemoryHead
-from heads.outputs import Bins, Classes, DepthKind, Regression
+from heads.outputs import Bins, Classes, DepthKind, Masks, Regression
 from heads.pyramid import PyramidHead
 from heads.restoration import PixelSemanticFusion, RestorationHead, RestoredImage, Restormer
 
@@ -21,9 +22,11 @@ __all__ = [
     "Classes",
     "DenseHead",
     "DepthKind",
+    "EoMT",
     "Features",
     "Insid3Head",
     "LinearHead",
+    "Masks",
     "MemoryHead",
     "PixelSemanticFusion",
     "PyramidHead",

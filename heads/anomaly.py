@@ -31,8 +31,6 @@ class AnomalyHead(BankHead):
 
     BORDER, CENTRE = 0.2, 0.35  # the component's sign is flipped unless so much within the border is foreground
 
-    exports = False  # its search depends on the number of images
-
     @checked
     def __init__(
         self,

@@ -8,16 +8,17 @@ from typing import Any
 
 from heads.anomaly import AnomalyHead
 from heads.dpt import DPT
+from heads.eomt import EoMT
 from heads.head import DenseHead
 from heads.insid3 import Insid3Head
 from heads.linear import LinearHead
 from heads.memory import MemoryHead
 from heads.options import check_names
-from heads.outputs import Bins, Classes, Output, Regression
+from heads.outputs import Bins, Classes, Masks, Output, Regression
 from heads.pyramid import Pyramid, PyramidHead
 from heads.restoration.head import RestorationHead, RestoredImage
 
-OUTPUTS: dict[str, type[Output]] = {c.name: c for c in (Regression, Bins, Classes, RestoredImage)}
+OUTPUTS: dict[str, type[Output]] = {c.name: c for c in (Regression, Bins, Classes, Masks, RestoredImage)}
 
 
 def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
@@ -27,6 +28,7 @@ def _dpt(outputs: Mapping[str, Output], **options: Any) -> DenseHead:
 HEADS: dict[str, tuple[Callable[..., DenseHead], Callable[..., Any]]] = {  # name -> builder, owner of the options
     "anomaly": (AnomalyHead, AnomalyHead),
     "dpt": (_dpt, DPT),
+    "eomt": (EoMT, EoMT),
     "insid3": (Insid3Head, Insid3Head),
     "linear": (LinearHead, LinearHead),
     "memory": (MemoryHead, MemoryHead),

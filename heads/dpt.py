@@ -132,8 +132,9 @@ class FeatureFusionBlock(nn.Module):
 class DPT(Neck):
     """Features of four layers to one map (B, width, h, w), at eight times the token grid.
 
-    in_channels: of each map. width: channels of the fused map. reassemble: channels of each level between projection
-    and resize; by default 1/8, 1/4, 1/2 and all of the map's (DINOv2), and for pyramids no projection (None).
+    in_channels: of each map; of a backbone with three blocks, the deepest map makes the two coarse levels. width:
+    channels of the fused map. reassemble: channels of each level between projection and resize; by default 1/8, 1/4,
+    1/2 and all of the map's (DINOv2), and for pyramids no projection (None).
     strides: of the maps of a pyramid; None for maps of one stride, which are resized by 4, 2, 1 and 1/2.
 
     readout: how the class token is read, for all levels or per level; registers are never read. batch_norm, bias,
@@ -166,12 +167,15 @@ class DPT(Neck):
     ) -> None:
         super().__init__()
         self.in_channels, self.strides = tuple(in_channels), None if strides is None else tuple(strides)
+        three = strides is None and len(self.in_channels) == LEVELS - 1
+        self.reads = (0, 1, 2, 2) if three else tuple(range(len(self.in_channels)))  # map of each level
+        channels = tuple(self.in_channels[i] for i in self.reads)
         if reassemble is None:
-            reassemble = [None if strides else max(c >> (3 - i), 1) for i, c in enumerate(in_channels)]
+            reassemble = [None if strides else max(c >> (3 - i), 1) for i, c in enumerate(channels)]
         self.reassemble_channels = tuple(reassemble)
         self.readouts = (readout,) * LEVELS if isinstance(readout, str) else tuple(readout)
         for name, values in (
-            ("in_channels", self.in_channels),
+            ("in_channels", channels),
             ("reassemble", self.reassemble_channels),
             ("strides", self.strides),
             ("readout", self.readouts),
@@ -186,7 +190,7 @@ class DPT(Neck):
         self.reassemble = nn.ModuleList(
             Reassemble(c, middle, width, factor, choice, input_norm, resample)
             for c, middle, factor, choice in zip(
-                self.in_channels, self.reassemble_channels, self._factors(), self.readouts, strict=True
+                channels, self.reassemble_channels, self._factors(), self.readouts, strict=True
             )
         )
         self.fusion = nn.ModuleList(
@@ -204,8 +208,10 @@ class DPT(Neck):
                 f"readout={self.options()['readout']!r} reads the class token, and these features have none; "
                 "use readout='ignore'"
             )
-        tokens = [p[:, 0] if r != "ignore" else None for p, r in zip(features.prefix, self.readouts, strict=True)]
-        levels = [r(m, t) for r, m, t in zip(self.reassemble, features.maps, tokens, strict=True)]
+        levels = [
+            reassemble(features.maps[i], features.prefix[i][:, 0] if readout != "ignore" else None)
+            for reassemble, i, readout in zip(self.reassemble, self.reads, self.readouts, strict=True)
+        ]
         x: Tensor | None = None
         fused: list[Tensor] = []
         for i in reversed(range(LEVELS)):

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
 Norm = bool | Literal["last"]
+
+
+class Step(Protocol):
+    """Run block `index` of a backbone on tokens (B, N, C); mask: where each token (row) attends to another."""
+
+    def __call__(self, index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+
+class LendsBlocks(Protocol):
+    """A backbone whose last blocks a head runs, with tokens of its own among those of the backbone."""
+
+    def last_blocks(self, grid: Size, extra: int) -> Step:
+        """Return the step for `extra` tokens that stand between the prefix and the patches of `grid`."""
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm behind the last block."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class DenseHead(nn.Module, abc.ABC):
     reads_pixels: bool = False  # whether it needs the images themselves, of 0 to 1
     reads_features: bool = True  # whether it needs features at all
     exports: bool = True  # whether it can be written as one graph of operators
+    blocks: int = 0  # last blocks of the backbone that it runs itself, with tokens of its own among the backbone's
 
     def __init__(self, outputs: Mapping[str, Output]) -> None:
         super().__init__()
@@ -33,13 +34,15 @@ class DenseHead(nn.Module, abc.ABC):
             if not name.isidentifier() or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"output name {name!r}: expected a plain word such as 'depth'; choose another name")
             if not isinstance(output, Output):
-                raise TypeError(f"output {name!r}: expected Regression, Bins or Classes, got {type(output).__name__}")
+                raise TypeError(
+                    f"output {name!r}: expected an output such as Regression(), got {type(output).__name__}"
+                )
         self.outputs = dict(outputs)
 
     def forward(self, features: Features, images: Tensor | None = None, size: Size | None = None) -> dict[str, Tensor]:
         """Return name -> (B, K, H, W), over the whole image at its own size, or at another (height, width).
 
-        images: the images (B, 3, H, W) of the features, for heads that read them too.
+        images: the images (B, N, H, W) of the features, for heads that read them too.
         """
         result = {}
         for name, logits in self.logits(features, images).items():

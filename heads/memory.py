@@ -30,12 +30,14 @@ class BankHead(DenseHead):
     Features of several layers are normalised one by one and concatenated.
     """
 
+    exports = False  # its search depends on the number of images
     bank: Tensor  # N, D
 
     def __init__(self, in_channels: int | Sequence[int], outputs: Mapping[str, Output], patches: int) -> None:
         super().__init__(outputs)
         self.in_channels = as_tuple(in_channels)
         self.register_buffer("bank", torch.zeros(patches, sum(self.in_channels), dtype=torch.float16))
+        self.register_load_state_dict_post_hook(check_bank)
 
     def vectors(self, features: Features) -> Tensor:
         """Return the unit vectors of all patches, (B, h, w, D)."""
@@ -43,6 +45,12 @@ class BankHead(DenseHead):
         size = (features.maps[-1].shape[-2], features.maps[-1].shape[-1])
         units = [F.normalize(resize(m.float(), size, False), dim=1) for m in features.maps]
         return F.normalize(torch.cat(units, 1), dim=1).permute(0, 2, 3, 1)
+
+
+def check_bank(head: BankHead, keys: object = None) -> None:
+    """Raise if a bank that was read from a file is not finite."""
+    if not head.bank.isfinite().all():
+        raise ValueError("the memory holds numbers that are not finite: its file is damaged; make it again")
 
 
 class MemoryHead(BankHead):
@@ -74,7 +82,7 @@ class MemoryHead(BankHead):
             raise ValueError("a memory has one output, labels, of classes")
         self.neighbours, self.temperature = neighbours, temperature
         self.register_buffer("shares", torch.zeros(patches, outputs["labels"].count, dtype=torch.float16))
-        self.lists, self.probes, self.exports = lists, probes, not lists
+        self.lists, self.probes = lists, probes
         self.register_buffer("centres", torch.zeros(lists, sum(self.in_channels), dtype=torch.float16))
         self._index: Any = None  # of faiss, made when it is needed
         self.centres: Tensor  # of the lists

@@ -20,6 +20,7 @@ from heads.layers import resize
 from heads.options import Fraction, NotNegative, Positive, Range, check_length, check_number, check_options
 
 DepthKind = Literal["metric", "inverse_relative", "log"]
+MaskKind = Literal["instance", "panoptic", "semantic"]
 Activation = Literal["relu", "sigmoid", "exp", "softplus", "identity"]
 Upsample = Literal["double", "image", "none"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "exp": torch.exp}
@@ -57,6 +58,38 @@ class Output:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, with the name of the output."""
         return {"name": self.name, **asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Masks(Output):
+    """Masks with logits of `count` classes and of no object each, from a head of queries.
+
+    kind: what the masks stand for: objects that may overlap (`instance`), objects and regions that divide the image
+    (`panoptic`), or regions of one class each (`semantic`). things: for each class whether its objects are counted;
+    None if all are.
+    """
+
+    count: int
+    kind: MaskKind = "instance"
+    things: tuple[bool, ...] | None = None
+    align_corners: bool | None = None
+    name: ClassVar[str] = "masks"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.things is not None:
+            object.__setattr__(self, "things", tuple(self.things))
+            check_length("things", self.things, self.count, "class")
+
+    @property
+    def channels(self) -> int:
+        return self.count
+
+    def branch(self, width: int, align_corners: bool) -> nn.Module:
+        raise ValueError("the output 'masks' needs a head of queries; name the head 'eomt', or another output")
+
+    def initialise(self, last: nn.Conv2d) -> None:
+        self.branch(0, False)
 
 
 class DepthBranch(nn.Module):

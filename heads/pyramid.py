@@ -73,10 +73,10 @@ class Level(nn.Sequential):
 class Stem(nn.Sequential):
     """The image at half its size, for decoders that end at the image's own."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int) -> None:
         layers: list[nn.Module] = []
         for i in range(2):
-            layers += [nn.Conv2d(width if i else 3, width, 3, stride=1 if i else 2, padding=1, bias=False)]
+            layers += [nn.Conv2d(width if i else channels, width, 3, stride=1 if i else 2, padding=1, bias=False)]
             layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
@@ -88,7 +88,7 @@ class Pyramid(Neck):
     twice the one before; None for a ViT, whose one map, or four, become four levels of `width` channels. stride2: the
     level above them of a decoder that reads all levels: a `stem` of `stem_width` channels that reads the image
     (`head(features, images)`), or none (`drop`), so that it ends at half the resolution. decoder_options: the decoder's
-    own arguments.
+    own arguments. image_channels: of the images that the stem reads.
 
     Features may have any size: levels are resized so that each is exactly twice the next.
     """
@@ -103,11 +103,13 @@ class Pyramid(Neck):
         width: int = 256,
         stem_width: int = 32,
         decoder_options: Mapping[str, Any] | None = None,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         check_choice("decoder", decoder, DECODERS)
         self.in_channels, self.strides = as_tuple(in_channels), None if strides is None else tuple(strides)
         self.name, self.stride2, self.level_width, self.stem_width = decoder, stride2, width, stem_width
+        self.image_channels = image_channels
         self.decoder_options = dict(decoder_options or {})
         self.reads = DECODERS[decoder].reads
         self._check_levels()
@@ -120,7 +122,7 @@ class Pyramid(Neck):
             counts = [width] * len(factors)
         else:
             counts = list(self._chosen(self.in_channels))
-        self.stem = Stem(stem_width) if stride2 == "stem" else None
+        self.stem = Stem(stem_width, image_channels) if stride2 == "stem" else None
         self.reads_pixels = self.stem is not None
         counts = [stem_width, *counts] if self.stem is not None else counts
         self.auxiliary_width = counts[-2] if len(counts) > 1 else None
@@ -140,7 +142,7 @@ class Pyramid(Neck):
         return self.decoder(self._placeholders(maps) + maps), maps[-2] if len(maps) > 1 else None
 
     def options(self) -> dict[str, Any]:
-        return {
+        options = {
             "name": "pyramid",
             "in_channels": list(self.in_channels),
             "decoder": self.name,
@@ -150,6 +152,7 @@ class Pyramid(Neck):
             "stem_width": self.stem_width,
             "decoder_options": {k: list(v) if isinstance(v, tuple) else v for k, v in self.decoder_options.items()},
         }
+        return options if self.image_channels == 3 else options | {"image_channels": self.image_channels}
 
     # ---- levels
 

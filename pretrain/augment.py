@@ -49,9 +49,11 @@ class RandomResizedCrop(NamedTuple):
         h = min(height, round(width / low))
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def __call__(self, image: Image, random: Random) -> Image:
-        height, width = image.shape[:2]
-        return resize(crop(image, self.box(height, width, random)), self.size)
+    def __call__(self, image: Image, random: Random) -> tuple[Image, float]:
+        """Return the crop, and by how much it was enlarged."""
+        box = self.box(image.shape[0], image.shape[1], random)
+        height, width = box[2:]
+        return resize(crop(image, box), self.size), self.size / math.sqrt(height * width)
 
 
 class ColorJitter(A.ColorJitter):
@@ -79,6 +81,8 @@ class ColorJitter(A.ColorJitter):
         for name in order:
             factor = params[name]
             if name == "hue":
+                if self.hue == (0, 0):  # where channels are no colours, hue does not exist
+                    continue
                 img, steps = shift_hue(steps(img), factor), Affine()
                 continue
             if name == "brightness":
@@ -97,7 +101,8 @@ class GaussianBlur(A.ImageOnlyTransform):
     """Blur with a standard deviation uniform in `sigma`, in pixels.
 
     kernel_size 0 blurs as PIL, with three boxes and a replicated border; an odd number of pixels blurs as torchvision,
-    with a Gaussian and a reflected border.
+    with a Gaussian and a reflected border. scale: by which it is multiplied, where `sigma` is in pixels of the image
+    and the view was resized.
     """
 
     class InitSchema(A.BasicTransform.InitSchema):
@@ -106,13 +111,49 @@ class GaussianBlur(A.ImageOnlyTransform):
 
     def __init__(self, sigma: tuple[float, float], kernel_size: int = 0, p: float = 0.5) -> None:
         super().__init__(p=p)
-        self.sigma, self.kernel_size = sigma, kernel_size
+        self.sigma, self.kernel_size, self.scale = sigma, kernel_size, 1.0
 
     def get_params(self) -> dict[str, Any]:
-        return {"sigma": self.py_random.uniform(*self.sigma)}
+        return {"sigma": self.scale * self.py_random.uniform(*self.sigma)}
 
     def apply(self, img: Image, sigma: float, **params: Any) -> Image:
         return blur(img, sigma, self.kernel_size)
+
+
+class QuarterTurn(A.ImageOnlyTransform):
+    """Rotation by 0, 90, 180 or 270 degrees, each as often."""
+
+    def get_params(self) -> dict[str, Any]:
+        return {"turns": self.py_random.randrange(4)}
+
+    def apply(self, img: Image, turns: int, **params: Any) -> Image:
+        return np.ascontiguousarray(np.rot90(img, turns))
+
+
+class ChannelJitter(A.ImageOnlyTransform):
+    """A factor of its own for each channel, between 1 - colour and 1 + colour, and Gaussian noise.
+
+    noise: the largest standard deviation of the noise, as a fraction of the range.
+    """
+
+    class InitSchema(A.BasicTransform.InitSchema):
+        colour: float
+        noise: float
+
+    def __init__(self, colour: float, noise: float, p: float = 0.8) -> None:
+        super().__init__(p=p)
+        self.colour, self.noise = colour, noise
+
+    def get_params(self) -> dict[str, Any]:
+        return {"seed": self.py_random.getrandbits(64)}
+
+    def apply(self, img: Image, seed: int, **params: Any) -> Image:
+        random = np.random.default_rng(seed)
+        factors = random.uniform(1 - self.colour, 1 + self.colour, img.shape[2:]).astype(np.float32)
+        changed = img * factors
+        if self.noise:
+            changed += 255 * random.uniform(0, self.noise) * random.standard_normal(img.shape, np.float32)
+        return np.clip(changed + 0.5, 0, 255).astype(np.uint8)
 
 
 def crop(image: Image, box: tuple[int, int, int, int]) -> Image:
@@ -122,7 +163,7 @@ def crop(image: Image, box: tuple[int, int, int, int]) -> Image:
 
 
 def resize(image: Image, size: int) -> Image:
-    """Resize an image (H, W, 3) to (size, size, 3), bicubic and antialiased, as PIL up to rounding."""
+    """Resize an image (H, W, C) to (size, size, C), bicubic and antialiased, as PIL up to rounding."""
     # A batch of one, permuted, has the strides of channels-last, which PyTorch resizes faster.
     batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # 1, 3, H, W
     resized = F.interpolate(batch, (size, size), mode="bicubic", antialias=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,15 +16,20 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
 from dense.data.cache import Compute, FeatureCache
-from dense.data.image import ImageError
+from dense.data.domain import Domain, check_domain
+from dense.data.image import ImageError, dark
 from dense.data.labelled.files import file_identity
 from dense.data.labelled.sample import Identity
+from dense.data.levels import PHOTOGRAPHS, RGB, Reading
 from dense.data.loader import endless_loader
+from dense.data.metadata import Metadata, columns_of, read_metadata
 from dense.data.sampler import permute
-from dense.data.unlabelled import Images, open_images
-from dense.training.fit import fill_cache, images_in_words, refuse_another
+from dense.data.unlabelled import FolderImages, Images, ListImages, open_images
+from dense.data.windows import WindowImages
+from dense.training.fit import check_batch_size, fill_cache, images_in_words, refuse_another
 from pretrain.masking import VIEWS
 from pretrain.mixed import MixedCrops, StepSampler
+from pretrain.recipe import GuideOptions
 from pretrain.sharding import is_distributed
 from pretrain.views import MultiCrop
 
@@ -44,6 +50,7 @@ class ImageViews(NamedTuple):
     bad: list[int]  # indices of images that could not be read and were replaced by this one
     gram: list[Tensor]  # each (3, S', S') uint8: input of a Gram teacher, if there is one
     cached: Sequence[Tensor] = ()  # of each frozen teacher: (2, D) and (2, h, w, D), if there is a cache
+    metadata: Tensor = torch.empty(0)  # of each column of metadata
 
 
 class ViewBatch(NamedTuple):
@@ -54,6 +61,7 @@ class ViewBatch(NamedTuple):
     bad: Tensor  # indices of images that could not be read, of any number
     gram: list[Tensor]  # each (B, 3, S', S') uint8
     cached: Sequence[Tensor] = ()  # of each frozen teacher: (B, 2, D) and (B, 2, h, w, D), if there is a cache
+    metadata: Tensor = torch.empty(0)  # B, columns of metadata
 
 
 class ViewsOf(Dataset[ImageViews]):
@@ -66,6 +74,7 @@ class ViewsOf(Dataset[ImageViews]):
     """
 
     cache: FeatureCache | None = None
+    metadata: Metadata | None = None
 
     def __init__(self, images: Images, views: Views, seed: int = 0) -> None:
         self.images, self.views, self.seed = images, views, seed
@@ -93,14 +102,16 @@ class ViewsOf(Dataset[ImageViews]):
         bad: list[int] = []
         for chosen in self._candidates(epoch, index):
             try:
-                image = self.images.read(chosen)
+                windows = isinstance(self.images, WindowImages)
+                image = self.images.read(chosen, epoch) if windows else self.images.read(chosen)  # type: ignore[call-arg]
             except ImageError as error:
                 bad.append(chosen)
                 reason = str(error)
             else:
                 views = crops(image, (self.seed, epoch, index))
                 split = len(views) - getattr(crops, "gram_crops", 0)
-                return ImageViews(views[:split], chosen, bad, views[split:])
+                known = torch.empty(0) if self.metadata is None else torch.tensor(self.metadata.values[chosen])
+                return ImageViews(views[:split], chosen, bad, views[split:], metadata=known)
         raise ImageError(f"none of {len(bad)} images, tried one after the other, could be read; the last: {reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -114,13 +125,14 @@ class ViewsOf(Dataset[ImageViews]):
 
 def collate(samples: list[ImageViews]) -> ViewBatch:
     """Stack the views of several images, crop by crop, as the losses expect."""
-    views, images, bad, gram, cached = zip(*samples, strict=True)
+    views, images, bad, gram, cached, metadata = zip(*samples, strict=True)
     return ViewBatch(
         views=[torch.stack(crops) for crops in zip(*views, strict=True)],
         images=torch.tensor(images),
         bad=torch.tensor([i for some in bad for i in some], dtype=torch.int64),
         gram=[torch.stack(crops) for crops in zip(*gram, strict=True)],
         cached=[torch.stack(features) for features in zip(*cached, strict=True)],
+        metadata=torch.stack(metadata),
     )
 
 
@@ -180,6 +192,17 @@ class PretrainData(pl.LightningDataModule):
         cache: folder in which the features of frozen teachers are kept, so that they are computed once; null computes
             them in every step.
         copies: number of augmented versions per image in the cache, each of two views.
+        domain: what the images are; microscopy, satellite and xray change the views, except for options that are given
+            explicitly, and print what they changed.
+        metadata: a CSV file with a line per image, whose columns model.guides.keep and model.guides.forget name; its
+            column image, or else the first, has the names of images relative to the root.
+        windows: views are of so many random windows per image, in every epoch others, of which TIFF in tiles or strips
+            and .npy are not read whole; windows of background alone are drawn again. Null for whole images.
+        window_size: side of the windows in pixels.
+        channels: of images that are not photographs: their names, or their number; NAME_dapi.tif and NAME_actin.tif are
+            one image of the channels [dapi, actin]. Other channels than RGB are jittered one by one.
+        levels: numbers that become black and white, [0, 4095]; auto for quantiles of the images, per_image for those of
+            each image; {black: [...], white: [...], gamma: ..., log: ...}; null for those of the file's type.
     """
 
     def __init__(
@@ -194,6 +217,12 @@ class PretrainData(pl.LightningDataModule):
         at_least: int | None = None,
         cache: str | None = None,
         copies: int = 4,
+        domain: Domain = "photographs",
+        metadata: str | None = None,
+        windows: int | None = None,
+        window_size: int = 512,
+        channels: int | list[str] | None = None,
+        levels: Literal["auto", "per_image"] | list[float] | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if cache is not None and isinstance(views, MixedCrops):
@@ -204,11 +233,47 @@ class PretrainData(pl.LightningDataModule):
         self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
         self.at_least = at_least
         self.scene_size = scene_size if root.startswith("scenes:") else None
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
-        self.images = open_images(root, length=scenes, size=scene_size, remember=True, at_least=at_least)
+        check_batch_size(batch_size)
+        self.reading = Reading.of(levels, channels)
+        if self.scene_size is not None and self.reading not in (PHOTOGRAPHS, Reading(RGB)):
+            raise ValueError(f"data.root={root} with {self.reading}: scenes are RGB; leave channels and levels out")
+        self.images = open_images(
+            root, length=scenes, size=scene_size, remember=True, at_least=at_least, reading=self.reading
+        )
+        if isinstance(self.images, FolderImages | ListImages):
+            where = str(self.images.root if isinstance(self.images, FolderImages) else self.images.path.parent)
+            if problem := dark(self.images.paths, self.reading, where):
+                raise ValueError(problem)
+        for crops in (views, *getattr(views, "choices", ())):
+            crops.colours = self.reading.colours
+        self.windows = {} if windows is None else {"windows": windows, "window_size": window_size}
+        if windows is not None:
+            if not isinstance(self.images, FolderImages | ListImages):
+                raise ValueError(f"data.windows={windows}: only files have windows; leave it out for {root}")
+            self.images = WindowImages(self.images, windows, (window_size, window_size), seed)
         self.dataset = ViewsOf(self.images, views, seed)
         self.bad = BadImages(self.images)
+        check_domain(domain)
+        self.domain, self.metadata = domain, metadata
+
+    def read_metadata(self, guides: GuideOptions) -> Metadata | None:
+        """Return the columns of metadata that guides need, which samples hold from now on; None without guides."""
+        if self.metadata is None and guides.columns:
+            raise ValueError(
+                f"model.guides: the columns {', '.join(guides.columns)} need a file; add --data.metadata FILE.csv"
+            )
+        if self.metadata is not None and not guides.columns:
+            raise ValueError(
+                f"data.metadata={self.metadata} without a column in use; name some of "
+                f"{', '.join(columns_of(self.metadata))} in --model.guides.keep or --model.guides.forget, such as "
+                "--model.guides.forget '[plate]'"
+            )
+        if self.metadata is not None and self.dataset.metadata is None:
+            windows = self.images if isinstance(self.images, WindowImages) else None  # each has the row of its image
+            images, count = (windows.images, windows.count) if windows else (self.images, 1)
+            found = read_metadata(self.metadata, images, self.root, guides.columns, guides.numbers)
+            self.dataset.metadata = replace(found, values=np.repeat(found.values, count, axis=0))
+        return self.dataset.metadata
 
     def keep_features(self, compute: Compute, key: Mapping[str, Any]) -> None:
         """Compute the features of frozen teachers that the cache lacks, and read them from it from now on.
@@ -218,6 +283,7 @@ class PretrainData(pl.LightningDataModule):
         assert self.cache is not None
         assert self.trainer is not None
         views = {"views": self.views.options, "seed": self.seed, "images": self._which, "at_least": self.at_least}
+        views |= self.windows | self._reading
         dataset = self.dataset
         cache = FeatureCache(self.cache, {**key, **views}, compute, copies=self.copies, dtype=torch.float16)
         identities = [dataset.identity(index) for index in range(len(dataset))]
@@ -263,9 +329,16 @@ class PretrainData(pl.LightningDataModule):
             "which": self._which,
             "scene_size": self.scene_size,
             "at_least": self.at_least,
+            **self.windows,
             **({"copies": self.copies} if self.cache else {}),
+            **({"metadata": self.dataset.metadata.digest} if self.dataset.metadata else {}),
+            **self._reading,
             "views": {str(number): crops.options for number, crops in enumerate(views)},
         }
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        return {} if self.reading == PHOTOGRAPHS else {"reading": self.reading.to_dict()}
 
     @cached_property
     def _which(self) -> str:
@@ -277,4 +350,6 @@ class PretrainData(pl.LightningDataModule):
             "images": str(Path(self.root)),
             "number of images": len(self.dataset),
             "batch size": self.batch_size,
+            **({"domain": self.domain} if self.domain != "photographs" else {}),
+            **({"metadata": self.metadata} if self.metadata else {}),
         }

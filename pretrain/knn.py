@@ -9,6 +9,7 @@ import torch
 
 from dense.backbone import Backbone
 from dense.console import say
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.evaluate.classification.data import AsItIs, CenterCrop, open_examples
 from dense.evaluate.classification.features import extract
 from dense.evaluate.classification.knn import TEMPERATURE, check_votes, knn_accuracy
@@ -29,6 +30,7 @@ class KNNEvaluation(pl.Callback):
         scenes: number of embedded scenes, train and val; scene_size: their side.
         k: neighbours.
         student: also of the student's features, logged as `knn_student`.
+        reading: channels and levels of the labelled images, those of the training.
     """
 
     def __init__(
@@ -43,10 +45,14 @@ class KNNEvaluation(pl.Callback):
         batch_size: int = 64,
         k: int = 20,
         student: bool = False,
+        reading: Reading = PHOTOGRAPHS,
     ) -> None:
         check_votes([k], TEMPERATURE)
+        for root in (train, val):
+            if root.startswith("scenes:") and not reading.colours:
+                raise ValueError(f"knn: {root} is RGB, and the training reads {reading}; name labelled images of these")
         self.every_steps, self.batch_size, self.k, self.student = every_steps, batch_size, k, student
-        self.train, self.val = open_examples(train, val, scenes=scenes, size=scene_size)
+        self.train, self.val = open_examples(train, val, scenes=scenes, size=scene_size, reading=reading)
         self.view = AsItIs() if resize is None or crop is None else CenterCrop(resize, crop)
         self.accuracies: dict[int, float] = {}
 

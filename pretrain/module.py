@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
+from dense.backbone.channels import input_parameters
 from dense.data.cache import weights_digest
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
 from pretrain.centering import Center, subtract_mean
 from pretrain.data import ViewBatch
 from pretrain.fsdp import FSDP2
+from pretrain.guides import MLPGuide
 from pretrain.health import Diagnosis, HealthMonitor, TrainingFailed, not_finite
 from pretrain.masking import VIEWS, BlockMasks, MaskedPatches
 from pretrain.network import (
@@ -40,7 +42,7 @@ from pretrain.recipe import Recipe, completed
 from pretrain.sharding import local
 from pretrain.stages import check_start, distillation_teacher, frozen_teachers, load_run, load_start
 from pretrain.teacher import Teacher
-from pretrain.terms import StepOutputs, Term, build_terms
+from pretrain.terms import GuidesTerm, StepOutputs, Term, build_terms
 from pretrain.views import MultiCrop
 
 ELSEWHERE = ("distilled.", "frozen.")  # frozen teachers, which checkpoints leave out
@@ -116,6 +118,7 @@ class DINO(pl.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         total = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
         self.schedules = self.plan(len(data.dataset), total)
+        self._add_guides(data)
         for term in self._terms:
             term.plan(self.schedules.steps)
         self.masks.seed, self._total_batch = data.seed, total
@@ -132,6 +135,19 @@ class DINO(pl.LightningModule):
         if loop.max_steps == -1 or loop.max_steps > self.schedules.steps:
             loop.max_steps = self.schedules.steps
 
+    def _add_guides(self, data: Any) -> None:
+        """Add the term of metadata, whose heads have as many outputs as the file has classes."""
+        metadata = data.read_metadata(self.recipe.guides) if hasattr(data, "read_metadata") else None
+        if metadata is not None and "guides" not in self.terms:
+            torch.manual_seed(self.recipe.seed)
+            warmup, dim = self._plan.lr.warmup_steps, self.student.backbone.spec.dim
+            self.terms["guides"] = GuidesTerm(self.recipe.guides, metadata.columns, dim, warmup)
+
+    @property
+    def _trained(self) -> nn.ModuleList:
+        """The modules with parameters that the optimiser moves."""
+        return nn.ModuleList([self.student, *([self.terms["guides"]] if "guides" in self.terms else [])])
+
     def configure_model(self) -> None:
         """Shard every network, if the strategy is FSDP2."""
         strategy = self.trainer.strategy
@@ -141,6 +157,9 @@ class DINO(pl.LightningModule):
                     strategy.shard(network)
             if "gram" in self.terms:
                 strategy.shard(self.terms["gram"].teacher)  # type: ignore[arg-type]
+            for head in self.terms["guides"].heads if "guides" in self.terms else ():  # type: ignore[union-attr]
+                if isinstance(head, MLPGuide):
+                    strategy.shard(head.layers)
 
     def on_fit_start(self) -> None:
         """Fill the cache of the frozen teachers' features, after which they are no longer needed."""
@@ -211,6 +230,7 @@ class DINO(pl.LightningModule):
             step=step,
             steps_per_epoch=self._plan.steps_per_epoch,
             measure=step % self.recipe.health.every == 0 and micro == 0,
+            metadata=batch.metadata,
         )
 
     def _with_targets(self, batch: ViewBatch) -> tuple[list[Tensor], list[TeacherFeatures]]:
@@ -287,7 +307,10 @@ class DINO(pl.LightningModule):
             drop_gradients_(self.student.prototypes)
         if step < self.recipe.backbone.head_warmup_steps:
             drop_gradients_(self.student.backbone.parameters())
-        clip_gradients_(self.student.parameters(), optim.clip, optim.clip_mode)
+        elif step < self.recipe.backbone.patch_steps:
+            kept = {id(parameter) for parameter in input_parameters(self.student.backbone.model)}
+            drop_gradients_(p for p in self.student.backbone.parameters() if id(p) not in kept)
+        clip_gradients_(self._trained.parameters(), optim.clip, optim.clip_mode)
 
     def optimizer_step(
         self,
@@ -313,7 +336,7 @@ class DINO(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser over groups with and without weight decay, for each factor of the learning rate."""
         optim = self.recipe.optim
-        groups = parameter_groups(self.student, optim.weight_decay, optim.layer_decay, optim.patch_embed_lr)
+        groups = parameter_groups(self._trained, optim.weight_decay, optim.layer_decay, optim.patch_embed_lr)
         arguments = optim.arguments
         if optim.name == "adamw" and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             arguments = {"fused": False} | arguments  # fused, it would undo fp16's loss scaling only after clipping

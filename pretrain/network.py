@@ -17,7 +17,7 @@ from dense.backbone import Backbone, load_backbone
 from dense.backbone.vit import ViT
 from pretrain.head import ProjectionHead
 from pretrain.masking import VIEWS, Grid, check_grid
-from pretrain.recipe import BackboneOptions, Recipe
+from pretrain.recipe import EVEN, FIRST, BackboneOptions, Recipe
 from pretrain.views import MultiCrop
 
 
@@ -123,7 +123,7 @@ class MultiCropNetwork(nn.Module):
 
 def grid_of(backbone: Backbone, size: tuple[int, int]) -> Grid:
     """Return the rows and columns of patches of an image of a size (H, W)."""
-    fitted = backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="meta"))[0]
+    fitted = backbone.pad_to_patch_multiple(backbone.blank(size))[0]
     return fitted.shape[-2] // backbone.spec.patch, fitted.shape[-1] // backbone.spec.patch
 
 
@@ -137,16 +137,18 @@ def teacher_features(teacher: Backbone, crops: Tensor) -> TeacherFeatures:
 
 
 def shallower(options: BackboneOptions, teacher: Backbone) -> Backbone:
-    """Return the student with the weights of a frozen teacher of equal width, of which it takes evenly chosen blocks.
+    """Return the student with the weights of a frozen teacher of equal width, of which it takes some blocks.
 
-    The first and the last block are among them; all else is the teacher's, with positions for the student's grid.
+    `init_from: teacher` takes evenly chosen ones, the first and the last among them, `teacher_first` the first ones;
+    all else is the teacher's, with positions for the student's grid.
     """
-    backbone = load_backbone(options.name, **options.arguments)
+    backbone = load_backbone(options.name, **options.changes)
     ours, theirs = backbone.spec, teacher.spec
     given, own = teacher.state_dict(), backbone.state_dict()
     state = {name: tensor for name, tensor in given.items() if ".blocks." not in name}
+    step = 1.0 if options.init_from == FIRST else (theirs.depth - 1) / max(ours.depth - 1, 1)
     for place in range(ours.depth):
-        block = f"model.blocks.{round(place * (theirs.depth - 1) / max(ours.depth - 1, 1))}."
+        block = f"model.blocks.{round(place * step)}."
         state |= {n.replace(block, f"model.blocks.{place}."): t for n, t in given.items() if n.startswith(block)}
     if isinstance(teacher, ViT) and isinstance(backbone, ViT) and "model.pos_embed" in state:
         tables = teacher.position_tables(backbone.table_grid, torch.float32)
@@ -154,8 +156,9 @@ def shallower(options: BackboneOptions, teacher: Backbone) -> Backbone:
     differ = own.keys() ^ state.keys() | {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape}
     if differ or ours.kind == "pyramid":
         raise ValueError(
-            f"backbone.init_from: teacher needs a ViT like the teacher but for its depth, and {ours.name} (patch "
-            f"{ours.patch}, width {ours.dim}) is not like {theirs.name} (patch {theirs.patch}, width {theirs.dim}): "
+            f"backbone.init_from: {options.init_from} needs a ViT like the teacher but for its depth, and {ours.name} "
+            f"(patch {ours.patch}, width {ours.dim}) is not like {theirs.name} (patch {theirs.patch}, width "
+            f"{theirs.dim}): "
             f"{', '.join(sorted(differ)[:3]) or 'convolutional'}; set backbone.name to the teacher's and "
             "backbone.arguments to {depth: N}"
         )
@@ -169,10 +172,10 @@ def build_network(recipe: Recipe, teachers: Sequence[Backbone] = ()) -> MultiCro
     teachers: frozen ones, to whose features the student's are mapped.
     """
     options = recipe.backbone
-    if options.init_from == "teacher":
+    if options.init_from in (EVEN, FIRST):
         backbone = shallower(options, teachers[0])
     else:
-        backbone = load_backbone(options.name, options.init_from, **options.arguments)
+        backbone = load_backbone(options.name, options.init_from, **options.changes)
     if backbone.spec.kind == "pyramid":
         _refuse_options_of_vits(recipe, backbone.spec.name)
     elif options.drop_path:

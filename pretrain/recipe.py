@@ -12,6 +12,7 @@ from pretrain.teacher import Mode
 
 CenteringName = Literal["center", "sinkhorn"]  # a moving mean (DINO), or equal use of all prototypes (DINOv2)
 Moves = Literal["epoch", "step"]  # a warm-up moves once per epoch (DINO) or at every step (DINOv2)
+EVEN, FIRST = "teacher", "teacher_first"  # values of init_from: blocks of the frozen teacher
 Stage = Literal["pretrain", "gram", "high_res"]
 
 
@@ -50,13 +51,26 @@ class BackboneOptions:
     drop_path: float = 0.1  # stochastic depth of the student
     drop_path_rule: Literal["linear", "uniform"] = "linear"  # rising with depth (DINO) or not (DINOv2)
     local_norm: bool = False  # a final norm of their own for the class tokens of local crops (DINOv3)
-    init_from: str | None = None  # weights to continue from: a file, a directory or "timm"; "teacher", see `shallower`
+    init_from: str | None = None  # a file, a directory or "timm"; "teacher" or "teacher_first", see `shallower`
+    channels: int | list[str] | None = None  # of the images, number or names; null: as saved, or red, green and blue
+    channels_from: Literal["mean", "copy", "random", "each"] | None = (
+        None  # see `load_backbone`; null: mean, or as saved
+    )
     head_warmup_steps: int = 0  # steps in which the backbone is frozen, so that untrained heads do not destroy it
+    patch_steps: int = 0  # steps before which, of the backbone, the patch embedding alone is trained
     grad_checkpointing: bool = False  # compute blocks again in the backward pass, which saves memory
 
     def __post_init__(self) -> None:
         _expect(self, 0 <= self.drop_path < 1, "drop_path", "0 or more, below 1 (published: 0.1 to 0.4)")
-        _expect_at_least(self, 0, "head_warmup_steps")
+        _expect_at_least(self, 0, "head_warmup_steps", "patch_steps")
+        later = not self.patch_steps or self.patch_steps > self.head_warmup_steps
+        _expect(self, later, "patch_steps", f"0, or more than head_warmup_steps={self.head_warmup_steps}")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What `load_backbone` changes of the named backbone."""
+        given = {"channels": self.channels, "channels_from": self.channels_from}
+        return {k: v for k, v in given.items() if v is not None} | self.arguments
 
 
 @dataclass(frozen=True)
@@ -228,6 +242,58 @@ class RelationOptions:
 
 
 @dataclass(frozen=True)
+class GuideOptions:
+    """The term of metadata, see `GuidesTerm`; without columns to keep or to forget it is left out.
+
+    The columns are those of data.metadata. A guide predicts a column from the student's class token; its gradient moves
+    the backbone by ``2 / (1 + exp(-ramp p)) - 1`` times its weight, with p the progress after the warm-up, and in the
+    opposite direction for what is to be forgotten.
+    """
+
+    key: ClassVar[str] = "guides."
+    keep: list[str] = field(default_factory=list)  # columns that the backbone shall hold, such as the class
+    forget: list[str] = field(default_factory=list)  # columns that it shall not, such as the microscope or the batch
+    numbers: list[str] = field(default_factory=list)  # those of these columns that hold numbers; others hold classes
+    weight: float = 1.0  # factor of the term in the loss
+    forget_weight: float = 0.1  # factor of the reversed gradients
+    weights: dict[str, float] = field(default_factory=dict)  # further factors of the gradients, by column
+    equalise: bool = True  # scale the gradients of several guides to the geometric mean of their norms
+    warmup_steps: int | None = None  # steps before guides move the backbone; null: the learning rate's warm-up
+    ramp: float = 10.0  # how fast they do afterwards
+    views: Literal["global", "all"] = "global"  # crops whose class tokens guides see
+    kind: Literal["mlp", "prototypes"] = "mlp"  # of the guides of classes; prototypes have no parameters
+    hidden: tuple[int, ...] = (512, 512, 256)  # widths of the layers of "mlp"
+    dropout: float = 0.5  # after each of them
+    balanced: bool = False  # every class counts the same, however many images it has
+    momentum: float = 0.999  # of the centroids of "prototypes"
+    spread: float = 0.07  # of the classes around them, at the start
+    least_spread: float = 0.01  # below which it does not fall
+
+    def __post_init__(self) -> None:
+        _expect_at_least(self, 0, "weight", "forget_weight", "warmup_steps")
+        for name in ("ramp", "spread", "least_spread"):
+            _expect(self, getattr(self, name) > 0, name, "more than 0")
+        _expect(self, 0 <= self.dropout < 1, "dropout", "0 or more, below 1 (published: 0.5)")
+        _expect(self, 0 <= self.momentum <= 1, "momentum", "0 to 1 (published: 0.999)")
+        _expect(self, all(width >= 1 for width in self.hidden), "hidden", "widths of at least 1")
+        _expect(self, all(factor >= 0 for factor in self.weights.values()), "weights", "factors of at least 0")
+        twice = [name for name in self.columns if self.columns.count(name) > 1]
+        if twice:
+            raise ValueError(f"guides: {twice[0]!r} is named twice in keep and forget; leave one")
+        for name, given in (("numbers", self.numbers), ("weights", self.weights)):
+            if other := [column for column in given if column not in self.columns]:
+                raise ValueError(
+                    f"guides.{name}: {other[0]!r} is not among the columns of guides.keep and guides.forget"
+                    f" ({', '.join(self.columns) or 'none'})"
+                )
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns, those to keep first."""
+        return [*self.keep, *self.forget]
+
+
+@dataclass(frozen=True)
 class OptimOptions:
     """The optimiser and its schedules.
 
@@ -301,6 +367,7 @@ class Recipe:
         gram: the Gram anchor.
         features: the term of frozen teachers' features.
         relations: the term of frozen teachers' similarities.
+        guides: the term of metadata.
         mixup: mix the images of a batch in pairs, for student and frozen teachers alike.
         steps_per_epoch: optimiser steps that the options call an epoch; null for a pass over the images.
         stage: pretrain, gram or high_res; the latter two start from a run of the stage before.
@@ -323,6 +390,7 @@ class Recipe:
     gram: GramOptions = GramOptions()
     features: FeatureOptions = FeatureOptions()
     relations: RelationOptions = RelationOptions()
+    guides: GuideOptions = GuideOptions()
     mixup: bool = False
     steps_per_epoch: int | None = None
     stage: Stage = "pretrain"
@@ -343,6 +411,7 @@ class Recipe:
                 f"gram.tokens={tokens} without masks; set ibot.weight and ibot.masking: blocks, or tokens: all"
             )
         self._check_frozen_teachers()
+        self._check_guides()
         if self.stage == "pretrain":
             self._check_first_stage()
         else:
@@ -359,10 +428,19 @@ class Recipe:
             raise ValueError(
                 f"teacher.name={self.teacher.name} without a term that uses it; set features.weight or relations.weight"
             )
-        if self.backbone.init_from == "teacher" and not self.teacher.frozen:
-            raise ValueError("backbone.init_from: teacher needs a frozen teacher; set teacher.name")
+        if self.backbone.init_from in (EVEN, FIRST) and not self.teacher.frozen:
+            raise ValueError(f"backbone.init_from: {self.backbone.init_from} needs a frozen teacher; set teacher.name")
         if self.mixup and (not compared or self.dino.weight or self.ibot.weight or self.gram.weight):
             raise ValueError("mixup is for features and relations alone; set dino, ibot and gram to weight 0")
+
+    def _check_guides(self) -> None:
+        if self.guides.columns and self.mixup:
+            raise ValueError("guides: metadata belongs to images, which mixup mixes; set mixup to false")
+        if self.guides.kind == "prototypes" and (self.distill is not None or not self.has_prototypes):
+            raise ValueError(
+                "guides.kind=prototypes averages class tokens of the teacher that follows the student, which makes no "
+                "targets here; set guides.kind to mlp"
+            )
 
     def _check_first_stage(self) -> None:
         if self.start_from is not None:

@@ -14,13 +14,16 @@ import torch
 from dense._version import __version__
 from dense.backbone import Backbone
 from dense.backbone.weights.official import EXPORTS
-from dense.console import hint
+from dense.console import hint, say, warn
+from dense.data.unlabelled import open_images
 from dense.files import check_writable, write
 from dense.media.draw import contain, sheet, write_picture
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
+from dense.training.reading import settle_reading
 from pretrain.data import PretrainData
+from pretrain.guides import metric_name
 from pretrain.health import TrainingFailed
 from pretrain.knn import KNNEvaluation
 from pretrain.module import DINO
@@ -60,6 +63,20 @@ class PretrainCLI(TrainingCLI):
         side = getattr(views, "global_size", spec.image_size[0])
         return spec.dim, max(1, 2 * data.batch_size * (side // spec.patch) ** 2)
 
+    def before_instantiate_classes(self) -> None:
+        """Choose the levels of images and measure their channels, where the options ask for it."""
+        super().before_instantiate_classes()
+        config: Any = self.config
+        root = config.data.root
+        if not root.startswith("scenes:"):
+            for line in settle_reading(
+                config.data,
+                config.model.backbone,
+                lambda reading: open_images(root, reading=reading),
+                Path(config.output),
+            ):
+                say(f"chosen: {line}")
+
 
 class RunArguments(NamedTuple):
     model: DINO
@@ -79,8 +96,14 @@ def open_run(argv: Sequence[str], epilogue: str = "") -> RunArguments:
     if (knn["train"] is None) != (knn["val"] is None):
         raise ValueError("k-NN needs both --knn.train and --knn.val")
     if knn["train"] is not None:
-        cli.trainer.callbacks.append(KNNEvaluation(**knn))  # type: ignore[attr-defined]
+        cli.trainer.callbacks.append(KNNEvaluation(**knn, reading=cli.datamodule.reading))  # type: ignore[attr-defined]
     model, data, settings = cli.model, cli.datamodule, cli.settings()
+    metadata = data.read_metadata(model.recipe.guides)
+    if metadata is not None and cli.trainer.is_global_zero:
+        for note in metadata.notes:
+            warn(note)
+        for column in metadata.columns:
+            say(f"metadata to {'keep' if column.name in model.recipe.guides.keep else 'forget'}: {column}")
     return RunArguments(model, data, cli.trainer, Path(config.output), config.checkpoint.as_dict(), settings)
 
 
@@ -136,6 +159,7 @@ def finish(
         "optimiser steps": trainer.global_step,
         **knn_facts(trainer),
         **distillation_facts(model, folder),
+        **guide_facts(model, folder),
         "precision": str(trainer.precision),
         "torch": torch.__version__,
         "seconds of this session": round(seconds),
@@ -173,6 +197,20 @@ def distillation_facts(model: DINO, folder: Path) -> dict[str, Any]:
                 facts[f"cosine to teacher{number}, {words}"] = (
                     f"{sum(values) / len(values):.4f}, mean of the last {len(values)} measurements in training"
                 )
+    return facts
+
+
+def guide_facts(model: DINO, folder: Path) -> dict[str, Any]:
+    """Return what guides kept and forgot, and how well they predict it at the end of training."""
+    if "guides" not in model.terms:
+        return {}
+    curves, facts = read_metrics(folder / "metrics.csv"), dict[str, Any]()
+    for column in model.terms["guides"].columns:  # type: ignore[union-attr]
+        what = "accuracy" if column.classes else "error"
+        values = curves.get(f"health/guide_{metric_name(column.name)}_{what}", ((), ()))[1][-10:]
+        reached = f"; {what} of its guide in training {sum(values) / len(values):.3f}" if values else ""
+        task = "keeps" if column.name in model.recipe.guides.keep else "forgets"
+        facts[f"{task} {column.name}"] = f"{column}{reached}, chance {column.chance:.3f}"
     return facts
 
 

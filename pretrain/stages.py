@@ -22,7 +22,7 @@ from pretrain.recipe import BackboneOptions, FrozenTeacher, HeadOptions, IBOTOpt
 
 # stages that a stage may start from; high_res without a Gram term may skip the gram stage
 BEFORE = {"gram": ("pretrain", "gram"), "high_res": ("gram", "high_res")}
-SHAPES = ("head", "backbone.name", "backbone.arguments", "backbone.local_norm", "ibot.head")
+SHAPES = ("head", "backbone.name", "backbone.arguments", "backbone.channels:", "backbone.local_norm", "ibot.head")
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,14 @@ def _inside(folder: Path) -> Path:
 
 def frozen_teachers(recipe: Recipe) -> list[Backbone]:
     """Return the frozen backbones whose features are targets."""
-    return [_frozen_teacher(teacher) for teacher in recipe.teacher.frozen]
+    channels = recipe.backbone.channels
+    given: dict[str, Any] = {} if channels is None else {"channels": channels}
+    if given and recipe.backbone.channels_from != "random":  # a teacher with a random layer teaches nothing
+        given["channels_from"] = recipe.backbone.channels_from
+    return [_frozen_teacher(teacher, given) for teacher in recipe.teacher.frozen]
 
 
-def _frozen_teacher(teacher: FrozenTeacher) -> Backbone:
+def _frozen_teacher(teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbone:
     name = str(_inside(Path(teacher.name)))
     folder = directory(name)
     if folder is None and teacher.weights is None and os.sep not in name:
@@ -121,7 +125,7 @@ def _frozen_teacher(teacher: FrozenTeacher) -> Backbone:
                 f"its weights take {megabytes(needed, up=True)} and {megabytes(free)} of memory are free; choose a "
                 "smaller teacher or a machine with more memory"
             )
-        return load_backbone(name, teacher.weights, frozen=True)
+        return load_backbone(name, teacher.weights, frozen=True, **channels)
     except (ValueError, OSError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"teacher.name={teacher.name}: {error}") from None
@@ -169,6 +173,12 @@ def _check_distillation(
     recipe: Recipe, student: MultiCropNetwork, teacher: MultiCropNetwork, trained_with_ibot: bool
 ) -> None:
     """Refuse a teacher whose targets do not fit the student's prototypes and patches."""
+    ours, theirs = student.backbone.spec.channels, teacher.backbone.spec.channels
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"distill: the teacher reads {len(theirs)} channels ({', '.join(theirs)}) and the student {len(ours)} "
+            f"({', '.join(ours)}); make them equal"
+        )
     pairs = [("head.out_dim", student.head, teacher.head)]
     if recipe.ibot.weight:
         pairs.append(("ibot.head.out_dim", student.patch_head or student.head, teacher.patch_head or teacher.head))
@@ -177,13 +187,13 @@ def _check_distillation(
                 "distill: the teacher was trained without iBOT, so its head makes no targets for patches; set "
                 "ibot.weight to 0"
             )
-        ours, theirs = student.backbone.spec.patch, teacher.backbone.spec.patch
-        if ours != theirs:
+        patch, other = student.backbone.spec.patch, teacher.backbone.spec.patch
+        if patch != other:
             raise ValueError(
-                f"distill: the teacher's patches have {theirs} pixels, the student's {ours}; iBOT compares patch by "
+                f"distill: the teacher's patches have {other} pixels, the student's {patch}; iBOT compares patch by "
                 "patch"
             )
     for name, *heads in pairs:
-        mine, other = (head.last_layer.out_features for head in heads)  # type: ignore[union-attr]
-        if mine != other:
-            raise ValueError(f"distill: {name}={mine}, but the teacher has {other} prototypes; make them equal")
+        mine, others = (head.last_layer.out_features for head in heads)  # type: ignore[union-attr]
+        if mine != others:
+            raise ValueError(f"distill: {name}={mine}, but the teacher has {others} prototypes; make them equal")

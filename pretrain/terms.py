@@ -5,7 +5,8 @@
 - `KoLeoTerm`: entropy of the class tokens (DINOv2);
 - `GramTerm`: similarities between patches stay those of an earlier teacher (DINOv3);
 - `FeatureTerm`: class tokens and patches are those of frozen teachers, up to a linear map (distillation);
-- `RelationTerm`: the similarities of class tokens and of patches are those of frozen teachers (distillation).
+- `RelationTerm`: the similarities of class tokens and of patches are those of frozen teachers (distillation);
+- `GuidesTerm`: class tokens tell or do not tell metadata (FINO; its heads are in `pretrain.guides`).
 
 To add one: write its options in `pretrain.recipe`, a subclass of `Term` here, and a line in `build_terms`.
 """
@@ -13,6 +14,7 @@ To add one: write its options in `pretrain.recipe`, a subclass of `Term` here, a
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dense.backbone import Backbone
+from dense.data.metadata import Column
 from pretrain.centering import Center, Centering, SinkhornKnopp
+from pretrain.guides import PrototypeGuide, build_guides, metric_name, scaled_gradients
 from pretrain.health import (
     TargetStatistics,
     effective_rank,
@@ -40,6 +44,7 @@ from pretrain.recipe import (
     FeatureOptions,
     FrozenTeacher,
     GramOptions,
+    GuideOptions,
     KoLeoOptions,
     Recipe,
     RelationOptions,
@@ -61,6 +66,7 @@ class StepOutputs(NamedTuple):
     steps_per_epoch: int
     measure: bool  # whether terms take measurements for the log
     frozen: Sequence[TeacherFeatures] = ()  # of each frozen teacher
+    metadata: Tensor | None = None  # B, columns; NaN where nothing is known
 
     @property
     def global_crops(self) -> int:
@@ -390,6 +396,86 @@ class RelationTerm(FrozenTeacherTerm):
         if self._new:
             self.filled += len(vectors)
         self._new = {}
+
+
+class GuidesTerm(Term):
+    """Metadata: guides predict columns from the student's class tokens, before the projection head.
+
+    ``sum over columns of mean(cross-entropy or squared error)`` over the crops whose image has a value. A guide learns
+    from its own loss at full weight. At the class token its gradient is brought to the geometric mean of the norms of
+    all guides' gradients, then multiplied by lambda, and for a column to forget by -0.1 lambda (`forget_weight`):
+    ``lambda = 2 / (1 + exp(-10 p)) - 1``, with p the progress after the warm-up. FINO, 2026; the reversal is that of
+    Ganin et al., "Domain-adversarial training of neural networks", 2016. Weight: constant. Logs for each column
+    guide_NAME_accuracy without dropout (numbers: guide_NAME_error, within 0 to 1) and guide_NAME_chance.
+    """
+
+    def __init__(self, options: GuideOptions, columns: Sequence[Column], dim: int, warmup_steps: int) -> None:
+        super().__init__(options.weight)
+        self.options, self.columns = options, columns
+        self.heads = build_guides(options, columns, dim)
+        self.warmup_steps = warmup_steps if options.warmup_steps is None else options.warmup_steps
+        self._steps = self.warmup_steps + 1
+        signs = [-options.forget_weight if c.name in options.forget else 1.0 for c in columns]
+        own = [sign * options.weights.get(c.name, 1.0) for sign, c in zip(signs, columns, strict=True)]
+        self.register_buffer("factors", torch.tensor(own), persistent=False)
+
+    def plan(self, steps: int) -> None:
+        """Schedule the gradients up to the end."""
+        if (self.options.warmup_steps or 0) >= steps:  # a run that is all warm-up by its learning rate has a warning
+            raise ValueError(
+                f"guides.warmup_steps={self.warmup_steps}: guides would never move the backbone in a run of {steps} "
+                "steps; lower it, or set it to null for the warm-up of the learning rate"
+            )
+        self._steps = steps
+
+    def strength(self, step: int) -> float:
+        """Return lambda, the factor of all gradients that reach the backbone."""
+        progress = max(0.0, (step - self.warmup_steps) / max(self._steps - self.warmup_steps, 1))
+        return 2 / (1 + math.exp(-self.options.ramp * progress)) - 1
+
+    def forward(self, outputs: StepOutputs) -> Tensor:
+        assert outputs.metadata is not None
+        features, crops = outputs.student.features, outputs.global_crops
+        tokens = features if self.options.views == "all" else features[:crops]
+        metadata = outputs.metadata.repeat(len(tokens) // len(outputs.metadata), 1)  # crop-major, as tokens are
+        branches = tokens.expand(len(self.heads), *tokens.shape)  # G, N, D
+        factors = self.get_buffer("factors") * self.strength(outputs.step)
+        if branches.requires_grad:
+            branches.register_hook(lambda gradients: scaled_gradients(gradients, factors, self.options.equalise))
+        values = []
+        for place, (head, column) in enumerate(zip(self.heads, self.columns, strict=True)):
+            known = ~metadata[:, place].isnan()
+            targets = metadata[:, place].nan_to_num(0.0)
+            losses, _ = head(branches[place], targets)
+            # by their expected number, so that a row counts the same in every micro-batch and process
+            values.append(torch.where(known, losses, 0.0).sum() / (len(known) * column.share))
+            if isinstance(head, PrototypeGuide):
+                assert outputs.teacher is not None
+                head.accumulate(outputs.teacher.features[:crops], targets[:crops], known[:crops])
+        if outputs.measure:
+            self.measurements = self._measure(tokens.detach(), metadata)
+        return torch.stack(values).sum()
+
+    @torch.no_grad()
+    def _measure(self, tokens: Tensor, metadata: Tensor) -> dict[str, Tensor]:
+        found = {}
+        for place, (head, column) in enumerate(zip(self.heads, self.columns, strict=True)):
+            known = ~metadata[:, place].isnan()
+            _, hits = head.eval()(tokens, metadata[:, place].nan_to_num(0.0))  # of all, as every process takes part
+            head.train()
+            if known.any():
+                name = f"guide_{metric_name(column.name)}"
+                found[f"{name}_{'accuracy' if column.classes else 'error'}"] = hits[known].mean()
+                found[f"{name}_chance"] = hits.new_tensor(column.chance)
+        return found
+
+    def after_step(self) -> None:
+        for head in self.heads:
+            if isinstance(head, PrototypeGuide):
+                head.after_step()
+
+    def schedule(self, step: int, steps_per_epoch: int) -> dict[str, float]:
+        return {"guides_strength": self.strength(step)}
 
 
 def build_terms(recipe: Recipe, backbone: Backbone, teachers: Sequence[Backbone] = ()) -> nn.ModuleDict:

@@ -12,38 +12,61 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _all import machine
-from _measure import arguments, prose, spread, table, write_section
+from _measure import arguments, once, prose, slug, spread, table, write_section
 
 Row = dict[str, Any]
 QUICK: dict[str, Any] = {  # a network and data for which a run takes seconds
-    "data.scenes": 48, "data.batch_size": 8, "data.workers": 0, "knn.scenes": [30, 20], "model.head.out_dim": 32,
-    "model.head.hidden_dim": 32,
+    "data.scenes": 48, "data.scene_size": 32, "data.batch_size": 4, "data.workers": 0, "knn.scenes": [10, 5],
+    "knn.scene_size": 32, "model.head.out_dim": 32, "model.head.hidden_dim": 32,
 }  # fmt: skip
 
 
-def parser(description: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the options that the scripts share; parts: the experiments of this one."""
+class Made(NamedTuple):
+    """A table, what it was made with in words, and the backbone that was measured, if there is one of its own."""
+
+    table: str
+    said: str
+    backbone: str = ""
+
+
+def parser(description: str | None, parts: Sequence[str], data: str = "scenes") -> argparse.ArgumentParser:
+    """Return the options that all scripts have; parts: the experiments of this one."""
     parser = arguments(description)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all if left out: {', '.join(parts)}")
-    parser.add_argument("--data", default="scenes:train", help="unlabelled images, or the embedded scenes")
-    parser.add_argument("--knn", nargs=2, metavar=("TRAIN", "VAL"), help="labelled images for k-NN; scenes if left out")
-    parser.add_argument("--config", default="pretrain/scenes_demo", help="recipe that the experiments change")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more options of every training")
-    parser.add_argument("--steps", type=int, default=240, help="optimiser steps of a training")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--backbone", default="scenes_tiny", help="a trained backbone, where one is needed")
-    parser.add_argument("--weights", help="its weight file, or timm to download")
+    parser.add_argument("--data", default=data, help="folder of images, or the embedded scenes")
     parser.add_argument("--output", type=Path, help="folder of runs and rows; a temporary one if left out")
-    parser.add_argument("--markdown", type=Path, help="page whose section is replaced")
+    parser.add_argument("--markdown", type=Path, help="page; the section of each part is replaced, or added")
     parser.add_argument("--quick", action="store_true", help="few steps, one seed, tiny networks: shows that it runs")
-    parser.set_defaults(known=tuple(parts), start=time.monotonic())
+    parser.set_defaults(known=tuple(parts))
     return parser
+
+
+def add_training(parser: argparse.ArgumentParser, config: str, steps: int) -> None:
+    """Add the options of trainings."""
+    parser.add_argument("--config", default=config, help="recipe that the experiments change")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more options of every training")
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps of a training")
+    parser.add_argument("--seeds", type=int, default=3)
+
+
+def add_pretraining(parser: argparse.ArgumentParser, of: str) -> None:
+    """Add the options of pretrainings, and the backbone; of: the parts that measure a trained one."""
+    add_training(parser, "pretrain/scenes_demo", 240)
+    parser.add_argument("--knn", nargs=2, metavar=("TRAIN", "VAL"), help="labelled images for k-NN; scenes if left out")
+    words = f"network that is pretrained, as published; that of the recipe if left out. Of {of}: trained, scenes_tiny"
+    add_backbone(parser, None, words, f"of {of}: weight file, or timm to download")
+
+
+def add_backbone(parser: argparse.ArgumentParser, default: str | None, words: str, weights: str) -> None:
+    """Add a backbone and its weights."""
+    parser.add_argument("--backbone", default=default, help=words)
+    parser.add_argument("--weights", help=weights)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,39 +75,27 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     if unknown := [part for part in options.parts if part not in options.known]:
         parser.error(f"no part {unknown[0]}; there are {', '.join(options.known)}")
     options.parts = options.parts or list(options.known)
-    if options.quick:
-        options.steps, options.seeds = 4, 1
+    if options.quick and hasattr(options, "steps"):
+        options.steps, options.seeds = 2, 1
     if options.output is None:
         options.scratch = tempfile.TemporaryDirectory()  # removed when the options are
         options.output = Path(options.scratch.name)
     return options
 
 
-def once(options: argparse.Namespace, name: str, make: Any) -> Row:
-    """Return what `make()` returned, now or in an earlier call of the same command."""
-    kept = options.output / "rows" / f"{slug(name)}.json"
-    if not kept.is_file():
-        row = make()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(row, indent=1))
-    return json.loads(kept.read_text())
-
-
-def slug(name: str) -> str:
-    """Return a name for files."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
-
-
 def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: Any) -> Row:
     """Pretrain in a process of its own; return k-NN along the run, seconds, memory in MB and the folder."""
+    steps = changes.get("model.steps", options.steps)
+    given = {"data.root": options.data, "model.steps": steps, "model.seed": seed, "data.seed": seed}
+    given |= {"trainer.precision": "32-true", "knn.every_steps": max(1, steps // 4), "knn.student": True}
+    if options.knn:
+        given |= {"knn.train": options.knn[0], "knn.val": options.knn[1]}
+    if options.backbone:
+        given |= {"model.backbone.name": options.backbone, "model.backbone.arguments": {}}
+    given |= (QUICK if options.quick else {}) | changes | dict(pair.split("=", 1) for pair in options.set)
 
     def make() -> Row:
         folder = options.output / "runs" / f"{slug(name)}-{seed}"
-        given = {"data.root": options.data, "model.steps": options.steps, "model.seed": seed, "data.seed": seed}
-        given |= {"trainer.precision": "32-true", "knn.every_steps": max(1, options.steps // 4), "knn.student": True}
-        if options.knn:
-            given |= {"knn.train": options.knn[0], "knn.val": options.knn[1]}
-        given |= (QUICK if options.quick else {}) | changes | dict(pair.split("=", 1) for pair in options.set)
         words = [word for key, value in given.items() for word in (f"--{key}", as_word(value))]
         command = ["pretrain", "--config", options.config, "--output", str(folder), *words]
         start = time.monotonic()
@@ -97,7 +108,16 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
             "steps": along["step"], "knn": along["knn"], "student": along["knn_student"],
         }  # fmt: skip
 
-    return once(options, f"{name}-{seed}", make)
+    return once(options, f"{name}-{seed}", make, given | {"config": options.config})
+
+
+def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the recipe that the experiments change."""
+    import yaml
+
+    from dense.recipes import find_config
+
+    return yaml.safe_load(find_config(options.config).read_text())
 
 
 def apart(command: Sequence[str]) -> tuple[int, float]:
@@ -127,7 +147,35 @@ def read(path: Path, *columns: str) -> dict[str, list[float]]:
     return {"step": [float(line["step"]) for line in lines]} | {c: [float(line[c]) for line in lines] for c in columns}
 
 
-def compare(options: argparse.Namespace, part: str, variants: Mapping[str, Mapping[str, Any]]) -> str:
+def pretrained(options: argparse.Namespace, seeds: int | None = None) -> str:
+    """Return in words what was pretrained."""
+    return f"{options.backbone or 'the network'} of {options.config} on {trained_on(options, seeds)}"
+
+
+def trained_on(options: argparse.Namespace, seeds: int | None = None) -> str:
+    """Return in words images, steps and seeds of a training, and what else was set."""
+    more = f", {', '.join(map(short, options.set))}" if options.set else ""
+    count = seeds or options.seeds
+    words = "seed 0" if count == 1 else f"{count} seeds, mean (least to most)"
+    return f"{short(options.data)}, {options.steps} steps, {words}{more}"
+
+
+def trained_backbone(options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options with a trained backbone, scenes_tiny if none is named."""
+    from dense.backbone.weights.names import directory
+
+    name = options.backbone or "scenes_tiny"
+    if options.weights is None and directory(name) is None:
+        raise SystemExit(f"--backbone {name} has no weights here: add --weights FILE, or timm to download them")
+    return argparse.Namespace(**vars(options) | {"backbone": name})
+
+
+def with_weights(options: argparse.Namespace) -> str:
+    """Return a trained backbone in words."""
+    return f"{options.backbone} with {short(options.weights) if options.weights else 'its own weights'}"
+
+
+def compare(options: argparse.Namespace, part: str, variants: Mapping[str, Mapping[str, Any]]) -> Made:
     """Pretrain every variant with every seed; return a table of k-NN, time and memory."""
     lines = []
     for name, changes in variants.items():
@@ -135,7 +183,8 @@ def compare(options: argparse.Namespace, part: str, variants: Mapping[str, Mappi
         final, student = ([row[key][-1] for row in rows] for key in ("knn", "student"))
         seconds, memory = (statistics.median(row[key] for row in rows) for key in ("seconds", "memory"))
         lines.append((name, spread(final), spread(student), f"{seconds:.0f}", f"{memory:.0f}"))
-    return table((part, "k-NN, teacher", "k-NN, student", "seconds", "memory, MB"), lines)
+    text = table((part, "k-NN, teacher", "k-NN, student", "seconds", "memory, MB"), lines)
+    return Made(text, pretrained(options))
 
 
 def short(word: str) -> str:
@@ -144,18 +193,22 @@ def short(word: str) -> str:
     return f"{key}{equals}{Path(value).name if value.startswith('/') else value}"
 
 
-def finish(options: argparse.Namespace, section: str, parts: Mapping[str, str]) -> int:
-    """Print the tables, and write them with the command and the machine into the page."""
-    about = machine()
-    words = " ".join(short(word) for word in sys.argv[1:])
-    minutes = (time.monotonic() - options.start) / 60
-    said = (
-        f"{options.config} on {options.data}, {options.steps} steps, {options.seeds} seeds, mean (least to most); "
-        f"{about['processor']}, torch {about['torch']}, {minutes:.0f} minutes of this call."
-    )
-    tables = "\n\n".join(f"**{name}**\n\n{text}" for name, text in parts.items())
-    print(f"{said}\n\n{tables}")
-    if options.markdown is not None:
-        command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {words}\n```"
-        write_section(options.markdown, section, f"{command}\n\n{prose(said)}\n\n{tables}")
+def run(options: argparse.Namespace, section: str, parts: Mapping[str, Callable[[argparse.Namespace], Made]]) -> int:
+    """Make the chosen tables one after the other, and publish each when it is done."""
+    for part in options.parts:
+        start = time.monotonic()
+        publish(options, section, part, parts[part](options), (time.monotonic() - start) / 60)
     return 0
+
+
+def publish(options: argparse.Namespace, section: str, part: str, made: Made, minutes: float) -> None:
+    """Print a table, and write it with its command and the machine into a section of its own in the page."""
+    about = machine()
+    said = f"{made.said}; {about['processor']}, torch {about['torch']}, {minutes:.0f} minutes of this call."
+    print(f"**{part}**\n\n{said}\n\n{made.table}\n", flush=True)
+    if options.markdown is not None:
+        words = [part, *(short(word) for word in sys.argv[1:] if word not in options.known)]
+        command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {' '.join(words)}\n```"
+        name = "/".join(word for word in (section, part, made.backbone) if word)
+        text = f"**{part}**\n\n{command}\n\n{prose(said)}\n\n{made.table}"
+        write_section(options.markdown, name, text, inside=section)

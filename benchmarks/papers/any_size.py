@@ -3,98 +3,128 @@
     python benchmarks/papers/any_size.py --data PHOTOS --backbones dinov2_vits14=FILE --markdown docs/methods/dinov2.md
     python benchmarks/papers/any_size.py --backbones scenes_tiny --quick
 
-The image is enlarged to 0.5 to 8 times the training size of the backbone (up to 4k on one side, as long as memory
-suffices), its patch features are averaged over the patches of the training size, and compared by their cosine. Every
-rule for position embeddings that the backbone can follow is a row; rotary positions have none.
+The first image is enlarged to 0.5 to 8 times the training size of the backbone, at most to --most pixels on a side, its
+patch features are averaged over the patches of the training size, and compared by their cosine. Every rule for position
+embeddings that the backbone can follow is a row; rotary positions have none. Each size runs in a process of its own;
+its memory is what one forward pass adds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _study import finish, parse, parser, table
+from _study import Made, parse, parser, publish, short, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from _measure import peak_memory
+from _measure import once, peak_memory, slug
 
-FACTORS = (0.5, 1, 1.5, 2, 3, 4, 6, 8)
-RULES = ("official", "official_registers", "size", "timm")
+FACTORS = (1, 0.5, 1.5, 2, 3, 4, 6, 8)  # of the first the features are the reference
+RULES = ("official", "official_registers", "size", "timm", "bilinear")
 
 
-def image(options: argparse.Namespace) -> Any:
+def image(data: str) -> Any:
     """Return the first image, (H, W, 3)."""
-    if options.data.startswith("scenes"):
+    if data.startswith("scenes"):
         from dense.data.scenes import render
 
         return render(0, 0, (256, 256)).image
     from dense.data.image import list_images, read_image
 
-    return read_image(list_images([Path(options.data)])[0])
+    return read_image(list_images([Path(data)])[0])
 
 
-def sizes(
-    options: argparse.Namespace, name: str, weights: str | None, positions: str | None, picture: Any
-) -> list[str]:
-    """Return cosine, seconds and MB at every factor, as cells."""
+def measure(cell: dict[str, Any]) -> dict[str, float]:
+    """Compute the features of the image at one size, keep those of the training size, and compare others with them."""
     import cv2
     import torch
     import torch.nn.functional as F
 
     from dense.backbone import load_backbone
 
-    backbone = load_backbone(name, weights, frozen=True, **({"positions": positions} if positions else {}))
-    side, patch = backbone.spec.image_size[0], backbone.spec.patch
-    own = options.size or side // patch * patch
-    cells, reference = [], None
-    factors = (1, *(f for f in FACTORS if f != 1)) if not options.quick else (1, 0.5, 2)
-    found: dict[float, str] = {}
-    for factor in factors:
-        pixels = max(patch, round(own * factor / patch) * patch)
-        if pixels > options.most:
-            found[factor] = "over the limit"
-            continue
-        scaled = cv2.resize(picture, (pixels, pixels), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        batch = backbone.normalise(torch.from_numpy(np.ascontiguousarray(scaled))[None])
-        kept: list[Any] = []
-        start = time.perf_counter()
-        memory = peak_memory(
-            lambda batch=batch, kept=kept: kept.append(backbone(batch, layers="last", norm=True).maps[-1])
-        )
-        seconds = time.perf_counter() - start
-        features = kept[0]
-        if reference is None:
-            reference = features
-        pooled = F.adaptive_avg_pool2d(features, reference.shape[-2:])
-        cosine = float(F.cosine_similarity(pooled, reference, dim=1).mean())
-        found[factor] = f"{cosine:.3f}, {seconds:.2f} s, {memory:.0f} MB"
-    cells = [found[factor] for factor in sorted(found)]
-    options.shown = sorted(found)
-    return cells
+    positions = {"positions": cell["rule"]} if cell["rule"] else {}
+    backbone = load_backbone(cell["name"], cell["weights"], frozen=True, **positions)
+    picture, pixels, kept = image(cell["data"]), cell["pixels"], Path(cell["reference"])
+    way = cv2.INTER_AREA if pixels < min(picture.shape[:2]) else cv2.INTER_CUBIC
+    scaled = np.ascontiguousarray(cv2.resize(picture, (pixels, pixels), interpolation=way))
+    batch = backbone.normalise(torch.from_numpy(scaled)[None])
+    found: list[Any] = []
+    start = time.perf_counter()
+    memory = peak_memory(lambda: found.append(backbone(batch, layers="last", norm=True).maps[-1]))
+    seconds = time.perf_counter() - start
+    if pixels == cell["own"]:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, found[0].numpy())
+    reference = torch.from_numpy(np.load(kept))
+    pooled = F.adaptive_avg_pool2d(found[0], reference.shape[-2:])
+    return {"cosine": float(F.cosine_similarity(pooled, reference, dim=1).mean()), "seconds": seconds, "memory": memory}
+
+
+def apart(cell: dict[str, Any]) -> dict[str, float]:
+    """Measure in a process of its own."""
+    command = [sys.executable, __file__, "--cell", json.dumps(cell)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{cell['name']} at {cell['pixels']} pixels ended with status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
+    """Return a row for every rule of positions, and a cell for every size."""
+    from dense.backbone.load import spec_of
+
+    spec = spec_of(name)
+    side, patch = spec.image_size[0], spec.patch
+    own, most = options.size or side // patch * patch, options.most // patch * patch
+    pixels = {f: min(max(patch, round(own * f / patch) * patch), most) for f in FACTORS[: 2 if options.quick else None]}
+    lines = []
+    for rule in RULES if spec.positions in RULES else (None,):
+        place = f"{slug(name)} {rule or spec.positions}"
+        cells = {}
+        for factor, length in pixels.items():
+            cell = {
+                "name": name,
+                "weights": weights,
+                "rule": rule,
+                "data": options.data,
+                "pixels": length,
+                "own": pixels[1],
+            }
+            kept = options.output / "rows" / f"{slug(place)}-{pixels[1]}.npy"
+            full = cell | {"reference": str(kept)}
+            make = partial(measure if options.quick else apart, full)
+            found = once(options, f"{place} {factor:g}x {length}", make, cell)
+            cells[factor] = f"{found['cosine']:.3f}, {found['seconds']:.2f} s, {found['memory']:.0f} MB"
+        mark = " (its own)" if rule == spec.positions else ""
+        lines.append((f"{rule or spec.positions}{mark}", *(cells[factor] for factor in sorted(cells))))
+    header = ("positions", *(f"{factor:g}x: {pixels[factor]} px" for factor in sorted(pixels)))
+    said = f"{name} with {short(weights) if weights else 'its own weights'}, first image of {short(options.data)}"
+    return Made(table(header, lines), f"{said}, cosine to the features at 1x, seconds, memory", name)
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["--cell"]:
+        print(json.dumps(measure(json.loads(sys.argv[2]))))
+        return 0
     of_script = parser(__doc__, ["sizes"])
-    of_script.add_argument("--backbones", nargs="+", default=["scenes_tiny"], metavar="NAME=WEIGHTS")
+    words = "--backbone is the same; of one that brings its weights the name alone"
+    of_script.add_argument("--backbones", nargs="+", default=["scenes_tiny"], metavar="NAME=WEIGHTS", help=words)
     of_script.add_argument("--size", type=int, help="training size; that of the position table if left out")
     of_script.add_argument("--most", type=int, default=4096, help="largest side in pixels")
     options = parse(of_script)
-    from dense.backbone.load import spec_of
-
-    picture, lines = image(options), []
     for given in options.backbones:
         name, _, weights = given.partition("=")
-        spec = spec_of(name)
-        for rule in RULES if spec.positions in RULES else (None,):
-            mark = " (its own)" if rule == spec.positions else ""
-            cells = sizes(options, name, weights or None, rule, picture)
-            lines.append((f"{name}, {rule or spec.positions}{mark}", *cells))
-    header = ("backbone, rule", *(f"{factor:g}x" for factor in options.shown))
-    return finish(options, "papers_any_size", {"cosine to the features at 1x, seconds, memory": table(header, lines)})
+        start = time.monotonic()
+        made = sizes(options, name, weights or None)
+        publish(options, "papers_any_size", "sizes", made, (time.monotonic() - start) / 60)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@
         --knn IMAGENET/train IMAGENET/val --steps 125000 --seeds 1 --output runs/dino
 
 teacher: EMA, the previous epoch's student, a copy of the student, and k-NN of teacher and student along the training.
-patch: size against k-NN and images per second. crops: two global crops alone to ten local ones, with time and memory.
-prototypes, head, temperature, batch, length: one option after the other. collapse: without centring, without
-sharpening, and both; the entropies and the divergence are drawn as in the paper. momentum: with and without local
-crops. masks: attention of a supervised and of a self-supervised ViT against masks, the Jaccard index of 60 % of the
-mass. masks needs no pretraining: it compares --backbone with --supervised, or with the same network fine-tuned on the
-classes of embedded scenes from random initialisation.
+patch: size against k-NN and images per second, on crops of the nearest multiple of it. crops: two global crops alone to
+ten local ones, with time and memory. prototypes, head, temperature, length: one option after the other. batch: several
+sizes with as many images in all. collapse: without centring, without sharpening, and both; the entropies and the
+divergence are drawn as in the paper. momentum: with and without local crops. masks: attention of a supervised and of a
+self-supervised ViT against masks, the Jaccard index of 60 % of the mass. It needs no pretraining: it compares
+--backbone with --supervised, or with the same network fine-tuned on the classes of embedded scenes from random
+initialisation.
 """
 
 from __future__ import annotations
@@ -21,33 +22,56 @@ from pathlib import Path
 from typing import Any
 
 import _study
-from _study import compare, finish, once, parse, parser, pretrain, read, table
+from _study import (
+    Made,
+    add_pretraining,
+    compare,
+    once,
+    parse,
+    parser,
+    pretrain,
+    pretrained,
+    read,
+    recipe_of,
+    run,
+    short,
+    table,
+    trained_backbone,
+    with_weights,
+)
 
 CENTRED: dict[str, Any] = {"model.teacher.centering": "center"}
 
 
-def teacher(options: argparse.Namespace) -> str:
+def teacher(options: argparse.Namespace) -> Made:
     """Compare the three rules, and print teacher and student along the first seed's run."""
     modes = {mode: {"model.teacher.mode": mode} for mode in ("ema", "previous_epoch", "student_copy")}
     final = compare(options, "teacher", modes)
-    row = pretrain(options, "teacher ema")
+    row = pretrain(options, "teacher ema", **modes["ema"])
     lines = [
         (f"{step:.0f}", f"{mine:.3f}", f"{other:.3f}")
         for step, mine, other in zip(row["steps"], row["knn"], row["student"], strict=True)
     ]
-    return f"{final}\n\n{table(('step', 'k-NN, teacher', 'k-NN, student'), lines)}"
+    along = table(("step", "k-NN, teacher", "k-NN, student"), lines)
+    return final._replace(table=f"{final.table}\n\n{along}")
 
 
-def patch(options: argparse.Namespace) -> str:
+def patch(options: argparse.Namespace) -> Made:
     """Pretrain with several patch sizes, and count the images per second of the network."""
     import torch
 
     from dense.backbone import load_backbone
 
-    lines = []
-    for size in options.patches:
+    lines, key = [], "data.views.init_args"
+    views = recipe_of(options)["data"].get("views", {}).get("init_args", {})
+    for size in options.patches[: 2 if options.quick else None]:
         name = f"patch {size}"
-        changes = {"model.backbone.arguments.patch_size": size}
+        large, small = (
+            max(1, round(views.get(side, usual) / size)) * size
+            for side, usual in (("global_size", 224), ("local_size", 96))
+        )
+        changes = {"model.backbone.arguments.patch_size": size, "model.backbone.arguments.img_size": large}
+        changes |= {f"{key}.global_size": large, f"{key}.local_size": small}
         rows = [pretrain(options, name, seed, **changes) for seed in range(options.seeds)]
         backbone = load_backbone(f"{rows[0]['folder']}/backbone", frozen=True)
         images = torch.randn(16, 3, *backbone.spec.image_size)
@@ -57,11 +81,12 @@ def patch(options: argparse.Namespace) -> str:
                 backbone(images)
                 count += len(images)
         rate = count / (time.perf_counter() - start)
-        lines.append((str(size), _study.spread([row["knn"][-1] for row in rows]), f"{rate:.0f}"))
-    return table(("patch", "k-NN", "images per second"), lines)
+        knn = _study.spread([row["knn"][-1] for row in rows])
+        lines.append((str(size), f"{large}, {small}", knn, f"{rate:.0f}"))
+    return Made(table(("patch", "crops, px", "k-NN", "images per second"), lines), pretrained(options))
 
 
-def crops(options: argparse.Namespace) -> str:
+def crops(options: argparse.Namespace) -> Made:
     """Compare numbers of local crops on equal steps; without any, global crops have the published scale."""
     key = "data.views.init_args"
     variants: dict[str, dict[str, Any]] = {
@@ -76,20 +101,29 @@ def one_by_one(part: str, key: str, values: tuple[Any, ...]) -> Any:
     return lambda options: compare(options, part, {str(v): {key: v} for v in values[: 2 if options.quick else None]})
 
 
-def temperature(options: argparse.Namespace) -> str:
+def batch(options: argparse.Namespace) -> Made:
+    """Batches of several sizes, with as many images in all as --steps batches of the recipe have."""
+    images = options.steps * recipe_of(options)["data"]["batch_size"]
+    sizes = (16, 32, 64, 128)[: 2 if options.quick else None]
+    steps = {size: max(1, round(images / size)) for size in sizes}
+    variants = {f"{size}, {steps[size]} steps": {"data.batch_size": size, "model.steps": steps[size]} for size in sizes}
+    return compare(options, "batch", variants)
+
+
+def temperature(options: argparse.Namespace) -> Made:
     values = (0.02, 0.04, 0.06, 0.08)[: 2 if options.quick else None]
     keys = ("model.teacher.warmup_temperature", "model.teacher.temperature")
     return compare(options, "temperature", {str(v): dict.fromkeys(keys, v) for v in values})
 
 
-def length(options: argparse.Namespace) -> str:
+def length(options: argparse.Namespace) -> Made:
     """Three times the steps, as 300 against 100 epochs."""
     return compare(
         options, "length", {f"{n} x {options.steps} steps": {"model.steps": n * options.steps} for n in (1, 3)}
     )
 
 
-def momentum(options: argparse.Namespace) -> str:
+def momentum(options: argparse.Namespace) -> Made:
     """An average or a copy as teacher, with and without local crops."""
     key = "data.views.init_args.local_crops"
     variants = {
@@ -100,7 +134,7 @@ def momentum(options: argparse.Namespace) -> str:
     return compare(options, "momentum", variants)
 
 
-def collapse(options: argparse.Namespace) -> str:
+def collapse(options: argparse.Namespace) -> Made:
     """Train without centring, without sharpening and with both; draw entropy and divergence along the runs."""
     usual = CENTRED | {"model.health.every": max(1, options.steps // 40), "model.head.batch_norm": False}
     flat = dict.fromkeys(("model.teacher.warmup_temperature", "model.teacher.temperature"), 0.1)
@@ -118,7 +152,8 @@ def collapse(options: argparse.Namespace) -> str:
         lines.append((name, f"{entropy[-1]:.2f}", f"{divergence[-1]:.2f}", f"{row['knn'][-1]:.3f}"))
     if options.figure is not None:
         draw(options.figure, curves)
-    return table(("", "entropy of targets, nats", "divergence, nats", "k-NN"), lines)
+    text = table(("", "entropy of targets, nats", "divergence, nats", "k-NN"), lines)
+    return Made(text, pretrained(options, seeds=1))
 
 
 def draw(path: Path, curves: dict[str, Any]) -> None:
@@ -138,7 +173,7 @@ def draw(path: Path, curves: dict[str, Any]) -> None:
     pyplot.close(figure)
 
 
-def masks(options: argparse.Namespace) -> str:
+def masks(options: argparse.Namespace) -> Made:
     """Measure attention against masks, of a self-supervised, a supervised and a random network."""
     import torch
 
@@ -175,38 +210,45 @@ def masks(options: argparse.Namespace) -> str:
         return load_backbone(folder / "backbone", frozen=True)
 
     torch.manual_seed(0)
+    options = trained_backbone(options)
     mine = load_backbone(options.backbone, options.weights, frozen=True)
     networks = {
         f"self-supervised: {options.backbone}": lambda: mine,
         f"supervised: {options.supervised or 'fine-tuned from random initialisation'}": supervised,
         "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
     }
-    lines = [
-        (name, f"{once(options, f'masks {name}', lambda make=make: {'jaccard': jaccard(make())})['jaccard']:.3f}")
-        for name, make in networks.items()
-    ]
-    return table(("attention, 60 % of its mass, best head", "Jaccard"), lines)
+    names = ("weights", "masks", "layout", "supervised", "supervised_weights", "quick")
+    used = {name: getattr(options, name) for name in names}
+    lines = []
+    for name, make in networks.items():
+        found = once(options, f"masks {name}", lambda make=make: {"jaccard": jaccard(make())}, used)
+        lines.append((name, f"{found['jaccard']:.3f}"))
+    text = table(("attention, 60 % of its mass, best head", "Jaccard"), lines)
+    return Made(text, f"{with_weights(options)}, {len(source)} images of {short(options.masks)}", options.backbone)
 
 
 PARTS = {
     "teacher": teacher, "patch": patch, "crops": crops,
     "prototypes": one_by_one("prototypes", "model.head.out_dim", (64, 256, 1024, 4096)),
     "head": one_by_one("head layers", "model.head.layers", (1, 2, 3, 4)),
-    "temperature": temperature, "batch": one_by_one("batch", "data.batch_size", (16, 32, 64, 128)),
+    "temperature": temperature, "batch": batch,
     "length": length, "collapse": collapse, "momentum": momentum, "masks": masks,
 }  # fmt: skip
 
 
 def main() -> int:
-    of_script = parser(__doc__, list(PARTS))
-    of_script.add_argument("--patches", nargs="+", type=int, default=[16, 8, 6], help="patch sizes of the part patch")
-    of_script.add_argument("--figure", type=Path, help="file for the curves of the part collapse")
+    of_script = parser(__doc__, list(PARTS), "scenes:train")
+    add_pretraining(of_script, "masks")
+    of_script.add_argument("--patches", nargs="+", type=int, default=[16, 8, 5], help="patch sizes of the part patch")
+    of_script.add_argument("--figure", type=Path, help="file for the curves of the part collapse; beside --markdown")
     of_script.add_argument("--masks", default="scenes", help="folder with masks for the part masks")
     of_script.add_argument("--layout", default="voc2012", help="of that folder")
     of_script.add_argument("--supervised", help="a supervised ViT, such as vit_small_patch16_224.augreg_in1k")
     of_script.add_argument("--supervised-weights", help="its weights: a file, or timm to download")
     options = parse(of_script)
-    return finish(options, "papers_dino", {part: PARTS[part](options) for part in options.parts})
+    if options.figure is None and options.markdown:
+        options.figure = options.markdown.parent / "collapse.png"
+    return run(options, "papers_dino", PARTS)
 
 
 if __name__ == "__main__":

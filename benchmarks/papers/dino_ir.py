@@ -21,10 +21,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from _study import finish, once, parse, parser, slug, spread, table
+from _study import (
+    Made,
+    add_backbone,
+    add_training,
+    once,
+    parse,
+    parser,
+    run,
+    short,
+    slug,
+    spread,
+    table,
+    trained_backbone,
+    trained_on,
+    with_weights,
+)
 
 FOUR = ("noise", "rain", "motion", "defocus")  # none of them needs depth
 SIDE = 224
+TINY = {"dim": 8, "blocks": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "refinement": 1}  # a body that runs in seconds
 
 
 def images(options: argparse.Namespace, count: int) -> Iterator[Any]:
@@ -52,7 +68,7 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
     plan = Degrade({kind: [] for kind in FOUR}, unseen={})
     layers = list(range(backbone.spec.depth))
     rows: dict[str, list[Any]] = {}
-    for number, image in enumerate(images(options, 6 if options.quick else options.images)):
+    for number, image in enumerate(images(options, options.images)):
         copies = [image]
         for kind in FOUR:
             levels = plan.kinds[kind]
@@ -65,7 +81,17 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
-def premise(options: argparse.Namespace) -> str:
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the numbers of a trained backbone depend on."""
+    return {name: getattr(options, name) for name in ("weights", "data", "images", "quick")}
+
+
+def said(options: argparse.Namespace) -> str:
+    """Return in words what the numbers of a trained backbone depend on."""
+    return f"{with_weights(options)}, {options.images} images of {short(options.data)}, squares of {SIDE} px"
+
+
+def premise(options: argparse.Namespace) -> Made:
     """Relate the change by a degradation to the difference between images, patch by patch."""
 
     def make() -> dict[str, Any]:
@@ -74,16 +100,17 @@ def premise(options: argparse.Namespace) -> str:
             clean = maps[:, 0]  # images, dim, h, w
             between = (clean - clean.roll(1, 0)).norm(dim=1).mean()
             found[name] = [float((maps[:, 1 + k] - clean).norm(dim=1).mean() / between) for k in range(len(FOUR))]
-        return found
+        return {"layers": found}
 
-    found = once(options, f"premise {options.backbone}", make)
-    return table((options.backbone, *FOUR), [(name, *(f"{v:.2f}" for v in row)) for name, row in found.items()])
+    found = once(options, f"premise {options.backbone}", make, measured(options))["layers"]
+    lines = [(name, *(f"{v:.2f}" for v in row)) for name, row in found.items()]
+    return Made(table((options.backbone, *FOUR), lines), said(options), options.backbone)
 
 
-def quality(options: argparse.Namespace) -> str:
+def quality(options: argparse.Namespace) -> Made:
     """Classify the kind of degradation from the mean patch of each layer, trained on one half of the images."""
 
-    def make() -> dict[str, float]:
+    def make() -> dict[str, Any]:
         import torch
 
         found = {}
@@ -98,36 +125,44 @@ def quality(options: argparse.Namespace) -> str:
             weights = torch.linalg.solve(ridge, rows.T @ (truth - truth.mean(0)))
             guess = (((x[half:].flatten(0, 1) - mean) / scale) @ weights).argmax(1)
             found[name] = float((guess == kinds[half:].flatten()).double().mean())
-        return found
+        return {"layers": found}
 
-    found = once(options, f"quality {options.backbone}", make)
+    found = once(options, f"quality {options.backbone}", make, measured(options))["layers"]
     lines = [(name, f"{value:.2f}") for name, value in found.items()]
-    return table((options.backbone, f"accuracy; chance {1 / (1 + len(FOUR)):.2f}"), lines)
+    text = table((options.backbone, f"accuracy; chance {1 / (1 + len(FOUR)):.2f}"), lines)
+    return Made(text, said(options), options.backbone)
 
 
 def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """Train a restoration model and measure it at seen and unseen levels."""
+    given: dict[str, Any] = {
+        "model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps,
+        "trainer.precision": "32-true", "trainer.accelerator": "auto", "model.backbone.layers": "even4",
+    }  # fmt: skip
+    if options.data != "scenes":
+        given |= {"data.layout": "images", "data.val_ratio": 0.1}
+    given |= {"data.scenes": [4, 2], "data.scene_size": 32} if options.data == "scenes" and options.quick else {}
+    given["data.patches"] = [[0, 32, 2]] if options.quick else [[0, 96, 8]]
+    given |= {"model.head.body": TINY} if options.quick else {}
+    given |= changes | dict(pair.split("=", 1) for pair in options.set)
+    chosen = {"data": options.data, "backbone": options.backbone}
+    chosen |= {"weights": options.weights} if options.weights else {}
 
     def make() -> dict[str, Any]:
         import dense
 
         folder = options.output / "runs" / f"{slug(name)}-{seed}"
-        given: dict[str, Any] = {
-            "model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps,
-            "trainer.precision": "32-true", "trainer.accelerator": "auto", "model.backbone.layers": "even4",
-        }  # fmt: skip
-        if options.data != "scenes":
-            given |= {"data.layout": "images", "data.val_ratio": 0.1}
-        given |= {"data.scenes": [8, 4]} if options.data == "scenes" and options.quick else {}
-        given["data.patches"] = [[0, 32, 2]] if options.quick else [[0, 96, 8]]
-        extra = dict(pair.split("=", 1) for pair in options.set)
-        chosen = {"backbone": options.backbone} | ({"weights": options.weights} if options.weights else {})
         start = time.monotonic()
-        dense.train(options.config, data=options.data, output=folder, **chosen, **given | changes | extra)
+        dense.train(options.config, output=folder, **chosen, **given)
         numbers = json.loads((folder / "results.json").read_text())["numbers"]
         return {"numbers": numbers, "seconds": time.monotonic() - start}
 
-    return once(options, f"{name}-{seed}", make)
+    return once(options, f"{name}-{seed}", make, given | chosen | {"config": options.config})
+
+
+def restored(options: argparse.Namespace, text: str) -> Made:
+    """Return a table of trained models."""
+    return Made(text, f"{options.config} with {with_weights(options)} on {trained_on(options)}", options.backbone)
 
 
 def psnr(row: dict[str, Any], kind: str, unseen: bool = False) -> float:
@@ -138,7 +173,7 @@ def psnr(row: dict[str, Any], kind: str, unseen: bool = False) -> float:
 GUIDANCE = {"plain body": "none", "D-R attention": "channels"}
 
 
-def tasks(options: argparse.Namespace) -> str:
+def tasks(options: argparse.Namespace) -> Made:
     """Learn noise alone, with a second kind, and with three more."""
     lines = []
     for count in (1, 2, 4):
@@ -149,10 +184,10 @@ def tasks(options: argparse.Namespace) -> str:
             rows = [train(options, f"tasks {count} {name}", seed, **changes) for seed in range(options.seeds)]
             cells.append(spread([psnr(row, "noise") for row in rows]))
         lines.append((f"{count}: {', '.join(kinds)}", *cells))
-    return table(("kinds at once", *(f"PSNR of noise, {name}" for name in GUIDANCE)), lines)
+    return restored(options, table(("kinds at once", *(f"PSNR of noise, {name}" for name in GUIDANCE)), lines))
 
 
-def parts(options: argparse.Namespace) -> str:
+def parts(options: argparse.Namespace) -> Made:
     """Add one part after the other; never perception on the deepest layer."""
     from dense.backbone.load import spec_of
 
@@ -172,7 +207,7 @@ def parts(options: argparse.Namespace) -> str:
         means = [[np.mean([psnr(row, k, unseen) for k in FOUR]) for row in rows] for unseen in (False, True)]
         cells = [spread(values) for values in means]
         lines.append((name, *cells, f"{np.mean([row['seconds'] for row in rows]):.0f}"))
-    return table(("", "PSNR, seen levels", "PSNR, unseen levels", "seconds"), lines)
+    return restored(options, table(("", "PSNR, seen levels", "PSNR, unseen levels", "seconds"), lines))
 
 
 PARTS = {"premise": premise, "quality": quality, "tasks": tasks, "parts": parts}
@@ -182,9 +217,11 @@ def main() -> int:
     of_script = parser(__doc__, list(PARTS))
     of_script.add_argument("--images", type=int, default=64, help="of premise and quality")
     of_script.add_argument("--shallow", nargs="+", type=int, help="layers of the DPC loss; 2 and 6 of 12 if left out")
-    of_script.set_defaults(data="scenes", config="restoration/scenes_tiny", steps=1200)
-    options = parse(of_script)
-    return finish(options, "papers_dino_ir", {part: PARTS[part](options) for part in options.parts})
+    add_training(of_script, "restoration/scenes_tiny", 1200)
+    add_backbone(of_script, "scenes_tiny", "trained; frozen in trainings", "its weight file, or timm to download")
+    options = trained_backbone(parse(of_script))
+    options.images = 6 if options.quick else options.images
+    return run(options, "papers_dino_ir", PARTS)
 
 
 if __name__ == "__main__":

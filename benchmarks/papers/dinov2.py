@@ -4,9 +4,9 @@
     python benchmarks/papers/dinov2.py parts --data IMAGENET/train --config pretrain/dino_vits16 \\
         --knn IMAGENET/train IMAGENET/val --steps 125000 --seeds 1 --output runs/dinov2
 
-parts: DINO, and one part more in each row: iBOT, KoLeo, Sinkhorn-Knopp, registers, LayerScale, drop path, SwiGLU, and
-the last quarter of the steps at twice the resolution. layers: k-NN and linear classification of the last layer against
-the last four, of --backbone. weights: the published backbones of --backbones, by k-NN.
+parts: DINO, and one part more in each row: iBOT, KoLeo, Sinkhorn-Knopp, registers, LayerScale, drop path, SwiGLU; then
+a quarter more steps at the same and at twice the resolution. layers: k-NN and linear classification of the last layer
+against the last four, of --backbone. weights: the published backbones of --backbones, by k-NN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from _study import compare, finish, once, parse, parser, pretrain, table
+from _study import (
+    Made,
+    add_pretraining,
+    compare,
+    once,
+    parse,
+    parser,
+    pretrain,
+    recipe_of,
+    run,
+    short,
+    table,
+    trained_backbone,
+    with_weights,
+)
 
 KEY = "model.backbone.arguments"
 STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all before
@@ -29,24 +43,27 @@ STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all b
 }
 
 
-def parts(options: argparse.Namespace) -> str:
-    """Add one part after the other; high resolution continues the last run at twice the size."""
+def parts(options: argparse.Namespace) -> Made:
+    """Add one part after the other; the last run is continued at its size and at twice its size."""
     variants, together = dict[str, dict[str, Any]](), dict[str, Any]()
     for name, changes in STEPS.items():
         together = together | changes
         variants[name] = dict(together)
-    text = compare(options, "parts", variants)
+    made = compare(options, "parts", variants)
+    views = recipe_of(options)["data"].get("views", {}).get("init_args", {})
     lines = []
     for seed in range(options.seeds):
-        before = pretrain(options, f"parts {list(STEPS)[-1]}", seed)
-        views = "data.views.init_args"
+        before = pretrain(options, f"parts {list(STEPS)[-1]}", seed, **together)
         changes = together | {"model.steps": max(2, options.steps // 4), "model.stage": "high_res"}
         changes |= {"model.start_from": before["folder"]}
-        changes |= {f"{views}.global_size": 2 * options.size, f"{views}.local_size": options.size}
-        row = pretrain(options, "parts high resolution", seed, **changes)
-        lines.append((str(seed), f"{before['knn'][-1]:.3f}", f"{row['knn'][-1]:.3f}", f"{row['seconds']:.0f}"))
-    header = ("seed", "k-NN before", "after a quarter more steps at twice the size", "seconds")
-    return f"{text}\n\n{table(header, lines)}"
+        same = pretrain(options, "parts more steps", seed, **changes)
+        sizes = (("global_size", 224), ("local_size", 96))
+        changes |= {f"data.views.init_args.{name}": 2 * views.get(name, usual) for name, usual in sizes}
+        large = pretrain(options, "parts high resolution", seed, **changes)
+        knn = [f"{row['knn'][-1]:.3f}" for row in (before, same, large)]
+        lines.append((str(seed), *knn, f"{same['seconds']:.0f}, {large['seconds']:.0f}"))
+    header = ("seed", "k-NN before", "after a quarter more steps", "the same at twice the size", "seconds of both")
+    return made._replace(table=f"{made.table}\n\n{table(header, lines)}")
 
 
 def labelled(options: argparse.Namespace) -> dict[str, Any]:
@@ -57,52 +74,65 @@ def labelled(options: argparse.Namespace) -> dict[str, Any]:
     return {"train": train, "val": val, "workers": 0} | (sizes if options.knn is None else small)
 
 
-def classify(options: argparse.Namespace, name: str, weights: str | None, readout: str) -> dict[str, float]:
-    """Return k-NN and linear accuracy of a readout."""
+def classify(options: argparse.Namespace, row: str, name: str, weights: str | None, readout: str) -> tuple[str, str]:
+    """Return k-NN and linear accuracy of a readout, as cells."""
     import dense
 
-    backbone = dense.load_backbone(name, weights, frozen=True)
     words = labelled(options)
-    val = words.pop("val")
-    knn = dense.evaluate(backbone, val, "knn", readout=readout, k=[20], **words)
     steps = 20 if options.quick else 1000
-    linear = dense.evaluate(backbone, val, "linear", readout=readout, augment=False, steps=steps, **words)
-    return {"knn": float(knn.numbers["top1 k=20"]), "linear": float(linear.numbers["top1"])}
+
+    def make() -> dict[str, float]:
+        backbone, val = dense.load_backbone(name, weights, frozen=True), words["val"]
+        given = {key: value for key, value in words.items() if key != "val"}
+        knn = dense.evaluate(backbone, val, "knn", readout=readout, k=[20], **given)
+        linear = dense.evaluate(backbone, val, "linear", readout=readout, augment=False, steps=steps, **given)
+        return {"knn": float(knn.numbers["top1 k=20"]), "linear": float(linear.numbers["top1"])}
+
+    found = once(options, row, make, words | {"steps": steps, "backbone": name, "weights": weights})
+    return f"{found['knn']:.3f}", f"{found['linear']:.3f}"
 
 
-def layers(options: argparse.Namespace) -> str:
+def classified(options: argparse.Namespace) -> str:
+    """Return in words the images of the measures."""
+    words = labelled(options)
+    scenes = f"{words['scenes'][0]} and {words['scenes'][1]} scenes" if "scenes" in words else ""
+    return scenes or f"{short(words['train'])} and {short(words['val'])} at {options.resize} px"
+
+
+def layers(options: argparse.Namespace) -> Made:
     """The class token of the last layer against those of the last four, with and without the average patch."""
-    lines = []
+    options = trained_backbone(options)
+    name, lines = options.backbone, []
     for readout in ("class", "class_average", "last4", "last4_average"):
-        make = lambda readout=readout: classify(options, options.backbone, options.weights, readout)  # noqa: E731
-        found = once(options, f"layers {readout}", make)
-        lines.append((readout.replace("_", " + "), f"{found['knn']:.3f}", f"{found['linear']:.3f}"))
-    return table((options.backbone, "k-NN", "linear"), lines)
+        cells = classify(options, f"layers {name} {readout}", name, options.weights, readout)
+        lines.append((readout.replace("_", " + "), *cells))
+    text = table((name, "k-NN", "linear"), lines)
+    return Made(text, f"{with_weights(options)}, fitted and measured on {classified(options)}", name)
 
 
-def weights(options: argparse.Namespace) -> str:
+def weights(options: argparse.Namespace) -> Made:
     """Published weights, one after the other: NAME=WEIGHTS, or NAME of a backbone that brings its own."""
+    given = options.backbones
+    if not given:
+        one = trained_backbone(options)
+        given = [f"{one.backbone}={one.weights}" if one.weights else one.backbone]
     lines = []
-    for given in options.backbones or [
-        f"{options.backbone}={options.weights}" if options.weights else options.backbone
-    ]:
-        name, _, file = given.partition("=")
-        make = lambda name=name, file=file: classify(options, name, file or None, "class")  # noqa: E731
-        found = once(options, f"weights {name}", make)
-        lines.append((name, f"{found['knn']:.3f}", f"{found['linear']:.3f}"))
-    return table(("backbone", "k-NN", "linear"), lines)
+    for name, _, file in (word.partition("=") for word in given):
+        lines.append((name, *classify(options, f"weights {name}", name, file or None, "class")))
+    text = table(("backbone", "k-NN", "linear"), lines)
+    return Made(text, f"{', '.join(map(short, given))}, fitted and measured on {classified(options)}")
 
 
 PARTS = {"parts": parts, "layers": layers, "weights": weights}
 
 
 def main() -> int:
-    of_script = parser(__doc__, list(PARTS))
-    of_script.add_argument("--size", type=int, default=48, help="side of the global crops of the recipe")
+    of_script = parser(__doc__, list(PARTS), "scenes:train")
+    add_pretraining(of_script, "layers and weights")
     of_script.add_argument("--resize", type=int, default=224, help="side of labelled images")
     of_script.add_argument("--backbones", nargs="+", metavar="NAME=WEIGHTS", help="of the part weights")
     options = parse(of_script)
-    return finish(options, "papers_dinov2", {part: PARTS[part](options) for part in options.parts})
+    return run(options, "papers_dinov2", PARTS)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,22 @@ import json
 import time
 from typing import Any
 
-from _study import finish, once, parse, parser, slug, spread, table
+from _study import (
+    Made,
+    add_backbone,
+    add_training,
+    once,
+    parse,
+    parser,
+    recipe_of,
+    run,
+    slug,
+    spread,
+    table,
+    trained_backbone,
+    trained_on,
+    with_weights,
+)
 
 MEASURES = {"val/abs_rel": "abs_rel", "val/delta1": "delta1", "val/miou": "mIoU"}
 TINY = {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "bias": True, "batch_norm": True}
@@ -24,26 +39,28 @@ TINY = {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "bias": True
 
 def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """Train a head; return its validation numbers and seconds."""
+    given = {"model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps}
+    given |= {"patience": 0, "trainer.precision": "32-true", "trainer.accelerator": "auto"}
+    if options.data == "scenes":
+        given |= {"data.scenes": [4, 2] if options.quick else [300, 100], "data.workers": 0}
+        given |= {"data.scene_size": 64, "data.batch_size": 2} if options.quick else {}
+    given |= changes | dict(pair.split("=", 1) for pair in options.set)
+    chosen = {"data": options.data, "backbone": options.backbone}
+    chosen |= {"weights": options.weights} if options.weights else {}
 
     def make() -> dict[str, Any]:
         import dense
 
         folder = options.output / "runs" / f"{slug(name)}-{seed}"
-        given = {"model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps}
-        given |= {"patience": 0, "trainer.precision": "32-true", "trainer.accelerator": "auto"}
-        if options.data == "scenes":
-            given |= {"data.scenes": [16, 8] if options.quick else [300, 100], "data.workers": 0}
         start = time.monotonic()
-        extra = dict(pair.split("=", 1) for pair in options.set)
-        chosen = {"backbone": options.backbone} | ({"weights": options.weights} if options.weights else {})
-        dense.train(options.config, data=options.data, output=folder, **chosen, **given | changes | extra)
+        dense.train(options.config, output=folder, **chosen, **given)
         numbers = json.loads((folder / "results.json").read_text())["numbers"]
         return {key: numbers[key] for key in MEASURES if key in numbers} | {"seconds": time.monotonic() - start}
 
-    return once(options, f"{name}-{seed}", make)
+    return once(options, f"{name}-{seed}", make, given | chosen | {"config": options.config})
 
 
-def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str, Any]]) -> str:
+def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str, Any]]) -> Made:
     """Train every variant with every seed; return a table."""
     lines, shown = [], list[str]()
     for name, changes in variants.items():
@@ -51,15 +68,16 @@ def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str
         shown = [key for key in MEASURES if key in rows[0]]
         cells = [spread([row[key] for row in rows]) for key in shown]
         lines.append((name, *cells, f"{sum(row['seconds'] for row in rows) / len(rows):.0f}"))
-    return table((part, *(MEASURES[key] for key in shown), "seconds"), lines)
+    text = table((part, *(MEASURES[key] for key in shown), "seconds"), lines)
+    return Made(text, f"{options.config} with {with_weights(options)} on {trained_on(options)}", options.backbone)
 
 
-def readout(options: argparse.Namespace) -> str:
+def readout(options: argparse.Namespace) -> Made:
     """Ignore the class token, add it to every patch, or project both together."""
     return compare(options, "readout", {way: {"model.head.readout": way} for way in ("ignore", "add", "project")})
 
 
-def layers(options: argparse.Namespace) -> str:
+def layers(options: argparse.Namespace) -> Made:
     """The last four layers, evenly spaced ones, and the published rule."""
     from dense.backbone.load import spec_of
 
@@ -70,7 +88,7 @@ def layers(options: argparse.Namespace) -> str:
     return compare(options, "layers", {name: {"model.backbone.layers": value} for name, value in variants.items()})
 
 
-def head(options: argparse.Namespace) -> str:
+def head(options: argparse.Namespace) -> Made:
     """DPT and a linear head on the same four layers, each with and without the class token."""
     linear = {"name": "linear", "batch_norm": True}
     heads = {
@@ -88,18 +106,15 @@ PARTS = {"readout": readout, "layers": layers, "head": head}
 
 def main() -> int:
     of_script = parser(__doc__, list(PARTS))
-    of_script.set_defaults(data="scenes", config="joint/scenes_dpt", steps=150)
-    options = parse(of_script)
-    import yaml
-
-    from dense.recipes import find_config
-
-    given = yaml.safe_load(find_config(options.config).read_text())["model"]["init_args"]["head"]
+    add_training(of_script, "joint/scenes_dpt", 150)
+    add_backbone(of_script, "scenes_tiny", "trained and frozen", "its weight file, or timm to download")
+    options = trained_backbone(parse(of_script))
+    given = recipe_of(options)["model"]["init_args"]["head"]
     options.outputs = given["outputs"]
     options.dpt = (
         {k: v for k, v in given.items() if k not in ("outputs", "readout")} if given["name"] == "dpt" else TINY
     )
-    return finish(options, "papers_dpt", {part: PARTS[part](options) for part in options.parts})
+    return run(options, "papers_dpt", PARTS)
 
 
 if __name__ == "__main__":

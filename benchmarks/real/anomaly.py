@@ -22,7 +22,7 @@ import _rows
 import cv2
 import numpy as np
 from _all import machine
-from _measure import prose, table
+from _measure import once, prose, table
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]  # H, W, 3
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--figure", type=Path, help="file for three frames with their maps")
     options = parser.parse_args()
-    rows = {name: _rows.once(options, name, lambda n=name: measure(options, n)) for name in options.rows or ROWS}
+    rows = {name: once(options, name, lambda n=name: measure(options, n)) for name in options.rows or ROWS}
     lines = [
         (name, kind, *(f"{numbers[c]:.3f}" for c in COLUMNS), f"{row['false_alarms']:.3f}", f"{row['rate']:.2f}")
         for name, row in rows.items()

@@ -5,9 +5,9 @@ classes.yaml. Settings are chosen on the validation images; the published number
 
     python benchmarks/real/camvid.py CAMVID --weights dinov2_vits14.pth --output runs/camvid
 
-Rows: small_data as it is; the best recipe and its alternatives; a curve over 10, 30, 100 and all training images with
-three draws; and two peers with the same images, segmentation-models-pytorch's U-Net and scikit-learn's logistic
-regression on features of transformers.
+Rows: small_data as it is; the best recipe and its alternatives, mask queries (eomt) among them; a curve over 10, 30,
+100 and all training images with three draws; and two peers with the same images, segmentation-models-pytorch's U-Net
+and scikit-learn's logistic regression on features of transformers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import _rows
 import numpy as np
-from _measure import table
+from _measure import once, table
 
 RECIPE = "segmentation/small_data"
 BEST: dict[str, Any] = {"data.resize": 504, "data.copies": 2, "model.steps": 600}
-TRAININGS: dict[str, dict[str, Any]] = {  # name -> overrides of the recipe
+TRAININGS: dict[str, dict[str, Any]] = {  # name -> overrides of the recipe, and another recipe
     "small_data": {},
     "dpt": {
         "model.head": {
@@ -42,7 +42,14 @@ TRAININGS: dict[str, dict[str, Any]] = {  # name -> overrides of the recipe
     "best": BEST,
     "cross_entropy": {"model.loss": {"cross_entropy": 1.0}},
     "last_blocks": {**BEST, "model.tune.unfreeze": 2, "model.tune.lr_scale": 0.1, "data.cache": None},
-    "lora": {**BEST, "model.tune.lora_rank": 8, "data.cache": None},
+    "lora": {**BEST, "model.tune.lora_rank": 8, "model.tune.lr_scale": 0.2, "data.cache": None},
+    "eomt": {
+        "recipe": "instance/small_data",
+        "model.kind": "semantic",
+        "data.targets": ["labels"],
+        "model.head.queries": 50,
+        "model.steps": 300,
+    },
 }
 FEW, DRAWS = (10, 30, 100), 3
 PUBLISHED = {"SegNet": 46.4, "FCN-8": 57.0, "DeepLab-LFOV": 61.6, "Dilation8": 65.3, "FC-DenseNet103": 66.9}
@@ -55,12 +62,12 @@ def main() -> int:
     lines = []
     for name in names:
         if name in TRAININGS:
-            row = _rows.train(options, name, RECIPE, **TRAININGS[name])
+            row = _rows.train(options, name, **{"recipe": RECIPE} | TRAININGS[name])
             lines.append((name, *numbers(row)))
         elif name == "few":
             lines += [few(options, count) for count in FEW]
         else:
-            lines.append((name, *numbers(_rows.once(options, name, lambda name=name: PEER[name](options)))))
+            lines.append((name, *numbers(once(options, name, lambda name=name: PEER[name](options)))))
     lines += [(f"{name}, published, test images", f"{score / 100:.3f}", "", "") for name, score in PUBLISHED.items()]
     header = ("", "mIoU", "pixel accuracy", "minutes")
     return _rows.finish(options, "CamVid", table(header, lines))
@@ -74,9 +81,8 @@ def numbers(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def few(options: argparse.Namespace, count: int) -> tuple[str, ...]:
     """Return the row of `count` training images: mean, least and largest mIoU of three draws."""
-    shared = {"data.cache": str(options.output / "features")}  # of the validation images, which all draws have
     rows = [
-        _rows.train(options, f"few-{count}-{draw}", RECIPE, _rows.subset(options, count, draw), **shared)
+        _rows.train(options, f"few-{count}-{draw}", RECIPE, **{"data.train_images": count, "data.seed": draw})
         for draw in range(DRAWS)
     ]
     scores = [row["val/miou"] for row in rows]

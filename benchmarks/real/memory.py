@@ -34,6 +34,7 @@ from dense.data.labelled.open import open_labelled
 from dense.data.labelled.sample import Labelled
 from dense.discover.refine import grab_cut
 from dense.memory import remember
+from dense.memory.budget import Budget
 from dense.memory.build import annotated
 from dense.metrics import SegmentationMetrics
 from dense.model.network import Inference
@@ -125,23 +126,19 @@ def patches(options: Namespace, split: str, layers: list[int]) -> tuple[Any, lis
 
 def camvid(options: Namespace) -> str:
     """mIoU of the validation images; features are computed once."""
-    from dense.memory.build import _part
-
     layers = options.layers
     source, train = patches(options, "train", layers)
     val_source, val = patches(options, "val", layers)
     classes, lines = len(source.classes), []
 
     def score(place: int, most: int, neighbours: int, temperature: float) -> float:
-        generator, bank, held = torch.Generator().manual_seed(0), [], []
+        budget, bank, held = Budget(most, len(train), "balanced", 0), [], []
         for maps, shares in train:
             own, known = maps[place].flatten(1).T, shares.sum(1) > 0
             own, share = own[known], shares[known] / shares[known].sum(1, keepdim=True)
-            if len(own) > (each := max(1, most // len(train))):
-                chosen = _part(share, each, "balanced", generator)
-                own, share = own[chosen], share[chosen]
-            bank.append(own)
-            held.append(share)
+            chosen = budget.of_image(len(own), share)
+            bank.append(own[chosen])
+            held.append(share[chosen])
         vectors = torch.cat(bank).float()
         head = MemoryHead(vectors.shape[1], {"labels": Classes(classes)}, len(vectors), neighbours, temperature)
         head.fill(vectors, torch.cat(held))
@@ -230,7 +227,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 11], help="blocks, from 0; the best is swept")
     parser.add_argument(
         "--sweep", type=triple, nargs="+", metavar="PATCHES,NEIGHBOURS,TEMPERATURE",
-        default=[(1024, 30, 0.02), (102_400, 30, 0.02), (102_400, 10, 0.02), (102_400, 30, 0.07)],
+        default=[(1024, 30, 0.02), (102_400, 30, 0.02), (102_400, 10, 0.02), (102_400, 30, 0.07), (10**7, 30, 0.02)],
     )  # fmt: skip
     parser.add_argument("--patches", type=int, default=1_000_000, help="of the speed test")
     parser.add_argument("--figure", type=Path, help="file for what the dogs look like")

@@ -14,7 +14,7 @@ from typing import Any
 
 import _rows
 import numpy as np
-from _measure import table
+from _measure import once, table
 
 RECIPE = "restoration/scenes_tiny"
 SIGMA, SIDE = 25, 96
@@ -35,7 +35,7 @@ def main() -> int:
             length = {"model.steps": options.steps, "val_every": options.steps}
             row = _rows.train(options, name, RECIPE, **COMMON | length | TRAININGS[name])
         else:
-            row = _rows.once(options, name, lambda: non_local_means(options))
+            row = once(options, name, lambda: non_local_means(options))
         lines.append((name, f"{row['val/psnr']:.2f}", f"{row['val/ssim']:.3f}", f"{row['minutes']:.1f}"))
     return _rows.finish(options, "restoration", table(("", "PSNR", "SSIM", "minutes"), lines))
 

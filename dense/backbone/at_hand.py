@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 from dense.backbone.saved import fetching
-from dense.backbone.weights.names import ALIASES, directory
+from dense.backbone.weights.names import cached, directory, repository
 from dense.console import on_terminal, warn
 
-BEST, SHIPPED = "dinov2_vits14_reg", "scenes_tiny"
+BEST, SHIPPED = "dinov2_vits14_reg", "photos_tiny"
 NAME, WEIGHTS = "DENSE_BACKBONE", "DENSE_WEIGHTS"  # environment variables
 BETTER = (
-    f"no published backbone is at hand, so this is {SHIPPED}, which was trained on drawn scenes. On photographs "
-    f"DINOv2-S is far better: add --download once (88 MB), or offline name a file with --backbone {BEST} --weights "
-    f"FILE; {NAME} and {WEIGHTS} set both for good"
+    f"no published backbone is at hand, so this is {SHIPPED}, a small student of DINOv2-S. DINOv2-S itself is far "
+    f"better: add --download once (88 MB), or offline name a file with --backbone {BEST} --weights FILE; {NAME} and "
+    f"{WEIGHTS} set both for good"
 )
 
 
@@ -32,6 +32,8 @@ def at_hand(name: str | None = None, weights: str | None = None, download: bool 
     if weights is not None:
         raise ValueError(f"weights {weights} without a backbone: name the architecture that they are for")
     name, weights = os.environ.get(NAME), os.environ.get(WEIGHTS) or None
+    if weights and not name:
+        raise ValueError(f"{WEIGHTS}={weights} without {NAME}: name the architecture that they are for")
     if name and (weights or "/" in name or directory(name) is not None):
         return name, weights
     wanted = name or BEST
@@ -47,27 +49,14 @@ def at_hand(name: str | None = None, weights: str | None = None, download: bool 
     return SHIPPED, None
 
 
-def cached(name: str) -> Path | None:
-    """Return the file of published weights in the cache of timm or torch.hub, None without one."""
-    from huggingface_hub import try_to_load_from_cache
-    from torch.hub import get_dir
-
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(_repository(name), file)
-        if isinstance(found, str):
-            return Path(found)
-    official = name.replace("_reg", "_reg4") + "_pretrain.pth"
-    return next(iter(Path(get_dir(), "checkpoints").glob(official)), None)
-
-
 def _fetched(name: str, download: bool) -> Path | None:
     """Download published weights if that is wanted; None if it is not."""
     from huggingface_hub import hf_hub_download
 
     if not (download or (on_terminal() and _agreed(name))):
         return None
-    with fetching(_repository(name)):
-        return Path(hf_hub_download(_repository(name), "model.safetensors"))
+    with fetching(repository(name)):
+        return Path(hf_hub_download(repository(name), "model.safetensors"))
 
 
 def _agreed(name: str) -> bool:
@@ -76,7 +65,3 @@ def _agreed(name: str) -> bool:
     print(f"{words} [y/N] ", end="", file=sys.stderr)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _repository(name: str) -> str:
-    return f"timm/{ALIASES.get(name, name)}"

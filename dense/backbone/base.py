@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from dense.backbone.build import build_timm
 from dense.backbone.saved import SavedModel
-from dense.backbone.spec import BackboneSpec, Layers, Padding, check_norm, resolve_layers
+from dense.backbone.spec import BackboneSpec, Layers, Padding, check_channels, check_norm, resolve_layers
 from dense.backbone.weights.official import export_official
 from dense.backbone.weights.report import UNUSED, LoadReport, load_strictly, split_unused
-from heads.features import Features, Norm
+from heads.features import Features, Norm, Size, Step
 
 FLOOR = 224  # pixels of the shorter side that the padding policy `floor` at least gives
 Borders = tuple[int, int, int, int]  # top, bottom, left, right, in pixels
@@ -61,7 +61,10 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         norm: Norm | None = None,
         masks: Tensor | None = None,
     ) -> Features:
-        """Return features of normalised images (B, 3, H, W), any H and W of at least one patch.
+        """Return features of normalised images (B, N, H, W), any H and W of at least one patch.
+
+        N: as many channels as `spec.channels` names.
+
 
         layers: block indices, "last", "last4", "even4" or "default"; norm: apply the final norm to every layer (True),
         to none (False) or to the last block alone ("last"); both default to `spec`. masks: (B, h, w) or (B, h*w), true
@@ -97,6 +100,14 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
     def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the final norm to the map and the prefix tokens of one layer, if it has one."""
 
+    def last_blocks(self, grid: Size, extra: int) -> Step:
+        """Lend blocks to a head that runs them with tokens of its own; see `ViT.last_blocks`."""
+        raise ValueError(f"{self.spec.name} is convolutional and has no blocks to lend; use a ViT backbone")
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm behind the last block to tokens (B, N, C)."""
+        raise ValueError(f"{self.spec.name} is convolutional and has no norm of tokens; use a ViT backbone")
+
     def image_feature(self, images: Tensor) -> Tensor:
         """Return one vector per image (B, C): the class token after the final norm, or the mean of the deepest map."""
         return self.image_features([images])[0]
@@ -108,7 +119,7 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         patches: bool = False,
         local_norm: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return `image_feature` of images of several sizes, one group (B, 3, H, W) after the other: (sum of B, C).
+        """Return `image_feature` of images of several sizes, one group (B, N, H, W) after the other: (sum of B, C).
 
         patches: also return the deepest patches (B, h*w, C) of the first group, after the final norm. masks: of the
         first group, see `forward`. local_norm: replaces the final norm for all groups but the first.
@@ -125,23 +136,36 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
         return torch.cat(vectors), tokens
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images (B, 3, H, W) or (B, H, W, 3) by `spec.mean` and `spec.std`: float (B, 3, H, W)."""
+        """Normalise uint8 images (B, N, H, W) or (B, H, W, N) by `spec.mean` and `spec.std`: float (B, N, H, W)."""
         if images.dtype != torch.uint8:
             raise ValueError(f"expected uint8 images, got {images.dtype}")
-        if images.shape[-1] == 3 and images.shape[1] != 3:
+        count = len(self.spec.channels)
+        if images.ndim == 4 and images.shape[-1] == count and images.shape[1] != count:
             images = images.permute(0, 3, 1, 2)
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.spec.mean, self.spec.std))
+        self.check_channels(images)
+        mean, std = self.statistics(images.device)
         return (images.float().div_(255) - mean) / std
 
-    def pad_to_patch_multiple(self, images: Tensor) -> tuple[Tensor, Borders, bool]:
-        """Check images (B, 3, H, W) and bring both sides to a multiple of the patch, as `spec.padding` says."""
+    def statistics(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each channel, (1, N, 1, 1)."""
+        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.spec.mean, self.spec.std))
+        return mean, std
+
+    def blank(self, size: Size, device: torch.device | str = "meta") -> Tensor:
+        """Return an image (1, N, H, W) without content, from which other shapes follow."""
+        return torch.empty(1, len(self.spec.channels), *size, device=device)
+
+    def check_channels(self, images: Tensor) -> None:
+        """Raise unless images (B, N, H, W) have the channels of the backbone."""
         if images.ndim != 4:
-            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
-        if images.shape[1] != 3:
             raise ValueError(
-                f"expected 3 channels (RGB), got {images.shape[1]} in {tuple(images.shape)}; drop the alpha channel or "
-                "convert with .convert('RGB') first"
+                f"expected images of shape (B, {len(self.spec.channels)}, H, W), got {tuple(images.shape)}"
             )
+        check_channels(images.shape[1], self.spec.channels, f" in {tuple(images.shape)}")
+
+    def pad_to_patch_multiple(self, images: Tensor) -> tuple[Tensor, Borders, bool]:
+        """Check images (B, N, H, W) and bring both sides to a multiple of the patch, as `spec.padding` says."""
+        self.check_channels(images)
         if not images.is_floating_point():
             raise ValueError(
                 f"expected float images normalised by spec.mean and spec.std, got {images.dtype}; "
@@ -149,6 +173,14 @@ class Backbone(nn.Module, SavedModel, abc.ABC):
             )
         smallest = 1 if self.spec.kind == "pyramid" else self.spec.patch
         return pad_to_multiple(images, self.spec.patch, self.spec.padding, smallest)
+
+    def _apart(self, images: Tensor) -> Tensor:
+        """Return each channel as an image of its own, (B*N, 1, H, W), where the network sees one at a time."""
+        return images.flatten(0, 1).unsqueeze(1) if self.spec.each_channel else images
+
+    def _together(self, x: Tensor) -> Tensor:
+        """Return the mean over channels of what the network gave for each of them: (B*N, ...) to (B, ...)."""
+        return x.unflatten(0, (-1, len(self.spec.channels))).mean(1) if self.spec.each_channel else x
 
     @abc.abstractmethod
     def _features(

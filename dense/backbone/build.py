@@ -14,21 +14,27 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from dense.backbone.channels import check_rule, inputs_of
 from dense.backbone.positions import periods_of, set_periods
 from dense.backbone.spec import (
     HYBRID_STAGES,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RGB,
     BackboneSpec,
+    Channels,
+    ChannelsFrom,
     Positions,
     as_tuples,
+    by_name,
+    channel_names,
     resolve_layers,
 )
 from dense.backbone.weights.names import ALIASES, default_layers, resolve, shipped
 from dense.suggest import UnknownOption, did_you_mean
 
 # fields of the spec that a caller may set; the others follow from the model
-SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family")
+SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family", "reading")
 WITHOUT_EFFECT = ("pos_drop_rate", "patch_drop_rate", "dynamic_img_size", "num_classes")  # arguments of timm's models
 MLPS = {"swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}  # names for what timm takes as a class
 RULES: dict[str, Positions] = {  # family -> interpolation of its position table
@@ -39,12 +45,16 @@ RULES: dict[str, Positions] = {  # family -> interpolation of its position table
 }
 
 
-def describe(name: str, **overrides: Any) -> BackboneSpec:
+def describe(
+    name: str, channels: Channels | None = None, channels_from: ChannelsFrom | None = None, **overrides: Any
+) -> BackboneSpec:
     """Return the spec of a named backbone.
 
     Overrides are fields of the spec (positions, padding, layers, norm, ...) or arguments of timm's model (img_size,
-    depth, drop_path_rate, ...).
+    depth, drop_path_rate, ...). A mean or std that is one number is that of every channel.
     """
+    check_rule(channels_from)
+    names = RGB if channels is None else channel_names(channels)
     timm_name, tag, family = resolve(name)
     if not timm.is_model(timm_name):
         known = [*shipped(), *ALIASES, *timm.list_models()]
@@ -59,16 +69,19 @@ def describe(name: str, **overrides: Any) -> BackboneSpec:
     if spec.kind == "pyramid" and "norm_eps" in settings:
         raise ValueError(f"{timm_name} is convolutional; norm_eps cannot be set")
     published = timm.get_pretrained_cfg(f"{timm_name}.{tag}" if tag else timm_name)
-    if published is not None and family in ("timm", "dinov3"):
-        settings = {"mean": published.mean, "std": published.std} | settings
-    settings = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} | settings
-    spec = replace(spec, **as_tuples(settings))
+    own = published if family in ("timm", "dinov3") else None
+    for statistic, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        if isinstance(given := settings.get(statistic), int | float):
+            settings[statistic] = (float(given),) * len(names)
+        settings.setdefault(statistic, by_name(usual if own is None else getattr(own, statistic), names))
+    spec = replace(spec, channels=names, each_channel=channels_from == "each", **as_tuples(settings))
     return spec if layers is None else replace(spec, layers=resolve_layers(layers, spec))
 
 
 def build_timm(spec: BackboneSpec) -> nn.Module:
     """Return timm's model for a spec, with random initialisation."""
-    model = _create(spec.name, dict(spec.arguments))
+    count = len(inputs_of(spec))
+    model = _create(spec.name, dict(spec.arguments), {} if count == len(RGB) else {"in_chans": count})
     if spec.norm_eps is not None and spec.kind != "pyramid":
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
@@ -98,8 +111,11 @@ class _Unfilled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Return timm's model for any image size and without a classifier; options that it does not have raise."""
+def _create(timm_name: str, arguments: dict[str, Any], own: dict[str, Any] | None = None) -> nn.Module:
+    """Return timm's model for any image size and without a classifier; options that it does not have raise.
+
+    own: arguments that no caller sets.
+    """
     entry = timm.model_entrypoint(timm_name)
     if isinstance(mlp := arguments.get("mlp_layer"), str):
         if mlp not in MLPS:
@@ -107,7 +123,10 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
         arguments = arguments | {"mlp_layer": MLPS[mlp]}
     if useless := [k for k in WITHOUT_EFFECT if k in arguments]:
         raise ValueError(f"{useless[0]} has no effect here; leave it out")
+    if "in_chans" in arguments:
+        raise ValueError(f"in_chans={arguments['in_chans']}: give channels={arguments['in_chans']}, or their names")
     given = ", ".join(f"{k}={v}" for k, v in arguments.items())
+    arguments = arguments | (own or {})
     try:
         try:
             model = entry(pretrained=False, num_classes=0, dynamic_img_size=True, **arguments)
@@ -140,11 +159,11 @@ def _create(timm_name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def _describe_pyramid(timm_name: str, family: str, model: Any, arguments: dict[str, Any]) -> BackboneSpec:
     info = model.feature_info if isinstance(model.feature_info, list) else model.feature_info.info
-    strides, channels = tuple(i["reduction"] for i in info), tuple(i["num_chs"] for i in info)
+    strides, widths = tuple(i["reduction"] for i in info), tuple(i["num_chs"] for i in info)
     return BackboneSpec(
-        name=timm_name, family=family, kind="pyramid", patch=strides[-1], dim=channels[-1], depth=len(info), heads=0,
+        name=timm_name, family=family, kind="pyramid", patch=strides[-1], dim=widths[-1], depth=len(info), heads=0,
         prefix=0, class_token=False, registers=0, positions="none", image_size=(224, 224), norm_eps=None,
-        layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, channels=channels, strides=strides,
+        layers=tuple(range(max(len(info) - 4, 0), len(info))), norm=False, widths=widths, strides=strides,
         arguments=arguments,
     )  # fmt: skip
 
@@ -163,7 +182,7 @@ def _describe_tokens(timm_name: str, family: str, model: Any, arguments: dict[st
     else:
         positions = "rope" if eva and model.rope is not None else "none"
     periods = eva and isinstance(model.rope, RotaryEmbeddingDinoV3)
-    channels, strides = _hybrid_layers(model, depth, patch[0]) if hybrid else ((), ())
+    widths, strides = _hybrid_layers(model, depth, patch[0]) if hybrid else ((), ())
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
     return BackboneSpec(
         name=timm_name, family=family, kind="hybrid" if hybrid else "eva" if eva else "vit",
@@ -173,17 +192,17 @@ def _describe_tokens(timm_name: str, family: str, model: Any, arguments: dict[st
         registers=0 if model.reg_token is None else model.reg_token.shape[1],
         positions=positions, rope_periods="float32" if periods else None, image_size=tuple(embed.img_size),
         norm_eps=norms[0].eps if norms else None, layers=default_layers(family, depth), arguments=arguments,
-        channels=channels, strides=strides,
+        widths=widths, strides=strides,
     )  # fmt: skip
 
 
 def _hybrid_layers(model: Any, depth: int, patch: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return channels and strides of the layers of a hybrid: stages of its ResNet, then blocks."""
+    """Return widths and strides of the layers of a hybrid: stages of its ResNet, then blocks."""
     info = [i for i in model.patch_embed.backbone.feature_info if i["module"].startswith("stages.")]
     if len(info) != HYBRID_STAGES + 1 or depth <= HYBRID_STAGES:
         raise ValueError(
             f"a hybrid of {len(info)} stages and {depth} blocks is not supported; expected 3 and more than 2"
         )
     blocks, stages = depth - HYBRID_STAGES, info[:HYBRID_STAGES]
-    channels = tuple(i["num_chs"] for i in stages) + (model.embed_dim,) * blocks
-    return channels, tuple(i["reduction"] for i in stages) + (patch,) * blocks
+    widths = tuple(i["num_chs"] for i in stages) + (model.embed_dim,) * blocks
+    return widths, tuple(i["reduction"] for i in stages) + (patch,) * blocks

@@ -29,9 +29,15 @@ class Pyramid(Backbone, kind="pyramid"):
         final_norm = None if norm is False else self._final_norm()
         maps = list(
             self.model.forward_intermediates(
-                images, indices=list(layers), norm=False, output_fmt="NCHW", stop_early=True, intermediates_only=True
+                self._apart(images),
+                indices=list(layers),
+                norm=False,
+                output_fmt="NCHW",
+                stop_early=True,
+                intermediates_only=True,
             )
         )
+        maps = [self._together(m) for m in maps]
         if final_norm is not None and layers[-1] == self.spec.depth - 1:
             maps[-1] = final_norm(maps[-1])
         return tuple(maps), _no_tokens(maps)
@@ -62,8 +68,11 @@ class Hybrid(ViT, kind="hybrid"):
     """
 
     def _features(self, images: Tensor, layers: tuple[int, ...], norm: Norm, masks: Tensor | None) -> tuple[Maps, Maps]:
+        images = self._apart(images)
+        if masks is not None and self.spec.each_channel:
+            masks = masks.repeat_interleave(len(self.spec.channels), 0)
         stages = self._stages(self._hide_masked(images, masks))
-        maps = tuple(stages[layer] for layer in layers if layer < HYBRID_STAGES)
+        maps = tuple(self._together(stages[layer]) for layer in layers if layer < HYBRID_STAGES)
         blocks = tuple(layer for layer in layers if layer >= HYBRID_STAGES)
         if not blocks:
             return maps, _no_tokens(maps)

@@ -12,9 +12,19 @@ import torch
 
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, describe
+from dense.backbone.channels import adapted, inputs_of
 from dense.backbone.positions import PERIODS, periods_of
-from dense.backbone.saved import CONFIG, fetching, read_json
-from dense.backbone.spec import IMAGENET_MEAN, IMAGENET_STD, BackboneSpec
+from dense.backbone.saved import CONFIG, WEIGHTS, fetching, read_json
+from dense.backbone.spec import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    RGB,
+    BackboneSpec,
+    Channels,
+    ChannelsFrom,
+    by_name,
+    channel_names,
+)
 from dense.backbone.weights import official
 from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint, recognise
 from dense.backbone.weights.huggingface import describe_config, from_huggingface
@@ -33,13 +43,15 @@ def load_backbone(
     *,
     branch: Branch = "teacher",
     frozen: bool = False,
+    channels: Channels | None = None,
+    channels_from: ChannelsFrom | None = None,
     **overrides: Any,
 ) -> Backbone:
     """Return a backbone by name, with weights from timm or a file, or with random initialisation.
 
     Args:
         name: a timm name ("vit_small_patch14_dinov2"), an official hub name ("dinov2_vits14_reg"), a backbone in the
-            package ("scenes_tiny"), a Hugging Face id ("facebook/dinov2-base"), or a directory written by
+            package ("photos_tiny"), a Hugging Face id ("facebook/dinov2-base"), or a directory written by
             `save_pretrained` or by Hugging Face's transformers.
         weights: None for random initialisation; "timm" for timm's published ones, "hub" for those of a Hugging Face id
             (both download once); a .pth, .pt, .ckpt or .safetensors file; a directory; or a state dict. Official,
@@ -47,12 +59,19 @@ def load_backbone(
             match raises.
         branch: of a training checkpoint that holds both, "teacher" or "student".
         frozen: freeze the result.
+        channels: of the images, their number or their names; as saved, or red, green and blue, if left out.
+        channels_from: how weights for other channels become those of the first layer. "mean", the default: every
+            channel gets the mean filter, times 3 / N; "copy": channels of the same name keep theirs, all times 3 / N;
+            "random": the first layer is initialised; "each": the network sees one channel at a time, by the sum of the
+            filters, and its tokens are the mean over channels (see `BackboneSpec.each_channel`).
         overrides: fields of the spec (positions, padding, layers, norm, mean, std, ...) or arguments of timm's model
             (img_size, drop_path_rate, depth, ...).
 
     The result is in evaluation mode and on the CPU; `backbone.spec` holds its numerical choices, `backbone.report` what
     matched.
     """
+    given = {"channels": channels, "channels_from": channels_from}
+    overrides = {k: v for k, v in given.items() if v is not None} | overrides
     if (folder := directory(name)) is not None:
         if weights is not None:
             raise ValueError(
@@ -76,6 +95,13 @@ def spec_of(name: str, **overrides: Any) -> BackboneSpec:
     return describe(name, **overrides) if directory(name) is None else load_backbone(name, **overrides).spec
 
 
+def saved_spec(name: str | None) -> BackboneSpec | None:
+    """Return the spec of a directory that holds a backbone of this project; None for another name."""
+    folder = None if name is None else directory(name)
+    config = {} if folder is None else read_json(folder / CONFIG)
+    return BackboneSpec.from_dict(config["backbone"]) if "backbone" in config else None
+
+
 def _explain_path(folder: Path) -> None:
     """Raise for a path that is no saved directory."""
     if folder.is_file():
@@ -87,7 +113,7 @@ def _explain_path(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} has no {CONFIG}{inside}; expected a directory written by save_pretrained")
     if str(folder).count("/") == 1 and not str(folder).startswith(("/", ".", "~")):
         raise FileNotFoundError(
-            f"no such directory: {folder}; if it is a Hugging Face id, download it with weights 'hub'"
+            f"no such directory: {folder}; if it is a Hugging Face id, download it with weights 'hub'."
             f"{did_you_mean(str(folder), [name for name in ALIASES if '/' in name])}"
         )
     raise FileNotFoundError(f"no such directory: {folder}")
@@ -128,7 +154,7 @@ def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[s
     if weights is None:
         return Backbone.from_spec(spec)
     if weights == "timm":
-        return _from_timm(name, spec)
+        return _from_timm(name, spec, overrides.get("channels_from"))
     if isinstance(weights, Mapping):
         return _load(spec, weights, branch, "the state dict", overrides)
     return _load(spec, read_checkpoint(weights), branch, str(weights), overrides)
@@ -143,18 +169,35 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         if preprocessor.is_file():
             facts = read_json(preprocessor)
             arguments |= {k: tuple(facts[f"image_{k}"]) for k in ("mean", "std") if f"image_{k}" in facts}
-        arguments |= overrides
+        held = channel_names(arguments.get("channels", RGB))
+        arguments = _renamed(arguments, held, overrides) | overrides
         state, source = read_directory(folder)
-        return _load(describe(name, **arguments), state, "teacher", str(source), arguments)
+        return _load(describe(name, **arguments), state, "teacher", str(source), arguments, held)
     if "backbone" not in config:
         raise WeightsError(
             f"{folder / CONFIG} describes no backbone; expected one written by save_pretrained or transformers"
         )
-    if overrides:
-        spec = BackboneSpec.from_dict(config["backbone"])
-        kept = {name: getattr(spec, name) for name in SETTABLE if not (spec.kind == "pyramid" and name == "norm_eps")}
-        config["backbone"] = describe(spec.name, **{**kept, **spec.arguments, **overrides}).to_dict()
-    return Backbone.open(folder, config)
+    if not overrides:
+        return Backbone.open(folder, config)
+    spec, rule = BackboneSpec.from_dict(config["backbone"]), overrides.get("channels_from")
+    kept = {name: getattr(spec, name) for name in SETTABLE if not (spec.kind == "pyramid" and name == "norm_eps")}
+    kept |= {"channels": spec.channels, "channels_from": "each" if spec.each_channel else None}
+    if overrides.get("channels") == len(spec.channels):  # which names are not to be lost
+        overrides = overrides | {"channels": spec.channels}
+    kept = _renamed(kept, spec.channels, overrides)
+    wanted = describe(spec.name, **{**kept, **spec.arguments, **overrides})
+    if rule is None and (wanted.channels, wanted.each_channel) == (spec.channels, spec.each_channel):
+        return Backbone.open(folder, {**config, "backbone": wanted.to_dict()})
+    backbone = Backbone.from_spec(wanted)
+    held = inputs_of(spec)
+    backbone.load_tensors(adapted(read_checkpoint(folder / WEIGHTS), backbone, rule, str(folder), held))
+    return backbone
+
+
+def _renamed(settings: dict[str, Any], held: tuple[str, ...], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with mean and std of the channels in `overrides`, from those of the held channels."""
+    names = channel_names(overrides.get("channels", held))
+    return settings | {k: by_name(settings[k], names, held) for k in ("mean", "std") if k in settings and names != held}
 
 
 def read_directory(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -173,20 +216,29 @@ def read_directory(folder: Path) -> tuple[dict[str, Any], Path]:
     raise FileNotFoundError(f"{folder} has no model.safetensors or pytorch_model.bin")
 
 
-def _from_timm(name: str, spec: BackboneSpec) -> Backbone:
-    timm_name = ALIASES.get(name, name)
-    options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True}) | dict(spec.arguments)
+def in_timm(name: str) -> bool:
+    """Whether timm publishes the weights of an official or timm name."""
+    if resolve(name)[2] == "resnet":
+        return False  # timm's own weights of the same network are supervised
     try:
-        with fetching(timm_name):
-            published = timm.create_model(timm_name, pretrained=True, **options)
-    except RuntimeError as error:
-        if "pretrained weights" in str(error).lower() or "no pretrained" in str(error).lower():
-            tags = timm.list_pretrained(timm_name.split(".")[0] + "*")[:5]
-            advice = f"it does for {', '.join(tags)}" if tags else "give a file instead: weights='PATH'"
-            raise WeightsError(f"timm publishes no weights for {timm_name}; {advice}") from None
-        raise
+        config = timm.get_pretrained_cfg(ALIASES.get(name, name), allow_unregistered=False)
+    except RuntimeError:  # it knows no such tag
+        return False
+    return config is not None and config.has_weights
+
+
+def _from_timm(name: str, spec: BackboneSpec, rule: ChannelsFrom | None) -> Backbone:
+    timm_name = ALIASES.get(name, name)
+    if not in_timm(name):
+        tags = [] if name in ALIASES else timm.list_pretrained(timm_name.split(".")[0] + "*")[:5]
+        advice = f"it does for {', '.join(tags)}" if tags else "give their file instead: weights='PATH'"
+        raise WeightsError(f"timm publishes no weights for {name}; {advice}")
+    options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True}) | dict(spec.arguments)
+    with fetching(timm_name):
+        published = timm.create_model(timm_name, pretrained=True, **options)
     state = {f"model.{k}": v for k, v in published.state_dict().items()}
-    backbone = _install(Backbone.from_spec(spec), state, {}, "timm", "timm")
+    backbone = Backbone.from_spec(spec)
+    backbone = _install(backbone, adapted(state, backbone, rule, "timm"), {}, "timm", "timm")
     if spec.rope_periods is not None:  # timm stores fp32 periods; the weights were trained with bfloat16 ones
         rounded = periods_of(backbone.model).to(torch.bfloat16).float()
         backbone.keep_unused({PERIODS: rounded})
@@ -195,14 +247,23 @@ def _from_timm(name: str, spec: BackboneSpec) -> Backbone:
 
 
 def _load(
-    spec: BackboneSpec, checkpoint: Mapping[str, Any], branch: Branch, source: str, overrides: Mapping[str, Any]
+    spec: BackboneSpec,
+    checkpoint: Mapping[str, Any],
+    branch: Branch,
+    source: str,
+    overrides: Mapping[str, Any],
+    held: tuple[str, ...] | None = None,
 ) -> Backbone:
-    """Find the backbone in a checkpoint, convert its layout and install its tensors."""
+    """Find the backbone in a checkpoint, convert its layout and install its tensors.
+
+    held: names of the channels of the checkpoint, where it is known.
+    """
     original, ignored, where = backbone_state(checkpoint, branch, source)
     layout = recognise(original)
     backbone = Backbone.from_spec(_follow_weights(spec, layout, where, original, overrides))
     state, unused = _convert(layout, original, backbone, source)
     found_as = layout if where == "bare" else f"{layout} (under {where})"
+    state = adapted(state, backbone, overrides.get("channels_from"), source, held, own=layout == "own")
     return _install(backbone, state, unused, source, found_as, ignored, original)
 
 
@@ -213,7 +274,8 @@ def _follow_weights(
     changes: dict[str, Any] = {}
     trained_by_dino = layout == "dino" and spec.family == "timm" and {"teacher", "student"} & set(where.split("."))
     if layout == "ibot" or trained_by_dino:
-        changes |= {"positions": "official", "family": layout, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        changes |= {"positions": "official", "family": layout}
+        changes |= {"mean": by_name(IMAGENET_MEAN, spec.channels), "std": by_name(IMAGENET_STD, spec.channels)}
     if layout == "hf_vit":
         changes |= {"norm_eps": 1e-12}
         if spec.family == "timm":

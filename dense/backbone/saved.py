@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dense._version import __version__
 from dense.backbone.weights.checkpoint import read_checkpoint
-from dense.backbone.weights.names import directory
+from dense.backbone.weights.names import directory, on_this_machine
 from dense.backbone.weights.report import WeightsError
 from dense.files import replacing, write
 
@@ -127,7 +127,9 @@ def fetching(name: str) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise WeightsError(
             f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or work "
-            "offline: fetch its file or directory on another machine and give that instead (--weights FILE)"
+            "offline: fetch its file or directory on another machine and give its path as weights (--weights, of dense "
+            "train --model.backbone.weights), or use a backbone that is on this machine: "
+            f"{', '.join(on_this_machine())} (of dense train --model.backbone.name NAME --model.backbone.weights null)"
         ) from None
     finally:
         log.setLevel(level)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from dense.data import levels
+from dense.data.levels import RGB
 from dense.suggest import did_you_mean
 from heads.features import Norm
 
@@ -13,6 +15,8 @@ Positions = Literal["official", "official_registers", "timm", "size", "bilinear"
 Periods = Literal["float32", "bfloat16", "checkpoint"]
 Padding = Literal["pad", "resize", "crop", "floor"]
 Layers = int | str | tuple[int, ...]
+Channels = int | Sequence[str]  # of images: their number, or their names
+ChannelsFrom = Literal["mean", "copy", "random", "each"]
 
 FAMILIES = ("dino", "ibot", "dinov2", "dinov2_registers", "dinov3", "resnet", "convnext", "timm")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,6 +33,9 @@ class BackboneSpec:
     padding: how images reach whole patches, see `pad_to_multiple`.
     rope_periods: computed in fp32 (`float32`), rounded through bfloat16 as published DINOv3 files hold them
     (`bfloat16`), or taken from the file (`checkpoint`).
+    each_channel: the network sees one channel at a time, and the tokens or maps of a layer are the mean over channels,
+    before the final norm; attention and projections are means over channels too.
+    reading: how stored numbers become the bytes of an image, as plain data; empty for RGB photographs.
     """
 
     name: str  # timm's name, without tag
@@ -44,14 +51,17 @@ class BackboneSpec:
     positions: Positions
     image_size: tuple[int, int]  # of the position table, or timm's training size
     norm_eps: float | None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    channels: tuple[str, ...] = RGB  # names of the channels of an image, in order
+    each_channel: bool = False
+    mean: tuple[float, ...] = IMAGENET_MEAN  # one per channel
+    std: tuple[float, ...] = IMAGENET_STD
     rope_periods: Periods | None = None
     padding: Padding = "pad"
     layers: tuple[int, ...] = ()  # default layers, shallow to deep
     norm: Norm = True  # default use of the final norm
-    channels: tuple[int, ...] = ()  # of every stage of a pyramid, of every layer of a hybrid
+    widths: tuple[int, ...] = ()  # channels of every stage of a pyramid, of every layer of a hybrid
     strides: tuple[int, ...] = ()  # of the same
+    reading: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model, beyond the name
 
     def __post_init__(self) -> None:
@@ -68,6 +78,12 @@ class BackboneSpec:
                     f"{name}={value!r}: expected one of {', '.join(words)}.{did_you_mean(str(value), words)}"
                 )
         check_norm(self.norm)
+        for name in ("mean", "std"):
+            if len(values := getattr(self, name)) != len(self.channels):
+                raise ValueError(
+                    f"{name}={values}: expected {len(self.channels)} values, one per channel "
+                    f"({', '.join(self.channels)})"
+                )
         if (self.rope_periods is not None) and self.kind != "eva":
             raise ValueError(f"{self.name} has no rotary positions; leave rope_periods out")
 
@@ -79,10 +95,16 @@ class BackboneSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> BackboneSpec:
         """Return the spec that `to_dict` gave, also after a trip through JSON; unknown names raise."""
         known = {f.name for f in fields(cls)}
+        if all(isinstance(width, int) for width in data.get("channels", ("",))):  # the former name of widths
+            data = {"widths" if k == "channels" else k: v for k, v in data.items()}
         for name in data:
             if name not in known:
                 raise ValueError(f"unknown field {name!r} in the backbone's config.{did_you_mean(name, known)}")
         return cls(**as_tuples({**data, "arguments": as_tuples(data.get("arguments", {}))}))
+
+    def width_of(self, layer: int) -> int:
+        """Return the number of channels of a layer's map."""
+        return self.widths[layer] if self.widths else self.dim
 
     def difference(self, other: BackboneSpec) -> list[str]:
         """Return 'norm_eps: 1e-06 here, 1e-05 there' for each field in which two specs differ."""
@@ -96,6 +118,33 @@ class BackboneSpec:
 def as_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     """Turn lists, as JSON stores tuples, into tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+
+
+def check_channels(count: int, names: tuple[str, ...], where: str = "") -> None:
+    """Raise unless an image of `count` channels has those of these names."""
+    if count == len(names):
+        return
+    advice = "drop the alpha channel or convert with .convert('RGB') first, or " if names == RGB else ""
+    raise ValueError(
+        f"expected {len(names)} channel{'s' * (len(names) > 1)} ({', '.join(names)}), got {count}{where}; {advice}"
+        f"load the backbone with channels={count}"
+    )
+
+
+def channel_names(channels: Channels) -> tuple[str, ...]:
+    """Return the names of channels: of a number red, green and blue for three, else ch1, ch2, ..."""
+    if isinstance(channels, int) and not isinstance(channels, bool):
+        return RGB if channels == 3 else levels.channel_names(channels)
+    names = tuple(channels) if isinstance(channels, Sequence) and not isinstance(channels, str) else ()
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"channels={channels!r}: expected their number, or a list of different names")
+    return names
+
+
+def by_name(values: Sequence[float], names: tuple[str, ...], source: tuple[str, ...] = RGB) -> tuple[float, ...]:
+    """Return the values of named channels, given those of `source`; a name that is not there has their mean."""
+    known, mean = dict(zip(source, values, strict=True)), sum(values) / len(values)
+    return tuple(known.get(name, mean) for name in names)
 
 
 def check_norm(norm: object) -> None:

@@ -26,7 +26,7 @@ from dense.backbone.attention import (
 from dense.backbone.base import Backbone, Projection, Query, any_requires_grad
 from dense.backbone.positions import PERIODS, PositionCache, rotary_positions, set_periods
 from dense.backbone.spec import BackboneSpec
-from heads.features import Norm
+from heads.features import Norm, Size, Step
 
 Maps = tuple[Tensor, ...]
 
@@ -54,6 +54,9 @@ class ViT(Backbone, kind="vit"):
 
     def embed(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor | None, tuple[int, int]]:
         """Embed images whose sides are multiples of the patch: tokens (B, P + h*w, C), rotary positions, (h, w)."""
+        images = self._apart(images)
+        if masks is not None and self.spec.each_channel:
+            masks = masks.repeat_interleave(len(self.spec.channels), 0)
         return self._tokens(self._patches(self._hide_masked(images, masks)), self._grid(images), masks)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
@@ -150,10 +153,39 @@ class ViT(Backbone, kind="vit"):
         for layer in layers:
             x, done = self.run(x, rope, done, layer + 1), layer + 1
             normed = norm is True or (norm == "last" and layer == self.spec.depth - 1)
-            y = self.model.norm(x) if normed else x
+            y = self._together(x)
+            y = self.model.norm(y) if normed else y
             prefix.append(y[:, : self.spec.prefix])
             maps.append(to_map(y[:, self.spec.prefix :], grid))
         return tuple(maps), tuple(prefix)
+
+    def last_blocks(self, grid: Size, extra: int) -> Step:
+        """Return `step(index, tokens, mask)`, which runs block `index` on tokens (B, P + extra + h*w, C).
+
+        The extra tokens stand between the prefix and the patches of `grid` and have no rotary position. mask:
+        (B, 1 or heads, N, N), true where a token (row) attends to another; None for everywhere.
+        """
+        rope = self._rope(grid)
+        if rope is not None:  # sine 0 and cosine 1 rotate nothing
+            half = rope.shape[-1] // 2
+            still = torch.cat((rope.new_zeros(half), rope.new_ones(half))).expand(*rope.shape[:-2], extra, -1)
+            rope = torch.cat((still, rope), -2)
+
+        def step(index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+            if not torch.compiler.is_compiling():
+                self._choose_attention(tokens)
+            if mask is not None and not getattr(self.model.blocks[index].attn, "fused_attn", True):
+                mask = torch.zeros_like(mask, dtype=tokens.dtype).masked_fill(~mask, -torch.inf)  # which timm adds
+            block: Any = self._block(index, rope)
+            block = functools.partial(block, attn_mask=mask)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                return checkpoint(block, tokens, use_reentrant=False)
+            return block(tokens)
+
+        return step
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        return self.model.norm(tokens)
 
     def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
         grid = (patches.shape[-2], patches.shape[-1])
@@ -188,6 +220,10 @@ class ViT(Backbone, kind="vit"):
             else:
                 x = step(x, packed, ropes, spec.prefix)
         packed = shortened(packed)
+        if spec.each_channel:
+            pairs = zip(split(x, packed), packed, strict=True)
+            x = torch.cat([self._together(y.unflatten(0, (g.images, g.rows))).flatten(0, 1) for y, g in pairs])
+            packed = [g._replace(images=g.images // len(spec.channels)) for g in packed]
         if local_norm is None:
             x = self.model.norm(x)
         else:
@@ -259,7 +295,7 @@ class ViT(Backbone, kind="vit"):
         else:
             raise ValueError(f"query must be 'class', 'registers' or (row, column), got {query!r}")
         weights = attention_rows(attention, x, rows, rope, spec.prefix)[..., spec.prefix :]  # B, heads, rows, h*w
-        weights = weights.unflatten(-1, grid)
+        weights = self._together(weights).unflatten(-1, grid)
         return weights if query == "registers" else weights.squeeze(2)
 
     def qkv(self, images: Tensor, layer: int = -1, which: Projection = "key", positions: bool = False) -> Tensor:
@@ -272,12 +308,12 @@ class ViT(Backbone, kind="vit"):
             raise ValueError(f"which must be query, key, value or token, got {which!r}")
         if which == "token":
             x, _, grid, _ = self._run_to(images, layer, blocks=1)
-            return to_map(x[:, self.spec.prefix :], grid)
+            return to_map(self._together(x)[:, self.spec.prefix :], grid)
         attention, x, rope, grid = self._attention_input(images, layer)
         y = project(attention, x, which)  # B, heads, N, d
         if positions and which != "value":
             y = rotate(attention, y, rope, self.spec.prefix)
-        return to_map(y[:, :, self.spec.prefix :].transpose(1, 2).flatten(2), grid)
+        return to_map(self._together(y)[:, :, self.spec.prefix :].transpose(1, 2).flatten(2), grid)
 
     def tokens_and_attention(self, images: Tensor, norm: bool, patches: bool = True) -> tuple[Tensor, Tensor]:
         """Return the last tokens of the patches (B, C, h, w), and how the last block attends to each patch, in fp32.
@@ -288,9 +324,9 @@ class ViT(Backbone, kind="vit"):
         attention, normed, rope_of_layer = self._before_attention(x, rope, layer)
         first = self.spec.prefix
         stop = x.shape[1] if patches else first
-        rows = attention_rows(attention, normed, slice(0, stop), rope_of_layer, first)[..., first:]
+        rows = self._together(attention_rows(attention, normed, slice(0, stop), rope_of_layer, first))[..., first:]
         rows = torch.cat((rows[:, :, : int(self.spec.class_token)], rows[:, :, first:]), 2)
-        x = self.run(x, rope, layer, layer + 1)
+        x = self._together(self.run(x, rope, layer, layer + 1))
         return to_map((self.model.norm(x) if norm else x)[:, first:], grid), rows
 
 

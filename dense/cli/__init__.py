@@ -19,7 +19,10 @@ from dense.suggest import UnknownOption, UsageError, did_you_mean
 VERBS: dict[str, tuple[str, str]] = {  # verb -> (module with `parser` and `main`, one line)
     "look": ("dense.cli.look", "show what a backbone sees in a photo: colours, attention, objects, regions"),
     "explore": ("dense.cli.explore", "write a page on which a click on a patch shows what resembles it in all images"),
-    "demo": ("dense.demo.verb", "make a report on embedded scenes, without downloads, or on your own images"),
+    "demo": (
+        "dense.demo.verb",
+        "make a report on photographs and embedded scenes, without downloads, or on your own images",
+    ),
     "train": ("dense.cli.train", "train a head for depth, segmentation, both or restoration on labelled images"),
     "pretrain": ("dense.cli.pretrain", "pretrain a backbone on unlabelled images: DINO, iBOT, DINOv2, DINOv3"),
     "curate": ("dense.cli.curate", "select a pretraining set from an uncurated pool, without copies or test images"),
@@ -84,7 +87,12 @@ def process() -> NoReturn:
         from dense.cli.completion import complete
 
         complete({verb: module for verb, (module, _) in VERBS.items()})
-    status = main()
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
     if status > 128 and "multiprocessing" in sys.modules:  # workers ignore the signal that stopped the verb
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for worker in sys.modules["multiprocessing"].active_children():
@@ -148,7 +156,10 @@ def run(verb: str, rest: Sequence[str], signals: Sequence[int] = (), debug: bool
     signals: those that came, for the exit status
     """
     try:
-        return int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+        status = int(importlib.import_module(VERBS[verb][0]).main(rest) or 0)
+        if levels := sys.modules.get("dense.data.levels"):  # of a verb that has read images
+            levels.report_nan()
+        return status
     except KeyboardInterrupt as stop:
         number = signals[0] if signals else signal.SIGINT
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -13,7 +13,9 @@ from dense.cli.parser import (
     add_backbone,
     add_overwrite,
     check_sources,
+    choose_levels,
     open_backbone,
+    reading_of,
     run_folder,
     warn_if_random,
 )
@@ -46,6 +48,7 @@ def parser(**options: bool) -> Parser:
 def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(argv)
     check_sources(options)
+    choose_levels(options, options.images)
     with run_folder("anomaly", options.output, options, but=["action"]):
         return fit(options)
 
@@ -55,7 +58,7 @@ def fit(options: Namespace) -> int:
     from dense.data.image import list_images
     from dense.memory import build_anomaly
 
-    images = list_images(options.images)
+    images = list_images(options.images, reading=reading_of(options))
     backbone = open_backbone(options, frozen=True)
     warn_if_random(options)
     facts = {"images": ", ".join(options.images)}

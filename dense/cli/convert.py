@@ -30,7 +30,7 @@ def parser(**options: bool) -> Parser:
         "--official", action="store_true", help="write a backbone in its release's own layout to a file"
     )
     parser.add_argument(
-        "--huggingface", action="store_true", help="write a DPT model as a directory that transformers opens"
+        "--huggingface", action="store_true", help="write a DPT or EoMT model as a directory that transformers opens"
     )
     parser.add_argument(
         "--verify",

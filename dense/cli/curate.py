@@ -7,9 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dense.cli.parser import Parser, add_backbone, check_sources, open_backbone, warn_if_random
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    check_sources,
+    choose_levels,
+    open_backbone,
+    reading_of,
+    warn_if_random,
+)
 from dense.console import hint
 from dense.files import RunFolder
+from dense.items import Items, digest
+from dense.ranks import ranks
 
 EXAMPLES = (
     ("dense curate POOL --backbone dino_vits16 --weights FILE --output curated", "drop unusable images and duplicates"),
@@ -101,13 +111,22 @@ def main(argv: Sequence[str]) -> int:
     if options.with_curated and not options.like:
         of_verb.error("--with-curated needs --like")
     check_sources(options)
-    with RunFolder(options.output, "curate", again="continues"):
-        return run(options)
+    choose_levels(options, lambda reading: pool_of(options, options.pool, reading))
+    key = digest({name: str(value) for name, value in vars(options).items()})
+    with RunFolder(options.output, "curate", again="continues", ranks=ranks(), key=key) as folder:
+        return run(options, folder)
 
 
-def run(options: Namespace) -> int:
+def pool_of(options: Namespace, roots: Sequence[str], reading: Any) -> Any:
+    """Open the images of a folder, a list, shards, or embedded scenes."""
+    from dense.curate import Pool
+
+    return Pool.open(roots, length=options.scenes, size=options.scene_size, seed=options.seed, reading=reading)
+
+
+def run(options: Namespace, run_folder: RunFolder) -> int:
     """Write the pretraining set and its report; return the exit status."""
-    from dense.curate import Embedder, Pool, Preparation, Settings, curate, read_boxes
+    from dense.curate import Embedder, Preparation, Settings, curate, embed_share, read_boxes
     from dense.curate.search import import_faiss
     from dense.evaluate.classification.data import CenterCrop
 
@@ -116,18 +135,27 @@ def run(options: Namespace) -> int:
     boxes = read_boxes(options.blur_boxes) if options.blur_boxes else {}
     prepare = Preparation(options.min_side, options.min_contrast, tuple(options.filter), boxes)
     view = CenterCrop(options.resize, options.crop)
-    scenes = {"length": options.scenes, "size": options.scene_size, "seed": options.seed}
-    pool = Pool.open(options.pool, **scenes)
-    like = Pool.open(options.like, **scenes) if options.like else None
-    held_out = Pool.open(options.held_out, **scenes) if options.held_out else None
+    reading = reading_of(options)
+    pool = pool_of(options, options.pool, reading)
+    like = pool_of(options, options.like, reading) if options.like else None
+    held_out = pool_of(options, options.held_out, reading) if options.held_out else None
     backbone = open_backbone(options, frozen=True)
     warn_if_random(options)
     folder = options.embeddings or options.output / "embeddings"
     embedder = Embedder(backbone, folder, view, options.readout, options.batch, options.workers, options.part)
-    report = curate(
-        pool, options.output, embedder, like=like, held_out=held_out, crops=options.held_out_crops, settings=settings,
-        prepare=prepare, with_curated=options.with_curated, form=options.form,
-    )  # fmt: skip
+    crops, of = options.held_out_crops, run_folder.ranks
+    shares = Items([f"share {rank}" for rank in range(of.world)], run_folder if of.world > 1 else None)
+    for rank in shares.todo:
+        if of.world > 1:
+            embed_share(embedder, (pool, like, held_out), prepare, crops, of)
+        shares.done(rank)
+    with shares.joining() as last:
+        if last is None:
+            return 0
+        report = curate(
+            pool, options.output, embedder, like=like, held_out=held_out, crops=crops, settings=settings,
+            prepare=prepare, with_curated=options.with_curated, form=options.form,
+        )  # fmt: skip
     written = report["written"]
     result = options.output / (written["list"] if "list" in written else written["shards"])
     print(f"kept {written['pictures']} of {report['counts']['pictures']} images: {result}")

@@ -14,15 +14,18 @@ from dense.cli.parser import (
     add_overwrite,
     again,
     check_sources,
+    choose_levels,
     open_backbone,
+    reading_of,
     run_folder,
     warn_if_random,
 )
 from dense.console import hint
+from dense.files import RunFolder
 
 SIZE = 320  # shorter side of the backbone's input
 EXAMPLES = (
-    ("dense discover IMAGES --backbone scenes_tiny --method tokencut --output found", "one object per image"),
+    ("dense discover IMAGES --backbone photos_tiny --method tokencut --output found", "one object per image"),
     (
         "dense discover IMAGES --backbone dino_vits16 --weights FILE --method cocluster --count 8",
         "classes that all images share",
@@ -51,11 +54,12 @@ def main(argv: Sequence[str]) -> int:
     of_verb = parser()
     options = of_verb.parse_args(argv)
     check_sources(options)
-    with run_folder("discover", options.out, options):
-        return discover(of_verb, options)
+    choose_levels(options, options.images, options.out)
+    with run_folder("discover", options.out, options, shared=True) as run:
+        return discover(of_verb, options, run)
 
 
-def discover(of_verb: Parser, options: Namespace) -> int:
+def discover(of_verb: Parser, options: Namespace, run: RunFolder) -> int:
     """Write what is found in all images and videos; return the exit status."""
     from dense.discover.methods import METHODS, source_of, suited
     from dense.discover.run import DiscoveryRun
@@ -67,7 +71,7 @@ def discover(of_verb: Parser, options: Namespace) -> int:
         of_verb.error("similarity needs --point X,Y, in pixels of the first image")
     if options.size < 0 or options.batch < 1:
         of_verb.error(f"--size {options.size} --batch {options.batch}: expected 0 or more pixels and 1 or more images")
-    images, videos = sort_inputs(options.images, without=options.out)
+    images, videos = sort_inputs(options.images, without=options.out, reading=reading_of(options))
     if not images and not videos:
         of_verb.error(f"all images lie in {options.out}, the folder for predictions; choose another --out")
     if options.method == "similarity" and videos:
@@ -76,14 +80,16 @@ def discover(of_verb: Parser, options: Namespace) -> int:
     source = source_of(backbone.spec, options.method, **given_features(options))
     job = DiscoveryRun(
         backbone, options.method, source, images, videos, options.out, options.size, options.batch, options.refine,
-        overlays=not options.no_overlay, maps=options.maps, weights=options.weights,
+        overlays=not options.no_overlay, maps=options.maps, weights=options.weights, run=run,
     )  # fmt: skip
     if options.method == "similarity":
-        job.similarities(options.point)
+        last = job.similarities(options.point)
     else:
-        job.discover(suited(method, backbone.spec, source) or job.fit(settings))
+        last = job.discover(suited(method, backbone.spec, source) or job.fit(settings))
+    if not last:
+        return 0
     warn_if_random(options)
-    hint(again(options, "explore", "IMAGES", "--output", "page.html"), "the features behind it, to touch")
+    hint(again(options, "explore", "IMAGES", "--output", "page.html"), "the features behind it, interactively")
     failed = job.unreadable
     if failed:
         some = "\n  ".join(failed[:20])

@@ -1,7 +1,8 @@
-"""`dense explore`: features and predictions of images, to touch, in one HTML page."""
+"""`dense explore`: features and predictions of images in one interactive HTML page."""
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     check_sources,
+    choose_levels,
     open_backbone,
     usable_device,
     warn_if_random,
@@ -33,8 +35,12 @@ def parser(**options: bool) -> Parser:
     add("images", nargs="+", metavar="IMAGES", help="images, videos or folders; before them, a trained model")
     add("--output", type=Path, default=Path("explore.html"), help="the page")
     add("--model", help="directory that dense train wrote: its predictions, uncertainty and errors")
-    add("--layout", default="folder", help="with a model: layout of labelled images, as in dense evaluate")
-    add("--split", default="val", help="with a model: which of the labelled images; all for every one")
+    add("--layout", help="with a model: layout of labelled images, as in dense evaluate; that of the training")
+    add("--split", help="with a model: which of the labelled images, val if left out; all those of an unsplit folder")
+    add("--val-ratio", type=float, help="with a model: as in dense evaluate; that of the training, or 0.1")
+    add("--split-by", metavar="PATTERN", help="with a model: as in dense evaluate; that of the training")
+    add("--classes", metavar="YAML", help="with a model: classes of the values in masks, instead of classes.yaml")
+    add("--depth", metavar="YAML", help="with a model: how depth is stored, instead of depth.yaml")
     add("--most", type=int, default=100, help="images, evenly spaced among those that there are")
     add("--size", type=int, default=320, help="shorter side of the backbone's input; 0: as it is")
     add("--no-attention", action="store_true", help="leave attention out, which makes the page smaller")
@@ -45,8 +51,11 @@ def parser(**options: bool) -> Parser:
 def main(argv: Sequence[str]) -> int:
     of_verb = parser()
     options = of_verb.parse_args(argv)
-    if options.model is None and len(options.images) > 1 and is_model(Path(options.images[0])):
-        options.model = options.images.pop(0)
+    if options.model is None and len(options.images) > 1:
+        first = Path(options.images[0])
+        if found := next((p for p in (first, first / "model") if is_model(p)), None):
+            options.model = str(found)  # the run of a model stands for it
+            del options.images[0]
     if options.size < 0 or options.most < 1:
         of_verb.error(f"--size {options.size} --most {options.most}: expected 0 or more pixels and 1 or more images")
     if options.output.suffix not in (".html", ".htm"):
@@ -56,12 +65,19 @@ def main(argv: Sequence[str]) -> int:
     if options.model and not named:
         options.backbone = ""  # the model's own
     check_sources(options)
+    choose_levels(options, options.images)
     return explore(options, named)
 
 
 def is_model(folder: Path) -> bool:
-    """Return whether a folder holds a trained model."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    """Return whether a folder holds a trained model: a backbone and a head."""
+    config = folder / "config.json"
+    if not (config.is_file() and (folder / "model.safetensors").is_file()):
+        return False
+    try:
+        return "head" in json.loads(config.read_text())
+    except ValueError:
+        return False
 
 
 def explore(options: Namespace, named: bool) -> int:
@@ -72,7 +88,7 @@ def explore(options: Namespace, named: bool) -> int:
     device = usable_device(options.device)
     model = load(options.model, device) if options.model else None
     page = explore(
-        options.images if model is None else ground_truth(options), options.output, model=model,
+        options.images if model is None else ground_truth(options, model), options.output, model=model,
         backbone=open_backbone(options, frozen=True) if named or model is None else None,
         size=options.size, most=options.most, attention=not options.no_attention,
     )  # fmt: skip
@@ -93,13 +109,26 @@ def explore(options: Namespace, named: bool) -> int:
     return 0
 
 
-def ground_truth(options: Namespace) -> Any:
-    """Return labelled images, or the images themselves if there is no ground truth."""
-    from dense.data.labelled.open import open_labelled
+def ground_truth(options: Namespace, model: Any) -> Any:
+    """Return labelled images, for a model of objects with masks of them, or the images without ground truth."""
+    from dense.data.labelled.open import as_in_training, open_labelled
 
     if len(options.images) == 1 and not Path(options.images[0]).is_file():
+        given = {name: getattr(options, name) for name in ("layout", "val_ratio", "split_by", "classes", "depth")}
         try:
-            return open_labelled(options.images[0], options.split, layout=options.layout, partial=True)
+            given |= {"annotations": None} if model.objects else {}
+            opening = as_in_training(model.model.facts, options.images[0], **given)
+            targets = ("masks",) if model.objects else ("labels", "depth")
+            return open_labelled(
+                options.images[0],
+                options.split or "val",
+                partial=True,
+                targets=targets,
+                reading=model.inference.reading,
+                **opening,
+            )
         except FileNotFoundError as reason:
+            if options.split is not None:
+                raise
             say(f"without ground truth: {reason}")
     return options.images

@@ -11,7 +11,7 @@ from dense.files import check_writable
 
 EXAMPLES = (
     ("dense export runs/mine/model --output mine.onnx --raw", "ONNX that takes uint8 values"),
-    ("dense export scenes_tiny --output backbone.pt2 --size 96 96", "a backbone, as torch.export saves it"),
+    ("dense export photos_tiny --output backbone.pt2 --size 224 224", "a backbone, as torch.export saves it"),
 )
 
 
@@ -61,5 +61,5 @@ def main(argv: Sequence[str]) -> int:
     where = "several sizes" if options.dynamic else "two batch sizes"
     print(f"equal to the model to {max(done.difference.values()):.0e} of the largest value, at {where}")
     option = "--backbone" if isinstance(model, Backbone) else "--model"
-    hint(f"dense explore IMAGES {option} {options.model} --output page.html", "what it sees, to touch")
+    hint(f"dense explore IMAGES {option} {options.model} --output page.html", "what it sees, interactively")
     return 0

@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dense.cli.parser import (
     Parser,
@@ -13,18 +14,23 @@ from dense.cli.parser import (
     add_overwrite,
     again,
     check_sources,
+    choose_levels,
     layers,
     norm,
     open_backbone,
+    reading_of,
     run_folder,
 )
 from dense.console import hint, progress
-from dense.files import write
+from dense.files import RunFolder, write
+from dense.items import Items, version
 
 SHARED = 64  # images, evenly spread, whose features fit the colours of all
+GROUP = 64  # images whose rows of a table are written, and made again, together
 EXAMPLES = (
     ("dense features IMAGES --backbone dinov2_vits14 --weights FILE --output maps --layers last4", "four layers"),
-    ("dense features IMAGES --backbone scenes_tiny --output maps --format none --pca", "PCA pictures only"),
+    ("dense features IMAGES --backbone photos_tiny --output maps --format none --pca", "PCA pictures only"),
+    ("dense features IMAGES --output maps --format none --table maps/images.parquet", "a row per image"),
 )
 
 
@@ -39,7 +45,9 @@ def parser(**options: bool) -> Parser:
         "--norm", choices=["true", "false", "last"],
         help="final norm; the backbone's default if left out",
     )  # fmt: skip
-    parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "none"], help="of the maps")
+    parser.add_argument("--format", default="npz", choices=["npz", "safetensors", "zarr", "none"], help="of the maps")
+    parser.add_argument("--table", type=Path, help="also write a table of features, FILE.parquet (needs pyarrow)")
+    parser.add_argument("--per", default="image", choices=["image", "patch"], help="what a row of the table holds")
     parser.add_argument(
         "--pca", action="store_true", help="also write image and first three components as NAME_pca.png"
     )
@@ -60,64 +68,100 @@ def main(argv: Sequence[str]) -> int:
     of_verb = parser()
     options = of_verb.parse_args(argv)
     pca = options.pca or options.pca_shared or options.pca_foreground or options.pca_smooth
-    if options.format == "none" and not pca:
-        of_verb.error("--format none writes no maps; add --pca for pictures of them")
+    if options.format == "none" and not pca and not options.table:
+        of_verb.error("--format none writes no maps; add --pca for pictures of them, or --table FILE.parquet")
+    if options.table and options.table.suffix != ".parquet":
+        of_verb.error(f"--table {options.table}: expected a name that ends in .parquet")
     check_sources(options)
-    with run_folder("features", options.output, options):
-        return features(options, pca)
+    choose_levels(options, options.images, options.output)
+    with run_folder("features", options.output, options, shared=True) as run:
+        return features(options, pca, run)
 
 
-def features(options: Namespace, pca: bool) -> int:
+def features(options: Namespace, pca: bool, run: RunFolder) -> int:
     """Write the features of all images; return the exit status."""
     import numpy as np
 
-    from dense.backbone.extract import extract, save
+    from dense.backbone.extract import extract, need, save
+    from dense.backbone.tables import Table
     from dense.data.image import ImageError, list_images, read_image
+    from dense.data.levels import as_rgb
+    from dense.data.values import stem_of
     from dense.discover.pca import PCA, pca_picture
     from dense.media.draw import write_picture
 
-    paths = list_images(options.images, without=options.output)
+    if options.format == "zarr":
+        need("zarr")
+    table = Table(options.table, options.per) if options.table else None
+    reading = reading_of(options)
+    paths = list_images(options.images, without=options.output, reading=reading)
     backbone = open_backbone(options, frozen=True)
     shared, final = None, norm(options.norm)
     if options.pca_shared:
         some = extract(backbone, paths[:: -(-len(paths) // SHARED)], options.layers, final)
         found = [features.maps[-1] for _, features in some if not isinstance(features, ImageError)]
         shared = PCA.fit(iter(found), options.pca_foreground, options.pca_colours) if found else None
-    skipped: list[str] = []
-    written: dict[str, str] = {}
-    last = None
-    for path, result in progress(extract(backbone, paths, options.layers, final), "features", len(paths)):
+    names: dict[str, str] = {}
+    for path in paths:
+        names[unused(stem_of(path, reading).name, names)] = str(path)
+    stems = list(names)
+    items = Items(stems, run, list(map(version, paths)), GROUP if table else 1)
+    waiting: list[tuple[int, dict[str, Any]]] = []  # of a group of the table
+    extracted = extract(backbone, [paths[index] for index in items.todo], options.layers, final)
+    for index, (path, result) in zip(items.todo, progress(extracted, "features", len(items.todo)), strict=True):
         if isinstance(result, ImageError):
-            skipped.append(str(result))
-            continue
-        last = result
-        name = unused(path.stem, written)
-        written[name] = str(path)
-        if pca:
-            picture = pca_picture(result, options.pca_colours, options.pca_foreground, options.pca_smooth, shared)
-            write_picture(options.output / f"{name}_pca.png", np.hstack([read_image(path), picture]))
-        save(options.output / name, options.format, result)
-    if last is None:
+            facts: dict[str, Any] = {"failed": str(result)}
+        else:
+            stem = stems[index]
+            if pca:
+                picture = pca_picture(result, options.pca_colours, options.pca_foreground, options.pca_smooth, shared)
+                image = as_rgb(read_image(path, reading=reading))
+                write_picture(options.output / f"{stem}_pca.png", np.hstack([image, picture]))
+            save(options.output / stem, options.format, result)
+            shapes = [tuple(m.shape[1:]) for m in result.maps]
+            facts = {"layers": result.layers, "norm": result.norm, "shapes": shapes}
+            if table:
+                table.add(stem, str(path), result)
+        waiting.append((index, facts))
+        if table is None or index + 1 == len(paths) or (index + 1) % GROUP == 0:
+            if table:
+                table.write_part(index // GROUP)
+            for one in waiting:
+                items.done(*one)
+            waiting.clear()
+    with items.joining() as every:
+        return 0 if every is None else join(options, paths, stems, every, backbone.spec.to_dict(), table)
+
+
+def join(
+    options: Namespace, paths: Sequence[Path], stems: Sequence[str], every: Sequence[Any], spec: Any, table: Any
+) -> int:
+    """Write features.json and the table of all images; return the exit status."""
+    skipped = [one["failed"] for one in every if "failed" in one]
+    if len(skipped) == len(paths):
         raise ValueError(f"none of {len(paths)} images could be read: {'; '.join(skipped[:3])}")
-    suffix = "" if options.format == "none" else f".{options.format}"
-    facts = {
-        "images": {f"{name}{suffix}": path for name, path in written.items()},
-        "backbone": backbone.spec.to_dict(),
-        "layers": last.layers,
-        "norm": last.norm,
-        "skipped": skipped,
-    }
+    last = [one for one in every if "failed" not in one][-1]
+    suffix = "" if options.format in ("none", "zarr") else f".{options.format}"
+    written = {f"{stem}{suffix}": str(p) for stem, p, one in zip(stems, paths, every, strict=True) if "layers" in one}
+    facts = {"images": written, "backbone": spec, "layers": last["layers"], "norm": last["norm"], "skipped": skipped}
+    if options.format == "zarr":
+        from dense.backbone.extract import close_store
+
+        close_store(options.output, facts)
     write(options.output / "features.json", json.dumps(facts, indent=2) + "\n")
-    shapes = ", ".join(f"layer {n}: {tuple(m.shape[1:])}" for n, m in zip(last.layers, last.maps, strict=True))
+    if table:
+        table.join(range(-(-len(paths) // GROUP)), {k: v for k, v in facts.items() if k not in ("images", "skipped")})
+    pairs = zip(last["layers"], last["shapes"], strict=True)
+    shapes = ", ".join(f"layer {n}: {tuple(shape)}" for n, shape in pairs)
     print(f"{len(written)} images written to {options.output} (the last one: {shapes})")
     if skipped:
         print(f"{len(skipped)} skipped:\n  " + "\n  ".join(skipped[:10]))
-    hint(again(options, "explore", *options.images, "--output", "page.html"), "the same features, to touch")
+    hint(again(options, "explore", *options.images, "--output", "page.html"), "the same features, interactively")
     return 0
 
 
 def unused(stem: str, names: dict[str, str]) -> str:
-    """The stem, or with a number if another image of this name was written."""
+    """The stem, or with a number if another image has this name."""
     name, twin = stem, 1
     while name in names:
         twin += 1

@@ -12,8 +12,10 @@ from dense.cli.parser import (
     add_backbone,
     again,
     check_sources,
+    choose_levels,
     open_backbone,
     point,
+    reading_of,
     warn_if_random,
     weights_in_words,
 )
@@ -45,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     if options.size < 0 or options.most < 1:
         of_verb.error(f"--size {options.size} --most {options.most}: expected 0 or more pixels and 1 or more images")
     check_sources(options)
+    choose_levels(options, options.images, options.output)
     with RunFolder(options.output, "look"):
         return look(options)
 
@@ -57,20 +60,27 @@ def look(options: Namespace) -> int:
     from dense.media.inputs import sort_inputs
     from dense.media.video import VideoError
 
-    images, videos = sort_inputs(options.images)
+    reading = reading_of(options)
+    images, videos = sort_inputs(options.images, reading=reading)
     images = [(path, stem) for path, stem in images if not path.stem.endswith("_look") or str(path) in options.images]
     looking = Looking(open_backbone(options, frozen=True), options.point, options.size)
     failed, written = [], []
-    for path, stem in progress(sample([*images, *((path, path.stem) for path in videos)], options.most), "images"):
+    taken = {str(stem) for _, stem in images}
+    named = [*images, *((path, path.name if path.stem in taken else path.stem) for path in videos)]
+    for path, stem in progress(sample(named, options.most), "images"):
         try:
-            pictures, names = pictures_of(path)
+            pictures, names = pictures_of(path, reading=reading)
+            sheet = looking.sheet(pictures, names)
         except (ImageError, VideoError) as error:
             failed.append(str(error))
             continue
+        except ValueError as error:  # too large, or a point outside
+            failed.append(f"{path}: {error}")
+            continue
         written.append(options.output / f"{stem}_look.png")
-        write_picture(written[-1], looking.sheet(pictures, names))
+        write_picture(written[-1], sheet)
     if failed:
-        print(f"could not be read: {len(failed)}\n  " + "\n  ".join(failed[:20]), file=sys.stderr)
+        print(f"left out: {len(failed)}\n  " + "\n  ".join(failed[:20]), file=sys.stderr)
     if not written:
         return 1
     for path in written:

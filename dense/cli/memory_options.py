@@ -16,8 +16,8 @@ OF_METHOD = {  # options that one method alone has, None where they were not giv
 SIDE = {"knn": 448, "insid3": 1024}
 
 
-def add_memory(parser: Parser) -> None:
-    """Add the options of a memory."""
+def add_memory(parser: Parser, new: bool = False) -> None:
+    """Add the options of a memory; new: whether `--unknown new` adds a class."""
     parser.add_argument(
         "--method", choices=list(OF_METHOD), default="knn",
         help="knn: each patch takes the labels of its nearest neighbours; insid3: clusters that resemble the objects",
@@ -36,7 +36,10 @@ def add_memory(parser: Parser) -> None:
     group.add_argument("--choice", choices=["balanced", "random", "coreset"], help="of patches, if there are more "
                        "(balanced)")  # fmt: skip
     group.add_argument("--augment", type=int, metavar="N", help="remember N augmented views of each image (0)")
-    group.add_argument("--unknown", type=int, metavar="CLASS", help="class of unknown pixels in memory (none)")
+    group.add_argument(
+        "--unknown", type=class_or_new if new else int, metavar="CLASS",
+        help=f"class of unknown pixels in memory{', or new for one of their own' if new else ''} (none)",
+    )  # fmt: skip
     group.add_argument("--neighbours", type=int, help="that vote (30)")
     group.add_argument("--temperature", type=float, help="of the votes, exp(cosine / T) (0.02)")
     group.add_argument(
@@ -48,6 +51,14 @@ def add_memory(parser: Parser) -> None:
     group.add_argument("--rank", type=int, help="directions of position that are removed (a share of the width)")
     group.add_argument("--cluster", type=float, help="least mean cosine within a cluster (0.6)")
     group.add_argument("--least", type=float, help="least score of a cluster that joins the seed (0.2)")
+
+
+def class_or_new(word: str) -> int | str:
+    """A number, or new."""
+    try:
+        return word if word == "new" else int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word}: expected the number of a class, or new") from None
 
 
 def memory_options(options: Namespace) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
@@ -13,6 +14,8 @@ from typing import Any, NoReturn
 
 from dense.console import COMMON
 from dense.files import RunFolder, check_writable
+from dense.items import digest, version
+from dense.ranks import local_rank, ranks
 from dense.suggest import UsageError, nearest, with_suggestion
 
 Examples = Sequence[tuple[str, str]]  # command, what it does
@@ -122,9 +125,14 @@ def point(text: str) -> tuple[float, float]:
 
 
 def usable_device(name: str) -> str:
-    """The name of a device that this machine has: cpu, cuda, cuda:1, mps, ..."""
+    """The name of a device that this machine has: cpu, cuda, cuda:1, mps, ...
+
+    Of several processes on a machine each takes a GPU of its own.
+    """
     import torch
 
+    if name == "cuda" and ranks().world > 1 and (count := torch.cuda.device_count()) > 1:
+        name = f"cuda:{local_rank() % count}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -163,7 +171,8 @@ def check_source(text: str, what: str, name: bool = False) -> None:
     ``owner/name`` of the Hugging Face hub, unless there is a folder of that owner's name.
     """
     path = Path(text)
-    word = text in ("timm", "hub", "teacher", "scenes") or text.startswith("scenes:") or {"{", "*"} & {*text}
+    words = ("timm", "hub", "teacher", "teacher_first", "scenes")
+    word = text in words or text.startswith("scenes:") or {"{", "*"} & {*text}
     if word or os.path.lexists(path):
         return
     is_path = os.sep in text or path.suffix in (".yaml", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".json")
@@ -186,14 +195,28 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 WITHOUT_EFFECT = (  # on what is written: where and how it is computed, and additional files
     "out", "output", "overwrite", "device", "batch", "overlays", "no_overlay", "no_video", "no_film", "maps",
-    "download", "at_hand",
+    "download", "at_hand", "table", "per",
 )  # fmt: skip
 
 
-def run_folder(verb: str, folder: Path, options: argparse.Namespace, but: Sequence[str] = ()) -> RunFolder:
-    """Return the folder of a run, with the options that decide what is written there, except those in `but`."""
+YOUNGER = ("levels", "channels")  # which folders of an earlier version lack
+
+
+def run_folder(
+    verb: str, folder: Path, options: argparse.Namespace, but: Sequence[str] = (), shared: bool = False
+) -> RunFolder:
+    """Return the folder of a run, with the options that decide what is written there, except those in `but`.
+
+    shared: the verb shares its items among the processes of the run and continues after a stop, see `dense.items`
+    """
     settings = {k: v for k, v in vars(options).items() if k not in (*WITHOUT_EFFECT, *but)}
-    return RunFolder(folder, verb, settings, options.overwrite)
+    settings = {k: v for k, v in settings.items() if v is not None or k not in YOUNGER}
+    if not shared:
+        return RunFolder(folder, verb, settings, options.overwrite)
+    every = {k: str(v) for k, v in vars(options).items() if k not in ("overwrite", *but)}
+    given = [getattr(options, name, None) for name in ("model", "backbone", "weights", "classes")]
+    files = [version(Path(text)) for text in given if text]
+    return RunFolder(folder, verb, settings, options.overwrite, "continues", ranks(), digest([every, files]))
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -214,17 +237,86 @@ def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initial
     parser.add_argument("--weights", help=words)
     parser.add_argument("--download", action="store_true", help="of no --backbone: fetch DINOv2-S once, without asking")
     parser.set_defaults(at_hand=False)
+    words = (
+        "numbers that become black and white, such as 0 4095; per_image; auto, quantiles of a folder, in some verbs; "
+        "as saved with the backbone if left out"
+    )
+    parser.add_argument("--levels", nargs="+", metavar="NUMBER", help=words)
+    words = "number or names of the images' channels; as saved with the backbone, or RGB, if left out"
+    parser.add_argument("--channels", nargs="+", metavar="NAME", help=words)
     add_set(parser)
     add_device(parser)
     parser.add_argument("--seed", type=int, default=0, help=seed)
 
 
+def reading_of(options: argparse.Namespace) -> Any:
+    """Return what the images of a backbone's verb hold: as --levels and --channels say, or as saved with it."""
+    from dense.backbone.load import saved_spec
+    from dense.data.levels import Reading, channel_names
+
+    spec = saved_spec(options.backbone)
+    saved = Reading() if spec is None else Reading.of_spec(spec)
+    if options.levels is None and options.channels is None:
+        return saved
+    names = options.channels or []
+    channels = channel_names(int(names[0]) if len(names) == 1 and names[0].isdigit() else names or None)
+    if options.levels is None and len(channels) == len(saved.channels):
+        return dataclasses.replace(saved, channels=channels)
+    return Reading.of(levels(options.levels), channels or saved.channels or None)
+
+
+def choose_levels(options: argparse.Namespace, inputs: Any, without: Path | None = None) -> None:
+    """Replace --levels auto by quantiles of a sample of the images, and print them.
+
+    inputs: files and folders; or what returns the images of a reading, as a training opens them
+    without: the folder of what is written, which is left out
+    """
+    if "auto" not in " ".join(options.levels or ()):
+        return
+    import yaml
+
+    from dense.console import say
+    from dense.media.inputs import sort_inputs
+    from dense.training.reading import Files, before_auto, chosen, is_auto
+
+    given = levels(options.levels)
+    if not is_auto(given):
+        return
+
+    def opened(reading: Any) -> Any:
+        if callable(inputs):
+            return inputs(reading)
+        images, _ = sort_inputs(inputs, without=without, apart=False, reading=reading)
+        if not images:
+            raise ValueError(f"--levels auto looks at images, and {', '.join(map(str, inputs))} holds none")
+        return Files(str(path) for path, _ in images)
+
+    names = reading_of(argparse.Namespace(**vars(options) | {"levels": None})).channels
+    found, reason = chosen(before_auto(given, names or None), opened, None)
+    plain = {name: value for name, value in found.to_dict().items() if name != "channels"}
+    options.levels = [yaml.safe_dump(plain, default_flow_style=True, width=10**6).strip()]
+    say(f"chosen: --levels {found}, {reason}; the same as --levels '{options.levels[0]}'")
+
+
+def levels(words: Sequence[str] | None) -> Any:
+    """The value of --levels: two numbers, per_image, or a mapping in YAML."""
+    import yaml
+
+    if words is None:
+        return None
+    values = [yaml.safe_load(word) for word in words]
+    return values[0] if len(values) == 1 and not isinstance(values[0], int | float) else values
+
+
 def open_backbone(options: argparse.Namespace, **overrides: Any) -> Any:
-    """Return the backbone that the options of `add_backbone` name, on its device."""
+    """Return the backbone that the options of `add_backbone` name, on its device, with the reading of its images."""
     import torch
 
     from dense.backbone import load_backbone
 
+    if options.levels is not None or options.channels is not None:
+        reading = reading_of(options)
+        overrides |= {"reading": reading.to_dict()} | ({"channels": reading.channels} if reading.channels else {})
     device = usable_device(options.device)
     torch.manual_seed(options.seed)
     return load_backbone(options.backbone, options.weights, **(overrides | dict(options.set))).to(device)

@@ -19,6 +19,7 @@ from dense.cli.parser import (
     usable_device,
 )
 from dense.console import hint
+from dense.files import RunFolder
 
 EXAMPLES = (
     ("dense predict runs/mine/model PHOTO.jpg FOLDER --output predictions", "images and folders"),
@@ -29,7 +30,8 @@ EXAMPLES = (
 def parser(**options: bool) -> Parser:
     parser = Parser(
         "dense predict",
-        "Predict depth, classes, restored images or anomalies of images and videos with a trained or published model.",
+        "Predict depth, classes, objects, restored images or anomalies of images and videos with a trained or "
+        "published model.",
         EXAMPLES,
         usage="dense predict MODEL IMAGES ... [options]",
         **options,
@@ -49,12 +51,19 @@ def parser(**options: bool) -> Parser:
     )
     parser.add_argument("--window", type=int, help="side of sliding windows in pixels")
     parser.add_argument("--stride", type=int, help="pixels between windows")
-    parser.add_argument("--refine", choices=("none", "guided"), help="move edges of classes to those of the image")
+    parser.add_argument(
+        "--refine", choices=("none", "guided"), help="move edges of classes and depth to those of the image"
+    )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over sizes of the image")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
     parser.add_argument("--batch", type=int, default=1, help="windows per batch")
     parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
+    parser.add_argument("--score", type=float, default=0.5, help="least score of an instance")
+    parser.add_argument(
+        "--large", type=float, default=100.0, metavar="MEGAPIXELS",
+        help="read images of more than so many in windows, from tiled TIFF, and write tiled predictions",
+    )  # fmt: skip
     add_device(parser)
     parser.add_argument("--no-overlay", action="store_true", help="write values only, no overlays on the images")
     add_overwrite(parser)
@@ -70,29 +79,35 @@ def main(argv: Sequence[str]) -> int:
     if not options.inputs:
         of_verb.error("the following arguments are required: IMAGES (an image, a folder or a video)")
     check_sources(options)
-    with run_folder("predict", options.output, options, but=["inputs"]):
-        return predict(of_verb, options)
+    with run_folder("predict", options.output, options, but=["inputs"], shared=True) as run:
+        return predict(of_verb, options, run)
 
 
-def predict(of_verb: Parser, options: Namespace) -> int:
+def predict(of_verb: Parser, options: Namespace, run: RunFolder) -> int:
     """Write the predictions of all inputs; return the exit status."""
     from dense.media.inputs import sort_inputs
     from dense.predict import load
     from dense.predict.files import predict_files
 
-    images, videos = sort_inputs(options.inputs, without=options.output)
-    if not images and not videos:
-        of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
-    names = ("resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal")
+    names = (
+        "resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal", "score",
+        "large",
+    )  # fmt: skip
     how = {name: getattr(options, name) for name in names}
     predictor = load(options.model, usable_device(options.device), **published_options(options), **how)
-    failed = predict_files(predictor, images, videos, options.output, overlays=not options.no_overlay)
+    images, videos = sort_inputs(options.inputs, without=options.output, reading=predictor.inference.reading)
+    if not images and not videos:
+        of_verb.error(f"all images lie in {options.output}, the folder for predictions; choose another --output")
+    failed = predict_files(predictor, images, videos, options.output, not options.no_overlay, run)
+    if failed is None:
+        return 0
     count = len(images) + len(videos)
     print(f"wrote predictions for {count - len(failed)} of {count} to {options.output}")
     if failed:
         some = "\n  ".join(failed[:20])
         print(f"could not be read: {len(failed)}\n  {some}", file=sys.stderr)
     hint(
-        shlex.join(["dense", "explore", options.model, *options.inputs, "--output", "page.html"]), "where it is unsure"
+        shlex.join(["dense", "explore", options.model, *options.inputs, "--output", "page.html"]),
+        "the predictions, interactively",
     )
     return 1 if len(failed) == count else 0

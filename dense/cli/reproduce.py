@@ -11,6 +11,7 @@ from pathlib import Path
 from dense.cli.parser import Parser
 from dense.console import hint
 from dense.files import write
+from dense.suggest import UsageError
 
 EXAMPLES = (
     ("dense reproduce", "all rows"),
@@ -53,7 +54,7 @@ def listing() -> str:
 
     groups: dict[str, list[str]] = {}
     for row in rows().values():
-        groups.setdefault(f"{row.measure}/{row.data}", []).append(f"{row.backbone} {row.value:g}")
+        groups.setdefault(f"{row.measure}/{row.data}", []).append(f"{row.backbone} {row.published}")
     width = max(map(len, groups))
     return "\n".join(f"{group:<{width}}  {', '.join(inside)}" for group, inside in groups.items())
 
@@ -69,7 +70,12 @@ def reproduce(options: Namespace) -> int:
     if options.output is None:
         lacks.append("--output FOLDER, for the results")
     if lacks:
+        print(f"{row.name} ({row.protocol}): {row.published}, {row.source}")
+        for words in row.filled(data="DATA", weights="WEIGHTS", output="OUTPUT"):
+            print(f"  dense {' '.join(words)}")
         raise FileNotFoundError(f"{row.name} needs {len(lacks)} more:\n  " + "\n  ".join(lacks))
+    if options.set and not any(command[0] == "train" for command in row.commands):
+        raise UsageError("--set changes a training, and this row has none")
     places = {"data": str(options.data), "weights": str(options.weights), "output": str(options.output)}
     start = time.monotonic()
     commands = [with_options(words, options) for words in row.filled(**places)]
@@ -88,10 +94,9 @@ def reproduce(options: Namespace) -> int:
         "minutes": round((time.monotonic() - start) / 60, 1), "versions": versions(),
     }  # fmt: skip
     place = write(options.output / "reproduced.json", as_json(facts))
-    digits = 3 if row.factor == 1 else 1
     print(f"{row.name} ({row.protocol})")
-    print(f"  published  {row.value:.{digits}f}   {row.source}")
-    print(f"  here       {here:.{digits}f}   {'within' if within else 'outside'} {row.tolerance:.{digits}f}")
+    print(f"  published  {row.published}   {row.source}")
+    print(f"  here       {row.like_published(here)}   {'within' if within else 'outside'} {row.tolerance:.3g}")
     print(f"wrote {place}")
     return 0
 

@@ -16,11 +16,14 @@ from dense.cli.parser import (
     add_overwrite,
     check_source,
     check_sources,
+    choose_levels,
     open_backbone,
+    reading_of,
     run_folder,
     warn_if_random,
 )
 from dense.console import hint
+from dense.files import RunFolder
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
@@ -43,7 +46,7 @@ def parser(**options: bool) -> Parser:
     )  # fmt: skip
     parser.add_argument("--like-folder", metavar="FOLDER", help="annotated images as dense train reads them")
     parser.add_argument("--layout", default="folder", help="of that folder")
-    parser.add_argument("--split", default="train", help="of that folder: train, val, or all")
+    parser.add_argument("--split", default="train", help="of that folder, where it has splits")
     parser.add_argument("--output", type=Path, default=Path("segmented"), help="folder for model and predictions")
     add_backbone(parser, "of the choice of patches, and of random initialisation")
     add_memory(parser)
@@ -68,32 +71,32 @@ def main(argv: Sequence[str]) -> int:
         for path in pair:
             check_source(path, "file")
     check_sources(options)
-    with run_folder("segment", options.output, options, but=["images"]):
-        return run(of_verb, options, pairs)
+    choose_levels(options, lambda reading: annotated(options, pairs, reading))
+    with run_folder("segment", options.output, options, but=["images"], shared=True) as folder:
+        return run(of_verb, options, pairs, folder)
 
 
-def run(of_verb: Parser, options: Namespace, pairs: Sequence[tuple[str, str]]) -> int:
+def run(of_verb: Parser, options: Namespace, pairs: Sequence[tuple[str, str]], folder: RunFolder) -> int:
     """Build the memory, save it, and write predictions; return the exit status."""
-    from dense.data.labelled.open import open_labelled
     from dense.media.inputs import sort_inputs
-    from dense.memory import open_references, remember
+    from dense.memory import remember
     from dense.predict import Predictor
     from dense.predict.files import predict_files
 
-    images, videos = sort_inputs(options.images, without=options.output)
+    reading = reading_of(options)
+    images, videos = sort_inputs(options.images, without=options.output, reading=reading)
     if not images and not videos:
         of_verb.error(f"no images or videos in {', '.join(options.images)}")
-    if pairs:
-        source: Any = open_references(pairs)
-    else:
-        source = open_labelled(options.like_folder, options.split, layout=options.layout, targets=("labels",))
+    source = annotated(options, pairs, reading)
     backbone = open_backbone(options, frozen=True)
     warn_if_random(options)
     facts = {"images": described(options)}
     model = remember(options.method, backbone, source, **memory_options(options), facts=facts)
-    model.save_pretrained(options.output / "model")
-    predictor = Predictor(model)
-    failed = predict_files(predictor, images, videos, options.output, overlays=not options.no_overlay)
+    if not folder.ranks.rank:
+        model.save_pretrained(options.output / "model")
+    failed = predict_files(Predictor(model), images, videos, options.output, not options.no_overlay, folder)
+    if failed is None:
+        return 0
     count = len(images) + len(videos)
     print(
         f"segmented {count - len(failed)} of {count} like {len(source)} annotated images "
@@ -104,6 +107,18 @@ def run(of_verb: Parser, options: Namespace, pairs: Sequence[tuple[str, str]]) -
         print(f"could not be read: {len(failed)}\n  " + "\n  ".join(failed[:20]), file=sys.stderr)
     hint(shlex.join(["dense", "predict", str(options.output / "model"), "MORE"]), "the same memory, for other images")
     return 1 if len(failed) == count else 0
+
+
+def annotated(options: Namespace, pairs: Sequence[tuple[str, str]], reading: Any) -> Any:
+    """Return the annotated images."""
+    from dense.data.labelled.open import open_labelled
+    from dense.memory import open_references
+
+    if pairs:
+        return open_references(pairs, reading)
+    return open_labelled(
+        options.like_folder, options.split, layout=options.layout, targets=("labels",), val_ratio=0.0, reading=reading
+    )
 
 
 def described(options: Namespace) -> str:
@@ -118,6 +133,7 @@ def segment(
     method: str = "knn",
     backbone: str | Backbone | None = None,
     weights: str | Path | None = None,
+    download: bool = False,
     device: str = "cpu",
     **options: Any,
 ) -> Iterator[Segmentation] | Segmentation:
@@ -125,10 +141,11 @@ def segment(
 
     Args:
         images: one image (a file, an array of uint8 RGB or a PIL image), or several.
-        references: {image: mask} of files, or a folder with images/, masks/ and classes.yaml.
+        references: {image: mask} of files, or a folder with images/, masks/ and classes.yaml, of whose splits train.
         method: "knn" gives each patch the labels of its nearest neighbours; "insid3" finds the clusters of an image
             that resemble the annotated objects, for one or a few annotated images.
         backbone, weights: as for `load_backbone`; the best backbone at hand if left out.
+        download: download DINOv2-S if no published backbone is at hand.
         **options: of `dense.memory.build_memory`, such as patches=20000, resize=None, layers=8, or of
             `dense.memory.build_insid3`.
 
@@ -140,24 +157,29 @@ def segment(
     """
     from dense.predict import Predictor
 
-    predictor = Predictor(model_of(references, method, backbone, weights, device, **options))
+    predictor = Predictor(model_of(references, method, backbone, weights, download, device, **options))
     several = isinstance(images, list | tuple)
     return (predictor(image) for image in images) if several else predictor(images)  # type: ignore[return-value, misc]
 
 
 def model_of(
-    references: Any, method: str, backbone: str | Backbone | None, weights: str | Path | None, device: str,
+    references: Any, method: str, backbone: str | Backbone | None, weights: str | Path | None,
+    download: bool, device: str,
     **options: Any,
 ) -> Any:  # fmt: skip
     """Return the model of references, see `segment`."""
     from dense.backbone import load_backbone
     from dense.backbone.at_hand import at_hand
     from dense.data.labelled.open import open_labelled
+    from dense.data.levels import Reading
     from dense.memory import open_references, remember
 
     if backbone is None or isinstance(backbone, str):
-        name, file = at_hand(backbone, None if weights is None else str(weights))
+        name, file = at_hand(backbone, None if weights is None else str(weights), download)
         backbone = load_backbone(name, file, frozen=True)
-    folder = isinstance(references, str | Path)
-    source = open_labelled(references, "all", targets=("labels",)) if folder else open_references(references)
+    reading = Reading.of_spec(backbone.spec)
+    if isinstance(references, str | Path):  # all images of a folder without splits
+        source: Any = open_labelled(references, "train", targets=("labels",), val_ratio=0.0, reading=reading)
+    else:
+        source = open_references(references, reading)
     return remember(method, backbone.to(device), source, **options)

@@ -15,6 +15,7 @@ from dense.cli.parser import (
     again,
     check_sources,
     open_backbone,
+    reading_of,
     run_folder,
     warn_if_random,
 )
@@ -56,7 +57,7 @@ def track(options: Namespace) -> int:
     from dense.discover.run_tracking import track_to_files
     from dense.media.inputs import Frames
 
-    frames, mask = Frames(options.video), read_objects(options.mask)
+    frames, mask = Frames(options.video, reading_of(options)), read_objects(options.mask)
     objects_of(mask)  # raises for a mask without objects before the backbone is loaded
     backbone = open_backbone(options, frozen=True)
     changes = {name: getattr(options, name) for name in SETTINGS_OF_TRACKING}

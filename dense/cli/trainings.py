@@ -28,6 +28,7 @@ PATHS = {  # options that name what is there already, and what that is
     "data.root": "folder, list or shards", "model.backbone.weights": "weight file", "model.backbone.init_from":
     "weight file", "model.backbone.name": "saved directory", "model.teacher.name": "saved directory",
     "model.teacher.weights": "weight file", "knn.train": "folder", "knn.val": "folder",
+    "data.metadata": "CSV file",
 }  # fmt: skip
 
 RUN: Options = {
@@ -41,7 +42,10 @@ RUN: Options = {
 }
 DATA: Options = {
     "--data.batch_size N": "images per batch and process",
+    "--data.channels NAMES": "of images that are not photographs, names or a number (docs/scientific.md)",
+    "--data.levels LEVELS": "numbers that become black and white, [0, 4095]; auto to choose them",
     "--data.workers N": "processes that read images",
+    "--data.domain NAME": "augmentation for photographs, microscopy, satellite or xray",
 }
 # verb -> (what it does, folders of its recipes, options, examples)
 TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
@@ -60,6 +64,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--model.teacher.momentum M": "EMA momentum of the teacher at the start",
             "--model.teacher.temperature T": "of the teacher's targets, after the warm-up",
             "--model.ibot.weight W": "weight of masked patches; --model.koleo.weight and --model.gram.weight likewise",
+            "--data.metadata FILE.csv": "columns that --model.guides.keep and --model.guides.forget name",
             "--knn.train FOLDER": "labelled images, one folder per class: k-NN during the run, with --knn.val FOLDER",
             "--show-views FILE.png": "draw the first images and their views, and stop",
             **RUN,

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dense.data.levels import as_rgb
 from dense.media.draw import Picture
 
 SIDE, KEYPOINTS = 224, 256  # pixels of the longer side, and keypoints per image
@@ -36,7 +37,7 @@ class Keypoints:
     """A small grey image with its SIFT keypoints (Lowe, 2004)."""
 
     def __init__(self, image: Picture) -> None:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+        grey = cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
         scale = SIDE / max(grey.shape)
         size = [max(1, round(side * scale)) for side in grey.shape[::-1]]
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

@@ -15,6 +15,7 @@ from dense.console import progress
 from dense.curate.alignment import Alignment
 from dense.curate.search import Flat, Indices, Vectors, build_index, import_faiss, search_blocks
 from dense.curate.settings import Keep, Settings
+from dense.data.levels import as_rgb
 from dense.media.draw import Picture
 
 Compare = Callable[[int, int], Alignment]
@@ -45,7 +46,7 @@ def perceptual_hash(image: Picture) -> tuple[Hashes, Hashes]:
     brightness hardly change the 64 bits. Mirroring only flips the sign of the odd horizontal frequencies, so the second
     hash needs no second transform.
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = np.asarray(cv2.dct(small)[:LOW, :LOW], np.float32)
     mirrored = (low * np.where(np.arange(LOW) % 2, -1, 1)).astype(np.float32)

@@ -21,10 +21,12 @@ from dense.curate.filters import STATES, Preparation
 from dense.curate.pool import Pool
 from dense.curate.search import Indices, Vectors
 from dense.data.cache import DamagedRecord, key_digest, read_record, sweep, weights_digest, write_record
+from dense.data.levels import as_rgb
 from dense.data.loader import workers_options
 from dense.evaluate.classification.data import CenterCrop
 from dense.evaluate.classification.features import Readout, blocks_of, default_readout, describe, evaluating
 from dense.media.draw import Picture
+from dense.ranks import ALONE, Ranks
 
 COLUMNS = np.dtype([
     ("state", "u1"), ("edited", "u1"), ("hash", "u1", 8), ("mirrored", "u1", 8),
@@ -74,6 +76,13 @@ class Embedder:
 
     def __call__(self, pool: Pool, prepare: Preparation, name: str) -> Embeddings:
         """Return the embeddings of a pool; `name` is shown with the progress."""
+        return read_parts(*self.fill(pool, prepare, name))
+
+    def fill(self, pool: Pool, prepare: Preparation, name: str, ranks: Ranks = ALONE) -> tuple[Path, list[range]]:
+        """Store the parts of a pool that are missing, of several processes each its share; return folder, spans.
+
+        Another process must not write to the same folder of embeddings meanwhile, unless it is of the same run.
+        """
         key = {**self.key(), **prepare.key(), "pile": pool.roots, "part": self.part}
         folder = self.folder / key_digest(key)
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +93,12 @@ class Embedder:
         stored = [
             stored_images(part_path(folder, span), version) for span, version in zip(spans, versions, strict=True)
         ]
-        missing = [n for n, span in enumerate(spans) if stored[n] < len(span)]
+        own = range(ranks.rank, len(spans), ranks.world)
+        missing = [n for n in own if stored[n] < len(spans[n])]
         with counting(name) as count, evaluating(self.backbone):
-            done, saved = sum(stored), time.monotonic()
-            count(done, len(pool))
+            total = sum(len(spans[n]) for n in own)
+            done, saved = sum(stored[n] for n in own), time.monotonic()
+            count(done, total)
             embedded = self._embedded(pool, prepare, [spans[n][stored[n] :] for n in missing])
             for n in missing:
                 path, length = part_path(folder, spans[n]), stored[n]
@@ -96,12 +107,12 @@ class Embedder:
                     parts.append(next(embedded))
                     size = len(parts[-1].columns)
                     length, done = length + size, done + size
-                    count(done, len(pool))
+                    count(done, total)
                     if length == len(spans[n]) or time.monotonic() - saved >= SAVED_EVERY:
                         parts = [_Part.joined(parts)]
                         parts[0].write(path, versions[n])
                         saved = time.monotonic()
-        return read_parts(folder, spans)
+        return folder, spans
 
     def _embedded(self, pool: Pool, prepare: Preparation, spans: list[range]) -> Iterator[_Part]:
         """Yield the images of each span in batches."""
@@ -192,7 +203,7 @@ class _PoolDataset(Dataset[_Item]):
 
 def sharpness(view: Picture) -> float:
     """Return the variance of the Laplacian of the backbone's view, which makes copies of different sizes comparable."""
-    return float(cv2.Laplacian(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+    return float(cv2.Laplacian(cv2.cvtColor(as_rgb(view), cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
 def part_path(folder: Path, span: range) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 
 from dense.curate.pool import Pool
 from dense.data.image import ImageError
+from dense.data.levels import as_rgb
 from dense.media.draw import Picture
 from dense.suggest import did_you_mean
 
@@ -77,7 +78,7 @@ class Preparation:
             if result is not True:
                 image = result
                 edits.append(text)
-        contrast = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).std())
+        contrast = float(cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY).std())
         if contrast < self.min_contrast:
             return Prepared("blank", reason=f"standard deviation of the grey values is {contrast:.1f}")
         return Prepared("fit", image, edits=tuple(edits))

@@ -12,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from dense.curate.search import Indices
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.shards import ShardImages
 from dense.data.unlabelled import Images, SceneImages, open_images
+from dense.data.values import channel_files
 from dense.media.draw import Picture
 
 CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))  # down, right
@@ -30,12 +32,20 @@ class Pool:
         self.ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
 
     @classmethod
-    def open(cls, roots: Sequence[str | Path], *, length: int = 1000, size: int = 128, seed: int = 0) -> Pool:
+    def open(
+        cls,
+        roots: Sequence[str | Path],
+        *,
+        length: int = 1000,
+        size: int = 128,
+        seed: int = 0,
+        reading: Reading = PHOTOGRAPHS,
+    ) -> Pool:
         """Open any number of roots, as `open_images` reads them; length, size, seed apply to embedded scenes only."""
         names = [str(root) for root in roots]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} is named twice; name each source once")
-        sources = [open_images(root, length=length, size=size, seed=seed) for root in names]
+        sources = [open_images(root, length=length, size=size, seed=seed, reading=reading) for root in names]
         return cls(names, sources, f"{length} scenes of {size} px, seed {seed}")
 
     def __add__(self, other: Pool) -> Pool:
@@ -76,6 +86,8 @@ class Pool:
         if isinstance(source, ShardImages):
             return source.data(place), "." + source.members[place].rpartition(".")[2].lower()
         path = Path(source.name(place))
+        if channel_files(path, getattr(source, "reading", PHOTOGRAPHS)):
+            raise ValueError(f"{path} is one file of several, which shards do not hold; write a list instead")
         return path.read_bytes(), path.suffix.lower()
 
     @property

@@ -19,6 +19,7 @@ from dense.curate.filters import STATES, Preparation
 from dense.curate.pool import Pool
 from dense.curate.retrieval import Retrieved
 from dense.curate.search import Indices
+from dense.files import replacing, write
 from dense.media.draw import Picture, contain
 from dense.media.html import document, figures, table
 
@@ -111,8 +112,7 @@ def matches_of(decisions: Decisions, held_out: Embeddings | None, indices: Indic
 def write_dropped(decisions: Decisions, held_out: Pool | None, tested: Embeddings | None, path: Path) -> None:
     """Write one JSON line per dropped image: name, reason, and the image it is a copy of with cosine and bits."""
     dropped = np.flatnonzero(decisions.reasons >= 0)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape") as lines:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape") as lines:
         for start in range(0, len(dropped), CHUNK):
             some = dropped[start : start + CHUNK]
             matches = {index: (cosine, bits) for index, cosine, bits in matches_of(decisions, tested, some)}
@@ -130,7 +130,6 @@ def write_dropped(decisions: Decisions, held_out: Pool | None, tested: Embedding
                 elif reason == "held out":
                     line["words"] = "in a group with a copy of a held-out image"
                 lines.write(json.dumps(line) + "\n")
-    partial.replace(path)
 
 
 def write_sheet(
@@ -160,7 +159,7 @@ def write_sheet(
         rows = [row for query in _shown_queries(decisions) if (row := _retrieved(decisions, prepare, like, query))]
         sections.append(("Retrieved", f"<p>a curated image on the left, then images retrieved for it</p>{_rows(rows)}"))
     body = "".join(f"<h2>{title}</h2>{text}" for title, text in sections)
-    path.write_text(document("Curation", STYLE, f"<h1>Curation</h1>{body}"), errors="replace")
+    write(path, document("Curation", STYLE, f"<h1>Curation</h1>{body}").encode(errors="replace"))
 
 
 def doubtful(decisions: Decisions, tested: Embeddings | None, reason: str) -> list[Match]:

@@ -23,7 +23,8 @@ from dense.curate.report import REASONS, Decisions, describe_source, filter_coun
 from dense.curate.retrieval import Retrieved, balance, resolve_retrieve, retrieve
 from dense.curate.search import Indices, import_faiss, resolve_index
 from dense.curate.settings import Settings
-from dense.files import check_writable
+from dense.files import check_writable, write
+from dense.ranks import Ranks
 
 KEPT_KEYPOINTS = 1024  # images whose keypoints stay in memory, about 0.1 MB each
 SUSPICIOUS = 0.2  # of the pool: a larger share of duplicates by cosine alone causes a warning
@@ -93,7 +94,7 @@ def curate(
         "written": written,
     }
     # The report is written first: it tells the next run that the other files may be replaced.
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write(output / "report.json", json.dumps(report, indent=2) + "\n")
     write_dropped(decisions, views, tested, output / "dropped.jsonl")
     write_sheet(decisions, prepare, like, views, tested, output / "sheet.html")
     say(f"{len(everything)} images; dropped: {decisions.summary() or 'none'}")
@@ -104,6 +105,19 @@ def curate(
             f"pairs first, and raise --threshold {settings.threshold:g} if they differ"
         )
     return report
+
+
+def embed_share(
+    embedder: Embedder, pools: Sequence[Pool | None], prepare: Preparation, crops: Sequence[float], ranks: Ranks
+) -> None:
+    """Store a process's share of the embeddings that `curate` will read: of the pool, curated and held-out images."""
+    pool, like, held_out = pools
+    if pool is not None:
+        embedder.fill(pool, prepare, "pool", ranks)
+    if like is not None:
+        embedder.fill(like, prepare, "curated", ranks)
+    if held_out is not None:
+        embedder.fill(PoolWithCrops(held_out, crops), Preparation(), "held out", ranks)
 
 
 def decide(

@@ -7,44 +7,51 @@ import os
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dense.console import say
+from dense.data.levels import PHOTOGRAPHS, SAMPLED, SIXTEEN_BITS, TWELVE_BITS, ImageError, Reading, sampled, white_of
+from dense.data.values import header_bits, one_per_image, opened, read_channels, read_values
 
+T = TypeVar("T")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
-TWELVE_BITS = 4096
+NUMBERS = EXTENSIONS | {".npy", ".dcm"}  # which are images where channels or levels are declared
 _dark: list[str] = []  # the image whose range was reported, once per process
 
 
-class ImageError(ValueError):
-    """An image that cannot be read."""
-
-
-def read_image(path: str | Path, at_least: int | None = None) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 RGB.
+def read_image(path: str | Path, at_least: int | None = None, reading: Reading = PHOTOGRAPHS) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) uint8 RGB, or with the channels (H, W, C) and levels of `reading`.
 
     EXIF rotation is applied; grey, palette, CMYK and 16-bit images are converted; transparent images are composited
     over white. A missing, empty, truncated or damaged file raises `ImageError`. With `at_least`, a JPEG is decoded at
     1/2, 1/4 or 1/8 of its size, which is much faster, as long as its shorter side keeps at least so many pixels.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _decode(file, str(path), at_least)
-    except FileNotFoundError:
-        raise ImageError(f"no such image: {path}") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path} is a folder, not an image") from None
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({error})") from None
+    if reading != PHOTOGRAPHS or path.suffix.lower() in (".npy", ".dcm"):
+        return _as_bytes(path, str(path), reading)
+    with opened(path) as file:
+        return _decode(file, str(path), at_least)
 
 
-def decode_image(data: bytes, name: str = "the image", at_least: int | None = None) -> NDArray[np.uint8]:
+def _as_bytes(file: Path | IO[bytes], name: str, reading: Reading) -> NDArray[np.uint8]:
+    values = read_channels(file, reading, name)
+    if not reading.white and not reading.per_image and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
+        _report(int(values.max()), name)
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        raise ImageError(f"{name} has no finite number")
+    return reading.to_bytes(values, name)
+
+
+def decode_image(
+    data: bytes, name: str = "the image", at_least: int | None = None, reading: Reading = PHOTOGRAPHS
+) -> NDArray[np.uint8]:
     """Do as `read_image`, for the bytes of a file; errors call it `name`."""
+    if reading != PHOTOGRAPHS:
+        return _as_bytes(io.BytesIO(data), name, reading)
     return _decode(io.BytesIO(data), name, at_least)
 
 
@@ -82,22 +89,99 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _report_dark(image: Image.Image, name: str) -> None:
-    """Report once per process an image of 12 bits stored in 16, which comes out nearly black."""
-    if _dark or not (image.mode.startswith("I;16") or image.mode == "I"):
-        return
-    highest = int(np.asarray(image).max(initial=0))
-    if 0 < highest < TWELVE_BITS:
+    """Report an image of 12 bits stored in 16, which comes out nearly black."""
+    if not _dark and (image.mode.startswith("I;16") or image.mode == "I"):
+        _report(int(np.asarray(image).max(initial=0)), name)
+
+
+def _report(highest: int, name: str) -> None:
+    """Report once per process an image that comes out nearly black, by its highest number."""
+    if not _dark and 0 < highest < TWELVE_BITS:
         _dark.append(name)
-        say(
-            f"{name} is read as 0 to 65535, black to white, and its brightest value is {highest}: nearly black; if its "
-            "camera has 12 bits, multiply such images by 16 beforehand"
-        )
+        say(f"{name} {nearly_black(highest)}; give --levels 0 {top(highest)} (of a training --data.levels)")
+
+
+def nearly_black(highest: int) -> str:
+    return f"is read as 0 to 65535, black to white, and its brightest value is {highest}: nearly black"
+
+
+def top(highest: int) -> int:
+    """Return the largest number of 8, 10 or 12 bits, the fewest that hold `highest`."""
+    return next(white for white in (255, 1023, TWELVE_BITS - 1) if highest <= white)
+
+
+def dark(images: Sequence[str], reading: Reading, folder: str = "", most: int = SAMPLED) -> str | None:
+    """Return why images of more than 8 bits come out wrong, and the option that mends it; None if they do not.
+
+    That is: whole numbers nearly black or below 0, or floating point of which each image would choose its own white.
+    The headers of some images, evenly spread, tell which of them have more than 8 bits; the others are left out.
+
+    folder: of their paths
+    """
+    from dense.data.large import numbers_of  # here, since it imports torch
+
+    if reading.white or reading.per_image:
+        return None
+    found, whites = dict[str, int](), dict[float, str]()
+    for name in spaced(images, most):
+        name = str(Path(folder, name))
+        try:
+            if not is_deep(name):
+                continue
+            values = sampled(numbers_of(name, reading))
+        except ImageError:  # which the check of a training or the report at its end names
+            continue
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
+            whites.setdefault(white := white_of(values), name)
+            if white < SIXTEEN_BITS:
+                continue  # it spans its levels
+        found[name] = _brightest(values)
+        if (lowest := int(np.quantile(values, 0.01))) < 0:
+            return f"{name} has numbers below 0, such as {lowest}, which would be black; add --data.levels auto"
+    if len(whites) > 1:
+        words = ", ".join(f"{white:g} of {name}" for white, name in sorted(whites.items()))
+        return f"images of floating point differ in what would be white ({words}); add --data.levels auto"
+    highest = max(found.values(), default=0)
+    if not 0 < highest < TWELVE_BITS:
+        return None
+    name = max(found, key=lambda one: found[one])
+    return (
+        f"{name} {nearly_black(highest)}, like all of {len(found)} images of more than 8 bits; "
+        f"add --data.levels 0 {top(highest)}"
+    )
+
+
+def spaced(items: Sequence[T], most: int) -> list[T]:
+    """Return at most so many items, evenly spaced."""
+    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
+
+
+def _brightest(values: NDArray[Any]) -> int:
+    """Return the highest number, without a few that are far above all others."""
+    highest, usual = int(values.max()), int(np.quantile(values, 0.999))
+    return highest if highest <= 4 * max(usual, 1) else usual
+
+
+def is_deep(path: str) -> bool:
+    """Whether the header of an image allows numbers of more than 8 bits."""
+    if (bits := header_bits(path)) is not None:
+        return bits > 8
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(26)
+        if start.startswith(b"\x89PNG"):
+            return start[24] == 16
+        with Image.open(path) as image:
+            return image.mode.startswith("I")
+    except Exception:  # PIL's readers raise nearly anything on damaged bytes
+        return False
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        scale = 255.0 / (_white(values) if image.mode == "F" else 65535.0)
+        scale = 255.0 / (white_of(values) if image.mode == "F" else 65535.0)
         grey = np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
@@ -107,34 +191,37 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _white(values: NDArray[np.float64]) -> float:
-    """Return the value of white in a floating-point image: 1, 255 or 65535, with a margin for highlights."""
-    highest = values.max(initial=0.0, where=np.isfinite(values))
-    return next((white for white in (1.0, 255.0) if highest <= 1.5 * white), 65535.0)
-
-
-def list_images(source: str | Path | Sequence[str | Path], without: Path | None = None) -> list[Path]:
+def list_images(
+    source: str | Path | Sequence[str | Path], without: Path | None = None, reading: Reading = PHOTOGRAPHS
+) -> list[Path]:
     """Return the images of a file, of a folder and its subfolders (sorted), or of several of these; none raises.
 
     without: a folder of targets, which is left out where it lies within a folder of images
+    reading: with channels or levels, .npy and .dcm are images too, and files of one channel each are one image
     """
     sources: Iterable[str | Path] = [source] if isinstance(source, str | Path) else source
+    known = extensions(reading)
     found: list[Path] = []
     for item in map(Path, sources):
         if item.is_dir():
-            inside = sorted(p for p in item.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(p for p in item.rglob("*") if p.suffix.lower() in known and p.is_file())
             folder, targets = item.resolve(), None if without is None else without.resolve()
             if targets is not None and targets != folder and targets.is_relative_to(folder):
                 inside = [p for p in inside if not p.resolve().is_relative_to(targets)]
-            found += inside
+            found += map(Path, one_per_image(map(str, inside), reading)) if reading.channels else inside
         elif item.is_file():
             found.append(item)
         else:
             raise FileNotFoundError(f"no such image or folder: {item}")
     if not found:
         names = ", ".join(map(str, sources))
-        raise FileNotFoundError(f"no images in {names}; looked for {', '.join(sorted(EXTENSIONS))}")
+        raise FileNotFoundError(f"no images in {names}; looked for {', '.join(sorted(known))}")
     return found
+
+
+def extensions(reading: Reading) -> frozenset[str]:
+    """Return the extensions of images: those of photographs, and where numbers are declared .npy and .dcm too."""
+    return EXTENSIONS if reading == PHOTOGRAPHS else NUMBERS
 
 
 def walk(
@@ -175,3 +262,15 @@ def what_is_there(path: Path, most: int = 8) -> str:
         return f"{path} is empty"
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{path} holds {', '.join(names[:most])}{more}"
+
+
+__all__ = [
+    "EXTENSIONS",
+    "ImageError",
+    "decode_image",
+    "list_images",
+    "read_image",
+    "read_values",
+    "walk",
+    "what_is_there",
+]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dense.data.image import ImageError, list_images, read_image, what_is_there
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.unlabelled import FolderImages
 from dense.suggest import did_you_mean
 
@@ -25,10 +26,11 @@ class Item(NamedTuple):
 
     path: str
     box: tuple[float, ...] | None = None  # left, top, right, bottom
+    reading: Reading = PHOTOGRAPHS
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the pixels (H, W, 3), or raise ImageError."""
-        image = read_image(self.path)
+        """Return the pixels (H, W, C), or raise ImageError."""
+        image = read_image(self.path, reading=self.reading)
         if self.box is None:
             return image
         left, top, right, bottom = (max(round(side), 0) for side in self.box)
@@ -60,7 +62,12 @@ class RetrievalSet:
 
 
 def open_retrieval(
-    root: str | Path, layout: str = "folder", *, query_crop: bool = True, distractors: str | Path | None = None
+    root: str | Path,
+    layout: str = "folder",
+    *,
+    query_crop: bool = True,
+    distractors: str | Path | None = None,
+    reading: Reading = PHOTOGRAPHS,
 ) -> RetrievalSet:
     """Open images in one of `LAYOUTS`; distractors: a folder of images that join the database and match no query."""
     if layout not in LAYOUTS:
@@ -71,7 +78,7 @@ def open_retrieval(
     if layout.startswith("r"):
         opened = _landmarks(root, layout, query_crop)
     else:
-        opened = _folder(root) if layout == "folder" else _copies(root)
+        opened = (_folder if layout == "folder" else _copies)(root, reading)
     if distractors is None:
         return opened
     more = other_images(distractors, opened, "a distractor")
@@ -80,7 +87,7 @@ def open_retrieval(
 
 def other_images(folder: str | Path, opened: RetrievalSet, what: str) -> tuple[Item, ...]:
     """Return the images of a folder, none of which is in the database or a query."""
-    items = _listed(Path(folder))
+    items = _listed(Path(folder), opened.database[0].reading)
     known = {Path(item.path).resolve() for item in (*opened.database, *opened.queries)}
     if shared := [item.path for item in items if Path(item.path).resolve() in known]:
         raise ValueError(
@@ -89,16 +96,16 @@ def other_images(folder: str | Path, opened: RetrievalSet, what: str) -> tuple[I
     return items
 
 
-def _listed(folder: Path) -> tuple[Item, ...]:
-    return tuple(Item(str(path)) for path in list_images(folder))
+def _listed(folder: Path, reading: Reading) -> tuple[Item, ...]:
+    return tuple(Item(str(path), None, reading) for path in list_images(folder, reading=reading))
 
 
-def _folder(root: Path) -> RetrievalSet:
+def _folder(root: Path, reading: Reading) -> RetrievalSet:
     parts = [part for part in ("query", "gallery") if (root / part).is_dir()]
     if len(parts) == 1:
         raise FileNotFoundError(f"{root} has {parts[0]}/ alone; expected query/ and gallery/, or one folder per class")
-    opened = [FolderImages(root / part) for part in parts[::-1] or [""]]
-    items = [tuple(Item(source.name(i)) for i in range(len(source))) for source in opened]
+    opened = [FolderImages(root / part, reading=reading) for part in parts[::-1] or [""]]
+    items = [tuple(Item(source.name(i), None, reading) for i in range(len(source))) for source in opened]
     names = []
     for source in opened:
         if source.labels is None:
@@ -118,10 +125,10 @@ def _same_class(
     return same, np.array([query] if itself else [], np.int64)
 
 
-def _copies(root: Path) -> RetrievalSet:
+def _copies(root: Path, reading: Reading) -> RetrievalSet:
     if missing := [part for part in ("original", "strong") if not (root / part).is_dir()]:
         raise FileNotFoundError(f"{root} lacks {missing[0]}/; expected original/ and strong/. {what_is_there(root)}")
-    database, queries = (_listed(root / part) for part in ("original", "strong"))
+    database, queries = (_listed(root / part, reading) for part in ("original", "strong"))
     originals, copies = (np.array([Path(item.path).stem[:-2] for item in items]) for items in (database, queries))
     return RetrievalSet(str(root), database, queries, partial(_same_class, originals, copies, False))
 

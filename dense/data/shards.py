@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.image import EXTENSIONS, ImageError, decode_image
+from dense.data.image import ImageError, decode_image, extensions
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
 
 
@@ -26,8 +27,8 @@ class ShardImages:
         or a folder with tar files
     """
 
-    def __init__(self, shards: str | Path, at_least: int | None = None) -> None:
-        self.at_least = at_least
+    def __init__(self, shards: str | Path, at_least: int | None = None, reading: Reading = PHOTOGRAPHS) -> None:
+        self.at_least, self.reading, self.extensions = at_least, reading, extensions(reading)
         self.shards = Names(_expand(str(shards)))
         self._which, self._start, self._size = array("q"), array("q"), array("q")
         labels = array("q")
@@ -38,7 +39,7 @@ class ShardImages:
         if not self.members:
             raise FileNotFoundError(
                 f"no images in the {len(self.shards)} tar file(s) {shards}; expected members such as 0001.jpg, ending "
-                f"after their first dot in one of {', '.join(sorted(EXTENSIONS))}"
+                f"after their first dot in one of {', '.join(sorted(self.extensions))}"
             )
         found = np.array(labels, np.int64)
         self.labels: NDArray[np.int64] | None = found if (found >= 0).any() else None
@@ -55,7 +56,7 @@ class ShardImages:
                     label = _label(data, shard, member.name)
                     for image in range(before, len(labels)):  # images of this sample that precede its label
                         labels[image] = label
-                elif f"{dot}{extension}" in EXTENSIONS:
+                elif f"{dot}{extension}" in self.extensions:
                     self._which.append(which)
                     self._start.append(member.offset_data)
                     self._size.append(member.size)
@@ -82,7 +83,7 @@ class ShardImages:
             raise ImageError(f"{self.name(index)} cannot be read ({error})") from None
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return decode_image(self.data(index), self.name(index), self.at_least)
+        return decode_image(self.data(index), self.name(index), self.at_least, self.reading)
 
 
 def is_shards(source: str) -> bool:

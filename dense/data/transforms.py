@@ -6,21 +6,23 @@ import os
 import random
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations would otherwise ask PyPI at import
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dense.data.labelled.sample import IGNORE, Batch, DepthKind, Labelled, Sample, collate, to_tensors
+from dense.data.levels import FILL, resized
 
 if TYPE_CHECKING:
     import albumentations as A  # imported where it is used, since prediction does not need it
 
-FILL = (124, 116, 104)  # ImageNet's mean colour, about zero once normalised, pads images
+NEUTRAL = 0  # pads images of other channels, whose background is black
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Augment:
         (fraction of the colour circle), gamma (range of the exponent) and colour (one factor per channel)
     focal_corrected: divide metric depth by the factor of `scale`. An object that is twice as large in the image is
         either half as far away, or seen with twice the focal length; without a zoom, it is half as far away
+    scale_to: what `scale` is relative to: the size of the image, or the largest that fits in the crop, with which (0.1,
+        2.0) is large-scale jitter
+    flip_vertical: probability of a vertical flip
+    rotate90: rotate by 0, 90, 180 or 270 degrees, each as often; whole images that are not square, by 0 or 180
+    noise: largest standard deviation of Gaussian noise of each channel, as a fraction of the range, with probability
+        `photometric`
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -48,6 +56,11 @@ class Augment:
     colour: float = 0.0
     photometric: float = 0.5
     focal_corrected: bool = False
+    # newer than caches and checkpoints that the others name; see `newer`
+    scale_to: Literal["image", "crop"] = field(default="image", repr=False)
+    flip_vertical: float = field(default=0.0, repr=False)
+    rotate90: bool = field(default=False, repr=False)
+    noise: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("scale", "gamma"):
@@ -56,27 +69,38 @@ class Augment:
                 raise ValueError(f"{name}={(low, high)}: expected 0 < low <= high")
         for name, most in {
             "flip": 1, "rotate": 180, "rotate_probability": 1, "brightness": 1, "contrast": 1, "saturation": 1,
-            "hue": 0.5, "colour": 1, "photometric": 1,
+            "hue": 0.5, "colour": 1, "photometric": 1, "flip_vertical": 1, "noise": 1,
         }.items():  # fmt: skip
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 to {most}")
+        if self.scale_to not in ("image", "crop"):
+            raise ValueError(f"scale_to={self.scale_to!r}: expected image or crop")
+
+    @property
+    def newer(self) -> dict[str, Any]:
+        """Those options without which older caches and checkpoints were named, where they are not the default."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if not f.repr and getattr(self, f.name) != f.default
+        }
 
     @property
     def rescales(self) -> bool:
         """Whether the apparent size of objects changes."""
-        return self.scale != (1.0, 1.0)
+        return self.scale != (1.0, 1.0) or self.scale_to == "crop"
 
 
 class TrainTransform:
     """``transform(sample, seed)``: an augmented crop of a labelled image as tensors, a pure function of its arguments.
 
     Targets are resized and rotated by nearest neighbour, so that values never mix. Pixels outside the image are
-    `IGNORE` or NaN.
+    `IGNORE` or NaN, and in segments not valid; segments that are not in the crop are left out.
 
     crop_size: side, or height and width, of the result; None keeps the image's size
     depth_kind: kind of the source's depth. Rescaling an image at random changes its metric depth, so with
         `augment.scale` the kind is required, and metric depth needs `augment.focal_corrected`
     resize: working size, to which image and targets are resized first: shorter side, or height and width
+    colours: channels are red, green and blue; of others, brightness, contrast and gamma change each channel apart, and
+        saturation and hue nothing
     """
 
     def __init__(
@@ -85,17 +109,20 @@ class TrainTransform:
         crop_size: int | tuple[int, int] | None,
         depth_kind: DepthKind | None = None,
         resize: int | tuple[int, int] | None = None,
+        colours: bool = True,
     ) -> None:
         self.augment, self.depth_kind, self.resize = augment, depth_kind, resize
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         if self.crop_size is not None and min(self.crop_size) < 1:
             raise ValueError(f"crop_size={crop_size}: expected at least 1 pixel")
+        if self.crop_size is None and augment.scale_to == "crop":
+            raise ValueError("scale_to='crop': scales are relative to the crop; give crop_size, or scale_to='image'")
         if depth_kind == "metric":
             self._check_zoom()
         import albumentations as A
 
         self._compose = A.Compose(
-            [*_geometry(augment, self.crop_size), *_photometry(augment)],
+            [*_geometry(augment, self.crop_size, colours), *_photometry(augment, colours)],
             additional_targets={"depth": "mask", "inside": "mask", "clean": "image"},
             save_applied_params=augment.rescales,
         )
@@ -131,6 +158,9 @@ class TrainTransform:
             targets["depth"] = sample.depth
         if sample.clean is not None:
             targets["clean"] = sample.clean
+        segments = sample.segments
+        if segments is not None:  # where something is known, then each mask
+            targets["masks"] = np.concatenate([segments.valid[None], segments.masks]).astype(np.uint8)
         result = self._compose(image=sample.image, **targets)
         outside = result["inside"] == 0
         labels, depth = result.get("mask"), result.get("depth")
@@ -140,31 +170,73 @@ class TrainTransform:
             if self.augment.rescales and self.depth_kind == "metric":
                 depth = depth / np.float32(_factor(result["applied_transforms"]))
             depth = np.where(outside, np.float32(np.nan), depth)
-        return to_tensors(Labelled(result["image"], labels, depth, sample.name, result.get("clean")))
+        if segments is not None:
+            valid, *masks = torch.from_numpy(np.asarray(result["masks"]).astype(bool) & ~outside)
+            moved = segments._replace(masks=torch.stack(masks) if masks else valid.new_zeros(0, *valid.shape))
+            segments = moved._replace(valid=valid).take(moved.masks.flatten(1).any(1))
+        return to_tensors(Labelled(result["image"], labels, depth, sample.name, result.get("clean"), segments))
 
 
-def _geometry(augment: Augment, crop_size: tuple[int, int] | None) -> list[A.BasicTransform]:
+def _geometry(augment: Augment, crop_size: tuple[int, int] | None, colours: bool) -> list[A.BasicTransform]:
     import albumentations as A
 
+    fill = FILL if colours else NEUTRAL
     steps: list[A.BasicTransform] = []
     if augment.rescales:
         low, high = augment.scale
         steps.append(
-            A.RandomScale(
+            _scaling(crop_size if augment.scale_to == "crop" else None)(
                 (low - 1, high - 1), mask_interpolation=cv2.INTER_NEAREST_EXACT, area_for_downscale="image", p=1.0
             )  # plain INTER_NEAREST would move targets by up to half a pixel
         )
+    if augment.rotate90:
+        steps.append(_quarter_turns(whole=crop_size is None))
     if augment.rotate:
-        steps.append(A.Rotate(augment.rotate, fill=FILL, fill_mask=0, p=augment.rotate_probability))
+        steps.append(A.Rotate(augment.rotate, fill=fill, fill_mask=0, p=augment.rotate_probability))
     if crop_size is not None:
-        steps.append(A.RandomCrop(*crop_size, pad_if_needed=True, fill=FILL, fill_mask=0))
+        steps.append(A.RandomCrop(*crop_size, pad_if_needed=True, fill=fill, fill_mask=0))
     steps.append(A.HorizontalFlip(p=augment.flip))
+    if augment.flip_vertical:
+        steps.append(A.VerticalFlip(p=augment.flip_vertical))
     return steps
 
 
-def _photometry(augment: Augment) -> list[A.BasicTransform]:
+def _quarter_turns(whole: bool) -> A.BasicTransform:
+    """Return a rotation by a random multiple of 90 degrees; whole images keep their shape."""
     import albumentations as A
 
+    class QuarterTurns(A.RandomRotate90):
+        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+            height, width = params["shape"][:2]
+            turns = self.py_random.randrange(4)
+            turns = turns // 2 * 2 if whole and height != width else turns
+            return {"factor": turns, "group_element": ("e", "r90", "r180", "r270")[turns]}
+
+    return QuarterTurns(p=1.0)
+
+
+def _scaling(fit: tuple[int, int] | None) -> type[A.BasicTransform]:
+    """Return the class that resizes by a random factor, times that by which an image fits in `fit`."""
+    import albumentations as A
+
+    if fit is None:
+        return A.RandomScale
+
+    class RandomScale(A.RandomScale):
+        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+            height, width = params["shape"][:2]
+            assert fit is not None
+            return {"scale": params["scale"] * min(fit[0] / height, fit[1] / width)}
+
+    return RandomScale
+
+
+def _photometry(augment: Augment, colours: bool) -> list[A.BasicTransform]:
+    import albumentations as A
+
+    noise = [A.GaussNoise((0.0, augment.noise), per_channel=True, p=augment.photometric)] if augment.noise else []
+    if not colours:
+        return [*_channel_photometry(augment), *noise]
     around = {
         name: (1 - getattr(augment, name), 1 + getattr(augment, name))
         for name in ("brightness", "contrast", "saturation", "colour")
@@ -182,7 +254,36 @@ def _photometry(augment: Augment) -> list[A.BasicTransform]:
         steps.append(A.RandomGamma((100 * low, 100 * high), p=augment.photometric))
     if augment.colour:
         steps.append(A.MultiplicativeNoise(around["colour"], per_channel=True, p=augment.photometric))
-    return steps
+    return [*steps, *noise]
+
+
+def _channel_photometry(augment: Augment) -> list[A.BasicTransform]:
+    """Return brightness, contrast and gamma, drawn for each channel apart."""
+    import albumentations as A
+
+    class PerChannel(A.ImageOnlyTransform):
+        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+            count = params["shape"][2] if len(params["shape"]) > 2 else 1
+            draw = lambda low, high: [self.py_random.uniform(low, high) for _ in range(count)]  # noqa: E731
+            brightness = max(augment.brightness, augment.colour)
+            return {
+                "brightness": draw(1 - brightness, 1 + brightness),
+                "contrast": draw(1 - augment.contrast, 1 + augment.contrast),
+                "gamma": draw(*augment.gamma),
+            }
+
+        def apply(self, img: NDArray[np.uint8], **params: Any) -> NDArray[np.uint8]:
+            planes = img.reshape(*img.shape[:2], -1)
+            result = np.empty_like(planes)
+            for n, (b, c, g) in enumerate(zip(*(params[k] for k in ("brightness", "contrast", "gamma")), strict=True)):
+                values = b * np.arange(256)
+                values = (values - b * (mean := float(planes[..., n].mean()))) * c + b * mean
+                table = 255 * np.clip(values / 255, 0, 1) ** g
+                result[..., n] = np.round(table).astype(np.uint8)[planes[..., n]]
+            return result.reshape(img.shape)
+
+    changes = augment.brightness or augment.contrast or augment.colour or augment.gamma != (1.0, 1.0)
+    return [PerChannel(p=augment.photometric)] if changes else []
 
 
 def _factor(applied: Sequence[tuple[str, dict[str, Any]]]) -> float:
@@ -220,11 +321,17 @@ def resize_sample(sample: Labelled, size: int | tuple[int, int] | None) -> Label
         return sample
     new = (image.shape[0], image.shape[1])
     labels, depth = (_resize(a, new, cv2.INTER_NEAREST_EXACT) for a in (sample.labels, sample.depth))
-    return Labelled(image, labels, depth, sample.name)
+    segments = sample.segments
+    if segments is not None:  # as the labels are, which differs from torch's interpolation in a few pixels
+        maps = torch.cat([segments.valid[None], segments.masks]).byte().numpy()
+        valid, *masks = (torch.from_numpy(_resize(one, new, cv2.INTER_NEAREST_EXACT)).bool() for one in maps)
+        moved = segments._replace(masks=torch.stack(masks) if masks else valid.new_zeros(0, *new), valid=valid)
+        segments = moved.take(moved.masks.flatten(1).any(1))
+    return Labelled(image, labels, depth, sample.name, segments=segments)
 
 
 def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -> NDArray[np.uint8]:
-    """Resize an image (H, W, 3): by area where it shrinks, else bilinearly; return the same array if its size is right.
+    """Resize an image (H, W, N): by area where it shrinks, else bilinearly; return the same array if its size is right.
 
     size: the new shorter side, or height and width; None keeps the size
     """
@@ -232,12 +339,12 @@ def resize_image(image: NDArray[np.uint8], size: int | tuple[int, int] | None) -
     if (height, width) == image.shape[:2]:
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
-    resized: NDArray[np.uint8] = _resize(image, (height, width), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return resized
+    small: NDArray[np.uint8] = resized(image, (height, width), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return small
 
 
 def _resize(array: Any, size: tuple[int, int], interpolation: int) -> Any:
-    return None if array is None else cv2.resize(array, (size[1], size[0]), interpolation=interpolation)
+    return None if array is None else resized(array, size, interpolation)
 
 
 def new_size(size: int | tuple[int, int] | None, height: int, width: int) -> tuple[int, int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.image import EXTENSIONS, ImageError, read_image, walk
+from dense.data.image import ImageError, extensions, read_image, walk
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names, Remember
+from dense.data.values import one_per_image
 
 
 class Images(Protocol):
@@ -31,22 +33,26 @@ class Images(Protocol):
 
 
 class FolderImages:
-    """Every image in a folder and its subfolders, in the order of their paths.
+    """Every image in a folder and its subfolders, in the order of their paths; of a file per channel, the first.
 
     The folders directly below the root are classes, numbered by name; images that lie in the root itself have no
     class. Names that begin with a dot are skipped, links are followed.
     """
 
-    def __init__(self, root: str | Path, at_least: int | None = None) -> None:
-        self.root, self.at_least = Path(root), at_least
+    def __init__(self, root: str | Path, at_least: int | None = None, reading: Reading = PHOTOGRAPHS) -> None:
+        self.root, self.at_least, self.reading = Path(root), at_least, reading
         if not self.root.is_dir():
             problem = "is a file" if self.root.exists() else "does not exist"
             raise FileNotFoundError(f"{self.root} {problem}; expected a folder of images")
-        self.paths = Names(walk(self.root))
+        paths: Iterable[str] = walk(self.root, extensions=extensions(reading))
+        if reading.channels:
+            whole = one_per_image((str(self.root / path) for path in paths), reading)
+            paths = (Path(path).relative_to(self.root).as_posix() for path in whole)
+        self.paths = Names(paths)
         if not self.paths:
             raise FileNotFoundError(
                 f"no images in {self.root.resolve()}; looked there and in the folders within for names that end in "
-                f"{', '.join(sorted(EXTENSIONS))}"
+                f"{', '.join(sorted(extensions(reading)))}"
             )
         self.classes, self.labels = _classes(self.paths)
 
@@ -57,14 +63,14 @@ class FolderImages:
         return str(self.root / self.paths[index])
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return read_image(self.name(index), self.at_least)
+        return read_image(self.name(index), self.at_least, self.reading)
 
 
 class ListImages:
     """Images that a text file lists: a path per line, relative to its folder, and optionally a tab and a label."""
 
-    def __init__(self, path: str | Path, at_least: int | None = None) -> None:
-        self.path, self.at_least = Path(path), at_least
+    def __init__(self, path: str | Path, at_least: int | None = None, reading: Reading = PHOTOGRAPHS) -> None:
+        self.path, self.at_least, self.reading = Path(path), at_least, reading
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} is not a file; expected a list of images, one path per line")
         labels = array("q")
@@ -99,7 +105,7 @@ class ListImages:
         return str(self.path.parent / self.paths[index])
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return read_image(self.name(index), self.at_least)
+        return read_image(self.name(index), self.at_least, self.reading)
 
 
 class SceneImages:
@@ -144,6 +150,7 @@ def open_images(
     seed: int = 0,
     remember: bool = False,
     at_least: int | None = None,
+    reading: Reading = PHOTOGRAPHS,
 ) -> Images:
     """Return the source that `root` names.
 
@@ -153,6 +160,7 @@ def open_images(
     - ``scenes:train``, ``scenes:val`` or ``scenes:test``, to which `length`, `size`, `seed` and `remember` apply.
 
     at_least: decode JPEG images at a fraction of their size whose shorter side has at least so many pixels
+    reading: channels of the images, and what their numbers mean
     """
     from dense.data.shards import ShardImages, is_shards
 
@@ -160,11 +168,11 @@ def open_images(
     if text.startswith("scenes:"):
         return SceneImages(text.removeprefix("scenes:"), length, size, seed, remember)
     if is_shards(text):
-        return ShardImages(text, at_least)
+        return ShardImages(text, at_least, reading)
     path = Path(root)
-    if path.suffix.lower() in EXTENSIONS and path.is_file():
+    if path.suffix.lower() in extensions(reading) and path.is_file():
         raise ValueError(f"{path} is one image; expected a folder of images or a text file that lists them")
-    return ListImages(path, at_least) if path.is_file() else FolderImages(path, at_least)
+    return ListImages(path, at_least, reading) if path.is_file() else FolderImages(path, at_least, reading)
 
 
 def _classes(paths: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:

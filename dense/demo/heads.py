@@ -114,7 +114,7 @@ def train(part: Section, plan: Plan, kind: str, source: str) -> Path:
         "train", "--config", CONFIG, "--output", str(folder), "--data.root", str(plan.folder / "labelled"),
         "--data.layout", "folder", "--data.batch_size", str(BATCH), "--data.augment.flip", "0",
         "--data.cache", str(plan.folder / "cache"), "--model.backbone.name", source, "--model.head", HEAD,
-        "--model.steps", str(plan.steps), "--model.seed", str(plan.seed),
+        "--model.steps", str(plan.steps), "--model.seed", str(plan.seed), "--model.inference.refine", "guided",
         "--val_every", str(max(1, plan.steps // VALIDATIONS)),
     ])  # fmt: skip
     return folder
@@ -138,7 +138,10 @@ def predictions(plan: Plan, runs: Runs) -> list[Gallery]:
             depth_row[kind], class_row[kind] = log_depth(depth.values, bounds), classes.picture()
         depth_rows.append({name: thumbnail(image) for name, image in depth_row.items()})
         class_rows.append({name: thumbnail(image) for name, image in class_row.items()})
-    training = f"A DPT head after {plan.steps} steps on {plan.scenes[0]} labelled scenes, on test scenes."
+    training = (
+        f"A DPT head after {plan.steps} steps on {plan.scenes[0]} labelled scenes, on test scenes. A guided filter "
+        "moves its edges to those of the image."
+    )
     about_classes = f"The classes of the same head: {', '.join(CLASSES)}."
     return [
         Gallery("Depth", f"{training} The logarithm of depth, near is bright.", depth_rows),

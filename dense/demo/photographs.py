@@ -14,7 +14,8 @@ from PIL import Image
 
 from dense.backbone import Backbone
 from dense.console import progress
-from dense.data.image import ImageError, list_images
+from dense.data.image import ImageError, list_images, spaced
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.scenes import Scenes
 from dense.demo.report import Command, Gallery, Section, section, shell, thumbnail
 from dense.discover import MaskCut, Objects, on_grid, track, tracking, tracking_source
@@ -57,29 +58,28 @@ def scenes(folder: Path, count: int, seed: int) -> list[Path]:
     return paths
 
 
-def evenly(path: Path, most: int, output: Path) -> list[Path]:
+def evenly(path: Path, most: int, output: Path, reading: Reading = PHOTOGRAPHS) -> list[Path]:
     """Return a video or an image, or images evenly spaced in a folder without those of the report; none raises."""
     if is_video(path):
         return [Video(path).path]
-    paths = list_images(path, without=output)
-    return paths[:: max(1, len(paths) // most)][:most]
+    return spaced(list_images(path, without=output, reading=reading), most)
 
 
 def photographs(
     paths: Sequence[Path], title: str, words: str, backbone: Backbone, shown: int, size: int, named: Sequence[str],
-    folder: Path, given: str = "IMAGES",
+    folder: Path, given: str = "IMAGES", reading: Reading = PHOTOGRAPHS,
 ) -> Section:  # fmt: skip
     """Return rows of captioned pictures, and the page of `dense explore`.
 
     shown: frames of a video. size: shorter side of the backbone's input. named: options that name the backbone. given:
-    what the user named, for the commands.
+    what the user named, for the commands. reading: of the images.
     """
     with section("Photographs") as part:
         looking, failed = Looking(backbone, size=size), list[str]()
         rows: list[dict[str, Picture]] = []
         for path in progress(paths, "images"):
             try:
-                rows += looking.rows(*pictures_of(path, shown))
+                rows += looking.rows(*pictures_of(path, shown, reading))
             except (ImageError, VideoError) as error:
                 failed.append(str(error))
         if not rows:

@@ -10,9 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dense.cli.parser import Parser, add_backbone, check_sources, open_backbone, warn_if_random, weights_in_words
+from dense.cli.parser import (
+    Parser,
+    add_backbone,
+    check_sources,
+    open_backbone,
+    reading_of,
+    warn_if_random,
+    weights_in_words,
+)
 from dense.console import hint, say
 from dense.files import RunFolder, check_writable, write
+from dense.suggest import UsageError
 
 if TYPE_CHECKING:
     from dense.backbone import Backbone
@@ -24,9 +33,10 @@ EXAMPLES = (
 )
 SAVED = "demo.json"  # in the folder of a demo of embedded scenes: these options
 SETTINGS = (
-    "backbone", "weights", "steps", "restoration_steps", "pretraining_steps", "scenes", "measured", "shown", "seed",
+    "backbone", "weights", "steps", "object_steps", "restoration_steps", "pretraining_steps", "scenes", "measured",
+    "shown", "seed",
 )  # fmt: skip
-LEAST = {"shown": 1, "size": 0, "steps": 0, "restoration_steps": 0, "measured": 1}
+LEAST = {"shown": 1, "size": 0, "steps": 0, "object_steps": 0, "restoration_steps": 0, "measured": 1}
 WITHOUT = (
     "no photographs: they are in the package scikit-image, which is not installed (pip install -c constraints.txt "
     "'.[demo]' in a clone); embedded scenes alone"
@@ -44,7 +54,8 @@ def parser(**options: bool) -> Parser:
     add("--images", type=Path, help="a folder of images, an image or a video of yours")
     add("--shown", type=int, default=5, help="number of scenes or images in the report")
     add("--size", type=int, default=320, help="of photographs: shorter side of the backbone's input; 0: as it is")
-    add("--steps", type=int, default=200, help="training steps per head; 0: no heads")
+    add("--steps", type=int, default=150, help="training steps per head; 0: no heads")
+    add("--object-steps", type=int, default=0, help="training steps of instances, some minutes for 600; 0: none")
     add("--restoration-steps", type=int, default=60, help="training steps of restoration; 0: none")
     add("--pretraining-steps", type=int, help="steps of pretraining, the recipe's if left out; 0: none")
     add("--scenes", type=int, nargs=2, default=(600, 60), help="training and validation scenes of the heads")
@@ -65,14 +76,21 @@ def main(argv: Sequence[str]) -> int:
     start = time.perf_counter()
     import torch
 
+    from dense.data.levels import Reading
     from dense.demo.photographs import evenly
     from dense.demo.report import page, shell
     from dense.model.card import versions
 
     own = options.images is not None
+    reading = reading_of(options)
+    if not own and reading != Reading():
+        raise UsageError(
+            f"the demo shows photographs and rendered scenes, and the options or the backbone name {reading}; add "
+            "--images FOLDER to show images of yours"
+        )
     options.output = options.output or Path("runs/own" if own else "runs/demo")
     if own:
-        evenly(options.images, options.shown, options.output)  # raises before anything is written
+        evenly(options.images, options.shown, options.output, reading)  # raises before anything is written
         if (options.output / SAVED).is_file():
             raise ValueError(f"{options.output} holds the demo of embedded scenes; choose another --output")
     check_writable(options.output)
@@ -115,7 +133,9 @@ def named(options: Namespace) -> list[str]:
     """Return the options of a command that name the backbone."""
     changes = [word for key, value in options.set for word in ("--set", f"{key}={value}")]
     weights = ["--weights", str(options.weights)] if options.weights else []
-    return ["--backbone", options.backbone, *weights, *changes]
+    read = [f"--{name}" for name in ("levels", "channels") if getattr(options, name) is not None]
+    declared = [word for name in read for word in (name, *getattr(options, name[2:]))]
+    return ["--backbone", options.backbone, *weights, *declared, *changes]
 
 
 SIDE = 448  # shorter side of photographs where --size 0 keeps theirs
@@ -127,6 +147,7 @@ def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
     from dense.demo.discovery import discovery
     from dense.demo.disparity import IMAGE, TRUTH, disparity
     from dense.demo.heads import GRID, Plan, heads
+    from dense.demo.objects import BLOCKS, objects
     from dense.demo.one_shot import OTHER, one_shot
     from dense.demo.photographs import ABOUT, CREDITS, installed, photographs, scenes
     from dense.demo.pretraining import pretraining
@@ -154,6 +175,9 @@ def of_scenes(options: Namespace, backbone: Backbone) -> list[Section]:
     if options.steps:
         plan = Plan(folder, options.steps, tuple(options.scenes), side, options.shown, options.seed)
         sections.append(heads(plan, backbone, source))
+    if options.object_steps and backbone.spec.kind != "pyramid" and backbone.spec.depth > BLOCKS:
+        plan = Plan(folder, options.object_steps, tuple(options.scenes), side, options.shown, options.seed)
+        sections.append(objects(plan, source))
     sections.append(discovery(folder, backbone, source, options.measured, options.seed))
     if options.restoration_steps:
         plan = Plan(folder, options.restoration_steps, (options.scenes[0], 1), side, options.shown, options.seed)
@@ -170,8 +194,9 @@ def of_images(options: Namespace, backbone: Backbone) -> list[Section]:
 
     images, shown, size, folder = options.images, options.shown, options.size, options.output
     on = [*named(options), *(["--device", options.device] if options.device != "cpu" else [])]
-    paths = evenly(images, shown, folder)
-    found = [photographs(paths, images.resolve().name, ABOUT, backbone, shown, size, on, folder, str(images))]
+    reading = reading_of(options)
+    paths = evenly(images, shown, folder, reading)
+    found = [photographs(paths, images.resolve().name, ABOUT, backbone, shown, size, on, folder, str(images), reading)]
     return [*found, tracked(images, backbone, size, on, folder)] if is_video(images) else found
 
 
@@ -180,8 +205,8 @@ def check_same_settings(options: Namespace) -> None:
     settings = {name: getattr(options, name) for name in SETTINGS} | {"scenes": list(options.scenes)}
     path = options.output / SAVED
     saved = json.loads(path.read_text()) if path.is_file() else None
-    if saved is not None and saved != settings:
-        changed = ", ".join(name for name in settings if saved.get(name) != settings[name])
+    changed = ", ".join(name for name in settings if saved and name in saved and saved[name] != settings[name])
+    if changed:
         raise ValueError(f"{options.output} holds a demo with another {changed}; delete it or choose another --output")
     if saved is None and any(options.output.iterdir()):
         raise ValueError(f"{options.output} is not empty and holds no demo; choose another --output")

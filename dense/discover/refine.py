@@ -43,6 +43,8 @@ def _refine_objects(objects: Objects, images: Tensor, refinement: Refinement) ->
         soft = F.interpolate(objects.masks.float(), size=size, mode="bilinear", align_corners=False)
         masks = guided_filter(images.float() / 255, soft, patch) > 0.5
     elif refinement == "grabcut":
+        if images.shape[1] != 3:
+            raise ValueError(f"grabcut models colours, and the images have {images.shape[1]} channels; use guided")
         coarse = objects.resized(size).masks.cpu().numpy()
         pixels = images.permute(0, 2, 3, 1).cpu().numpy()
         cut = [[grab_cut(image, mask, patch) for mask in masks] for image, masks in zip(pixels, coarse, strict=True)]

@@ -12,6 +12,9 @@ from dense.discover.graph import check_weights, component_of, edges, in_chunks, 
 from dense.discover.results import Objects
 from dense.discover.source import unit_tokens
 
+CUTS = 3  # at most, after the first
+FEW = 0.01  # share of the patches of an image
+
 
 @dataclass(frozen=True)
 class TokenCut:
@@ -22,7 +25,8 @@ class TokenCut:
     the denser salience (`attention`), or as published that of the largest entry of the eigenvector (`published`, or
     without salience). The score is the contrast of salience inside and outside the mask, and as published 1 minus the
     normalised cut's second eigenvalue, which is near 1 for most cuts, right or wrong. If all pairs of patches are
-    joined, or none, there is no object and the score is 0.
+    joined, or none, there is no object and the score is 0. A few patches that the cut parts from all others are
+    outliers: unless as published, it is repeated without them.
     """
 
     tau: float | None = None
@@ -42,6 +46,12 @@ class TokenCut:
         adjacency = edges(unit_tokens(features), 0.2 if self.tau is None else self.tau)
         active = adjacency.new_ones(adjacency.shape[:2])
         cut = normalised_cut(adjacency, self.eps, active)
+        for _ in range(0 if salience is None else CUTS):
+            outliers = lone_patches(cut.vectors, active)
+            if not outliers.any():
+                break
+            active = active * ~outliers
+            cut = normalised_cut(adjacency, self.eps, active)
         seed, signed = object_side(cut.vectors, active)
         if salience is not None:
             signed = denser_side(signed, active, salience)
@@ -118,6 +128,14 @@ def object_side(vectors: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
     level = (vectors - mean) * active
     sign = torch.where(level.gather(-1, seed[:, None]) < 0, -1.0, 1.0)
     return seed, level * sign
+
+
+def lone_patches(vectors: Tensor, active: Tensor) -> Tensor:
+    """Return the patches on the smaller side of a cut (B, N), none where they are FEW of all patches or more."""
+    one = (object_side(vectors, active)[1] > 0) & (active > 0)
+    other = ~one & (active > 0)
+    smaller = torch.where((one.sum(-1) <= other.sum(-1))[:, None], one, other)
+    return smaller & (smaller.sum(-1, keepdim=True) < FEW * vectors.shape[1])
 
 
 def denser_side(signed: Tensor, active: Tensor, salience: Tensor) -> Tensor:

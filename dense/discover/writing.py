@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dense.data.image import decode_image
 from dense.discover.refine import Refinement, refine
 from dense.discover.results import Objects, Prediction, resize_nearest
 from dense.files import write
@@ -69,6 +73,16 @@ def sheet_cells(image: SizedImage, picture: Picture) -> list[Picture]:
     return [captioned(contain(image.original, CELL), image.file), captioned(contain(picture, CELL), "")]
 
 
+def cells_as_text(cells: Sequence[Picture]) -> list[str]:
+    """Return cells as PNG in text, for a record."""
+    return [base64.b64encode(cv2.imencode(".png", cell[..., ::-1])[1].tobytes()).decode() for cell in cells]
+
+
+def cells_of_text(texts: Sequence[str]) -> list[Picture]:
+    """Return what `cells_as_text` was given."""
+    return [decode_image(base64.b64decode(text)) for text in texts]
+
+
 class PredictionFolder:
     """Writes the predictions of one image after another to a folder; `close` writes annotations and contact sheet."""
 
@@ -78,12 +92,10 @@ class PredictionFolder:
         self.categories = [{"id": 1, "name": "object"}]
         if classes is not None:
             self.categories = [{"id": k + 1, "name": f"region {k}"} for k in range(classes)]
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
-        self.cells: list[Picture] = []
+        self.added = 0
 
-    def add(self, image: SizedImage, prediction: Prediction) -> None:
-        """Write the files of one image from a prediction at its size."""
+    def add(self, image: SizedImage, prediction: Prediction) -> dict[str, Any]:
+        """Write the files of one image from a prediction at its size; return what `close` needs of it."""
         stem = self.folder / image.stem
         labels = prediction.labels[0].cpu().numpy()
         has_background = isinstance(prediction, Objects)
@@ -96,40 +108,45 @@ class PredictionFolder:
             size = (image.resized.shape[0], image.resized.shape[1])
             maps = [enlarge(heat(values), size) for values in prediction.maps[0].cpu().float().numpy()]
             write_picture(f"{stem}_maps.png", sheet([maps]))
-        if len(self.cells) < 2 * CELLS:
-            self.cells += sheet_cells(image, picture)
-        self._annotate(image, prediction, labels)
-
-    def _annotate(self, image: SizedImage, prediction: Prediction, labels: NDArray[np.uint8]) -> None:
+        self.added += 1
+        cells = sheet_cells(image, picture) if self.added <= CELLS else []
         height, width = image.original.shape[:2]
-        number = len(self.images) + 1
-        self.images.append({"id": number, "file_name": image.file, "height": height, "width": width})
-        if isinstance(prediction, Objects):
-            masks, scores = prediction.masks[0].cpu().numpy(), prediction.scores[0].tolist()
-            found = [(1, mask, {"score": round(score, 6)}) for mask, score in zip(masks, scores, strict=True)]
-        else:
-            found = [(k + 1, labels == k, {}) for k in np.unique(labels).tolist()]
-        for category, mask, score in found:
-            if mask.any():
-                entry = {"id": len(self.annotations) + 1, "image_id": number, "category_id": category}
-                self.annotations.append(entry | annotation(mask) | score)
-
-    def close(self) -> list[Path]:
-        """Write annotations.json and sheet.png; return their paths."""
-        written = [self.folder / "annotations.json"]
-        content = {
-            "info": self.info,
-            "images": self.images,
-            "annotations": self.annotations,
-            "categories": self.categories,
+        return {
+            "image": {"file_name": image.file, "height": height, "width": width},
+            "annotations": list(_annotations(prediction, labels)),
+            "cells": cells_as_text(cells),
         }
+
+    def close(self, parts: Sequence[dict[str, Any]]) -> list[Path]:
+        """Write annotations.json and sheet.png from what `add` returned; return their paths."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, part in enumerate(parts, 1):
+            images.append({"id": number} | part["image"])
+            for row in part["annotations"]:
+                annotations.append({"id": len(annotations) + 1, "image_id": number} | row)
+        written = [self.folder / "annotations.json"]
+        content = {"info": self.info, "images": images, "annotations": annotations, "categories": self.categories}
         write(written[0], json.dumps(content) + "\n")
-        if self.cells:
-            step = 2 * min(COLUMNS, len(self.cells) // 2)
-            rows = [self.cells[i : i + step] for i in range(0, len(self.cells), step)]
+        cells = [cell for part in parts[:CELLS] for cell in cells_of_text(part["cells"])]
+        if cells:
+            step = 2 * min(COLUMNS, len(cells) // 2)
+            rows = [cells[i : i + step] for i in range(0, len(cells), step)]
             written.append(self.folder / "sheet.png")
             write_picture(written[1], sheet(rows))
         return written
+
+
+def _annotations(prediction: Prediction, labels: NDArray[np.uint8]) -> Iterator[dict[str, Any]]:
+    """Yield COCO's fields of each mask that has a pixel, without ids."""
+    if isinstance(prediction, Objects):
+        masks, scores = prediction.masks[0].cpu().numpy(), prediction.scores[0].tolist()
+        found = [(1, mask, {"score": round(score, 6)}) for mask, score in zip(masks, scores, strict=True)]
+    else:
+        found = [(k + 1, labels == k, {}) for k in np.unique(labels).tolist()]
+    for category, mask, score in found:
+        if mask.any():
+            yield {"category_id": category} | annotation(mask) | score
 
 
 def index_colours(count: int) -> Picture:
@@ -148,5 +165,5 @@ def annotation(mask: NDArray[np.bool_]) -> dict[str, Any]:
         "segmentation": {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs},
         "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
         "area": int(mask.sum()),
-        "iscrowd": 1,  # marks run lengths, as opposed to polygons
+        "iscrowd": 0,
     }

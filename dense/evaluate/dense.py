@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from dense.console import progress, say
+from dense.console import progress, say, warn
 from dense.data.labelled.check import check_all
+from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import LabelledSource
+from dense.data.large import LARGE
 from dense.data.transforms import EvalTransform
-from dense.evaluate.protocol import Protocol, Result
+from dense.data.windows import Targets, large_image
+from dense.evaluate.large import compare, large_images, refuse_large, size_for
+from dense.evaluate.protocol import Protocol, Result, named
 from dense.metrics import BoundaryIoU, DepthEdges, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.metrics.discovery import HungarianIoU
-from dense.model.inference import Edges, Maps, Network, augmented, slid
+from dense.model.inference import Edges, Maps, Network, augmented, slid, window_of
 from dense.model.network import DenseModel, Inference
-from dense.suggest import UnknownOption, did_you_mean
+from dense.model.queries import as_classes
 from heads.layers import resize
 
 TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
@@ -32,7 +37,8 @@ class DenseProtocol:
     compared. window, stride, edges: sliding windows, by default the model's. scales, flip: test-time augmentation,
     averages of logits (or of depth) over whole images, or within each window (`over`). crop, cap, alignment, average:
     see DepthMetrics. ignore: label that is not counted. boundary, hungarian: also boundary measures; also mIoU after
-    predicted classes were matched with true ones.
+    predicted classes were matched with true ones. score_at: targets keep their size (image), or are resized with the
+    image (input).
     """
 
     name: str
@@ -50,11 +56,14 @@ class DenseProtocol:
     ignore: int = 255
     boundary: bool = False
     hungarian: bool = False
+    score_at: Literal["image", "input"] = "image"
 
     def __post_init__(self) -> None:
         Inference(self.resize, self.window, self.stride)  # checks them
         if self.over not in ("image", "window"):
             raise ValueError(f"over={self.over!r}: expected image or window")
+        if self.score_at not in ("image", "input"):
+            raise ValueError(f"score_at={self.score_at!r}: expected image or input")
 
     def with_model(self, inference: Inference, source: LabelledSource | None = None) -> DenseProtocol:
         """Return the protocol with a model's working size and windows where it names none itself.
@@ -65,7 +74,8 @@ class DenseProtocol:
         if self.resize is None:
             size = inference.resize
             if source is not None and focal and inference.focal:
-                height, width = source.read(0).image.shape[:2]
+                windows = large_image(source, 0)
+                height, width = (source.read(0).image if windows is None else windows).shape[:2]
                 size = min(cast("tuple[int, int]", inference.size_of((height, width), focal)))
             found = replace(self, resize=size)
         if found.window is None and inference.window is not None and self.resize is None:
@@ -97,17 +107,10 @@ PROTOCOLS: dict[str, DenseProtocol] = {
 
 def find_protocol(name: str, **changes: Any) -> DenseProtocol:
     """Return a protocol by name; fields that change it are noted in its name."""
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}: known are {', '.join(PROTOCOLS)}.{did_you_mean(name, PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items() if v is not None}
-    if unknown := [k for k in changes if k not in {f.name for f in fields(DenseProtocol)} - {"name"}]:
-        hint = did_you_mean(unknown[0], [f.name for f in fields(DenseProtocol)])
-        raise UnknownOption(f"a protocol has no field {unknown[0]!r}.{hint}")
-    if "window" in changes and protocol.stride is None:
-        changes.setdefault("stride", Inference(window=changes["window"]).step)
-    changes = {k: v for k, v in changes.items() if v != getattr(protocol, k)}
-    return replace(protocol, name=f"{name}, changed", **changes) if changes else protocol
+    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    if changes.get("window") is not None and changes.get("stride") is None and name in PROTOCOLS:
+        changes["stride"] = PROTOCOLS[name].stride or Inference(window=changes["window"]).step
+    return named(PROTOCOLS, name, changes)
 
 
 @torch.inference_mode()
@@ -122,9 +125,13 @@ def evaluate_dense(
     measured = measured or metrics(model, source, protocol)
     for metric in measured.values():
         metric.to(device)
-    network = protocol.around(model.maps)
-    transform = EvalTransform(protocol.resize)
+    plain = as_classes(model.maps) if "masks" in model.outputs else model.maps
+    network = protocol.around(plain)
+    transform = EvalTransform(protocol.resize, targets="resize" if protocol.score_at == "input" else "keep")
     for index in progress(range(len(source)), "images"):
+        if large_image(source, index) is not None:
+            _measure_large(model, cast("FileSource", source), index, protocol, plain, measured, device)
+            continue
         sample = transform(source.read(index))
         maps = network(model.backbone.normalise(sample.image[None].to(device)))
         if sample.depth is not None and "depth" in measured:
@@ -137,6 +144,44 @@ def evaluate_dense(
             for name in measured.keys() & {"segmentation", "boundary", "hungarian"}:
                 measured[name].update(predicted, labels)
     return {name: table(name, metric) for name, metric in measured.items()}
+
+
+def _measure_large(
+    model: DenseModel, source: FileSource, index: int, protocol: DenseProtocol, plain: Network,
+    measured: dict[str, Any], device: torch.device,
+) -> None:  # fmt: skip
+    """Add an image that does not fit into memory, in the windows of the protocol or else of prediction."""
+    normalise, around = model.backbone.normalise, protocol.around(plain)
+    inside = augmented(plain, protocol.scales, protocol.flip) if protocol.over == "window" else plain
+    window = protocol.window or window_of(model.backbone.spec.patch)
+    stride = (protocol.stride or window) if protocol.window else Inference(window=window).step
+    targets = Targets(source, index)
+    size = size_for(targets.size, protocol.resize, protocol.window, "depth" in model.outputs)
+    compare(
+        lambda images: inside(normalise(images)), lambda images: around(normalise(images)), targets, size, measured,
+        device, window, stride, protocol.edges if protocol.window else "even",
+    )  # fmt: skip
+    if targets.windows is not None and (damaged := targets.windows.damaged):
+        warn(f"{targets.path}: {len(damaged)} tiles are damaged; their pixels are not measured")
+
+
+def check_large(source: LabelledSource, protocol: DenseProtocol, measured: Mapping[str, Any]) -> dict[str, str]:
+    """Raise if images are too large for what is measured; return how many are measured in windows, for the protocol."""
+    whole = {
+        "boundary": bool({"boundary", "edges"} & measured.keys()),
+        f"crop={protocol.crop}": "depth" in measured and protocol.crop != "none",
+        f"alignment={protocol.alignment}": "depth" in measured and protocol.alignment != "none",
+        "inverse relative depth": isinstance(measured.get("depth"), RelativeDepthMetrics),
+        "score_at=input": protocol.score_at == "input",
+        "averaging over scales and flips": protocol.resize is None
+        and protocol.over == "image"
+        and (protocol.flip or protocol.scales != (1.0,)),
+    }
+    if needed := [name for name, used in whole.items() if used]:
+        refuse_large(source, needed[0])
+        return {}
+    count = len(large_images(source))
+    return {"large": f"{count} images of more than {LARGE:g} megapixels, in windows"} if count else {}
 
 
 def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, Any]:
@@ -171,9 +216,20 @@ def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) 
 
 def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, Any]:
     """Return the metrics of classes; raise if model and data mean different classes."""
-    if "labels" not in model.outputs or source.classes is None:
+    if not {"labels", "masks"} & model.outputs.keys() or source.classes is None:
         return {}
-    ours, theirs = model.classes or (), source.classes
+    check_classes(model, source)
+    found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(source.classes), protocol.ignore, source.classes)}
+    if protocol.boundary:
+        found["boundary"] = BoundaryIoU(len(source.classes), ignore=protocol.ignore)
+    if protocol.hungarian:
+        found["hungarian"] = HungarianIoU(len(source.classes), len(source.classes), protocol.ignore)
+    return found
+
+
+def check_classes(model: DenseModel, source: LabelledSource) -> None:
+    """Raise if model and data mean different classes."""
+    ours, theirs = model.classes or (), source.classes or ()
     if len(ours) != len(theirs):
         raise ValueError(f"the model has {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
     for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
@@ -182,12 +238,16 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
                 f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data like "
                 "the model, and in its order"
             )
-    found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(theirs), protocol.ignore, theirs)}
-    if protocol.boundary:
-        found["boundary"] = BoundaryIoU(len(theirs), ignore=protocol.ignore)
-    if protocol.hungarian:
-        found["hungarian"] = HungarianIoU(len(theirs), len(theirs), protocol.ignore)
-    return found
+
+
+def check_before(model: DenseModel, source: LabelledSource, data: str, split: str) -> None:
+    """Check the first images, and say where only a part of other images than those of training is measured."""
+    if (whole := getattr(source, "whole", 0)) and data != model.facts.get("images"):
+        say(
+            f"{data} has no validation images of its own, and the model was trained on other images: {len(source)} of "
+            f"its {whole} images are used; --split all uses all of them, if there are no splits"
+        )
+    check_all({split: source}, limit=CHECKED)
 
 
 def resized(maps: Maps, name: str, target: Tensor) -> Tensor:
@@ -216,12 +276,8 @@ def measure(
     measured = metrics(model, source, protocol)  # raises before the images are checked
     if what is not None and what not in measured:
         raise ValueError(f"the model or the data have no {what}; they have {', '.join(measured)}")
-    if (whole := getattr(source, "whole", 0)) and data != model.facts.get("images"):
-        say(
-            f"{data} has no validation images of its own, and the model was trained on other images: {len(source)} of "
-            f"its {whole} images are used; --split all uses all of them, if there are no splits"
-        )
-    check_all({split: source}, limit=CHECKED)
+    settings = check_large(source, protocol, measured) | settings
+    check_before(model, source, data, split)
     found = evaluate_dense(model, source, protocol, measured)
     more = {"segmentation": ("boundary", "hungarian"), "depth": ("edges",)}
     chosen = list(found) if what is None else [what, *more[what]]

@@ -11,6 +11,7 @@ from typing import Any
 from dense.backbone import Backbone
 from dense.console import say
 from dense.data.labelled.open import draw, open_training
+from dense.data.levels import Reading
 from dense.evaluate.dense import find_protocol, measure, working_size
 from dense.evaluate.protocol import Protocol, Result
 from dense.files import replacing
@@ -19,6 +20,8 @@ from dense.suggest import did_you_mean
 from dense.training.cli import arguments_of
 
 WIDTH = 48  # of DPT
+VAL_RATIO = 0.1  # of a folder without validation images, for all methods
+LAST = 10**9  # steps between validations that leave the one at the end
 HEADS: dict[str, dict[str, Any]] = {  # method -> overrides of the recipe
     "linear": {"model.head.name": "linear"},
     "dpt": {
@@ -50,6 +53,8 @@ def measure_labels_needed(
 ) -> Result:
     """Train and measure on so many images and on all, several draws each; finished runs in `output` are kept.
 
+    The last model of a training is measured: the validation images choose nothing.
+
     Args:
         backbone, name, weights: the backbone, and what `dense train` calls it.
         data: labelled images with masks; those to validate on are never trained on.
@@ -66,7 +71,8 @@ def measure_labels_needed(
     for method in methods:
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected {', '.join(METHODS)}.{did_you_mean(method, METHODS)}")
-    train, val = open_training(data, layout=layout, targets=("labels",))
+    reading = Reading.of_spec(backbone.spec)
+    train, val = open_training(data, layout=layout, val_ratio=VAL_RATIO, targets=("labels",), reading=reading)
     if draws < 1 or not counts or min(counts) < 1 or max(counts) > len(train):
         raise ValueError(
             f"counts={list(counts)}, draws={draws}: expected 1 to {len(train)} images, those there are, and a draw"
@@ -74,7 +80,7 @@ def measure_labels_needed(
     everything = sorted({*counts, len(train)})
     options = {
         "data.layout": layout, "data.resize": resize, "model.backbone.name": name, "model.backbone.weights": weights,
-        **overrides,
+        "data.val_ratio": VAL_RATIO, "val_every": LAST, "patience": 0, **reading.options(), **overrides,
     }  # fmt: skip
 
     def memory(count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -94,12 +100,16 @@ def measure_labels_needed(
 
         return run_once
 
+    settings = {
+        "backbone": name, "weights": weights, "data": str(data), "layout": layout, "recipe": recipe, "resize": resize,
+        "patches": patches, "overrides": dict(overrides),
+    }  # fmt: skip
     measures = {method: memory if method == "memory" else trained(method) for method in methods}
     scores: Scores = {method: {} for method in methods}
     for count in everything:
         for method, compute in measures.items():
             for seed in range(1 if count == len(train) else draws):
-                numbers = _once(output / "runs" / f"{method}-{count}-{seed}", compute, count, seed)
+                numbers = _once(output / "runs" / f"{method}-{count}-{seed}", settings, compute, count, seed)
                 scores[method].setdefault(count, []).append(float(numbers["miou"]))
                 say(f"{method}, {count} images, draw {seed}: mIoU {numbers['miou']:.3f}")
     plot(scores, output / "labels_needed.png")
@@ -107,22 +117,34 @@ def measure_labels_needed(
         name="labels needed", train=f"{data} ({len(train)} images)", val=f"{data} ({len(val)} images)",
         view=working_size(resize), resolution=resize, features="of the memory and of the recipe", norm=True,
         statistics="of training (evaluation mode)", classes=len(val.classes or ()),
-        settings={"recipe": recipe, "draws": draws, "patches": patches, **overrides},
+        settings={"recipe": recipe, "draws": draws, "patches": patches, "heads": HEADS, **overrides},
     )  # fmt: skip
     numbers = {f"{m}, {n} images": statistics.mean(found) for m, row in scores.items() for n, found in row.items()}
     spread = {m: {str(n): found for n, found in row.items()} for m, row in scores.items()}
     return Result(protocol, numbers | {"draws": spread}, backbone.spec, table=table(scores))
 
 
-def _once(folder: Path, compute: Callable[[int, int, Path], dict[str, Any]], count: int, seed: int) -> dict[str, Any]:
-    """Return the numbers of a finished run, or compute and keep them."""
+def _once(
+    folder: Path,
+    settings: dict[str, Any],
+    compute: Callable[[int, int, Path], dict[str, Any]],
+    count: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the numbers of a finished run of the same settings, or compute and keep them."""
     kept = folder / "numbers.json"
     if kept.is_file():
-        return json.loads(kept.read_text())
+        found = json.loads(kept.read_text())
+        before = found.get("settings", {})  # a former version kept none
+        if changed := [key for key, value in settings.items() if before.get(key) != value]:
+            raise ValueError(
+                f"{folder} holds a run with another {changed[0]}, {before.get(changed[0])}; choose another --output"
+            )
+        return found["numbers"]
     folder.mkdir(parents=True, exist_ok=True)
     numbers = compute(count, seed, folder)
     with replacing(kept) as file:
-        file.write_text(json.dumps(numbers, indent=1) + "\n")
+        file.write_text(json.dumps({"settings": settings, "numbers": numbers}, indent=1) + "\n")
     return numbers
 
 

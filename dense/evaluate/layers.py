@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,12 @@ from torch import Tensor
 from dense.backbone import Backbone
 from dense.backbone.spec import Layers, resolve_layers
 from dense.console import progress
+from dense.data import windows
 from dense.data.labelled import IGNORE, LabelledSource, open_labelled
-from dense.data.transforms import EvalTransform
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.sample import Labelled
+from dense.data.levels import Reading
+from dense.data.transforms import resize_sample, to_tensors
 from dense.evaluate.classification.features import evaluating, final_norm, randomly_initialised, statistics
 from dense.evaluate.classification.knn import TEMPERATURE, knn_classify, knn_regress
 from dense.evaluate.patches import LinearClassifier, RidgeRegression, log_depths
@@ -65,10 +69,8 @@ class Drawing:
         features: dict[Place, list[Tensor]] = {}
         labels, depths = [], []
         for index in progress(self.images, name):
-            sample = self.source.read(int(index))
-            height, width = sample.image.shape[:2]
-            rows, columns = (max(round(side * size / min(height, width) / patch), 1) for side in (height, width))
-            view = EvalTransform((rows * patch, columns * patch), targets="resize")(sample)
+            view = to_tensors(self._resized(int(index), patch, size))
+            rows, columns = (side // patch for side in view.image.shape[-2:])
             own_labels = None if view.labels is None else cells(view.labels, patch)  # h*w, p*p
             own_depth = None if view.depth is None else cells(view.depth[0], patch)
             known = torch.zeros(rows * columns, dtype=torch.bool)
@@ -87,6 +89,16 @@ class Drawing:
                 depths.append(own_depth[drawn])
         joined = {place: torch.cat(tensors) for place, tensors in features.items()}
         return Patches(joined, torch.cat(labels) if labels else None, torch.cat(depths) if depths else None)
+
+    def _resized(self, index: int, patch: int, size: int) -> Labelled:
+        """Return an image with its targets at a shorter side of about `size`; a large one is never read whole."""
+        large = windows.large_image(self.source, index)
+        sample = self.source.read(index) if large is None else None
+        height, width = sample.image.shape[:2] if sample is not None else large.shape[:2]  # type: ignore[union-attr]
+        tall, wide = (max(round(side * size / min(height, width) / patch), 1) * patch for side in (height, width))
+        if sample is not None:
+            return resize_sample(sample, (tall, wide))
+        return windows.Targets(cast("FileSource", self.source), index).shrunk((tall, wide))
 
 
 def cells(target: Tensor, patch: int) -> Tensor:
@@ -211,7 +223,7 @@ def measure_layers(
         name: open_labelled(
             data, name, layout=layout, partial=True, classes=classes, depth=depth, val_ratio=val_ratio,
             split_by=split_by, length=count,
-            seed=seed,
+            seed=seed, reading=Reading.of_spec(spec),
         )
         for name, count in (("train", train), (split, val))
     }  # fmt: skip

@@ -8,8 +8,10 @@ from typing import Any
 
 from dense.backbone import Backbone, load_backbone
 from dense.data.degrade import Degrade
-from dense.data.labelled.open import open_labelled
+from dense.data.labelled.open import as_in_training, open_labelled
+from dense.data.levels import Reading
 from dense.evaluate.dense import TARGETS, find_protocol, measure
+from dense.evaluate.masks import find_mask_protocol, measure_masks
 from dense.evaluate.protocol import Result
 from dense.evaluate.restoration import measure_restoration
 from dense.model.network import DenseModel, Inference
@@ -17,6 +19,7 @@ from dense.model.network import DenseModel, Inference
 SCENES = {"restoration": 50}  # embedded scenes, unless their number is given; 200 for other tasks
 
 
+MASKS = ("instance", "panoptic")
 BACKBONES = ("knn", "linear", "probe", "retrieval")  # protocols of backbones
 
 
@@ -27,8 +30,8 @@ def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: A
         result.numbers["abs_rel"], print(result.protocol)
         dense.evaluate(backbone, "VAL", "knn", train="TRAIN", layers="all", readout="all").table
 
-    protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms of a trained model, with the options of
-    `evaluate_model`; knn, linear, probe or retrieval of a backbone, with those of `evaluate_backbone`.
+    protocol: plain, nyuv2, kitti_eigen, relative, slide_512, dinov2_ms, eomt_640 or eomt_1280 of a trained model, with
+    the options of `evaluate_model`; knn, linear, probe or retrieval of a backbone, with those of `evaluate_backbone`.
     """
     if protocol in BACKBONES:
         return evaluate_backbone(model, data, protocol, **options)
@@ -52,16 +55,16 @@ def evaluate_backbone(
     from dense.evaluate.probe import measure_probe
     from dense.evaluate.retrieval import measure_retrieval
 
-    pair = None
     if protocol in ("knn", "linear"):
         if train is None:
             raise ValueError(f"protocol={protocol!r} needs train=, the training images; data are the validation images")
         opening = {name: options.pop(name) for name in ("resize", "crop", "resample", "scenes") if name in options}
-        pair = Pair.open(str(train), str(data), seed=options.get("seed", 0), **opening)
     backbone = model if isinstance(model, Backbone) else load_backbone(model, weights, frozen=True)
     if device is not None:
         backbone.to(device)
-    if pair is not None:
+    if protocol in ("knn", "linear"):
+        reading = Reading.of_spec(backbone.spec)
+        pair = Pair.open(str(train), str(data), seed=options.get("seed", 0), reading=reading, **opening)
         return (measure_knn if protocol == "knn" else measure_linear)(backbone, pair, **options)
     if protocol == "retrieval":
         return measure_retrieval(backbone, data, **options)
@@ -80,9 +83,10 @@ def evaluate_model(
     split: str = "val",
     classes: Any = None,
     depth: Any = None,
-    val_ratio: float = 0.1,
+    annotations: str | Path | None = None,
+    val_ratio: float | None = None,
     split_by: str | None = None,
-    kb_crop: bool = False,
+    kb_crop: bool | None = None,
     degrade: Mapping[str, list[float]] | None = None,
     unseen: Mapping[str, list[float]] | None = None,
     scenes: int | None = None,
@@ -98,30 +102,50 @@ def evaluate_model(
         model: a directory that `dense train` wrote, a `DenseModel`, or a `Predictor`, of which only the network
             is used: the protocol decides flips and scales, and size and windows unless it leaves them to the model.
         data: a folder with images/ and masks/ or depth/, a published data set, or "scenes".
-        protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms; of a restoration model plain only.
-        what: depth or segmentation, of a joint model; None for both.
-        layout, split, classes, depth, val_ratio, split_by, kb_crop: how the data are arranged, see `open_labelled`.
+        protocol: plain, nyuv2, kitti_eigen, relative, slide_512 or dinov2_ms; of masks plain, eomt_640 or eomt_1280; of
+            a restoration model plain only.
+        what: depth or segmentation, of a joint model; None for both. instance or panoptic, which models of masks have.
+        layout, split, classes, depth, annotations, val_ratio, split_by, kb_crop: how the data are arranged, see
+            `open_labelled`; for the folder of the training, those of the training if left out.
         degrade, unseen: kinds and levels of degradation, of a restoration model.
         scenes, size, camera_height, seed: of embedded scenes.
         device: on which the model runs; where it is, if left out.
         changes: fields of the protocol, such as window=512, flip=True, scales=(0.75, 1.0), crop, cap, alignment.
     """
+    if isinstance(model, Backbone):
+        raise ValueError(f"protocol={protocol!r} is of a trained model; of a backbone there are {', '.join(BACKBONES)}")
     network = getattr(model, "model", model)
     if not isinstance(network, DenseModel):
         network = DenseModel.from_pretrained(network)
     if device is not None:
         network.to(device)
     restores = "restored" in network.outputs
-    layout = layout or ("images" if restores else "folder")
+    opening = as_in_training(
+        network.facts, data, layout=layout, depth=depth, val_ratio=val_ratio, split_by=split_by, kb_crop=kb_crop,
+        **({} if restores else {"classes": classes, "annotations": annotations}),
+    )  # fmt: skip
+    opening["kb_crop"] = bool(opening["kb_crop"])
+    if restores and layout is None and opening["layout"] == "folder":
+        opening["layout"] = "images"
+    if what is None and network.task in MASKS:
+        what = network.task
+    targets = ("masks",) if what in MASKS else TARGETS.get(what or "", ("labels", "depth"))
+    if "masks" not in targets:
+        opening.pop("annotations", None)
     source = open_labelled(
-        data, split, layout=layout, partial=True, depth=depth, val_ratio=val_ratio, split_by=split_by,
-        kb_crop=kb_crop, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
+        data, split, partial=True, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
         camera_height=(camera_height[0], camera_height[1]) if camera_height else None,
-        **({} if restores else {"targets": TARGETS.get(what or "", ("labels", "depth")), "classes": classes}),
+        reading=network.inference.reading,
+        **opening | ({} if restores else {"targets": targets}),
     )  # fmt: skip
     if not len(source):
-        raise ValueError(f"val_ratio={val_ratio} leaves no images for validation; choose a split, such as all or test")
-    names: dict[str, Any] = {"data": str(data), "split": split, "kb_crop": kb_crop}
+        share = opening["val_ratio"]
+        raise ValueError(f"val_ratio={share} leaves no images for validation; choose a split, such as all or test")
+    if what in MASKS:
+        return measure_masks(
+            network, source, find_mask_protocol(protocol, **changes), str(what), data=str(data), split=split
+        )  # fmt: skip
+    names: dict[str, Any] = {"data": str(data), "split": split, "kb_crop": opening["kb_crop"]}
     if not restores:
         return measure(network, source, find_protocol(protocol, **changes), what, **names)
     if protocol != "plain":
@@ -132,5 +156,5 @@ def evaluate_model(
     inference = network.inference
     if window is not None or stride is not None:
         inference = Inference(window=window or inference.window, stride=stride)
-    plan = None if layout == "paired" else Degrade(dict(degrade or {}), dict(unseen or {}) or None)
-    return measure_restoration(network, source, plan, inference, bool(flip), layout=layout, **names)
+    plan = None if opening["layout"] == "paired" else Degrade(dict(degrade or {}), dict(unseen or {}) or None)
+    return measure_restoration(network, source, plan, inference, bool(flip), layout=opening["layout"], **names)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dense.backbone.spec import BackboneSpec
 from dense.files import write
 from dense.model.card import as_json, format_number, versions
+from dense.suggest import UnknownOption, did_you_mean
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,18 @@ class Protocol:
         fields = {k: v for k, v in asdict(self).items() if k != "settings"} | dict(self.settings)
         width = max(map(len, fields))
         return "\n".join(f"  {k.replace('_', ' '):<{width}}  {_words(v)}" for k, v in fields.items())
+
+
+def named(known: Mapping[str, P], name: str, changes: Mapping[str, Any]) -> P:
+    """Return one of the known protocols by name; fields that change it are noted in its name, None changes nothing."""
+    if name not in known:
+        raise ValueError(f"unknown protocol {name!r}: known are {', '.join(known)}.{did_you_mean(name, known)}")
+    protocol: Any = known[name]
+    names = [f.name for f in fields(protocol) if f.name != "name"]
+    if unknown := [key for key in changes if key not in names]:
+        raise UnknownOption(f"a protocol has no field {unknown[0]!r}.{did_you_mean(unknown[0], names)}")
+    changed = replace(protocol, **{key: value for key, value in changes.items() if value is not None})
+    return protocol if changed == protocol else replace(changed, name=f"{name}, changed")
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dense.backbone import Backbone
 from dense.console import progress, say
 from dense.data.image import ImageError
+from dense.data.levels import Reading
 from dense.data.loader import init_worker
 from dense.data.retrieval import Item, RetrievalSet, open_retrieval, other_images
-from dense.evaluate.classification.data import CenterCrop
+from dense.evaluate.classification.data import CenterCrop, resized
 from dense.evaluate.classification.features import (
     evaluating,
     final_norm,
@@ -64,7 +64,7 @@ class Fit:
         size = (self.size, self.size)
         if self.view == "longer":
             size = (max(round(factor * width), 2), max(round(factor * height), 2))
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        return resized(image, size[::-1], "bicubic")
 
 
 class _Fitted(Dataset[NDArray[np.uint8] | str]):
@@ -184,7 +184,8 @@ def measure_retrieval(
         multi_scale: average features of the image, and of it reduced by the square root of 2 and by 2.
         whiten: folder of other images, on which a PCA whitening is learnt.
     """
-    opened = open_retrieval(data, layout, query_crop=query_crop, distractors=distractors)
+    reading = Reading.of_spec(backbone.spec)
+    opened = open_retrieval(data, layout, query_crop=query_crop, distractors=distractors, reading=reading)
     readout = readout or ("class" if backbone.spec.class_token else "average")
     usual_view, usual_size = VIEW_OF[layout]
     view = view or usual_view

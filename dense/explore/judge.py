@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from dense.data.labelled.sample import IGNORE, Labelled
 from dense.media.draw import Picture, depth_picture, heat, label_picture
+from dense.metrics.discovery import jaccard
 from dense.metrics.segmentation import confusion
-from dense.predict import Anomaly, Depth, Predictor, Restoration, Segmentation
+from dense.predict import Anomaly, Depth, Instances, Panoptic, Predictor, Restoration, Segmentation
+from dense.predict.objects import drawn, numbered
 from dense.predict.predictions import parts
 
 
@@ -39,6 +41,8 @@ def judge(model: Predictor, sample: Labelled) -> Shown:
         found.append(of_restored(prediction, sample.clean))
     if isinstance(prediction, Anomaly):
         found.append(Shown({"anomaly": prediction.picture()}, f"score {prediction.score:.3f}", prediction.score))
+    if isinstance(prediction, Instances | Panoptic):
+        found.append(of_objects(prediction, sample))
     if len(found) == 1:
         return found[0]
     named = zip(("class", "depth"), found, strict=True)
@@ -62,6 +66,20 @@ def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
     wrong = (labels != truth) & known
     layers |= {"ground truth": label_picture(truth, count), "error": heat(wrong.astype(float), bounds=(0, 1.5))}
     return Shown(layers, f"mIoU {miou:.2f}", 1 - miou)
+
+
+def of_objects(found: Instances | Panoptic, sample: Labelled) -> Shown:
+    """The error is 1 minus the mean IoU of true objects with the best of their class; uncertainty 1 - mean score."""
+    count, layers = len(found.labels), {"prediction": found.overlay(sample.image)}
+    truth, uncertain = sample.segments, float(1 - found.scores.mean()) if count else 1.0
+    if truth is None or not len(truth.classes):
+        return Shown(layers, f"{count} objects, uncertainty {uncertain:.2f}", uncertain)
+    names = [found.classes[k] for k in truth.classes.tolist()]
+    layers["ground truth"] = drawn(sample.image, numbered(truth.masks.numpy()), names)
+    masks = torch.from_numpy(found.masks)
+    iou = jaccard(masks, truth.masks) * (truth.classes[:, None] == torch.from_numpy(found.labels)[None])
+    best = float(torch.cat([iou, torch.zeros(len(iou), 1)], 1).amax(1).mean())
+    return Shown(layers, f"{count} objects, mean IoU {best:.2f}", 1 - best)
 
 
 def of_depth(depth: Depth, mirrored: NDArray[np.float32], truth: NDArray[np.float32] | None) -> Shown:

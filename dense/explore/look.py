@@ -14,7 +14,8 @@ from torch import Tensor
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.at_hand import at_hand
 from dense.console import warn
-from dense.data.image import read_image
+from dense.data.image import read_image, spaced
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.discover import PCA, KMeans, MaskCut, Prediction, TokenCut, default_source, feature_at, similarity
 from dense.discover.attention import middle
 from dense.discover.methods import suited
@@ -38,6 +39,7 @@ def look(
     backbone: str | Path | Backbone | None = None,
     *,
     weights: str | Path | None = None,
+    download: bool = False,
     point: Point | None = None,
     size: int = SIZE,
 ) -> Image.Image:
@@ -49,13 +51,15 @@ def look(
         photo: a file, an array (H, W, 3) of uint8 RGB or a PIL image.
         backbone: a backbone, a name or a saved directory; the best one at hand if left out.
         weights: of a name: "timm", a file or a directory.
+        download: download DINOv2-S if no published backbone is at hand.
         point: x and y of a pixel; adds the cosine similarity of every patch with the one there.
         size: shorter side of the backbone's input in pixels; 0 for the image's own.
     """
     if not isinstance(backbone, Backbone):
-        backbone = load_backbone(*at_hand(backbone, weights), frozen=True)  # type: ignore[arg-type]
+        backbone = load_backbone(*at_hand(backbone, weights, download), frozen=True)  # type: ignore[arg-type]
     name = Path(photo).name if isinstance(photo, str | Path) else "image"
-    return Image.fromarray(Looking(backbone, point, size).sheet([as_array(photo)], [name]))
+    image = as_array(photo, backbone.spec, Reading.of_spec(backbone.spec))
+    return Image.fromarray(Looking(backbone, point, size).sheet([image], [name]))
 
 
 class Looking:
@@ -127,10 +131,10 @@ class Looking:
         return views
 
 
-def pictures_of(path: Path, frames: int = FRAMES) -> tuple[list[Picture], list[str]]:
+def pictures_of(path: Path, frames: int = FRAMES, reading: Reading = PHOTOGRAPHS) -> tuple[list[Picture], list[str]]:
     """Return an image, or evenly spaced frames of a video, and their names."""
     if not is_video(path):
-        return [read_image(path)], [path.name]
+        return [read_image(path, reading=reading)], [path.name]
     video = Video(path)
     numbers = video.spread(frames)
     return [video.frame(number) for number in numbers], [video.clock(number) for number in numbers]
@@ -138,7 +142,6 @@ def pictures_of(path: Path, frames: int = FRAMES) -> tuple[list[Picture], list[s
 
 def sample(items: Sequence[T], most: int, option: str = "--most") -> list[T]:
     """Return at most so many items, evenly spaced, and report how many are left out."""
-    if len(items) <= most:
-        return list(items)
-    warn(f"{len(items)} images, of which {most} are taken, evenly spaced; {option} takes more")
-    return [items[i * len(items) // most] for i in range(most)]
+    if len(items) > most:
+        warn(f"{len(items)} images, of which {most} are taken, evenly spaced; {option} takes more")
+    return spaced(items, most)

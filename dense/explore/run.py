@@ -19,6 +19,7 @@ from dense.backbone.at_hand import at_hand
 from dense.console import progress, say
 from dense.data.image import ImageError, read_image
 from dense.data.labelled.sample import DataError, Labelled
+from dense.data.levels import Reading
 from dense.discover import PCA
 from dense.discover.methods import source_of
 from dense.explore.encode import Encoded, EncodedAttention, cosine_error, directions, encode
@@ -45,6 +46,7 @@ def explore(
     model: Predictor | None = None,
     backbone: str | Path | Backbone | None = None,
     weights: str | Path | None = None,
+    download: bool = False,
     size: int = SIZE,
     most: int = MOST,
     attention: bool = True,
@@ -61,6 +63,7 @@ def explore(
         backbone: whose features are shown: a backbone, a name or a saved directory; if left out the model's, or the
             best one at hand.
         weights: of a name: "timm", a file or a directory.
+        download: download DINOv2-S if no published backbone is at hand.
         size: shorter side of the backbone's input in pixels; 0 for the images' own.
         most: images, evenly spaced among those that there are; frames of videos fill what images leave.
         attention: also write the attention of the last block.
@@ -68,9 +71,10 @@ def explore(
     if backbone is None and model is not None:
         backbone = model.model.backbone
     if not isinstance(backbone, Backbone):
-        backbone = load_backbone(*at_hand(backbone, weights), frozen=True)  # type: ignore[arg-type]
+        backbone = load_backbone(*at_hand(backbone, weights, download), frozen=True)  # type: ignore[arg-type]
+    reading = Reading.of_spec(backbone.spec) if model is None else model.inference.reading
     page = Page(backbone, model, size, attention)
-    source = images if hasattr(images, "read") else _Files(images, most, page.unreadable)
+    source = images if hasattr(images, "read") else _Files(images, most, page.unreadable, reading)
     chosen = take(range(len(source)), most)
     for index in progress(chosen, "images"):
         try:
@@ -91,9 +95,10 @@ class _Files:
 
     depth_kind = None
 
-    def __init__(self, inputs: Any, most: int, unreadable: list[str]) -> None:
+    def __init__(self, inputs: Any, most: int, unreadable: list[str], reading: Reading) -> None:
+        self.reading = reading
         given = [inputs] if isinstance(inputs, str | Path) else inputs
-        images, videos = sort_inputs(given, apart=False)
+        images, videos = sort_inputs(given, apart=False, reading=reading)
         self.items: list[tuple[Path, Video | None, int]] = [(path, None, 0) for path, _ in images]
         share = max(LEAST_FRAMES, (most - len(images)) // max(1, len(videos)))
         for path in videos:
@@ -112,7 +117,7 @@ class _Files:
     def read(self, index: int) -> Labelled:
         path, video, number = self.items[index]
         if video is None:
-            return Labelled(read_image(path), None, None, str(path))
+            return Labelled(read_image(path, reading=self.reading), None, None, str(path))
         return Labelled(video.frame(number), None, None, f"{path} {video.clock(number)}")
 
 
@@ -136,15 +141,12 @@ class Page:
         image = resize_for_backbone(sample.image, Path(sample.name), self.size, spec.patch)
         source = source_of(spec, "similarity")
         pixels = stack_normalised([image], self.backbone)
-        small = pixels.shape[-2] * pixels.shape[-1] <= ATTENTION * spec.patch**2  # it grows with the square
-        features, attention = source.with_attention(self.backbone, pixels, patches=small)
+        grown = pixels.shape[-2] * pixels.shape[-1]  # attention grows with its square
+        wanted = self.with_attention and grown <= ATTENTION * spec.patch**2
+        features, attention = source.with_attention(self.backbone, pixels, patches=wanted)
         grid = (features.shape[-2], features.shape[-1])
         self.features.append(features[0].half().cpu())
-        kept = (
-            EncodedAttention.of(attention[0].cpu(), grid)
-            if self.with_attention and small and attention is not None
-            else None
-        )
+        kept = EncodedAttention.of(attention[0].cpu(), grid) if wanted and attention is not None else None
         shown = Shown() if self.model is None else judge(self.model, sample)
         self.images.append({
             "name": sample.name, "height": sample.image.shape[0], "width": sample.image.shape[1], "grid": grid,

@@ -20,7 +20,7 @@ Maps = dict[str, Tensor]
 
 
 class ExportNetwork(nn.Module):
-    """Map images (B, 3, H, W) to tensors by name.
+    """Map images (B, N, H, W) to tensors by name.
 
     model: a trained model, with its outputs; or a backbone, with `map_N` (B, C, h, w) and, where it has prefix tokens,
     `prefix_N` (B, P, C) for each layer. raw: images have values from 0 to 255; else they are normalised. raw_depth:
@@ -46,7 +46,7 @@ class ExportNetwork(nn.Module):
             self.layers, self.norm = model.layers, model.norm
         else:
             self.layers, self.norm = resolve_layers(layers, model.spec), model.spec.norm if norm is None else norm
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.backbone.spec.mean, self.backbone.spec.std))
+        mean, std = self.backbone.statistics()
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
 
@@ -87,7 +87,7 @@ class ExportNetwork(nn.Module):
 def example(network: ExportNetwork, batch: int, size: Size) -> Tensor:
     """Return random images in the range that the network expects."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(batch, 3, *size, generator=generator) * 255
+    noise = torch.rand(batch, len(network.backbone.spec.channels), *size, generator=generator) * 255
     return noise if network.raw else noise * network.scale + network.shift
 
 
@@ -98,7 +98,7 @@ def has_table(backbone: Backbone) -> bool:
 
 def padded_size(backbone: Backbone, size: Size) -> Size:
     """Return the size to which the backbone pads images of `size`."""
-    height, width = backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="meta"))[0].shape[-2:]
+    height, width = backbone.pad_to_patch_multiple(backbone.blank(size))[0].shape[-2:]
     return height, width
 
 

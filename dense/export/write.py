@@ -14,7 +14,8 @@ from torch.export import Dim
 from dense._version import __version__
 from dense.backbone import Backbone, load_backbone
 from dense.backbone.saved import CONFIG, read_json
-from dense.backbone.spec import Layers
+from dense.backbone.spec import RGB, Layers
+from dense.data.levels import Reading
 from dense.export.files import compare, onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
 from dense.export.network import ExportNetwork, check_size, example
 from dense.files import replacing
@@ -115,12 +116,14 @@ def open_model(source: str | Path, weights: str | None = None, **overrides: Any)
 def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]) -> dict[str, Any]:
     """Return the metadata stored in the file."""
     model, spec = network.model, network.backbone.spec
+    rgb = spec.channels == RGB
+    images = "RGB" if rgb else f"{len(spec.channels)} channels"
     facts: dict[str, Any] = {
         "format": "dino-dense/export",
         "version": __version__,
         "task": "features",
         "outputs": names,
-        "input": "RGB, 0 to 255" if network.raw else "RGB, 0 to 1, minus mean, divided by std",
+        "input": f"{images}, 0 to 255" if network.raw else f"{images}, 0 to 1, minus mean, divided by std",
         "mean": list(spec.mean),
         "std": list(spec.std),
         "size": list(size),
@@ -129,13 +132,23 @@ def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]
         "layers": list(network.layers),
         "norm": network.norm,
     }
+    reading = model.inference.reading if isinstance(model, DenseModel) else Reading.of_spec(spec)
+    if plain := reading.to_dict():
+        facts["reading"] = plain  # what the stored numbers of an image mean, before it is 0 to 255
+    if not rgb:
+        facts["channels"] = list(spec.channels)
     if isinstance(model, DenseModel):
         facts["task"] = model.task
         if "restored" in names:
-            facts["restored"] = "RGB, 0 to 1, not clamped"
+            facts["restored"] = f"{images}, 0 to 1, not clamped"
         if "labels" in names:
             facts["labels"] = "logits, one channel per class"
             facts["classes"] = list(model.classes or map(str, range(model.outputs["labels"].count)))
+        if (masks := model.outputs.get("masks")) is not None:
+            facts["mask_logits"] = "one mask per query, over the whole image"
+            facts["class_logits"] = "classes of each query, the last of which is no object"
+            facts |= {"kind": masks.kind, "things": masks.things}
+            facts["classes"] = list(model.classes or map(str, range(masks.count)))
         if (kind := model.depth_kind) is not None:
             kind = "metric" if kind == "log" and not network.raw_depth else kind
             unit = Depth.of(np.empty((0, 0), np.float32), kind).unit  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from dense.losses.base import KINDS, DepthKind, DepthLoss
 from dense.losses.bins import BinCrossEntropy
 from dense.losses.combine import DEPTH, SEGMENTATION, WeightedSum, build
 from dense.losses.gradients import GradientLog, GradientMatching, MiDaSLoss
+from dense.losses.masks import MaskLoss
 from dense.losses.perception import PerceptionContrast
 from dense.losses.regression import L1, BerHu
 from dense.losses.segmentation import CrossEntropy, Dice, Focal, Lovasz
@@ -28,6 +29,7 @@ __all__ = [
     "GradientLog",
     "GradientMatching",
     "Lovasz",
+    "MaskLoss",
     "MiDaSLoss",
     "PerceptionContrast",
     "RobustSSI",

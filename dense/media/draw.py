@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dense.data.levels import as_rgb
 from dense.files import write
 
 Picture = NDArray[np.uint8]  # H, W, 3
@@ -64,6 +65,7 @@ def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
 
 def fit(picture: Picture, side: int, enlarging: int = cv2.INTER_CUBIC) -> Picture:
     """Resize a picture to a longer side of `side` pixels: by area where it shrinks, else as `enlarging` says."""
+    picture = as_rgb(picture)
     height, width = picture.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -102,8 +104,8 @@ def captioned(picture: Picture, words: str, height: int = CAPTION) -> Picture:
 
 
 def overlay(image: Picture, colours: Picture, strength: float = 0.55) -> Picture:
-    """Blend colours over an image of the same size."""
-    return cv2.addWeighted(colours, strength, image, 1 - strength, 0)  # type: ignore[return-value]
+    """Blend colours over an image of the same size, drawn by `as_rgb`."""
+    return cv2.addWeighted(colours, strength, as_rgb(image), 1 - strength, 0)  # type: ignore[return-value]
 
 
 def palette(count: int) -> Picture:
@@ -132,11 +134,29 @@ def objects_picture(
     """
     table = np.concatenate([np.zeros((1, 3), np.uint8), palette(255)])
     inside = (labels > 0)[..., None]
-    picture = np.where(inside, overlay(image, table[labels], 0.45), (image * 0.6).astype(np.uint8))
+    picture = np.where(inside, overlay(image, table[labels], 0.45), (as_rgb(image) * 0.6).astype(np.uint8))
     for number, mask in masks:
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, contours, -1, [int(c) for c in table[number]], 2)
     return picture
+
+
+LEAST_NAMED = 384  # pixels of the longer side from which names are readable
+
+
+def named(picture: Picture, names: Sequence[tuple[tuple[int, int], str]]) -> Picture:
+    """Write names at places (x, y) of a picture; a small one is enlarged by a whole factor first."""
+    factor = max(1, -(-LEAST_NAMED // max(picture.shape[:2])))
+    large = np.ascontiguousarray(enlarge(picture, (factor * picture.shape[0], factor * picture.shape[1])))
+    scale = max(0.4, max(large.shape[:2]) / 1800)
+    for (x, y), words in names:
+        (width, height), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        left = min(max(0, factor * x - width // 2), max(0, large.shape[1] - width))
+        base = min(max(height + 1, factor * y + height // 2), large.shape[0] - below)
+        behind = large[max(0, base - height - 1) : base + below, left : left + width]
+        behind[:] = behind // 3
+        cv2.putText(large, words, (left, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
+    return large
 
 
 def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4, headings: Sequence[str] = ()) -> Picture:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 
+from dense.data.levels import as_rgb
 from dense.media.draw import Picture
 
 
@@ -22,7 +23,7 @@ def document(title: str, style: str, body: str) -> str:
 
 def data_url(picture: Picture) -> str:
     """Return a picture as the data URL of a WebP file."""
-    done, data = cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 90])
+    done, data = cv2.imencode(".webp", cv2.cvtColor(as_rgb(picture), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 90])
     if not done:
         raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels is too large for an HTML page")
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"

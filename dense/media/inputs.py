@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dense.backbone import Backbone
 from dense.data.image import ImageError, list_images, read_image
+from dense.data.levels import PHOTOGRAPHS, Reading, as_rgb, resized
+from dense.data.values import one_per_image, stem_of
 from dense.data.video import list_frames
 from dense.media.draw import Picture
 from dense.media.video import Video, is_video
@@ -21,12 +23,12 @@ FOLDER_RATE = 24.0  # frames per second of a folder of frames, as in DAVIS
 
 
 def sort_inputs(
-    inputs: Iterable[str | Path], without: Path | None = None, apart: bool = True
+    inputs: Iterable[str | Path], without: Path | None = None, apart: bool = True, reading: Reading = PHOTOGRAPHS
 ) -> tuple[list[tuple[Path, Path]], list[Path]]:
     """Return the images, each with the stem of its outputs, and the videos; each file once.
 
     Folders are searched recursively. Files inside the folder `without`, where outputs are written, are left out. Two
-    files of one stem raise, unless `apart` is false.
+    files of one stem raise, unless `apart` is false. reading: of the images, see `list_images`.
     """
     images: dict[Path, Path] = {}
     videos: dict[Path, Path] = {}
@@ -40,18 +42,18 @@ def sort_inputs(
         videos |= {p: Path(p.stem) for p in inside if not _is_within(p, without)}
         root = item if item.is_dir() else item.parent
         try:
-            found = list_images(item)
+            found = list_images(item, reading=reading)
         except FileNotFoundError:
             if not inside:
                 raise
             continue
-        images |= {p: p.relative_to(root).with_suffix("") for p in found if not _is_within(p, without)}
+        images |= {p: stem_of(p.relative_to(root), reading) for p in found if not _is_within(p, without)}
     for files in (images, videos) if apart else ():
         owners: dict[Path, Path] = {}
         for path, stem in files.items():
             if stem in owners:
                 raise ValueError(
-                    f"{owners[stem]} and {path} would write the same prediction, {stem}; predict them apart"
+                    f"{owners[stem]} and {path} would write the same file, {stem}; give them one at a time"
                 )
             owners[stem] = path
     return list(images.items()), list(videos)
@@ -66,8 +68,8 @@ class SizedImage:
     """An image at its own size and at the size of a backbone's input."""
 
     stem: Path  # of its outputs
-    original: Picture  # H, W, 3
-    resized: Picture  # h, w, 3
+    original: Picture  # H, W, 3, as it is drawn
+    resized: Picture  # h, w, C
     suffix: str = ""
 
     @property
@@ -82,19 +84,22 @@ def resize_for_backbone(image: Picture, stem: Path, shorter: int, patch: int, su
     factor = shorter / min(height, width) if shorter else 1.0
     rows, columns = (max(patch, round(n * factor / patch) * patch) for n in (height, width))
     if (rows, columns) == (height, width):
-        return SizedImage(stem, image, image, suffix)
+        return SizedImage(stem, as_rgb(image), image, suffix)
     method = cv2.INTER_AREA if rows * columns < height * width else cv2.INTER_CUBIC
-    resized = np.asarray(cv2.resize(image, (columns, rows), interpolation=method), np.uint8)
-    return SizedImage(stem, image, resized, suffix)
+    return SizedImage(stem, as_rgb(image), resized(image, (rows, columns), method), suffix)
 
 
 def read_images(
-    images: Iterable[tuple[Path, Path]], shorter: int, patch: int, unreadable: list[str]
+    images: Iterable[tuple[Path, Path]],
+    shorter: int,
+    patch: int,
+    unreadable: list[str],
+    reading: Reading = PHOTOGRAPHS,
 ) -> Iterator[SizedImage]:
     """Yield resized images by path and stem; add the error messages of those that cannot be read to `unreadable`."""
     for path, stem in images:
         try:
-            yield resize_for_backbone(read_image(path), stem, shorter, patch, path.suffix)
+            yield resize_for_backbone(read_image(path, reading=reading), stem, shorter, patch, path.suffix)
         except ImageError as error:
             unreadable.append(str(error))
 
@@ -120,10 +125,12 @@ def stack_normalised(batch: Sequence[SizedImage], backbone: Backbone) -> Tensor:
 class Frames:
     """The frames of a video file or of a folder of images, read one by one, with a name for each."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, reading: Reading = PHOTOGRAPHS) -> None:
+        self.path, self.reading = path, reading
         self.video = None if path.is_dir() else Video(path)
         self.images = list_frames(path) if self.video is None else []
+        if self.images and reading.channels:
+            self.images = list(map(Path, one_per_image(map(str, self.images), reading)))
         self.rate = FOLDER_RATE if self.video is None else self.video.rate
         duplicates = len(self.images) - len({image.stem for image in self.images})
         if duplicates:
@@ -136,7 +143,7 @@ class Frames:
         return len(self.images) if self.video is None else self.video.length
 
     def __iter__(self) -> Iterator[Picture]:
-        yield from self.video or map(read_image, self.images)
+        yield from self.video or (read_image(image, reading=self.reading) for image in self.images)
 
     def name(self, number: int) -> str:
         """Return the stem of a frame's outputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,10 +18,10 @@ from dense.backbone.spec import Layers, resolve_layers
 from dense.console import progress, warn
 from dense.data.image import ImageError, list_images, read_image
 from dense.data.labelled.sample import DataError
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.transforms import resize_image
-from dense.memory.build import SURPLUS, k_centres
+from dense.memory.budget import Budget
 from dense.model.network import DenseModel, Inference
-from dense.suggest import did_you_mean
 from heads.anomaly import AnomalyHead
 from heads.features import Features, Norm
 from heads.layers import to_image_size
@@ -58,8 +58,8 @@ def build_anomaly(
         layers, norm: of the features; the last block after the final norm is published.
         resize: working size of images here and in prediction: the shorter side, or height and width; None keeps it.
         patches: largest number that is kept, divided equally among the images.
-        choice: of the patches of an image that has more than its part: "random", or "coreset", which covers the
-            features of all images by greedy k-centres. Published results keep all.
+        choice: of patches where there are more, "random" or "coreset", see `dense.memory.budget.Budget`. Published
+            results keep all.
         rotations: of each good image, evenly spaced, where orientation means nothing: 8 are published, 1 is none.
         foreground: see `heads.AnomalyHead`.
         quantile: of the scores of good images that is the threshold. Each is scored without its own patches.
@@ -68,44 +68,38 @@ def build_anomaly(
         seed: of the choice.
         facts: of the model card.
     """
-    if choice not in get_args(Choice):
-        raise ValueError(
-            f"choice={choice!r}: expected {', '.join(get_args(Choice))}.{did_you_mean(choice, get_args(Choice))}"
-        )
-    for name, number in {"patches": patches, "rotations": rotations, "holdout": holdout}.items():
+    for name, number in {"rotations": rotations, "holdout": holdout}.items():
         if number < 1:
             raise ValueError(f"{name}={number}: expected at least 1")
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile={quantile}: expected a number above 0 and at most 1, such as 0.95")
-    sources = list_images(images) if isinstance(images, str | Path) else list(images)
-    spec, inference = backbone.spec, Inference(resize=resize)
+    spec, reading = backbone.spec, Reading.of_spec(backbone.spec)
+    sources = list_images(images, reading=reading) if isinstance(images, str | Path) else list(images)
+    inference = Inference(resize=resize, reading=reading)
     chosen = resolve_layers(layers, spec)
-    channels = [spec.channels[layer] if spec.channels else spec.dim for layer in chosen]
+    channels = [spec.width_of(layer) for layer in chosen]
     outputs = {"anomaly": Regression("identity")}
     head = AnomalyHead(channels, outputs, 1, foreground=foreground)
     model = DenseModel(backbone, head, chosen, norm, "anomaly", None, inference).eval()
-    generator = torch.Generator().manual_seed(seed)
-    each = max(1, patches // (len(sources) * rotations or 1)) * (SURPLUS if choice == "coreset" else 1)
+    budget = Budget(patches, len(sources) * rotations, choice, seed, Choice)
     judged = set(np.linspace(0, len(sources) - 1, min(JUDGED, len(sources))).round().astype(int))
     vectors, owners = list[Tensor](), list[int]()
     queries: dict[int, tuple[Tensor, Tensor]] = {}  # vectors (h, w, D) and mask (h, w) of judged images
-    for index, image in progress(readable(sources), "good images", len(sources)):
+    for index, image in progress(readable(sources, reading), "good images", len(sources)):
         for turn in range(rotations):
             features = features_of(model, rotated(image, 360 * turn / rotations))
             own = head.vectors(features).cpu()
             if turn == 0 and index in judged:
                 queries[index] = own[0].half(), head.mask(features)[0].cpu()
             own = own.flatten(0, 2)
-            if len(own) > each:
-                own = own[torch.randperm(len(own), generator=generator)[:each]]
+            own = own[budget.of_image(len(own))]
             vectors.append(own.half())
             owners += [index] * len(own)
     if not vectors:
         raise DataError(f"none of {len(sources)} images can be used; give at least one good image")
     bank, owner = torch.cat(vectors), torch.tensor(owners)
-    if len(bank) > patches:
-        places = k_centres(bank.float(), patches, seed) if choice == "coreset" else torch.arange(patches)
-        bank, owner = bank[places], owner[places]
+    places = budget.of_all(bank)
+    bank, owner = bank[places], owner[places]
     device = next(backbone.parameters()).device
     scores = held_out_scores(head, bank.to(device), owner.to(device), queries, holdout)
     head = AnomalyHead(channels, outputs, len(bank), threshold=upper_quantile(scores, quantile), foreground=foreground)
@@ -117,11 +111,11 @@ def build_anomaly(
     return DenseModel(backbone, head.to(device), chosen, norm, "anomaly", None, inference, about | (facts or {})).eval()
 
 
-def readable(sources: Sequence[str | Path | RGB]) -> Iterator[tuple[int, RGB]]:
+def readable(sources: Sequence[str | Path | RGB], reading: Reading = PHOTOGRAPHS) -> Iterator[tuple[int, RGB]]:
     """Yield images by index; warn of those that cannot be read."""
     for index, source in enumerate(sources):
         try:
-            yield index, source if isinstance(source, np.ndarray) else read_image(source)
+            yield index, source if isinstance(source, np.ndarray) else read_image(source, reading=reading)
         except ImageError as error:
             warn(f"left out: {error}")
 
@@ -159,9 +153,9 @@ def held_out_scores(
 
 
 def upper_quantile(scores: Sequence[float], quantile: float) -> float | None:
-    """Return the smallest score that a further good image exceeds with probability of at most 1 - quantile.
+    """Return number ceil((n + 1) quantile) of n scores, at most the largest; None without scores.
 
-    It is number ceil((n + 1) quantile) of n scores, at most the largest; None without scores.
+    A further good image exceeds it with a probability of at most 1 - quantile, or of 1 / (n + 1) if that is more.
     """
     ordered = sorted(scores)
     return ordered[min(math.ceil((len(ordered) + 1) * quantile), len(ordered)) - 1] if ordered else None
@@ -171,10 +165,11 @@ def rule(threshold: float | None, scores: Sequence[float], quantile: float, hold
     """Return in words how a threshold was chosen."""
     if threshold is None:
         return "none, which needs good images of at least two groups, since each is scored without its own"
+    alarms = max(1 - quantile, 1 / (len(scores) + 1))
     left = "without its own patches" if holdout == 1 else f"without those of its group of {holdout}"
     return (
         f"{threshold:.4f}, the {quantile:g} quantile of {len(scores)} good images ({min(scores):.4f} to "
-        f"{max(scores):.4f}), each scored {left}"
+        f"{max(scores):.4f}), each scored {left}; about {100 * alarms:.0f} % of further good images exceed it"
     )
 
 

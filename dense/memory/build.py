@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers, resolve_layers
 from dense.console import progress
 from dense.data.labelled.sample import IGNORE, DataError, LabelledSource
+from dense.data.levels import Reading
 from dense.data.transforms import new_size, resize_image
+from dense.memory.budget import Budget, Choice
 from dense.memory.views import MemoryView
 from dense.model.network import DenseModel, Inference, Refinement
 from dense.suggest import did_you_mean
@@ -26,9 +28,7 @@ from heads.memory import MemoryHead
 from heads.options import check_names
 from heads.outputs import Classes, Output
 
-Choice = Literal["balanced", "random", "coreset"]
 RANK = 500 / 1024  # of the channels, the directions of position that INSID3 removes
-SURPLUS = 4  # times its part that an image may give to a coreset
 
 
 def usual_layer(depth: int) -> int:
@@ -65,9 +65,7 @@ def build_memory(
         norm: whether the final norm is applied to them.
         resize: working size of images here and in prediction: the shorter side, or height and width; None keeps it.
         patches: largest number that is kept, divided equally among the images.
-        choice: of the patches of an image that has more than its part: "balanced" prefers those of classes that few of
-            its patches hold (Hummingbird), "random", or "coreset", which covers the features of all images by greedy
-            k-centres.
+        choice: of patches where there are more, see `dense.memory.budget.Budget`.
         augment: number of augmented views of each image that are remembered, see `MemoryView`; 0 remembers the image
             as it is. Hummingbird's protocol has 1 or 2.
         unknown: class that unknown pixels have in memory; None leaves them out.
@@ -77,35 +75,34 @@ def build_memory(
         seed: of the choice.
         facts: of the model card.
     """
-    if choice not in get_args(Choice):
-        raise ValueError(
-            f"choice={choice!r}: expected {', '.join(get_args(Choice))}.{did_you_mean(choice, get_args(Choice))}"
-        )
-    for name, value, fewest in (("patches", patches, 1), ("augment", augment, 0)):
-        if value < fewest:
-            raise ValueError(f"{name}={value}: expected at least {fewest}")
+    if augment < 0:
+        raise ValueError(f"augment={augment}: expected at least 0")
+    if patches < len(source.classes or ()):
+        raise ValueError(f"patches={patches}: expected at least one for each of {len(source.classes or ())} classes")
+    budget = Budget(patches, len(source) * max(augment, 1), choice, seed)
     spec = backbone.spec
     chosen = resolve_layers(usual_layer(spec.depth) if layers is None else layers, spec)
-    inference, outputs = Inference(resize=resize, refine=refine), outputs_of(source)
-    channels = [spec.channels[layer] if spec.channels else spec.dim for layer in chosen]
+    if unknown is not None and not 0 <= unknown < (count := len(source.classes or ())):
+        raise ValueError(f"unknown={unknown}: expected a class, 0 to {count - 1}")
+    inference, outputs = (
+        Inference(resize=resize, refine=refine, reading=Reading.of_spec(backbone.spec)),
+        outputs_of(source),
+    )
+    channels = [spec.width_of(layer) for layer in chosen]
     reader = MemoryHead(channels, outputs, 1)
-    generator = torch.Generator().manual_seed(seed)
-    each = max(1, patches // max(len(source) * max(augment, 1), 1)) * (SURPLUS if choice == "coreset" else 1)
     vectors, shares = list[Tensor](), list[Tensor]()
     for features, held in annotated(backbone, source, chosen, norm, inference, augment, unknown, seed):
         own = reader.vectors(features).flatten(0, 2).cpu()
         known = held.sum(1) > 0
         own, held = own[known], held[known] / held[known].sum(1, keepdim=True)
-        if len(own) > each:
-            places = _part(held, each, "random" if choice == "coreset" else choice, generator)
-            own, held = own[places], held[places]
-        vectors.append(own)
-        shares.append(held)
+        places = budget.of_image(len(own), held)
+        vectors.append(own[places].half())
+        shares.append(held[places])
     if not sum(map(len, vectors)):
         raise unlabelled(source)
     bank, labels = torch.cat(vectors), torch.cat(shares)
-    if len(bank) > patches:
-        places = k_centres(bank, patches, seed) if choice == "coreset" else torch.arange(patches)
+    places = budget.of_all(bank)
+    if len(places) < len(bank):
         bank, labels = bank[places], labels[places]
     lists = int(min(4 * len(bank) ** 0.5, len(bank))) if lists is None else lists
     head = MemoryHead(
@@ -145,17 +142,18 @@ def build_insid3(
     chosen = resolve_layers(layers, spec)
     if len(chosen) != 1:
         raise ValueError(f"layers={layers!r}: the method insid3 reads one layer, such as last")
-    channels = spec.channels[chosen[0]] if spec.channels else spec.dim
+    channels = spec.width_of(chosen[0])
     rank = round(channels * RANK) if rank is None else rank
     window = max(resize) if isinstance(resize, tuple) else None  # which no image of this size exceeds
-    inference, images = Inference(resize=resize, window=window, refine=refine), list[tuple[Tensor, Tensor]]()
+    inference = Inference(resize=resize, window=window, refine=refine, reading=Reading.of_spec(backbone.spec))
+    images = list[tuple[Tensor, Tensor]]()
     size: tuple[int, int] | None = None
     for features, held in annotated(backbone, source, chosen, norm, inference):
         images.append((features.maps[0][0].flatten(1).T, inside(held)))
         size = features.image_size
     if size is None or not any(len(v) for v, _ in images):
         raise unlabelled(source)
-    black = backbone.normalise(torch.zeros(1, 3, *size, dtype=torch.uint8, device=images[0][0].device))
+    black = backbone.normalise(torch.zeros_like(backbone.blank(size, images[0][0].device), dtype=torch.uint8))
     empty = backbone(black, layers=chosen, norm=norm).maps[0][0].flatten(1).T
     count = sum(len(v) for v, _ in images)
     head = Insid3Head(channels, outputs_of(source), count, rank, cluster, least)
@@ -225,25 +223,6 @@ def patch_shares(labels: Tensor, features: Any, count: int) -> Tensor:
     one_hot = F.one_hot(resized.where(known, 0), count).float() * known[..., None]
     padded = to_padded_size(one_hot.permute(2, 0, 1)[None], features)
     return F.avg_pool2d(padded, stride)[0].flatten(1).T
-
-
-def _part(held: Tensor, most: int, choice: str, generator: torch.Generator) -> Tensor:
-    """Return the indices of `most` patches, given the share of each class (N, K)."""
-    luck = torch.rand(len(held), generator=generator)
-    if choice == "random":
-        return luck.argsort()[:most]
-    present = (held > 0).float()
-    return ((present @ present.sum(0)) * luck).argsort()[:most]
-
-
-def k_centres(vectors: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Return the indices of `count` rows that cover unit vectors: each next one is the farthest from those before."""
-    first = int(torch.randint(len(vectors), (1,), generator=torch.Generator().manual_seed(seed)))
-    places, nearest = [first], vectors @ vectors[first]
-    while len(places) < min(count, len(vectors)):
-        places.append(int(nearest.argmin()))
-        nearest = torch.maximum(nearest, vectors @ vectors[places[-1]])
-    return torch.tensor(places)
 
 
 METHODS: dict[str, Callable[..., DenseModel]] = {"knn": build_memory, "insid3": build_insid3}

@@ -15,6 +15,9 @@ from dense.data.image import read_image
 from dense.data.labelled.files import file_identity
 from dense.data.labelled.reading import read_mask
 from dense.data.labelled.sample import IGNORE, DataError, Identity, Labelled
+from dense.data.levels import PHOTOGRAPHS, Reading
+
+SMOOTHED, RARE = 8, 2e-3  # values, and median share of pixels, of a mask with smoothed edges
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class References:
     classes: tuple[str, ...]
     title: str = "references"
     depth_kind: None = None
+    things: None = None
+    reading: Reading = PHOTOGRAPHS
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -41,7 +46,7 @@ class References:
         return file_identity(self.pairs[index][0])
 
     def read(self, index: int) -> Labelled:
-        image, mask = read_image(self.pairs[index][0]), numbers(self.pairs[index][1])
+        image, mask = read_image(self.pairs[index][0], reading=self.reading), numbers(self.pairs[index][1])
         if mask.shape != image.shape[:2]:
             height, width = image.shape[:2]
             warn(f"{self.pairs[index][1]} is resized to {height}x{width}, the size of its image, by the nearest pixel")
@@ -52,7 +57,9 @@ class References:
         return Labelled(image, labels, None, self.name(index))
 
 
-def open_references(pairs: Mapping[str | Path, str | Path] | Sequence[tuple[str | Path, str | Path]]) -> References:
+def open_references(
+    pairs: Mapping[str | Path, str | Path] | Sequence[tuple[str | Path, str | Path]], reading: Reading = PHOTOGRAPHS
+) -> References:
     """Return references, after all masks were read once: a mask without an object is an error."""
     items = [(Path(a), Path(b)) for a, b in (pairs.items() if isinstance(pairs, Mapping) else pairs)]
     if not items:
@@ -60,19 +67,45 @@ def open_references(pairs: Mapping[str | Path, str | Path] | Sequence[tuple[str 
     for path, _ in items:
         if not path.is_file():
             raise FileNotFoundError(f"no such image: {path}")
-    found = {path: {int(v) for v in np.unique(numbers(path))} for _, path in items}
+    found = {path: values_of(path) for _, path in items}
     values = set().union(*found.values())
+    if len(values) > 2 and any(own == {0, IGNORE} for own in found.values()):
+        given = {value: str(path) for path, own in found.items() for value in own - {0}}
+        raise DataError(
+            f"the object has several values: {', '.join(f'{v} in {path}' for v, path in sorted(given.items()))}; give "
+            "it one value in all masks, below 255 where there are several classes"
+        )
+    if 0 in values and (
+        empty := [path for path, own in found.items() if own <= {0, IGNORE} and len(values) > len(own)]
+    ):
+        if found[empty[0]] == {IGNORE}:
+            raise DataError(
+                f"{empty[0]} holds 255 alone, which is unknown beside masks with lower values; write the object's "
+                "value instead"
+            )
+        raise DataError(f"{empty[0]} is empty: no pixel is of an object; mark it, or leave the image out")
     if len(values) == 2 and 0 in values:
-        if empty := [path for path, own in found.items() if own == {0}]:
-            raise DataError(f"{empty[0]} is empty: every pixel is 0; mark the object with another value")
-        return References(tuple(items), tuple(sorted(values)), ("background", "object"))
+        return References(tuple(items), tuple(sorted(values)), ("background", "object"), reading=reading)
     values -= {IGNORE}
     if len(values) < 2:
         only = next(iter(values), IGNORE)
         raise DataError(
             f"{items[0][1]} holds the value {only} alone; a mask needs background and object, or two classes"
         )
-    return References(tuple(items), tuple(sorted(values)), tuple(map(str, sorted(values))))
+    return References(tuple(items), tuple(sorted(values)), tuple(map(str, sorted(values))), reading=reading)
+
+
+def values_of(path: Path) -> set[int]:
+    """Return the values of a mask; raise for one whose edges were smoothed."""
+    mask = numbers(path)
+    counts = np.bincount(mask.ravel(), minlength=256)
+    present = np.flatnonzero(counts)
+    if len(present) > SMOOTHED and np.median(counts[present]) < RARE * mask.size:
+        raise DataError(
+            f"{path} holds {len(present)} values, most of them rare, like a mask with smoothed edges; save one number "
+            "per class without smoothing, as PNG"
+        )
+    return set(map(int, present))
 
 
 def numbers(path: Path) -> NDArray[np.uint8]:

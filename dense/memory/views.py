@@ -29,7 +29,12 @@ class MemoryView:
         top, left, height, width = crop_box(rng, *sample.image.shape[:2])
         box = slice(top, top + height), slice(left, left + width)
         self.colours.set_random_state(rng, random.Random(int(rng.integers(2**31))))
-        image = self.colours(image=np.ascontiguousarray(sample.image[box]))["image"]
+        image = np.ascontiguousarray(sample.image[box])
+        if image.shape[2] == 3:
+            image = self.colours(image=image)["image"]
+        else:  # channels are no colours: each one's brightness by itself
+            factors = np.where(rng.random(image.shape[2]) < 0.5, rng.uniform(1 - JITTER, 1 + JITTER, image.shape[2]), 1)
+            image = (image * factors).round().clip(0, 255).astype(np.uint8)
         return replace(sample, image=image, labels=None if sample.labels is None else sample.labels[box])
 
 

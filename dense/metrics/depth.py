@@ -87,17 +87,25 @@ class DepthMetrics(Metric):
 
     def update(self, prediction: Tensor, target: Tensor, mask: Tensor) -> None:
         """Add images: maps (B, 1, H, W), the target in metres, the mask boolean, True where the target is known."""
+        self.add(*self.sums_of(prediction, target, mask))
+
+    def sums_of(self, prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of the terms over the pixels of images (B, 11), and the numbers of these pixels (B,).
+
+        Without alignment and crop, those of the parts of an image add up to those of the image.
+        """
         check_maps(prediction, target, mask)
         prediction, target = prediction.float(), target.float()
         mask = mask & (target > self.cap[0]) & (target < self.cap[1])
         mask = mask & crop_mask(target.shape[-2], target.shape[-1], self.crop, target.device)
         target = torch.where(mask, target, 1.0)
         depth = torch.where(mask, self._depth(torch.where(mask, prediction, 1.0), target, mask), 1.0)
-        count = mask.flatten(1).sum(1)  # B
         exact = torch.float32 if target.device.type == "mps" else torch.float64
-        sums = torch.stack(
-            [torch.where(mask, term, 0.0).flatten(1).sum(1, dtype=exact) for term in _terms(depth, target)], dim=1
-        )  # B, len(NAMES)
+        sums = [torch.where(mask, term, 0.0).flatten(1).sum(1, dtype=exact) for term in _terms(depth, target)]
+        return torch.stack(sums, dim=1), mask.flatten(1).sum(1)
+
+    def add(self, sums: Tensor, count: Tensor) -> None:
+        """Add images by what `sums_of` returned."""
         if self.average == "image":
             sums = torch.where(count.unsqueeze(1) > 0, _from_means(sums / count.clamp(min=1).unsqueeze(1)), 0.0)
         self.sums += sums.sum(0)

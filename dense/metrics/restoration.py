@@ -43,7 +43,7 @@ class RestorationMetrics(Metric):
         self.add_state("counts", torch.zeros(len(self.kinds), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, restored: Tensor, clean: Tensor, kinds: Sequence[str]) -> None:
-        """Add images (B, 3, H, W) of 0 to 1, each with its kind of degradation."""
+        """Add images (B, N, H, W) of 0 to 1, each with its kind of degradation."""
         if restored.shape != clean.shape:
             raise ValueError(f"restored {tuple(restored.shape)} and clean {tuple(clean.shape)} differ in size")
         restored, clean = to_8_bits(restored), to_8_bits(clean)
@@ -74,7 +74,12 @@ def to_8_bits(images: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the luma Y (B, 1, H, W) of 16 to 235, not rounded, of RGB (B, 3, H, W) of 0 to 255."""
+    """Return the luma Y (B, 1, H, W) of 16 to 235, not rounded, of RGB (B, 3, H, W) of 0 to 255.
+
+    Where channels are no colours, it is the mean over channels instead.
+    """
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
     red, green, blue = images.unbind(1)
     return (16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255)[:, None]
 

@@ -53,6 +53,7 @@ def as_json(content: Any) -> str:
 def model_card(model: DenseModel) -> str:
     """Return the Markdown text of a trained model's card, from its facts."""
     facts = {k: v for k, v in model.facts.items() if not isinstance(v, dict)}
+    facts |= {"images": f"{facts.get('images')} ({reading})"} if (reading := model.inference.reading).to_dict() else {}
     lines = "\n".join(f"- {k}: {v}" for k, v in facts.items())
     numbers = "\n".join(f"| {k} | {v:.4f} |" for k, v in model.facts["numbers"].items())
     return f"""---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dense.console import within
+from dense.data.large import Pixels
+from heads.features import Size
 from heads.layers import resize
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ Maps = dict[str, Tensor]
 Network = Callable[[Tensor], Maps]  # normalised images (B, 3, H, W) -> name -> (B, K, H, W)
 Finish = Callable[[str, Tensor, int, int], None]  # name, block of the mean (K, h, w), top, left
 Edges = Literal["even", "inward"]
+WHOLE = 1_000_000  # pixels above which an image is windowed or resized although no inference is configured
+ROWS = 256  # rows of an image for which the logits of all classes are in memory at once
+WINDOW = 512  # side of windows where nothing else is configured, rounded down to a multiple of the patch
 
 
 def augmented(network: Network, scales: Sequence[float] = (1.0,), flip: bool = False) -> Network:
@@ -58,13 +64,20 @@ def starts(length: int, window: int, stride: int, edges: Edges = "even") -> list
 
 
 def slide(
-    network: Network, image: Tensor, window: int, stride: int, finish: Finish, edges: Edges = "even", batch: int = 1
+    network: Network,
+    image: Tensor | Pixels,
+    window: int,
+    stride: int,
+    finish: Finish,
+    edges: Edges = "even",
+    batch: int = 1,
 ) -> None:
     """Apply `network` to overlapping windows of an image (3, H, W) and average the maps, with little memory.
 
     Windows go row by row. When the last window over some pixels is done, their mean goes to `finish`, in blocks that
     tile the image, and its memory is freed; only the rows that the next row of windows overlaps are kept. A row of
-    windows lies along the shorter side of the image, since one row is held in memory.
+    windows lies along the shorter side of the image, since one row is held in memory. Of a large image, `Pixels`, only
+    these windows are read.
     """
     height, width = image.shape[-2:]
     if width > height:
@@ -109,7 +122,7 @@ def slide(
 
 
 def _predictions(
-    network: Network, image: Tensor, top: int, xs: Sequence[int], size: tuple[int, int], batch: int
+    network: Network, image: Tensor | Pixels, top: int, xs: Sequence[int], size: tuple[int, int], batch: int
 ) -> Iterator[Maps]:
     """Yield the maps of each window of a row as fp32 copies."""
     tall, wide = size
@@ -146,6 +159,32 @@ def slid(network: Network, window: int, stride: int, edges: Edges = "even", batc
         return {name: torch.stack([r[name] for r in results]) for name in results[0]}
 
     return run
+
+
+def bands(values: Tensor, size: tuple[int, int], finish: Callable[..., None]) -> None:
+    """Resize a map (K, h, w) to `size` bilinearly and pass it on in bands of rows; the whole never exists."""
+    if tuple(values.shape[-2:]) == size:
+        for top in range(0, size[0], ROWS):
+            finish(values[:, top : top + ROWS], top)
+        return
+    rows = ((torch.arange(size[0], device=values.device) + 0.5) * (values.shape[1] / size[0]) - 0.5).clamp(min=0)
+    above = rows.long().clamp(max=values.shape[1] - 1)
+    below, share = (above + 1).clamp(max=values.shape[1] - 1), (rows - above)[:, None]
+    for top in range(0, size[0], ROWS):
+        part = slice(top, min(top + ROWS, size[0]))
+        band = torch.lerp(values[:, above[part]], values[:, below[part]], share[part])  # K, rows, w
+        finish(resize(band[None], (band.shape[1], size[1]), align_corners=False)[0], top)
+
+
+def of_pixels(size: Size, pixels: int) -> Size:
+    """Return the size (height, width) of so many pixels at most, with the sides in the same proportion."""
+    factor = math.sqrt(pixels / (size[0] * size[1]))
+    return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
+
+
+def window_of(patch: int) -> int:
+    """Return the side of windows where none is configured: the largest multiple of the patch up to `WINDOW`."""
+    return max(patch, WINDOW // patch * patch)
 
 
 def through(model: DenseModel, inference: Inference) -> Network:

@@ -6,21 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 import heads
 from dense.backbone import Backbone, BackboneSpec
 from dense.backbone.saved import SavedModel
 from dense.backbone.weights.report import LoadReport, load_strictly
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.model.guided import guided_filter
 from heads.features import Features, Norm, Size
 from heads.layers import resize
 from heads.memory import as_logarithms
+from heads.outputs import MaskKind
 
-Task = Literal["segmentation", "depth", "joint", "restoration", "anomaly"]
+Task = Literal["segmentation", "depth", "joint", "restoration", "anomaly", "instance", "panoptic"]
 Refinement = Literal["none", "guided"]
 Maps = dict[str, Tensor]  # output name -> (B, K, H, W)
+STEP = 4  # the guided filter is fitted at a fourth of the size, about that of the cells of a head
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,14 @@ class Inference:
             height and width; null keeps an image's size.
         window: side in pixels of the sliding windows; null applies the network to the whole image.
         stride: pixels between windows; null for two thirds of a window.
-        refine: "guided" moves the edges of predicted classes to those of the image, by a guided filter over the
-            probabilities at the working size, a patch wide.
+        refine: "guided" moves the edges of predicted classes and depth to those of the image, by a guided filter over
+            the probabilities, or the depth as the head predicts it, at the working size; its radius is half a patch
+            for classes, which are lost where they are thin, and a patch for depth.
+        longer: working size as the longer side in pixels, instead of `resize`, in prediction and evaluation alone.
         focal: focal length in pixels at the working size, where the training data declare it; an image of another
             camera can then be resized to it, so that it has as many pixels per degree.
+        reading: channels of the images and what their numbers mean; in a training those of data.channels and
+            data.levels.
     """
 
     resize: int | tuple[int, int] | None = None
@@ -43,23 +49,41 @@ class Inference:
     stride: int | None = None
     focal: float | None = None
     refine: Refinement = "none"
+    longer: int | None = None
+    reading: Reading = PHOTOGRAPHS
 
     def __post_init__(self) -> None:
+        if isinstance(self.reading, dict):  # as JSON has it
+            object.__setattr__(self, "reading", Reading.from_dict(self.reading))
         if isinstance(self.resize, list):  # as JSON has it
             object.__setattr__(self, "resize", tuple(self.resize))
         if self.refine not in get_args(Refinement):
             raise ValueError(f"inference.refine={self.refine!r}: expected none or guided")
         for name, value in asdict(self).items():
-            if name != "refine" and value is not None and (min(value) if isinstance(value, tuple) else value) < 1:
+            if (
+                name not in ("refine", "reading")
+                and value is not None
+                and (min(value) if isinstance(value, tuple) else value) < 1
+            ):
                 raise ValueError(f"inference.{name}={value}: expected at least 1 pixel, or null")
+        if self.longer is not None and self.resize is not None:
+            raise ValueError(f"inference.resize={self.resize} and longer={self.longer}: expected one of both")
         if self.stride is not None and (self.window is None or self.stride > self.window):
             raise ValueError(f"inference.stride={self.stride} needs a window of at least as many pixels")
 
     def size_of(self, image: Size, focal: float | None = None) -> int | Size | None:
         """Return the working size of an image of this height and width; focal: its focal length in pixels, if known."""
+        if self.longer is not None:
+            factor = self.longer / max(image)
+            return max(1, round(image[0] * factor)), max(1, round(image[1] * factor))
         if focal is None or self.focal is None:
             return self.resize
         return max(1, round(image[0] * self.focal / focal)), max(1, round(image[1] * self.focal / focal))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; without `reading` where images are photographs."""
+        plain = {name: value for name, value in asdict(self).items() if name != "reading"}
+        return plain | ({"reading": found} if (found := self.reading.to_dict()) else {})
 
     @property
     def step(self) -> int:
@@ -67,8 +91,23 @@ class Inference:
         return self.stride or max(1, (self.window or 0) * 2 // 3)
 
 
+def task_of_masks(kind: MaskKind) -> Task:
+    """Return the task of a head of queries whose masks are of this kind."""
+    return "segmentation" if kind == "semantic" else kind
+
+
+def before_blocks(spec: BackboneSpec, blocks: int) -> int:
+    """Return the layer whose features a head reads that runs the last `blocks` of the backbone itself."""
+    if spec.kind == "pyramid" or not 1 <= blocks < spec.depth:
+        raise ValueError(
+            f"blocks={blocks}: queries join the last blocks of a ViT, at least 1 and fewer than all; {spec.name} has "
+            f"{'none' if spec.kind == 'pyramid' else spec.depth}"
+        )
+    return spec.depth - 1 - blocks
+
+
 class DenseModel(nn.Module, SavedModel):
-    """A backbone and a head: normalised images (B, 3, H, W) to maps of the images' size.
+    """A backbone and a head: normalised images (B, N, H, W) to maps of the images' size.
 
     Args:
         backbone: frozen or not.
@@ -99,6 +138,12 @@ class DenseModel(nn.Module, SavedModel):
         self.classes = tuple(classes) if classes else None
         self.inference, self.facts = inference, facts or {}
         self.report: LoadReport | None = None  # what matched when the head's weights were loaded
+        blocks: int = getattr(head, "blocks", 0)
+        if blocks and self.layers != (read := (before_blocks(backbone.spec, blocks),)):
+            raise ValueError(
+                f"layers={self.layers}: the head runs the last {blocks} blocks itself, so it reads layer "
+                f"{read[0]} of {backbone.spec.depth}"
+            )
 
     # ---- use
 
@@ -113,30 +158,26 @@ class DenseModel(nn.Module, SavedModel):
 
     def backbone_size(self, size: Size) -> Size:
         """Return the size at which the backbone gets images of `size`."""
-        images = self.head.backbone_input(torch.empty(1, 3, *size, device="meta"), self.backbone.spec.patch)
+        images = self.head.backbone_input(self.backbone.blank(size), self.backbone.spec.patch)
         return (images.shape[-2], images.shape[-1])
 
     def pixels(self, images: Tensor) -> Tensor | None:
         """Return normalised images as values from 0 to 1 for a head that reads pixels, else None."""
         if not self.head.reads_pixels:
             return None
-        mean, std = self._statistics(images)
+        self.backbone.check_channels(images)
+        mean, std = self.backbone.statistics(images.device)
         return images * std + mean
 
     def normalise_pixels(self, pixels: Tensor) -> Tensor:
         """Return normalised images of values from 0 to 1, differentiably."""
-        mean, std = self._statistics(pixels)
+        mean, std = self.backbone.statistics(pixels.device)
         return (pixels - mean) / std
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        spec = self.backbone.spec
-        mean, std = (torch.tensor(v, device=like.device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
-        return mean, std
 
     def features_from(self, tensors: Sequence[Tensor], size: Size) -> Features:
         """Return `Features` of images of `size` from their bare tensors: the maps of each layer, then its prefixes."""
         count, size = len(self.layers), (int(size[0]), int(size[1]))  # pinned memory turns tuples into lists
-        padded, borders, resized = self.backbone.pad_to_patch_multiple(torch.empty(1, 3, *size, device="cpu"))
+        padded, borders, resized = self.backbone.pad_to_patch_multiple(self.backbone.blank(size, "cpu"))
         return Features(
             maps=tuple(t.float() for t in tensors[:count]),
             prefix=tuple(t.float() for t in tensors[count:]),
@@ -155,20 +196,32 @@ class DenseModel(nn.Module, SavedModel):
 
         pixels: the images with values from 0 to 1, for a head that reads them, see `pixels`.
         """
-        return self.head(features, pixels, size)
+        return self.head(features, pixels, size, *([self.backbone] if self.head.blocks else []))
 
     def maps(self, images: Tensor, size: Size | None = None, refine: Refinement | None = None) -> Maps:
         """Return maps by name of normalised images, of the images' size or of `size`.
 
-        refine: of classes, see `Inference`; as it says there if left out.
+        refine: of classes and depth, see `Inference`; as it says there if left out.
         """
-        maps = self.decode(self.features(images), size, self.pixels(images))
-        if self.training or (refine or self.inference.refine) == "none" or "labels" not in maps:
+        return self.refined(self.decode(self.features(images), size, self.pixels(images)), images, refine)
+
+    def refined(self, maps: Maps, images: Tensor, refine: Refinement | None = None) -> Maps:
+        """Return maps of these normalised images with their edges refined, except in training."""
+        names = [name for name in ("labels", "depth") if name in maps]
+        if self.training or (refine or self.inference.refine) == "none" or not names:
             return maps
-        mean, std = self._statistics(images)
-        pixels = resize(images * std + mean, (maps["labels"].shape[-2], maps["labels"].shape[-1]), False)
-        shares = guided_filter(pixels, maps["labels"].float().softmax(1), self.backbone.spec.patch)
-        return maps | as_logarithms({"labels": shares})
+        mean, std = self.backbone.statistics(images.device)
+        pixels = resize(images * std + mean, (maps[names[0]].shape[-2], maps[names[0]].shape[-1]), False)
+        patch, found = self.backbone.spec.patch, dict(maps)
+        for name in names:
+            values = maps[name].float()
+            if name == "labels":
+                shares = guided_filter(pixels, values.softmax(1), max(1, patch // 2), step=STEP)
+                found |= as_logarithms({name: shares})
+            else:  # a linear fit may exceed the values it was fitted to
+                low, high = (bound((1, 2, 3), keepdim=True) for bound in (values.amin, values.amax))
+                found[name] = guided_filter(pixels, values, patch, step=STEP).clamp(low, high)
+        return found
 
     def forward(self, images: Tensor) -> Tensor | Maps:
         """Return the map of a head with one output, else maps by name."""
@@ -201,7 +254,7 @@ class DenseModel(nn.Module, SavedModel):
             "norm": self.norm,
             "head": self.head.spec(),
             "classes": list(self.classes) if self.classes else None,
-            "inference": asdict(self.inference),
+            "inference": self.inference.to_dict(),
             "facts": self.facts,
         }
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dense.predict.objects import Instances, Panoptic
 from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
 from dense.predict.predictor import Predictor
 from dense.suggest import UnknownOption, did_you_mean, former
@@ -30,6 +31,17 @@ def load(source: str | Path, device: str = "cpu", **options: Any) -> Predictor:
     return Predictor.open(source, device, **options)
 
 
-__all__ = ["Anomaly", "Depth", "Joint", "Prediction", "Predictor", "Restoration", "Segmentation", "load"]
+__all__ = [
+    "Anomaly",
+    "Depth",
+    "Instances",
+    "Joint",
+    "Panoptic",
+    "Prediction",
+    "Predictor",
+    "Restoration",
+    "Segmentation",
+    "load",
+]
 
 __getattr__ = former(__name__, {"Answer": "Prediction"})

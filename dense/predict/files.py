@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dense.console import progress, say
-from dense.data.image import ImageError, read_image
-from dense.files import write
+from dense.data.image import ImageError
+from dense.data.large import Windows
+from dense.files import RunFolder, write
+from dense.items import Items, version
 from dense.media.video import Video, VideoError, VideoWriter
+from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly
-from dense.predict.predictor import Predictor
+from dense.predict.predictor import NOT_IN_TILES, Predictor
 
 
 def predict_files(
@@ -22,31 +27,75 @@ def predict_files(
     videos: Sequence[Path],
     output: Path,
     overlays: bool = True,
-) -> list[str]:
+    run: RunFolder | None = None,
+) -> list[str] | None:
     """Save the predictions of images (path, stem in the folder) and videos; return one message per unreadable one.
 
-    Scores of anomalies are also written as a table, scores.csv, the highest first.
+    Scores of anomalies are also written as a table, scores.csv, the highest first; objects of all images as one file of
+    COCO's format, instances.json or panoptic.json. Several processes of a run share the images and videos, and all but
+    the last of them return None.
     """
-    failed = []
-    scores: list[dict[str, Any]] = []
-    for path, stem in progress(images, "images"):
+    paths = [*(path for path, _ in images), *videos]
+    names = [*(str(stem) for _, stem in images), *(f"video {path.stem}" for path in videos)]
+    items = Items(names, run, list(map(version, paths)))
+    pictures = [index for index in items.todo if index < len(images)]
+    for index in progress(pictures, "images"):
+        items.done(index, _predict_image(predictor, *images[index], output, overlays))
+    for index in items.todo[len(pictures) :]:
         try:
-            image = read_image(path)
-        except ImageError as error:
-            failed.append(str(error))
-            continue
-        prediction = predictor(image)
-        prediction.save(output / stem, image if overlays else None)
-        if isinstance(prediction, Anomaly):
-            scores.append({"image": str(path), **prediction.row()})
-    if scores:
-        write_scores(output / "scores.csv", scores)
-    for path in videos:
-        try:
-            predict_video(predictor, path, output)
+            predict_video(predictor, paths[index], output)
+            items.done(index)
         except VideoError as error:
-            failed.append(str(error))
-    return failed
+            items.done(index, {"failed": str(error)})
+    with items.joining() as found:
+        if found is None:
+            return None
+        facts = [one for one in found if one]
+        if scores := [one["score"] for one in facts if "score" in one]:
+            write_scores(output / "scores.csv", scores)
+        objects = Coco()
+        for one in facts:
+            if "objects" in one:
+                objects.extend(one["kind"], one["objects"])
+        if objects.content["images"]:
+            objects.write(output / f"{objects.name}.json")
+        for one in facts:
+            if "damaged" in one:
+                print(
+                    f"{one['damaged']['image']}: {one['damaged']['tiles']} tiles are damaged; their pixels are masked, "
+                    "and listed in the file NAME_damaged.json",
+                    file=sys.stderr,
+                )
+        return [one["failed"] for one in facts if "failed" in one]
+
+
+def _predict_image(predictor: Predictor, path: Path, stem: Path, output: Path, overlays: bool) -> dict[str, Any]:
+    """Save the prediction of an image, and return what the files of all images need of it."""
+    try:
+        image = predictor.opened(path)
+    except ImageError as error:
+        return {"failed": str(error)}
+    if isinstance(image, Windows) and predictor.model.task == "panoptic":
+        return {"failed": f"{path} has more than --large {predictor.large:g} megapixels, and {NOT_IN_TILES}"}
+    if isinstance(image, Windows):
+        predictor.write(image, output / stem, overlays)
+        facts: dict[str, Any] = {}
+        if image.damaged:
+            facts["damaged"] = {"image": str(path), "tiles": len(image.damaged)}
+        if predictor.objects:
+            content = json.loads(Path(f"{output / stem}_instances.json").read_text())
+            content["images"][0]["file_name"] = f"{stem}{path.suffix}"
+            facts |= {"kind": "instances", "objects": content}
+        return facts
+    prediction = predictor(image)
+    prediction.save(output / stem, image if overlays else None)
+    if isinstance(prediction, Anomaly):
+        return {"score": {"image": str(path), **prediction.row()}}
+    if isinstance(prediction, Instances | Panoptic):
+        objects = Coco()
+        objects.add(f"{stem}{path.suffix}", prediction)
+        return {"kind": objects.name, "objects": objects.content}
+    return {}
 
 
 def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:

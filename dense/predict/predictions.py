@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dense.data.levels import as_rgb
 from dense.files import replacing, write
 from dense.media.draw import (
     Picture,
@@ -21,6 +22,7 @@ from dense.media.draw import (
     write_index,
     write_picture,
 )
+from dense.predict.objects import Instances, Panoptic
 from heads.outputs import DepthKind
 
 
@@ -150,20 +152,24 @@ class Joint:
 class Restoration:
     """The restored image."""
 
-    values: Picture  # H, W, 3 uint8 RGB
+    values: Picture  # H, W, N uint8, of three channels RGB
 
     def picture(self) -> Picture:
-        return self.values
+        return as_rgb(self.values)
 
     def overlay(self, image: Picture) -> Picture:
         """Return the restored image in place of the given one."""
-        return self.values
+        return self.picture()
 
     def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
-        """Write STEM_restored.png; return its path."""
+        """Write STEM_restored.png and, of channels that are not RGB, STEM_restored.npy; return the paths."""
         path = Path(f"{stem}_restored.png")
-        write_picture(path, self.values)
-        return [path]
+        write_picture(path, self.picture())
+        if self.values.shape[2] == 3:
+            return [path]
+        with replacing(array := path.with_suffix(".npy"), self.values.nbytes) as file:
+            np.save(file, self.values)
+        return [path, array]
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,7 @@ class Anomaly:
         return paths
 
 
-Prediction = Anomaly | Depth | Segmentation | Joint | Restoration
+Prediction = Anomaly | Depth | Segmentation | Joint | Restoration | Instances | Panoptic
 
 
 def parts(prediction: Prediction) -> tuple[Depth | None, Segmentation | None]:

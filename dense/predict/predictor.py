@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dense.backbone.spec import RGB as RED_GREEN_BLUE
+from dense.backbone.spec import BackboneSpec, check_channels
 from dense.data.image import read_image, to_rgb
-from dense.data.transforms import resize_image
+from dense.data.large import LARGE, Pixels, Windows, open_if_large, open_windows
+from dense.data.levels import PHOTOGRAPHS, Reading
+from dense.data.transforms import new_size, resize_image
 from dense.memory.anomaly import detect
-from dense.model.inference import Maps, augmented, slid, slide
+from dense.model.inference import WHOLE, Maps, augmented, bands, of_pixels, slid, slide, window_of
 from dense.model.network import DenseModel, Inference
+from dense.model.queries import TOP, Partition, as_classes
+from dense.model.tiles import finder, in_tiles, joined_instances, search
+from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
+from dense.predict.sinks import Sink, TiledSink
 from heads.layers import resize
 
-RGB = NDArray[np.uint8]  # H, W, 3
+RGB = NDArray[np.uint8]  # H, W, 3, or as many channels as the model reads
 Source = str | Path | RGB | Image.Image
-WHOLE = 1_000_000  # pixels above which an image is windowed or resized although no inference is configured
-WINDOW = 512  # side of these windows, rounded down to a multiple of the patch
-ROWS = 256  # rows of an image for which the logits of all classes are in memory at once
+NOT_IN_TILES = (
+    "panoptic segments are not written in tiles: cut it into smaller images, or raise --large to predict it in memory"
+)
 KEPT = 512_000_000  # bytes up to which the maps of a resized image are kept whole
 
 torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """``predictor("photo.jpg")``: a `Depth`, `Segmentation`, `Joint`, `Restoration` or `Anomaly`, of its size.
+    """``predictor("photo.jpg")``: a `Depth`, `Segmentation`, `Instances`, `Panoptic`, ... of its size.
 
     Without a configured window or size, an image of more than `WHOLE` pixels goes through windows for its classes. For
-    depth it is resized to `WHOLE` pixels instead, since depth depends on the whole scene and windows would disagree.
+    depth and objects it is resized to `WHOLE` pixels instead: depth depends on the whole scene, and objects are
+    recognised at the size of training. With a window, objects of its tiles are merged, see `dense.model.tiles`.
     An image to restore always keeps its size. Depth is in metres, also where the head predicts its logarithm.
 
     Args:
@@ -51,9 +58,15 @@ class Predictor:
         batch: windows in one forward pass.
         raw_depth: keep depth as the head predicts it, such as its logarithm.
         focal: focal length of the images in pixels; they are resized to as many pixels per degree as in training.
+        score: least score of an instance.
+        large: megapixels above which the windows of an image are read one by one, from a TIFF in tiles or strips or
+            from .npy; `write` then also writes predictions in tiles.
     """
 
-    OPTIONS = ("resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal")
+    OPTIONS = (
+        "resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal", "score",
+        "large",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -66,12 +79,14 @@ class Predictor:
         batch: int = 1,
         raw_depth: bool = False,
         focal: float | None = None,
+        score: float = 0.5,
+        large: float = LARGE,
     ) -> None:
         if precision not in torch_precision:
             raise ValueError(f"precision={precision!r}: expected one of {', '.join(torch_precision)}")
         if batch < 1:
             raise ValueError(f"batch={batch}: expected at least 1 window at once")
-        labels = model.outputs.get("labels")
+        labels = model.outputs.get("labels") or (model.outputs.get("masks") if model.task == "segmentation" else None)
         if labels is not None and labels.count > 255:
             raise ValueError(
                 f"the model has {labels.count} classes; a prediction stores labels as bytes, which holds at most 255"
@@ -88,6 +103,14 @@ class Predictor:
             raise ValueError(f"scales={tuple(scales)}: a restored image keeps its size; leave them out")
         if "anomaly" in model.outputs and (flip or tuple(scales) != (1.0,) or self.inference.window is not None):
             raise ValueError("flip, scales and windows do not apply to scores of anomalies; leave them out")
+        self.objects = model.task in ("instance", "panoptic")
+        if self.objects and (flip or tuple(scales) != (1.0,)):
+            raise ValueError("flip and scales average maps, and queries of two images are not the same; leave them out")
+        if "masks" in model.outputs and self.inference.refine != "none":
+            raise ValueError(f"refine={self.inference.refine!r}: masks of queries are not refined; leave it out")
+        if not 0 <= score <= 1:
+            raise ValueError(f"score={score}: expected 0 to 1")
+        self.score, self.large = score, large
         self._augmented = augmented(self._maps, scales, flip)
 
     @classmethod
@@ -100,7 +123,9 @@ class Predictor:
         """Move a model to a device and wrap it; resize, window, stride and refine replace what was saved with it."""
         model = model.to(device)
         given = {k: options.pop(k, None) for k in ("resize", "window", "stride", "refine")}
-        changed = {k: v for k, v in given.items() if v is not None}
+        changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if "resize" in changed:
+            changed["longer"] = None
         return cls(model, inference=replace(model.inference, **changed), **options)
 
     @property
@@ -110,24 +135,67 @@ class Predictor:
 
     # ---- use
 
-    def __call__(self, source: Source) -> Prediction:
-        """Return the prediction for a file, an array (H, W, 3) of uint8 RGB or a PIL image.
+    def __call__(self, source: Source | Windows) -> Prediction:
+        """Return the prediction for a file, a PIL image or an array (H, W, N) of uint8, of the model's channels.
 
         Only a file is rotated by its EXIF orientation.
         """
-        image = as_array(source)
-        if "anomaly" in self.model.outputs:
+        image = self.opened(source)
+        if isinstance(image, np.ndarray) and "anomaly" in self.model.outputs:
             with self._autocast():
                 score, values = detect(self.model, image, self.inference.resize)
             return Anomaly(values, score, self.model.head.threshold)
+        if self.objects:
+            return self._found(image)
         return self._prediction(self.reduced(image))
+
+    def opened(self, source: Source | Windows) -> RGB | Windows:
+        """Return an image as an array, or a file of more than `large` megapixels as windows, if it has such."""
+        if isinstance(source, Windows):
+            return source
+        if isinstance(source, str | Path) and "anomaly" not in self.model.outputs:
+            windows = open_if_large(source, self.inference.reading, self.large)
+            return self._array(source) if windows is None else self.windows(source)
+        return self._array(source)
+
+    def windows(self, path: str | Path) -> Windows:
+        """Return a file as windows of the channels of the model; raise `NotWindowed` for one that is read whole."""
+        windows = open_windows(path, self.inference.reading)
+        spec = self.model.backbone.spec
+        check_channels(windows.shape[2], spec.channels, f" in {path}")
+        return windows
+
+    def write(self, source: str | Path | Windows, stem: str | Path, overview: bool = True) -> list[Path]:
+        """Predict a large image window by window, and write the prediction as tiled TIFF; return the paths.
+
+        That is STEM_labels.tif and STEM_scores.tif, STEM_depth.tif, STEM_restored.tif, or STEM_instances.tif (numbers)
+        and STEM_instances.json; and STEM_overview.png.
+        Pixels of damaged tiles are 255, NaN or black, and STEM_damaged.json lists these tiles.
+        """
+        image = source if isinstance(source, Windows) else self.windows(source)
+        if self.model.task == "panoptic":
+            raise ValueError(f"{image.image.path}: {NOT_IN_TILES}")
+        log = self.model.depth_kind == "log" and not self.raw_depth
+        with TiledSink(image.shape[:2], Path(stem), "masks" in self.model.outputs, log) as sink:
+            if self.objects:
+                pixels = self._pixels(self._resized(image))
+                places, found = in_tiles(self._searched, pixels, self.inference, finder(self.model), self.score)
+                size = (pixels.shape[1], pixels.shape[2])
+                objects = sink.put_objects(joined_instances(places, found)[:TOP], size)
+                file = Coco(self._classes)
+                file.append({"file_name": Path(stem).name, "height": image.shape[0], "width": image.shape[1]}, objects)
+                file.write(Path(f"{stem}_instances.json"))
+            else:
+                self.reduced(image, sink)
+            kind = "metric" if log else self.model.depth_kind
+            return sink.write(image.damaged, self._classes, kind, overview)
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:
         """Yield images with their predictions; the next file is read while one is computed."""
         with ThreadPoolExecutor(1) as reader:
             waiting: Future[RGB] | None = None
             for source in sources:
-                coming = reader.submit(as_array, source)
+                coming = reader.submit(self._array, source)
                 if waiting is not None:
                     image = waiting.result()
                     yield image, self(image)
@@ -136,70 +204,122 @@ class Predictor:
                 image = waiting.result()
                 yield image, self(image)
 
+    def _array(self, source: Source) -> RGB:
+        """Return an image of the channels of the model, or raise."""
+        return as_array(source, self.model.backbone.spec, self.inference.reading)
+
     # ---- from pixels to values
 
     @torch.inference_mode()
-    def reduced(self, image: RGB) -> dict[str, Tensor]:
-        """Return values per pixel by name: "depth", "labels" and "scores" (H, W), or "restored" (H, W, 3).
+    def _found(self, image: RGB | Windows) -> Instances | Panoptic:
+        """Return the instances or segments of an image."""
+        output = self.model.outputs["masks"]
+        pixels = self._pixels(self._resized(image))
+        size = (image.shape[0], image.shape[1])
+        found = search(
+            self._searched, pixels, size, self.inference, finder(self.model), output.things, self.score,
+        )  # fmt: skip
+        labels, scores, classes = found.classes.cpu().numpy(), found.scores.cpu().float().numpy(), self._classes
+        if isinstance(found, Partition):
+            segments = found.segments.cpu().numpy().astype(np.int32)
+            return Panoptic(segments, labels, scores, classes, output.things or (True,) * output.count)
+        return Instances(found.masks.cpu().numpy(), labels, scores, classes)
 
-        Logits of the full size exist for a band of rows only.
+    @torch.inference_mode()
+    def _searched(self, images: Tensor) -> Maps:
+        """Return logits of the queries of uint8 images (B, N, H, W)."""
+        return self._queries(self.model.backbone.normalise(images))
+
+    def _queries(self, images: Tensor) -> Maps:
+        """Return fp32 logits of the queries of normalised images."""
+        with self._autocast():
+            return {name: values.float() for name, values in self.model.maps(_at_least(images, self._patch)).items()}
+
+    @property
+    def _classes(self) -> tuple[str, ...]:
+        """Names of the classes, their numbers where they have none; empty without classes."""
+        output = self.model.outputs.get("labels") or self.model.outputs.get("masks")
+        return self.model.classes or (tuple(map(str, range(output.count))) if output else ())
+
+    @property
+    def _patch(self) -> int:
+        return self.model.backbone.spec.patch
+
+    @torch.inference_mode()
+    def reduced(self, image: RGB | Windows, sink: Sink | None = None) -> dict[str, Any]:
+        """Return values per pixel by name: "depth", "labels" and "scores" (H, W), or "restored" (H, W, N).
+
+        Logits of the full size exist for a band of rows only. sink: where the values go; memory by default.
         """
         height, width = image.shape[:2]
-        small = np.ascontiguousarray(self._resized(image).transpose(2, 0, 1))
-        pixels = torch.from_numpy(small).to(next(self.model.parameters()).device)  # 3, h, w
+        pixels = self._pixels(self._resized(image))  # N, h, w
         size = (pixels.shape[1], pixels.shape[2])
-        sink = _Sink((height, width))
+        shares = "masks" in self.model.outputs
+        sink = Sink((height, width), shares) if sink is None else sink
         inference = self._windows(size)
         window, stride = inference.window, inference.step
         if window is None:
-            maps = {name: values[0] for name, values in self._network(pixels[None]).items()}
+            maps = {name: values[0] for name, values in self._network(pixels[:, : size[0], : size[1]][None]).items()}
         elif size == (height, width):
             slide(self._network, pixels, window, stride, sink, batch=self.batch)
             return sink.values
         elif 4 * size[0] * size[1] * sum(output.channels for output in self.model.outputs.values()) <= KEPT:
-            whole = slid(self._network, window, stride, "even", self.batch)(pixels[None])
+            whole = slid(self._network, window, stride, "even", self.batch)(pixels[:, : size[0], : size[1]][None])
             maps = {name: values[0] for name, values in whole.items()}
         else:  # the logits of all classes do not fit into memory until they are resized
-            unresized = _Sink(size)
+            unresized = Sink(size, shares)
             slide(self._network, pixels, window, stride, unresized, batch=self.batch)
-            return unresized.resized((height, width))
+            unresized.resized(sink)
+            return sink.values
         for name, values in maps.items():
-            _bands(values, (height, width), lambda rows, top, name=name: sink(name, rows, top, 0))
+            bands(values, (height, width), lambda rows, top, name=name: sink(name, rows, top, 0))
         return sink.values
 
-    def _resized(self, image: RGB) -> RGB:
-        """Resize an image as `inference` says; for depth, also one of more than `WHOLE` pixels."""
+    def _pixels(self, image: RGB | Windows) -> Tensor | Pixels:
+        """Return an image as a tensor (3, H, W) on the network's device, or as slices of one."""
+        device = next(self.model.parameters()).device
+        if isinstance(image, Windows):
+            return image.pixels(device)
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device)
+
+    def _resized(self, image: RGB | Windows) -> RGB | Windows:
+        """Resize an image as `inference` says; for depth and objects, also one of more than `WHOLE` pixels."""
         size = self.inference.size_of((image.shape[0], image.shape[1]), self.focal)
         pixels = image.shape[0] * image.shape[1]
-        if size is None and self.inference.window is None and pixels > WHOLE and "depth" in self.model.outputs:
-            factor = math.sqrt(WHOLE / pixels)
-            size = (max(1, int(image.shape[0] * factor)), max(1, int(image.shape[1] * factor)))
+        whole = self.objects or "depth" in self.model.outputs
+        if size is None and self.inference.window is None and pixels > WHOLE and whole:
+            size = of_pixels((image.shape[0], image.shape[1]), WHOLE)
+        if isinstance(image, Windows):
+            new = new_size(size, *image.shape[:2])
+            return image if new == image.shape[:2] else image.shrunk(new)
         return resize_image(image, size)
 
     def _windows(self, size: tuple[int, int]) -> Inference:
         """Return the windows for an image of `size`."""
         if self.inference.window is not None or size[0] * size[1] <= WHOLE:
             return self.inference
-        patch = self.model.backbone.spec.patch
-        return replace(self.inference, window=max(patch, WINDOW // patch * patch))
+        return replace(self.inference, window=window_of(self._patch))
 
     def _network(self, images: Tensor) -> Maps:
-        """Return fp32 maps of uint8 images (B, 3, H, W)."""
+        """Return fp32 maps of uint8 images (B, N, H, W)."""
         return self._augmented(self.model.backbone.normalise(images))
 
     def _maps(self, images: Tensor) -> Maps:
         """Return fp32 maps of normalised images; images smaller than a patch are resized to one first."""
-        patch, (height, width) = self.model.backbone.spec.patch, images.shape[-2:]
-        if min(height, width) < patch and "restored" not in self.model.outputs:
-            images = resize(images, (max(height, patch), max(width, patch)), align_corners=False)
-        with self._autocast():
-            maps = self.model.maps(images, refine=self.inference.refine)
+        height, width = images.shape[-2:]
+        if "masks" in self.model.outputs:
+            maps = as_classes(self._queries)(images)
+        else:
+            if "restored" not in self.model.outputs:
+                images = _at_least(images, self._patch)
+            with self._autocast():
+                maps = self.model.maps(images, refine=self.inference.refine)
         return {name: resize(values.float(), (height, width), align_corners=False) for name, values in maps.items()}
 
     def _autocast(self) -> Any:
         """Return the context of the network's precision."""
         dtype = torch_precision[self.precision]
-        return torch.autocast(next(self.model.parameters()).device.type, dtype) if dtype else nullcontext()
+        return torch.autocast(next(self.model.parameters()).device.type, dtype) if dtype else contextlib.nullcontext()
 
     def _prediction(self, values: dict[str, Tensor]) -> Prediction:
         found: dict[str, Any] = {}
@@ -209,71 +329,36 @@ class Predictor:
             depth = Depth.of(values["depth"].cpu().numpy(), self.model.depth_kind)  # type: ignore[arg-type]
             found["depth"] = depth.to_metric() if depth.kind == "log" and not self.raw_depth else depth
         if "labels" in values:
-            classes = self.model.classes or tuple(map(str, range(self.model.outputs["labels"].count)))
             labels, scores = values["labels"].cpu().numpy(), values["scores"].cpu().numpy()
-            found["segmentation"] = Segmentation(labels, scores, classes)
+            found["segmentation"] = Segmentation(labels, scores, self._classes)
         return Joint(**found) if len(found) == 2 else next(iter(found.values()))
 
 
-class _Sink:
-    """Receives mean maps block by block and keeps per pixel what a prediction holds: one number, or label and score."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-        self.values: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, block: Tensor, top: int, left: int) -> None:
-        if name == "labels":
-            score, label = block.max(0)  # h, w
-            self._put("labels", label.to(torch.uint8), top, left)
-            self._put("scores", (score - block.logsumexp(0)).exp_(), top, left)
-        elif name == "restored":
-            self._put(name, (block.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0), top, left)
-        else:
-            self._put(name, block[0], top, left)
-
-    def _put(self, name: str, block: Tensor, top: int, left: int) -> None:
-        if name not in self.values:
-            self.values[name] = torch.empty((*self.size, *block.shape[2:]), dtype=block.dtype, device="cpu")
-        self.values[name][top : top + block.shape[0], left : left + block.shape[1]] = block.cpu()
-
-    def resized(self, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the values at another size: labels by nearest neighbour, the rest bilinearly."""
-        result = {}
-        for name, values in self.values.items():
-            maps = values[None, None].float()
-            if name == "labels":
-                maps = F.interpolate(maps, size=size, mode="nearest-exact")
-            else:
-                maps = resize(maps, size, align_corners=False)
-            result[name] = maps[0, 0].to(values.dtype)
-        return result
+def _at_least(images: Tensor, patch: int) -> Tensor:
+    """Return images (B, N, H, W), resized to a patch where they are smaller."""
+    height, width = images.shape[-2:]
+    return resize(images, (max(height, patch), max(width, patch)), align_corners=False)
 
 
-def _bands(values: Tensor, size: tuple[int, int], finish: Any) -> None:
-    """Resize a map (K, h, w) to `size` bilinearly and pass it on in bands of rows; the whole never exists."""
-    if tuple(values.shape[-2:]) == size:
-        for top in range(0, size[0], ROWS):
-            finish(values[:, top : top + ROWS], top)
-        return
-    rows = ((torch.arange(size[0], device=values.device) + 0.5) * (values.shape[1] / size[0]) - 0.5).clamp(min=0)
-    above = rows.long().clamp(max=values.shape[1] - 1)
-    below, share = (above + 1).clamp(max=values.shape[1] - 1), (rows - above)[:, None]
-    for top in range(0, size[0], ROWS):
-        part = slice(top, min(top + ROWS, size[0]))
-        band = torch.lerp(values[:, above[part]], values[:, below[part]], share[part])  # K, rows, w
-        finish(resize(band[None], (band.shape[1], size[1]), align_corners=False)[0], top)
+def as_array(image: Source, spec: BackboneSpec | None = None, reading: Reading = PHOTOGRAPHS) -> RGB:
+    """Return a file, an array or a PIL image as an array (H, W, N) of uint8: RGB, or the channels of a backbone.
 
-
-def as_array(image: Source) -> RGB:
-    """Return a file, an array or a PIL image as an array (H, W, 3) of uint8 RGB."""
+    reading: what the numbers of a file, or of an array that is not uint8, mean
+    """
     if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        image = read_image(image, reading=reading)
+    elif isinstance(image, Image.Image):
+        image = to_rgb(image) if reading == PHOTOGRAPHS else reading.to_bytes(np.asarray(image))
+    elif isinstance(image, np.ndarray) and image.dtype != np.uint8 and reading != PHOTOGRAPHS:
+        image = reading.to_bytes(image, "the array")
+    channels = RED_GREEN_BLUE if spec is None else spec.channels
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         given = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"expected a path, a PIL image or a uint8 array (H, W, 3) in RGB, got {given}")
+        raise ValueError(
+            f"expected a path, a PIL image or a uint8 array (H, W, {len(channels)}) of {', '.join(channels)}, "
+            f"got {given}"
+        )
     if 0 in image.shape:
         raise ValueError(f"the image is empty: {image.shape}")
+    check_channels(image.shape[2], channels, f" in {image.shape}")
     return image

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dense.data.levels import as_rgb
 from dense.data.transforms import Sample
 from dense.media.draw import Picture, depth_picture, enlarge, label_picture, sheet
 from dense.model.network import DenseModel
+from dense.predict.objects import Instances, Panoptic, drawn, numbered
 from dense.predict.predictions import Restoration, parts
 from dense.predict.predictor import Predictor
 from heads.outputs import DepthKind
@@ -29,11 +31,16 @@ def predictions_sheet(
         image = sample.image.permute(1, 2, 0).numpy()
         prediction = predictor(image)
         depth, segmentation = parts(prediction)
-        row: dict[str, Picture] = {"image": image}
+        row: dict[str, Picture] = {"image": as_rgb(image)}
+        if isinstance(prediction, Instances | Panoptic):
+            row["objects, prediction"] = prediction.overlay(image)
+            if sample.segments is not None:
+                masks, labels = sample.segments.masks.numpy(), sample.segments.classes.tolist()
+                row["objects, ground truth"] = drawn(image, numbered(masks), [(classes or ())[k] for k in labels])
         if isinstance(prediction, Restoration):
-            row["restored"] = prediction.values
+            row["restored"] = prediction.picture()
             if sample.clean is not None:
-                row["ground truth"] = sample.clean.permute(1, 2, 0).numpy()
+                row["ground truth"] = as_rgb(sample.clean.permute(1, 2, 0).numpy())
         if segmentation is not None:
             row["classes, prediction"] = segmentation.picture()
             if sample.labels is not None:

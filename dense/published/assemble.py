@@ -15,10 +15,10 @@ from dense.backbone.weights.huggingface import mlp_ratio
 from dense.backbone.weights.names import directory
 from dense.backbone.weights.report import WeightsError, compare
 from dense.data.labelled.layouts import ADE20K, VOC2012
-from dense.model.network import DenseModel, Inference, Task
+from dense.model.network import DenseModel, Inference, Task, task_of_masks
 from dense.published.family import Published, State
 from heads.features import Norm
-from heads.outputs import Classes
+from heads.outputs import Classes, Masks
 
 # ---- backbones
 
@@ -230,6 +230,8 @@ def assemble(
         raise WeightsError(f"{file.path} does not fit the head of {family}; nothing was loaded\n{report}")
     head.load_state_dict(given, strict=True)
     task: Task = "segmentation" if isinstance(output, Classes) else "depth"
+    if isinstance(output, Masks):
+        task = task_of_masks(output.kind)
     facts = {"published": family, "file": file.path.name}
     model = DenseModel(backbone, head, layers, norm, task, classes, inference, facts)
     model.report = report

@@ -67,7 +67,7 @@ def write(loaded: Backbone | DenseModel, source: Path, target: Path, layout: Lay
         from dense.published.export import export_huggingface
 
         if not isinstance(loaded, DenseModel):
-            raise ValueError(f"{source} is a backbone without a head; --huggingface writes DPT models")
+            raise ValueError(f"{source} is a backbone without a head; --huggingface writes DPT and EoMT models")
         name = export_huggingface(loaded, target)
         line = f"wrote {target}; open it with transformers.{name}.from_pretrained({str(target)!r})"
         if loaded.backbone.spec.positions in ("size", "bilinear"):

@@ -1,4 +1,4 @@
-"""Export to transformers: a DPT as a directory of its DepthAnything or, for other heads, of its DPT."""
+"""Export to transformers: a DPT as a directory of its DepthAnything or DPT, queries as one of its EoMT."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from dense.backbone import Backbone, WeightsError
+from dense.backbone.spec import RGB
 from dense.backbone.weights.huggingface import to_huggingface
 from dense.files import replacing
 from dense.model.network import DenseModel
+from dense.published import eomt
 from dense.published.assemble import Table, inverted, renamed
 from dense.published.family import State
 from dense.published.huggingface import BIT, DEPTH, DEPTH_ANYTHING, FACTORS, LABELS
@@ -29,14 +31,24 @@ def export_huggingface(model: DenseModel, folder: str | Path) -> str:
 
     A model that transformers would compute differently raises, and the error names the option.
     """
+    if (channels := model.backbone.spec.channels) != RGB or model.backbone.spec.each_channel:
+        raise WeightsError(
+            f"the image processors of transformers read red, green and blue together, and this model reads "
+            f"{', '.join(channels)}; it can be written as this project's directory or with dense export alone"
+        )
     spec = model.head.spec()
     output = spec["outputs"].get("depth", {})
-    convert = _depth_anything if output.get("upsample") == "image" else _dpt
-    config, state = convert(model, spec, output)
+    if spec["name"] == "eomt":
+        config, state = eomt.to_transformers(model, spec)
+        images = eomt.preprocessor(model, config)
+    else:
+        convert = _depth_anything if output.get("upsample") == "image" else _dpt
+        config, state = convert(model, spec, output)
+        images = _preprocessor(model)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     with replacing(Path(folder) / "config.json", sum(tensor.nbytes for tensor in tensors.values())) as file:
         save_file(tensors, file.with_name("model.safetensors"), metadata={"format": "pt"})
-        for name, content in (("config.json", config), ("preprocessor_config.json", _preprocessor(model))):
+        for name, content in (("config.json", config), ("preprocessor_config.json", images)):
             file.with_name(name).write_text(json.dumps(content, indent=2) + "\n")
     return str(config["architectures"][0])
 
@@ -105,7 +117,7 @@ def _check_options(
 ) -> None:
     """Raise for the first option whose value differs from the one in transformers."""
     if spec["name"] != "dpt":
-        raise WeightsError(f"only a DPT can be written for transformers; this head is {spec['name']!r}")
+        raise WeightsError(f"only a DPT or an EoMT can be written for transformers; this head is {spec['name']!r}")
     for found, expected, part in ((spec, of_neck, "head"), (output, of_output, "depth output")):
         for name, value in expected.items():
             if found[name] != value:

@@ -27,13 +27,15 @@ from dense.model.network import DenseModel
 from dense.published.export import export_huggingface
 from dense.published.family import Published
 from heads.features import Size
-from heads.outputs import Bins, Regression
+from heads.outputs import Bins, Masks, Regression
 
 LIMIT = 1e-4  # largest difference that counts as equal, relative to the largest value
 CLASSES = {  # family -> class of transformers that opens its directories
     "hf_depth_anything": "DepthAnythingForDepthEstimation",
     "hf_dpt_depth": "DPTForDepthEstimation",
     "hf_dpt_segmentation": "DPTForSemanticSegmentation",
+    "hf_eomt": "EomtForUniversalSegmentation",
+    "hf_eomt_dinov3": "EomtDinov3ForUniversalSegmentation",
 }
 Network = Callable[[Tensor], Tensor]
 
@@ -125,10 +127,22 @@ def _of_model(path: Path, model: DenseModel) -> Comparison:
         if family in CLASSES:
             peer = getattr(library, CLASSES[family]).from_pretrained(path).eval()
         else:
-            network = _without_extras(path, model)
+            network = model if isinstance(output, Masks) else _without_extras(path, model)
             with tempfile.TemporaryDirectory() as folder:
                 name = export_huggingface(network, folder)
                 peer = getattr(library, name).from_pretrained(folder).eval()
+
+        if isinstance(output, Masks):
+
+            def both(images: Tensor) -> Tensor:
+                return torch.cat([values.flatten() for values in model.maps(images).values()])
+
+            def of_peer(images: Tensor) -> Tensor:
+                found = peer(images)
+                return torch.cat((found.masks_queries_logits.flatten(), found.class_queries_logits.flatten()))
+
+            side = peer.config.image_size
+            return Comparison(both, of_peer, library, "masks and classes of all queries", [(side, side)])
 
         def theirs(images: Tensor) -> Tensor:
             found = peer(images)

@@ -9,12 +9,12 @@ from typing import Any
 from dense.backbone import WeightsError
 from dense.backbone.weights.checkpoint import recognise as recognise_backbone
 from dense.model.network import DenseModel
-from dense.published import depth_anything, dinov2_heads, dinov3_heads, dpt, huggingface, restormer, smp
+from dense.published import depth_anything, dinov2_heads, dinov3_heads, dpt, eomt, huggingface, restormer, smp
 from dense.published.family import Family, Published, State
 from dense.suggest import UnknownOption, did_you_mean
 
 # a new family is a module with FAMILIES, listed here
-MODULES = (dpt, depth_anything, huggingface, dinov2_heads, dinov3_heads, smp, restormer)
+MODULES = (dpt, depth_anything, huggingface, dinov2_heads, dinov3_heads, smp, restormer, eomt)
 FAMILIES: dict[str, Family] = {family.name: family for module in MODULES for family in module.FAMILIES}
 
 UNSUPPORTED = {  # pattern -> title

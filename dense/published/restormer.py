@@ -43,6 +43,9 @@ def build(
 def load_body(body: Restormer, source: Published | str | Path) -> None:
     """Load all weights of a published file into a body."""
     file = source if isinstance(source, Published) else Published.read(source)
+    held, own = (w["patch_embed.proj.weight"].shape[1] for w in (file.tensors, body.state_dict()))
+    if held != own:
+        raise WeightsError(f"{file.path} restores images of {held} channels and the body of {own}; leave it out")
     load_strictly(body, file.tensors, str(file.path), "restormer")
 
 

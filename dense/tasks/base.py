@@ -16,17 +16,19 @@ from torchmetrics import Metric
 
 import heads
 from dense.backbone import Backbone, load_backbone
+from dense.backbone.channels import input_parameters
 from dense.backbone.spec import resolve_layers
 from dense.data.cache import weights_digest
 from dense.data.labelled.check import spread
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import Batch, LabelledSource
 from dense.model.inference import through
-from dense.model.network import DenseModel, Inference, Maps, Task
+from dense.model.network import DenseModel, Inference, Maps, Task, before_blocks
 from dense.tasks.data import DataFacts
 from dense.tasks.options import BackboneOptions, OptimOptions, TargetOptions, TuneOptions
-from dense.tasks.tuning import parameter_groups, prepare
+from dense.tasks.tuning import free_patches, parameter_groups, prepare
 from dense.training.fit import continue_metrics, refuse_another, seed_micro_batch
+from heads.eomt import upscales_of
 from heads.features import Features, Size
 from heads.layers import resize
 
@@ -85,6 +87,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.inference, self.steps, self.seed = inference, steps, seed
         self.network: DenseModel
         self.micro_batch = 0
+        self.patches_stay = False  # whether the patch embedding is trained after tune.patch_steps, too
         self.validated: dict[str, float] = {}  # metrics of the last validation
         self.constant: dict[str, float] = {}  # the same metrics of the prediction by `baseline`
         self.comparing: tuple[Callable[[Batch], Maps], Any] | None = None  # while these are computed
@@ -125,17 +128,31 @@ class DenseTask(pl.LightningModule, abc.ABC):
         """Build backbone and head for these data, from the seed."""
         torch.manual_seed(self.seed)
         options = self.options
-        backbone = load_backbone(options.name, options.weights, **options.arguments)
+        backbone = load_backbone(options.name, options.weights, **options.changes)
         layers = resolve_layers(options.layers, backbone.spec)
         spec = dict(self.head_options)
         spec["outputs"] = self.complete_outputs(self.given_outputs(), data)
         spec.setdefault("in_channels", channels(backbone, layers))
         if backbone.spec.kind == "pyramid" and spec.get("name") in ("dpt", "pyramid"):
             spec.setdefault("strides", list(backbone._strides(layers)))
-        head = heads.build(spec)
-        prepare(backbone, self.tune, layers, options.norm)
-        inference = self.inference if data.focal is None else replace(self.inference, focal=data.focal)
-        return DenseModel(backbone, head, layers, options.norm, self.task, data.classes, inference)
+        if spec.get("name") == "eomt":
+            spec.setdefault("upscales", upscales_of(backbone.spec.patch))
+        if (count := len(backbone.spec.channels)) != 3:
+            if spec.get("stride2") == "stem":
+                spec.setdefault("image_channels", count)
+            if "restored" in spec["outputs"]:
+                spec["outputs"]["restored"].setdefault("count", count)
+        head, norm = heads.build(spec), options.norm
+        if head.blocks:  # it uses all blocks and the final norm, from features that are not normed
+            prepare(backbone, self.tune, (backbone.spec.depth - 1,), True)
+            layers, norm = (before_blocks(backbone.spec, head.blocks),), False
+        else:
+            prepare(backbone, self.tune, layers, norm)
+        if self.tune.patch_steps:
+            self.patches_stay = free_patches(backbone)
+        inference = replace(self.inference, reading=data.reading)
+        inference = inference if data.focal is None else replace(inference, focal=data.focal)
+        return DenseModel(backbone, head, layers, norm, self.task, data.classes, inference)
 
     def given_outputs(self) -> dict[str, dict[str, Any]]:
         """Return the outputs in the options of the head; raise for one that this task does not train."""
@@ -184,14 +201,15 @@ class DenseTask(pl.LightningModule, abc.ABC):
         """Fill the cache, now that the network is on its device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         network, named = self.network, data.cache not in (None, "auto")
-        if named and not self.tune.frozen:
+        if named and not self.fixed_features:
             raise ValueError("data.cache keeps features of a frozen backbone, and model.tune trains it; drop one")
         if named and network.head.reads_pixels:
             raise ValueError("data.cache keeps features, and this head reads the images too; leave data.cache out")
-        if not self.tune.frozen or network.head.reads_pixels:
+        if not self.fixed_features or network.head.reads_pixels:
             return
+        trained = {name for name, parameter in network.backbone.named_parameters() if parameter.requires_grad}
         key = {
-            "weights": weights_digest(network.backbone.state_dict()),
+            "weights": weights_digest({k: v for k, v in network.backbone.state_dict().items() if k not in trained}),
             "spec": network.backbone.spec.to_dict(),
             "layers": list(network.layers),
             "norm": network.norm,
@@ -205,6 +223,11 @@ class DenseTask(pl.LightningModule, abc.ABC):
 
         data.keep_features(compute, key, self.steps, whole=self.inference.window is None)
 
+    @property
+    def fixed_features(self) -> bool:
+        """Whether the features that the head gets stay the same in training."""
+        return self.tune.frozen
+
     def features(self, batch: Batch) -> tuple[Features, Tensor | None]:
         """Return the features of a batch, computed or from the cache, and the pixels for a head that reads them."""
         if batch.cached is not None:
@@ -212,7 +235,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
             return self.network.features_from(batch.cached, batch.size), None
         assert batch.images is not None
         images = self.network.backbone.normalise(batch.images)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tune.frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed_features):
             features = self.network.features(images)
         return features, self.network.pixels(images)
 
@@ -233,6 +256,9 @@ class DenseTask(pl.LightningModule, abc.ABC):
         step = self.trainer.global_step
         seed_micro_batch(self.trainer, self.seed, self.micro_batch)
         self.micro_batch += 1
+        if 0 < self.tune.patch_steps <= step and not self.patches_stay and self.trainer.world_size == 1:
+            for parameter in input_parameters(self.network.backbone.model):
+                parameter.requires_grad_(False)  # saves its backward pass, for which several processes would wait
         loss, parts = self.losses(*self.maps(batch))
         if not torch.isfinite(loss.detach()):
             raise RuntimeError(
@@ -254,14 +280,27 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """Set this step's learning rates, then step."""
-        factor = self.optim.factor(self.trainer.global_step, self.steps)
+        step, later = self.trainer.global_step, max(self.optim.warmup(self.steps), self.tune.patch_steps)
+        factor = slower = self.optim.factor(step, self.steps)
+        if self.tune.warmup_steps:
+            own = replace(self.optim, warmup_steps=self.tune.warmup_steps)
+            slower = 0.0 if step < later else own.factor(step - later, self.steps - later)
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            if step < self.tune.patch_steps and "patch_lr" in group:
+                group["lr"] = group["patch_lr"] * factor
+            else:
+                group["lr"] = group["initial_lr"] * (slower if group.get("backbone") else factor)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.micro_batch = 0
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip the norm of all gradients, where the options ask for it."""
+        """Drop the gradients of what is not trained at this step, and clip the norm of the others, as options say."""
+        first = self.trainer.global_step < self.tune.patch_steps
+        for group in optimizer.param_groups if self.tune.patch_steps else ():
+            patch = "patch_lr" in group
+            if group.get("backbone") and patch != first and not (patch and self.patches_stay):
+                for parameter in group["params"]:
+                    parameter.grad = None  # which the optimiser leaves as it is
         if self.optim.clip:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.optim.clip)
@@ -270,7 +309,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
         """Return AdamW with the learning rates of the head and of each trained layer of the backbone."""
         o, t = self.optim, self.tune
         assert o.lr != "auto"
-        groups = parameter_groups(self.network, o.lr, t.layer_decay, o.weight_decay, t.lr_scale)
+        patches = input_parameters(self.network.backbone.model) if t.patch_steps else []
+        groups = parameter_groups(self.network, o.lr, t.layer_decay, o.weight_decay, t.lr_scale, patches)
         if extra := self.extra_parameters():
             groups.append({"params": extra, "lr": o.lr, "weight_decay": 0.0})
         for group in groups:
@@ -293,6 +333,14 @@ class DenseTask(pl.LightningModule, abc.ABC):
         plain: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
         if self.inference.focal is None:
             del plain["inference"]["focal"]  # which older checkpoints lack
+        if self.inference.longer is None:
+            del plain["inference"]["longer"]
+        del plain["inference"]["reading"]  # which the data compare
+        for part, name in (
+            ("tune", "warmup_steps"), ("tune", "patch_steps"), ("backbone", "channels"), ("backbone", "channels_from"),
+        ):  # fmt: skip
+            if not plain[part][name]:
+                del plain[part][name]  # like this
         plain |= {"head": self.head_options, "steps": self.steps, "seed": self.seed, "task": type(self).__name__}
         return json.loads(json.dumps(plain | self.loss_recipe()))
 
@@ -322,6 +370,9 @@ class DenseTask(pl.LightningModule, abc.ABC):
         size = (target.shape[-2], target.shape[-1])
         if batch.cached is not None:
             maps = self.network.decode(self.features(batch)[0])
+            if self.inference.refine != "none":
+                assert batch.images is not None
+                maps = self.network.refined(maps, self.network.backbone.normalise(batch.images))
         else:
             assert batch.images is not None
             maps = through(self.network, self.inference)(self.network.backbone.normalise(batch.images))
@@ -361,8 +412,7 @@ def targets_of(source: LabelledSource, what: Literal["labels", "depth"]) -> Iter
 
 def channels(backbone: Backbone, layers: tuple[int, ...]) -> list[int]:
     """Return the number of channels of each chosen map."""
-    spec = backbone.spec
-    return [spec.channels[layer] for layer in layers] if spec.channels else [spec.dim] * len(layers)
+    return [backbone.spec.width_of(layer) for layer in layers]
 
 
 def target_size(features: Features, choice: str) -> Size | None:

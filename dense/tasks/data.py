@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,13 +19,18 @@ from torch.utils.data import DataLoader, Dataset
 from dense.console import counting, say
 from dense.data.cache import FeatureCache
 from dense.data.degrade import Degrade
+from dense.data.domain import Domain, check_domain
+from dense.data.image import dark
 from dense.data.labelled.check import check_all, check_one_size
+from dense.data.labelled.files import FileSource
 from dense.data.labelled.layouts import LAYOUTS
 from dense.data.labelled.open import current_layout, draw, open_training
 from dense.data.labelled.sample import Batch, DataError, DepthKind, Identity, LabelledSource, Sample, collate
+from dense.data.levels import PHOTOGRAPHS, RGB, Reading
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform, new_size
+from dense.data.windows import WindowSource, read_in_epoch
 from dense.files import free_room, megabytes
 from dense.tasks.degraded import (
     DegradedImages,
@@ -35,9 +41,10 @@ from dense.tasks.degraded import (
     check_stages,
     paired_kinds,
 )
-from dense.training.fit import fill_cache, images_in_words, refuse_another
+from dense.training.fit import check_batch_size, fill_cache, images_in_words, refuse_another
 
-TARGETS: tuple[Literal["labels", "depth"], ...] = ("labels", "depth")
+TARGETS: tuple[Literal["labels", "depth"], ...] = ("labels", "depth")  # that are read where none are named
+KNOWN = (*TARGETS, "masks")
 VERSIONS, PATCHES = 4, 350_000  # kept at most, unless data.copies says: versions per image, patches of all images
 GAIN = 0.75  # features of training are kept if they are at most this share of those that the run would compute
 
@@ -49,10 +56,12 @@ class DataFacts:
     Args:
         classes: class names; None without masks.
         depth_kind: kind of the depth; None without depth.
-        val_targets: targets of the validation images: labels, depth or both.
+        val_targets: targets of the validation images: labels, depth, masks.
         evaluation_crop: the region in which the published protocol of these images measures depth.
         degradations: kinds of degradation that are measured separately; empty for undegraded images.
         focal: focal length in pixels at the working size; None where it is unknown.
+        things: whether each class is of countable objects; None without masks of objects.
+        reading: channels of the images, and what their numbers mean.
     """
 
     classes: tuple[str, ...] | None = None
@@ -61,6 +70,18 @@ class DataFacts:
     evaluation_crop: str = "none"
     degradations: tuple[str, ...] = ()
     focal: float | None = None
+    things: tuple[bool, ...] | None = None
+    reading: Reading = PHOTOGRAPHS
+
+
+def window_side(crop: int | tuple[int, int] | None, augment: Augment) -> tuple[int, int]:
+    """Return the size of windows from which crops are cut, so that resizing and rotating leaves them filled."""
+    if crop is None:
+        raise ValueError("data.windows needs data.crop_size, the side of the crops in a window")
+    factor = 1.0 if augment.scale_to == "crop" else 1 / min(1.0, augment.scale[0])
+    factor *= math.sqrt(2) if augment.rotate else 1.0
+    height, width = crop if isinstance(crop, tuple) else (crop, crop)
+    return math.ceil(height * factor), math.ceil(width * factor)
 
 
 class LabelledImages(Dataset[Sample]):
@@ -106,7 +127,7 @@ class Drawn(LabelledImages):
         return Identity(name, f"{version}, number {index}" if self.transform.varies else version)
 
     def sample(self, index: int, copy: int = 0) -> Sample:
-        return self.transform(self.source.read(index), (self.seed, copy, index))
+        return self.transform(read_in_epoch(self.source, index, copy), (self.seed, copy, index))
 
 
 class Fixed(LabelledImages):
@@ -135,14 +156,17 @@ class DenseData(pl.LightningDataModule):
         crop_size: side, or height and width, of training crops; null for whole images of one size; auto for whole
             images where all have one shape, else squares of the working size.
         augment: augmentation of training images.
+        domain: what the images are; microscopy, satellite and xray change the augmentation, except for options that are
+            given explicitly, and print what they changed.
         resize: working size of training and validation images, see `Inference`; by default the model's; auto for one
             that suits the targets.
         val_size: former name of resize.
         partial: samples may lack the mask or the depth.
-        targets: targets that are read from a folder, labels, depth or both; null for those that the task trains.
+        targets: targets that are read, labels, depth or masks of objects; null for those that the task trains.
         answers: former name of targets.
         classes: names and values of classes, or a YAML file, instead of classes.yaml.
         depth: scale, invalid value and kind of depth files, or a YAML file, instead of depth.yaml.
+        annotations: a JSON file of COCO's format with the objects of a folder's images, instead of its own.
         cache: folder in which features of a frozen backbone are kept; auto keeps them in the folder of the run, where
             that saves time and the disk has room; null computes them in every step.
         copies: number of augmented versions per image in the cache; auto for 1 to 4, fewer of many or large images.
@@ -158,6 +182,12 @@ class DenseData(pl.LightningDataModule):
         scene_seed: seed of the series of embedded scenes.
         camera_heights: range in metres for training and for validation; null for the default.
         degrade: degradation of clean images, for restoration.
+        channels: of the images that are not photographs: their names, or their number; NAME_dapi.tif and NAME_actin.tif
+            are one image of the channels [dapi, actin].
+        levels: numbers that become black and white, [0, 4095]; auto for quantiles of the training images, per_image for
+            those of each image; {black: [...], white: [...], gamma: ..., log: ...}; null for those of the file's type.
+        windows: train and validate on so many random windows per image; TIFF in tiles or strips and .npy are then not
+            read whole, and windows of background alone are drawn again. Null for whole images. Needs crop_size.
         patches: [from step, side, batch size] of each stage of progressive training on patches, for restoration; null
             for crop_size and batch_size.
     """
@@ -171,13 +201,15 @@ class DenseData(pl.LightningDataModule):
         seed: int = 0,
         crop_size: int | tuple[int, int] | Literal["auto"] | None = None,
         augment: Augment = Augment(),
+        domain: Domain = "photographs",
         resize: int | tuple[int, int] | Literal["auto"] | None = None,
         val_size: int | None = None,
         partial: bool = False,
-        targets: list[Literal["labels", "depth"]] | None = None,
+        targets: list[Literal["labels", "depth", "masks"]] | None = None,
         answers: list[Literal["labels", "depth"]] | None = None,
         classes: str | list[str] | dict[Any, Any] | None = None,
         depth: str | dict[str, Any] | None = None,
+        annotations: str | None = None,
         cache: str | None = None,
         copies: int | Literal["auto"] = 1,
         val_ratio: float = 0.1,
@@ -191,6 +223,9 @@ class DenseData(pl.LightningDataModule):
         camera_heights: tuple[tuple[float, float], tuple[float, float]] | None = None,
         degrade: Degrade | None = None,
         patches: list[tuple[int, int, int]] | None = None,
+        windows: int | None = None,
+        channels: int | list[str] | None = None,
+        levels: Literal["auto", "per_image"] | list[float] | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         layout = str(current_layout(layout))
@@ -198,8 +233,8 @@ class DenseData(pl.LightningDataModule):
             raise ValueError(
                 "auto is a value of recipes, which dense train chooses; give batch_size, crop_size, resize"
             )
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size={batch_size}: expected at least 1")
+        check_domain(domain)
+        check_batch_size(batch_size)
         if crop_size is not None and min(crop_size if isinstance(crop_size, tuple) else (crop_size,)) < 1:
             raise ValueError(f"data.crop_size={crop_size}: expected at least 1 pixel")
         if val_size is not None:
@@ -209,25 +244,35 @@ class DenseData(pl.LightningDataModule):
             warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=1)
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
         self.embedded = root == "scenes"
+        self.reading = Reading.of(levels, channels)
+        if self.embedded and self.reading not in (PHOTOGRAPHS, Reading(RGB)):
+            raise ValueError(f"data.root=scenes with {self.reading}: scenes are RGB; leave channels and levels out")
         options: dict[str, Any] = {
             "layout": layout, "partial": partial, "targets": targets or answers or TARGETS, "classes": classes,
-            "depth": depth, "val_ratio": val_ratio, "kb_crop": kb_crop, "size": scene_size, "seed": scene_seed,
-            "split_by": split_by,
+            "depth": depth, "annotations": annotations, "val_ratio": val_ratio, "kb_crop": kb_crop, "size": scene_size,
+            "seed": scene_seed, "split_by": split_by, "reading": self.reading,
         }  # fmt: skip
         of_train, of_val = (
             {"length": length, "camera_height": height}
             for length, height in zip(scenes, camera_heights or (None, None), strict=True)
         )
+        kept = ("layout", "classes", "depth", "annotations", "val_ratio", "kb_crop", "split_by")
+        self.arrangement = {name: options[name] for name in kept}  # with which evaluate and explore open the folder
         self.train, self.val = open_training(root, train=of_train, val=of_val, **options)
         if train_images is not None:
             self.train = draw(self.train, train_images, seed)
+        self.stages: tuple[Stage, ...] = check_stages(patches) if patches else ()
+        if windows is not None:
+            self.train, self.val = self._windows(windows, crop_size, augment, resize)
         limit = None if check is True else int(check)
         if check:
             with counting("checking images") as count:
                 sources = {"train": self.train, "val": self.val}
                 check_all(sources, limit=limit, progress=lambda split, done, total: count(done, total))
+            names = [] if self.embedded else self.train.images  # type: ignore[attr-defined]
+            if problem := dark(names, self.reading):
+                raise DataError(problem)
         self.degrade, self.restores = degrade, degrade is not None or layout == "paired"
-        self.stages: tuple[Stage, ...] = check_stages(patches) if patches else ()
         self.train_set: Drawn | DegradedPatches
         self.val_set: Fixed | DegradedImages
         if crop_size is None and batch_size > 1 and not self.stages:
@@ -236,9 +281,14 @@ class DenseData(pl.LightningDataModule):
                     f"data.augment.scale={augment.scale} makes images of many sizes, which form no batch; set "
                     "data.crop_size, or data.batch_size to 1"
                 )
-            if check and (problems := check_one_size(self.train, limit=limit)):
+            if check and (problems := check_one_size(self.train, resize, limit=limit)):
                 raise DataError(*problems)
         if self.restores:
+            if augment.noise:
+                raise ValueError(
+                    f"data.augment.noise={augment.noise}: for restoration the noise would be in the target as well; "
+                    "use data.degrade, such as {kinds: {noise: [25]}}"
+                )
             check_plan(degrade, self.train, layout)
             if cache is not None or resize is not None:
                 raise ValueError(
@@ -246,7 +296,7 @@ class DenseData(pl.LightningDataModule):
                     "size; leave them out"
                 )
             sides: list[int | tuple[int, int] | None] = [stage.side for stage in self.stages] or [crop_size]
-            self.train_set = DegradedPatches(self.train, augment, sides, degrade, seed)
+            self.train_set = DegradedPatches(self.train, augment, sides, degrade, seed, self.reading.colours)
             self.val_set = DegradedImages(self.val, degrade)
         else:
             if self.stages:
@@ -254,26 +304,54 @@ class DenseData(pl.LightningDataModule):
                     "data.patches is for restoration, which needs data.degrade, such as {kinds: {noise: [25]}}, or "
                     "layout paired; without it use data.crop_size"
                 )
-            self.train_set = Drawn(self.train, TrainTransform(augment, crop_size, self.train.depth_kind, resize), seed)
+            self.train_set = Drawn(
+                self.train,
+                TrainTransform(augment, crop_size, self.train.depth_kind, resize, self.reading.colours),
+                seed,
+            )
             self.val_set = Fixed(self.val, EvalTransform(resize))
         self.resize, self.cache, self.copies = resize, cache, copies
         self.run_folder: Path | None = None  # where features are kept if no folder is named
         self.kept: dict[str, int] = {}  # versions per image whose features are kept, by split
+        newer = augment.newer  # which older checkpoints lack
+        usual = {field.name for field in fields(augment) if not field.repr} - {*newer}
         self.settings: dict[str, Any] = {
-            "layout": layout, "seed": seed, "crop_size": crop_size, "augment": asdict(augment), "resize": resize,
+            "layout": layout, "seed": seed, "crop_size": crop_size, "resize": resize,
+            "augment": {name: value for name, value in asdict(augment).items() if name not in usual},
             "copies": copies if cache else None, "kb_crop": kb_crop, "patches": patches,
             "degrade": None if degrade is None else asdict(degrade),
-        }  # fmt: skip
-        cut = ", kb_crop" if kb_crop else ""
+            **({} if self.reading == PHOTOGRAPHS else {"reading": self.reading.to_dict()}),
+        } | ({"windows": windows} if windows else {})  # fmt: skip
+        cut = (", kb_crop" if kb_crop else "") + (", scale to crop" if newer.pop("scale_to", None) else "")
+        cut += f", {windows} windows" if windows else ""
+        cut += "" if self.reading == PHOTOGRAPHS else f", {self.reading}"
+        turned = "".join(f", {name} {value}" for name, value in newer.items())
         self.views = {  # how images are prepared, for the cache
-            "train": f"{augment}, resize {resize}, crop {crop_size}, seed {seed}{cut}",
+            "train": f"{augment}, resize {resize}, crop {crop_size}, seed {seed}{cut}{turned}",
             "val": f"shorter side {resize}{cut}",
         }
+
+    def _windows(
+        self, count: int, crop: int | tuple[int, int] | None, augment: Augment, resize: Any
+    ) -> list[WindowSource]:
+        """Return windows of the images to train and to validate on."""
+        if resize is not None:
+            raise ValueError(f"data.resize={resize} with data.windows={count}: windows keep their pixels; leave it out")
+        if not isinstance(self.train, FileSource) or not isinstance(self.val, FileSource):
+            raise ValueError(f"data.windows={count}: embedded scenes are not large; leave it out")
+        crop = max((stage.side for stage in self.stages), default=crop)
+        sizes = window_side(crop, augment), window_side(crop, Augment())
+        return [
+            WindowSource(source, count, size, self.seed)
+            for source, size in zip((self.train, self.val), sizes, strict=True)
+        ]
 
     @cached_property
     def facts(self) -> DataFacts:
         """What a task must know of these data."""
-        known = {"labels": self.val.classes, "depth": self.val.depth_kind}
+        things = getattr(self.train, "things", None)
+        labelled = self.val.classes if self.has_labels else None
+        known = {"labels": labelled, "depth": self.val.depth_kind, "masks": things}
         pairs = paired_kinds(self.train, self.val) if self.restores and self.degrade is None else ()
         return DataFacts(
             classes=self.train.classes,
@@ -282,7 +360,14 @@ class DenseData(pl.LightningDataModule):
             evaluation_crop=LAYOUTS[self.layout].evaluation_crop if self.layout in LAYOUTS else "none",
             degradations=pairs if self.degrade is None else tuple(self.degrade.labels()),
             focal=self._focal(),
+            things=things,
+            reading=self.reading,
         )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the images have maps of classes; COCO's files hold classes of segments alone."""
+        return self.train.classes is not None and getattr(self.train, "masks", True) is not None
 
     def _focal(self) -> float | None:
         """Return the focal length at the working size, if the data declare that of their images."""
@@ -317,13 +402,13 @@ class DenseData(pl.LightningDataModule):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Return a batch with the targets of the data; a target that one sample lacks is unknown everywhere."""
         facts = self.facts
-        labels, depth = facts.classes is not None, facts.depth_kind is not None
+        labels, depth = self.has_labels, facts.depth_kind is not None
         batch = collate(samples, labels=labels and not self.restores, depth=depth and not self.restores)
         if samples[0].cached is None:
             return batch
         assert batch.images is not None
         cached = tuple(torch.stack(same) for same in zip(*(s.cached or () for s in samples), strict=True))
-        return batch._replace(images=None, cached=cached, size=(batch.images.shape[-2], batch.images.shape[-1]))
+        return batch._replace(cached=cached, size=(batch.images.shape[-2], batch.images.shape[-1]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the settings of which batches and validations are a function."""
@@ -446,4 +531,5 @@ class DenseData(pl.LightningDataModule):
             "trained on": len(self.train),
             "validated on": len(self.val),
             "batch size": self.batch_size,
+            "arrangement": self.arrangement,
         }

@@ -15,6 +15,7 @@ from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.sample import LabelledSource, Sample
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform
+from dense.data.windows import read_in_epoch
 
 EPOCHS = 10**6  # more than the epochs of any stage; keeps the epochs of two stages apart
 
@@ -82,9 +83,10 @@ class DegradedPatches(Dataset[Sample]):
         sides: Sequence[int | tuple[int, int] | None],
         plan: Degrade | None,
         seed: int,
+        colours: bool = True,
     ) -> None:
         self.source, self.plan, self.seed = source, plan, seed
-        self.transforms = {side: TrainTransform(augment, side, source.depth_kind) for side in sides}
+        self.transforms = {side: TrainTransform(augment, side, source.depth_kind, None, colours) for side in sides}
         self.side = sides[0]
 
     def __len__(self) -> int:
@@ -94,7 +96,7 @@ class DegradedPatches(Dataset[Sample]):
         epoch, index = draw[:2]
         side = draw.side if isinstance(draw, Patch) else self.side
         seed = (self.seed, epoch, index)
-        whole = self.source.read(index)
+        whole = read_in_epoch(self.source, index, epoch)
         degradations = {} if self.plan is None else self.plan.draw(seed)
         if "haze" in degradations and whole.depth is not None:  # the patch may lie where no depth is known
             whole = replace(whole, depth=known(whole.depth))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dense import losses
-from dense.data.labelled.sample import Batch, LabelledSource
+from dense.data.labelled.sample import Batch, DataError, LabelledSource
 from dense.losses.base import DepthKind
 from dense.metrics import DepthMetrics, RelativeDepthMetrics
 from dense.model.network import Maps
@@ -64,7 +64,7 @@ class DepthTask(DenseTask):
         self,
         *,
         head: dict[str, Any] = {"name": "linear", "outputs": {"depth": {"name": "bins"}}},
-        loss: dict[str, Any] = {"silog": 1.0},
+        loss: dict[str, Any] | Literal["auto"] = {"silog": 1.0},
         evaluation: DepthEvaluation = DepthEvaluation(),
         **shared: Any,
     ) -> None:
@@ -72,11 +72,14 @@ class DepthTask(DenseTask):
 
         Args:
             head: options of `heads.build`; in_channels is filled in.
-            loss: silog, l1, berhu, ssi, robust_ssi, midas, gradient_log, bins, each with its weight or its options.
+            loss: silog, l1, berhu, ssi, robust_ssi, midas, gradient_log, bins, each with its weight or its options;
+                auto in recipes.
             evaluation: how depth is measured in validation.
             **shared: options of every task.
         """
         super().__init__(head=head, **shared)
+        if loss == "auto":
+            raise ValueError("loss=auto is a value of recipes, which dense train chooses; give the losses")
         self.loss_options, self.evaluation = loss, evaluation
 
     def loss_recipe(self) -> dict[str, Any]:
@@ -106,6 +109,16 @@ class DepthTask(DenseTask):
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         assert batch.depth is not None
         metrics.update(maps["depth"], batch.depth, batch.depth.isfinite())
+
+    def numbers(self, metrics: Any = None) -> dict[str, float]:
+        """Return the metrics; raise where no pixel of any validation image counts."""
+        found = super().numbers(metrics)
+        if found.get("images", 1) == 0:
+            raise DataError(
+                f"no validation image has a known depth within model.evaluation.cap={list(self.evaluation.cap)} in "
+                "metres and within the crop; set the cap to the range of the data, or scale in depth.yaml"
+            )
+        return found
 
     def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps]:
         """Return the median depth of the training images everywhere."""

@@ -18,6 +18,9 @@ class BackboneOptions:
         layers: block indices, last, last4, even4, default, or auto for those that suit the head.
         norm: apply the final norm to every layer (true), to none (false) or to the last block alone (last).
         arguments: changes of the backbone's spec, such as img_size.
+        channels: of the images, their number or their names; null for those that are saved, or red, green and blue.
+        channels_from: how weights for other channels become those of the first layer, mean, copy, random or each, see
+            `load_backbone`; null for mean, or as saved.
     """
 
     name: str = "vit_small_patch14_dinov2"
@@ -25,6 +28,14 @@ class BackboneOptions:
     layers: str | list[int] = "last"
     norm: bool | Literal["last"] = True
     arguments: dict[str, Any] = field(default_factory=dict)
+    channels: int | list[str] | None = None
+    channels_from: Literal["mean", "copy", "random", "each"] | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What `load_backbone` changes of the named backbone."""
+        given = {"channels": self.channels, "channels_from": self.channels_from}
+        return {k: v for k, v in given.items() if v is not None} | self.arguments
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,10 @@ class TuneOptions:
         lora_rank: rank of low-rank adaptation; 0 for none.
         lora_alpha: scale of low-rank adaptation, divided by its rank.
         lora_targets: names of the linear layers that are adapted.
+        warmup_steps: steps of the backbone's own warm-up, which begins where the head's ends; until then the backbone
+            does not change. 0 for the head's schedule.
+        patch_steps: first steps of a run, in which of the backbone the patch embedding alone is trained, for images of
+            new channels; then the other options hold. 0 for none.
     """
 
     unfreeze: Literal["none", "all"] | int = "none"
@@ -46,8 +61,12 @@ class TuneOptions:
     lora_rank: int = 0
     lora_alpha: float = 8.0
     lora_targets: tuple[str, ...] = ("qkv", "proj")
+    warmup_steps: int = 0
+    patch_steps: int = 0
 
     def __post_init__(self) -> None:
+        if self.patch_steps < 0:
+            raise ValueError(f"patch_steps={self.patch_steps}: expected 0 or more")
         counted = isinstance(self.unfreeze, int) and not isinstance(self.unfreeze, bool)
         if self.unfreeze not in ("none", "all") and not (counted and self.unfreeze >= 1):  # type: ignore[operator]
             raise ValueError(f"unfreeze={self.unfreeze!r}: expected none, all or a number of blocks of at least 1")
@@ -59,7 +78,27 @@ class TuneOptions:
     @property
     def frozen(self) -> bool:
         """Whether no weight of the backbone changes."""
-        return self.unfreeze == "none" and not self.lora_rank
+        return self.unfreeze == "none" and not self.lora_rank and not self.patch_steps
+
+
+@dataclass(frozen=True)
+class PasteOptions:
+    """Objects of other images of the batch that are pasted into an image, see `dense.data.copy_paste`.
+
+    Args:
+        probability: of an image to get some; 0 for none.
+        scale: range of their size, as a factor.
+    """
+
+    probability: float = 0.0
+    scale: tuple[float, float] = (0.3, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"copy_paste.probability={self.probability}, scale={self.scale}: expected a probability, and a range "
+                "of at most 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -138,17 +177,19 @@ class DepthEvaluation:
     """How depth is measured on the validation images, see `dense.metrics.DepthMetrics`.
 
     Args:
-        cap: smallest and largest depth in metres that count.
+        cap: smallest and largest depth in metres that count, or auto for the range of the training images.
         crop: region that counts; layout for the region that is published for the layout of the data, if any.
         alignment: alignment of each prediction to its ground truth before it is compared.
     """
 
-    cap: tuple[float, float] = (1e-3, 80.0)
+    cap: tuple[float, float] | Literal["auto"] = (1e-3, 80.0)
     crop: Literal["none", "nyu_eigen", "garg", "eigen_kitti", "layout"] = "none"
     alignment: Literal["none", "median", "lsq"] = "none"
 
     def with_layout(self, crop: Any) -> DepthEvaluation:
-        """Return the evaluation with `crop` where the layout of the data decides."""
+        """Return the evaluation with `crop` where the layout of the data decides; a cap of auto raises."""
+        if self.cap == "auto":
+            raise ValueError("evaluation.cap=auto is a value of recipes, which dense train chooses; give two depths")
         return replace(self, crop=crop) if self.crop == "layout" else self
 
 

@@ -16,22 +16,27 @@ import torch
 
 from dense import tasks
 from dense.backbone.load import spec_of
+from dense.backbone.spec import BackboneSpec
 from dense.backbone.weights.names import directory
 from dense.console import say, warn
 from dense.data.labelled.open import draw, open_labelled
 from dense.data.labelled.sample import LabelledSource
+from dense.data.levels import Reading
+from dense.data.windows import surveyed
 from dense.files import write
 from dense.losses.base import DepthKind
 from dense.model.card import as_json, format_number, model_card, versions
 from dense.model.network import DenseModel
 from dense.tasks.auto import choose
 from dense.tasks.base import DenseTask
-from dense.tasks.data import TARGETS, DenseData, Drawn
+from dense.tasks.data import KNOWN, TARGETS, DenseData, Drawn
+from dense.tasks.options import BackboneOptions
 from dense.tasks.tuning import LoRALinear, merge_lora
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import distinct, plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
 from dense.training.logs import validation_line
+from dense.training.reading import settle_reading
 
 SCALES_APART = 1.5  # between what training and validation see, above which the run warns
 FEW = 4  # validations in a run, up to which close ones are decided by a second metric
@@ -61,7 +66,7 @@ class TrainCLI(TrainingCLI):
         super().before_instantiate_classes()
         config: Any = self.config
         refuse_weights_of_a_directory(config.model.init_args)
-        trained = [name for name in TARGETS if name in resolve_name(config.model.class_path).outputs]
+        trained = [name for name in KNOWN if name in resolve_name(config.model.class_path).outputs]
         if config.data.targets is None and config.data.answers is None:
             config.data.targets = trained or None
         self.chosen = choose_values(config)
@@ -91,16 +96,23 @@ def choose_values(config: Any) -> list[str]:
     if data.resize is None:
         data.resize = inference.resize
 
-    def open_source() -> LabelledSource:
+    def open_source(reading: Reading | None = None) -> LabelledSource:
         source = open_labelled(
             data.root, "train", layout=data.layout, partial=data.partial, targets=data.targets or TARGETS,
-            classes=data.classes, depth=data.depth, val_ratio=data.val_ratio, split_by=data.split_by,
-            kb_crop=data.kb_crop, length=data.scenes[0], size=data.scene_size, seed=data.scene_seed,
+            classes=data.classes, depth=data.depth, annotations=data.annotations, val_ratio=data.val_ratio,
+            split_by=data.split_by, kb_crop=data.kb_crop, length=data.scenes[0], size=data.scene_size,
+            seed=data.scene_seed, reading=Reading.of(data.levels, data.channels) if reading is None else reading,
         )  # fmt: skip
-        return source if data.train_images is None else draw(source, data.train_images, data.seed)
+        source = source if data.train_images is None else draw(source, data.train_images, data.seed)
+        return source if data.windows is None else surveyed(source)
 
     accelerated = config.trainer.accelerator != "cpu" and (torch.cuda.is_available() or torch.mps.is_available())
-    lines = choose(config, open_source, lambda: spec_of(backbone.name, **dict(backbone.arguments)), accelerated)
+
+    def spec() -> BackboneSpec:
+        return spec_of(backbone.name, **BackboneOptions(**backbone.as_dict()).changes)
+
+    lines = [] if data.root == "scenes" else settle_reading(data, backbone, open_source, Path(config.output))
+    lines += choose(config, open_source, spec, accelerated)
     for line in lines:
         say(f"chosen: {line}")
     if inference.resize is None:
@@ -163,8 +175,8 @@ def run(cli: TrainCLI) -> int:
 class BestModel(pl.Callback):
     """Save the model whenever the monitored metric improves; stop early when it does not.
 
-    Where a run has at most `FEW` validations, each of which is noisy, one that is close to the best so far (within
-    `CLOSE` of it) is better if the task's second metric is not worse; a later model wins where nothing else decides.
+    Where a run has at most `FEW` validations, each of which is noisy, one within `CLOSE` of the best value so far is
+    better if the task's second metric is not worse; a later model wins where nothing else decides.
 
     Args:
         folder: the saved directory of the best model.
@@ -178,6 +190,7 @@ class BestModel(pl.Callback):
         self.folder, self.patience, self.few = Path(folder), patience, 0 < validations <= FEW
         self.best: dict[str, float] = {}  # metrics of the best validation, and its step
         self.waited = 0  # validations since then
+        self.peak: float | None = None  # best value of the monitored metric, which may be of another validation
 
     @property
     def stops(self) -> bool:
@@ -194,7 +207,11 @@ class BestModel(pl.Callback):
         assert isinstance(pl_module, DenseTask)
         if trainer.sanity_checking or pl_module.monitor not in pl_module.validated:
             return
-        if self.improves(pl_module):
+        better = self.improves(pl_module)
+        now, sign = pl_module.validated[pl_module.monitor], 1 if pl_module.mode == "max" else -1
+        if self.peak is None or self.peak != self.peak or sign * (now - self.peak) > 0:  # NaN is no peak
+            self.peak = now
+        if better:
             self.best, self.waited = {"step": trainer.global_step, **pl_module.validated}, 0
             if trainer.is_global_zero:
                 save(pl_module.network, self.folder)
@@ -215,8 +232,9 @@ class BestModel(pl.Callback):
         now, name, second = task.validated, task.monitor, task.second
         if not self.best or self.best[name] != self.best[name]:
             return True
-        gain = (now[name] - self.best[name]) * (1 if task.mode == "max" else -1)
-        if self.few and second in now and abs(gain) <= CLOSE * abs(self.best[name]):
+        peak = self.best[name] if self.peak is None else self.peak
+        gain = (now[name] - peak) * (1 if task.mode == "max" else -1)
+        if self.few and second in now and abs(gain) <= CLOSE * abs(peak):
             return now[second] >= self.best[second]
         return gain > 0
 
@@ -230,10 +248,11 @@ class BestModel(pl.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited, "peak": self.peak}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.waited = dict(state_dict["best"]), int(state_dict["waited"])
+        self.peak = state_dict.get("peak")
 
 
 def save(network: DenseModel, folder: Path) -> None:
@@ -249,7 +268,7 @@ def check_crop(network: DenseModel, data: DenseData) -> None:
     if not isinstance(data.train_set, Drawn) or (crop := data.train_set.transform.crop_size) is None:
         return
     try:
-        network.backbone.pad_to_patch_multiple(torch.empty(1, 3, *network.backbone_size(crop), device="meta"))
+        network.backbone.pad_to_patch_multiple(network.backbone.blank(network.backbone_size(crop)))
     except ValueError as error:
         raise ValueError(f"data.crop_size={data.settings['crop_size']}: {error}") from None
 

@@ -12,6 +12,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from dense.backbone import Backbone
+from dense.backbone.channels import input_parameters
 from dense.suggest import did_you_mean
 from dense.tasks.options import TuneOptions
 
@@ -91,7 +92,7 @@ def prepare(
     the mask token, would stall distributed training.
     """
     backbone.freeze()
-    if options.frozen:
+    if options.unfreeze == "none" and not options.lora_rank:
         return backbone
     if options.lora_rank:
         add_lora(backbone.model, options.lora_rank, options.lora_alpha, options.lora_targets)  # type: ignore[arg-type]
@@ -136,13 +137,28 @@ def layer_numbers(backbone: Backbone) -> dict[str, int]:
     }
 
 
+def free_patches(backbone: Backbone) -> bool:
+    """Let the layers that read the image train; return whether they did already."""
+    patches = input_parameters(backbone.model)
+    trained = all(parameter.requires_grad for parameter in patches)
+    for parameter in patches:
+        parameter.requires_grad_(True)
+    return trained
+
+
 def parameter_groups(
-    network: nn.Module, lr: float, layer_decay: float, weight_decay: float, lr_scale: float = 1.0
+    network: nn.Module,
+    lr: float,
+    layer_decay: float,
+    weight_decay: float,
+    lr_scale: float = 1.0,
+    patches: Sequence[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Return parameter groups of equal learning rate and weight decay, for a network with a `backbone`.
 
     A layer of the backbone has the learning rate lr * lr_scale * layer_decay^(L + 1 - layer), every other parameter has
-    lr. Biases, norms, tokens and positions have no weight decay.
+    lr. Biases, norms, tokens and positions have no weight decay. patches: parameters with a group of their own, whose
+    learning rate without `layer_decay` is its "patch_lr".
     """
     backbone: Any = network.backbone
     trained = any(p.requires_grad for p in backbone.parameters())
@@ -150,7 +166,8 @@ def parameter_groups(
     top = max(numbers.values(), default=0) + 1
     undecayed = set(backbone.model.no_weight_decay()) if hasattr(backbone.model, "no_weight_decay") else set()
     undecayed |= {"class_position", "reg_token"}
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
+    apart = {id(parameter) for parameter in patches}
     for full_name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -158,8 +175,11 @@ def parameter_groups(
         layer = numbers[name] if inside else top
         decays = parameter.ndim > 1 and name.removeprefix("model.") not in undecayed
         rate = lr * (lr_scale * layer_decay ** (top - layer) if inside else 1.0)
+        patch = id(parameter) in apart
         group = groups.setdefault(
-            (layer, decays), {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0}
+            (layer, decays, patch),
+            {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0, "backbone": inside}
+            | ({"patch_lr": lr * lr_scale} if patch else {}),
         )
         group["params"].append(parameter)
     return list(groups.values())

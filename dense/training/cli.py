@@ -8,14 +8,18 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import lightning.pytorch as pl
+import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dense.console import COMMON, say
+from dense.data.domain import preset
 from dense.files import check_writable
 from dense.recipes import find_config
 from dense.suggest import UsageError, as_question, nearest, wrong_name
@@ -85,6 +89,7 @@ class TrainingCLI(LightningCLI):
     and checkpoints are off. epilogue: what stands below the help.
     """
 
+    parsers: ClassVar[dict[tuple[Any, ...], LightningArgumentParser]] = {}  # of classes that were parsed for before
     output: ClassVar[str]
     choice: Choice | None = None  # of the precision, unless an option gave it
 
@@ -112,6 +117,16 @@ class TrainingCLI(LightningCLI):
             **options,
         )
 
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Take the parser of an earlier run in this process: building it takes longer than using it."""
+        classes = (type(self), self.model_class, self.subclass_mode_model, self.datamodule_class, main_kwargs["prog"])
+        if classes not in self.parsers:
+            super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+            self.parsers[classes] = self.parser
+        self.parser = self.parsers[classes]
+
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Add the options of every run."""
         parser.add_argument("--output", type=str, default=self.output, help="folder of the run")
@@ -132,8 +147,10 @@ class TrainingCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Raise for an unwritable folder before anything large is built."""
+        """Raise for an unwritable folder before anything large is built; apply data.domain."""
         check_writable(Path(self.config.output))
+        for line in apply_domain(self.config.data, UnknownKey.given):
+            say(line)
         self.config_dump: dict[str, Any] = {}  # Lightning's copy for `save_hyperparameters`, which no module calls
 
     def instantiate_classes(self) -> None:
@@ -178,6 +195,58 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("-c", "--config", action="config", help="a YAML file, or the name of a shipped config")
         parser.add_argument("--help_all", action="help", help="show this help; --help shows what most runs need")
         return parser
+
+
+def apply_domain(data: Any, argv: Sequence[str]) -> list[str]:
+    """Change the augmentation in the options of data to that of data.domain; return a line for each change.
+
+    Explicit options win: those of the command line, and if a file names the domain, those of this file and later ones.
+    """
+    kind: Literal["augment", "views"] = "augment" if "augment" in data else "views"
+    if data.domain == "photographs":
+        return []
+    if kind == "views" and not hasattr(data.views, "init_args"):  # no recipe has views
+        data.views = Namespace(class_path="pretrain.views.MultiCrop", init_args=Namespace())
+    place = data.augment if kind == "augment" else data.views.init_args
+    given = explicit_options(argv, kind)
+    chosen = preset(data.domain, kind, given)
+    if kind == "augment" and (data.degrade is not None or data.layout == "paired"):
+        chosen.pop("noise", None)  # of restoration, it would be in the target
+    lines = [f"data.domain: {data.domain}"]
+    for name, value in chosen.items():
+        if name in place and (before := place[name]) == value:
+            continue
+        lines.append(
+            f"  data.{kind}.{name}: {value}, instead of {before}" if name in place else f"  data.{kind}.{name}: {value}"
+        )
+        place[name] = value
+    lines += [f"  data.{kind}.{name}: {place[name]}, as given" for name in sorted(given) if name in place]
+    return lines
+
+
+def explicit_options(argv: Sequence[str], kind: str) -> set[str]:
+    """Return the names of the options of data.KIND that the command line gives, or a file that names the domain."""
+    files, given, on_line = list[Any](), set[str](), False
+    for argument, following in pairwise([*argv, "--"]):
+        option, equals, value = argument.partition("=")
+        value = value if equals else following
+        if option in ("-c", "--config"):
+            files.append((yaml.safe_load(find_config(value).read_text()) or {}).get("data") or {})
+        elif option == f"--data.{kind}":
+            given |= _names(yaml.safe_load(value))
+        elif option.startswith(f"--data.{kind}."):
+            given.add(option.removeprefix(f"--data.{kind}.").removeprefix("init_args.").partition(".")[0])
+        on_line |= option == "--data.domain"
+    named = [number for number, data in enumerate(files) if "domain" in data]
+    later = files[named[-1] :] if named and not on_line else []
+    return given.union(*(_names(data.get(kind)) for data in later))
+
+
+def _names(options: Any) -> set[str]:
+    """Return the names of options in a mapping, or in the init_args of a class."""
+    if not isinstance(options, Mapping):
+        return set()
+    return {*(options.get("init_args") or {})} if "class_path" in options else {*options}
 
 
 def of_union(message: str) -> str:

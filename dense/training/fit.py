@@ -25,6 +25,12 @@ from dense.training.logs import MetricsFile, ProgressLine
 from dense.training.precision import OnePrecision
 
 
+def check_batch_size(size: int) -> None:
+    """Raise for a batch without images."""
+    if size < 1:
+        raise ValueError(f"data.batch_size={size}: expected at least 1")
+
+
 def continue_metrics(trainer: pl.Trainer) -> None:
     """Continue metrics.csv at the step where the run continues."""
     for logger in trainer.loggers:

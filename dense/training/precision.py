@@ -59,8 +59,9 @@ def probe(width: int, tokens: int, device: torch.device, clock: Clock = time.per
         rows = torch.randn(count, width, device=device, generator=generator, requires_grad=True)
         return seconds(rows, bf16=False), seconds(rows, bf16=True)
 
-    begin, count = clock(), min(64, tokens)
-    both(min(16, tokens))  # the first pass loads kernels
+    count = min(64, tokens)
+    both(count)  # loads kernels, which can take longer than all that follows
+    begin = clock()
     single, half = both(count)
     while single < LONG and half < 3 * single and count < tokens and clock() - begin < BUDGET:
         count = min(2 * count, tokens)

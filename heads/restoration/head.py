@@ -36,7 +36,7 @@ def guide_size(size: Size, patch: int, tokens: int) -> Size:
 
 
 def guide_image(images: Tensor, patch: int, tokens: int) -> Tensor:
-    """Resize images (B, 3, H, W) to `guide_size`."""
+    """Resize images (B, N, H, W) to `guide_size`."""
     height, width = images.shape[-2:]
     rows, columns = guide_size((height, width), patch, tokens)
     if rows != height:
@@ -61,14 +61,15 @@ def resize_matrix(old: int, new: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RestoredImage(Output):
-    """An image, RGB of 0 to 1, not clamped; an output of the restoration head alone."""
+    """An image of 0 to 1, not clamped; an output of the restoration head alone. count: of its channels."""
 
+    count: int = 3
     align_corners: bool | None = None
     name: ClassVar[str] = "image"
 
     @property
     def channels(self) -> int:
-        return 3
+        return self.count
 
     def branch(self, width: int, align_corners: bool) -> nn.Module:
         raise ValueError("the output 'image' needs the head 'restoration'; name that head, or another output")
@@ -103,9 +104,10 @@ class RestorationHead(DenseHead):
         tokens: int = 1024,
     ) -> None:
         super().__init__(outputs)
-        if len(outputs) != 1 or not isinstance(next(iter(outputs.values())), RestoredImage):
+        output = next(iter(outputs.values()))
+        if len(outputs) != 1 or not isinstance(output, RestoredImage):
             raise ValueError(f"the head 'restoration' has one output, an image, and was given {', '.join(outputs)}")
-        self.body = build_body(body)
+        self.body = build_body(body, output.count)
         self.guidance, self.query, self.width, self.window, self.tokens = guidance, query, width, window, tokens
         self.in_channels = tuple(in_channels)
         self.reads_features = guidance != "none"
@@ -128,7 +130,7 @@ class RestorationHead(DenseHead):
     def forward(
         self, features: Features | None, images: Tensor | None = None, size: Size | None = None
     ) -> dict[str, Tensor]:
-        """Return the output's name -> (B, 3, H, W), of 0 to 1 if `images` are.
+        """Return the output's name -> (B, N, H, W), of 0 to 1 if `images` are.
 
         features: of `backbone_input(images)`; None without guidance.
         """

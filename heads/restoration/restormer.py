@@ -89,11 +89,11 @@ class Block(nn.Module):
 
 
 class Embed(nn.Module):
-    """A 3x3 convolution of the image: (B, 3, H, W) to (B, dim, H, W)."""
+    """A 3x3 convolution of the image: (B, N, H, W) to (B, dim, H, W)."""
 
-    def __init__(self, dim: int, bias: bool) -> None:
+    def __init__(self, channels: int, dim: int, bias: bool) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, 3, padding=1, bias=bias)
+        self.proj = nn.Conv2d(channels, dim, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
@@ -131,11 +131,11 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 class Restormer(nn.Module):
-    """Degraded images (B, 3, H, W) of 0 to 1, any H and W, to restored ones; the network predicts their difference.
+    """Degraded images (B, N, H, W) of 0 to 1, any H and W, to restored ones; the network predicts their difference.
 
     dim: channels of the first level, doubled from level to level. blocks, heads: of each level. refinement: blocks at
     the end. expansion: of the feed-forward networks. bias: of all convolutions except those between levels. norm_bias:
-    whether norms have a bias; published denoisers of Gaussian noise have none.
+    whether norms have a bias; published denoisers of Gaussian noise have none. channels: of the images.
     """
 
     @checked
@@ -148,6 +148,8 @@ class Restormer(nn.Module):
         expansion: Positive = 2.66,
         bias: bool = False,
         norm_bias: bool = True,
+        *,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.dims = tuple(dim * 2**level for level in range(LEVELS))
@@ -155,9 +157,9 @@ class Restormer(nn.Module):
             check_length(name, values, LEVELS, "level")
         if dim % 2:
             raise ValueError(f"dim={dim}: expected an even number, because it is halved between levels")
-        for level, (count, channels) in enumerate(zip(heads, self.dims, strict=True)):
-            if channels % count:
-                raise ValueError(f"heads[{level}]={count} does not divide the {channels} channels of its level")
+        for level, (count, width) in enumerate(zip(heads, self.dims, strict=True)):
+            if width % count:
+                raise ValueError(f"heads[{level}]={count} does not divide the {width} channels of its level")
         self.heads = tuple(heads)
         self.config: dict[str, Any] = {
             "dim": dim, "blocks": list(blocks), "heads": list(heads), "refinement": refinement, "expansion": expansion,
@@ -168,7 +170,7 @@ class Restormer(nn.Module):
             return nn.Sequential(*(Block(width, number_of_heads, expansion, bias, norm_bias) for _ in range(count)))
 
         one, two, three, four = self.dims
-        self.patch_embed = Embed(one, bias)
+        self.patch_embed = Embed(channels, one, bias)
         self.encoder_level1 = stage(one, heads[0], blocks[0])
         self.down1_2 = Down(one)
         self.encoder_level2 = stage(two, heads[1], blocks[1])
@@ -185,7 +187,7 @@ class Restormer(nn.Module):
         self.up2_1 = Up(two)
         self.decoder_level1 = stage(two, heads[0], blocks[0])  # the first level keeps twice its channels
         self.refinement = stage(two, heads[0], refinement)
-        self.output = nn.Conv2d(two, 3, 3, padding=1, bias=bias)
+        self.output = nn.Conv2d(two, channels, 3, padding=1, bias=bias)
 
     def forward(self, images: Tensor, guide: Guide | None = None) -> Tensor:
         """Return restored images, not clamped. guide: changes the features of level 0 to 3 before its encoder."""
@@ -218,11 +220,11 @@ def pad(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, right, 0, below), mode=mode)
 
 
-def build_body(spec: str | Mapping[str, Any]) -> Restormer:
-    """Build a body by its name or from its options."""
+def build_body(spec: str | Mapping[str, Any], channels: int = 3) -> Restormer:
+    """Build a body for images of so many channels, by its name or from its options."""
     if isinstance(spec, str):
         if spec not in BODIES:
             raise ValueError(f"body={spec!r}: expected one of {', '.join(BODIES)}, or the options of Restormer")
-        return Restormer(**BODIES[spec])
-    check_names("body", spec, Restormer)
-    return Restormer(**spec)
+        return Restormer(**BODIES[spec], channels=channels)
+    check_names("body", spec, Restormer, but={"channels"})
+    return Restormer(**spec, channels=channels)

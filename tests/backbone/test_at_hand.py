@@ -46,7 +46,7 @@ def put(cache: Path, file: str = "model.safetensors") -> Path:
 
 
 def test_a_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DENSE_BACKBONE", "scenes_stem")
+    monkeypatch.setenv("DENSE_BACKBONE", "scenes_tiny")
     assert at_hand("dino_vits16", "file.pth") == ("dino_vits16", "file.pth")
     assert at_hand("dino_vits16") == ("dino_vits16", None)
     with pytest.raises(ValueError, match=r"weights x\.pth without a backbone"):
@@ -55,13 +55,16 @@ def test_a_name_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_then_the_environment(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
     put(empty)
-    monkeypatch.setenv("DENSE_BACKBONE", "scenes_stem")
-    assert at_hand() == ("scenes_stem", None)
+    monkeypatch.setenv("DENSE_BACKBONE", "scenes_tiny")
+    assert at_hand() == ("scenes_tiny", None)
     monkeypatch.setenv("DENSE_BACKBONE", "dino_vits16")
     with pytest.raises(ValueError, match="not in the hub's cache; add --download, or offline set DENSE_WEIGHTS"):
         at_hand()
     monkeypatch.setenv("DENSE_WEIGHTS", "mine.pth")
     assert at_hand() == ("dino_vits16", "mine.pth")
+    monkeypatch.delenv("DENSE_BACKBONE")
+    with pytest.raises(ValueError, match=r"DENSE_WEIGHTS=mine\.pth without DENSE_BACKBONE"):
+        at_hand()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])

@@ -87,7 +87,7 @@ def test_pyramids_equal_timm(name: str) -> None:
         features = backbone(images, layers=tuple(range(backbone.spec.depth)))
         theirs = backbone.model.forward_intermediates(images, intermediates_only=True)
     for mine, prefix, their, stride, channels in zip(
-        features.maps, features.prefix, theirs, features.strides, backbone.spec.channels, strict=True
+        features.maps, features.prefix, theirs, features.strides, backbone.spec.widths, strict=True
     ):
         assert torch.equal(mine, their)
         assert mine.shape == (1, channels, 96 // stride, 128 // stride)

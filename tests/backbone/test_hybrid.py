@@ -66,7 +66,7 @@ def test_convolutional_stem(tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = load_backbone("vit_tiny_r_s16_p8_224", **STEM)
     randomise(backbone)
-    assert (backbone.spec.kind, backbone.spec.patch, backbone.spec.channels) == ("vit", 8, ())
+    assert (backbone.spec.kind, backbone.spec.patch, backbone.spec.widths) == ("vit", 8, ())
     images = torch.randn(2, 3, 32, 32)
     theirs = backbone.model.forward_features(images)
     torch.testing.assert_close(backbone(images, layers="last", norm=True).maps[0].flatten(2).mT, theirs[:, 1:])

@@ -165,7 +165,7 @@ def test_export_to_transformers(anything: Path, tmp_path: Path) -> None:
             "activation='relu'",
         ),
         ({"outputs": {"depth": {"name": "bins"}}}, "bins"),
-        ({"name": "linear"}, "only a DPT can be written"),
+        ({"name": "linear"}, "only a DPT or an EoMT can be written"),
         ({"outputs": {"depth": {"name": "regression"}}}, "fusion_size='double' and this model's head has 'level'"),
         ({"reassemble": [None] * 4}, "transformers' DepthAnything projects every level"),
     ],

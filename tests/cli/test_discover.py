@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dense.cli import main
+from dense.data.labelled import open_labelled
 from dense.discover.writing import annotation
 from dense.media.draw import CAPTION, captioned
 from dense.media.inputs import SizedImage, batches, resize_for_backbone
@@ -69,6 +70,17 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
         covered = sum(a["area"] for a in saved["annotations"] if a["image_id"] == image["id"])
         assert covered == (index.size if method in ("spectral", "kmeans", "cocluster", "stego") else (index > 0).sum())
         assert (out / f"{stem}_overlay.png").is_file()
+
+
+def test_masks_become_objects_to_train_on(folder: Path, tmp_path: Path) -> None:
+    """The annotations are data of one class, in which nothing is a crowd."""
+    assert run(folder, tmp_path / "out", "--method", "maskcut") == 0
+    source = open_labelled(folder, "all", targets=("masks",), annotations=tmp_path / "out/annotations.json")
+    assert (len(source), source.classes) == (2, ("object",))
+    segments = source.read(0).segments
+    assert segments is not None
+    assert len(segments.classes) >= 1
+    assert not segments.crowd.any()
 
 
 def test_saved_classes_apply_to_other_images(folder: Path, tmp_path: Path) -> None:

@@ -510,3 +510,16 @@ def test_bash_reads_the_script() -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert "dense" in done.stdout
     assert done.stderr == ""
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly() -> None:
+    """As in `dense --help | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "dense", "--help"], stdout=writing, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

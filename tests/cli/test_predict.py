@@ -81,9 +81,9 @@ def test_names_that_clash(saved: Path, tmp_path: Path) -> None:
     a, b = photo(tmp_path / "a.png"), photo(tmp_path / "a.jpg")
     done = predict(saved, a, b, output=tmp_path / "out")
     assert done.returncode == 1
-    assert "same prediction" in done.stderr
+    assert "same file" in done.stderr
     videos = [video(tmp_path / folder / "x.mp4") for folder in ("one", "two")]
-    assert "same prediction" in predict(saved, *videos, output=tmp_path / "out").stderr
+    assert "same file" in predict(saved, *videos, output=tmp_path / "out").stderr
     assert "1 of 1" in predict(saved, a, a, output=tmp_path / "out").stdout
 
 

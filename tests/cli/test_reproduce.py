@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dense.backbone import describe, load_backbone
+from dense.backbone import WeightsError, describe, load_backbone
 from dense.cli import evaluate, main
 from dense.cli.trainings import TRAININGS
 from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
+from dense.evaluate.published.needs import MASKED
 from dense.recipes import find_config
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
 from tests.evaluate.davis import miniature
 from tests.evaluate.retrieval_files import copies, landmarks, paris
 from tests.runs import alone
 
-PAGE = Path(__file__).parents[2] / "docs/published_numbers.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/published_numbers.md"
+
+
+described, parser = cache(describe), cache(evaluate.parser)
 
 
 @pytest.mark.parametrize("row", rows().values(), ids=rows())
 def test_a_row_is_a_valid_command(row: Row) -> None:
-    assert describe(row.backbone).dim
+    assert described(row.backbone).dim
     *trainings, measure = row.filled(data="DATA", weights="FILE", output="OUT")
-    evaluate.parser(measure[1]).parse_args(measure[2:])
+    parser(measure[1]).parse_args(measure[2:])
     assert measure[-2:] == ["--output", "OUT/result"]
     for words in trainings:
         assert words[0] == "train" in TRAININGS
@@ -40,7 +46,48 @@ def test_the_page_has_every_row() -> None:
     start, end = "<!-- rows -->\n", "<!-- end of rows -->"
     content = PAGE.read_text()
     found = content[content.index(start) + len(start) : content.index(end)]
-    assert found.strip() == published.markdown().strip()
+    assert found.strip() == published.markdown(ROOT / "benchmarks/results/reproduced").strip()
+
+
+def test_a_number_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
+    """`reproduced.json` files below a folder; a number has as many digits as the published one."""
+    (tmp_path / "a.json").write_text(json.dumps({"row": "knn/imagenet/dinov2_vits14", "here": 78.9876, "within": True}))
+    found = published.markdown(tmp_path)
+    assert "| dinov2_vits14 | 79.0 | 79.0, within 0.3 |" in found
+    assert "| dinov2_vitb14 | 82.1 | not run: needs ImageNet-1k |" in found
+
+
+def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) -> None:
+    """Everything that is missing is found before anything runs."""
+    ade20k(tmp_path / "ade")
+    for name, expected in {
+        "segmentation/voc2012_aug/dinov2_vits14": ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"),
+        "depth_dpt/nyuv2/dinov2_vits14": ("nyudepthv2_train_files_with_gt.txt", "nyudepthv2_test_files_with_gt.txt"),
+        "depth_dpt/kitti/dinov2_vits14": ("eigen_train_files_with_gt.txt", "eigen_test_files_with_gt.txt"),
+    }.items():
+        lacks = find_row(name).missing(tmp_path / "ade", "timm")
+        assert len(lacks) == len(expected)
+        assert all(any(place in line for line in lacks) for place in expected)
+    assert find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "timm") == []
+    nyuv2(tmp_path / "nyu")
+    assert find_row("depth_dpt/nyuv2/dinov2_vits14").missing(tmp_path / "nyu", "timm") == []
+    assert "hub: no such file" in find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
+    for name in ("knn/imagenet/ibot_vits16", "knn/imagenet/dino_resnet50"):  # timm has other weights by these names
+        imagenet(tmp_path / "imagenet")
+        assert "timm has no published weights" in find_row(name).missing(tmp_path / "imagenet", "timm")[0]
+        assert "timm" not in find_row(name).missing(tmp_path / "imagenet", None)[0]
+        with pytest.raises(WeightsError, match="timm publishes no weights"):
+            load_backbone(name.split("/")[2], "timm")
+
+
+def test_weights_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    imagenet(tmp_path / "data")
+    torch.save(load_backbone("dino_vits16", depth=1).state_dict(), tmp_path / "weights.pth")
+    place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / "weights.pth"), "--output"]
+    assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place, str(tmp_path / "out")]) == 1
+    assert "does not fit vit_small_patch14_dinov2" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,18 +96,23 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["reproduce", "knn/imagenet/dinov2_vits14"]) == 1
     told = capsys.readouterr().err
     assert "needs 3 more" in told
-    assert all(option in told for option in ("--data FOLDER: ImageNet-1k with train, val", "--weights", "--output"))
+    assert all(
+        option in told
+        for option in ("--data FOLDER: ImageNet-1k with train/n????????, val/n????????", "--weights", "--output")
+    )
     (tmp_path / "data/train").mkdir(parents=True)
     place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / "none.pth"), "--output", str(tmp_path / "o")]
     assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place]) == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'data/val'} (ImageNet-1k)" in told
+    assert f"{tmp_path / 'data/val/n????????'} (ImageNet-1k)" in told
     assert "none.pth: no such file" in told
     assert main(["reproduce", "knn/imagenet/dinov2_vit14", *place]) == 1
     assert "Did you mean knn/imagenet/dinov2_vits14" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["reproduce", "knn/imagenet/dinov2_vits14", *place, "--set", "seed"])
     assert "--set seed: expected KEY=VALUE" in capsys.readouterr().err
+    assert main(["reproduce", "knn/imagenet/dinov2_vits14"]) == 1
+    assert "dense evaluate knn" in capsys.readouterr().out
 
 
 # ---- miniatures
@@ -68,7 +120,7 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
 
 def imagenet(root: Path) -> None:
     for split in ("train", "val"):
-        for number, name in enumerate(("a", "b")):
+        for number, name in enumerate(("n01440764", "n01443537")):
             for i in range(3):
                 image_file(root / split / name / f"{split}{name}{i}.png", 60 * number + i, (64, 64))
 
@@ -120,12 +172,29 @@ def kitti(root: Path) -> None:
         text(root / f"eigen_{split}_files_with_gt.txt", "".join(lines))
 
 
+def mvtec(root: Path) -> None:
+    for category in (*MASKED, "bottle"):
+        for i in range(2):
+            image_file(root / category / f"train/good/{i}.png", i, (64, 64))
+            image_file(root / category / f"test/good/{i}.png", 2 + i, (64, 64))
+            image_file(root / category / f"test/hole/{i}.png", 90 + i, (64, 64))
+            mask(root / category / f"ground_truth/hole/{i}_mask.png", 255 * stripes(2, (64, 64)), (64, 64))
+
+
 MAKERS = {
     "imagenet": imagenet, "ade20k": ade20k, "voc2012": voc2012, "voc2012_aug": voc2012, "cityscapes": cityscapes,
     "nyuv2": nyuv2, "kitti": kitti, "davis": miniature,
-    "roxford5k": landmarks, "rparis6k": paris, "copydays": copies,
+    "roxford5k": landmarks, "rparis6k": paris, "copydays": copies, "mvtec": mvtec,
 }  # fmt: skip
-KINDS = {(row.measure, row.data, row.source): row for row in reversed(rows().values())}  # the smallest backbone of each
+
+
+def kind_of(row: Row) -> tuple[object, ...]:
+    """What has commands of its own: a measure on some data and, on two data sets, each recipe and kind of backbone."""
+    kind = (row.commands[0][2], "_reg" in row.backbone, "convnext" in row.backbone)
+    return (row.measure, row.data, row.source, *(kind if row.data in ("ade20k", "nyuv2") else ()))
+
+
+KINDS = {kind_of(row): row for row in reversed(rows().values())}  # the smallest backbone of each
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
 
 
@@ -145,7 +214,8 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     commands = []
     for command in row.commands:
         short = {"linear": ["--steps", "2"], "segmentation": ["--window", "112", "--resize", "112", "--stride", "112"]}
-        short["in-context"] = ["--resize", "112", "--patches", "100"]
+        short["in-context"] = ["--resize", "112", "--patches", "160"]
+        short |= {"anomaly": ["--resize", "56"], "video": ["--size", "112"]}
         short = short.get(command[1], [])
         short += ["--scales", "1"] if "dinov2_ms" in command else []
         extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []
@@ -159,7 +229,8 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         small.pop("model.head.width")
     else:
         small["model.head.reassemble"] = "[8, 8, 8, 8]"
-    chosen = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+    trains = any(command[0] == "train" for command in row.commands)
+    chosen = [word for key, value in small.items() if trains for word in ("--set", f"{key}={value}")]
     place = ["--data", str(tmp_path / "data"), "--weights", str(weights), "--output", str(tmp_path / "out")]
     with alone():
         assert main(["reproduce", row.name, *place, *chosen, "--device", "cpu"]) == 0

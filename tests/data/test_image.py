@@ -151,7 +151,7 @@ def test_twelve_bits_in_sixteen_are_reported_once(
     printed = capsys.readouterr().out
     assert printed.startswith(f"{tmp_path / 'first.tif'} is read as 0 to 65535")
     assert "4095" in printed
-    assert "by 16" in printed
+    assert "--levels 0 4095" in printed
     assert printed.count("\n") == 1
     monkeypatch.setattr(images, "_dark", [])
     to_rgb(Image.fromarray(np.array([[0, 7]], np.uint16)))

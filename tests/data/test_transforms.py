@@ -143,6 +143,39 @@ def test_flip_flips_all_alike() -> None:
         assert torch.equal(a.flip(-1), b)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("shape", "crop", "kinds"), [((40, 40), None, 4), ((40, 60), None, 2), ((40, 60), (40, 60), 4)]
+)
+def test_quarter_turns_and_vertical_flips(shape: tuple[int, int], crop: Any, kinds: int) -> None:
+    """Of image and targets alike; whole images that are not square keep their shape, and crops are padded."""
+    transform = TrainTransform(Augment(rotate90=True), crop, "metric")
+    seen = set()
+    for seed in range(24):
+        found = transform(sample(*shape), seed)
+        assert found.image.shape[1:] == shape
+        inside = found.labels != IGNORE
+        assert torch.equal(found.image[0][inside], 10 * found.labels[inside])
+        assert torch.equal(found.depth[0][inside], 1 + found.labels[inside].float())
+        seen.add(tuple(found.labels[::5, ::5].flatten().tolist()))
+    assert len(seen) >= kinds
+    flipped = TrainTransform(Augment(flip_vertical=1.0), None)(sample(), 0)
+    assert np.array_equal(flipped.labels, sample().labels[::-1])  # type: ignore[index]
+
+
+def test_noise_is_in_the_image_alone() -> None:
+    plain = Labelled(np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), np.uint8), None, "grey")
+    transform = TrainTransform(Augment(noise=0.1, photometric=1.0), None)
+    found = [transform(plain, seed) for seed in range(20)]
+    spreads = [float(one.image.float().std()) / 255 for one in found]
+    assert 0.06 < max(spreads) < 0.11
+    assert not any(one.labels.any() for one in found)
+
+
+def test_newer_options_name_no_older_cache() -> None:
+    assert str(Augment()) == str(Augment(rotate90=True, noise=0.1))
+    assert Augment(rotate90=True, noise=0.1, flip=0.5).newer == {"rotate90": True, "noise": 0.1}
+
+
 def test_padding_is_no_class() -> None:
     """Around a small image: IGNORE, NaN and a colour near the mean."""
     result = TrainTransform(Augment(), 60, "metric")(sample(20, 20), 0)
@@ -254,3 +287,28 @@ def test_options_that_are_wrong(make: Any, words: str) -> None:
     """Named with what was expected."""
     with pytest.raises(ValueError, match=words):
         make()
+
+
+# ---- channels that are no colours
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+def test_channels_that_are_no_colours(count: int) -> None:
+    """Geometry moves all channels together; each has a brightness and gamma of its own; a seed decides."""
+    given = replace(sample(), image=np.repeat(sample().image[..., :1], count, 2))
+    moved = TrainTransform(replace(ALL, brightness=0.0, contrast=0.0, saturation=0.9, hue=0.4), 32, "metric", 50, False)
+    found = moved(given, 3).image
+    assert found.shape == (count, 32, 32)
+    assert (found == found[:1]).all()  # saturation and hue do nothing
+    bright = TrainTransform(Augment(brightness=0.5, contrast=0.3, gamma=(0.7, 1.3), photometric=1.0), 32, colours=False)
+    found = bright(given, 3).image
+    assert torch.equal(found, bright(given, 3).image)
+    assert len({tuple(channel.flatten().tolist()) for channel in found}) == count
+    small = EvalTransform((20, 31))(given).image
+    expected = EvalTransform((20, 31))(replace(given, image=given.image[..., :1])).image
+    assert small.shape == (count, 20, 31) and (small == expected).all()
+
+
+def test_outside_of_an_image_of_channels_is_black() -> None:
+    given = replace(sample(16, 16), image=np.full((16, 16, 5), 200, np.uint8))
+    assert set(TrainTransform(Augment(), 32, colours=False)(given, 0).image.unique().tolist()) == {0, 200}

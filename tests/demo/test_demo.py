@@ -20,11 +20,25 @@ from dense.demo.photographs import CREDITS
 from dense.demo.report import Command, Gallery, Section, Table, chart, page
 from dense.media.video import VideoWriter
 from dense.training.curves import round_ticks
+from tests.data.scientific_files import labelled
 from tests.runs import Done, call
 
-FEW = ["--restoration-steps", "2", "--pretraining-steps", "2", "--measured", "1", "--shown", "1", "--size", "48"]
+FEW = [
+    "--object-steps",
+    "2",
+    "--restoration-steps",
+    "2",
+    "--pretraining-steps",
+    "2",
+    "--measured",
+    "1",
+    "--shown",
+    "1",
+    "--size",
+    "48",
+]
 TINY = [*FEW, "--steps", "2", "--scenes", "8", "4"]
-NONE = ["--steps", 0, "--restoration-steps", 0, "--pretraining-steps", 0]
+NONE = ["--steps", 0, "--object-steps", 0, "--restoration-steps", 0, "--pretraining-steps", 0]
 VOID = {"meta", "img", "br", "line", "circle", "path"}
 
 
@@ -138,6 +152,17 @@ def test_own_images(tmp_path: Path) -> None:
     assert "scenes_tiny" in words
 
 
+def test_own_numbers(tmp_path: Path) -> None:
+    """Images of 12 bits and two channels, by options that the commands of the report repeat."""
+    folder = labelled(tmp_path / "cells", 2) / "images"
+    declared = ["--channels", "dapi", "actin", "--levels", 0, 4095]
+    done = demo("--images", folder, "--output", tmp_path / "out", "--size", 48, *declared)
+    assert done.returncode == 0, done.stderr
+    assert "--backbone scenes_tiny --levels 0 4095 --channels dapi actin" in " ".join(read(tmp_path / "out").words)
+    done = demo("--output", tmp_path / "other", *declared)
+    assert done.returncode == 2 and "channels dapi, actin; levels 0 to 4095; add --images FOLDER" in done.stderr
+
+
 def test_a_video_is_tracked(tmp_path: Path) -> None:
     """Frames, then the objects of the first frame in all of them."""
     writer = VideoWriter(tmp_path / "video.mp4", 10)
@@ -241,42 +266,34 @@ def test_without_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_a_tiny_demo(tmp_path: Path) -> None:
-    """All sections."""
-    done = demo(*TINY, "--output", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    """All sections; the same command works again, and one with other settings is refused."""
+    command = [*TINY, "--output", tmp_path / "out"]
+    for _ in range(2):
+        done = demo(*command)
+        assert done.returncode == 0, done.stderr
     found = read(tmp_path / "out")
     words = " ".join(found.words)
-    assert found.images == 6 + 4 + 4 + 3
+    assert found.images == 6 + 4 + 4 + 3 + 3
     for text in (
         "random initialisation",
         "abs_rel",
         "mIoU",
         "k-NN accuracy",
         "entropy of targets",
+        "noisy",
         "torch",
         "seed",
         "Timings",
     ):
         assert text in words
-    assert sum("dense train --config" in line for line in found.words) == 2 + 1 + 1 + 1
+    assert sum("dense train --config" in line for line in found.words) == 2 + 1 + 1 + 1 + 2
+    assert "another restoration_steps" in demo(*command, "--restoration-steps", 3).stderr
 
 
 @pytest.mark.slow
-def test_the_same_demo_again(tmp_path: Path) -> None:
-    """The same command works again, and one with other settings is refused."""
-    short = [*TINY, "--steps", 0, "--pretraining-steps", 0, "--output", tmp_path / "out"]
-    for _ in range(2):
-        done = demo(*short)
-        assert done.returncode == 0, done.stderr
-    assert "noisy" in " ".join(read(tmp_path / "out").words)
-    assert "another restoration_steps" in demo(*short, "--restoration-steps", 3).stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_the_heads_of_the_demo(tmp_path: Path) -> None:
-    """With heads as `make demo` trains them: classes are better than on random initialisation, depth is no worse."""
-    done = demo(*FEW, "--output", tmp_path / "out")
+    """The heads of `make demo`, on fewer scenes: classes are better than by random initialisation, depth no worse."""
+    done = demo(*FEW, *NONE, "--steps", 50, "--scenes", 100, 24, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     read(tmp_path / "out")
 

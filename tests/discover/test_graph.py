@@ -92,6 +92,20 @@ def test_graphs_that_cannot_be_cut() -> None:
     assert bool(uncuttable(mixed, torch.tensor([[1.0, 1, 0, 0, 0]])))
 
 
+def test_an_outlier_is_not_all_that_is_cut_off() -> None:
+    """A patch unlike all others is the smallest cut; the object is found by cutting again, unless as published."""
+    features, salience = torch.zeros(2, 4, 12, 12), torch.zeros(2, 12, 12)
+    features[:, 0] = 1
+    features[:, 0, 3:9, 3:9], features[:, 1, 3:9, 3:9] = 0, 1
+    features[:, :2, 3, 3:9] = 1  # like both
+    features[0, :, 11, 11], features[0, 2, 11, 11] = 0, 1
+    salience[:, 3:9, 3:9] = 1
+    found = TokenCut()(features, salience).masks[:, 0]
+    assert torch.equal(found, salience > 0)
+    published = TokenCut(foreground="published")(features, salience).masks[0, 0]
+    assert int(published.sum()) in (1, 143)
+
+
 def test_largest_eigenpairs() -> None:
     """Several pairs of a batch in fp64, against LAPACK."""
     generator = torch.Generator().manual_seed(0)

@@ -43,7 +43,7 @@ NEEDED = (  # files of others
 )  # fmt: skip
 RAN = {  # commands of a page that run here
     "README": 5, "start": 7, "look": 3, "explore": 1, "weights": 4, "heads": 17, "published": 2, "restoration": 4,
-    "pretraining": 6, "distil": 2, "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 6,
+    "pretraining": 6, "distil": 2, "scale": 3, "discovery": 4, "evaluation": 2, "export": 1, "results": 4,
 }  # fmt: skip
 
 
@@ -63,7 +63,9 @@ def short_pretraining(recipe: str) -> dict[str, Any]:
     options = CPU | PROJECTION | {"trainer.precision": "32-true", "model.steps": 2, "data.batch_size": 4}
     if "scenes" in recipe:
         return options | {"data.scenes": 16}
-    student = f"{{patch_size: {14 if 'vitg14' in recipe else 16}, depth: 1}}"
+    patch = 14 if "vitg14" in recipe else 16
+    options |= {"data.views.init_args.global_size": 4 * patch, "data.views.init_args.local_size": 2 * patch}
+    student = f"{{patch_size: {patch}, depth: 1}}"
     return options | {"model.backbone.name": "vit_tiny_patch16_224", "model.backbone.arguments": student}
 
 
@@ -85,7 +87,7 @@ def shortened(line: str) -> list[str] | None:
     if verb == "pretrain":
         return [verb, *rest, *as_words(short_pretraining(rest[rest.index("--config") + 1]))]
     if verb == "evaluate":
-        if rest[0] == "video" and "scenes" not in rest:
+        if (rest[0] == "video" and "scenes" not in rest) or rest[0] in ("instance", "panoptic"):  # of a model of masks
             return None
         scenes = ["--scenes", "3", "--size", "32"] if rest[0] in ("depth", "segmentation") else []
         scenes = ["--scenes", "1", "--size", "32"] if rest[0] == "restoration" else scenes
@@ -97,7 +99,7 @@ def shortened(line: str) -> list[str] | None:
     short = short_of.get(verb, [])
     if verb == "predict" and "depth_anything_v2_vits.pth" in rest:
         short = ["--resize", "28"]
-    if verb == "export" and "518" in rest:
+    if verb == "export" and "--size" in rest:
         short = ["--size", "32", "48"]
     return [verb, *rest, *short]
 
@@ -186,11 +188,12 @@ def test_python_runs(name: str, place: Path, short_calls: None) -> None:
     if name == "heads":
         train("segmentation/scenes_linear", "runs/scenes_head")
         train("depth/scenes_linear", "runs/scenes_depth")
+        train("instance/scenes_eomt", "runs/objects")
     if name == "evaluation":
         train("depth/scenes_linear", "runs/few_depth")
     scope: dict[str, Any] = {"__name__": "__main__"}
     for code in blocks(page(name), "python"):
-        if "dense.evaluate(backbone" in code:  # tests of the sweeps call it
+        if "dense.evaluate(backbone" in code or '"COCO"' in code:  # tests of the sweeps and of masks call it
             continue
         for long, short in {"epochs=100": "steps=1", "batch_size=64": "batch_size=4", "4096": "32"}.items():
             code = code.replace(long, short) if name == "pretraining" else code

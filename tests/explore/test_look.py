@@ -15,6 +15,7 @@ from dense.cli import main
 from dense.data.scenes import Scenes
 from dense.explore.look import SIDE, Looking, sample
 from dense.media.video import VideoWriter
+from tests.predict.models import model
 
 SHEET = (2 * (SIDE + 24 + 8) + 8, 3 * (SIDE + 8) + 8)  # of a square image: H, W
 
@@ -87,7 +88,7 @@ def test_frames_of_videos_in_a_page(folder: Path, tmp_path: Path, capsys: pytest
 def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv, status, words in (
         ([str(tmp_path)], 1, "no images in"),
-        ([str(folder / "c.jpg")], 1, "could not be read: 1"),
+        ([str(folder / "c.jpg")], 1, "left out: 1"),
         ([str(folder / "a.png"), "--point", "640,2", "--size", "32"], 1, "lies outside the image"),
         ([str(folder / "a.png"), "--most", "0"], 2, "expected 0 or more pixels"),
     ):
@@ -118,6 +119,24 @@ def test_samples_are_spread_and_reported(capsys: pytest.CaptureFixture[str]) -> 
     assert sample([1, 2], 4) == [1, 2]
 
 
+@pytest.mark.slow
+def test_many_and_large_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """5,000 images are sampled, and 40 megapixels are only another image, for a page and for a sheet."""
+    many, large = tmp_path / "many", tmp_path / "large.jpg"
+    many.mkdir()
+    Image.fromarray(Scenes("val", 1, 32, seed=0)[0].image).save(many / "0000.png")
+    for number in range(1, 5000):
+        (many / f"{number:04}.png").hardlink_to(many / "0000.png")
+    Image.new("RGB", (8000, 5000), (90, 120, 30)).save(large)
+    page = tmp_path / "page.html"
+    assert main(["explore", str(many), str(large), "--output", str(page), "--most", "3", "--size", "32"]) == 0
+    assert "5001 images, of which 3 are taken" in capsys.readouterr().err
+    assert main(["explore", str(large), "--output", str(page), "--size", "32", "--no-attention"]) == 0
+    assert page.stat().st_size < 200_000
+    assert main(["look", str(large), "--output", str(tmp_path), "--size", "32"]) == 0
+    assert (tmp_path / "large_look.png").is_file()
+
+
 def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder without images, nothing readable, a wrong name of the page; a sample of many, one of them corrupt."""
     page = tmp_path / "page.html"
@@ -134,3 +153,15 @@ def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert "of which 2 are taken" in told.err
     assert f"wrote {page}" in told.out
     assert '"attention":null' in page.read_text()
+
+
+def test_a_split_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is an error where it was asked for: masks are no photographs."""
+    model("labels").save_pretrained(tmp_path / "model")
+    for kind in ("images", "masks"):
+        (tmp_path / "data/train" / kind).mkdir(parents=True)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / f"data/train/{kind}/a.png")
+    command = ["explore", str(tmp_path / "model"), str(tmp_path / "data"), "--output", str(tmp_path / "page.html")]
+    assert main([*command, "--split", "all"]) == 1
+    assert "no images of split all" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

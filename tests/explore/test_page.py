@@ -22,6 +22,7 @@ from dense.backbone import Backbone
 from dense.data.labelled.open import open_labelled
 from dense.data.scenes import Scenes
 from dense.discover import PCA, default_source, similarity
+from dense.explore.encode import BYTES
 from dense.explore.run import Page
 from dense.media.inputs import resize_for_backbone, stack_normalised
 from dense.predict import Predictor
@@ -116,6 +117,7 @@ def test_a_click_gives_the_map_of_python(
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == 1
     assert f"{mean:.3f} on average" in page.value("get('about').textContent")
+    assert all(len(image["features"]["text"]) <= BYTES * 12 * 12 for image in written[1].images)
 
 
 def test_several_points(page: Browser) -> None:

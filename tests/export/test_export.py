@@ -25,6 +25,7 @@ from dense.export.files import compare
 from dense.export.network import ExportNetwork
 from dense.model.network import DenseModel
 from tests.heads.conftest import randomise
+from tests.heads.test_eomt import model_of
 
 DEPTH = {"depth": {"name": "regression", "activation": "exp"}}
 LABELS = {"labels": {"name": "classes", "count": 3}}
@@ -49,7 +50,7 @@ def trained(name: str, options: dict[str, Any], head: str, outputs: dict[str, An
     layers = tuple(range(backbone.spec.depth))
     if backbone.spec.kind == "pyramid":
         layers = backbone.spec.layers[:2]
-    channels = [backbone.spec.channels[n] if backbone.spec.channels else backbone.spec.dim for n in layers]
+    channels = [backbone.spec.width_of(n) for n in layers]
     decoder = {"width": 8, "readout": "project"} if head == "dpt" else {}
     built = heads.build({"name": head, "in_channels": channels, "outputs": outputs, **decoder})
     classes = CLASSES if "labels" in outputs else None
@@ -75,10 +76,12 @@ def written(case: str, suffix: str) -> tuple[DenseModel, Exported]:
 
 
 FILES = [(case, ".onnx") for case in CASES] + [("class token, depth", ".pt2")]
-SLOW = [(case, ".pt2") for case in CASES if (case, ".pt2") not in FILES]
+FIRST = [FILES[0], FILES[-1]]
 
 
-@pytest.mark.parametrize(("case", "suffix"), [*FILES, *(pytest.param(*f, marks=pytest.mark.slow) for f in SLOW)])
+@pytest.mark.parametrize(
+    ("case", "suffix"), [f if f in FIRST else pytest.param(*f, marks=pytest.mark.slow) for f in FILES]
+)
 def test_files_prediction_as_the_model(case: str, suffix: str) -> None:
     """At every promised size, for one image and for two, and from raw pixels where asked."""
     model, done = written(case, suffix)
@@ -99,7 +102,9 @@ def test_files_prediction_as_the_model(case: str, suffix: str) -> None:
             torch.testing.assert_close(predictions[output], values, atol=1e-4 * float(values.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [c if (c, ".onnx") in FIRST else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_onnx_is_plain_and_describes_itself(case: str) -> None:
     """No resize but bilinear ones, named axes, all facts, and nothing of the machine that wrote it."""
     model, done = written(case, ".onnx")
@@ -122,6 +127,19 @@ def test_onnx_is_plain_and_describes_itself(case: str) -> None:
     assert (facts.get("depth_kind"), facts.get("depth_unit")) == measured
     assert json.loads(facts.get("classes", "[]")) == list(model.classes or ())
     assert b"site-packages" not in done.path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dynamic"), [("rope, patch 16", True), ("registers, patch 14", False)])
+def test_mask_queries(name: str, dynamic: bool, tmp_path: Path) -> None:
+    """Queries and masked attention are in the file, at any size on rotary positions."""
+    model = model_of(name, masking=[1.0, 0.0])
+    patch = model.backbone.spec.patch
+    written = export(model, tmp_path / "model.onnx", (3 * patch, 4 * patch), dynamic=dynamic)
+    assert max(written.difference.values()) < 1e-4
+    assert written.metadata["outputs"] == ["mask_logits", "class_logits"]
+    assert written.metadata["kind"] == "instance"
+    assert written.metadata["classes"] == ["0", "1", "2"]
 
 
 def test_positions_are_baked() -> None:

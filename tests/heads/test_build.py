@@ -46,7 +46,7 @@ def test_short_spec() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "dtp"}, "head: unknown name 'dtp'; expected one of anomaly, dpt, insid3, linear"),
+        ({"name": "dtp"}, "head: unknown name 'dtp'; expected one of anomaly, dpt, eomt, insid3, linear"),
         ({"name": "dpt", "widht": 8}, "head 'dpt': unknown option 'widht'; expected some of in_channels, width"),
         ({"name": "dpt"}, "option 'in_channels' is missing"),
         ({"name": "dpt", "outputs": {}}, "outputs={}: expected one or several"),

@@ -153,6 +153,19 @@ def test_doubled_fusion() -> None:
     assert torch.equal(level(features_of((4, 6))), double(features_of((4, 6))))
 
 
+def test_three_maps_are_read_as_four() -> None:
+    """Of a backbone with three blocks, the deepest map makes both coarse levels."""
+    features = features_of((5, 7))
+    deepest = replace(
+        features, maps=(*features.maps[:3], features.maps[2]), prefix=(*features.prefix[:3], features.prefix[2])
+    )
+    three = replace(features, maps=features.maps[:3], prefix=features.prefix[:3])
+    torch.manual_seed(0)
+    neck = DPT(CHANNELS[:3], width=8, reassemble=(2, 4, 8, 16), readout="project")
+    assert torch.equal(neck(three), neck_of(readout="project")(deepest))
+    assert DPT(**{k: v for k, v in neck.options().items() if k != "name"}).reads == (0, 1, 2, 2)
+
+
 def test_channels_default_to_dinov2() -> None:
     """1/8, 1/4, 1/2 and all of the width."""
     assert DPT((384,) * 4).options()["reassemble"] == [48, 96, 192, 384]

@@ -283,6 +283,24 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "per_category" not in capsys.readouterr().out
     numbers = json.loads((tmp_path / "a/results.json").read_text())["numbers"]
     assert set(numbers["per_category"]) == {"cable", "nut"}
+    scope = [
+        "--foreground",
+        "0",
+        "--foreground-of",
+        "nut",
+        "--shots",
+        "2",
+        "--seed",
+        "1",
+        "--output",
+        str(tmp_path / "c"),
+    ]
+    assert main([*common, "--layout", "mvtec", *scope]) == 0
+    masked = json.loads((tmp_path / "c/results.json").read_text())
+    assert masked["protocol"]["settings"]["foreground of"] == ["nut"]
+    assert masked["numbers"]["per_category"]["cable"] == numbers["per_category"]["cable"]
+    assert main([*common, "--layout", "mvtec", "--foreground", "0", "--foreground-of", "nuts"]) == 1
+    assert "no category 'nuts' for the foreground" in capsys.readouterr().err
     both = open_anomaly(tmp_path, "mvtec", ["nut"])[0]
     assert [path.name for path in both.shots(2, 1).good] == ["002.png", "003.png"]
     with pytest.raises(ValueError, match="fewer shots"):

@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import dense
 from dense.backbone import Backbone, load_backbone
 from dense.cli import main
 from dense.data.labelled.sample import DataError, Labelled
+from dense.evaluate.dense import check_classes
 from dense.memory import build_memory, open_references
-from dense.memory.build import k_centres, patch_shares
+from dense.memory.budget import Budget, k_centres
+from dense.memory.build import patch_shares
 from dense.model.network import DenseModel
 from dense.predict import Predictor
 from heads import MemoryHead
@@ -145,6 +149,26 @@ def test_it_is_saved_like_any_model(backbone: Backbone, tmp_path: Path) -> None:
     assert np.array_equal(Predictor(again)(image).labels, Predictor(model)(image).labels)
 
 
+def test_a_damaged_memory_and_other_classes(backbone: Backbone, tmp_path: Path) -> None:
+    """A damaged file, data of more classes than the memory holds, and fewer patches than classes."""
+    pairs = Pairs([painted(0, (16, 48, 24, 56))])
+    with pytest.raises(ValueError, match="at least one for each of 2 classes"):
+        build_memory(backbone, pairs, patches=1)  # type: ignore[arg-type]
+    model = build_memory(backbone, pairs, resize=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the model has 2 classes, the data have 3: ground, thing, sky"):
+        check_classes(model, Pairs(pairs.items, ("ground", "thing", "sky")))  # type: ignore[arg-type]
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    intact = file.read_bytes()
+    model.head.bank = torch.full_like(model.head.bank, torch.nan)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        DenseModel.from_pretrained(tmp_path)
+    file.write_bytes(intact[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        DenseModel.from_pretrained(tmp_path)
+
+
 def test_rare_classes_keep_their_patches(backbone: Backbone) -> None:
     """Of a small budget the balanced choice gives a rare class more patches than a random one."""
     source = Pairs([painted(i, (24, 40, 24, 40)) for i in range(4)])
@@ -192,6 +216,32 @@ def test_references(tmp_path: Path) -> None:
             open_references(written(tmp_path / words, mask=values))
     with pytest.raises(FileNotFoundError, match="no such image"):
         open_references({tmp_path / "none.png": tmp_path / "a_mask.png"})
+
+
+def test_masks_that_do_not_agree(tmp_path: Path) -> None:
+    """One object with two values, smoothed edges, and an image without an object among others are errors."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 6:18] = 1
+
+    def pairs(*masks: Any) -> dict[Path, Path]:
+        return {k: v for n, m in enumerate(masks) for k, v in written(tmp_path / f"{len(masks)}{n}", mask=m).items()}
+
+    with pytest.raises(DataError, match=r"several values: 1 in .*, 255 in .*; give it one value in all masks"):
+        open_references(pairs(mask, mask * 255))
+    with pytest.raises(DataError, match="no pixel is of an object"):
+        open_references(pairs(mask, mask * 2, mask * 0))
+    smooth = cv2.GaussianBlur(cv2.resize(mask * 255, (256, 256)), (0, 0), 3)
+    with pytest.raises(DataError, match="values, most of them rare, like a mask with smoothed edges"):
+        open_references(pairs(smooth))
+    assert open_references(pairs(mask, mask * 2, mask, mask)).classes == ("0", "1", "2")
+
+
+def test_late_images_stay_where_images_outnumber_patches() -> None:
+    budget = Budget(50, 200, "random", 0)
+    assert budget.each == 1
+    kept = budget.of_all(F.normalize(torch.randn(200, 8), dim=1))
+    assert len(kept) == 50
+    assert kept.max() > 150
 
 
 def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: Backbone) -> None:
@@ -249,6 +299,34 @@ def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*common, "--train-images", "2"]) == 0
 
 
+def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown pixels are remembered as a class of their own, which the ground truth lacks."""
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        image, labels = painted(len(split), (16, 48, 24, 56))
+        labels = np.where(labels == 0, np.uint8(255), labels)
+        for kind, values in (("images", image), ("masks", labels)):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(folder / split / kind / f"{split}.png")
+    (folder / "classes.yaml").write_text("[ground, thing]\n")
+    common = ["evaluate", "in-context", "--backbone", "scenes_tiny", "--data", str(folder), "--resize", "32"]
+    found = {}
+    for name, more in {"no": [], "new": ["--unknown", "new", "--score-at", "input", "--hungarian"]}.items():
+        assert main([*common, "--square", *more, "--output", str(tmp_path / name)]) == 0
+        found[name] = json.loads((tmp_path / name / "results.json").read_text())
+    assert set(found["no"]["numbers"]["per_class"]) == {"ground", "thing"}
+    assert set(found["new"]["numbers"]["per_class"]) == {"ground", "thing", "unknown"}
+    assert found["no"]["numbers"]["per_class"]["thing"]["iou"] == 1  # the only class in memory
+    assert 0 < found["new"]["numbers"]["per_class"]["thing"]["iou"] < 1  # some pixels are called unknown
+    assert found["new"]["protocol"]["settings"]["score_at"] == "input"
+    assert found["new"]["protocol"]["settings"]["unknown"] == 2
+    with pytest.raises(SystemExit):
+        main([*common, "--unknown", "none"])
+    assert "expected the number of a class, or new" in capsys.readouterr().err
+
+
 def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: Backbone) -> None:
     """Every method at every number, all images once; the same command reads the runs again."""
     backbone.save_pretrained(tmp_path / "backbone")
@@ -271,9 +349,12 @@ def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backb
     numbers = json.loads((tmp_path / "out/results.json").read_text())["numbers"]
     assert [len(numbers["draws"]["memory"][n]) for n in ("1", "3")] == [1, 1]
     assert set(numbers["draws"]) == {"memory", "linear"}
-    (tmp_path / "out/runs/memory-1-0/numbers.json").write_text('{"miou": 0.5}')
+    kept = tmp_path / "out/runs/memory-1-0/numbers.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"numbers": {"miou": 0.5}}))
     assert main(command) == 0
     assert "memory, 1 images, draw 0: mIoU 0.500" in capsys.readouterr().out + printed
+    assert main([*command, "--resize", "32"]) == 1
+    assert "holds a run with another resize, 64" in capsys.readouterr().err
     assert main([*command, "--counts", "9"]) == 1
     assert "expected 1 to 3 images" in capsys.readouterr().err
     assert main([*command, "--methods", "linea"]) == 1

@@ -8,7 +8,9 @@ import torch
 
 import heads
 from dense.backbone import load_backbone
-from dense.model.network import DenseModel, Inference, Task
+from dense.model.network import DenseModel, Inference, Task, task_of_masks
+from heads import EoMT, Masks
+from heads.outputs import MaskKind
 
 BACKBONE = {"patch_size": 8, "img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2}
 OUTPUTS: dict[str, dict[str, Any]] = {
@@ -29,3 +31,19 @@ def model(*names: str, inference: Inference = Inference(), **changes: Any) -> De
         torch.nn.init.normal_(parameter)
     classes = tuple(f"class {i}" for i in range(outputs["labels"]["count"])) if "labels" in names else None
     return DenseModel(backbone, head, (1,), True, TASKS[names], classes, inference).eval()
+
+
+def queries(
+    kind: MaskKind = "instance", classes: tuple[str, ...] = ("sky", "cup", "dog"), **inference: Any
+) -> DenseModel:
+    """Ten random queries in the last block of that ViT, all of them certain of the second class."""
+    torch.manual_seed(0)
+    backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE).freeze()
+    things = tuple(name not in ("sky", "ground") for name in classes)
+    head = EoMT(16, {"masks": Masks(len(classes), kind, things)}, queries=10, blocks=1, upscales=1)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    torch.nn.init.zeros_(head.class_head.weight)
+    head.class_head.bias.data = torch.tensor([0.0, 6, *[0] * (len(classes) - 1)])
+    task = task_of_masks(kind)
+    return DenseModel(backbone, head, (0,), False, task, classes, Inference(**inference)).eval()

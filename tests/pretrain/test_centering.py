@@ -117,7 +117,7 @@ def test_sinkhorn_has_the_interface_of_center_and_leaves_its_input() -> None:
 
 
 def test_two_processes_equal_one_with_all_the_data(tmp_path: Path) -> None:
-    multiprocessing.start_processes(_one_of_two, (str(tmp_path),), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(_one_of_two, (str(tmp_path),), nprocs=2, start_method="forkserver")
     logits = det(8, 6, phase=1)
     center = Center(6)
     center.accumulate(logits)

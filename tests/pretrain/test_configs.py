@@ -19,6 +19,7 @@ from pretrain.network import check_crops
 from pretrain.views import MultiCrop
 
 FOLDER = config_folder() / "pretrain"
+DISTILLING = ("distill", "photos_tiny")
 NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
@@ -28,10 +29,21 @@ def base_of(name: str) -> list[str]:
     return [first] if first == name else [first, name]
 
 
-def parse(parser: LightningArgumentParser, part: str, names: list[str], folder: Path) -> Any:
-    """Parse one part of several configs, in order, as the command does."""
+@functools.cache
+def parser_of(part: str) -> LightningArgumentParser:
+    """Return the parser of the model or of the views of a config, which takes longer to build than to use."""
+    parser = LightningArgumentParser()
+    if part == "model":
+        parser.add_class_arguments(DINO, "model")
+    else:
+        parser.add_argument("--views", type=MultiCrop)
     parser.add_argument("-c", "--config", action="config")
-    argv = []
+    return parser
+
+
+def parse(part: str, names: list[str], folder: Path) -> Any:
+    """Parse one part of several configs, in order, as the command does."""
+    parser, argv = parser_of(part), []
     for name in names:
         content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
         content = content["model"] if part == "model" else content.get("data", {}).get("views")
@@ -43,22 +55,20 @@ def parse(parser: LightningArgumentParser, part: str, names: list[str], folder: 
             argv.append(f"--config={path}")
     if part == "model" and len(names) > 1:
         argv.append("--model.start_from=RUN")
-    if part == "model" and names == ["distill"]:
-        argv.append("--model.teacher.name=RUN")
+    if part == "model" and names[0] in DISTILLING:
+        argv += ["--model.teacher.name=RUN", "--model.backbone.init_from=null"]
     return parser.instantiate(parser.parse_args(argv))[part]
 
 
 @functools.cache
 def built(name: str) -> DINO:
     """Return the module of a config on the meta device, without a run of the stage before."""
-    parser = LightningArgumentParser()
-    parser.add_class_arguments(DINO, "model")
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, torch.device("meta"):
         for function in ("load_run", "check_start", "load_start"):
             patch.setattr(f"pretrain.module.{function}", lambda *_: None)
         patch.setattr("pretrain.module.frozen_teachers", lambda _: [])
         patch.setattr("pretrain.module.distillation_teacher", lambda *_: None)
-        return parse(parser, "model", base_of(name), Path(folder))
+        return parse("model", base_of(name), Path(folder))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,16 +77,14 @@ def test_a_config_builds(name: str, tmp_path: Path) -> None:
     header = (FOLDER / f"{name}.yaml").read_text()
     assert header.startswith("# ")
     module = built(name)
-    views = LightningArgumentParser()
-    views.add_argument("--views", type=MultiCrop)
-    crops = parse(views, "views", base_of(name), tmp_path)
+    crops = parse("views", base_of(name), tmp_path)
     for choice in getattr(crops, "choices", [crops]):
         check_crops(module.recipe, module.student, choice, 64, 64)
         crop = torch.empty(2, 3, choice.sizes[0], choice.sizes[0], device="meta", dtype=torch.uint8)
         assert module.student.grid(crop)[0] > 2
     assert len(crops.sizes) >= VIEWS
     assert module.plan(images=10**7, total_batch=2048).steps > 0
-    assert ("features" if name == "distill" else "dino") in module.terms
+    assert ("features" if name in DISTILLING else "dino") in module.terms
 
 
 def test_published_numbers() -> None:

@@ -83,7 +83,7 @@ def test_bad_strategies(tmp_path: Path, strategy: object, message: str) -> None:
 
 def test_parts_on_two_processes(tmp_path: Path) -> None:
     """What `_check` checks."""
-    torch.multiprocessing.start_processes(_check, (str(tmp_path / "store"),), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(_check, (str(tmp_path / "store"),), nprocs=2, start_method="forkserver")
 
 
 def _check(rank: int, store: str) -> None:

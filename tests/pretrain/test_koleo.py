@@ -1,4 +1,3 @@
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from torch import distributed
 
 from pretrain.losses import KoLeoLoss
 from tests.pretrain.golden import det
+from tests.runs import SERVER
 
 
 def textbook(features: np.ndarray) -> float:
@@ -86,8 +86,7 @@ def _part(rank: int, folder: str, group: int | None) -> None:
 @pytest.mark.parametrize("group", [None, 8, 4, 2])
 def test_two_processes_are_one(tmp_path: Path, group: int | None) -> None:
     """Means over processes of the loss, and gradients as DDP averages them, are those of the whole batch."""
-    context = multiprocessing.get_context("fork")
-    parts = [context.Process(target=_part, args=(rank, str(tmp_path), group)) for rank in range(2)]
+    parts = [SERVER.Process(target=_part, args=(rank, str(tmp_path), group)) for rank in range(2)]
     for process in parts:
         process.start()
     for process in parts:

@@ -116,3 +116,27 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         assert module.student.backbone.grad_checkpointing is again
         found.append([p.grad for p in module.student.parameters() if p.grad is not None])
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("rule", ["mean", "each"])
+def test_five_channels(rule: str) -> None:
+    """Student and teacher see five channels, with masked patches; three are refused."""
+    module = DINO(replace(TINY, channels=5, channels_from=rule), HeadOptions(32, 32, 8))
+    module.eval()
+    images = [torch.cat([crop, crop[:, :2]], 1) for crop in crops()]
+    masks = torch.zeros(8, 16, dtype=torch.bool)
+    masks[:, :3] = True
+    found = module.student(images, masks, patch_indices=torch.arange(5))
+    assert found.logits.shape == (20, 32) and found.patch_logits.shape == (5, 32)
+    assert module.teacher(images[:2]).logits.shape == (8, 32)
+    assert module.backbone.spec.each_channel == (rule == "each")
+    alone = torch.cat([module.student([crop]).features for crop in images])
+    torch.testing.assert_close(module.student(images).features, alone, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"expected 5 channels.*got 3"):
+        module.student(crops())
+
+
+def test_patch_steps_come_after_those_of_the_heads() -> None:
+    """Of two stages the second must have steps."""
+    with pytest.raises(ValueError, match=r"patch_steps=2: expected 0, or more than head_warmup_steps=3"):
+        replace(TINY, head_warmup_steps=3, patch_steps=2)

@@ -13,14 +13,18 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import tifffile
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from PIL import Image
 
 import dense
+from dense.data.levels import Reading
 from pretrain import DINO, MultiCrop, PretrainData
+from pretrain.knn import KNNEvaluation
 from pretrain.optim import clip_gradients_
 from pretrain.recipe import BackboneOptions, HeadOptions
+from tests.data.scientific_files import cells
 from tests.pretrain.runs import command, run, start, write_config
 from tests.runs import Forked, assert_same, in_processes, weights
 
@@ -303,6 +307,23 @@ def test_pretraining_continues_from_weights(finished: Path, tmp_path: Path) -> N
     assert all(torch.equal(new[f"student.backbone.{k}"], v) for k, v in old.items())
 
 
+def test_the_patch_embedding_is_trained_first_and_alone(finished: Path, tmp_path: Path) -> None:
+    """Continued pretraining on other channels: student and teacher start from converted RGB weights."""
+    changes = {
+        "model.backbone.init_from": str(finished / "backbone"), "model.backbone.channels": ["a", "b", "c"],
+        "model.backbone.head_warmup_steps": 1, "model.backbone.patch_steps": 3, "model.steps": 3,
+    }  # fmt: skip
+    done = run(write_config(tmp_path, **changes), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    old = dense.load_backbone(finished / "backbone", channels=("a", "b", "c")).state_dict()
+    new = weights(tmp_path / "run")
+    patch = {"model.patch_embed.proj.weight", "model.patch_embed.proj.bias"}
+    for who in ("student.backbone.", "teacher.network.backbone."):
+        assert {k for k, v in old.items() if not torch.equal(v, new[f"{who}{k}"])} == patch
+    saved = dense.load_backbone(tmp_path / "run/backbone")
+    assert saved.spec.channels == ("a", "b", "c")
+
+
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """DDP over gloo with 2 x 2 images ends with the weights and the k-NN accuracy of one process with 4."""
     knn = {"train": "scenes:train", "val": "scenes:val", "resize": None, "scenes": [25, 11], "scene_size": 32, "k": 5}
@@ -359,6 +380,23 @@ def test_knn_during_a_run(tmp_path: Path) -> None:
     assert "both --knn.train and --knn.val" in half.stderr
 
 
+def test_knn_reads_as_the_training_does(tmp_path: Path) -> None:
+    """Levels and channels, also those that are chosen when the run begins; scenes have no such channels."""
+    for part in ("train", "val"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(3):
+                values = cells(2, number + 10 * (name == "b"), (40, 40))[0].transpose(2, 0, 1)
+                tifffile.imwrite(tmp_path / part / name / f"{number}.tif", values, photometric="minisblack")
+    knn = {"train": str(tmp_path / "train"), "val": str(tmp_path / "val"), "resize": 32, "crop": 32, "k": 3}
+    of_data = {"data.root": str(tmp_path / "train"), "data.channels": ["dapi", "actin"], "data.levels": "auto"}
+    done = run(write_config(tmp_path, **{"model.steps": 1, "knn": knn, **of_data}), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "3-NN " in done.stdout
+    with pytest.raises(ValueError, match=r"knn: scenes:train is RGB, and the training reads channels ch1, ch2"):
+        KNNEvaluation("scenes:train", "scenes:val", reading=Reading.of(None, 2))
+
+
 def test_resnet_trains(tmp_path: Path) -> None:
     """A convolutional student trains with SGD; the teacher's batch norm has statistics of its own."""
     changes = {
@@ -373,3 +411,28 @@ def test_resnet_trains(tmp_path: Path) -> None:
     assert not torch.equal(state[f"teacher.network.{name}"], state[f"student.{name}"])
     assert float(state[f"teacher.network.{name}"].abs().sum()) > 0
     assert dense.load_backbone(tmp_path / "run/backbone").spec.kind == "pyramid"
+
+
+def test_windows_of_large_files(tmp_path: Path) -> None:
+    """Views of windows, others in every epoch; a run that was killed continues bit for bit."""
+    tifffile = pytest.importorskip("tifffile")
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        image = np.random.default_rng(number).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+        options = {"tile": (32, 32), "compression": "zlib", "photometric": "rgb"}
+        tifffile.imwrite(tmp_path / f"images/{number}.tif", image, **options)
+    changes = {"data.root": str(tmp_path / "images"), "data.windows": 6, "data.window_size": 48}
+    config = write_config(tmp_path, **changes)
+    assert run(config, tmp_path / "whole").returncode == 0
+    assert json.loads((tmp_path / "whole/facts.json").read_text())["number of images"] == 18
+    process = start(config, tmp_path / "killed")
+    last = tmp_path / "killed/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
+    done = run(config, tmp_path / "killed")
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    done = run(write_config(tmp_path / "other", **{"data.windows": 2}), tmp_path / "scenes")
+    assert "data.windows=2: only files have windows; leave it out for scenes:train" in done.stderr

@@ -47,7 +47,7 @@ def test_published_defaults() -> None:
         "global_size": 224, "local_size": 96, "local_crops": 8, "global_scale": (0.4, 1.0), "local_scale": (0.05, 0.4),
         "ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2,
         "hue": 0.1, "grey": 0.2, "blur": "paper", "blur_sigma": (0.1, 2.0), "solarise": 0.2, "solarise_threshold": 128,
-        "gram_size": None,
+        "gram_size": None, "flip_vertical": 0.0, "rotate90": False, "colour": 0.0, "noise": 0.0, "blur_units": "view",
     }  # fmt: skip
     assert MultiCrop().sizes == (224,) * 2 + (96,) * 8
 
@@ -397,3 +397,77 @@ def test_mixed_sizes_are_those_of_the_step() -> None:
     for wrong in ([], [(32, 16, 0, 0.5)], [(32, 16, 48, 0.5), (48, 24, 0, 0.5)]):
         with pytest.raises(ValueError, match="mixture="):
             MixedCrops(wrong)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_channels_that_are_no_colours(count: int) -> None:
+    """Crops, flips, blur and solarisation treat all alike; the jitter is of each channel, and nothing becomes grey."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 1), dtype=np.uint8).repeat(count, 2)
+    alike = MultiCrop(32, 16, 2, jitter=0.0, grey=1.0)
+    alike.colours = False
+    for view in alike(image, 5):
+        assert view.shape[0] == count and (view == view[:1]).all()
+    views = MultiCrop(32, 16, 2, jitter=1.0, solarise=0.0)
+    views.colours = False
+    found = views(image, 5)
+    assert [tuple(v.shape) for v in found] == [(count, s, s) for s in (32, 32, 16, 16)]
+    assert all(torch.equal(a, b) for a, b in zip(found, views(image, 5), strict=True))
+    for view in found:
+        assert len({tuple(channel.flatten().tolist()) for channel in view}) == count
+    if count != 3:
+        with pytest.raises(ValueError, match="expected a uint8 image"):
+            MultiCrop(32, 16, 2)(image, 5)
+
+
+# ---- images without an upright side, and channels that are no colours
+
+
+def test_newer_options_are_kept_only_where_they_are_set() -> None:
+    """So that checkpoints of runs that never heard of them continue."""
+    assert "rotate90" not in MultiCrop().options
+    assert MultiCrop(rotate90=True, noise=0.1).options.items() >= {"rotate90": True, "noise": 0.1}.items()
+
+
+def test_every_orientation_comes_as_often() -> None:
+    """All eight of the square, and a Gram view has that of its global view."""
+    off = OFF | {"flip": 0.5, "blur": "released", "global_scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    views = MultiCrop(16, 8, 0, **off, flip_vertical=0.5, rotate90=True, gram_size=32)
+    image = random_image(16, 16)
+    eight = [np.rot90(one, turns) for one in (image, image[:, ::-1]) for turns in range(4)]
+    counts = np.zeros(8)
+    for seed in range(400):
+        one, _, large, _ = (view.permute(1, 2, 0).numpy() for view in views(image, seed))
+        distances = [difference(one, other).mean() for other in eight]
+        counts[int(np.argmin(distances))] += 1
+        assert min(distances) < 1
+        assert difference(resize(large, 16), one).mean() < 4
+    assert stats.chisquare(counts).pvalue > UNLIKELY
+
+
+def test_channels_change_on_their_own() -> None:
+    """By a factor each, and by noise of at most the given deviation; without a change of hue, grey stays grey."""
+    grey = np.full((32, 32, 3), 100, np.uint8)
+    off = OFF | {"blur": "released", "jitter": 1.0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
+    plain = MultiCrop(32, 8, 0, **off)(grey, 0)[0]
+    assert (plain == 100).all()
+    means, deviations = [], []
+    for seed in range(60):
+        coloured = MultiCrop(32, 8, 0, **off, colour=0.3)(grey, seed)[0].float()
+        assert not coloured.std((1, 2)).any()
+        means += coloured.mean((1, 2)).tolist()
+        noisy = MultiCrop(32, 8, 0, **off, noise=0.1)(grey, seed)[0].float()
+        deviations.append(noisy.std().item() / 255)
+    assert stats.kstest(means, stats.uniform(70, 60).cdf).pvalue > UNLIKELY
+    assert 0.08 < max(deviations) < 0.103
+    assert min(deviations) < 0.02
+
+
+def test_blur_in_pixels_of_the_image() -> None:
+    """A crop that was enlarged twice is blurred twice as much."""
+    image = random_image(64, 64, smooth=1)
+    off = OFF | {"blur": "paper", "global_scale": (1.0, 1.0), "ratio": (1.0, 1.0), "blur_sigma": (1.0, 1.0)}
+    of_image = MultiCrop(128, 8, 0, **off, blur_units="image")(image, 0)[0]
+    expected = blur(resize(image, 128), 2.0)
+    assert difference(of_image.permute(1, 2, 0).numpy(), expected).max() == 0
+    of_view = MultiCrop(128, 8, 0, **off)(image, 0)[0]
+    assert difference(of_view.permute(1, 2, 0).numpy(), blur(resize(image, 128), 1.0)).max() == 0

@@ -14,12 +14,16 @@ import yaml
 
 import dense
 from dense.backbone.load import spec_of
-from dense.data.labelled.open import open_labelled
+from dense.backbone.weights.names import SHIPPED
+from dense.cli.explore import is_model
+from dense.data.labelled.check import check_one_size
+from dense.data.labelled.open import as_in_training, open_labelled
+from dense.data.labelled.sample import DataError
 from dense.evaluate.dense import PROTOCOLS
 from dense.export.network import ExportNetwork
 from dense.model.network import DenseModel, Inference
 from dense.predict import Depth, Predictor
-from dense.tasks.auto import Survey, crop_for, head_for, working_size
+from dense.tasks.auto import Survey, crop_for, head_for, layers_for, working_size
 from dense.tasks.options import OptimOptions
 from tests.predict.models import model
 from tests.runs import alone
@@ -28,6 +32,7 @@ TINY: dict[str, Any] = {
     "model.backbone.name": "scenes_tiny", "model.backbone.weights": None, "model.steps": 4, "data.workers": 0,
     "trainer.accelerator": "cpu", "trainer.precision": "32-true", "val_every": 2,
 }  # fmt: skip
+ONE = frozenset({(360, 480)})
 
 
 @pytest.fixture
@@ -56,20 +61,23 @@ def train(recipe: str, data: Path, output: Path, **changes: Any) -> Predictor:
 
 def test_a_survey_reads_sizes_and_segments(folder: Path) -> None:
     survey = Survey.of(open_labelled(folder, "train"))
-    assert (survey.count, survey.size, survey.one_shape) == (6, (60, 80), True)
+    assert (survey.count, survey.size, survey.sizes) == (6, (60, 80), {(60, 80)})
+    assert survey.farthest == pytest.approx(4)
     assert survey.objects is not None
     assert 20 <= survey.objects <= 70
 
 
 def test_choices_follow_the_data() -> None:
     spec = spec_of("dinov2_vits14")
-    large, small = Survey(400, (360, 480), True, objects=80.0), Survey(400, (360, 480), True, objects=10.0)
+    large, small = Survey(400, (360, 480), ONE, objects=80.0), Survey(400, (360, 480), ONE, objects=10.0)
     assert working_size(large, spec, False)[0] < working_size(small, spec, False)[0]
     assert working_size(small, spec, True)[0] > working_size(small, spec, False)[0]
     assert crop_for(small, 364, spec)[0] is None
-    assert crop_for(Survey(400, (360, 480), False), 360, spec)[0] == 350
+    assert crop_for(small, 364, spec, rescales=True)[0] == 364
+    assert crop_for(Survey(400, (360, 480), ONE | {(480, 360)}), 360, spec)[0] == 350
     assert head_for("SegmentationTask")[0]["name"] == "linear"
     assert head_for("DepthTask")[0]["name"] == "dpt"
+    assert [layers_for("dpt", spec_of(name))[0] for name in ("dinov2_vits14", "dinov2_vitl14")] == ["even4", "default"]
 
 
 def test_a_run_prints_and_saves_what_it_chose(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +94,43 @@ def test_a_run_prints_and_saves_what_it_chose(folder: Path, tmp_path: Path, caps
     assert not (tmp_path / "run/features").exists()
     train("depth/small_data", folder, tmp_path / "run", **options)
     assert "continuing" in capsys.readouterr().out
+
+
+def test_crops_follow_the_sizes_of_all_files(folder: Path) -> None:
+    """Two sizes of one shape form a batch once resized; one odd image, which the survey does not read, is seen."""
+    for kind in ("images", "masks", "depth"):
+        file = folder / "train" / kind / "1.png"
+        cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file), -1), (160, 120), interpolation=cv2.INTER_NEAREST))
+    train, spec = open_labelled(folder, "train"), spec_of("dinov2_vits14")
+    assert crop_for(Survey.of(train), 56, spec)[0] is None
+    assert check_one_size(train, 56) == []
+    assert "form no batch" in check_one_size(train)[0]
+    for kind in ("images", "masks", "depth"):
+        file = folder / "train" / kind / "3.png"
+        cv2.imwrite(
+            str(file), cv2.imread(str(file), -1).T if kind != "images" else cv2.imread(str(file)).swapaxes(0, 1)
+        )
+    assert crop_for(Survey.of(train, most=2), 56, spec)[0] == 56
+
+
+def test_images_that_are_rescaled_are_cropped(folder: Path, tmp_path: Path) -> None:
+    """Though all images have one shape, views of many sizes form no batch."""
+    options = {"model.kind": "semantic", "data.targets": ["labels"], "data.resize": 32, "data.batch_size": 2}
+    train("instance/small_data", folder, tmp_path / "run", **options | {"model.head.queries": 4, "data.check": False})
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["crop_size"] == 32
+
+
+def test_depth_of_any_range_and_kind(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, Any] = {"data.batch_size": 2, "model.steps": 1, "val_every": 1, "data.check": False}
+    (folder / "depth.yaml").write_text("{kind: metric, scale: 20, invalid: [0]}\n")
+    far = train("depth/small_data", folder, tmp_path / "far", **options)
+    assert "model.evaluation.cap: (0.001, 240.0), training images reach 200 m" in capsys.readouterr().out
+    assert far.model.facts["numbers"]["val/images"] == 2
+    with pytest.raises(DataError, match=r"no validation image has a known depth within model\.evaluation\.cap"):
+        train("depth/small_data", folder, tmp_path / "near", **options | {"model.evaluation.cap": [0.1, 60.0]})
+    (folder / "depth.yaml").write_text("{kind: inverse_relative, scale: 1000, invalid: [0]}\n")
+    train("depth/small_data", folder, tmp_path / "inverse", **options)
+    assert "model.head.outputs.depth.kind: inverse_relative" in capsys.readouterr().out
 
 
 def test_auto_needs_a_recipe() -> None:
@@ -116,7 +161,7 @@ def test_one_working_size(folder: Path, tmp_path: Path, resize: int | tuple[int,
     """Training, validation, evaluation and prediction resize images to it."""
     predictor = train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": resize})
     assert predictor.inference.resize == resize
-    assert DenseModel.from_pretrained(tmp_path / "run/model").inference == Inference(resize)
+    assert DenseModel.from_pretrained(tmp_path / "run/model").inference == Inference(resize, refine="guided")
     result = dense.evaluate(tmp_path / "run/model", folder)
     best = predictor.model.facts["numbers"]["val/miou"]
     assert result.numbers["miou"] == pytest.approx(best, abs=1e-6)
@@ -153,7 +198,9 @@ def test_pixels_per_degree(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
     as_trained, near = Predictor(network)(image).values, Predictor(network, focal=60)(image).values
     np.testing.assert_array_equal(as_trained, Predictor(network, focal=120)(image).values)  # 30 x 120 / 30
-    np.testing.assert_array_equal(near, Predictor(network, inference=Inference(resize=60))(image).values)
+    np.testing.assert_array_equal(
+        near, Predictor(network, inference=Inference(resize=60, refine="guided"))(image).values
+    )
     protocol = PROTOCOLS["plain"]
     assert protocol.with_model(network.inference, open_labelled(folder, "val")).resize == 30
     (folder / "depth.yaml").write_text("{kind: metric, scale: 1000, invalid: [0], focal: 30}\n")
@@ -163,3 +210,21 @@ def test_pixels_per_degree(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     (folder / "depth.yaml").write_text("{kind: metric, scale: 1000, focal: 0}\n")
     with pytest.raises(ValueError, match=r"focal=0: expected a positive number, the focal length in pixels"):
         open_labelled(folder, "val")
+
+
+def test_the_folder_of_a_training_opens_as_it_did(tmp_path: Path) -> None:
+    """What was held out of training is measured and shown, without saying again how it was held out."""
+    for number in range(12):
+        for kind, array in (("images", np.full((32, 32, 3), number * 20, np.uint8)), ("masks", np.eye(32))):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "data" / kind / f"{'abcd'[number % 4]}_{number}.png"), array)
+    (tmp_path / "data/classes.yaml").write_text("[ground, line]\n")
+    options = {"data.batch_size": 2, "model.steps": 1, "val_every": 1, "data.val_ratio": 0.25}
+    run = tmp_path / "run"
+    train("segmentation/small_data", tmp_path / "data", run, **options, **{"data.split_by": "[a-d]"})
+    facts = dense.load(run / "model").model.facts
+    assert f"val ({facts['validated on']} images)" in dense.evaluate(run / "model", tmp_path / "data").protocol.val
+    opening = as_in_training(facts, tmp_path / "data", layout=None, val_ratio=None, split_by=None)
+    assert opening == {"layout": "folder", "val_ratio": 0.25, "split_by": "[a-d]"}
+    assert as_in_training(facts, tmp_path, val_ratio=None, split_by=None) == {"val_ratio": 0.1, "split_by": None}
+    assert (is_model(run / "model"), is_model(run), is_model(SHIPPED / "scenes_tiny")) == (True, False, False)

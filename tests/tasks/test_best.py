@@ -133,9 +133,12 @@ def decided(values: list[tuple[float, float]], validations: int, patience: int =
         ([(0.50, 0.80), (0.495, 0.85), (0.40, 0.9)], 3, 20),  # close, and the second metric is better
         ([(0.50, 0.80), (0.505, 0.75)], 2, 10),  # close, and it is worse
         ([(0.50, 0.80), (0.499, 0.80)], 2, 20),  # nothing decides: the later one
+        ([(0.500, 0.80), (0.492, 0.81), (0.485, 0.82)], 3, 20),  # small losses do not add up
         ([(0.50, 0.80), (0.60, 0.70)], 2, 20),  # a clear difference needs no second metric
         ([(0.50, 0.80), (0.495, 0.85)], 10, 10),  # many validations: the best is the best
         ([(float("nan"), 0.1), (0.1, 0.1)], 2, 20),
+        ([(0.50, 0.80), (float("nan"), 0.1), (0.60, 0.80)], 3, 30),  # a later one still counts
+        ([(0.50, 0.80), (float("nan"), 0.1), (0.60, 0.80)], 10, 30),
     ],
 )
 def test_few_validations(values: list[tuple[float, float]], validations: int, step: int) -> None:

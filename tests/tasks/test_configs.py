@@ -16,18 +16,47 @@ from dense.backbone import describe, load_backbone
 from dense.backbone.spec import resolve_layers
 from dense.data.labelled.layouts import LAYOUTS
 from dense.data.scenes import render
+from dense.model.network import before_blocks
 from dense.predict import Depth, Segmentation
 from dense.recipes import config_folder
-from dense.tasks import DepthTask, JointTask, SegmentationTask
-from dense.tasks.auto import head_for, layers_for
+from dense.tasks import DepthTask, JointTask, MasksTask, SegmentationTask
+from dense.tasks.auto import Survey, head_for, kind_for, layers_for, loss_for
 from dense.tasks.data import DataFacts
-from dense.tasks.options import DepthEvaluation
+from dense.tasks.options import DepthEvaluation, TuneOptions
 from tests.runs import call
 
-CONFIGS = sorted(p for room in ("segmentation", "depth", "joint") for p in (config_folder() / room).glob("*.yaml"))
+ROOMS = ("segmentation", "depth", "joint")
+CONFIGS = sorted(p for room in ROOMS for p in (config_folder() / room).glob("*.yaml") if "eomt" not in p.stem)
+OF_MASKS = sorted(
+    p
+    for room in ("segmentation", "instance", "panoptic")
+    for p in (config_folder() / room).glob("*.yaml")
+    if "eomt" in p.stem or room != "segmentation"
+)
 
 
+ANY = Survey(100, (360, 480), frozenset({(360, 480)}))
+LOSSES = ("loss", "depth_loss", "label_loss")
 FACTS = DataFacts(classes=tuple(f"class {i}" for i in range(150)), depth_kind="metric")
+
+
+@pytest.mark.parametrize("path", OF_MASKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_recipe_of_masks_builds(path: Path) -> None:
+    """Its kind is that of its folder, its blocks exist, and rates and warm-ups are given to the parts they name."""
+    inner: dict[str, Any] = yaml.safe_load(path.read_text())["model"]["init_args"]
+    backbone, tune = inner["backbone"], TuneOptions(**inner["tune"])
+    shipped = backbone["name"] == "scenes_tiny"
+    spec = load_backbone("scenes_tiny").spec if shipped else describe(backbone["name"], **backbone.get("arguments", {}))
+    task = MasksTask(kind=inner["kind"], head=inner["head"], loss=inner["loss"])
+    assert task.task == path.parent.name
+    facts = DataFacts(("a", "b"), val_targets=("labels", "masks"), things=(True, False))
+    outputs = task.complete_outputs(task.given_outputs(), facts)
+    head = heads.build(inner["head"] | {"in_channels": [spec.dim], "outputs": outputs})
+    assert before_blocks(spec, head.blocks) == spec.depth - 1 - (4 if spec.depth == 24 else 3)
+    if tune.unfreeze == "all":
+        assert tune.layer_decay * tune.lr_scale == pytest.approx(1)
+    else:
+        assert tune.unfreeze == head.blocks
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -47,15 +76,18 @@ def test_a_recipe_builds(path: Path) -> None:
         chosen = layers_for(options["name"], spec)[0]
     layers = resolve_layers(chosen, spec)
     built = task(head=options)
-    outputs = built.complete_outputs({k: dict(v) for k, v in options["outputs"].items()}, FACTS)
+    given = {k: dict(v) for k, v in options["outputs"].items()}
+    if given.get("depth", {}).get("kind") == "auto":
+        given["depth"]["kind"] = kind_for(ANY)[0]
+    outputs = built.complete_outputs(given, FACTS)
     head = heads.build(options | {"in_channels": [spec.dim] * len(layers), "outputs": outputs})
     assert set(head.outputs) == set(outputs)
-    losses = {k: inner[k] for k in ("loss", "depth_loss", "label_loss") if k in inner}
+    losses = {k: loss_for(ANY)[0] if inner[k] == "auto" else inner[k] for k in LOSSES if k in inner}
     assert losses
     if "depth" in outputs:
         from dense.tasks.depth import depth_loss
 
-        depth_loss(inner.get("loss") or inner["depth_loss"], head.outputs["depth"], "metric")
+        depth_loss(losses.get("loss") or losses["depth_loss"], head.outputs["depth"], "metric")
 
 
 @pytest.mark.parametrize(("layout", "crop"), [("nyuv2", "nyu_eigen"), ("kitti_eigen", "garg"), ("folder", "none")])

@@ -16,11 +16,12 @@ import torch
 import yaml
 from PIL import Image
 
+from dense.backbone import load_backbone
 from dense.data.scenes import render
 from dense.training.checkpoints import Checkpoints
 from tests.data.test_cache import records
 from tests.runs import Done, Forked, assert_same, call, environment, in_processes, weights
-from tests.tasks.test_train import DPT, argv, task, write
+from tests.tasks.test_train import BACKBONE, DPT, argv, task, write
 
 
 def run(folder: Path, name: str, *extra: str, **changes: Any) -> Done:
@@ -69,6 +70,57 @@ def test_continued_from_a_validation_step(tmp_path: Path) -> None:
     assert_same(tmp_path / "run", tmp_path / "whole")
     assert (tmp_path / "run/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
     assert numbers(tmp_path / "run") == numbers(tmp_path / "whole")
+
+
+def test_the_patch_embedding_is_trained_first_and_alone(tmp_path: Path) -> None:
+    """Then what the recipe says; a run that stops within those steps continues exactly, with its channels saved."""
+    changes = {
+        "checkpoint": {"every_minutes": 0, "every_steps": 6}, "val_every": 6,
+        "model.init_args.backbone.channels_from": "each", "model.init_args.tune": {"patch_steps": 8, "unfreeze": 1},
+    }  # fmt: skip
+    assert run(tmp_path, "whole", **changes).returncode == 0
+    config = write(tmp_path, **changes)
+    assert Forked(argv(config, tmp_path / "run"), tmp_path, end_after_step_6).status() == 9
+    half = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    done = call(argv(config, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    torch.manual_seed(0)
+    options = dict(BACKBONE)
+    start = load_backbone(options.pop("name"), channels_from="each", **options.pop("arguments")).state_dict()
+    end = weights(tmp_path / "whole")
+    moved = [
+        {k for k, v in start.items() if not torch.equal(v, state[f"network.backbone.{k}"])} for state in (half, end)
+    ]
+    patch = {"model.patch_embed.proj.weight", "model.patch_embed.proj.bias"}
+    assert moved[0] == patch
+    assert patch < moved[1]
+    assert {k.split(".")[2] for k in moved[1] if k.startswith("model.blocks.")} == {"3"}
+    saved = json.loads((tmp_path / "run/model/config.json").read_text())["backbone"]
+    assert saved["each_channel"] and saved["channels"] == ["red", "green", "blue"]
+    other = run(tmp_path, "run", **(changes | {"model.init_args.backbone.channels_from": "mean"}))
+    assert other.returncode == 1
+    assert "channels_from" in other.stderr
+
+
+def test_a_frozen_backbone_is_frozen_again_after_its_patch_embedding(tmp_path: Path) -> None:
+    """From step 2 on nothing of the backbone changes."""
+    ends = []
+    for steps in (2, 4):
+        tune = {"patch_steps": 2}
+        done = run(
+            tmp_path,
+            f"run{steps}",
+            **{
+                "model.init_args.tune": tune,
+                "model.init_args.steps": steps,
+                "val_every": 2,
+                "model.init_args.optim": {"lr": 0.01, "schedule": "constant"},
+            },
+        )
+        assert done.returncode == 0, done.stderr
+        ends.append({k: v for k, v in weights(tmp_path / f"run{steps}").items() if ".backbone." in k})
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
 
 
 def test_a_run_that_patience_ended_stays_ended(tmp_path: Path) -> None:

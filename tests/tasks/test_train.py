@@ -367,7 +367,7 @@ def test_images_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
     mask(tmp_path / "masks/2.png", size=(8, 8))
     for fine in ({"crop_size": 6}, {"batch_size": 1}):
         DenseData(**data, **fine)
-    with pytest.raises(ValueError, match=r"images of . sizes.*\(6x8\).*data.crop_size"):
+    with pytest.raises(ValueError, match=r"images of . sizes.*\(8x6\).*data.crop_size"):
         DenseData(**data)
 
 
@@ -406,3 +406,34 @@ def test_a_cache_knows_that_images_were_added(tmp_path: Path) -> None:
 def test_a_cache_needs_a_frozen_backbone(tmp_path: Path) -> None:
     changes = {"data.cache": str(tmp_path / "cache"), "model.init_args.tune": {"unfreeze": 1}}
     assert "frozen" in failure(tmp_path, **changes).stderr
+
+
+def test_windows_of_large_files(tmp_path: Path) -> None:
+    """Other windows in every epoch; a run that was killed continues bit for bit, and predicts files in windows."""
+    tifffile = pytest.importorskip("tifffile")
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for number in range(5):
+        scene = render(0, number, (90, 120))
+        for folder, values in (("images", scene.image), ("masks", scene.semantic)):
+            kind = "rgb" if values.ndim == 3 else "minisblack"
+            path = tmp_path / f"data/{folder}/{number}.tif"
+            tifffile.imwrite(path, values, tile=(32, 32), compression="zlib", photometric=kind)
+    (tmp_path / "data/classes.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\n")
+    changes = {"data.root": str(tmp_path / "data"), "data.windows": 4, "data.val_ratio": 0.3, "data.workers": 0}
+    changes["data.augment"] = {"scale": [0.5, 2.0], "flip": 0.5}
+    config = write(tmp_path, **changes)
+    assert call(argv(config, tmp_path / "whole")).returncode == 0
+    process = Forked(argv(config, tmp_path / "killed"), tmp_path)
+    last = tmp_path / "killed/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
+    done = call(argv(config, tmp_path / "killed"))
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    done = call(argv(write(tmp_path / "other", **changes | {"data.windows": 5}), tmp_path / "killed"))
+    assert "windows" in done.stderr
+    paths = dense.load(tmp_path / "whole/model", window=64).write(tmp_path / "data/images/0.tif", tmp_path / "out/0")
+    assert tifffile.imread(paths[0]).shape == (90, 120)

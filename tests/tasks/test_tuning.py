@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dense.backbone import Backbone, load_backbone
+from dense.backbone.channels import input_parameters
 from dense.tasks.options import TuneOptions
-from dense.tasks.tuning import parameter_groups, prepare
+from dense.tasks.tuning import free_patches, parameter_groups, prepare
 
 TINY = {"patch_size": 8, "img_size": 32, "depth": 4, "embed_dim": 16, "num_heads": 2}
 
@@ -72,3 +73,21 @@ def test_wrong_options_are_named() -> None:
             TuneOptions(**wrong)
     with pytest.raises(ValueError, match="4 blocks"):
         prepare(vit(), TuneOptions(unfreeze=5))
+
+
+@pytest.mark.parametrize(("options", "stays"), [({}, False), ({"unfreeze": 1}, False), ({"unfreeze": "all"}, True)])
+def test_the_patch_embedding_has_a_group_of_its_own(options: dict[str, Any], stays: bool) -> None:
+    """It is freed beside what else is trained, with the full learning rate of the backbone in its own steps."""
+    tune = TuneOptions(patch_steps=3, **options)
+    assert not tune.frozen
+    network = nn.Module()
+    network.backbone, network.head = prepare(vit(), tune), nn.Linear(2, 2)
+    assert network.backbone.frozen == (not options)
+    assert free_patches(network.backbone) == stays
+    patches = input_parameters(network.backbone.model)
+    assert len(patches) == 2 and all(p.requires_grad for p in patches)
+    groups = parameter_groups(network, 1.0, 0.5, 0.1, lr_scale=0.2, patches=patches)
+    own = [g for g in groups if "patch_lr" in g]
+    assert {id(p) for g in own for p in g["params"]} == {id(p) for p in patches}
+    assert {(g["lr"], g["patch_lr"]) for g in own} == {(0.2 * 0.5**5, 0.2)}
+    assert sum(len(g["params"]) for g in groups) == sum(p.requires_grad for p in network.parameters())

@@ -162,8 +162,9 @@ def _top(flat: State, layout: str) -> State:
 def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return (timm name, overrides) of the architecture that a Hugging Face config.json describes."""
     kind = config.get("model_type")
+    channels = {} if config.get("num_channels", 3) == 3 else {"channels": config["num_channels"]}
     if kind == "dinov3_convnext":
-        return "convnext_tiny.dinov3_lvd1689m", {"depths": config["depths"], "dims": config["hidden_sizes"]}
+        return "convnext_tiny.dinov3_lvd1689m", channels | {"depths": config["depths"], "dims": config["hidden_sizes"]}
     names = {
         "vit": "vit_base_patch16_224",
         "dinov2": "vit_base_patch14_dinov2",
@@ -187,6 +188,7 @@ def describe_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "patch_size": config["patch_size"],
         "img_size": config["image_size"],
         "norm_eps": config["layer_norm_eps"],
+        **channels,
     }
     if kind == "vit":
         arguments |= {

@@ -58,6 +58,29 @@ def directory(name: str | Path) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
+def repository(name: str) -> str:
+    """Return the place of published weights on the Hugging Face hub: the id itself, or timm's."""
+    return name if "/" in name else f"timm/{ALIASES.get(name, name)}"
+
+
+def cached(name: str) -> Path | None:
+    """Return the file of published weights in the cache of the hub or of torch.hub, None without one."""
+    from huggingface_hub import try_to_load_from_cache
+    from torch.hub import get_dir
+
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(repository(name), file)
+        if isinstance(found, str):
+            return Path(found)
+    official = name.replace("_reg", "_reg4") + "_pretrain.pth"
+    return next(iter(Path(get_dir(), "checkpoints").glob(official)), None)
+
+
+def on_this_machine() -> list[str]:
+    """Return the backbones that need no network: those in the package, and published ones in a cache."""
+    return [*shipped(), *(name for name in ALIASES if cached(name) is not None)]
+
+
 def resolve(name: str) -> tuple[str, str, str]:
     """Return (timm name, timm tag or "", family) of an official or timm name."""
     timm_name, _, tag = ALIASES.get(name, name).partition(".")

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from dense.cli.evaluate.classification import add_finetune, add_knn, add_linear, finetune, knn, linear
 from dense.cli.evaluate.discovery import add_discovery, add_video, discovery, video
-from dense.cli.evaluate.labelled import add_dense, add_probe, add_restoration, dense, probe, restoration
+from dense.cli.evaluate.labelled import (
+    add_dense,
+    add_masks,
+    add_probe,
+    add_restoration,
+    dense,
+    masks,
+    probe,
+    restoration,
+)
 from dense.cli.evaluate.memory import (
     add_anomaly,
     add_in_context,
@@ -23,6 +32,7 @@ from dense.cli.evaluate.memory import (
 from dense.cli.evaluate.retrieval import add_retrieval, retrieval
 from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
 from dense.console import hint
+from dense.files import RunFolder
 from dense.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -49,7 +59,7 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
         "linear classification of frozen features, by DINO's or DINOv2's protocol", add_linear, linear,
         [
             ("dense evaluate linear --backbone dino_vits16 --weights FILE --train A --val B", "DINOv2's grid of heads"),
-            ("dense evaluate linear --backbone scenes_tiny --train A --val B --no-augment --steps 500", "quick"),
+            ("dense evaluate linear --backbone photos_tiny --train A --val B --no-augment --steps 500", "quick"),
         ],
     ),
     "finetune": (
@@ -80,6 +90,21 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
             ("dense evaluate segmentation runs/mine/model --data MINE --boundary", "MINE/images and MINE/masks"),
             ("dense evaluate segmentation runs/mine/model --data ADE --layout ade20k --protocol slide_512",
              "sliding windows"),
+        ],
+    ),
+    "instance": (
+        "mask AP of instances, by COCO's protocol", add_masks, partial(masks, what="instance"),
+        [
+            ("dense evaluate instance runs/objects/model --data MINE", "MINE/images and MINE/instances.json"),
+            ("dense evaluate instance EOMT --data COCO --layout coco --protocol eomt_640", "a published model"),
+        ],
+    ),
+    "panoptic": (
+        "panoptic quality of things and stuff", add_masks, partial(masks, what="panoptic"),
+        [
+            ("dense evaluate panoptic runs/panoptic/model --data scenes", "embedded scenes"),
+            ("dense evaluate panoptic EOMT --data COCO --layout coco_panoptic --protocol eomt_640",
+             "a published model"),
         ],
     ),
     "restoration": (
@@ -128,7 +153,7 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
     "discovery": (
         "objects and regions found without labels, against masks", add_discovery, discovery,
         [
-            ("dense evaluate discovery --backbone scenes_tiny --data scenes --method all --baselines",
+            ("dense evaluate discovery --backbone photos_tiny --data scenes --method all --baselines",
              "embedded scenes"),
             ("dense evaluate discovery --backbone dino_vits16 --weights FILE --data VOC --layout voc2012 --method lost",
              "Pascal VOC"),
@@ -137,7 +162,7 @@ MEASURES: dict[str, tuple[str, Callable[[Parser], None], Callable[[Namespace], R
     "video": (
         "objects of a first frame followed through videos, by DAVIS-2017's J and F", add_video, video,
         [
-            ("dense evaluate video --backbone scenes_tiny --data scenes --baselines", "embedded clips"),
+            ("dense evaluate video --backbone photos_tiny --data scenes --baselines", "embedded clips"),
             ("dense evaluate video --backbone dino_vits16 --weights FILE --data DAVIS", "DAVIS-2017"),
         ],
     ),
@@ -179,6 +204,14 @@ def main(argv: Sequence[str]) -> int:
         return 2
     options = parser(name).parse_args(rest)
     check_sources(options)
+    if options.output is None:
+        return measure(name, options)
+    with RunFolder(options.output, f"evaluate {name}"):
+        return measure(name, options)
+
+
+def measure(name: str, options: Namespace) -> int:
+    """Measure, print and save the numbers; return the exit status."""
     start = time.perf_counter()
     result = MEASURES[name][2](options)
     seconds = time.perf_counter() - start
@@ -193,7 +226,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(f"wrote {result.save(options.output, weights=weights, seed=options.seed, seconds=seconds)}")
     if of_backbone:
-        hint(again(options, "explore", "IMAGES", "--output", "page.html"), "its features, to touch")
+        hint(again(options, "explore", "IMAGES", "--output", "page.html"), "its features, interactively")
     else:
         hint(f"dense explore {options.model} {options.data} --output page.html", "where it fails: worst images first")
     return 0

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from dense.cli.evaluate.shared import add_common, measured_backbone, norms_of, several
-from dense.cli.parser import Parser, writable
+from dense.cli.parser import Parser, reading_of, writable
 from dense.suggest import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def open_pair(options: Namespace) -> Pair:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {least} or more")
     return Pair.open(
         options.train, options.val, resize=options.resize, crop=options.crop, resample=options.resample,
-        scenes=(options.train_scenes, options.val_scenes), seed=options.seed,
+        scenes=(options.train_scenes, options.val_scenes), seed=options.seed, reading=reading_of(options),
     )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from dense.cli.discover_options import (
     tracking_source_of,
 )
 from dense.cli.evaluate.shared import add_common
-from dense.cli.parser import Parser, open_backbone
+from dense.cli.parser import Parser, open_backbone, reading_of
+from dense.suggest import UsageError
 
 if TYPE_CHECKING:
     from dense.evaluate.protocol import Result
@@ -75,7 +76,7 @@ def discovery(options: Namespace) -> Result:
     def targets_of(split: str) -> ObjectTargets:
         data = open_labelled(
             options.data, split, layout=options.layout, targets=("labels",),
-            length=options.scenes, size=options.side, seed=options.seed,
+            length=options.scenes, size=options.side, seed=options.seed, reading=reading_of(options),
         )  # fmt: skip
         return ObjectTargets(data, options.background, options.least)
 
@@ -96,6 +97,11 @@ def video(options: Namespace) -> Result:
     from dense.evaluate.video import measure_video
 
     scenes = options.data == "scenes"
+    if options.levels is not None or options.channels is not None:
+        raise UsageError(
+            "--levels and --channels: DAVIS and the rendered scenes hold RGB frames of 8 bits, whose levels are known; "
+            "leave them out. dense track follows objects in a video of your own"
+        )
     if scenes:
         clips: Any = scene_clips(options.split, options.clips, options.frames, options.side, options.seed)
         options.size = 0 if options.size is None else options.size

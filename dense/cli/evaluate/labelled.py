@@ -75,10 +75,12 @@ def add_labelled(parser: Parser, scenes: int) -> None:
     """Add the storage of labelled images, the embedded scenes, and the device."""
     parser.add_argument("--depth", metavar="YAML", help="how depth is stored, instead of depth.yaml")
     parser.add_argument(
-        "--val-ratio", type=float, default=0.1, help="data.val_ratio of the training, for a folder without splits"
+        "--val-ratio", type=float, help="validation fraction of a folder without splits; that of the training, or 0.1"
     )
-    parser.add_argument("--split-by", metavar="PATTERN", help="data.split_by of the training, for such a folder")
-    parser.add_argument("--kb-crop", action="store_true", help="crop KITTI's images to 352x1216 at the bottom centre")
+    parser.add_argument("--split-by", metavar="PATTERN", help="groups of such a folder; those of the training")
+    parser.add_argument(
+        "--kb-crop", action="store_true", default=None, help="crop KITTI's images to 352x1216 at the bottom centre"
+    )
     parser.add_argument("--scenes", type=int, default=scenes, help="number of embedded scenes")
     parser.add_argument("--size", type=int, default=96, help="side of the scenes")
     parser.add_argument("--camera-height", type=float, nargs=2, help="range of the camera's height, in metres")
@@ -91,7 +93,8 @@ def add_dense(parser: Parser) -> None:
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder with images/ and masks/ or depth/, or scenes")
     parser.add_argument(
-        "--layout", default="folder", help="folder, ade20k, voc2012, voc2012_aug, cityscapes, nyuv2, kitti_eigen"
+        "--layout",
+        help="folder, ade20k, voc2012, voc2012_aug, cityscapes, nyuv2, kitti_eigen, ...; that of the training",
     )
     parser.add_argument("--split", default="val", help="train, val or test; all, of a folder without splits")
     parser.add_argument("--classes", metavar="YAML", help="classes of the values in masks, instead of classes.yaml")
@@ -110,6 +113,34 @@ def add_dense(parser: Parser) -> None:
     add_labelled(parser, scenes=200)
 
 
+def add_masks(parser: Parser) -> None:
+    parser.add_argument("model", help="directory that dense train wrote, or a published model of masks")
+    parser.add_argument("--data", required=True, help="folder with images/ and their objects, a data set, or scenes")
+    parser.add_argument("--layout", help="folder, coco, coco_panoptic, cityscapes, ade20k, ...; that of the training")
+    parser.add_argument("--split", default="val", help="train, val or test; all, of a folder without splits")
+    parser.add_argument("--annotations", metavar="JSON", help="COCO's file of a folder's images, instead of its own")
+    parser.add_argument("--classes", metavar="YAML", help="classes of the values in masks, instead of classes.yaml")
+    parser.add_argument("--protocol", default="plain", help="plain, eomt_640, eomt_1280")
+    parser.add_argument("--resize", type=int, help="shorter side")
+    parser.add_argument("--window", type=int, help="side of tiles, whose objects are merged")
+    parser.add_argument("--stride", type=int, help="pixels between tiles")
+    parser.add_argument("--top", type=int, help="instances of an image (100)")
+    parser.add_argument("--mask-threshold", type=float, help="least probability of a panoptic segment's class (0.8)")
+    parser.add_argument("--overlap-threshold", type=float, help="least share of its mask that a segment keeps (0.8)")
+    add_labelled(parser, scenes=200)
+
+
+def masks(options: Namespace, what: str) -> Result:
+    from dense.evaluate.model import evaluate
+
+    names = (
+        "protocol", "classes", "annotations", "resize", "window", "stride", "top", "mask_threshold",
+        "overlap_threshold",
+    )  # fmt: skip
+    given = {name: getattr(options, name) for name in (*DATA, *names)}
+    return evaluate(options.model, options.data, what=what, device=usable_device(options.device), **given)
+
+
 DATA = ("layout", "split", "depth", "val_ratio", "split_by", "kb_crop", "scenes", "size", "camera_height", "seed")
 
 
@@ -124,7 +155,7 @@ def dense(options: Namespace, what: str) -> Result:
 def add_restoration(parser: Parser) -> None:
     parser.add_argument("model", help="directory that dense train wrote")
     parser.add_argument("--data", required=True, help="folder of clean images, of input/ and target/, or scenes")
-    parser.add_argument("--layout", default="images", help="images, paired, or one with depth: folder, nyuv2, ...")
+    parser.add_argument("--layout", help="images, paired, or one with depth: folder, nyuv2, ...")
     parser.add_argument("--split", default="val", help="train, val, test or all")
     for name, words in (("degrade", "degradation"), ("unseen", "degradation that was not trained on")):
         parser.add_argument(

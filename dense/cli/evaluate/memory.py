@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dense.cli.evaluate.shared import add_common, measured_backbone
 from dense.cli.memory_options import add_good, add_memory, good_options, memory_options
-from dense.cli.parser import Parser, usable_device
+from dense.cli.parser import Parser, reading_of, usable_device
 from dense.suggest import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,26 @@ def add_in_context(parser: Parser) -> None:
     parser.add_argument("--scenes", type=int, default=200, help="number of embedded scenes")
     parser.add_argument("--side", type=int, default=96, help="side of the scenes")
     parser.add_argument("--hungarian", action="store_true", help="also mIoU after matching classes by Hungarian IoU")
-    add_memory(parser)
+    parser.add_argument(
+        "--score-at", choices=["image", "input"], default="image",
+        help="size of the masks that are compared: their own (image), or that of the resized image (input)",
+    )  # fmt: skip
+    add_memory(parser, new=True)
+
+
+class WithUnknown:
+    """Labelled images with one class more, the last, for unknown pixels in memory; no ground truth has it."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.classes = source, (*source.classes, "unknown")
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "source":  # of an object that is being copied
+            raise AttributeError(name)
+        return getattr(self.source, name)
 
 
 def in_context(options: Namespace) -> Result:
@@ -35,20 +54,26 @@ def in_context(options: Namespace) -> Result:
     def opened(split: str, length: int) -> Any:
         return open_labelled(
             options.data, split, layout=options.layout, targets=("labels",), length=length, size=options.side,
-            seed=options.seed,
+            seed=options.seed, reading=reading_of(options),
         )  # fmt: skip
 
+    if options.train_images is not None and options.train_images < 1:
+        raise UsageError(f"--train-images {options.train_images}: expected at least 1")
     scenes = options.data == "scenes"
     source = opened(options.train_split, options.train_images if scenes and options.train_images else options.scenes)
     val = opened(options.split, options.scenes)
     if options.train_images is not None and not scenes:
         source = draw(source, options.train_images, options.seed)
+    if options.unknown == "new":
+        source, val = WithUnknown(source), WithUnknown(val)
+        options.unknown = len(val.classes) - 1
     chosen_options = memory_options(options)
-    facts = {"images": str(options.data), "remembered": f"{len(source)} images of {options.train_split}"}
+    facts = {"images": f"{options.data} {options.train_split} ({len(source)} images)"}
     backbone = measured_backbone(options, "in-context", frozen=True)
     model = remember(options.method, backbone, source, **chosen_options, facts=facts)
     words = {"data": options.data, "split": options.split}
-    protocol = find_protocol("plain", resize=model.inference.resize, hungarian=options.hungarian or None)
+    of_protocol = {"hungarian": options.hungarian or None, "score_at": options.score_at}
+    protocol = find_protocol("plain", resize=model.inference.resize, **of_protocol)
     used = {"choice": "balanced", "augment": 0, "unknown": None} if options.method == "knn" else {}
     of_head = {name: value for name, value in model.head.options().items() if name not in ("name", "in_channels")}
     given = {name: value for name, value in chosen_options.items() if name in used}
@@ -98,6 +123,11 @@ def add_anomaly(parser: Parser) -> None:
     parser.add_argument(
         "--shots", type=int, help="good images to fit, by the published rule with --seed; all if left out"
     )
+    parser.add_argument(
+        "--foreground-of", nargs="+", default=[], metavar="CATEGORY",
+        help="categories with --foreground, all if left out; published for mvtec are capsule hazelnut pill screw "
+        "toothbrush",
+    )  # fmt: skip
     add_good(parser)
 
 
@@ -109,7 +139,8 @@ def anomaly(options: Namespace) -> Result:
     words: dict[str, Any] = {"data": str(options.data), "layout": options.layout, "shots": options.shots}
     if options.model is None:
         backbone = measured_backbone(options, "anomaly", frozen=True)
-        return measure_anomaly(backbone, sets, seed=options.seed, **words, **good_options(options))
+        given = good_options(options) | {"foreground_of": options.foreground_of}
+        return measure_anomaly(backbone, sets, seed=options.seed, **words, **given)
     from dense.model.network import DenseModel
 
     fitting = Parser("", "")

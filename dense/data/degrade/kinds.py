@@ -54,7 +54,7 @@ def downsampled(fine: Kernel) -> Kernel:
 
 def filtered(image: Any, kernel: Kernel) -> Any:
     """Convolve an image with a kernel; the image is mirrored at its borders."""
-    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101).reshape(image.shape)
 
 
 def noise(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
@@ -72,6 +72,8 @@ def low_light(image: Any, level: float, draw: np.random.Generator, depth: Any) -
 
 def jpeg(image: Any, level: float, draw: np.random.Generator, depth: Any) -> Any:
     """Compress and decode an image. level: the quality, 1 to 100."""
+    if image.shape[2] != 3:
+        raise ValueError(f"jpeg compresses RGB, and the image has {image.shape[2]} channels; leave this kind out")
     pixels = np.round(image * 255).astype(np.uint8)[..., ::-1]
     _, file = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, round(level)])
     decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)
@@ -103,7 +105,7 @@ def haze(image: Colours, level: float, draw: np.random.Generator, depth: Depth |
     """
     if depth is None:
         raise ValueError("haze needs the depth of the image in metres; give data with depth, or leave haze out")
-    air = np.clip(draw.uniform(0.75, 0.95) + draw.uniform(-0.03, 0.03, 3), 0, 1).astype(np.float32)
+    air = np.clip(draw.uniform(0.75, 0.95) + draw.uniform(-0.03, 0.03, image.shape[2]), 0, 1).astype(np.float32)
     transmission = np.exp(-np.float32(level) * known(depth))[..., None]  # 0 where depth is infinite
     return image * transmission + air * (1 - transmission)
 
@@ -170,7 +172,7 @@ def degrade(
     seed: int | tuple[int, ...],
     depth: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
-    """Return an image (H, W, 3) with degradations, kind -> level, in their order; a pure function of its arguments.
+    """Return an image (H, W, N) with degradations, kind -> level, in their order; a pure function of its arguments.
 
     depth: (H, W) in metres, which haze needs; +inf where the scene is infinitely far, NaN where it is unknown
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,9 @@ from dense.data.labelled.files import FileSource, image_size
 from dense.data.labelled.formats import DepthFormat
 from dense.data.labelled.reading import stored_depth
 from dense.data.labelled.sample import IGNORE, DataError, LabelledSource, Progress
+from dense.data.levels import PHOTOGRAPHS, counted_nan
+from dense.data.values import header_nodata, read_channels
+from dense.data.windows import WindowSource, large_image, surveyed
 
 CHUNK = 32  # samples per thread that are submitted at once
 SHOWN = 3
@@ -46,11 +50,13 @@ def check(
         raise ValueError(f"limit={limit}: expected at least 1, or None for every sample")
     if workers < 1:
         raise ValueError(f"workers={workers}: expected at least 1 thread")
+    if isinstance(source, WindowSource):
+        return list(source.check(limit, progress))
     if not isinstance(source, FileSource):
         return []  # scenes are rendered without files
     chosen = spread(len(source), limit)
     lines = list(source.problems)
-    seen = Seen([], [])
+    seen = Seen([], [], [], [])
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(chosen), CHUNK * workers):  # submitting all samples would create many objects
             part = chosen[start : start + CHUNK * workers]
@@ -59,6 +65,11 @@ def check(
             if progress is not None:
                 progress(start + len(part), len(chosen))
     if warnings is not None:
+        if seen.unknown:
+            share = 100 * sum(lost for _, lost in seen.unknown) / len(seen.unknown)
+            listed = _listed([name for name, _ in sorted(seen.unknown)])
+            warnings.append(f"{listed}: {share:.3g} % of their numbers are NaN, which become black")
+        warnings += _of_segments(sorted(seen.segments), source)
         if source.depth_format is not None:
             warnings += suspicious_depth(sorted(seen.depths), source.depth_format)
         labels = {label for _, label in seen.masks}
@@ -92,6 +103,8 @@ class Seen(NamedTuple):
 
     depths: list[DepthNumbers]
     masks: list[tuple[str, int | None]]  # the class of a mask that holds a single one
+    segments: list[tuple[str, int, int, int]]  # numbers of segments, of crowds, and of polygons without a pixel
+    unknown: list[tuple[str, float]]  # share of NaN in images that have some
 
 
 def depth_numbers(name: str, raw: NDArray[Any], form: DepthFormat) -> DepthNumbers | None:
@@ -172,6 +185,20 @@ def suspicious_depth(files: Sequence[DepthNumbers], form: DepthFormat) -> Iterat
         )
 
 
+def _of_segments(seen: Sequence[tuple[str, int, int, int]], source: FileSource) -> Iterator[str]:
+    """Yield what is allowed in segments and still should be known, with its number."""
+    if empty := [name for name, count, _, _ in seen if not count]:
+        yield f"{_listed(empty)} without annotations; they count as images without objects"
+    if crowds := sum(crowd for _, _, crowd, _ in seen):
+        first = next(name for name, _, crowd, _ in seen if crowd)
+        yield f"{crowds} crowd regions, such as in {first}; they are neither learnt nor counted as missed"
+    if thin := sum(lost for *_, lost in seen):
+        first = next(name for name, *_, lost in seen if lost)
+        yield f"{thin} polygons are thinner than a pixel, such as in {first}; they are left out"
+    if seen and source.things and not any(source.things):
+        yield "none of the classes is a thing; there are no objects to find"
+
+
 def spread(length: int, limit: int | None) -> list[int]:
     """Return at most `limit` of `length` indices, evenly spread, the first and the last among them."""
     count = length if limit is None else min(limit, length)
@@ -179,9 +206,25 @@ def spread(length: int, limit: int | None) -> list[int]:
 
 
 def _problems(source: FileSource, index: int, seen: Seen) -> Iterator[str]:
-    name, shape = source.images[index], None
+    name, shape, reading = source.images[index], None, source.reading
     try:
-        shape = read_image(name).shape[:2]
+        if large_image(source, index) is not None:
+            surveyed(source).read(index)  # one window of it and of its targets
+            return
+    except (ImageError, DataError) as error:
+        yield str(error)
+        return
+    try:
+        if reading == PHOTOGRAPHS:
+            shape = read_image(name).shape[:2]
+        else:
+            values = read_channels(name, reading)
+            shape = values.shape[:2]
+            if values.dtype.kind == "f" and (lost := float(np.isnan(values).mean())):
+                seen.unknown.append((name, lost))
+                counted_nan.add(name)  # so that no process reports it once more
+            if values.dtype.kind == "f" and not np.isfinite(values).any():
+                yield f"{name} holds no number that is finite; leave it out"
     except ImageError as error:
         yield str(error)
     readers: tuple[tuple[str, Callable[[int], NDArray[Any] | None]], ...] = (
@@ -206,6 +249,16 @@ def _problems(source: FileSource, index: int, seen: Seen) -> Iterator[str]:
                 yield f"the mask of {name} is ignored everywhere; leave the sample out"
         if what == "depth map" and not np.isfinite(target).any():
             yield f"the depth map of {name} has no known depth anywhere; leave the sample out"
+    if shape and source.segments is not None and source.segments[index]:
+        try:
+            segments = source.segments_of(index, (shape[0], shape[1]))
+        except (ImageError, DataError) as error:
+            yield str(error)
+        else:
+            assert segments is not None and source.segment_format is not None
+            count, kind = len(segments.classes), source.segment_format.kind
+            listed = len(json.loads(source.segments[index])) - 1 if kind == "coco" else count
+            seen.segments.append((name, count, int(segments.crowd.sum()), listed - count))
     if shape and source.crop and (shape[0] < source.crop[0] or shape[1] < source.crop[1]):
         yield f"{name} has {shape[0]}x{shape[1]} pixels, less than the crop {source.crop[0]}x{source.crop[1]}"
 
@@ -215,26 +268,35 @@ def _depth(source: FileSource, seen: Seen, index: int) -> NDArray[np.float32] | 
     path, form = source.depths[index] if source.depths is not None else "", source.depth_format
     if not path or form is None:
         return None
-    raw = stored_depth(path, form)
+    raw, form = stored_depth(path, form), form.knowing(header_nodata(path))
     depth = form.depth(raw, path)
     if numbers := depth_numbers(path, raw, form):
         seen.depths.append(numbers)
     return depth
 
 
-def check_one_size(source: LabelledSource, *, limit: int | None = None, workers: int = 8) -> list[str]:
-    """Return why the images of a source cannot be batched as they are: the sizes in their headers differ."""
+def header_sizes(source: LabelledSource, *, limit: int | None = None, workers: int = 8) -> dict[tuple[int, int], str]:
+    """Return the sizes (height, width) in the headers of images, each with an example; empty if they are cropped."""
     if not isinstance(source, FileSource) or source.crop:
-        return []
+        return {}
     names = [source.images[index] for index in spread(len(source), limit)]
     with ThreadPoolExecutor(workers) as pool:
-        examples = {size: name for name, size in zip(names, pool.map(image_size, names), strict=True) if size}
+        return {size: name for name, size in zip(names, pool.map(image_size, names), strict=True) if size}
+
+
+def check_one_size(
+    source: LabelledSource, resize: int | tuple[int, int] | None = None, *, limit: int | None = None
+) -> list[str]:
+    """Return why the images of a source form no batch: their sizes differ after `resize`."""
+    from dense.data.transforms import new_size  # which imports this package
+
+    examples = {new_size(resize, *size): (size, name) for size, name in header_sizes(source, limit=limit).items()}
     if len(examples) < 2:
         return []
-    (first, a), (second, b) = list(examples.items())[:2]
+    first, second = (f"{name} ({w}x{h})" for (h, w), name in list(examples.values())[:2])
     return [
-        f"images of {len(examples)} sizes, such as {a} ({first[0]}x{first[1]}) and {b} ({second[0]}x{second[1]}), "
-        "cannot be batched; set data.crop_size, or data.batch_size to 1"
+        f"images of {len(examples)} sizes, such as {first} and {second}, form no batch; set data.crop_size, or "
+        "data.batch_size to 1"
     ]
 
 

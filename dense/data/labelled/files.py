@@ -14,8 +14,12 @@ from PIL import Image
 from dense.data.image import read_image
 from dense.data.labelled.formats import DepthFormat, LabelFormat
 from dense.data.labelled.reading import read_depth, read_labels
-from dense.data.labelled.sample import DataError, DepthKind, Identity, Labelled
+from dense.data.labelled.sample import DataError, DepthKind, Identity, Labelled, Segments
+from dense.data.labelled.segments import SegmentFormat
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
+from dense.data.values import channel_files, header_size
+from heads.features import Size
 
 ORIENTATION = 0x0112  # EXIF tag; with 5 to 8 an image is rotated by 90 degrees
 EXIF_HINT = "the image is rotated by its EXIF data and the {what} is not: save the image rotated, without EXIF"
@@ -30,6 +34,8 @@ class FileSource:
     whole: number of samples of the set of which this is a random part, where neither folders nor lists split it; else 0
     split_by: the pattern whose groups that random split kept together, if any
     kinds: of degradation of paired images, where folders name them
+    segments: of each image what `SegmentFormat.read` takes: the path of a PNG, or text of a JSON file
+    reading: what the numbers of images mean; of an image with a file per channel, the path is that of the first
     """
 
     title: str
@@ -45,10 +51,19 @@ class FileSource:
     split_by: str | None = None
     clean: Names | None = None
     kinds: Names | None = None
+    segments: Names | None = None
+    segment_format: SegmentFormat | None = None
+    reading: Reading = PHOTOGRAPHS
 
     @property
     def classes(self) -> tuple[str, ...] | None:
+        if self.segments is not None and self.segment_format:
+            return self.segment_format.classes
         return self.label_format.classes if self.masks is not None and self.label_format else None
+
+    @property
+    def things(self) -> tuple[bool, ...] | None:
+        return self.segment_format.things if self.segments is not None and self.segment_format else None
 
     @property
     def depth_kind(self) -> DepthKind | None:
@@ -66,11 +81,13 @@ class FileSource:
         return self.images[index]
 
     def identity(self, index: int) -> Identity:
-        return file_identity(self.images[index])
+        files = channel_files(self.images[index], self.reading) or [Path(self.images[index])]
+        known = [file_identity(file) for file in files]
+        return Identity(known[0].name, ", ".join(one.version for one in known))
 
     def take(self, indices: Sequence[int], whole: int = 0, split_by: str | None = None) -> FileSource:
         """Return the samples with these indices."""
-        columns = {name: getattr(self, name) for name in ("images", "masks", "depths", "clean", "kinds")}
+        columns = {name: getattr(self, name) for name in ("images", "masks", "depths", "clean", "kinds", "segments")}
         taken: dict[str, Any] = {
             name: None if column is None else Names(column[i] for i in indices) for name, column in columns.items()
         }
@@ -78,20 +95,25 @@ class FileSource:
 
     def read(self, index: int) -> Labelled:
         name = self.images[index]
-        image = read_image(name)
-        for what, paths in (("mask", self.masks), ("depth map", self.depths)):
-            if paths is not None and not paths[index] and not self.partial:
-                raise DataError(f"{name} has no {what}; add it, or open the data with partial=True")
+        image = read_image(name, reading=self.reading)
+        self.check_complete(index)
         labels, depth, clean = self.labels(index), self.depth(index), self.clean_image(index)
         for what, target in (("mask", labels), ("depth map", depth), ("clean image", clean)):
             if target is not None and (problem := self.mismatch(index, what, target.shape[:2], image.shape[:2])):
                 raise DataError(problem)
+        segments = self.segments_of(index, (image.shape[0], image.shape[1]), labels)
         if self.crop is None:
-            return Labelled(image, labels, depth, name, clean)
+            return Labelled(image, labels, depth, name, clean, segments)
         labels, depth = (
             None if target is None else crop_bottom_centre(target, self.crop, name) for target in (labels, depth)
         )
         return Labelled(crop_bottom_centre(image, self.crop, name), labels, depth, name)
+
+    def check_complete(self, index: int) -> None:
+        """Raise if an image lacks a target that others have, unless it may."""
+        for what, paths in (("mask", self.masks), ("depth map", self.depths), ("instance map", self.segments)):
+            if paths is not None and not paths[index] and not self.partial:
+                raise DataError(f"{self.images[index]} has no {what}; add it, or open the data with partial=True")
 
     def labels(self, index: int) -> NDArray[np.uint8] | None:
         """Return the mask alone (H, W)."""
@@ -103,20 +125,41 @@ class FileSource:
         path = self.depths[index] if self.depths is not None else ""
         return read_depth(path, self.depth_format) if path and self.depth_format else None
 
+    def segments_of(self, index: int, size: Size, labels: NDArray[np.uint8] | None = None) -> Segments | None:
+        """Return the segments alone, of an image of this size; labels: its mask of classes, if it is read already."""
+        entry = self.segments[index] if self.segments is not None else ""
+        if not entry or self.segment_format is None:
+            return None
+        if labels is None and self.segment_format.needs_labels:
+            labels = self.labels(index)
+        segments = self.segment_format.read(entry, size, labels, self.images[index])
+        found = (segments.valid.shape[0], segments.valid.shape[1])
+        if found != size:
+            raise DataError(
+                f"the segments of {self.images[index]} have {found[0]}x{found[1]} pixels (height x width), the image "
+                f"{size[0]}x{size[1]}"
+            )
+        return segments
+
     def clean_image(self, index: int) -> NDArray[np.uint8] | None:
-        """Return the clean image alone (H, W, 3)."""
-        return None if self.clean is None else read_image(self.clean[index])
+        """Return the clean image alone (H, W, C)."""
+        return None if self.clean is None else read_image(self.clean[index], reading=self.reading)
+
+    def target(self, index: int, what: str) -> str:
+        """Return the path of an image's mask, depth map, clean image or instance map; empty where it has none."""
+        paths = {
+            "mask": self.masks, "depth map": self.depths, "clean image": self.clean, "instance map": self.segments,
+        }[what]  # fmt: skip
+        entry = paths[index] if paths is not None else ""
+        return self.segment_format.map_of(entry) if entry and what == "instance map" and self.segment_format else entry
 
     def mismatch(self, index: int, what: str, found: Sequence[int], expected: Sequence[int]) -> str | None:
         """Return the problem of a target whose size (H, W) is not that of its image."""
         if tuple(found) == tuple(expected):
             return None
         image = self.images[index]
-        paths = {"mask": self.masks, "depth map": self.depths, "clean image": self.clean}[what]
-        assert paths is not None
-        line = (
-            f"{paths[index]} has {found[0]}x{found[1]} pixels (height x width), {image} has {expected[0]}x{expected[1]}"
-        )
+        path = self.target(index, what)
+        line = f"{path} has {found[0]}x{found[1]} pixels (height x width), {image} has {expected[0]}x{expected[1]}"
         if tuple(found) == tuple(expected)[::-1] and _orientation(image) >= 5:
             return f"{line}; {EXIF_HINT.format(what=what)}"
         return f"{line}; every {what} must have its image's size"
@@ -139,12 +182,14 @@ def file_identity(path: str | Path) -> Identity:
 
 def image_size(path: str) -> tuple[int, int] | None:
     """Return height and width of an image as it is read, from its header alone; None if that is damaged."""
+    if path.lower().endswith((".npy", ".dcm")):
+        return header_size(path)
     try:
         with Image.open(path) as image:
             width, height = image.size
         return (width, height) if _orientation(path) >= 5 else (height, width)
     except Exception:  # PIL's readers raise nearly anything on damaged bytes
-        return None
+        return header_size(path) if path.lower().endswith((".tif", ".tiff")) else None
 
 
 def _orientation(path: str) -> int:

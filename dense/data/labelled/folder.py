@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dense.data.image import ImageError, list_images, walk, what_is_there
+from dense.data.labelled.coco import open_json
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.formats import (
     CLASSES_EXAMPLE,
@@ -26,12 +27,18 @@ from dense.data.labelled.layouts import Layout
 from dense.data.labelled.pairing import pair
 from dense.data.labelled.reading import read_mask
 from dense.data.labelled.sample import DataError
+from dense.data.labelled.segments import SegmentFormat
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
 from dense.suggest import did_you_mean
 
 IMAGES = ("images", "image")
 MASKS = ("masks", "mask", "labels", "annotations")
 DEPTHS = ("depth", "depths")
+OBJECTS = ("instances", "instance")
+JSONS = ("instances", "panoptic", "annotations")
+TARGET_FOLDERS = {"labels": "masks", "depth": "depth", "masks": "instances"}
+WANTED = {"labels": "{}", "depth": "{}", "masks": "instances.json, panoptic.json or {} with masks/"}
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -50,48 +57,113 @@ def open_folder(
     targets: Sequence[str] = ("labels", "depth"),
     classes: str | Path | Sequence[str] | Mapping[Any, Any] | LabelFormat | None = None,
     depth: str | Path | Mapping[str, Any] | DepthFormat | None = None,
+    annotations: str | Path | None = None,
     ids: str | Path | None = None,
     val_ratio: float = 0.1,
     split_by: str | None = None,
+    reading: Reading = PHOTOGRAPHS,
 ) -> FileSource:
     """Return images in ``images/`` with masks in ``masks/``, depth in ``depth/``, or both, under the same names.
+
+    With the target ``masks``, objects come from a JSON file of COCO's format (see `find_json`) or from numbers of
+    objects in ``instances/`` beside classes in ``masks/``, whose ``classes.yaml`` lists the classes that are `things`.
 
     Splits are folders (``train/images/``, or ``images/train/``), lists of names without extension (``train.txt``,
     ``val.txt``, or `ids`), or else a fraction `val_ratio` of the names (see `fraction`). Where there is a split
     ``train`` and none for validation, that fraction is taken from ``train``. Without such folders, the split ``all`` is
     every image.
 
-    targets: which of both are read; the folder of the other is ignored.
+    targets: which are read; folders of others are ignored. annotations: the JSON file, instead of the folder's own.
     ``classes.yaml`` in the root names the classes (see `label_format`), and ``depth.yaml`` declares how depth is stored
-    (see `depth_format`); `classes` and `depth` replace them.
+    (see `depth_format`); `classes` and `depth` replace them. reading: what the numbers of images mean.
     """
     root = Path(root)
     _check_split(split, val_ratio)
+    if annotations is not None:
+        if "masks" not in targets:
+            raise ValueError(f"annotations={str(annotations)!r} holds masks of objects; add masks to the targets")
+        folder = next((root / name for name in IMAGES if (root / name).is_dir()), root)
+        return replace(_of_json(Path(annotations), folder, split, True, val_ratio, split_by, root), reading=reading)
     shared = ids is None and split in ("train", "val") and _has_folder(root, "train") and not _has_folder(root, "val")
     pattern = _arrangement(root, "train" if shared else split)
-    masks = _sibling(root, pattern, MASKS) if "labels" in targets else None
+    objects = _sibling(root, pattern, OBJECTS) if "masks" in targets else None
+    if "masks" in targets and objects is None and (found := find_json(root, pattern, "train" if shared else split)):
+        path, whole = found
+        source = _of_json(path, root / pattern, split, shared or whole, val_ratio, split_by, root)
+        return replace(source, reading=reading)
+    masks = _sibling(root, pattern, MASKS) if "labels" in targets or objects else None
     depths = _sibling(root, pattern, DEPTHS) if "depth" in targets else None
-    if masks is None and depths is None:
-        missing = [_swap(pattern, {"labels": "masks"}.get(target, target)) for target in targets]
+    if (masks is None and depths is None) or (set(targets) == {"masks"} and objects is None):
+        missing = [WANTED[target].format(_swap(pattern, TARGET_FOLDERS[target])) for target in targets]
         raise FileNotFoundError(f"{root} has no targets: expected {' or '.join(missing)}, but {what_is_there(root)}")
+    form = _classes(root, masks, classes) if masks else None
     layout = Layout(
         "folder",
         image=f"{pattern}{{id}}.*",
         labels=f"{masks}{{id}}.*" if masks else None,
         depth=f"{depths}{{id}}.*" if depths else None,
         splits={split: split},
-        label_format=_classes(root, masks, classes) if masks else None,
+        label_format=form,
         depth_format=_depth(root, depths, depth) if depths else None,
+        segments=f"{objects}{{id}}.*" if objects else None,
+        segment_format=_objects(root, objects, form) if objects and form else None,
     )
     split_by_folder = Path(pattern).parts not in {(name,) for name in IMAGES}
     listed = ids
     if ids is None and not split_by_folder and split != "all":
         listed, shared = _list(root, split)
-    source = pair(root, layout, split, ids=listed, partial=partial)
+    source = pair(root, layout, split, ids=listed, partial=partial, reading=reading)
     if not shared:
         _refuse_split_by(split_by, split, root)
         return source
     return fraction(source, root / pattern, val_ratio, split_by)[split == "val"]
+
+
+def find_json(root: Path, pattern: str, split: str) -> tuple[Path, bool] | None:
+    """Return the JSON file of a split's images, and whether it lists the images of several splits.
+
+    It is named by the split, as ``instances_train.json`` or ``annotations/instances_train.json``, or lies beside the
+    split's ``images/`` as ``instances.json``. ``panoptic.json``, with its PNG files in ``panoptic/``, and
+    ``annotations.json`` are read likewise. Without one for validation, the one of training is shared.
+    """
+    flat = Path(pattern).parts in {(images,) for images in IMAGES} and split != "all"
+    of_split = _named(root, split)
+    if of_split is not None:
+        return of_split, split == "train" and flat and _named(root, "val") is None
+    if split == "val" and flat and (of_train := _named(root, "train")) is not None:
+        return of_train, True
+    beside = (root / pattern).parent
+    places = [folder / f"{name}.json" for name in JSONS for folder in (beside, beside / "annotations")]
+    return next(((path, flat) for path in places if path.is_file()), None)
+
+
+def _named(root: Path, split: str) -> Path | None:
+    """Return the JSON file whose name is of a split, if there is one."""
+    files = [f"{name}_{of_split}.json" for name in JSONS for of_split in SPLITS[split]]
+    places = [folder / file for file in files for folder in (root, root / "annotations")]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _of_json(
+    path: Path, images: Path, split: str, shared: bool, val_ratio: float, split_by: str | None, root: Path
+) -> FileSource:
+    """Return the images of a split that a JSON file lists: all of them, or, if splits share it, a part."""
+    source = open_json(path, images, root, title=f"folder {split}")
+    if not shared or split == "all":
+        _refuse_split_by(split_by, split, root)
+        return source
+    if split == "test":
+        raise FileNotFoundError(f"{root} has no test images: expected test/images/ or {path.stem}_test.json")
+    return fraction(source, images, val_ratio, split_by)[split == "val"]
+
+
+def _objects(root: Path, objects: str, form: LabelFormat) -> SegmentFormat:
+    if form.things is None:
+        raise ValueError(
+            f"{root / objects} numbers objects, and classes.yaml does not say which classes are objects; add for "
+            f"instance things: [{form.classes[-1]}]"
+        )
+    return SegmentFormat("numbers", form.classes, tuple(name in form.things for name in form.classes))
 
 
 def _check_split(split: str, val_ratio: float) -> None:
@@ -189,7 +261,12 @@ def _list(root: Path, split: str) -> tuple[Path | None, bool]:
 
 
 def open_restoration(
-    root: str | Path, split: str, layout: str, val_ratio: float = 0.1, split_by: str | None = None
+    root: str | Path,
+    split: str,
+    layout: str,
+    val_ratio: float = 0.1,
+    split_by: str | None = None,
+    reading: Reading = PHOTOGRAPHS,
 ) -> FileSource:
     """Return the images of a split of `root`, for restoration.
 
@@ -209,7 +286,7 @@ def open_restoration(
     if not folders and split == "test":
         raise FileNotFoundError(f"{root} has no images of split test: expected a folder test/")
     folder = folders.get("train" if shared else split, root)
-    source = _restoration(folder, layout, split)
+    source = _restoration(folder, layout, split, reading)
     if not shared:
         _refuse_split_by(split_by, split, root)
         return source
@@ -219,26 +296,26 @@ def open_restoration(
     return fraction(source, base, val_ratio, split_by)[split == "val"]
 
 
-def _restoration(folder: Path, layout: str, split: str) -> FileSource:
+def _restoration(folder: Path, layout: str, split: str, reading: Reading) -> FileSource:
     title = f"{layout} {split}"
     if layout == "images":
-        return FileSource(title, Names(map(str, list_images(folder))))
+        return FileSource(title, Names(map(str, list_images(folder, reading=reading))), reading=reading)
     if not _has_pairs(folder) and (kinds := sorted(kind for kind in folder.iterdir() if _has_pairs(kind))):
-        parts = [_pairs(kind, f"{title} {kind.name}") for kind in kinds]
+        parts = [_pairs(kind, f"{title} {kind.name}", reading) for kind in kinds]
         columns: dict[str, Any] = {
             name: Names(value for part in parts for value in getattr(part, name) or ())
             for name in ("images", "clean", "problems")
         }
         named = Names(kind.name for kind, part in zip(kinds, parts, strict=True) for _ in range(len(part)))
         return replace(parts[0], title=title, kinds=named, **columns)
-    return _pairs(folder, title)
+    return _pairs(folder, title, reading)
 
 
 def _has_pairs(folder: Path) -> bool:
     return (folder / INPUT).is_dir() and (folder / TARGET).is_dir()
 
 
-def _pairs(folder: Path, title: str) -> FileSource:
+def _pairs(folder: Path, title: str, reading: Reading) -> FileSource:
     """Return the pairs of a folder with input/ and target/."""
     for name in (INPUT, TARGET):
         if not (folder / name).is_dir():
@@ -247,7 +324,7 @@ def _pairs(folder: Path, title: str) -> FileSource:
                 f"{TARGET}/ each, but {what_is_there(folder)}"
             )
     pattern = Layout("paired", image=f"{INPUT}/{{id}}.*", clean=f"{TARGET}/{{id}}.*", splits={"all": "all"})
-    source = replace(pair(folder, pattern, "all"), title=title)
+    source = replace(pair(folder, pattern, "all", reading=reading), title=title)
     assert source.clean is not None
     complete = [index for index, path in enumerate(source.clean) if path]
     if not complete:

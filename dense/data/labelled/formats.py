@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -29,12 +29,14 @@ class LabelFormat:
     """How values in masks map to classes: class i is stored as one of `values[i]`.
 
     Values are numbers, or colours (R, G, B) in masks that are painted in colour. Those in `ignored` become `IGNORE`.
-    Any other value in a file raises DataError, since it would silently become a wrong class.
+    Any other value in a file raises DataError, since it would silently become a wrong class. `things` names the classes
+    of countable objects, where maps of objects lie beside the masks.
     """
 
     classes: tuple[str, ...]
     values: tuple[tuple[Value, ...], ...]
     ignored: tuple[Value, ...] = ()
+    things: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.classes) <= MAX_CLASSES:
@@ -58,6 +60,10 @@ class LabelFormat:
         twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if twice:
             raise ValueError(f"class {twice[0]!r} is named twice; give it one entry with several values")
+        for name in self.things or ():
+            if name not in self.classes:
+                hint = did_you_mean(str(name), self.classes)
+                raise ValueError(f"things: {name!r} is none of the classes {', '.join(self.classes)}.{hint}")
         if len({isinstance(value, tuple) for value in owner}) > 1:
             raise ValueError("some values are numbers and some are colours; a mask holds either")
 
@@ -70,6 +76,13 @@ class LabelFormat:
         values = tuple((i + zero_label,) for i in range(len(names)))
         extra = tuple(value for value in ignored if (value,) not in values)
         return cls(names, values, tuple(dict.fromkeys((0, *extra) if zero_label else extra)))
+
+    def knowing(self, nodata: float | None) -> LabelFormat:
+        """Return the format with the number that a GeoTIFF declares as unknown, unless it is that of a class."""
+        declared = {value for values in (*self.values, self.ignored) for value in values}
+        if nodata is None or self.by_colour or nodata != nodata // 1 or int(nodata) in declared:
+            return self
+        return replace(self, ignored=(*self.ignored, int(nodata)))
 
     @property
     def by_colour(self) -> bool:
@@ -211,6 +224,10 @@ class DepthFormat:
             )
         return depth
 
+    def knowing(self, nodata: float | None) -> DepthFormat:
+        """Return the format with the number that a GeoTIFF declares as unknown."""
+        return self if nodata is None else replace(self, invalid=(*self._invalid, nodata))
+
     def unknown(self, raw: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which numbers of a file are declared as unknown."""
         single = [value for value in self._invalid if not isinstance(value, tuple)]
@@ -240,7 +257,8 @@ def label_format(given: str | Path | Sequence[str] | Mapping[Any, Any] | LabelFo
     Classes are names in order, a mapping from values to names or from names to values, or a YAML file with such:
     ``[sky, ground]`` | ``{0: sky, 7: ground, ignore: [255]}`` | ``{sky: {values: [0, 3]}, ground: {values: [7]}}`` |
     ``{sky: {colour: [70, 130, 180]}, ground: {colour: [0, 0, 0]}, ignore: [[224, 224, 192]]}``, each of them also under
-    the key ``classes``. Without ``ignore``, 255 is ignored unless it is a class.
+    the key ``classes``. Without ``ignore``, 255 is ignored unless it is a class. ``things: [car, person]`` names the
+    classes of countable objects.
     """
     return given if isinstance(given, LabelFormat) else _parsed(given, _labels)
 
@@ -265,13 +283,14 @@ def _parsed(given: Any, parse: Callable[[Any], T]) -> T:
 
 
 def _labels(data: Any) -> LabelFormat:
-    ignored = None
+    ignored = things = None
     if isinstance(data, Mapping):
         rest = dict(data)
         ignored = rest.pop("ignore", None)
+        things = rest.pop("things", None) if isinstance(rest.get("things"), list) else None
         data = rest.pop("classes", rest)
         if rest and data is not rest:
-            raise ValueError(f"unknown key {next(iter(rest))!r} besides classes and ignore")
+            raise ValueError(f"unknown key {next(iter(rest))!r} besides classes, ignore and things")
     if not data or not isinstance(data, Mapping | list | tuple):
         raise ValueError(f"expected names of classes, for instance {CLASSES_EXAMPLE}, got {data!r}")
     names: tuple[Any, ...]
@@ -284,10 +303,11 @@ def _labels(data: Any) -> LabelFormat:
         values = tuple(tuple(value for value, other in data.items() if other == name) for name in names)
     else:
         names, values = tuple(data), tuple(_values(name, entry) for name, entry in data.items())
+    named = None if things is None else tuple(things)
     if ignored is not None:
-        return LabelFormat(names, values, _values("ignore", ignored))
+        return LabelFormat(names, values, _values("ignore", ignored), named)
     usual = not any(isinstance(value, tuple) or value == IGNORE for several in values for value in several)
-    return LabelFormat(names, values, (IGNORE,) if usual else ())
+    return LabelFormat(names, values, (IGNORE,) if usual else (), named)
 
 
 def _values(name: Any, entry: Any) -> tuple[Value, ...]:

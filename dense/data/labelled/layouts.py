@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from dense.data.labelled.formats import DepthFormat, LabelFormat
+from dense.data.labelled.segments import Kind, SegmentFormat
 
-WHAT = {"image": "image", "labels": "mask", "depth": "depth map", "clean": "clean image"}  # a pattern -> what it names
+WHAT = {  # a pattern -> what it names
+    "image": "image", "labels": "mask", "depth": "depth map", "clean": "clean image", "segments": "instance map",
+}  # fmt: skip
 
 ADE20K = tuple(
     """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -26,6 +29,14 @@ ADE20K = tuple(
     .replace("\n    ", " ").split(", ")
 )  # fmt: skip
 
+ADE20K_STUFF = frozenset(
+    """wall, building, sky, floor, tree, ceiling, road, grass, sidewalk, earth, mountain, plant, water, house, sea, rug,
+    field, rock, base, sand, skyscraper, grandstand, path, runway, stairway, river, bridge, blind, hill, bar, hovel,
+    tower, dirt track, land, escalator, buffet, poster, stage, conveyer belt, canopy, swimming pool, waterfall, tent,
+    cradle, tank, lake, blanket, pier, crt screen, shower"""
+    .replace("\n    ", " ").split(", ")
+)  # fmt: skip
+
 VOC2012 = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -36,21 +47,25 @@ CITYSCAPES = (  # name, value in labelIds
     ("traffic sign", 20), ("vegetation", 21), ("terrain", 22), ("sky", 23), ("person", 24), ("rider", 25), ("car", 26),
     ("truck", 27), ("bus", 28), ("train", 31), ("motorcycle", 32), ("bicycle", 33),
 )  # fmt: skip
+CITYSCAPES_THINGS = 11  # the first class of countable objects, and all after it
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where the images and targets of a data set lie, as patterns of paths below its root, and how they are stored.
 
-    image, labels, depth, clean: patterns with ``{split}`` and ``{id}``, such as ``images/{split}/{id}.jpg``. Ids may
-        contain folders; the ending ``.*`` stands for any extension that can be read. `clean` is of paired images
+    image, labels, depth, clean, segments: patterns with ``{split}`` and ``{id}``, such as
+        ``images/{split}/{id}.jpg``. Ids may contain folders; the ending ``.*`` stands for any extension that can be
+        read. `clean` is of paired images, `segments` of maps of objects
+    annotations: COCO's JSON file of a split, which lists images and segments: `image` is then a pattern of its file
+        names, and `segments` of those of panoptic PNG files
     splits: name of a split -> what replaces ``{split}``. Where val is test, training holds out a fraction of train
     split_by: the images of which that fraction keeps together, see `fraction`
     ids: pattern of a text file that lists the samples of a split; None takes every file that matches the patterns
     columns: what a line of that file holds; patterns may name columns other than ``id``. A line in which a column is
         "None" is dropped
     folders: folders below the root in which all this may lie, tried in order
-    label_format, depth_format: how masks and depth are stored
+    label_format, depth_format, segment_format: how masks, depth and segments are stored
     evaluation_crop, depth_range: the protocol of published results: the pixels, and the metres, that are evaluated
     image_size: height and width of all images
     kb_crop: height and width of the crop that `open_labelled(kb_crop=True)` takes
@@ -72,6 +87,9 @@ class Layout:
     kb_crop: tuple[int, int] | None = None
     clean: str | None = None
     split_by: str | None = None
+    segments: str | None = None
+    segment_format: SegmentFormat | None = None
+    annotations: str | None = None
 
     @property
     def val_is_test(self) -> bool:
@@ -96,6 +114,8 @@ class Layout:
             raise ValueError(f"label_format is missing: declare what the values in {self.labels} mean")
         if self.depth is not None and self.depth_format is None:
             raise ValueError(f"depth_format is missing: declare how depth is stored in {self.depth}")
+        if self.segments is not None and self.segment_format is None and self.annotations is None:
+            raise ValueError(f"segment_format is missing: declare how segments are stored in {self.segments}")
 
     @property
     def patterns(self) -> Iterator[tuple[str, str]]:
@@ -111,10 +131,16 @@ def _cityscapes() -> LabelFormat:
     return LabelFormat(tuple(name for name, _ in CITYSCAPES), tuple((value,) for value in used), unused)
 
 
+def _segments(kind: Kind, classes: tuple[str, ...], stuff: Collection[str]) -> SegmentFormat:
+    return SegmentFormat(kind, classes, tuple(name not in stuff for name in classes))
+
+
 VOC = Layout(
     "voc2012",
     image="JPEGImages/{id}.jpg",
     labels="SegmentationClass/{id}.png",
+    segments="SegmentationObject/{id}.png",
+    segment_format=_segments("numbers", VOC2012, ("background",)),
     ids="ImageSets/Segmentation/{split}.txt",
     splits={"train": "train", "val": "val", "trainval": "trainval"},
     folders=("", "VOC2012", "VOCdevkit/VOC2012"),
@@ -128,6 +154,8 @@ LAYOUTS: dict[str, Layout] = {
             "ade20k",
             image="images/{split}/{id}.jpg",
             labels="annotations/{split}/{id}.png",
+            segments="annotations_instance/{split}/{id}.png",
+            segment_format=_segments("ade20k", ADE20K, ADE20K_STUFF),
             splits={"train": "training", "val": "validation"},
             folders=("", "ADEChallengeData2016"),
             label_format=LabelFormat.numbered(ADE20K, zero_label=True, ignored=()),
@@ -137,14 +165,30 @@ LAYOUTS: dict[str, Layout] = {
             VOC,
             name="voc2012_aug",
             labels="SegmentationClassAug/{id}.png",
+            segments=None,
             splits={"train": "trainaug", "val": "val"},
         ),
         Layout(
             "cityscapes",
             image="leftImg8bit/{split}/{id}_leftImg8bit.png",
             labels="gtFine/{split}/{id}_gtFine_labelIds.png",
+            segments="gtFine/{split}/{id}_gtFine_instanceIds.png",
+            segment_format=_segments("cityscapes", _cityscapes().classes, _cityscapes().classes[:CITYSCAPES_THINGS]),
             splits={"train": "train", "val": "val"},
             label_format=_cityscapes(),
+        ),
+        Layout(
+            "coco",
+            image="{split}2017/{id}",
+            annotations="annotations/instances_{split}2017.json",
+            splits={"train": "train", "val": "val"},
+        ),
+        Layout(
+            "coco_panoptic",
+            image="{split}2017/{id}",
+            segments="annotations/panoptic_{split}2017/{id}",
+            annotations="annotations/panoptic_{split}2017.json",
+            splits={"train": "train", "val": "val"},
         ),
         Layout(
             "nyuv2",

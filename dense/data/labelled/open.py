@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from dense.console import say
+from dense.data.labelled.coco import open_json
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.folder import fraction, group_names, open_folder, open_restoration
 from dense.data.labelled.formats import DepthFormat, LabelFormat, depth_format, label_format
 from dense.data.labelled.layouts import LAYOUTS, Layout
 from dense.data.labelled.pairing import pair
-from dense.data.labelled.sample import LabelledSource
+from dense.data.labelled.sample import DataError, LabelledSource
 from dense.data.labelled.scenes import SceneSource
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.suggest import did_you_mean
 
 FOLDERS = ("folder", "images", "paired")  # layouts of folders of one's own
@@ -35,6 +37,7 @@ def open_labelled(
     targets: Sequence[str] = ("labels", "depth"),
     classes: Classes | None = None,
     depth: Depth | None = None,
+    annotations: str | Path | None = None,
     ids: str | Path | None = None,
     val_ratio: float = 0.1,
     split_by: str | None = None,
@@ -44,6 +47,7 @@ def open_labelled(
     seed: int = 0,
     camera_height: tuple[float, float] | None = None,
     remember: bool = True,
+    reading: Reading = PHOTOGRAPHS,
 ) -> LabelledSource:
     """Return the labelled images of a split of `root`.
 
@@ -53,13 +57,15 @@ def open_labelled(
         ``images`` or ``paired`` for restoration (see `open_restoration`); a published data set, one of `LAYOUTS`; or a
         `Layout` of your own
     partial: samples may lack the mask or the depth, as in joint training on several data sets
-    targets: which of both are read from a folder of layout ``folder``
+    targets: which are read: labels and depth from a folder of layout ``folder``, ``masks`` of objects from any
     classes, depth: how masks and depth are stored, instead of `classes.yaml` and `depth.yaml`
+    annotations: a JSON file of COCO's format for the images of a folder, instead of its own
     ids: a text file that lists the samples of the split, instead of the layout's own
     val_ratio: validation fraction of a folder that has no validation images of its own; 0 for none
     split_by: a regular expression that finds in each file's name what images of that folder must stay together
     kb_crop: crop KITTI's images to 352x1216 at the bottom centre
     length, size, seed, camera_height, remember: of embedded scenes; see `SceneSource`
+    reading: channels of the images, and what their numbers mean
     """
     layout = current_layout(layout)
     if kb_crop and (str(root) == "scenes" or layout in FOLDERS):
@@ -67,15 +73,20 @@ def open_labelled(
         raise ValueError(f"kb_crop=True with {where}: it is a crop of KITTI's images; leave it out")
     if split_by is not None and (str(root) == "scenes" or layout not in FOLDERS):
         raise ValueError(f"split_by={split_by!r}: the splits of these images are fixed; leave it out")
+    if annotations is not None and (str(root) == "scenes" or layout != "folder"):
+        raise ValueError(f"annotations={str(annotations)!r}: these images have their own; leave it out")
     if str(root) == "scenes":
-        return SceneSource(split, length, size, seed, camera_height=camera_height, remember=remember)
+        objects = "masks" in targets
+        return SceneSource(
+            split, length, size, seed, camera_height=camera_height, remember=remember, segments=objects
+        )  # fmt: skip
     if layout == "folder":
         return open_folder(
-            root, split, partial=partial, targets=targets, classes=classes, depth=depth, ids=ids, val_ratio=val_ratio,
-            split_by=split_by,
+            root, split, partial=partial, targets=targets, classes=classes, depth=depth, annotations=annotations,
+            ids=ids, val_ratio=val_ratio, split_by=split_by, reading=reading,
         )  # fmt: skip
     if isinstance(layout, str) and layout in FOLDERS:
-        return open_restoration(root, split, layout, val_ratio, split_by)
+        return open_restoration(root, split, layout, val_ratio, split_by, reading)
     if isinstance(layout, str):
         if layout not in LAYOUTS:
             names = [*FOLDERS, *LAYOUTS]
@@ -90,8 +101,39 @@ def open_labelled(
     if split not in layout.splits:
         names = list(layout.splits)
         raise ValueError(f"split={split!r}: {layout.name} has {', '.join(names)}.{did_you_mean(split, names)}")
-    source = pair(Path(root), layout, split, ids=ids, partial=partial)
+    if layout.annotations is not None:
+        return replace(_open_json(Path(root), layout, layout.splits[split], targets), reading=reading)
+    if "masks" not in targets:
+        layout = replace(layout, segments=None)
+    elif layout.segments is None:
+        have = [name for name, one in LAYOUTS.items() if one.segments or one.annotations]
+        raise ValueError(f"layout {layout.name!r} has no masks of objects; these have: folder, {', '.join(have)}")
+    source = pair(Path(root), layout, split, ids=ids, partial=partial, reading=reading)
     return replace(source, crop=layout.kb_crop) if kb_crop else source
+
+
+def _open_json(root: Path, layout: Layout, split: str, targets: Sequence[str]) -> FileSource:
+    """Return the images of a published data set that a JSON file lists."""
+    if "masks" not in targets:
+        raise ValueError(f"layout {layout.name!r} has masks of objects and no {' or '.join(targets)}")
+    assert layout.annotations is not None
+    path = root / layout.annotations.replace("{split}", split)
+    images, pngs = (
+        None if pattern is None else (root / pattern.replace("{split}", split)).parent
+        for pattern in (layout.image, layout.segments)
+    )
+    assert images is not None
+    return open_json(path, images, pngs=pngs, title=f"{layout.name} {split}")
+
+
+def as_in_training(facts: Mapping[str, Any], data: str | Path, **given: Any) -> dict[str, Any]:
+    """Return options of `open_labelled`: those given, and for None those with which a training opened the same folder.
+
+    facts: of a trained model
+    """
+    same = Path(str(facts.get("images", ""))).resolve() == Path(data).resolve()
+    usual = {"layout": "folder", "val_ratio": 0.1} | (facts.get("arrangement", {}) if same else {})
+    return {name: usual.get(name) if value is None else value for name, value in given.items()}
 
 
 def open_training(
@@ -113,7 +155,15 @@ def open_training(
     known = LAYOUTS.get(layout)
     if known is None or not known.val_is_test or str(root) == "scenes":
         given: dict[str, Any] = {"layout": layout, "val_ratio": val_ratio, "split_by": split_by} | options
-        return open_labelled(root, "train", **given, **train), open_labelled(root, "val", **given, **val)
+        sources = open_labelled(root, "train", **given, **train), open_labelled(root, "val", **given, **val)
+        ours, theirs = (source.classes or () for source in sources)
+        if ours and theirs and ours != theirs:  # of two JSON files
+            which = next(i for i in range(1 + max(len(ours), len(theirs))) if ours[i : i + 1] != theirs[i : i + 1])
+            names = [repr(classes[which]) if which < len(classes) else "missing" for classes in (ours, theirs)]
+            raise DataError(
+                f"class {which} is {names[0]} in train and {names[1]} in val; give both the same categories"
+            )
+        return sources
     source = open_labelled(root, "train", layout=layout, **options, **train)
     assert isinstance(source, FileSource)
     split_by = split_by or known.split_by

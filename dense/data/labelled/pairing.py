@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from dense.data.image import EXTENSIONS, walk, what_is_there
+from dense.data.image import EXTENSIONS, extensions, walk, what_is_there
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.layouts import WHAT, Layout
 from dense.data.labelled.reading import DEPTH_EXTENSIONS
 from dense.data.labelled.sample import DataError
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
+from dense.data.values import one_per_image, stem_of
 
 ANY = ".*"  # the ending of a pattern that stands for any extension that can be read
 Row = tuple[str, ...]  # one path per pattern of the layout, empty where there is no file
 
 
-def pair(root: Path, layout: Layout, split: str, *, ids: str | Path | None = None, partial: bool = False) -> FileSource:
+def pair(
+    root: Path,
+    layout: Layout,
+    split: str,
+    *,
+    ids: str | Path | None = None,
+    partial: bool = False,
+    reading: Reading = PHOTOGRAPHS,
+) -> FileSource:
     """Return the samples of a split, in the order of their ids or of the list; missing files become problems."""
     title = f"{layout.name} {split}"
     if not root.is_dir():
@@ -24,9 +34,9 @@ def pair(root: Path, layout: Layout, split: str, *, ids: str | Path | None = Non
         raise FileNotFoundError(f"{title}: expected a folder with {wanted}, but {what_is_there(root)}")
     problems: list[str] = []
     if ids is None and layout.ids is None:
-        rows = list(_by_pattern(root, layout, split, partial, problems))
+        rows = list(_by_pattern(root, layout, split, partial, problems, reading))
     else:
-        rows = list(_by_list(root, layout, split, ids, partial, problems))
+        rows = list(_by_list(root, layout, split, ids, partial, problems, reading))
     if not rows:
         raise DataError(f"{title}: no samples in {root}", *problems)
     columns = {what: Names(row[place] for row in rows) for place, (what, _) in enumerate(layout.patterns)}
@@ -40,15 +50,20 @@ def pair(root: Path, layout: Layout, split: str, *, ids: str | Path | None = Non
         partial,
         problems=Names(problems),
         clean=columns.get("clean"),
+        segments=columns.get("segments"),
+        segment_format=layout.segment_format,
+        reading=reading,
     )
 
 
 # ---- every file that matches the patterns
 
 
-def _by_pattern(root: Path, layout: Layout, split: str, partial: bool, problems: list[str]) -> Iterator[Row]:
+def _by_pattern(
+    root: Path, layout: Layout, split: str, partial: bool, problems: list[str], reading: Reading
+) -> Iterator[Row]:
     value = layout.splits[split]
-    files = {what: find(root, layout, pattern, value, what, problems) for what, pattern in layout.patterns}
+    files = {what: find(root, layout, pattern, value, what, problems, reading) for what, pattern in layout.patterns}
     if not files["image"]:
         raise FileNotFoundError(_no_images(root, layout, layout.image, value))
     for id in sorted({id for by_id in files.values() for id in by_id}):
@@ -62,7 +77,15 @@ def _by_pattern(root: Path, layout: Layout, split: str, partial: bool, problems:
         yield row
 
 
-def find(root: Path, layout: Layout, pattern: str, split: str, what: str, problems: list[str]) -> dict[str, str]:
+def find(
+    root: Path,
+    layout: Layout,
+    pattern: str,
+    split: str,
+    what: str,
+    problems: list[str],
+    reading: Reading = PHOTOGRAPHS,
+) -> dict[str, str]:
     """Return id -> path of every file that matches a pattern; two files with one id are a problem."""
     before, after = pattern.replace("{split}", split).split("{id}")
     base, _, prefix = before.rpartition("/")
@@ -71,9 +94,15 @@ def find(root: Path, layout: Layout, pattern: str, split: str, what: str, proble
     if folder is None:
         return found
     # JPEG depth is found here, and refused with a reason when it is read
-    extensions = frozenset((*DEPTH_EXTENSIONS, ".jpg", ".jpeg")) if what == "depth" else EXTENSIONS
-    for path in walk(folder, extensions=extensions):
-        id = path.rpartition(".")[0] if after == ANY else path.removesuffix(after)
+    image = what in ("image", "clean")
+    known = frozenset((*DEPTH_EXTENSIONS, ".jpg", ".jpeg")) if what == "depth" else EXTENSIONS
+    paths: Iterable[str] = walk(folder, extensions=extensions(reading) if image else known)
+    if image and reading.channels:
+        whole = one_per_image((str(folder / path) for path in paths), reading)
+        paths = [Path(path).relative_to(folder).as_posix() for path in whole]
+    for path in paths:
+        stem = stem_of(Path(path), reading).as_posix() if image and reading.channels else path.rpartition(".")[0]
+        id = stem if after == ANY else path.removesuffix(after)
         if (after != ANY and not path.endswith(after)) or not id.startswith(prefix):
             continue
         id = id[len(prefix) :]
@@ -95,7 +124,13 @@ def _no_images(root: Path, layout: Layout, pattern: str, split: str) -> str:
 
 
 def _by_list(
-    root: Path, layout: Layout, split: str, ids: str | Path | None, partial: bool, problems: list[str]
+    root: Path,
+    layout: Layout,
+    split: str,
+    ids: str | Path | None,
+    partial: bool,
+    problems: list[str],
+    reading: Reading,
 ) -> Iterator[Row]:
     value = layout.splits[split]
     path = Path(ids) if ids is not None else Path(_locate(root, layout, _fill(layout.ids or "", value)))
@@ -103,7 +138,7 @@ def _by_list(
         there = what_is_there(path.parent)
         raise FileNotFoundError(f"{layout.name}: {path} is not there; it lists the samples of {split}. {there}")
     files = {
-        what: find(root, layout, pattern, value, what, []) if pattern.endswith(ANY) else None
+        what: find(root, layout, pattern, value, what, [], reading) if pattern.endswith(ANY) else None
         for what, pattern in layout.patterns
     }
     lines: dict[str, int] = {}

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from dense.data.image import ImageError
 from dense.data.labelled.formats import DepthFormat, LabelFormat
 from dense.data.labelled.sample import DataError
+from dense.data.values import header_nodata
 
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # PIL stretches grey of 2 and 4 bits to 0..255
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz", ".tif", ".tiff", ".exr")
@@ -36,7 +37,7 @@ def _named_errors(path: Path, what: str) -> Iterator[None]:
 
 def read_labels(path: str | Path, form: LabelFormat) -> NDArray[np.uint8]:
     """Return the class of every pixel (H, W) of a mask, `IGNORE` where it is unknown."""
-    return form.labels(read_mask(path, form.by_colour), str(path))
+    return form.knowing(header_nodata(path)).labels(read_mask(path, form.by_colour), str(path))
 
 
 def read_mask(path: str | Path, colours: bool = False) -> NDArray[Any]:
@@ -67,7 +68,7 @@ def read_mask(path: str | Path, colours: bool = False) -> NDArray[Any]:
 
 def read_depth(path: str | Path, form: DepthFormat) -> NDArray[np.float32]:
     """Return depth (H, W) from a 16-bit PNG, a float or 16-bit TIFF, .npy, or .npz with one array."""
-    return form.depth(stored_depth(path, form), str(path))
+    return form.knowing(header_nodata(path)).depth(stored_depth(path, form), str(path))
 
 
 def stored_depth(path: str | Path, form: DepthFormat) -> NDArray[Any]:

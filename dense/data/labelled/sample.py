@@ -37,6 +37,41 @@ class DataError(ValueError):
         return type(self), self.problems  # loader workers send it to the main process
 
 
+class Segments(NamedTuple):
+    """The objects of an image, or its objects and regions of stuff, as masks.
+
+    masks: (N, H, W) bool; of an image of N segments, which may overlap where the data say so. N may be 0
+    classes: (N,) int64
+    crowd: (N,) bool; regions of several objects that are not told apart, which are neither matched nor counted
+    valid: (H, W) bool; False where nothing is known: at unlabelled pixels and outside of the image
+    """
+
+    masks: Tensor
+    classes: Tensor
+    crowd: Tensor
+    valid: Tensor
+
+    def to(self, device: Any, **options: Any) -> Segments:
+        """Return the segments on `device`; `options` are those of `torch.Tensor.to`."""
+        return Segments(*(tensor.to(device, **options) for tensor in self))
+
+    def take(self, which: Tensor) -> Segments:
+        """Return the segments with these indices, or where `which` (N,) is True."""
+        return Segments(self.masks[which], self.classes[which], self.crowd[which], self.valid)
+
+    def of_things(self, things: Sequence[bool]) -> Segments:
+        """Return the objects; things: whether each class is of countable objects."""
+        return self.take(torch.tensor(things, device=self.classes.device)[self.classes])
+
+    def resized(self, size: Size) -> Segments:
+        """Return the segments at another size, by nearest neighbour; those that vanish stay, as empty masks."""
+        if tuple(self.valid.shape) == tuple(size):
+            return self
+        maps = torch.cat([self.masks, self.valid[None]])[:, None].to(torch.uint8)
+        small = F.interpolate(maps, size=size, mode="nearest-exact")[:, 0].bool()
+        return self._replace(masks=small[:-1], valid=small[-1])
+
+
 @dataclass(frozen=True)
 class Labelled:
     """An image and its targets.
@@ -45,6 +80,7 @@ class Labelled:
     depth: NaN where unknown. Metric depth is in metres along the camera's axis, and +inf where the scene is infinitely
         far; inverse depth is 0 there
     clean: the image without its degradation, in paired data
+    segments: objects, or objects and stuff, as masks
     """
 
     image: NDArray[np.uint8]  # H, W, 3
@@ -52,6 +88,7 @@ class Labelled:
     depth: NDArray[np.float32] | None  # H, W
     name: str
     clean: NDArray[np.uint8] | None = None  # H, W, 3
+    segments: Segments | None = None
 
 
 class Identity(NamedTuple):
@@ -71,6 +108,10 @@ class LabelledSource(Protocol):
     @property
     def depth_kind(self) -> DepthKind | None:
         """What depth means; None if there is no depth."""
+
+    @property
+    def things(self) -> tuple[bool, ...] | None:
+        """Whether each class is of countable objects; None if there are no segments."""
 
     def __len__(self) -> int: ...
 
@@ -94,19 +135,21 @@ class Sample(NamedTuple):
     clean: Tensor | None = None  # 3, H, W uint8
     degradation: str = ""  # kind of its degradation
     cached: tuple[Tensor, ...] | None = None  # features of the image from a cache, see `Batch`
+    segments: Segments | None = None
 
 
 class Batch(NamedTuple):
     """Samples of one size, as a loader yields them and a task takes them; None for a target that no sample has."""
 
-    images: Tensor | None = None  # B, 3, H, W uint8; None where `cached` stands for the images
+    images: Tensor | None = None  # B, 3, H, W uint8
     labels: Tensor | None = None  # B, H, W int64, IGNORE where unknown
     depth: Tensor | None = None  # B, 1, H, W float32, NaN where unknown
     names: tuple[str, ...] = ()
     clean: Tensor | None = None  # B, 3, H, W uint8, of degraded images
     degradations: tuple[str, ...] = ()  # the kind of each image's degradation
     cached: tuple[Tensor, ...] | None = None  # features of the images: the maps of each layer, then the prefix tokens
-    size: Size | None = None  # H, W of the images, where they are None
+    size: Size | None = None  # H, W of the images, where there are features
+    segments: tuple[Segments, ...] | None = None  # of each image
 
     def to(self, device: Any, **options: Any) -> Batch:
         """Return the batch with all tensors on `device`; `options` are those of `torch.Tensor.to`."""
@@ -115,7 +158,10 @@ class Batch(NamedTuple):
             for tensor in (self.images, self.labels, self.depth, self.clean)
         )
         cached = None if self.cached is None else tuple(tensor.to(device, **options) for tensor in self.cached)
-        return self._replace(images=images, labels=labels, depth=depth, clean=clean, cached=cached)
+        segments = None if self.segments is None else tuple(s.to(device, **options) for s in self.segments)
+        return self._replace(
+            images=images, labels=labels, depth=depth, clean=clean, cached=cached, segments=segments
+        )  # fmt: skip
 
     def resized(self, size: Size) -> Batch:
         """Return the batch with its targets at `size`, resized by nearest neighbour, which invents no value."""
@@ -124,7 +170,8 @@ class Batch(NamedTuple):
             labels = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
         if depth is not None:
             depth = F.interpolate(depth, size=size, mode="nearest-exact")
-        return self._replace(labels=labels, depth=depth)
+        segments = None if self.segments is None else tuple(s.resized(size) for s in self.segments)
+        return self._replace(labels=labels, depth=depth, segments=segments)
 
 
 def to_tensors(sample: Labelled) -> Sample:
@@ -133,7 +180,7 @@ def to_tensors(sample: Labelled) -> Sample:
     labels = None if sample.labels is None else torch.from_numpy(sample.labels.astype(np.int64))
     depth = None if sample.depth is None else torch.from_numpy(sample.depth.astype(np.float32))[None]
     clean = None if sample.clean is None else torch.from_numpy(np.ascontiguousarray(sample.clean.transpose(2, 0, 1)))
-    return Sample(image, labels, depth, sample.name, clean)
+    return Sample(image, labels, depth, sample.name, clean, segments=sample.segments)
 
 
 def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool | None = None) -> Batch:
@@ -142,7 +189,9 @@ def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool |
     labels, depth: whether the batch has them; by default it has those that any sample has.
     """
     sizes = {tuple(sample.image.shape[-2:]) for sample in samples}
-    sizes |= {tuple(a.shape[-2:]) for s in samples for a in (s.labels, s.depth) if a is not None and len(samples) > 1}
+    if len(samples) > 1:
+        sizes |= {tuple(a.shape[-2:]) for s in samples for a in (s.labels, s.depth) if a is not None}
+        sizes |= {tuple(s.segments.valid.shape) for s in samples if s.segments is not None}
     if len(sizes) > 1:
         raise ValueError(
             f"a batch of images or targets of {len(sizes)} sizes, {sorted(sizes)[:4]}: crop them, resize them with "
@@ -162,4 +211,12 @@ def collate(samples: Sequence[Sample], labels: bool | None = None, depth: bool |
         tuple(sample.name for sample in samples),
         torch.stack([s.clean for s in samples if s.clean is not None]) if samples[0].clean is not None else None,
         tuple(sample.degradation for sample in samples),
+        segments=tuple(s.segments for s in samples if s.segments is not None) or None,
     )
+
+
+def masks_of(labels: Tensor, ignore: int = IGNORE) -> tuple[Tensor, Tensor]:
+    """Return one mask per class of a label map (H, W): masks (N, H, W) bool, in the order of classes (N,) int64."""
+    classes = labels.unique()
+    classes = classes[classes != ignore].long()
+    return labels[None] == classes[:, None, None], classes

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dense.data.image import ImageError
+from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.loader import init_worker
 from dense.data.unlabelled import FolderImages, Images, SceneImages, open_images
 from dense.suggest import did_you_mean
@@ -78,15 +79,24 @@ class Examples:
 
 
 def open_examples(
-    train: str, val: str, *, scenes: tuple[int, int] = (2000, 500), size: int = 96, seed: int = 0
+    train: str,
+    val: str,
+    *,
+    scenes: tuple[int, int] = (2000, 500),
+    size: int = 96,
+    seed: int = 0,
+    reading: Reading = PHOTOGRAPHS,
 ) -> tuple[Examples, Examples]:
     """Open training and validation images and check that their classes agree; see `open_images` for the sources.
 
-    scenes, size, seed: how many embedded scenes each set has, their side and their seed.
+    scenes, size, seed: how many embedded scenes each set has, their side and their seed. reading: of the images.
     """
     if train == val or (Path(train).exists() and Path(val).exists() and Path(train).samefile(val)):
         raise ValueError(f"train and val are both {train}; each image would be its own target")
-    opened = [open_images(root, length=n, size=size, seed=seed) for root, n in zip((train, val), scenes, strict=True)]
+    opened = [
+        open_images(root, length=n, size=size, seed=seed, reading=reading)
+        for root, n in zip((train, val), scenes, strict=True)
+    ]
     first, second = (_names(source, root) for source, root in zip(opened, (train, val), strict=True))
     unknown = [name for name in second.values() if name not in set(first.values())]
     if unknown:
@@ -176,6 +186,12 @@ Resample = Literal["bicubic", "bilinear"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}  # PIL's are antialiased
 
 
+def resized(image: Pixels, size: tuple[int, int], resample: Resample) -> Pixels:
+    """Resize an image (H, W, C) as PIL does; of channels that are not RGB, each by itself."""
+    planes = [image] if image.shape[2] == 3 else [image[..., channel] for channel in range(image.shape[2])]
+    return np.dstack([np.asarray(Image.fromarray(p).resize(size[::-1], FILTERS[resample])) for p in planes])
+
+
 @dataclass(frozen=True)
 class CenterCrop:
     """Resize the shorter side to `resize` pixels, keeping the aspect ratio; crop a square of `crop` at the centre."""
@@ -197,7 +213,7 @@ class CenterCrop:
         short = min(height, width)
         size = (self.resize * height // short, self.resize * width // short)
         if size != (height, width):
-            image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), FILTERS[self.resample]))
+            image = resized(image, size, self.resample)
         top, left = (round((side - self.crop) / 2) for side in size)
         return image[top : top + self.crop, left : left + self.crop]
 
@@ -215,8 +231,7 @@ class RandomCrop:
         """(H, W, 3) and (seed, epoch, index) -> (size, size, 3)."""
         rng = np.random.default_rng(draw)
         top, left, height, width = self.box(rng, *image.shape[:2])
-        whole = Image.fromarray(image[top : top + height, left : left + width])
-        out = np.asarray(whole.resize((self.size, self.size), FILTERS[self.resample]))
+        out = resized(image[top : top + height, left : left + width], (self.size, self.size), self.resample)
         return out[:, ::-1] if rng.random() < 0.5 else out
 
     def box(self, rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
@@ -266,6 +281,7 @@ class Pair:
         resample: Resample = "bicubic",
         scenes: tuple[int, int] = (2000, 500),
         seed: int = 0,
+        reading: Reading = PHOTOGRAPHS,
     ) -> Pair:
         """Open both sets and compare them. crop: 224, or 96 for embedded scenes, if left out."""
         rendered = {root.startswith("scenes:") for root in (train, val)}
@@ -273,7 +289,7 @@ class Pair:
             raise ValueError(f"train is {train} and val is {val}: only one of them is embedded scenes")
         crop = crop or (96 if rendered == {True} else 224)
         view: CenterCrop | AsItIs = AsItIs() if rendered == {True} else CenterCrop(resize, crop, resample)
-        return cls(*open_examples(train, val, scenes=scenes, size=crop, seed=seed), view, crop)
+        return cls(*open_examples(train, val, scenes=scenes, size=crop, seed=seed, reading=reading), view, crop)
 
     @property
     def skipped(self) -> list[str]:

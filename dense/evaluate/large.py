@@ -1,0 +1,94 @@
+"""Labelled images that do not fit into memory: predicted and compared block by block, as prediction reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dense.console import progress
+from dense.data.labelled.files import FileSource
+from dense.data.labelled.sample import Labelled, LabelledSource
+from dense.data.large import LARGE, Box
+from dense.data.transforms import new_size
+from dense.data.windows import Targets, large_image
+from dense.metrics import DepthMetrics
+from dense.model.inference import WHOLE, Edges, Network, bands, of_pixels, slide
+from heads.features import Size
+
+
+def large_images(source: LabelledSource) -> list[int]:
+    """Return the numbers of the images that are read in windows."""
+    if not isinstance(source, FileSource):
+        return []
+    return [number for number in progress(range(len(source)), "headers") if large_image(source, number) is not None]
+
+
+def refuse_large(source: LabelledSource, what: str) -> None:
+    """Raise if a source has images that are too large for `what`, which needs whole ones."""
+    if numbers := large_images(source):
+        raise ValueError(
+            f"{source.name(numbers[0])} has more than {LARGE:g} megapixels and is read in windows, and {what} needs "
+            "whole images; leave it out, or cut the images into tiles"
+        )
+
+
+def size_for(size: Size, resize: int | tuple[int, int] | None, window: int | None, depth: bool) -> Size:
+    """Return the size at which the network sees a large image: depth depends on the whole scene, see `Predictor`."""
+    return of_pixels(size, WHOLE) if resize is None and window is None and depth else new_size(resize, *size)
+
+
+class Compared:
+    """Receives blocks of predicted maps (K, h, w) at their places, and adds them to the metrics beside the targets."""
+
+    def __init__(self, targets: Targets, measured: Mapping[str, Any], device: torch.device) -> None:
+        self.targets, self.measured, self.device = targets, measured, device
+        self._box: Box = (0, 0, 0, 0)
+        self._target: Labelled | None = None
+        self._sums: list[tuple[Tensor, Tensor]] = []  # of depth, over blocks
+
+    def __call__(self, name: str, block: Tensor, top: int, left: int) -> None:
+        target = self._at((top, left, block.shape[1], block.shape[2]))
+        if name == "labels" and target.labels is not None:
+            labels = torch.from_numpy(target.labels)[None].long().to(self.device)
+            for metric in self.measured.keys() & {"segmentation", "hungarian"}:
+                self.measured[metric].update(block.argmax(0)[None], labels)
+        if name == "depth" and target.depth is not None and "depth" in self.measured:
+            depth, metric = torch.from_numpy(target.depth)[None, None].to(self.device), self.measured["depth"]
+            assert isinstance(metric, DepthMetrics)
+            self._sums.append(metric.sums_of(block[None], depth, depth.isfinite()))
+
+    def _at(self, box: Box) -> Labelled:
+        """Return the targets of a block, which are read once for all of its maps."""
+        if self._target is None or self._box != box:
+            assert self.targets.windows is not None
+            self._box, self._target = box, self.targets.read(box)
+        return self._target
+
+    def close(self) -> None:
+        """Add the depth of the image, whose metrics are means over images."""
+        if self._sums:
+            self.measured["depth"].add(*(torch.stack(part).sum(0) for part in zip(*self._sums, strict=True)))
+
+
+def compare(
+    network: Network, whole: Network, targets: Targets, size: Size, measured: Mapping[str, Any],
+    device: torch.device, window: int, stride: int, edges: Edges,
+) -> None:  # fmt: skip
+    """Add a large image to the metrics.
+
+    network: of uint8 windows; whole: of the uint8 image at another size, which fits into memory. size: at which the
+    network sees the image
+    """
+    image = targets.windows
+    assert image is not None
+    compared = Compared(targets, measured, device)
+    if size == targets.size:
+        slide(network, image.pixels(device), window, stride, compared, edges)
+    else:
+        pixels = torch.from_numpy(image.shrunk(size).transpose(2, 0, 1)[None]).to(device)
+        for name, values in whole(pixels).items():
+            bands(values[0], targets.size, lambda rows, top, name=name: compared(name, rows, top, 0))
+    compared.close()

@@ -1,0 +1,193 @@
+"""Instances and panoptic segments of a trained model, measured by a named protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dense.console import progress
+from dense.data.labelled.sample import LabelledSource
+from dense.data.transforms import resize_image
+from dense.evaluate.dense import check_before, check_classes, working_size
+from dense.evaluate.large import refuse_large
+from dense.evaluate.protocol import Protocol, Result, named
+from dense.metrics import MaskAP, PanopticQuality
+from dense.model.network import DenseModel, Inference
+from dense.model.queries import TOP, Found, Partition
+from dense.model.tiles import best, finder, search
+from heads.features import Size
+from heads.layers import resize
+
+FIRST = {"instance": "ap", "panoptic": "pq"}  # the number of a class
+
+
+@dataclass(frozen=True)
+class MaskProtocol:
+    """Everything that decides a number of masks besides the weights.
+
+    Predictions are compared at the images' own size. resize, longer: working size, of the shorter or the longer side;
+    by default the model's. window, stride: of tiles, which are merged as in `dense.model.tiles`; by default the
+    model's. top: instances of an image. mask_threshold, overlap_threshold: see `dense.model.queries.panoptic`.
+    """
+
+    name: str
+    resize: int | tuple[int, int] | None = None
+    longer: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    top: int = TOP
+    mask_threshold: float = 0.8
+    overlap_threshold: float = 0.8
+
+    def with_model(self, inference: Inference) -> MaskProtocol:
+        """Return the protocol with a model's working size and tiles where it names none itself."""
+        found = self
+        if self.resize is None and self.longer is None:
+            found = replace(self, resize=inference.resize, longer=inference.longer)
+            if self.window is None and inference.window is not None:
+                found = replace(found, window=inference.window, stride=inference.step)
+        return found
+
+    @property
+    def inference(self) -> Inference:
+        return Inference(self.resize, self.window, self.stride, longer=self.longer)
+
+
+MASK_PROTOCOLS: dict[str, MaskProtocol] = {
+    p.name: p
+    for p in (MaskProtocol("plain"), MaskProtocol("eomt_640", longer=640), MaskProtocol("eomt_1280", longer=1280))
+}
+
+
+def find_mask_protocol(name: str, **changes: Any) -> MaskProtocol:
+    """Return a protocol by name; fields that change it are noted in its name."""
+    found = named(MASK_PROTOCOLS, name, changes)
+    return found if changes.get("resize") is None else replace(found, longer=None)
+
+
+@torch.inference_mode()
+def evaluate_masks(model: DenseModel, source: LabelledSource, what: str, protocol: MaskProtocol) -> Any:
+    """Return the metric of a model on labelled images, after all of them: `MaskAP` or `PanopticQuality`."""
+    device = next(model.eval().parameters()).device
+    classes, things = source.classes or (), getattr(source, "things", None) or ()
+    metric: Any = MaskAP(classes) if what == "instance" else PanopticQuality(things, classes)
+    predict = predictor(model, protocol, what, things)
+    for index in progress(range(len(source)), "images"):
+        sample = source.read(index)
+        if sample.segments is None:
+            raise ValueError(f"{sample.name} has no masks of objects")
+        size = (sample.image.shape[0], sample.image.shape[1])
+        small = resize_image(sample.image, protocol.inference.size_of(size))
+        pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))[None].to(device)
+        found = predict(model.backbone.normalise(pixels)[0], size)
+        target = sample.segments
+        if what == "instance":
+            target = target.of_things(things)
+        metric.update([type(found)(*(values.cpu() for values in found))], [target])
+    return metric
+
+
+def predictor(
+    model: DenseModel, protocol: MaskProtocol, what: str, things: tuple[bool, ...]
+) -> Callable[[Tensor, Size], Any]:
+    """Return what turns a normalised image (3, h, w) into the instances or segments of its original size."""
+    if "masks" in model.outputs:
+        find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
+        return lambda image, size: search(
+            model.maps, image, size, protocol.inference, find, things, top=protocol.top
+        )  # fmt: skip
+
+    def components(image: Tensor, size: Size) -> Any:
+        scores = resize(model.maps(image[None])["labels"].float(), size, align_corners=False).softmax(1)[0].cpu()
+        found = connected(scores, things)
+        return partition(found, scores, things) if what == "panoptic" else best(found, 0, protocol.top)
+
+    return components
+
+
+def connected(scores: Tensor, things: tuple[bool, ...]) -> Found:
+    """Return the connected parts of the predicted classes that are things, from probabilities (C, H, W): a baseline.
+
+    The score of a part is the mean probability of its class.
+    """
+    sure, labels = scores.max(0)
+    rows: list[tuple[float, int, Tensor]] = []
+    for label in (k for k in labels.unique().tolist() if things[k]):
+        count, parts = cv2.connectedComponents((labels == label).numpy().astype(np.uint8))
+        for mask in (torch.from_numpy(parts == number) for number in range(1, count)):
+            rows.append((float(sure[mask].mean()), label, mask))
+    rows.sort(key=lambda row: -row[0])
+    masks = torch.stack([row[2] for row in rows]) if rows else torch.zeros(0, *labels.shape, dtype=torch.bool)
+    return Found(
+        masks, torch.tensor([row[1] for row in rows], dtype=torch.long), torch.tensor([row[0] for row in rows])
+    )
+
+
+def partition(found: Found, scores: Tensor, things: tuple[bool, ...]) -> Partition:
+    """Return `connected` parts, and the stuff of probabilities (C, H, W), as panoptic segments."""
+    sure, labels = scores.max(0)
+    stuff = [k for k in labels.unique().tolist() if not things[k]]
+    segments = torch.full(labels.shape, -1, dtype=torch.long)
+    for place, mask in enumerate([*found.masks, *(labels == k for k in stuff)]):
+        segments[mask] = place
+    means = torch.tensor([float(sure[labels == k].mean()) for k in stuff])
+    classes = torch.cat([found.classes, torch.tensor(stuff, dtype=torch.long)])
+    return Partition(segments, classes, torch.cat([found.scores, means]))
+
+
+def measure_masks(
+    model: DenseModel, source: LabelledSource, protocol: MaskProtocol, what: str, *, data: str = "", split: str = ""
+) -> Result:
+    """Measure instances or panoptic segments of a model on labelled images.
+
+    what: instance or panoptic. A model of classes is measured by its connected parts, as a baseline.
+    """
+    output = model.outputs.get("masks")
+    if output is not None and output.kind != what:
+        raise ValueError(f"the model predicts {output.kind} masks; measure it with dense evaluate {_verb(output.kind)}")
+    if output is None and "labels" not in model.outputs:
+        raise ValueError(f"the model predicts {' and '.join(model.outputs)}, no masks of objects")
+    check_classes(model, source)
+    protocol = protocol.with_model(model.inference)
+    refuse_large(source, "measuring masks of objects")
+    check_before(model, source, data, split)
+    metric = evaluate_masks(model, source, what, protocol)
+    numbers: dict[str, Any] = metric.compute()
+    per_class = metric.per_class()
+    described = Protocol(
+        name=f"{what}, {protocol.name}",
+        train=str(model.facts.get("images", "unknown")),
+        val=f"{data} {split} ({len(source)} images)",
+        view=working_size(protocol.resize) if protocol.longer is None else f"longer side {protocol.longer}",
+        resolution=protocol.longer or (protocol.resize if isinstance(protocol.resize, int) else 0),
+        features=f"layers {', '.join(map(str, model.layers))}",
+        norm=model.norm,
+        statistics="of training (evaluation mode)",
+        classes=len(model.classes or ()),
+        settings={k: v for k, v in vars(protocol).items() if k != "name"}
+        | {"masks": "of queries" if output else "connected parts of classes"},
+    )
+    return Result(
+        described, numbers | {"per_class": per_class}, model.backbone.spec, table=_table(per_class, FIRST[what])
+    )
+
+
+def _verb(kind: str) -> str:
+    return "segmentation" if kind == "semantic" else kind
+
+
+def _table(rows: dict[str, dict[str, float]], first: str) -> str:
+    """The numbers of every class that appears."""
+    columns = list(next(iter(rows.values())))
+    width = max(map(len, rows))
+    lines = [f"{'class':<{width}}" + "".join(f"  {name.upper():>6}" for name in columns)]
+    for name, row in rows.items():
+        if row[first] == row[first]:
+            lines.append(f"{name:<{width}}" + "".join(f"  {row[column]:>6.3f}" for column in columns))
+    return "\n".join(lines)

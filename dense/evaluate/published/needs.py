@@ -1,0 +1,61 @@
+"""What a published number needs: data in a layout, and the weights of a backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dense.backbone.load import in_timm
+from dense.data.labelled.layouts import LAYOUTS
+
+
+class Data(NamedTuple):
+    """A data set: its title, its layout for `dense train`, and what its folder holds, as patterns of names."""
+
+    title: str
+    layout: str
+    inside: tuple[str, ...]
+
+
+MASKED = ("capsule", "hazelnut", "pill", "screw", "toothbrush")  # of MVTec AD, by AnomalyDINO
+ADE20K = tuple(f"{kind}/{split}" for split in ("training", "validation") for kind in ("images", "annotations"))
+CITYSCAPES = tuple(f"{kind}/{split}" for split in ("train", "val") for kind in ("leftImg8bit", "gtFine"))
+VOC = ("JPEGImages", "ImageSets/Segmentation")
+DATA = {
+    "imagenet": Data("ImageNet-1k", "", ("train/n????????", "val/n????????")),
+    "ade20k": Data("ADE20K", "ade20k", ADE20K),
+    "voc2012": Data("Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass")),
+    "voc2012_aug": Data("Pascal VOC 2012", "voc2012_aug", (*VOC, "SegmentationClassAug")),
+    "cityscapes": Data("Cityscapes", "cityscapes", CITYSCAPES),
+    "nyuv2": Data("NYUv2", "nyuv2", tuple(f"nyudepthv2_{split}_files_with_gt.txt" for split in ("train", "test"))),
+    "kitti": Data(
+        "KITTI, Eigen split", "kitti_eigen", tuple(f"eigen_{split}_files_with_gt.txt" for split in ("train", "test"))
+    ),
+    "davis": Data("DAVIS-2017", "", ("JPEGImages/480p", "Annotations/480p", "ImageSets/2017")),
+    "roxford5k": Data("Revisited Oxford", "", ("jpg", "gnd_roxford5k.pkl")),
+    "rparis6k": Data("Revisited Paris", "", ("jpg", "gnd_rparis6k.pkl")),
+    "copydays": Data("Copydays with distractors", "", ("original", "strong", "distractors", "whiten")),
+    "mvtec": Data("MVTec AD", "", tuple(f"{name}/train/good" for name in MASKED)),
+}
+
+
+def missing(data: str, folder: Path | None, backbone: str, weights: str | None) -> list[str]:
+    """Return everything that a row on this data and backbone needs and that is not there."""
+    title, layout, inside = DATA[data]
+    lacks = []
+    if folder is None:
+        lacks.append(f"--data FOLDER: {title} with {', '.join(inside)}")
+    elif not folder.is_dir():
+        lacks.append(f"--data {folder}: no such folder; expected {title} with {', '.join(inside)}")
+    else:
+        roots = [folder / part for part in (LAYOUTS[layout].folders if layout else ("",))]
+        lacks += [f"{folder / place} ({title})" for place in inside if not any(any(r.glob(place)) for r in roots)]
+    published = f"published weights of {backbone}"
+    if weights is None:
+        lacks.append(f"--weights FILE: {published}{', or timm to download them' if in_timm(backbone) else ''}")
+    elif weights == "timm":
+        if not in_timm(backbone):
+            lacks.append(f"--weights timm: timm has no {published}; give their file")
+    elif not Path(weights).exists():
+        lacks.append(f"--weights {weights}: no such file; expected {published}")
+    return lacks

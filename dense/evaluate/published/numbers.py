@@ -1,0 +1,127 @@
+"""Published numbers, as they were printed: percent, and root mean squared errors in metres.
+
+Sources: the papers and model cards of DINO (2021), DINOv2 (2023), registers (2023) and DINOv3 (2025); of memories the
+reproduction of Hummingbird and DIP (2025), and AnomalyDINO (2024).
+"""
+
+from __future__ import annotations
+
+V1 = ("dino_resnet50", "dino_vits16", "dino_vits8", "dino_vitb16", "dino_vitb8")
+IBOT = ("ibot_vits16", "ibot_vitb16", "ibot_vitl16")
+V2 = ("dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vitg14")
+V2R = tuple(f"{name}_reg" for name in V2)
+V3 = ("dinov3_vits16", "dinov3_vits16plus", "dinov3_vitb16", "dinov3_vitl16", "dinov3_vith16plus", "dinov3_vit7b16")
+CNN = tuple(f"dinov3_convnext_{size}" for size in ("tiny", "small", "base", "large"))
+OTHERS = ("dino_vitb8", "ibot_vitl16")  # beside which DINOv2 was measured
+BEST = ("dinov2_vitg14_reg", "dinov3_vith16plus", "dinov3_vit7b16")
+
+Table = dict[str, str]  # backbone -> value
+
+
+def named(names: tuple[str, ...], values: str) -> Table:
+    """Return backbones with their values, which are separated by spaces."""
+    return dict(zip(names, values.split(), strict=True))
+
+
+KNN = {
+    "DINO": named(V1, "67.5 74.5 78.3 76.1 77.4"),
+    "iBOT": named(IBOT, "75.2 77.1 78.0"),
+    "DINOv2": named((*V2, *V2R), "79.0 82.1 83.5 83.5 79.1 82.0 83.8 83.7"),
+}
+LINEAR = {
+    "DINO": named(V1, "75.3 77.0 79.7 78.2 80.1"),
+    "iBOT": named(IBOT, "77.9 79.5 81.0"),
+    "DINOv2": named((*V2, *V2R), "81.1 84.5 86.3 86.5 80.9 84.6 86.7 87.1"),
+}
+SEGMENTATION = {
+    "ade20k": named((*V2, *OTHERS), "44.3 47.3 47.7 49.0 31.8 44.6"),
+    "cityscapes": named((*V2, *OTHERS), "66.6 69.4 70.3 71.3 56.9 64.8"),
+    "voc2012_aug": named((*V2, *OTHERS), "81.1 82.5 82.1 83.0 66.4 82.3"),
+}
+SEGMENTATION_MS = {
+    "ade20k": named((*V2, *OTHERS), "47.2 51.3 53.1 53.0 35.2 47.5"),
+    "cityscapes": named((*V2, *OTHERS), "77.1 80.0 80.9 81.0 66.2 74.5"),
+    "voc2012_aug": named((*V2, *OTHERS), "82.6 84.9 86.0 86.2 75.6 84.3"),
+}
+SEGMENTATION_V3 = {
+    "ade20k": named((*V3, *CNN), "47.0 48.8 51.8 54.9 54.8 55.9 42.7 44.8 46.3 47.8")
+    | named(V2R, "45.5 48.4 48.8 49.5"),
+    "cityscapes": named(BEST, "75.6 79.5 81.1"),
+    "voc2012_aug": named(BEST, "83.1 85.8 86.6"),
+}
+DEPTH = {
+    ("depth_linear1", "nyuv2"): named((*V2, *OTHERS), "0.449 0.399 0.384 0.344 0.555 0.417"),
+    ("depth_linear1", "kitti"): named((*V2, *OTHERS), "3.10 2.90 2.78 2.62 3.81 3.31"),
+    ("depth_linear4", "nyuv2"): named((*V2, *OTHERS), "0.417 0.362 0.333 0.298 0.539 0.387"),
+    ("depth_linear4", "kitti"): named((*V2, *OTHERS), "2.86 2.59 2.50 2.35 3.56 3.07"),
+    ("depth_dpt", "nyuv2"): named((*V2, *OTHERS), "0.356 0.317 0.293 0.279 0.492 0.358"),
+    ("depth_dpt", "kitti"): named((*V2, *OTHERS), "2.34 2.23 2.14 2.11 2.74 2.55"),
+}
+DEPTH_V3 = {
+    "nyuv2": named((*V3, *CNN), "0.403 0.399 0.373 0.352 0.352 0.309 0.448 0.432 0.420 0.403")
+    | named(V2R, "0.446 0.416 0.394 0.372"),
+    "kitti": named(BEST, "2.624 2.635 2.346"),
+}
+DAVIS_V1 = named(V1[1:], "61.8 69.9 62.3 71.4")
+DAVIS_V3 = {  # name -> (patches on the shorter side, values)
+    "tracking_small": (30, named(("dinov2_vitg14_reg", "dinov3_vit7b16"), "63.9 71.1")),
+    "tracking": (60, named((*V3, *V2R), "72.7 75.5 77.2 79.9 79.3 79.7 73.6 72.9 73.4 73.6")),
+    "tracking_large": (90, named(("dinov2_vitg14_reg", "dinov3_vit7b16"), "76.6 83.3")),
+}
+JACCARD = named(V1[1:3], "45.9 44.7")
+RETRIEVAL = {  # source, level, data
+    ("DINO", "medium", "roxford5k"): {"dino_vits16": "41.8"},
+    ("DINO", "hard", "roxford5k"): {"dino_vits16": "13.7"},
+    ("DINO", "medium", "rparis6k"): {"dino_vits16": "63.1"},
+    ("DINO", "hard", "rparis6k"): {"dino_vits16": "34.4"},
+    ("DINOv2", "hard", "roxford5k"): named((*V2, *V2R), "43.2 49.5 54.0 52.3 39.5 51.0 55.7 58.2"),
+    ("DINOv3", "hard", "roxford5k"): named(V3, "49.5 50.0 58.5 63.1 64.5 60.7"),
+    ("DINOv3", "hard", "rparis6k"): {"dinov2_vitg14_reg": "84.6", "dinov3_vit7b16": "87.1"},
+}
+COPIES = {"dino_vitb16": "81.7", "dino_vitb8": "85.5"}
+HUMMINGBIRD = ("dino_vits16", "dino_vitb16", *V2)
+IN_CONTEXT = {  # patches in memory
+    102_400: named(HUMMINGBIRD, "37.2 44.9 70.2 69.1 64.6 62.3"),
+    1_024_000: named(HUMMINGBIRD, "43.1 50.8 74.9 74.6 71.7 69.9"),
+    10_240_000: named(HUMMINGBIRD, "46.6 55.7 77.0 76.9 74.8 73.6"),
+}
+IN_CONTEXT_WARM = {"voc2012_aug": named(V2R[:2], "79.4 79.0"), "ade20k": named(V2R[:2], "39.3 40.8")}
+ANOMALY = {"dinov2_vits14": "96.6"}
+
+NOT_HERE = (  # number, values, why no row measures it
+    (
+        "ImageNet linear, DINOv3",
+        "7B 88.4 (DINOv2-g by the same protocol 87.3)",
+        "images of 512 pixels, 10 epochs, 15 rates with two weight decays: `dense evaluate linear` has no such recipe",
+    ),
+    (
+        "ImageNet-ReaL, DINOv3",
+        "S 87.0, B 89.3, L 90.2, 7B 90.4",
+        "the trained linear classifier on other labels; `dense evaluate` measures on the classes of its training alone",
+    ),
+    (
+        "ImageNet-V2, DINOv2",
+        "S 70.8, B 74.9, L 77.6, g 78.4; registers 71.0, 75.6, 78.5, 78.8",
+        "the trained linear classifier on other images, as above",
+    ),
+    (
+        "ImageNet-R and ObjectNet, DINOv3",
+        "S 60.4, 50.9; S+ 68.8, 54.6; B 76.7, 64.1; L 88.1, 74.8; H+ 90.0, 78.6; 7B 91.1, 91.1",
+        "as above, on a part of the classes; the card prints the same number twice for 7B",
+    ),
+    (
+        "iNaturalist 2018, DINOv2",
+        "S 69.5, B 76.3, L 79.8, g 81.6; registers 67.6, 73.8, 80.9, 81.5",
+        "the card does not say how its classifier was trained",
+    ),
+    (
+        "Oxford hard, DINOv3-7B, model card",
+        "72.8",
+        "the paper has 60.7, which is the row above; what the card did otherwise is not said",
+    ),
+    (
+        "Jaccard of attention, VOC 2012, DINO",
+        "S/16 supervised 27.3, random 22.0; S/8 23.7, 21.8",
+        "these networks were not published; `benchmarks/papers/dino.py masks` measures both kinds",
+    ),
+)

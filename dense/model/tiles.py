@@ -1,0 +1,259 @@
+"""Instances and panoptic segments of images of any size by a network of queries: whole, or in tiles that are merged.
+
+Two segments of one class in overlapping tiles are one object if their masks in the overlap have an IoU above `SAME`:
+both tiles see the same pixels there, also of an object that one of them cuts. An instance is then the union of its
+parts, with the best of their scores. In panoptic maps a stuff class is one segment of the image, and a pixel of several
+tiles is decided by the tile whose edges are farthest from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dense.console import within
+from dense.data.large import Pixels
+from dense.model.inference import Maps, starts
+from dense.model.network import DenseModel, Inference
+from dense.model.queries import TOP, Found, Partition, instances, panoptic
+from heads.features import Size
+
+SAME = 0.5  # IoU in the overlap of two tiles above which two masks are one object
+Tile = tuple[int, int]  # top, left
+
+Finder = Callable[[Tensor, Tensor, Size, Size], Any]  # logits of masks and classes, size of the result, of the input
+
+
+def finder(model: DenseModel, top: int = TOP, mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Finder:
+    """Return what turns logits of an image into a `Found` or a `Partition`, as the model's masks are."""
+    output = model.outputs["masks"]
+    things = output.things or (True,) * output.count
+
+    def find(masks: Tensor, classes: Tensor, size: Size, through: Size) -> Any:
+        if output.kind == "panoptic":
+            return panoptic(masks, classes, size, things, mask_threshold, overlap_threshold, through)[0]
+        return instances(masks, classes, size, top, through)[0]
+
+    return find
+
+
+def search(
+    network: Callable[[Tensor], Maps], image: Tensor | Pixels, size: Size, inference: Inference, find: Finder,
+    things: Sequence[bool] | None = None, least: float = 0.0, top: int = TOP,
+) -> Any:  # fmt: skip
+    """Return the instances or segments, at `size`, of an image (3, h, w) that has its working size already.
+
+    least: smallest score of an instance
+    """
+    height, width = image.shape[-2:]
+    window = inference.window
+    if window is None or (height <= window and width <= window):
+        maps = network(image[:, 0:height, 0:width][None])
+        return best(find(maps["mask_logits"], maps["class_logits"], size, (height, width)), least, top)
+    places, found = in_tiles(network, image, inference, find, least, top)
+    if isinstance(found[0], Partition):
+        return _resized(merge_partitions(places, found, (height, width), things), size)
+    return best(_resized(merge_instances(places, found, (height, width)), size), least, top)
+
+
+def in_tiles(
+    network: Callable[[Tensor], Maps], image: Tensor | Pixels, inference: Inference, find: Finder,
+    least: float = 0.0, top: int = TOP,
+) -> tuple[list[Tile], list[Any]]:  # fmt: skip
+    """Return the places of the tiles of an image (3, h, w), and what is found in each; without a window it is one."""
+    height, width = image.shape[-2:]
+    window = inference.window or max(height, width)
+    tall, wide = min(window, height), min(window, width)
+    step = inference.step if inference.window else window
+    places = [(y, x) for y in starts(height, tall, step) for x in starts(width, wide, step)]
+    found = []
+    for number, (y, x) in enumerate(places):
+        within(number + 1, len(places), "tiles")
+        maps = network(image[:, y : y + tall, x : x + wide][None])
+        one = best(find(maps["mask_logits"], maps["class_logits"], (tall, wide), (tall, wide)), least, top)
+        found.append(one if isinstance(one, Partition) else Pieces.of(one))
+    return places, found
+
+
+def best(found: Any, least: float, top: int = TOP) -> Any:
+    """Return the best `top` instances with a score of at least `least`; a partition stays as it is."""
+    if isinstance(found, Partition):
+        return found
+    kept = (found.scores >= least).nonzero()[:, 0][:top]
+    return Found(*(values[kept] for values in found))
+
+
+class Cropped:
+    """Masks (N, h, w) of a tile, of which the rectangles around the objects alone are kept, since tiles are many."""
+
+    def __init__(self, masks: Tensor) -> None:
+        self.shape = masks.shape
+        self.parts: list[tuple[Tile, Tensor]] = []  # upper left corner, mask
+        for mask in masks.cpu():
+            rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+            top, left = (int(side[0]) if len(side) else 0 for side in (rows, columns))
+            bottom, right = (int(side[-1]) + 1 if len(side) else 0 for side in (rows, columns))
+            self.parts.append(((top, left), mask[top:bottom, left:right].clone()))
+
+    def within(self, top: int, left: int, bottom: int, right: int) -> Tensor:
+        """Return a part of the masks (N, h, w)."""
+        result = torch.zeros(len(self.parts), bottom - top, right - left, dtype=torch.bool)
+        for whole, ((y, x), mask) in zip(result, self.parts, strict=True):
+            cut = mask[max(top - y, 0) : max(bottom - y, 0), max(left - x, 0) : max(right - x, 0)]
+            y, x = max(y - top, 0), max(x - left, 0)
+            whole[y : y + cut.shape[0], x : x + cut.shape[1]] = cut
+        return result
+
+
+class Pieces(NamedTuple):
+    """The instances of a tile."""
+
+    masks: Cropped
+    classes: Tensor  # N int64
+    scores: Tensor  # N
+
+    @classmethod
+    def of(cls, found: Found) -> Pieces:
+        """Return instances without what lies around them."""
+        return cls(Cropped(found.masks), found.classes.cpu(), found.scores.cpu())
+
+
+class Joined(NamedTuple):
+    """An object of several tiles: class, best score, and the parts of its mask, each with its upper left corner."""
+
+    label: int
+    score: float
+    parts: list[tuple[Tile, Tensor]]
+
+
+def joined_instances(places: Sequence[Tile], found: Sequence[Pieces]) -> list[Joined]:
+    """Return the instances of an image from those of its tiles, whose upper left corners are `places`, best first."""
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for key, root in _roots(places, [(one.masks, one.classes) for one in found]).items():
+        groups.setdefault(root, []).append(key)
+    joined = [
+        Joined(
+            int(found[group[-1][0]].classes[group[-1][1]]),
+            max(float(found[tile].scores[place]) for tile, place in group),
+            [_placed(places[tile], found[tile].masks.parts[place]) for tile, place in group],
+        )
+        for group in groups.values()
+    ]
+    return sorted(joined, key=lambda one: -one.score)
+
+
+def _placed(tile: Tile, part: tuple[Tile, Tensor]) -> tuple[Tile, Tensor]:
+    """Return a part of a tile at its place in the image."""
+    (y, x), mask = part
+    return (tile[0] + y, tile[1] + x), mask
+
+
+def merge_instances(places: Sequence[Tile], found: Sequence[Pieces], size: Size) -> Found:
+    """Return the instances of an image of `size` from those of its tiles, with masks of that size."""
+    joined = joined_instances(places, found)
+    masks = torch.zeros(len(joined), *size, dtype=torch.bool)
+    for row, one in enumerate(joined):
+        for (y, x), mask in one.parts:
+            masks[row, y : y + mask.shape[0], x : x + mask.shape[1]] |= mask
+    labels = torch.tensor([one.label for one in joined], dtype=torch.long)
+    return Found(masks, labels, torch.tensor([one.score for one in joined]))
+
+
+def merge_partitions(
+    places: Sequence[Tile], found: Sequence[Partition], size: Size, things: Sequence[bool] | None = None
+) -> Partition:
+    """Return the panoptic segments of an image of `size` from those of its tiles."""
+    parts = _roots(places, [(_masks(one), one.classes.cpu()) for one in found])
+    segments, depth = torch.full(size, -1, dtype=torch.long), torch.full(size, -1.0)
+    number: dict[tuple[str, int], int] = {}  # of a stuff class, or of the root of a thing
+    classes: list[int] = []
+    scores: list[float] = []
+    for tile, (y, x) in enumerate(places):
+        one = found[tile]
+        own = torch.full((len(one.classes) + 1,), -1, dtype=torch.long)  # the last is no segment
+        for place, (label, score) in enumerate(zip(one.classes.tolist(), one.scores.tolist(), strict=True)):
+            thing = things is None or things[label]
+            key = ("thing", parts[tile, place]) if thing else ("stuff", label)
+            if key not in number:
+                number[key] = len(classes)
+                classes.append(label)
+                scores.append(score)
+            own[place] = number[key]
+            scores[number[key]] = max(scores[number[key]], score)
+        height, width = one.segments.shape
+        inner = torch.minimum(_inward(height)[:, None], _inward(width)[None])
+        rows, columns = slice(y, y + height), slice(x, x + width)
+        nearer = inner > depth[rows, columns]
+        segments[rows, columns] = torch.where(nearer, own[one.segments.cpu()], segments[rows, columns])
+        depth[rows, columns] = torch.maximum(inner, depth[rows, columns])
+    kept = segments.unique()
+    kept = kept[kept >= 0]
+    renumbered = torch.full((len(classes) + 1,), -1, dtype=torch.long)
+    renumbered[kept] = torch.arange(len(kept))
+    return Partition(renumbered[segments], torch.tensor(classes, dtype=torch.long)[kept], torch.tensor(scores)[kept])
+
+
+def _masks(one: Partition) -> Cropped:
+    return Cropped(one.segments[None] == torch.arange(len(one.classes), device=one.segments.device)[:, None, None])
+
+
+def _inward(length: int) -> Tensor:
+    """Return how far each pixel of a side lies from its nearer end."""
+    place = torch.arange(length, dtype=torch.float)
+    return torch.minimum(place, length - 1 - place)
+
+
+def _roots(places: Sequence[Tile], found: Sequence[tuple[Cropped, Tensor]]) -> dict[tuple[int, int], int]:
+    """Return a number for each (tile, place): the same for segments that are one object."""
+    keys = [(tile, place) for tile, (_, classes) in enumerate(found) for place in range(len(classes))]
+    parent = {key: key for key in keys}
+
+    def root(key: tuple[int, int]) -> tuple[int, int]:
+        while parent[key] != key:
+            key = parent[key]
+        return key
+
+    for a, (top, left) in enumerate(places):
+        for b in range(a + 1, len(places)):
+            for i, j in _same((top, left), found[a], places[b], found[b]):
+                parent[root((b, j))] = root((a, i))
+    numbers = {key: number for number, key in enumerate(keys)}
+    return {key: numbers[root(key)] for key in keys}
+
+
+def _same(
+    first: Tile, one: tuple[Cropped, Tensor], second: Tile, other: tuple[Cropped, Tensor]
+) -> list[tuple[int, int]]:
+    """Return the pairs of segments of two tiles that are one object: for each the best, where both agree."""
+    height, width = one[0].shape[-2:]
+    top, left = max(first[0], second[0]), max(first[1], second[1])
+    bottom = min(first[0], second[0]) + height
+    right = min(first[1], second[1]) + width
+    if bottom <= top or right <= left or not len(one[1]) or not len(other[1]):
+        return []
+    a, b = (
+        masks.within(top - y, left - x, bottom - y, right - x).flatten(1).float()
+        for (y, x), masks in ((first, one[0]), (second, other[0]))
+    )
+    both = a @ b.T
+    iou = both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp_min(1)
+    iou = torch.where(one[1][:, None] == other[1][None], iou, 0)
+    best = (iou > SAME) & (iou == iou.amax(1, keepdim=True)) & (iou == iou.amax(0, keepdim=True))
+    return [(int(i), int(j)) for i, j in best.nonzero()]
+
+
+def _resized(found: Any, size: Size) -> Any:
+    """Return instances or segments at another size, by nearest neighbour."""
+    if isinstance(found, Partition):
+        return found._replace(segments=_nearest(found.segments[None], size)[0])
+    return found._replace(masks=_nearest(found.masks, size))
+
+
+def _nearest(maps: Tensor, size: Size) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size) or not len(maps):
+        return maps if len(maps) else maps.new_zeros(0, *size)
+    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(maps.dtype)

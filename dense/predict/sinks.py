@@ -1,0 +1,208 @@
+"""Where predicted maps go block by block: into memory, or to disk as tiled TIFF."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dense.data.labelled.sample import IGNORE
+from dense.data.labelled.segments import encode_part
+from dense.data.large import Box
+from dense.files import PARTIAL, replacing, write
+from dense.media.draw import label_picture, palette, write_picture
+from dense.model.inference import ROWS, bands
+from dense.model.tiles import Joined
+from dense.predict.objects import COLOURS
+from dense.predict.predictions import Depth, Restoration, Segmentation
+from heads.features import Size
+from heads.memory import as_logarithms
+from heads.outputs import DepthKind
+
+TILE = 512  # side of the tiles of written predictions
+OVERVIEW = 1024  # longest side of the picture of a large prediction
+
+
+class Sink:
+    """Receives mean maps block by block and keeps per pixel what a prediction holds: one number, or label and score.
+
+    shares: classes have positive scores, not logits
+    """
+
+    def __init__(self, size: tuple[int, int], shares: bool = False) -> None:
+        self.size, self.shares = size, shares
+        self.values: dict[str, Any] = {}
+
+    def __call__(self, name: str, block: Tensor, top: int, left: int) -> None:
+        if name == "labels":
+            block = as_logarithms({name: block})[name] if self.shares else block
+            score, label = block.max(0)  # h, w
+            self.put("labels", label.to(torch.uint8), top, left)
+            self.put("scores", (score - block.logsumexp(0)).exp_(), top, left)
+        elif name == "restored":
+            self.put(name, (block.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0), top, left)
+        else:
+            self.put(name, block[0], top, left)
+
+    def put(self, name: str, block: Tensor, top: int, left: int) -> None:
+        """Keep the values (h, w) or (h, w, 3) of a block."""
+        if name not in self.values:
+            self.values[name] = torch.empty((*self.size, *block.shape[2:]), dtype=block.dtype, device="cpu")
+        self.values[name][top : top + block.shape[0], left : left + block.shape[1]] = block.cpu()
+
+    def resized(self, into: Sink) -> None:
+        """Give the values at another size to another sink: labels by nearest neighbour, the rest bilinearly."""
+        for name, values in self.values.items():
+            if name == "labels":
+                rows, columns = (
+                    ((torch.arange(new) + 0.5) * (old / new)).long()
+                    for old, new in zip(self.size, into.size, strict=True)
+                )
+                for top in range(0, into.size[0], ROWS):
+                    into.put(name, values[rows[top : top + ROWS]][:, columns], top, 0)
+            else:
+                bands(values[None], into.size, lambda band, top, name=name: into.put(name, band[0], top, 0))
+
+
+class TiledSink(Sink):
+    """Keeps values on disk beside STEM, uncompressed, until `write` makes tiled TIFF files of them.
+
+    log: depth is a logarithm, and is written in metres
+    """
+
+    def __init__(self, size: tuple[int, int], stem: Path, shares: bool = False, log: bool = False) -> None:
+        super().__init__(size, shares)
+        self.stem, self.log = stem, log
+        self.folder = stem.with_name(f".{stem.name}{PARTIAL}")
+
+    def __enter__(self) -> TiledSink:
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
+        self.folder.mkdir(parents=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def put(self, name: str, block: Tensor, top: int, left: int) -> None:
+        if name == "scores":
+            block = (block * 255 + 0.5).to(torch.uint8)
+        if name == "depth" and self.log:
+            block = block.exp()
+        values = block.cpu().numpy()
+        new = name not in self.values
+        if new:
+            self.values[name] = (values.dtype, (*self.size, *values.shape[2:]))
+        # a map per block, since pages of a map count as resident memory until it is closed
+        self._map(name, "w+" if new else "r+")[top : top + len(values), left : left + values.shape[1]] = values
+
+    def put_objects(self, objects: Sequence[Joined], size: Size) -> list[dict[str, Any]]:
+        """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them."""
+        rows, columns = (
+            ((np.arange(full) + 0.5) * (small / full)).astype(np.int64)
+            for full, small in zip(self.size, size, strict=True)
+        )  # the pixel of `size` that is nearest to each pixel
+        self.values["instances"] = (np.dtype(np.uint16), self.size)
+        self._map("instances", "w+")
+        annotations = []
+        for number, one in reversed(list(enumerate(objects, 1))):  # the more certain lies above
+            blocks = []
+            for (y, x), mask in one.parts:
+                top, bottom = np.searchsorted(rows, [y, y + mask.shape[0]]).tolist()
+                left, right = np.searchsorted(columns, [x, x + mask.shape[1]]).tolist()
+                block = mask.numpy()[rows[top:bottom] - y][:, columns[left:right] - x]
+                up, across = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
+                if len(up):
+                    cut = block[up[0] : up[-1] + 1, across[0] : across[-1] + 1]
+                    blocks.append((top + int(up[0]), left + int(across[0]), cut))
+            if not blocks:
+                continue
+            top, left = min(block[0] for block in blocks), min(block[1] for block in blocks)
+            bottom, right = (max(block[i] + block[2].shape[i] for block in blocks) for i in (0, 1))
+            whole = np.zeros((bottom - top, right - left), bool)
+            for y, x, block in blocks:
+                whole[y - top : y - top + block.shape[0], x - left : x - left + block.shape[1]] |= block
+            self._map("instances", "r+")[top:bottom, left:right][whole] = number
+            fields = {"category_id": one.label + 1, "bbox": [left, top, right - left, bottom - top]}
+            fields |= {"area": int(whole.sum()), "segmentation": encode_part(whole, top, left, self.size)}
+            annotations.append(fields | {"score": round(one.score, 6), "iscrowd": 0})
+        return annotations[::-1]
+
+    def _map(self, name: str, mode: Any = "r") -> NDArray[Any]:
+        dtype, shape = self.values[name]
+        return np.memmap(self.folder / name, dtype, mode, shape=shape)
+
+    def write(
+        self, damaged: Sequence[Box], classes: tuple[str, ...], kind: str | None, overview: bool = True
+    ) -> list[Path]:
+        """Write STEM_labels.tif, ... and STEM_overview.png; pixels of the boxes in `damaged` are masked and listed."""
+        masked = {"labels": IGNORE, "depth": np.nan}
+        for name in self.values:
+            for top, left, height, width in damaged:
+                self._map(name, "r+")[top : top + height, left : left + width] = masked.get(name, 0)
+        paths = []
+        for name in self.values:
+            paths.append(Path(f"{self.stem}_{name}.tif"))
+            self._write_tiff(name, paths[-1], len(classes))
+        if "depth" in self.values:
+            unit = Depth.of(np.zeros((1, 1), np.float32), _kind(kind)).unit
+            paths.append(write(f"{self.stem}_depth.json", json.dumps({"kind": kind, "unit": unit}) + "\n"))
+        if damaged:
+            rows = [dict(zip(("top", "left", "height", "width"), box, strict=True)) for box in damaged]
+            paths.append(write(f"{self.stem}_damaged.json", json.dumps(rows) + "\n"))
+        if overview:
+            paths.append(Path(f"{self.stem}_overview.png"))
+            write_picture(paths[-1], self._overview(classes, kind))
+        return paths
+
+    def _write_tiff(self, name: str, path: Path, classes: int) -> None:
+        import tifffile
+
+        dtype, shape = self.values[name]
+        colours: dict[str, Any] = {"photometric": "rgb" if shape[2:] == (3,) else "minisblack"}
+        colours |= {"planarconfig": "contig"} if shape[2:] not in ((), (3,)) else {}
+        if name == "labels":
+            table = np.zeros((256, 3), np.uint16)
+            table[:classes] = palette(classes).astype(np.uint16) * 257
+            colours = {"photometric": "palette", "colormap": table.T}
+        size = int(np.prod(shape)) * dtype.itemsize
+        with replacing(path) as file, tifffile.TiffWriter(file, bigtiff=size > 4e9) as tiff:
+            tiff.write(
+                self._tiles(name), shape=shape, dtype=dtype, tile=(TILE, TILE), compression="zlib", metadata=None,
+                software=False, maxworkers=1, **colours,
+            )  # fmt: skip
+
+    def _tiles(self, name: str) -> Iterator[NDArray[Any]]:
+        (height, width), rest = self.size, self.values[name][1][2:]
+        for top in range(0, height, TILE):
+            band = self._map(name)[top : top + TILE]
+            for left in range(0, width, TILE):
+                tile = np.zeros((TILE, TILE, *rest), band.dtype)
+                part = band[:, left : left + TILE]
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+            del band, part
+
+    def _overview(self, classes: tuple[str, ...], kind: str | None) -> NDArray[np.uint8]:
+        step = -(-max(self.size) // OVERVIEW)
+        small = {name: np.array(self._map(name)[::step, ::step]) for name in self.values}
+        if "restored" in small:
+            return Restoration(small["restored"]).picture()
+        if "instances" in small:
+            numbers = small["instances"].astype(np.int64)
+            return label_picture(np.where(numbers > 0, (numbers - 1) % COLOURS, COLOURS), COLOURS)
+        if "labels" in small:
+            return Segmentation(small["labels"], small["scores"], classes).picture()
+        return Depth.of(small["depth"], _kind(kind)).picture()
+
+
+def _kind(kind: str | None) -> DepthKind:
+    assert kind in ("metric", "inverse_relative", "log")
+    return kind  # type: ignore[return-value]

@@ -1,0 +1,229 @@
+"""Instance, panoptic and semantic segmentation by queries in the last blocks of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dense.data.copy_paste import copy_paste
+from dense.data.labelled.sample import IGNORE, Batch, LabelledSource, Segments, masks_of
+from dense.losses import MaskLoss
+from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
+from dense.model import queries
+from dense.model.inference import slid
+from dense.model.network import Maps, task_of_masks
+from dense.tasks.base import DenseTask
+from dense.tasks.data import DataFacts
+from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions
+from dense.tasks.segmentation import constant_class
+from heads.eomt import annealed, default_spans
+from heads.layers import resize
+from heads.outputs import MaskKind
+
+MONITORS: dict[MaskKind, tuple[str, str]] = {
+    "instance": ("val/ap", "val/ap50"),
+    "panoptic": ("val/pq", "val/sq"),
+    "semantic": ("val/miou", "val/aacc"),
+}
+
+
+class MasksTask(DenseTask):
+    """Masks with classes by a head of queries (EoMT), on a frozen backbone unless `tune` says otherwise.
+
+    The head runs the last blocks of the backbone, so that `backbone.layers` and `backbone.norm` follow from it. Masked
+    attention, which it is trained with, is annealed until none is left.
+    """
+
+    outputs: ClassVar = {"masks": ("masks",)}
+    mode = "max"
+
+    def __init__(
+        self,
+        *,
+        kind: MaskKind = "instance",
+        head: dict[str, Any] = {"name": "eomt", "outputs": {"masks": {"name": "masks"}}},
+        backbone: BackboneOptions = BackboneOptions(),
+        loss: dict[str, Any] = {},
+        annealing: list[tuple[float, float]] | None = None,
+        copy_paste: PasteOptions = PasteOptions(),
+        optim: OptimOptions = OptimOptions(lr=1e-4, weight_decay=0.05, warmup_steps=500, clip=0.01),
+        **shared: Any,
+    ) -> None:
+        """Queries in training.
+
+        Args:
+            kind: instance, objects that may overlap; panoptic, objects and stuff that divide the image; semantic, one
+                region per class.
+            head: options of `heads.build`: queries and blocks of the head eomt; the rest is filled in.
+            backbone: the backbone whose last blocks the queries join; layers and norm are not for this head.
+            loss: options of `dense.losses.MaskLoss`, such as points, the weights, and drop.
+            annealing: for each block from which to which fraction of the run its masked attention fades out; null for
+                the published one, block after block; [] for no masked attention.
+            copy_paste: objects of other images of the batch that are pasted into an image.
+            optim: optimiser and learning-rate schedule.
+            **shared: options of every task.
+        """
+        super().__init__(head=head, backbone=backbone, optim=optim, **shared)
+        if head.get("name") != "eomt":
+            raise ValueError(f"head.name={head.get('name')!r}: this task needs a head of queries, eomt")
+        if backbone.layers != "last":
+            raise ValueError(
+                f"backbone.layers={backbone.layers!r}: the head runs the last blocks itself; leave layers out and set "
+                "head.blocks"
+            )
+        if copy_paste.probability and kind != "instance":
+            raise ValueError(f"copy_paste.probability={copy_paste.probability} needs kind instance, not {kind}")
+        self.kind, self.task = kind, task_of_masks(kind)
+        self.monitor, self.second = MONITORS[kind]  # type: ignore[misc]
+        self.loss_options, self.loss, self.paste = loss, MaskLoss(**loss), copy_paste
+        self.annealing = annealing
+
+    def loss_recipe(self) -> dict[str, Any]:
+        paste = {"copy_paste": [self.paste.probability, *self.paste.scale]} if self.paste.probability else {}
+        return {"kind": self.kind, "loss": self.loss_options, "annealing": self.annealing} | paste
+
+    def complete_outputs(self, outputs: dict[str, dict[str, Any]], data: DataFacts) -> dict[str, dict[str, Any]]:
+        """Fill in the kind, the number of classes, and which of them are things."""
+        wanted = {"labels", "masks"} if self.kind == "semantic" else {"masks"}
+        if data.classes is None or not wanted & set(data.val_targets):
+            raise ValueError(
+                f"the data have no {'classes' if self.kind == 'semantic' else 'masks of objects'} for training and "
+                "validation; give COCO annotations, maps of instances or, for kind semantic, masks of classes"
+            )
+        count = len(data.classes)
+        if outputs.get("masks", {}).get("count", count) != count:
+            raise ValueError(f"the head has another number of classes than the data, {count}; leave count out")
+        things = None if self.kind == "semantic" or data.things is None else list(data.things)
+        given = {"name": "masks"} | outputs.get("masks", {})
+        return {"masks": given | {"count": count, "kind": self.kind, "things": things}}
+
+    @property
+    def fixed_features(self) -> bool:
+        """Whether the blocks before the head's do not change, and see no pasted objects."""
+        unfrozen, steady = self.tune.unfreeze, "drop_path_rate" not in self.options.arguments
+        last = isinstance(unfrozen, int) and unfrozen <= self.network.head.blocks and steady
+        return (super().fixed_features or last) and not self.paste.probability and not self.tune.patch_steps
+
+    # ---- a step
+
+    def set_masking(self) -> None:
+        """Set each block's probability of masked attention to that of this step."""
+        blocks = self.network.head.blocks
+        spans = default_spans(blocks) if self.annealing is None else self.annealing or [(-1.0, 0.0)] * blocks
+        if len(spans) != blocks:
+            raise ValueError(f"annealing={spans}: expected a start and an end for each of {blocks} blocks")
+        self.network.head.masking = annealed(self.trainer.global_step / self.steps, spans)
+
+    def maps(self, batch: Batch) -> tuple[Maps, Batch]:
+        """Return the predictions of all blocks, at the head's resolution, and the batch with pasted objects."""
+        self.set_masking()
+        if self.paste.probability:
+            batch = copy_paste(batch, self.paste.probability, self.paste.scale)
+        return self.network.decode(self.features(batch)[0]), batch
+
+    def losses(self, maps: Maps, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the losses of all predictions, and the parts of the last one."""
+        places = [*(f".{i}" for i in range(self.network.head.blocks)), ""]
+        predictions = [(maps[f"mask_logits{i}"], maps[f"class_logits{i}"]) for i in places]
+        found = self.targets(batch)
+        valid = torch.stack([segments.valid for segments in found])
+        masks, labels = [s.masks for s in found], [s.classes for s in found]
+        return self.loss(predictions, masks, labels, None if bool(valid.all()) else valid, self.mean)
+
+    def mean(self, counts: Tensor) -> Tensor:
+        """Average counts over the processes."""
+        return self.trainer.strategy.reduce(counts, reduce_op="mean")
+
+    def targets(self, batch: Batch) -> list[Segments]:
+        """Return the segments of each image that queries are matched with; crowds are unknown."""
+        if self.kind == "semantic":
+            return [regions(labels) for labels in self.labels(batch)]
+        found = []
+        for segments in batch.segments or ():
+            wanted = ~segments.crowd & segments.masks.flatten(1).any(1)
+            if self.kind == "instance" and (things := self.network.outputs["masks"].things) is not None:
+                wanted &= torch.tensor(things, device=wanted.device)[segments.classes]
+            crowd = segments.masks[segments.crowd].any(0)
+            found.append(segments.take(wanted)._replace(valid=segments.valid & ~crowd))
+        return found
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return the class of each pixel, (B, H, W)."""
+        return batch.labels if batch.labels is not None else torch.stack([label_map(s) for s in batch.segments or ()])
+
+    # ---- validation
+
+    def build_metrics(self) -> nn.Module:
+        names = self.network.classes or ()
+        if self.kind == "semantic":
+            return SegmentationMetrics(len(names), names=names)
+        if self.kind == "instance":
+            return MaskAP(names)
+        return PanopticQuality(self.network.outputs["masks"].things or (True,) * len(names), names)
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.set_masking()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compare masks or classes with the targets, at the targets' own size."""
+        if batch.cached is not None:
+            maps = self.network.decode(self.features(batch)[0])
+        else:
+            assert batch.images is not None
+            images = self.network.backbone.normalise(batch.images)
+            window = self.inference.window if self.kind == "semantic" else None
+            maps = (
+                self.network.maps(images) if window is None else slid(self.scores, window, self.inference.step)(images)
+            )
+        self.update_metrics(self.metrics, maps, batch)
+        if self.comparing is not None:
+            self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)
+
+    def scores(self, images: Tensor) -> Maps:
+        """Return scores of classes, which windows can average."""
+        masks, classes = self.network.maps(images).values()
+        return {"labels": queries.semantic(masks, classes, (images.shape[-2], images.shape[-1]))}
+
+    def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
+        if self.kind == "semantic":
+            labels = self.labels(batch)
+            size = (labels.shape[-2], labels.shape[-1])
+            if "labels" in maps:
+                scores = resize(maps["labels"], size, align_corners=False)
+            else:
+                scores = queries.semantic(maps["mask_logits"], maps["class_logits"], size)
+            metrics.update(scores.argmax(1), labels)
+            return
+        masks, classes = maps["mask_logits"], maps["class_logits"]
+        segments = batch.segments or ()
+        size = (segments[0].valid.shape[0], segments[0].valid.shape[1])
+        if self.kind == "panoptic":
+            metrics.update(queries.panoptic(masks, classes, size, metrics.things), segments)
+            return
+        things = self.network.outputs["masks"].things
+        counted = [s if things is None else s.of_things(things) for s in segments]
+        metrics.update(queries.instances(masks, classes, size), counted)
+
+    def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps] | None:
+        """Return the most frequent class of the training images everywhere, where labels are measured."""
+        if self.kind != "semantic" or train.read(0).labels is None:
+            return None
+        return constant_class(train, len(self.network.classes or ()))
+
+
+def regions(labels: Tensor) -> Segments:
+    """Return one segment per class of a map of labels (H, W)."""
+    masks, classes = masks_of(labels)
+    return Segments(masks, classes, torch.zeros_like(classes, dtype=torch.bool), labels != IGNORE)
+
+
+def label_map(segments: Segments) -> Tensor:
+    """Return the class of each pixel (H, W), unknown in crowds and outside of all segments."""
+    labels = torch.full_like(segments.valid, IGNORE, dtype=torch.int64)
+    for mask, label, crowd in zip(segments.masks, segments.classes, segments.crowd, strict=True):
+        labels[mask] = IGNORE if crowd else label
+    return labels.masked_fill(~segments.valid, IGNORE)

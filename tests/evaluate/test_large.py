@@ -1,0 +1,131 @@
+"""Scores of images that are read in windows equal those of the same images in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dense.data.labelled.files import FileSource
+from dense.evaluate.layers import measure_layers
+from dense.evaluate.model import evaluate
+from dense.model.network import Inference
+from tests.data.test_large import damage
+from tests.predict.models import model, queries
+
+tifffile = pytest.importorskip("tifffile")
+CLASSES = ("class 0", "class 1", "class 2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images of other shapes with masks and depth, in tiles but for one mask."""
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate(((150, 210), (200, 120))):
+        small = random.integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+        image = np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+        mask = (image[..., 0] // 86).astype(np.uint8)
+        mask[:20, :30] = 255
+        depth = image[..., 1].astype(np.float32) / 40
+        for kind, values in (("images", image), ("masks", mask), ("depth", depth)):
+            path = tmp_path / kind / f"{number}.tif"
+            path.parent.mkdir(exist_ok=True)
+            colours: Any = "rgb" if values.ndim == 3 else "minisblack"
+            tifffile.imwrite(path, values, tile=(64, 32), compression="zlib", photometric=colours)
+    Image.open(tmp_path / "masks/0.tif").save(tmp_path / "masks/0.png")
+    (tmp_path / "masks/0.tif").unlink()
+    (tmp_path / "classes.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\n")
+    (tmp_path / "depth.yaml").write_text("kind: metric\nscale: 1\n")
+    return tmp_path
+
+
+def never(self: FileSource, index: int) -> None:
+    raise AssertionError("an image was read whole")
+
+
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat every image as large, and forbid that one is read whole."""
+    for name in ("data.windows", "evaluate.large", "evaluate.dense"):
+        monkeypatch.setattr(f"dense.{name}.LARGE", 0.01)
+    monkeypatch.setattr(FileSource, "read", never)
+
+
+@pytest.mark.parametrize(
+    ("inference", "changes"),
+    [
+        ({"window": 48}, {}),
+        ({"window": 40, "stride": 32}, {}),
+        ({}, {"window": 48, "stride": 32, "edges": "inward"}),
+        ({"window": 48}, {"flip": True, "over": "window"}),
+        ({"window": 48}, {"hungarian": True, "average": "pixel"}),
+        ({"resize": 70}, {"flip": True}),
+        ({"resize": 70, "window": 48}, {}),
+    ],
+    ids=str,
+)
+def test_numbers(inference: dict[str, Any], changes: dict[str, Any], folder: Path, monkeypatch: Any) -> None:
+    network = model("depth", "labels", inference=Inference(**inference))
+    expected = evaluate(network, folder, split="all", **changes).numbers
+    large(monkeypatch)
+    found = evaluate(network, folder, split="all", **changes)
+    tolerance = 0.01 if "resize" in inference else 1e-5  # images are shrunk by two implementations of the mean
+    same = {name: value for name, value in found.numbers.items() if name != "per_class"}
+    assert same == pytest.approx({name: expected[name] for name in same}, rel=tolerance)
+    assert found.protocol.settings["large"] == "2 images of more than 0.01 megapixels, in windows"
+
+
+def test_without_windows_it_is_as_in_prediction(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes in windows of the default size."""
+    network = model("labels")
+    expected = evaluate(network, folder, split="all", window=48, stride=32, edges="even").numbers
+    large(monkeypatch)
+    monkeypatch.setattr("dense.model.inference.WINDOW", 48)
+    assert evaluate(network, folder, split="all").numbers["miou"] == pytest.approx(expected["miou"])
+
+
+def test_probe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model("labels").backbone
+    options: dict[str, Any] = {"split": "train", "val_ratio": 0.0, "size": 64, "train": 2, "val": 2, "patches": 200}
+    torch.manual_seed(0)
+    expected = measure_layers(network, str(folder), **options).numbers
+    large(monkeypatch)
+    torch.manual_seed(0)
+    found = measure_layers(network, str(folder), **options).numbers
+    for name in ("linear miou", "knn miou", "linear abs_rel"):
+        assert found[name] == pytest.approx(expected[name], rel=0.05)
+
+
+def test_what_needs_whole_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model("depth", "labels", inference=Inference(window=48))
+    large(monkeypatch)
+    for changes, words in (
+        ({"boundary": True}, "boundary"),
+        ({"alignment": "median"}, "alignment=median"),
+        ({"crop": "garg"}, "crop=garg"),
+        ({"flip": True}, "averaging over scales and flips"),
+    ):
+        with pytest.raises(ValueError, match=rf"0.tif has more than 0.01 megapixels .* {words} needs whole images"):
+            evaluate(network, folder, split="all", **changes)  # type: ignore[arg-type]
+    (folder / "classes.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\nthings: [class 1]\n")
+    (folder / "instances").mkdir()
+    for number in (0, 1):
+        shape = tifffile.imread(folder / f"depth/{number}.tif").shape
+        tifffile.imwrite(folder / f"instances/{number}.tif", np.zeros(shape, np.uint16), tile=(64, 32))
+    with pytest.raises(ValueError, match="measuring masks of objects needs whole images"):
+        evaluate(queries(classes=CLASSES), folder, split="all")
+
+
+def test_damage_is_not_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = model("labels", inference=Inference(window=48))
+    damage(folder / "images/1.tif", 5)
+    large(monkeypatch)
+    found = evaluate(network, folder, split="all").numbers
+    assert "images/1.tif: 1 tiles are damaged; their pixels are not measured" in "".join(capsys.readouterr())
+    pixels = sum(row["pixels"] for row in found["per_class"].values())
+    assert pixels == 150 * 210 + 200 * 120 - 2 * 20 * 30 - 64 * 32

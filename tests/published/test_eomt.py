@@ -1,0 +1,193 @@
+"""Published EoMT: the same masks and classes as transformers, from every layout, and the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dense.backbone import WeightsError
+from dense.model.network import DenseModel
+from dense.published.eomt import to_transformers
+from dense.published.export import export_huggingface
+from dense.published.parity import certify
+from dense.published.recognise import load_published
+from tests.heads.conftest import randomise
+
+transformers = pytest.importorskip("transformers")
+
+COMMON: dict[str, Any] = {
+    "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
+    "num_blocks": 2, "num_queries": 6, "num_upscale_blocks": 2, "num_register_tokens": 4, "num_labels": 4,
+    "hidden_act": "gelu",
+}  # fmt: skip
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "registers": ("Eomt", {"mlp_ratio": 2}),
+    "no registers, patch 14": (
+        "Eomt",
+        {"num_register_tokens": 0, "patch_size": 14, "image_size": 56, "num_upscale_blocks": 1},
+    ),
+    "swiglu": ("Eomt", {"use_swiglu_ffn": True}),
+    "dinov3": ("EomtDinov3", {"intermediate_size": 160}),
+    "dinov3, gated": ("EomtDinov3", {"intermediate_size": 160, "use_gated_mlp": True, "hidden_act": "silu"}),
+}
+
+
+def peer_of(name: str, folder: Path | None = None, masked: float = 0.0) -> Any:
+    """A tiny random model of transformers, saved in `folder`."""
+    kind, changes = PEERS[name]
+    config = getattr(transformers, f"{kind}Config")(**(COMMON | changes))
+    peer = getattr(transformers, f"{kind}ForUniversalSegmentation")(config).eval()
+    randomise(peer, std=0.1)
+    with torch.no_grad():
+        peer.attn_mask_probs.fill_(masked)
+        for key, tensor in peer.named_parameters():
+            if key.endswith(("norm1.weight", "norm2.weight", "layernorm.weight", "lambda1")):
+                tensor.add_(1)
+    if folder is not None:
+        peer.save_pretrained(folder)
+    return peer
+
+
+def assert_equal(ours: DenseModel, peer: Any, least: float = 1e-4) -> None:
+    """Masks and classes of all queries on a random image, relative to the largest value."""
+    size = peer.config.image_size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = ours(images), peer(images)
+    for mine, theirs in (
+        (found["mask_logits"], expected.masks_queries_logits),
+        (found["class_logits"], expected.class_queries_logits),
+    ):
+        assert mine.shape == theirs.shape
+        assert float((mine - theirs).abs().max() / theirs.abs().max()) < least
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("masked", [0.0, 1.0])
+def test_directories_of_transformers(name: str, masked: float, tmp_path: Path) -> None:
+    """Recognised, equal with and without masked attention, and written back tensor by tensor."""
+    peer = peer_of(name, tmp_path / "theirs", masked)
+    ours = load_published(tmp_path / "theirs", kind="panoptic", things=[0, 2])
+    assert ours.task == "panoptic"
+    assert ours.outputs["masks"].things == (True, False, True, False)
+    assert_equal(ours, peer)
+    kind = export_huggingface(ours, tmp_path / "ours")
+    assert kind == type(peer).__name__
+    again = getattr(transformers, kind).from_pretrained(tmp_path / "ours").eval()
+    theirs, mine = peer.state_dict(), again.state_dict()
+    assert theirs.keys() == mine.keys()
+    assert [k for k in theirs if not torch.equal(theirs[k], mine[k])] == ["criterion.empty_weight"]
+    assert_equal(ours, again)
+
+
+def repository_state(name: str, peer: Any) -> dict[str, Tensor]:
+    """The same weights under the names of EoMT's repository, with timm's backbone."""
+    state = {}
+    for key, tensor in peer.state_dict().items():
+        key = key.replace("query.weight", "q.weight").replace("class_predictor.", "class_head.")
+        key = key.replace("upscale_block.block.", "upscale.").replace("layernorm2d", "norm")
+        for i in (1, 2, 3):
+            key = key.replace(f"mask_head.fc{i}.", f"mask_head.{2 * i - 2}.")
+        head = key.startswith(("q.", "class_head", "mask_head", "upscale", "attn_mask_probs"))
+        if head:
+            state[f"network.{key}"] = tensor
+    side = peer.config.image_size // peer.config.patch_size
+    inner, theirs = {}, peer.state_dict()
+    inner["cls_token"], inner["reg_token"] = theirs["embeddings.cls_token"], theirs["embeddings.register_tokens"]
+    if name == "registers":
+        inner["pos_embed"] = theirs["embeddings.position_embeddings.weight"][None]
+        assert inner["pos_embed"].shape[1] == side**2
+    stem = "embeddings.patch_embeddings" + (".projection" if name == "registers" else "")
+    for kind in ("weight", "bias"):
+        inner[f"patch_embed.proj.{kind}"] = theirs[f"{stem}.{kind}"]
+        inner[f"norm.{kind}"] = theirs[f"layernorm.{kind}"]
+    for i in range(peer.config.num_hidden_layers):
+        layer = {k.removeprefix(f"layers.{i}."): v for k, v in theirs.items() if k.startswith(f"layers.{i}.")}
+        block = f"blocks.{i}."
+        inner[f"{block}attn.qkv.weight"] = torch.cat([layer[f"attention.{p}_proj.weight"] for p in "qkv"])
+        if name == "registers":
+            inner[f"{block}attn.qkv.bias"] = torch.cat([layer[f"attention.{p}_proj.bias"] for p in "qkv"])
+        else:
+            inner |= {f"{block}attn.{p}_bias": layer[f"attention.{p}_proj.bias"] for p in "qv"}
+        for kind in ("weight", "bias"):
+            out = "out" if name == "registers" else "o"
+            first, second = ("fc1", "fc2") if name == "registers" else ("up_proj", "down_proj")
+            inner[f"{block}attn.proj.{kind}"] = layer[f"attention.{out}_proj.{kind}"]
+            inner[f"{block}mlp.fc1.{kind}"], inner[f"{block}mlp.fc2.{kind}"] = (
+                layer[f"mlp.{first}.{kind}"],
+                layer[f"mlp.{second}.{kind}"],
+            )
+            for n in ("norm1", "norm2"):
+                inner[f"{block}{n}.{kind}"] = layer[f"{n}.{kind}"]
+        for n in (1, 2):
+            inner[f"{block}{f'ls{n}.gamma' if name == 'registers' else f'gamma_{n}'}"] = layer[
+                f"layer_scale{n}.lambda1"
+            ]
+    state |= {f"network.encoder.backbone.{k}": v for k, v in inner.items()}
+    statistics = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    return state | {f"network.encoder.pixel_{k}": torch.tensor(v).view(1, 3, 1, 1) for k, v in statistics.items()}
+
+
+@pytest.mark.parametrize("name", ["registers", "dinov3"])
+def test_checkpoints_of_the_repository(name: str, tmp_path: Path) -> None:
+    """Lightning's checkpoints, also compiled ones, with timm's names."""
+    peer = peer_of(name)
+    if name == "dinov3":
+        peer.config.layer_norm_eps = 1e-5
+        for module in peer.modules():
+            if type(module) is torch.nn.LayerNorm:
+                module.eps = 1e-5
+    state = repository_state(name, peer)
+    state = {k.replace("network.", "network._orig_mod.", 1) if "mask_head" in k else k: v for k, v in state.items()}
+    state["criterion.empty_weight"] = torch.ones(5)
+    torch.save({"state_dict": state}, tmp_path / "eomt.ckpt")
+    ours = load_published(tmp_path / "eomt.ckpt", kind="semantic", classes=["a", "b", "c", "d"])
+    assert ours.task == "segmentation"
+    assert ours.classes == ("a", "b", "c", "d")
+    assert ours.inference.window == ours.inference.resize
+    assert_equal(ours, peer)
+    certificate = certify(tmp_path / "eomt.ckpt", ours)
+    assert certificate.equal, certificate
+    with pytest.raises(WeightsError, match="kind='instance' for objects"):
+        load_published(tmp_path / "eomt.ckpt")
+
+
+def test_transformers_names_inside_a_checkpoint(tmp_path: Path) -> None:
+    """A DINOv3 of transformers inside the repository's network."""
+    peer = peer_of("dinov3")
+    state = {k: v for k, v in repository_state("dinov3", peer).items() if "encoder.backbone" not in k}
+    for k, v in peer.state_dict().items():
+        if k.startswith(("embeddings.", "layers.", "layernorm.")):
+            name = k.replace("layers.", "layer.").replace("layernorm.", "norm.")
+            state[f"network.encoder.backbone.{name}"] = v
+    torch.save(state, tmp_path / "eomt.bin")
+    for module in peer.modules():
+        if type(module) is torch.nn.LayerNorm:
+            module.eps = 1e-5
+    assert_equal(load_published(tmp_path / "eomt.bin", kind="instance"), peer)
+
+
+def test_differences_are_refused(tmp_path: Path) -> None:
+    """Weights that are differences to DINOv3's."""
+    state = repository_state("dinov3", peer_of("dinov3"))
+    state = {k: 0.001 * v if "encoder.backbone" in k else v for k, v in state.items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="differences to the weights of its backbone"):
+        load_published(tmp_path / "pytorch_model.bin", kind="instance")
+
+
+def test_certificate_and_mistakes(tmp_path: Path) -> None:
+    peer_of("registers", tmp_path)
+    ours = load_published(tmp_path, kind="instance")
+    assert certify(tmp_path, ours).equal
+    with pytest.raises(WeightsError, match="expected indices of the 4 classes"):
+        load_published(tmp_path, kind="panoptic", things=[7])
+    with pytest.raises(WeightsError, match="kind='segments' does not suit"):
+        load_published(tmp_path, kind="segments")
+    ours.backbone.spec = ours.backbone.spec.from_dict(ours.backbone.spec.to_dict() | {"family": "timm"})
+    with pytest.raises(WeightsError, match="stands on DINOv2 or DINOv3"):
+        to_transformers(ours, ours.head.spec())

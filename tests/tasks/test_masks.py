@@ -1,0 +1,211 @@
+"""Training of queries: three kinds, how much of the backbone, exact continuation, several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dense.data.labelled.sample import IGNORE, Batch, Segments
+from dense.model.network import DenseModel
+from dense.tasks import MasksTask
+from dense.tasks.data import DataFacts
+from dense.tasks.masks import label_map, regions
+from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TuneOptions
+from heads.eomt import annealed, default_spans
+from tests.runs import Forked, assert_same, call, in_processes, weights
+from tests.tasks.test_continue import end_after_step_6
+from tests.tasks.test_train import BACKBONE, argv, write
+
+HEAD = {"name": "eomt", "queries": 12, "blocks": 2, "outputs": {"masks": {"name": "masks"}}}
+
+
+def changes_of(kind: str, tune: dict[str, Any] | None = None, **inner: Any) -> dict[str, Any]:
+    """Changes that make the recipe of the tests one of masks."""
+    arguments = {"kind": kind, "backbone": BACKBONE, "head": HEAD, "loss": {"points": 100}, "steps": 4} | inner
+    arguments |= {"optim": {"lr": 0.001, "warmup_steps": 1}} | ({"tune": tune} if tune else {})
+    return {"model": {"class_path": "dense.tasks.MasksTask", "init_args": arguments}, "val_every": 2}
+
+
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "instances, frozen": ("instance", "val/ap", {}),
+    "panoptic, last blocks": ("panoptic", "val/pq", {"tune": {"unfreeze": 2}}),
+    "semantic, LoRA": ("semantic", "val/miou", {"tune": {"lora_rank": 2}}),
+    "instances, all": ("instance", "val/ap", {"tune": {"unfreeze": "all", "layer_decay": 0.8, "warmup_steps": 1}}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs(name: str, tmp_path: Path) -> None:
+    """A run leaves a model of its task; what `tune` leaves out of the backbone stays as it was."""
+    kind, metric, inner = RUNS[name]
+    changes = changes_of(kind, **inner) | ({"data.targets": ["labels"]} if kind == "semantic" else {})
+    done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert metric in json.loads((tmp_path / "run/results.json").read_text())["numbers"]
+    model = DenseModel.from_pretrained(tmp_path / "run/model")
+    assert model.task == {"semantic": "segmentation"}.get(kind, kind)
+    assert model.outputs["masks"].kind == kind
+    with torch.no_grad():
+        found = model(torch.randn(1, 3, 37, 50))
+    assert found["class_logits"].shape == (1, 12, 15)
+    torch.manual_seed(0)
+    task = MasksTask(kind=kind, backbone=BackboneOptions(**BACKBONE), head=HEAD)  # type: ignore[arg-type]
+    facts = DataFacts(model.classes, val_targets=("labels", "masks"), things=model.outputs["masks"].things)
+    before, after = task.build(facts).backbone.state_dict(), model.backbone.state_dict()
+    same = {k.split(".")[2] for k, v in before.items() if k.startswith("model.blocks") and torch.equal(v, after[k])}
+    changed = {k.split(".")[2] for k, v in before.items() if k.startswith("model.blocks")} - same
+    expected = {"instances, frozen": "", "panoptic, last blocks": "23", "semantic, LoRA": ""}.get(name, "0123")
+    assert changed == set(expected)
+
+
+def test_continued_exactly(tmp_path: Path) -> None:
+    """With random points, masked attention that is annealed, and pasted objects."""
+    inner = {"copy_paste": {"probability": 0.5}, "steps": 8, "tune": {"unfreeze": "all"}}
+    changes = changes_of("instance", **inner) | {"checkpoint": {"every_minutes": 0, "every_steps": 3}, "val_every": 8}
+    config = write(tmp_path, **changes)
+    assert call(argv(config, tmp_path / "whole")).returncode == 0
+    assert Forked(argv(config, tmp_path / "run"), tmp_path, end_after_step_6).status() == 9
+    done = call(argv(config, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """Two of half the batch learn what one learns, where nothing is drawn at random."""
+    inner = {"loss": {"points": 0}, "annealing": [], "tune": {"unfreeze": "all"}}
+    changes = changes_of("instance", **inner) | {"checkpoint": {"every_minutes": 0, "every_steps": 4}}
+    assert call(argv(write(tmp_path / "a", **changes), tmp_path / "a/run")).returncode == 0
+    changes |= {"data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
+    in_processes(argv(write(tmp_path / "b", **changes), tmp_path / "b/run"), tmp_path)
+    one, two = weights(tmp_path / "a/run"), weights(tmp_path / "b/run")
+    differences = torch.cat([(one[k] - two[k]).abs().flatten() for k in one if "qkv.bias" not in k])
+    assert float(differences.median()) < 1e-6
+    assert float((differences > 1e-5).float().mean()) < 0.01  # Adam enlarges gradients that are nearly zero
+
+
+def test_annealing_follows_its_schedule() -> None:
+    """Step by step, block after block; [] is without masked attention."""
+    for spans, expected in ((None, default_spans(2)), ([(0.0, 0.5), (0.5, 1.0)],) * 2, ([], None)):
+        task = MasksTask(head=HEAD, annealing=spans, steps=40)
+        task.network = SimpleNamespace(head=SimpleNamespace(blocks=2, masking=None))  # type: ignore[assignment]
+        for step in (0, 10, 15, 25, 40):
+            trainer = SimpleNamespace(global_step=step)
+            task.trainer = trainer  # type: ignore[assignment]
+            task.set_masking()
+            assert task.network.head.masking == ((0, 0) if expected is None else annealed(step / 40, expected))
+    task = MasksTask(head=HEAD, annealing=[(0.0, 1.0)])
+    task.network, trainer = SimpleNamespace(head=SimpleNamespace(blocks=2)), SimpleNamespace(global_step=0)  # type: ignore[assignment]
+    task.trainer = trainer  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="a start and an end for each of 2 blocks"):
+        task.set_masking()
+
+
+def test_the_backbone_warms_up_later(tmp_path: Path) -> None:
+    """It stays for the head's warm-up, then has its own; the layer decay of EoMT is a scale of 1 / decay."""
+    optim = OptimOptions(lr=1.0, warmup_steps=4, schedule="poly")
+    tune = TuneOptions(unfreeze="all", layer_decay=0.8, lr_scale=1.25, warmup_steps=3)
+    task = MasksTask(head=HEAD, backbone=BackboneOptions(**BACKBONE), optim=optim, tune=tune, steps=20)
+    task.build_for(DataFacts(("a", "b"), val_targets=("masks",), things=(True, True)))
+    optimizer = task.configure_optimizers()
+    rates = {}
+    for step in (0, 3, 4, 5, 6, 12):
+        trainer = SimpleNamespace(global_step=step)
+        task.trainer = trainer  # type: ignore[assignment]
+        with contextlib.suppress(AttributeError):  # of the loop's precision plugin, which makes the step itself
+            task.optimizer_step(0, 0, optimizer)
+        rates[step] = {bool(g["backbone"]): g["lr"] for g in sorted(optimizer.param_groups, key=lambda g: g["lr"])}
+    assert rates[0] == {True: 0.0, False: pytest.approx(1 / 4)}
+    assert rates[3] == {True: 0.0, False: 1.0}
+    assert rates[4][True] == pytest.approx(1 / 3)
+    assert rates[6][True] == 1.0
+    assert rates[12][True] == pytest.approx((1 - 5 / 13) ** 0.9)
+    assert rates[12][False] == pytest.approx((1 - 8 / 16) ** 0.9)
+
+
+def batch_of(kind: str = "instance") -> tuple[MasksTask, Batch]:
+    """Two overlapping objects, a region of stuff and a crowd."""
+    task = MasksTask(kind=kind, head=HEAD)  # type: ignore[arg-type]
+    masks = torch.zeros(5, 4, 4, dtype=torch.bool)
+    masks[0, :2], masks[1, 1:3], masks[2, 3], masks[3, :, 3] = True, True, True, True  # the last one is empty
+    valid = torch.ones(4, 4, dtype=torch.bool)
+    valid[0, 0] = False
+    segments = Segments(masks, torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 0, 0, 1, 0]).bool(), valid)
+    task.network = SimpleNamespace(outputs={"masks": SimpleNamespace(things=(True, True, False))})  # type: ignore[assignment]
+    return task, Batch(segments=(segments,))
+
+
+def test_targets() -> None:
+    """Crowds are unknown, stuff is not for instances, and empty masks are no objects."""
+    task, batch = batch_of()
+    (found,) = task.targets(batch)
+    assert found.classes.tolist() == [0, 1]
+    assert not found.valid[:, 3].any()
+    assert not found.valid[0, 0]
+    assert int(found.valid.sum()) == 11
+    task, batch = batch_of("panoptic")
+    assert task.targets(batch)[0].classes.tolist() == [0, 1, 2]
+    task, batch = batch_of("semantic")
+    (found,) = task.targets(batch)
+    assert found.classes.tolist() == [0, 1, 2]
+    assert found.masks.sum(0).max() == 1
+    labels = label_map(batch.segments[0])  # type: ignore[index]
+    assert labels[0].tolist() == [IGNORE, 0, 0, IGNORE]
+    assert labels[1].tolist() == [1, 1, 1, IGNORE]
+    assert torch.equal(label_map(regions(labels)), labels)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave layers out"):
+        MasksTask(head=HEAD, backbone=BackboneOptions(layers="even4"))
+    with pytest.raises(ValueError, match="needs a head of queries"):
+        MasksTask(head={"name": "linear"})
+    with pytest.raises(ValueError, match="needs kind instance"):
+        MasksTask(kind="panoptic", head=HEAD, copy_paste=PasteOptions(probability=0.5))
+    with pytest.raises(ValueError, match="expected a probability"):
+        PasteOptions(probability=2)
+    with pytest.raises(ValueError, match="no masks of objects"):
+        MasksTask(head=HEAD).complete_outputs({}, DataFacts(("a",), val_targets=("labels",)))
+    with pytest.raises(ValueError, match="leave count out"):
+        MasksTask(head=HEAD).complete_outputs({"masks": {"count": 3}}, DataFacts(("a",), val_targets=("masks",)))
+    done = call(argv(write(tmp_path, **changes_of("instance", loss={"point": 3})), tmp_path / "run"))
+    assert done.returncode != 0
+    assert "point" in done.stderr
+
+
+@pytest.mark.slow
+def test_eight_scenes_are_learnt_by_heart(tmp_path: Path) -> None:
+    """AP above .9 on the images of the training."""
+    inner = {
+        "backbone": {"name": "scenes_tiny"},
+        "head": HEAD | {"queries": 20, "blocks": 3, "upscales": 2},
+        "loss": {"points": 1024},
+        "steps": 80,
+        "tune": {"unfreeze": "all", "layer_decay": 0.8},
+    }
+    changes = changes_of("instance", **inner)
+    changes["model"]["init_args"]["optim"] = {"lr": 0.002, "weight_decay": 0.05, "warmup_steps": 12, "clip": 1.0}
+    data = {"root": "scenes", "scenes": [8, 8], "scene_size": 48, "batch_size": 8, "workers": 0}
+    changes |= {"data": data, "val_every": 80, "trainer": {"accelerator": "cpu", "precision": "32-true"}}
+    config = write(tmp_path, **changes)
+    assert call(argv(config, tmp_path / "run")).returncode == 0
+    from dense.data.labelled.scenes import SceneSource
+    from dense.metrics import MaskAP
+    from dense.model import queries
+
+    model, source = DenseModel.from_pretrained(tmp_path / "run/model"), SceneSource("train", 8, 48, segments=True)
+    metric, things = MaskAP(source.classes), torch.tensor(source.things)
+    for index in range(8):
+        sample = source.read(index)
+        assert sample.segments is not None
+        images = model.backbone.normalise(torch.from_numpy(sample.image)[None])
+        with torch.no_grad():
+            found = queries.instances(*model(images).values(), (48, 48))
+        metric.update(found, [sample.segments.take(things[sample.segments.classes])])
+    assert metric.compute()["ap"] > 0.9

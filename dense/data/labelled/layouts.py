@@ -142,7 +142,7 @@ VOC = Layout(
     segments="SegmentationObject/{id}.png",
     segment_format=_segments("numbers", VOC2012, ("background",)),
     ids="ImageSets/Segmentation/{split}.txt",
-    splits={"train": "train", "val": "val", "trainval": "trainval"},
+    splits={"train": "train", "val": "val", "test": "val", "trainval": "trainval"},
     folders=("", "VOC2012", "VOCdevkit/VOC2012"),
     label_format=LabelFormat.numbered(VOC2012),
 )
@@ -156,7 +156,7 @@ LAYOUTS: dict[str, Layout] = {
             labels="annotations/{split}/{id}.png",
             segments="annotations_instance/{split}/{id}.png",
             segment_format=_segments("ade20k", ADE20K, ADE20K_STUFF),
-            splits={"train": "training", "val": "validation"},
+            splits={"train": "training", "val": "validation", "test": "validation"},
             folders=("", "ADEChallengeData2016"),
             label_format=LabelFormat.numbered(ADE20K, zero_label=True, ignored=()),
         ),
@@ -166,7 +166,7 @@ LAYOUTS: dict[str, Layout] = {
             name="voc2012_aug",
             labels="SegmentationClassAug/{id}.png",
             segments=None,
-            splits={"train": "trainaug", "val": "val"},
+            splits={"train": "trainaug", "val": "val", "test": "val"},
         ),
         Layout(
             "cityscapes",
@@ -174,21 +174,22 @@ LAYOUTS: dict[str, Layout] = {
             labels="gtFine/{split}/{id}_gtFine_labelIds.png",
             segments="gtFine/{split}/{id}_gtFine_instanceIds.png",
             segment_format=_segments("cityscapes", _cityscapes().classes, _cityscapes().classes[:CITYSCAPES_THINGS]),
-            splits={"train": "train", "val": "val"},
+            splits={"train": "train", "val": "val", "test": "val"},
             label_format=_cityscapes(),
+            split_by=r"([^/_]+)_[^/]*$",  # the city
         ),
         Layout(
             "coco",
             image="{split}2017/{id}",
             annotations="annotations/instances_{split}2017.json",
-            splits={"train": "train", "val": "val"},
+            splits={"train": "train", "val": "val", "test": "val"},
         ),
         Layout(
             "coco_panoptic",
             image="{split}2017/{id}",
             segments="annotations/panoptic_{split}2017/{id}",
             annotations="annotations/panoptic_{split}2017.json",
-            splits={"train": "train", "val": "val"},
+            splits={"train": "train", "val": "val", "test": "val"},
         ),
         Layout(
             "nyuv2",

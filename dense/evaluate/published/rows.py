@@ -94,7 +94,8 @@ def _evaluated(what: str, name: str, *options: str) -> tuple[Command]:
 
 def _trained(config: str, name: str, *options: str) -> Command:
     chosen = ("--model.backbone.name", name, "--model.backbone.weights", "{weights}")
-    return ("train", "--config", config, "--data.root", "{data}", *chosen, *options, "--output", "{output}/run")
+    whole = ("--data.val_ratio", "0")  # published results are of all training images and of the last step
+    return ("train", "--config", config, "--data.root", "{data}", *chosen, *options, *whole, "--output", "{output}/run")
 
 
 def _tested(what: str, layout: str, *options: str) -> Command:

@@ -158,7 +158,7 @@ def run(options: Namespace, run_folder: RunFolder) -> int:
         )  # fmt: skip
     written = report["written"]
     result = options.output / (written["list"] if "list" in written else written["shards"])
-    print(f"kept {written['pictures']} of {report['counts']['pictures']} images: {result}")
+    print(f"kept {written['images']} of {report['counts']['images']} images: {result}")
     print(f"dropped images: {options.output / 'sheet.html'}")
     hint(f"dense pretrain --config pretrain/small_data --data.root {result} --output runs/mine", "a backbone of them")
     return 0

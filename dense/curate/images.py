@@ -16,7 +16,7 @@ from dense.curate.report import Decisions
 
 Form = Literal["list", "shards"]
 PER_SHARD = 10_000
-RESULTS = ("pictures.txt", "edited", "shards")
+RESULTS = ("images.txt", "pictures.txt", "edited", "shards")  # the second is the former name of the first
 
 
 def resolve_form(pool: Pool, form: Form | None) -> Form:
@@ -41,7 +41,7 @@ def check_output(pools: Sequence[Pool | None], output: Path) -> None:
 
 
 def write_images(decisions: Decisions, prepare: Preparation, output: Path, form: Form) -> dict[str, Any]:
-    """Write pictures.txt, with changed images in edited/, or shards/; results of an earlier run are replaced."""
+    """Write images.txt, with changed images in edited/, or shards/; results of an earlier run are replaced."""
     for name in (*RESULTS, *(f"{name}.partial" for name in RESULTS)):
         if (output / name).is_dir():
             shutil.rmtree(output / name)
@@ -52,7 +52,7 @@ def write_images(decisions: Decisions, prepare: Preparation, output: Path, form:
 
 def write_list(decisions: Decisions, prepare: Preparation, output: Path) -> dict[str, Any]:
     """Write one path per line."""
-    partial, changes, edited = output / "pictures.txt.partial", output / "edited.partial", 0
+    partial, changes, edited = output / "images.txt.partial", output / "edited.partial", 0
     with partial.open("w", encoding="utf-8", errors="surrogateescape") as lines:
         for index in progress(decisions.kept.tolist(), "list"):
             path = Path(decisions.pool.name(index)).absolute()
@@ -66,8 +66,8 @@ def write_list(decisions: Decisions, prepare: Preparation, output: Path) -> dict
             lines.write(f"{path}\n")
     if edited:
         changes.replace(output / "edited")
-    partial.replace(output / "pictures.txt")
-    return {"list": "pictures.txt", "pictures": len(decisions.kept), "edited": edited}
+    partial.replace(output / "images.txt")
+    return {"list": "images.txt", "images": len(decisions.kept), "edited": edited}
 
 
 def write_shards(decisions: Decisions, prepare: Preparation, output: Path) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def write_shards(decisions: Decisions, prepare: Preparation, output: Path) -> di
     next(members, None)
     partial.replace(output / "shards")
     edited = sum(index in decisions.embeddings.edits for index in kept)
-    return {"shards": "shards", "pictures": len(kept), "files": count, "edited": edited}
+    return {"shards": "shards", "images": len(kept), "files": count, "edited": edited}
 
 
 def _members(decisions: Decisions, prepare: Preparation) -> Iterator[tuple[str, bytes]]:

@@ -140,7 +140,7 @@ def write_sheet(
 
     Images that filters dropped are not shown.
     """
-    counts = {"pictures": len(decisions.pool), "kept": len(decisions.kept), **decisions.counts()}
+    counts = {"images": len(decisions.pool), "kept": len(decisions.kept), **decisions.counts()}
     sections = [("Counts", table(list(counts.items())))]
     for reason, title, names in (
         ("held out", "Held-out images in the pool", held_out),

@@ -50,7 +50,7 @@ def curate(
     held-out images are compared as they are. crops: shares of the sides of held-out images; crops of these sizes are
     embedded too. form: a list or shards; by default a list if every image is a file.
 
-    Returns the report, which `output` holds as report.json beside pictures.txt or shards/, dropped.jsonl, sheet.html.
+    Returns the report, which `output` holds as report.json beside images.txt or shards/, dropped.jsonl, sheet.html.
     """
     import_faiss()  # a missing package is reported before any image is embedded
     output, settings, prepare = Path(output), settings or Settings(), prepare or Preparation()
@@ -81,7 +81,7 @@ def curate(
         "pile": pool.lengths,
         "curated": describe_source(like, curated),
         "held_out": describe_source(views, tested),
-        "counts": {"pictures": len(everything), "kept": len(decisions.kept), **decisions.counts()},
+        "counts": {"images": len(everything), "kept": len(decisions.kept), **decisions.counts()},
         "duplicates by cosine alone": decisions.by_cosine,
         "filters": filter_counts(embeddings),
         "boxes of no image": missing,

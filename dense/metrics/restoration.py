@@ -27,7 +27,7 @@ class RestorationMetrics(Metric):
     >>> clean = torch.rand(2, 3, 16, 16)
     >>> metrics.update(clean * 0.9, clean, ["noise", "noise"])
     >>> sorted(metrics.compute())
-    ['per_degradation', 'pictures', 'psnr', 'psnr_y', 'ssim', 'ssim_y']
+    ['images', 'per_degradation', 'psnr', 'psnr_y', 'ssim', 'ssim_y']
     """
 
     full_state_update = False
@@ -60,12 +60,12 @@ class RestorationMetrics(Metric):
         count = int(self.counts.sum())
         means = self.totals.sum(0) / count if count else torch.full((len(NUMBERS),), math.nan)
         per_kind = {
-            kind: dict(zip(NUMBERS, (total / number).tolist(), strict=True)) | {"pictures": int(number)}
+            kind: dict(zip(NUMBERS, (total / number).tolist(), strict=True)) | {"images": int(number)}
             for kind, total, number in zip(self.kinds, self.totals, self.counts, strict=True)
             if number
         }
         numbers = dict(zip(NUMBERS, means.tolist(), strict=True))
-        return numbers | {"pictures": float(count), "per_degradation": per_kind}
+        return numbers | {"images": float(count), "per_degradation": per_kind}
 
 
 def to_8_bits(images: Tensor) -> Tensor:

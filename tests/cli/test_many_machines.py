@@ -113,7 +113,7 @@ def test_features(images: Path, tmp_path: Path) -> None:
 
 def test_curate(images: Path, tmp_path: Path) -> None:
     found = equal(["curate", str(images), "--part", "2", "--batch", "2", *VERB], tmp_path)
-    assert "pictures.txt" in found
+    assert "images.txt" in found
     embedded = [sorted(p.name for p in (tmp_path / n / "embeddings").rglob("*.part")) for n in ("one", "two")]
     assert embedded[0] == embedded[1]
 

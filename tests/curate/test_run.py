@@ -77,7 +77,7 @@ def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
     report = curate(pool, "--held-out", tests, "--output", tmp_path / "out")
     counts = {name: number for name, number in report["counts"].items() if number}
     assert counts == {
-        "pictures": 19, "kept": 12, "unreadable": 1, "too small": 1, "blank": 1, "held out": 1, "duplicate": 3,
+        "images": 19, "kept": 12, "unreadable": 1, "too small": 1, "blank": 1, "held out": 1, "duplicate": 3,
     }  # fmt: skip
     dropped = lines(tmp_path / "out")
     assert {name: line["why"] for name, line in dropped.items()} == {
@@ -88,11 +88,11 @@ def test_a_pool_becomes_a_list(pool: Path, tmp_path: Path) -> None:
     assert dropped["leak.png"]["of"] == str(tests / "100.png")
     assert dropped["leak.png"]["bits"] <= 2
     assert "damaged" in dropped["bad.jpg"]["words"] or "not an image" in dropped["bad.jpg"]["words"]
-    kept = open_images(tmp_path / "out/pictures.txt")
+    kept = open_images(tmp_path / "out/images.txt")
     assert isinstance(kept, ListImages)
     assert len(kept) == 12
     assert {Path(kept.name(i)).parent.name for i in range(12)} == {"pool", "large"}
-    assert len(PretrainData(str(tmp_path / "out/pictures.txt"), workers=0).dataset[0].views) > 0
+    assert len(PretrainData(str(tmp_path / "out/images.txt"), workers=0).dataset[0].views) > 0
     page = (tmp_path / "out/sheet.html").read_text()
     assert page.count("<figure>") == 2 * 4
     assert "Held-out images in the pool" in page
@@ -176,13 +176,13 @@ def test_the_same_seed_writes_the_same(pool: Path, tmp_path: Path) -> None:
     for name in ("a", "b", "b"):
         curate(*asked, "--output", tmp_path / name)
     ours, theirs = (contents(tmp_path / name) for name in "ab")
-    assert set(ours) == {"pictures.txt", "report.json", "dropped.jsonl", "sheet.html"}
+    assert set(ours) == {"images.txt", "report.json", "dropped.jsonl", "sheet.html"}
     assert ours == theirs
     found = {
-        curate(*asked, "--output", tmp_path / "c", "--seed", s) and contents(tmp_path / "c")["pictures.txt"]
+        curate(*asked, "--output", tmp_path / "c", "--seed", s) and contents(tmp_path / "c")["images.txt"]
         for s in (1, 2, 3)
     }
-    assert found - {ours["pictures.txt"]}
+    assert found - {ours["images.txt"]}
 
 
 def test_edits_are_written(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_edits_are_written(pool: Path, tmp_path: Path, monkeypatch: pytest.Monke
         "filters_of_verb:grey": {"dropped": 1, "changed": 1},
     }
     assert report["boxes of no image"] == 1
-    kept = open_images("out/pictures.txt")
+    kept = open_images("out/images.txt")
     edited = [kept.read(i) for i in range(len(kept)) if "edited" in kept.name(i)]
     assert len(edited) == 2
     assert sum((image == image[..., :1]).all() for image in edited) == 1
@@ -215,7 +215,7 @@ def test_retrieval_of_a_curated_set(pool: Path, tmp_path: Path) -> None:
     like = folder(tmp_path / "like", range(5, 7))
     report = curate(pool, "--like", like, "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "a")
     assert report["retrieval"] == "nearest"
-    assert (tmp_path / "a/pictures.txt").read_text().split() == [str(pool / "005.png"), str(pool / "006.png")]
+    assert (tmp_path / "a/images.txt").read_text().split() == [str(pool / "005.png"), str(pool / "006.png")]
     report = curate(
         pool, "--like", like, "--with-curated", "--retrieve", "nearest", "--per-query", 1, "--output", tmp_path / "b"
     )
@@ -263,7 +263,7 @@ def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):
         curate(root, "--total", 6, "--seed", seed, "--output", tmp_path / "out")
-        found.append([Path(line).stem for line in (tmp_path / "out/pictures.txt").read_text().splitlines()])
+        found.append([Path(line).stem for line in (tmp_path / "out/images.txt").read_text().splitlines()])
     assert [len(names) for names in found] == [6, 6]
     assert all(names == sorted(names) != [f"{n:03d}" for n in range(6)] for names in found)
     assert found[0] != found[1]

@@ -69,7 +69,7 @@ def test_means_by_kind() -> None:
     each = psnr(to_8_bits(restored), to_8_bits(clean)).tolist()
     assert found["psnr"] == pytest.approx(np.mean(each), abs=1e-4)
     assert found["per_degradation"]["noise"]["psnr"] == pytest.approx((each[0] + each[2]) / 2, abs=1e-4)
-    assert found["per_degradation"]["rain"]["pictures"] == 2
+    assert found["per_degradation"]["rain"]["images"] == 2
     assert "haze" not in found["per_degradation"]
 
 

@@ -357,7 +357,7 @@ def test_pairs(tmp_path: Path) -> None:
     assert sample.clean is not None
     assert np.array_equal(sample.image, sample.clean // 2)
     found = evaluate_restoration(model(), source, None)
-    assert found["per_degradation"]["paired"]["pictures"] == 10
+    assert found["per_degradation"]["paired"]["images"] == 10
     data = DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16, workers=0)
     assert data.facts.degradations == ("paired",)
     patch = data.train_set[(0, 0)]
@@ -379,7 +379,7 @@ def test_pairs_of_several_kinds(tmp_path: Path) -> None:
     source = open_labelled(tmp_path, "all", layout="paired")
     assert len(source) == 20
     found = evaluate_restoration(model(), source, None)
-    assert {kind: row["pictures"] for kind, row in found["per_degradation"].items()} == {"haze": 10, "rain": 10}
+    assert {kind: row["images"] for kind, row in found["per_degradation"].items()} == {"haze": 10, "rain": 10}
     data = DenseData(str(tmp_path), layout="paired", val_ratio=0.4, crop_size=16, workers=0)
     assert data.facts.degradations == ("haze", "rain")
     sides = [{Path(source.name(i)).stem for i in range(len(source))} for source in (data.train, data.val)]

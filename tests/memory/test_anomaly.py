@@ -265,6 +265,8 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone:
     assert saved["numbers"]["auroc"] == saved["numbers"]["found"] == 1
     assert saved["numbers"]["aupro"] > 0.8
     assert saved["weights"] == str(tmp_path / "model")
+    for fitted in (tmp_path / "model", dense.load(tmp_path / "model")):
+        assert dense.evaluate(fitted, data, "anomaly").numbers == saved["numbers"]
     assert main([*measure, "--rotations", "8"]) == 2
     assert "is fitted already" in capsys.readouterr().err
     image = bad(30)[0]
@@ -283,6 +285,10 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "per_category" not in capsys.readouterr().out
     numbers = json.loads((tmp_path / "a/results.json").read_text())["numbers"]
     assert set(numbers["per_category"]) == {"cable", "nut"}
+    options: dict[str, Any] = {"layout": "mvtec", "shots": 2, "seed": 1, "resize": None}
+    assert dense.evaluate(backbone, tmp_path, "anomaly", **options).numbers == numbers
+    one = dense.evaluate(str(tmp_path / "backbone"), tmp_path, "anomaly", category="nut", **options)
+    assert one.numbers == numbers["per_category"]["nut"]
     scope = [
         "--foreground",
         "0",

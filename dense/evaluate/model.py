@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from dense.data.anomaly import open_anomaly
 from dense.data.degrade import Degrade
 from dense.data.labelled.open import as_in_training, open_labelled
 from dense.data.levels import Reading
-from dense.evaluate.dense import TARGETS, find_protocol, measure
-from dense.evaluate.masks import find_mask_protocol, measure_masks
+from dense.evaluate.dense import PROTOCOLS, TARGETS, DenseProtocol, find_protocol, measure
+from dense.evaluate.masks import MASK_PROTOCOLS, MaskProtocol, find_mask_protocol, measure_masks
 from dense.evaluate.protocol import Result
 from dense.evaluate.restoration import measure_restoration
 from dense.model.network import DenseModel, Inference
+from dense.suggest import check_options, did_you_mean, options_of
 
 SCENES = {"restoration": 50}  # embedded scenes, unless their number is given; 200 for other tasks
 
@@ -42,8 +44,13 @@ def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: A
     the options of `evaluate_model`; knn, linear, probe, retrieval, in-context, labels-needed or anomaly of a backbone,
     with those of `evaluate_backbone`; anomaly also of a model that `dense anomaly fit` wrote.
     """
+    known = dict.fromkeys((*BACKBONES, *PROTOCOLS, *MASK_PROTOCOLS))
+    if protocol not in known:
+        raise ValueError(f"unknown protocol {protocol!r}: known are {', '.join(known)}.{did_you_mean(protocol, known)}")
     if protocol in BACKBONES:
         return evaluate_backbone(model, data, protocol, **options)
+    names = [field.name for kind in (DenseProtocol, MaskProtocol) for field in fields(kind) if field.name != "name"]
+    check_options(f"protocol {protocol}", options, [*options_of(evaluate_model), *names])
     return evaluate_model(model, data, protocol, **options)
 
 
@@ -73,7 +80,21 @@ def evaluate_backbone(
     from dense.evaluate.layers import measure_layers
     from dense.evaluate.probe import measure_probe
     from dense.evaluate.retrieval import measure_retrieval
+    from dense.memory.anomaly import build_anomaly
+    from dense.memory.build import METHODS, build_memory
 
+    pair = [name for name in options_of(Pair.open) if name != "reading"]
+    memory = METHODS.get(options.get("method", "knn"), build_memory)
+    known = {
+        "knn": ["train", *pair, *options_of(measure_knn)],
+        "linear": ["train", *pair, *options_of(measure_linear)],
+        "retrieval": options_of(measure_retrieval),
+        "probe": options_of(measure_probe if str(data) == "scenes" else measure_layers),
+        "in-context": [name for name in options_of(measure_in_context, memory) if name != "facts"],
+        "labels-needed": ["output", *options_of(measure_labels_needed)],
+        "anomaly": [n for n in ("category", *options_of(measure_anomaly, build_anomaly)) if n not in ("data", "facts")],
+    }[protocol]
+    check_options(f"protocol {protocol}", options, ["weights", "device", *known])
     if protocol in NEEDED and options.get((needed := NEEDED[protocol])[0]) is None:
         raise ValueError(f"protocol={protocol!r} needs {needed[0]}=, {needed[1]}")
     fitted = _fitted(model) if protocol == "anomaly" else None

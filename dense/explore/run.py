@@ -183,7 +183,10 @@ class Page:
         return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (HERE / "page.html").read_text())
 
     def title(self) -> str:
-        return f"{'Predictions and features' if self.model else 'Features'} of {self.backbone.spec.name}"
+        """Return what is shown, by the name with which model or backbone were opened."""
+        shown = self.backbone if self.model is None else self.model.model
+        name = shown.title or self.backbone.spec.name
+        return f"{'Features' if self.model is None else 'Predictions and features'} of {name}"
 
     def lead(self, of: int) -> str:
         """Return what the page shows, in two sentences."""

@@ -137,6 +137,21 @@ def test_many_and_large_images(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "large_look.png").is_file()
 
 
+def test_titles_of_pages(folder: Path, tmp_path: Path) -> None:
+    """The name that was given, or that of the saved directory."""
+    dense.load_backbone("scenes_tiny").save_pretrained(tmp_path / "mine/backbone")
+    model("labels").save_pretrained(tmp_path / "streets")
+    command = ["explore", str(folder / "a.png"), "--output", str(tmp_path / "page.html"), "--size", "32"]
+    for options, title in (
+        ([], "Features of scenes_tiny"),
+        (["--backbone", str(tmp_path / "mine/backbone")], "Features of mine/backbone"),
+        (["--backbone", "dino_vits16"], "Features of dino_vits16"),
+        (["--model", str(tmp_path / "streets")], "Predictions and features of streets"),
+    ):
+        assert main([*command, "--no-attention", *options]) == 0
+        assert f"<title>{title}</title>" in (tmp_path / "page.html").read_text()
+
+
 def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder without images, nothing readable, a wrong name of the page; a sample of many, one of them corrupt."""
     page = tmp_path / "page.html"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dense.cli.parser import (
     Parser,
     add_backbone,
+    again,
     check_sources,
     open_backbone,
     reading_of,
@@ -113,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
     write(target, page(*titles(options, backbone), sections, facts))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
     warn_if_random(options)
-    hint("dense look PHOTO", "the same of a photo of yours")
+    hint(again(options, "look", options.images if own else "PHOTO"), "a sheet of each" if own else "the same of yours")
     return 0
 
 

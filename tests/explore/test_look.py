@@ -137,10 +137,10 @@ def test_many_and_large_images(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "large_look.png").is_file()
 
 
-def test_titles_of_pages(folder: Path, tmp_path: Path) -> None:
-    """The name that was given, or that of the saved directory."""
+def test_titles_and_next_commands_of_pages(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name that was given, or that of the saved directory; commands with what is known."""
     dense.load_backbone("scenes_tiny").save_pretrained(tmp_path / "mine/backbone")
-    model("labels").save_pretrained(tmp_path / "streets")
+    model("labels", count=14).save_pretrained(tmp_path / "streets")
     command = ["explore", str(folder / "a.png"), "--output", str(tmp_path / "page.html"), "--size", "32"]
     for options, title in (
         ([], "Features of scenes_tiny"),
@@ -150,6 +150,19 @@ def test_titles_of_pages(folder: Path, tmp_path: Path) -> None:
     ):
         assert main([*command, "--no-attention", *options]) == 0
         assert f"<title>{title}</title>" in (tmp_path / "page.html").read_text()
+        told = capsys.readouterr().out
+    streets = f"next: dense evaluate segmentation {tmp_path / 'streets'} --data"
+    assert f"{streets} LABELLED" in told
+    place = [*command[2:], "--no-attention"]
+    scenes = ["explore", str(tmp_path / "streets"), "scenes", *place, "--most", "1", "--split", "test"]
+    assert main(scenes) == 0
+    assert f"{streets} scenes --split test" in capsys.readouterr().out
+    (tmp_path / "data/depth").mkdir(parents=True)
+    shutil.copytree(folder, tmp_path / "data/images")
+    assert main(["explore", str(tmp_path / "data"), *place, "--backbone", "scenes_tiny"]) == 0
+    named = "--model.backbone.name scenes_tiny --model.backbone.weights null"
+    told = capsys.readouterr().out
+    assert f"--config depth/small_data --data.root {tmp_path / 'data'} --output runs/mine {named}" in told
 
 
 def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

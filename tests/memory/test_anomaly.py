@@ -244,6 +244,7 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone:
     said = capsys.readouterr()
     assert "480 patches of 6 good images" in said.out
     assert "the 0.95 quantile of 6 good images" in said.out
+    assert f"next: dense predict {tmp_path / 'model'} {data / 'test'} " in said.out
     assert "zzz.png" in said.err
     assert main(["predict", str(tmp_path / "model"), str(data / "test"), "--output", str(tmp_path / "out")]) == 0
     assert "images are above the threshold" in capsys.readouterr().out

@@ -298,6 +298,7 @@ def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*common, "--train-images", "9"]) == 1
     assert "expected 1 to 3" in capsys.readouterr().err
     assert main([*common, "--train-images", "2"]) == 0
+    assert f"next: dense explore {folder / 'val/images'} --output page.html" in capsys.readouterr().out
 
 
 def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dense.cli.parser import (
+    OPENING,
     Parser,
     add_backbone,
     check_sources,
@@ -60,6 +61,10 @@ def main(argv: Sequence[str]) -> int:
             del options.images[0]
     if options.size < 0 or options.most < 1:
         of_verb.error(f"--size {options.size} --most {options.most}: expected 0 or more pixels and 1 or more images")
+    given = [name for name in OPENING if getattr(options, name) is not None]
+    if given and options.model is None:
+        option = f"--{given[0].replace('_', '-')}"
+        of_verb.error(f"{option} is of a model's labelled images; name the model before the images, or leave it out")
     if options.output.suffix not in (".html", ".htm"):
         of_verb.error(f"--output {options.output}: expected the name of a page, such as page.html")
     check_writable(options.output.parent)

@@ -173,14 +173,25 @@ def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.Captu
         assert main(["explore", *argv, "--output", str(page)]) == 1
         assert words in capsys.readouterr().err
         assert not page.exists()
-    with pytest.raises(SystemExit):
-        main(["explore", str(folder), "--output", str(tmp_path / "page.png")])
-    capsys.readouterr()
+    for argv, words in (
+        (["--output", str(tmp_path / "page.png")], "expected the name of a page"),
+        (["--split", "val"], "--split is of a model's labelled images"),
+        (["--val-ratio", "0.2"], "--val-ratio is of a model's labelled images"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["explore", str(folder), *argv])
+        assert words in capsys.readouterr().err
+    page.write_text("<!doctype html>\n<title>Mine</title>")
+    assert main(["explore", str(folder), "--output", str(page)]) == 1
+    assert f"{page} exists and is not a page of dense explore" in capsys.readouterr().err
+    assert "Mine" in page.read_text()
+    page.unlink()
     assert main(["explore", str(folder), "--output", str(page), "--most", "2", "--size", "32", "--no-attention"]) == 0
     told = capsys.readouterr()
     assert "of which 2 are taken" in told.err
     assert f"wrote {page}" in told.out
     assert '"attention":null' in page.read_text()
+    assert main(["explore", str(folder / "a.png"), "--output", str(page), "--size", "32"]) == 0  # replaces its own
 
 
 def test_a_split_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

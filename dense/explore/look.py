@@ -85,7 +85,8 @@ class Looking:
         """
         patch = self.backbone.spec.patch
         inputs = [
-            replace(resize_for_backbone(image, Path(), self.size, patch), original=fit(image, SIDE)) for image in images
+            replace(resize_for_backbone(image, Path(name), self.size, patch), original=fit(image, SIDE))
+            for image, name in zip(images, names, strict=True)
         ]
         source = default_source(self.backbone.spec)
         uncentred = replace(source, centre=False)

@@ -91,6 +91,7 @@ def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ([str(folder / "c.jpg")], 1, "left out: 1"),
         ([str(folder / "a.png"), "--point", "640,2", "--size", "32"], 1, "lies outside the image"),
         ([str(folder / "a.png"), "--most", "0"], 2, "expected 0 or more pixels"),
+        ([str(folder / "a.png"), "--size", "100000"], 1, "a.png: --size 100000 makes it 100000x100000, and the"),
     ):
         try:
             assert main(["look", *argv, "--output", str(tmp_path)]) == status
@@ -181,6 +182,8 @@ def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.Captu
         with pytest.raises(SystemExit):
             main(["explore", str(folder), *argv])
         assert words in capsys.readouterr().err
+    assert main(["explore", str(folder / "a.png"), "--size", "100000", "--output", str(page)]) == 1
+    assert "at most 100 megapixels; choose a smaller --size" in capsys.readouterr().err
     page.write_text("<!doctype html>\n<title>Mine</title>")
     assert main(["explore", str(folder), "--output", str(page)]) == 1
     assert f"{page} exists and is not a page of dense explore" in capsys.readouterr().err

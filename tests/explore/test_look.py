@@ -100,12 +100,17 @@ def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert words in capsys.readouterr().err
 
 
-def test_the_call(folder: Path) -> None:
-    """An image for notebooks; the same pixels from an array."""
+def test_the_call(folder: Path, tmp_path: Path) -> None:
+    """An image for notebooks; the same pixels from an array; frames of a video in a row each."""
     found = dense.look(folder / "a.png", "scenes_tiny", size=32)
     assert found.size[::-1] == SHEET
     again = dense.look(np.asarray(Image.open(folder / "a.png")), dense.load_backbone("scenes_tiny"), size=32)
     assert np.array_equal(np.asarray(found)[: 8 + SIDE], np.asarray(again)[: 8 + SIDE])  # above the names
+    with VideoWriter(tmp_path / "clip.mp4", 5) as writer:
+        for scene in Scenes("val", 5, 64, seed=0):
+            writer.add(scene.image)
+    rows = dense.look(str(tmp_path / "clip.mp4"), "scenes_tiny", size=32)
+    assert rows.height == 4 * (SIDE + 24 + 8) + 8
 
 
 def test_a_backbone_without_attention_or_class_token() -> None:

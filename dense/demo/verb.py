@@ -46,8 +46,8 @@ WITHOUT = (
 
 def parser(**options: bool) -> Parser:
     words = (
-        "Write an HTML report, of photographs and embedded scenes in about five minutes without downloads, or of your "
-        "own images."
+        "Write an HTML report, of photographs and embedded scenes in two to six minutes, depending on the processor, "
+        "without downloads; or of your own images."
     )
     parser = Parser("dense demo", words, EXAMPLES, **options)
     add = parser.add_argument

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,24 @@ class UsageError(Exception):
 
 class UnknownOption(TypeError):
     """A keyword argument that does not exist; on the command line it counts as wrong usage."""
+
+
+def options_of(*functions: Callable[..., Any]) -> list[str]:
+    """Return the names of the keyword-only parameters of functions."""
+    return [
+        name
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+
+
+def check_options(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise for a keyword argument that is not known."""
+    names = sorted(set(known))
+    if unknown := [name for name in given if name not in names]:
+        hint = did_you_mean(unknown[0], names) or f" It has {', '.join(names)}."
+        raise UnknownOption(f"{owner} has no option {unknown[0]!r}.{hint}")
 
 
 def nearest(wrong: str, valid: Iterable[str], count: int = 3) -> list[str]:

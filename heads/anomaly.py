@@ -57,8 +57,8 @@ class AnomalyHead(BankHead):
         flat = distances.flatten(1)
         return flat.topk(max(1, int(self.top * flat.shape[1])), dim=1).values.mean(1)
 
-    def mask(self, features: Features) -> Tensor:
-        """Return the patches (B, h, w) that count; all those of an image that has no foreground."""
+    def inside(self, features: Features) -> Tensor:
+        """Return the patches (B, h, w) of the foreground; all without a `foreground`."""
         size = (features.maps[-1].shape[-2], features.maps[-1].shape[-1])
         if self.foreground is None:
             return features.maps[-1].new_ones(len(features.maps[-1]), *size, dtype=torch.bool)
@@ -73,12 +73,19 @@ class AnomalyHead(BankHead):
         mask = torch.where(centre > self.CENTRE, first > self.foreground, -first > self.foreground)
         grown = F.max_pool2d(mask[:, None].float(), 3, 1, 1)
         closed = -F.max_pool2d(-F.max_pool2d(grown, 3, 1, 1), 3, 1, 1)
-        found = closed[:, 0] > 0
-        return found | ~found.flatten(1).any(1)[:, None, None]
+        return closed[:, 0] > 0
+
+    def mask(self, inside: Tensor) -> Tensor:
+        """Return the patches (B, h, w) that count: those of the foreground, or all of an image that has none."""
+        return inside | ~inside.flatten(1).any(1)[:, None, None]
 
     def logits(self, features: Features, images: Tensor | None) -> dict[str, Tensor]:
         """Return distances (B, 1, h, w), 0 where a patch does not count."""
-        return {"anomaly": (self.distances(self.vectors(features)) * self.mask(features))[:, None]}
+        return {"anomaly": self.counted(features, self.inside(features))}
+
+    def counted(self, features: Features, inside: Tensor) -> Tensor:
+        """Return distances (B, 1, h, w), 0 where a patch does not count; inside: what `inside` returned."""
+        return (self.distances(self.vectors(features)) * self.mask(inside))[:, None]
 
     def options(self) -> dict[str, Any]:
         return {

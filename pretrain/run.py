@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -169,7 +170,9 @@ def finish(
     save_backbone(backbone, folder / "backbone", facts)
     write(folder / "facts.json", json.dumps(facts, indent=2, default=str) + "\n")
     print(f"wrote {folder / 'backbone'}; open it with dense.load_backbone({str(folder / 'backbone')!r})")
-    hint(f"dense look PHOTO --backbone {folder / 'backbone'}", "what it sees in a photo")
+    root = str(data.root)
+    images = root if Path(root).is_dir() else "PHOTO"
+    hint(shlex.join(["dense", "look", images, "--backbone", str(folder / "backbone")]), "what it sees in a photo")
 
 
 def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:

@@ -32,7 +32,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "block 8": {"layers": [8]},
     "random initialisation": {"layers": "last"},
 }
-COLUMNS = ("auroc", "ap", "f1_max", "pixel_auroc", "aupro", "found")
+COLUMNS = ("auroc", "ap", "f1_max", "pixel_auroc", "aupro", "true_positive_rate")
 LONGER = (0.08, 0.25)  # side of an object, as a share of the frame's height
 HOLDOUT = 10  # frames that choose the threshold without one another
 
@@ -47,7 +47,7 @@ def main() -> int:
     options = parser.parse_args()
     rows = {name: once(options, name, lambda n=name: measure(options, n)) for name in options.rows or ROWS}
     lines = [
-        (name, kind, *(f"{numbers[c]:.3f}" for c in COLUMNS), f"{row['false_alarms']:.3f}", f"{row['rate']:.2f}")
+        (name, kind, *(f"{numbers[c]:.3f}" for c in COLUMNS), f"{row['false_positive_rate']:.3f}", f"{row['rate']:.2f}")
         for name, row in rows.items()
         for kind, numbers in row["kinds"].items()
     ]
@@ -57,7 +57,7 @@ def main() -> int:
         f"object of each kind, shorter side {options.resize}, seed {options.seed}; images per second on "
         f"{machine()['threads']} thread(s)."
     )
-    header = ("", "object", *COLUMNS, "false_alarms", "images/s")
+    header = ("", "object", *COLUMNS, "false_positive_rate", "images/s")
     if options.json:
         content = {"machine": machine(), "protocol": facts, "rows": rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
@@ -106,11 +106,13 @@ def measure(options: argparse.Namespace, name: str) -> dict[str, Any]:
         both = np.array(scores["good"] + scores[kind])
         counts = levels(both, np.arange(len(both)) >= len(files))
         found[kind] = {"auroc": auroc(*counts), "ap": average_precision(*counts), "f1_max": f1_max(*counts)}
-        found[kind] |= pixels[kind].compute() | {"found": float((np.array(scores[kind]) > threshold).mean())}
+        found[kind] |= pixels[kind].compute()
+        found[kind]["true_positive_rate"] = float((np.array(scores[kind]) > threshold).mean())
     if options.figure and name == next(iter(ROWS)):
         write_picture(options.figure, sheet(shown))
     return {
-        "kinds": found, "false_alarms": float((np.array(scores["good"]) > threshold).mean()), "threshold": threshold,
+        "kinds": found, "false_positive_rate": float((np.array(scores["good"]) > threshold).mean()),
+        "threshold": threshold,
         "rate": len(files) * (1 + len(kinds)) / spent, "fitting seconds": fitting, "test": len(files),
         "patches": len(model.head.bank), "scores": scores,
     }  # fmt: skip

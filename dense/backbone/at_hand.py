@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from dense.backbone.saved import fetching
-from dense.backbone.weights.names import cached, directory, repository
+from dense.backbone.weights.names import ALIASES, cached, directory, repository, resolve, shipped
 from dense.console import on_terminal, warn
+from dense.suggest import did_you_mean
 
 BEST, SHIPPED = "dinov2_vits14_reg", "photos_tiny"
 NAME, WEIGHTS = "DENSE_BACKBONE", "DENSE_WEIGHTS"  # environment variables
@@ -37,7 +38,10 @@ def at_hand(name: str | None = None, weights: str | None = None, download: bool 
     if name and (weights or "/" in name or directory(name) is not None):
         return name, weights
     wanted = name or BEST
-    found = cached(wanted) or _fetched(wanted, download)
+    found = cached(wanted)
+    if name and found is None:
+        _check_name(name)
+    found = found or _fetched(wanted, download)
     if found is not None:
         return wanted, str(found)
     if name:
@@ -47,6 +51,16 @@ def at_hand(name: str | None = None, weights: str | None = None, download: bool 
         )
     warn(BETTER)
     return SHIPPED, None
+
+
+def _check_name(name: str) -> None:
+    """Raise for a name that no published backbone has."""
+    import timm
+
+    if timm.is_model(resolve(name)[0]):
+        return
+    known = [*shipped(), *(alias for alias in ALIASES if "/" not in alias), *(resolve(a)[0] for a in ALIASES)]
+    raise ValueError(f"{NAME}={name}: there is no such backbone or directory.{did_you_mean(name, known)}")
 
 
 def _fetched(name: str, download: bool) -> Path | None:

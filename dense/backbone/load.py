@@ -28,7 +28,7 @@ from dense.backbone.spec import (
 from dense.backbone.weights import official
 from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint, recognise
 from dense.backbone.weights.huggingface import describe_config, from_huggingface
-from dense.backbone.weights.names import ALIASES, directory, resolve
+from dense.backbone.weights.names import ALIASES, directory, resolve, title_of
 from dense.backbone.weights.report import UNUSED, WeightsError, compare, split_unused
 from dense.suggest import did_you_mean
 
@@ -87,6 +87,7 @@ def load_backbone(
         if isinstance(name, Path) or (folder.suffix and folder.is_file()) or unknown:
             _explain_path(folder)
         backbone = _named(str(name), weights, branch, overrides)
+    backbone.title = title_of(name)
     return backbone.freeze() if frozen else backbone.eval()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dense._version import __version__
 from dense.backbone.weights.checkpoint import read_checkpoint
-from dense.backbone.weights.names import directory, on_this_machine
+from dense.backbone.weights.names import directory, on_this_machine, title_of
 from dense.backbone.weights.report import WeightsError
 from dense.files import replacing, write
 
@@ -29,6 +29,8 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
     huggingface_hub's own loading is not strict and falls back to pickle, so this class saves and loads itself.
     """
+
+    title: str | None = None  # the name by which it was opened, for people
 
     def config(self) -> dict[str, Any]:
         """Return plain data from which `from_config` builds the module."""
@@ -113,6 +115,7 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
                 raise FileNotFoundError(f"{folder} has no {name}{inside}; a saved model is {CONFIG} + {WEIGHTS}")
         module = cls.from_config(read_json(folder / CONFIG) if config is None else config)
         module.load_tensors(read_checkpoint(folder / WEIGHTS))
+        module.title = title_of(folder)
         return module.eval()
 
 

@@ -68,5 +68,7 @@ def fit(options: Namespace) -> int:
         f"kept {model.facts['patches']} patches of {model.facts['good images']} good images\n"
         f"threshold: {model.facts['threshold']}\nwrote {options.output}"
     )
-    hint(shlex.join(["dense", "predict", str(options.output), "IMAGES"]), "scores and maps of other images")
+    tested = Path(options.images[0]).parent.parent / "test"  # beside train/good
+    others = str(tested) if tested.is_dir() else "IMAGES"
+    hint(shlex.join(["dense", "predict", str(options.output), others]), "scores and maps of other images")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
     print(write(loaded, source, target, layout))
     if layout == "own":
         is_head = isinstance(loaded, DenseModel)
-        command = f"dense predict {target} IMAGES" if is_head else f"dense look PHOTO --backbone {target}"
+        words = ("predict", str(target), "IMAGES") if is_head else ("look", "PHOTO", "--backbone", str(target))
+        command = shlex.join(["dense", *words])
         hint(command, "what it predicts" if is_head else "what it sees in a photo")
     if not options.verify:
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,5 +161,6 @@ def run(options: Namespace, run_folder: RunFolder) -> int:
     result = options.output / (written["list"] if "list" in written else written["shards"])
     print(f"kept {written['images']} of {report['counts']['images']} images: {result}")
     print(f"dropped images: {options.output / 'sheet.html'}")
-    hint(f"dense pretrain --config pretrain/small_data --data.root {result} --output runs/mine", "a backbone of them")
+    words = ("--config", "pretrain/small_data", "--data.root", str(result), "--output", "runs/mine")
+    hint(shlex.join(["dense", "pretrain", *words]), "a backbone of them")
     return 0

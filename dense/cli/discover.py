@@ -89,7 +89,7 @@ def discover(of_verb: Parser, options: Namespace, run: RunFolder) -> int:
     if not last:
         return 0
     warn_if_random(options)
-    hint(again(options, "explore", "IMAGES", "--output", "page.html"), "the features behind it, interactively")
+    hint(again(options, "explore", *options.images, "--output", "page.html"), "the features behind it, interactively")
     failed = job.unreadable
     if failed:
         some = "\n  ".join(failed[:20])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dense.cli.parser import (
+    OPENING,
     Parser,
     add_backbone,
     check_sources,
     choose_levels,
     open_backbone,
+    opening_words,
     usable_device,
     warn_if_random,
     weights_in_words,
@@ -58,6 +61,10 @@ def main(argv: Sequence[str]) -> int:
             del options.images[0]
     if options.size < 0 or options.most < 1:
         of_verb.error(f"--size {options.size} --most {options.most}: expected 0 or more pixels and 1 or more images")
+    given = [name for name in OPENING if getattr(options, name) is not None]
+    if given and options.model is None:
+        option = f"--{given[0].replace('_', '-')}"
+        of_verb.error(f"{option} is of a model's labelled images; name the model before the images, or leave it out")
     if options.output.suffix not in (".html", ".htm"):
         of_verb.error(f"--output {options.output}: expected the name of a page, such as page.html")
     check_writable(options.output.parent)
@@ -87,8 +94,10 @@ def explore(options: Namespace, named: bool) -> int:
 
     device = usable_device(options.device)
     model = load(options.model, device) if options.model else None
+    source = options.images if model is None else ground_truth(options, model)
+    labelled = source is not options.images
     page = explore(
-        options.images if model is None else ground_truth(options, model), options.output, model=model,
+        source, options.output, model=model,
         backbone=open_backbone(options, frozen=True) if named or model is None else None,
         size=options.size, most=options.most, attention=not options.no_attention,
     )  # fmt: skip
@@ -100,13 +109,26 @@ def explore(options: Namespace, named: bool) -> int:
     if model is None:
         say(f"backbone: {options.backbone}, {weights_in_words(options)}")
         warn_if_random(options)
-        hint(
-            "dense train --config segmentation/small_data --data.root LABELLED --output runs/mine",
-            "a head of your own",
-        )
+        hint(training(options), "a head of your own")
     else:
-        hint(f"dense evaluate TASK {options.model} --data LABELLED", "the errors as numbers, by a named protocol")
+        task = "depth" if model.model.task == "joint" else model.model.task
+        words = ["dense", "evaluate", task, options.model, "--data"]
+        words += [options.images[0], *opening_words(options)] if labelled else ["LABELLED"]
+        hint(shlex.join(words), "the errors as numbers, by a named protocol")
     return 0
+
+
+def training(options: Namespace) -> str:
+    """Return the command that trains a head on the backbone of the page, on its images if they are labelled."""
+    task, data = "segmentation", "LABELLED"
+    for folder in options.images[:1]:
+        for kind, name in {"depth": "depth", "masks": "segmentation"}.items():
+            if any((Path(folder) / part / kind).is_dir() for part in ("", "train")):
+                task, data = name, folder
+    words = ["dense", "train", "--config", f"{task}/small_data", "--data.root", data, "--output", "runs/mine"]
+    if not options.at_hand:
+        words += ["--model.backbone.name", options.backbone, "--model.backbone.weights", options.weights or "null"]
+    return shlex.join(words)
 
 
 def ground_truth(options: Namespace, model: Any) -> Any:

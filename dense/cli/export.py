@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,5 +62,8 @@ def main(argv: Sequence[str]) -> int:
     where = "several sizes" if options.dynamic else "two batch sizes"
     print(f"equal to the model to {max(done.difference.values()):.0e} of the largest value, at {where}")
     option = "--backbone" if isinstance(model, Backbone) else "--model"
-    hint(f"dense explore IMAGES {option} {options.model} --output page.html", "what it sees, interactively")
+    trained = "" if isinstance(model, Backbone) else str(model.facts.get("images", ""))
+    images = trained if Path(trained or "-").is_dir() else "IMAGES"
+    words = ("dense", "explore", images, option, str(options.model), "--output", "page.html")
+    hint(shlex.join(words), "what it sees, interactively")
     return 0

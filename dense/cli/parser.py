@@ -329,6 +329,28 @@ def again(options: argparse.Namespace, *words: Any) -> str:
     return shlex.join(map(str, ("dense", *words, *named, *weights)))
 
 
+OPENING = ("layout", "split", "val_ratio", "split_by", "classes", "depth")  # how labelled images are opened
+
+
+def opening_words(options: argparse.Namespace) -> list[str]:
+    """Return the options of `OPENING` that were given, for the next command."""
+    given = {name: getattr(options, name, None) for name in OPENING}
+    pairs = [(name, value) for name, value in given.items() if value is not None and (name, value) != ("split", "val")]
+    return [word for name, value in pairs for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+IMAGES_OF_DATA = ("images", "val/images", "train/images", "JPEGImages", "leftImg8bit", "test")
+
+
+def images_of(data: str | Path | None, layout: str | None = None) -> str:
+    """Return the folder of the images of data that a verb read, for the next command; IMAGES where there is none."""
+    folder = Path(data or "scenes")
+    inside = next((folder / name for name in IMAGES_OF_DATA if (folder / name).is_dir()), None)
+    if inside is None and folder.is_dir() and layout in (None, "folder", "images"):
+        inside = folder
+    return "IMAGES" if inside is None else str(inside)
+
+
 def weights_in_words(options: argparse.Namespace) -> str:
     """Return the origin of the weights that the options of `add_backbone` name."""
     if options.weights is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -82,5 +83,6 @@ def _train(argv: Sequence[str]) -> tuple[int, Path]:
         model = folder / "model"
         print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
         print(f"wrote {model}; open it with dense.load({str(model)!r}), or dense predict {model} IMAGES")
-        hint(f"dense explore {model} LABELLED --output page.html", "where it fails: worst images first")
+        command = ("dense", "explore", str(model), str(cli.config.data.root), "--output", "page.html")
+        hint(shlex.join(command), "where it fails: worst images first")
     return status, folder

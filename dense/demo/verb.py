@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dense.cli.parser import (
     Parser,
     add_backbone,
+    again,
     check_sources,
     open_backbone,
     reading_of,
@@ -45,8 +46,8 @@ WITHOUT = (
 
 def parser(**options: bool) -> Parser:
     words = (
-        "Write an HTML report, of photographs and embedded scenes in about five minutes without downloads, or of your "
-        "own images."
+        "Write an HTML report, of photographs and embedded scenes in two to six minutes, depending on the processor, "
+        "without downloads; or of your own images."
     )
     parser = Parser("dense demo", words, EXAMPLES, **options)
     add = parser.add_argument
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
         sections = of_images(options, backbone) if own else of_scenes(options, backbone)
     facts = {
         "command": shell(["demo", *argv]),
-        "backbone": f"{backbone.spec.name}, {weights_in_words(options)}",
+        "backbone": ", ".join(dict.fromkeys((str(backbone.title), backbone.spec.name, weights_in_words(options)))),
         "seed": str(options.seed),
         "threads": str(torch.get_num_threads()),
         "processor": platform.processor() or platform.machine(),
@@ -110,17 +111,17 @@ def main(argv: Sequence[str]) -> int:
         **versions(),
     }
     target = options.output / "report.html"
-    write(target, page(*titles(options), sections, facts))
+    write(target, page(*titles(options, backbone), sections, facts))
     print(f"the demo took {time.perf_counter() - start:.0f} s; open {target} in a browser")
     warn_if_random(options)
-    hint("dense look PHOTO", "the same of a photo of yours")
+    hint(again(options, "look", options.images if own else "PHOTO"), "a sheet of each" if own else "the same of yours")
     return 0
 
 
-def titles(options: Namespace) -> tuple[str, str]:
+def titles(options: Namespace, backbone: Backbone) -> tuple[str, str]:
     """Return the title of the report and a summary."""
     if options.images is not None:
-        return f"Features of {options.backbone}", f"{options.images}, without labels."
+        return f"Features of {backbone.title}", f"{options.images}, without labels."
     return (
         "A backbone, its features, and heads on it",
         "Everything below was computed on this machine, without downloads. First what the backbone sees in photographs "

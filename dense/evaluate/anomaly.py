@@ -15,7 +15,7 @@ from dense.data.anomaly import AnomalySet
 from dense.data.image import ImageError, read_image
 from dense.evaluate.dense import working_size
 from dense.evaluate.protocol import Protocol, Result
-from dense.memory.anomaly import build_anomaly, detect
+from dense.memory.anomaly import build_anomaly, detect_inside, warn_of_foreground
 from dense.metrics.anomaly import PixelMetrics, auroc, average_precision, f1_max, levels
 from dense.model.network import DenseModel
 
@@ -34,7 +34,7 @@ def measure_anomaly(
     """Measure a model, or a backbone with a bank of the good images of each set.
 
     Numbers: `auroc`, `ap` and `f1_max` of images; where there are masks `pixel_auroc` and `aupro` to a false positive
-    rate of 0.3; `false_alarms` and `found`, the shares of good and of anomalous images above the model's threshold.
+    rate of 0.3; `true_positive_rate` and `false_positive_rate` of images at the model's threshold.
     Those of several sets are means over the sets.
 
     shots, seed: use so many good images of each set by the published rule; all if left out.
@@ -72,10 +72,11 @@ def measure_anomaly(
     if len(found) > 1:
         numbers["per_category"] = found
         width = max(map(len, found))
-        lines = [f"{'category':<{width}}  " + "  ".join(f"{name:>12}" for name in names)]
-        lines += [
-            f"{name:<{width}}  " + "  ".join(f"{own.get(n, nan):>12.4f}" for n in names) for name, own in found.items()
-        ]
+        sizes = {name: max(12, len(name)) for name in names}
+        lines = ["  ".join([f"{'category':<{width}}", *(f"{name:>{size}}" for name, size in sizes.items())])]
+        for category, values in found.items():
+            cells = (f"{values.get(name, nan):>{size}.4f}" for name, size in sizes.items())
+            lines.append("  ".join([f"{category:<{width}}", *cells]))
         table = "\n".join(lines)
     head, test = fitted.head, [one for part in chosen for one in part.test]
     train = str(fitted.facts.get("images", "unknown"))
@@ -104,17 +105,21 @@ def measure_anomaly(
 def measure_set(model: DenseModel, data: AnomalySet, skipped: list[str]) -> dict[str, float]:
     """Return the numbers of one set; images that cannot be read are added to `skipped`."""
     pixels, scores, anomalous = PixelMetrics(), list[float](), list[bool]()
+    shares = dict[str, list[float]]()  # of patches that are foreground, per kind of image
     for one in progress(data.test, f"test images of {data.category}"):
         try:
             image = read_image(one.path, reading=model.inference.reading)
         except ImageError as error:
             skipped.append(str(error))
             continue
-        score, values = detect(model, image)
+        score, values, share = detect_inside(model, image)
+        shares.setdefault(one.kind, []).append(share)
         scores.append(score)
         anomalous.append(one.anomalous)
         if data.has_masks:
             pixels.update(values, one.read_mask((image.shape[0], image.shape[1])))
+    for kind, own in shares.items():
+        warn_of_foreground(model.head.foreground, own, f"test images of kind {kind}")
     wrong, value = np.array(anomalous, bool), np.array(scores)
     counts = levels(value, wrong)
     numbers = {"auroc": auroc(*counts), "ap": average_precision(*counts), "f1_max": f1_max(*counts)}
@@ -122,5 +127,6 @@ def measure_set(model: DenseModel, data: AnomalySet, skipped: list[str]) -> dict
         numbers |= pixels.compute()
     if (threshold := model.head.threshold) is not None:
         above = value > threshold
-        numbers |= {"false_alarms": float(above[~wrong].mean()), "found": float(above[wrong].mean())}
+        numbers["true_positive_rate"] = float(above[wrong].mean())
+        numbers["false_positive_rate"] = float(above[~wrong].mean())
     return numbers

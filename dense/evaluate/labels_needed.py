@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dense.backbone import Backbone
+from dense.backbone.saved import WEIGHTS
+from dense.backbone.weights.checkpoint import read_checkpoint
+from dense.backbone.weights.names import directory
 from dense.console import say
 from dense.data.labelled.open import draw, open_training
 from dense.data.levels import Reading
@@ -49,6 +54,7 @@ def measure_labels_needed(
     recipe: str = "segmentation/small_data",
     resize: int = 448,
     patches: int = 100_000,
+    steps: int | None = None,
     overrides: Mapping[str, Any] = {},
 ) -> Result:
     """Train and measure on so many images and on all, several draws each; finished runs in `output` are kept.
@@ -66,11 +72,14 @@ def measure_labels_needed(
         recipe: of the trained heads.
         resize: working size of all methods.
         patches: of the memory, at most.
+        steps: of the trained heads; those of the recipe if left out.
         overrides: more options of the trained heads, by dotted name.
     """
     for method in methods:
         if method not in METHODS:
             raise ValueError(f"method {method!r}: expected {', '.join(METHODS)}.{did_you_mean(method, METHODS)}")
+    if steps is not None:
+        overrides = {**overrides, "model.steps": steps}
     reading = Reading.of_spec(backbone.spec)
     train, val = open_training(data, layout=layout, val_ratio=VAL_RATIO, targets=("labels",), reading=reading)
     if draws < 1 or not counts or min(counts) < 1 or max(counts) > len(train):
@@ -122,6 +131,16 @@ def measure_labels_needed(
     numbers = {f"{m}, {n} images": statistics.mean(found) for m, row in scores.items() for n, found in row.items()}
     spread = {m: {str(n): found for n, found in row.items()} for m, row in scores.items()}
     return Result(protocol, numbers | {"draws": spread}, backbone.spec, table=table(scores))
+
+
+def kept_backbone(backbone: Backbone, folder: Path) -> str:
+    """Save a backbone for the trained heads, and return its directory; raise if it holds another one."""
+    if directory(folder) is None:
+        backbone.save_pretrained(folder)
+    held, own = read_checkpoint(folder / WEIGHTS), backbone.tensors()
+    if held.keys() != own.keys() or not all(torch.equal(held[name], own[name].cpu()) for name in own):
+        raise ValueError(f"{folder} holds another backbone, whose runs are kept there; choose another output")
+    return str(folder)
 
 
 def _once(

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from dense.backbone import Backbone, load_backbone
+from dense.backbone.saved import CONFIG, read_json
+from dense.backbone.weights.names import directory
+from dense.data.anomaly import open_anomaly
 from dense.data.degrade import Degrade
 from dense.data.labelled.open import as_in_training, open_labelled
 from dense.data.levels import Reading
-from dense.evaluate.dense import TARGETS, find_protocol, measure
-from dense.evaluate.masks import find_mask_protocol, measure_masks
+from dense.evaluate.dense import PROTOCOLS, TARGETS, DenseProtocol, find_protocol, measure
+from dense.evaluate.masks import MASK_PROTOCOLS, MaskProtocol, find_mask_protocol, measure_masks
 from dense.evaluate.protocol import Result
 from dense.evaluate.restoration import measure_restoration
 from dense.model.network import DenseModel, Inference
+from dense.suggest import check_options, did_you_mean, options_of
 
 SCENES = {"restoration": 50}  # embedded scenes, unless their number is given; 200 for other tasks
 
 
 MASKS = ("instance", "panoptic")
-BACKBONES = ("knn", "linear", "probe", "retrieval")  # protocols of backbones
+TRAIN = ("train", "the training images; data are the validation images")
+NEEDED = {"knn": TRAIN, "linear": TRAIN, "labels-needed": ("output", "a folder for its runs")}
+BACKBONES = ("knn", "linear", "probe", "retrieval", "in-context", "labels-needed", "anomaly")  # protocols of backbones
 
 
 def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: Any) -> Result:
@@ -29,48 +36,105 @@ def evaluate(model: Any, data: str | Path, protocol: str = "plain", **options: A
         result = dense.evaluate("runs/mine/model", "FOLDER", protocol="nyuv2")
         result.numbers["abs_rel"], print(result.protocol)
         dense.evaluate(backbone, "VAL", "knn", train="TRAIN", layers="all", readout="all").table
+        dense.evaluate(backbone, "CAMVID", "in-context", train_images=10, resize=364)
+        dense.evaluate(backbone, "CAMVID", "labels-needed", output="runs/labels", counts=(1, 5))
+        dense.evaluate(backbone, "MVTEC", "anomaly", layout="mvtec", category="screw", shots=1)
 
     protocol: plain, nyuv2, kitti_eigen, relative, slide_512, dinov2_ms, eomt_640 or eomt_1280 of a trained model, with
-    the options of `evaluate_model`; knn, linear, probe or retrieval of a backbone, with those of `evaluate_backbone`.
+    the options of `evaluate_model`; knn, linear, probe, retrieval, in-context, labels-needed or anomaly of a backbone,
+    with those of `evaluate_backbone`; anomaly also of a model that `dense anomaly fit` wrote.
     """
+    known = dict.fromkeys((*BACKBONES, *PROTOCOLS, *MASK_PROTOCOLS))
+    if protocol not in known:
+        raise ValueError(f"unknown protocol {protocol!r}: known are {', '.join(known)}.{did_you_mean(protocol, known)}")
     if protocol in BACKBONES:
         return evaluate_backbone(model, data, protocol, **options)
+    names = [field.name for kind in (DenseProtocol, MaskProtocol) for field in fields(kind) if field.name != "name"]
+    check_options(f"protocol {protocol}", options, [*options_of(evaluate_model), *names])
     return evaluate_model(model, data, protocol, **options)
 
 
 def evaluate_backbone(
-    model: str | Path | Backbone, data: str | Path, protocol: str, *, train: str | Path | None = None,
-    weights: str | Path | None = None, device: str | None = None, **options: Any,
+    model: str | Path | Backbone | Any, data: str | Path, protocol: str, *, weights: str | Path | None = None,
+    device: str | None = None, **options: Any,
 ) -> Result:  # fmt: skip
-    """Measure a backbone by knn, linear, probe or retrieval; `evaluate` calls it with one of these protocols.
+    """Measure a backbone; `evaluate` calls it with one of the protocols of backbones.
 
-    model: a backbone, its name, or a directory; weights: of a name. data: the validation images, with `train` for
-    knn and linear; labelled images or "scenes" for probe. options: resize, crop, resample and scenes as in `Pair.open`,
-    and those of `measure_knn`, `measure_linear`, `measure_retrieval`, `measure_layers` and, for embedded scenes,
-    `measure_probe`.
+    model: a backbone, its name, or a directory; of anomaly also a fitted model. weights: of a name.
+    data and options, by protocol:
+
+    - knn, linear: data are the validation images; train, the training images; resize, crop, resample and scenes as in
+      `Pair.open`; the options of `measure_knn` or `measure_linear`.
+    - retrieval: the options of `measure_retrieval`.
+    - probe: labelled images and the options of `measure_layers`, or "scenes" and those of `measure_probe`.
+    - in-context: labelled images; the options of `measure_in_context` and of `build_memory` or `build_insid3`.
+    - labels-needed: labelled images; output, the folder of its runs; the options of `measure_labels_needed`.
+    - anomaly: a folder; layout and category (one or several) as in `open_anomaly`; the options of `measure_anomaly`
+      and, of a backbone, of `build_anomaly`.
     """
+    from dense.evaluate.anomaly import measure_anomaly
     from dense.evaluate.classification.data import Pair
     from dense.evaluate.classification.measure import measure_knn, measure_linear
+    from dense.evaluate.in_context import measure_in_context
+    from dense.evaluate.labels_needed import kept_backbone, measure_labels_needed
     from dense.evaluate.layers import measure_layers
     from dense.evaluate.probe import measure_probe
     from dense.evaluate.retrieval import measure_retrieval
+    from dense.memory.anomaly import build_anomaly
+    from dense.memory.build import METHODS, build_memory
 
-    if protocol in ("knn", "linear"):
-        if train is None:
-            raise ValueError(f"protocol={protocol!r} needs train=, the training images; data are the validation images")
-        opening = {name: options.pop(name) for name in ("resize", "crop", "resample", "scenes") if name in options}
-    backbone = model if isinstance(model, Backbone) else load_backbone(model, weights, frozen=True)
+    pair = [name for name in options_of(Pair.open) if name != "reading"]
+    memory = METHODS.get(options.get("method", "knn"), build_memory)
+    known = {
+        "knn": ["train", *pair, *options_of(measure_knn)],
+        "linear": ["train", *pair, *options_of(measure_linear)],
+        "retrieval": options_of(measure_retrieval),
+        "probe": options_of(measure_probe if str(data) == "scenes" else measure_layers),
+        "in-context": [name for name in options_of(measure_in_context, memory) if name != "facts"],
+        "labels-needed": ["output", *options_of(measure_labels_needed)],
+        "anomaly": [n for n in ("category", *options_of(measure_anomaly, build_anomaly)) if n not in ("data", "facts")],
+    }[protocol]
+    check_options(f"protocol {protocol}", options, ["weights", "device", *known])
+    if protocol in NEEDED and options.get((needed := NEEDED[protocol])[0]) is None:
+        raise ValueError(f"protocol={protocol!r} needs {needed[0]}=, {needed[1]}")
+    fitted = _fitted(model) if protocol == "anomaly" else None
+    network: Any = fitted or (model if isinstance(model, Backbone) else load_backbone(model, weights, frozen=True))
     if device is not None:
-        backbone.to(device)
+        network.to(device)
+    if protocol == "anomaly":
+        layout, category = options.pop("layout", "folder"), options.pop("category", None) or ()
+        sets = open_anomaly(data, layout, [category] if isinstance(category, str) else category)
+        return measure_anomaly(network, sets, data=str(data), layout=layout, **options)
     if protocol in ("knn", "linear"):
-        reading = Reading.of_spec(backbone.spec)
-        pair = Pair.open(str(train), str(data), seed=options.get("seed", 0), reading=reading, **opening)
-        return (measure_knn if protocol == "knn" else measure_linear)(backbone, pair, **options)
+        opening = {name: options.pop(name) for name in ("resize", "crop", "resample", "scenes") if name in options}
+        reading, train = Reading.of_spec(network.spec), str(options.pop("train"))
+        sources = Pair.open(train, str(data), seed=options.get("seed", 0), reading=reading, **opening)
+        return (measure_knn if protocol == "knn" else measure_linear)(network, sources, **options)
+    if protocol == "in-context":
+        return measure_in_context(network, data, **options)
+    if protocol == "labels-needed":
+        output = Path(options.pop("output"))
+        if isinstance(model, Backbone):
+            name, file = kept_backbone(model, output / "backbone"), None
+        else:
+            name, file = str(model), None if weights is None else str(weights)
+        return measure_labels_needed(network, name, file, data, output, **options)
     if protocol == "retrieval":
-        return measure_retrieval(backbone, data, **options)
+        return measure_retrieval(network, data, **options)
     if str(data) == "scenes":
-        return measure_probe(backbone, **options)
-    return measure_layers(backbone, str(data), **options)
+        return measure_probe(network, **options)
+    return measure_layers(network, str(data), **options)
+
+
+def _fitted(model: Any) -> DenseModel | None:
+    """Return the model of a `Predictor`, of a directory or itself; None for a backbone."""
+    if isinstance(model, Backbone):
+        return None
+    network = getattr(model, "model", model)
+    if isinstance(network, DenseModel):
+        return network
+    folder = directory(network)
+    return DenseModel.open(folder) if folder is not None and "head" in read_json(folder / CONFIG) else None
 
 
 def evaluate_model(

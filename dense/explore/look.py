@@ -43,12 +43,12 @@ def look(
     point: Point | None = None,
     size: int = SIZE,
 ) -> Image.Image:
-    """Return a sheet of an image beside what a backbone sees in it, as `dense look` writes it.
+    """Return a sheet of an image or a video beside what a backbone sees in it, as `dense look` writes it.
 
         dense.look("photo.jpg").show()
 
     Args:
-        photo: a file, an array (H, W, 3) of uint8 RGB or a PIL image.
+        photo: a file, an array (H, W, 3) of uint8 RGB or a PIL image; or a video, of which four frames are shown.
         backbone: a backbone, a name or a saved directory; the best one at hand if left out.
         weights: of a name: "timm", a file or a directory.
         download: download DINOv2-S if no published backbone is at hand.
@@ -57,9 +57,13 @@ def look(
     """
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(*at_hand(backbone, weights, download), frozen=True)  # type: ignore[arg-type]
-    name = Path(photo).name if isinstance(photo, str | Path) else "image"
-    image = as_array(photo, backbone.spec, Reading.of_spec(backbone.spec))
-    return Image.fromarray(Looking(backbone, point, size).sheet([image], [name]))
+    reading = Reading.of_spec(backbone.spec)
+    pictures: Sequence[Source] = [photo]
+    names = ["image"]
+    if isinstance(photo, str | Path):
+        pictures, names = pictures_of(Path(photo), reading=reading)
+    images = [as_array(one, backbone.spec, reading) for one in pictures]
+    return Image.fromarray(Looking(backbone, point, size).sheet(images, names))
 
 
 class Looking:
@@ -85,7 +89,8 @@ class Looking:
         """
         patch = self.backbone.spec.patch
         inputs = [
-            replace(resize_for_backbone(image, Path(), self.size, patch), original=fit(image, SIDE)) for image in images
+            replace(resize_for_backbone(image, Path(name), self.size, patch), original=fit(image, SIDE))
+            for image, name in zip(images, names, strict=True)
         ]
         source = default_source(self.backbone.spec)
         uncentred = replace(source, centre=False)

@@ -37,6 +37,7 @@ ATTENTION = 4096  # patches up to which attention is shown
 THUMBNAIL = 320  # longer side in pixels
 LEAST_FRAMES = 4  # of a video, however many images there are
 HERE = Path(__file__).parent
+GENERATOR = b'<meta name="generator" content="dense explore">'  # of page.html
 
 
 def explore(
@@ -58,7 +59,7 @@ def explore(
 
     Args:
         images: images, videos or folders of both, or labelled images (`open_labelled`), whose ground truth is shown.
-        output: the file to write.
+        output: the file to write; of the files that are there, only such pages are replaced.
         model: its predictions are shown, with their uncertainty and, with ground truth, their errors, worst first.
         backbone: whose features are shown: a backbone, a name or a saved directory; if left out the model's, or the
             best one at hand.
@@ -68,6 +69,7 @@ def explore(
         most: images, evenly spaced among those that there are; frames of videos fill what images leave.
         attention: also write the attention of the last block.
     """
+    check_page(Path(output))
     if backbone is None and model is not None:
         backbone = model.model.backbone
     if not isinstance(backbone, Backbone):
@@ -88,6 +90,12 @@ def explore(
         raise ValueError(f"none of {len(chosen)} images could be read:\n  " + "\n  ".join(page.unreadable[:20]))
     write(output, page.html(len(source)))
     return page
+
+
+def check_page(path: Path) -> None:
+    """Raise for a file that is not a page of `explore`, which would be replaced."""
+    if path.exists() and not (path.is_file() and GENERATOR in path.read_bytes()[:1000]):
+        raise ValueError(f"{path} exists and is not a page of dense explore; choose another --output")
 
 
 class _Files:
@@ -183,7 +191,10 @@ class Page:
         return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (HERE / "page.html").read_text())
 
     def title(self) -> str:
-        return f"{'Predictions and features' if self.model else 'Features'} of {self.backbone.spec.name}"
+        """Return what is shown, by the name with which model or backbone were opened."""
+        shown = self.backbone if self.model is None else self.model.model
+        name = shown.title or self.backbone.spec.name
+        return f"{'Features' if self.model is None else 'Predictions and features'} of {name}"
 
     def lead(self, of: int) -> str:
         """Return what the page shows, in two sentences."""

@@ -19,6 +19,7 @@ from dense.data.video import list_frames
 from dense.media.draw import Picture
 from dense.media.video import Video, is_video
 
+MOST = 100_000_000  # pixels of a backbone's input
 FOLDER_RATE = 24.0  # frames per second of a folder of frames, as in DAVIS
 
 
@@ -79,10 +80,18 @@ class SizedImage:
 
 
 def resize_for_backbone(image: Picture, stem: Path, shorter: int, patch: int, suffix: str = "") -> SizedImage:
-    """Resize an image to a shorter side of about `shorter` pixels (0: its own size), both sides whole patches."""
+    """Resize an image to a shorter side of about `shorter` pixels (0: its own size), both sides whole patches.
+
+    An image of more than `MOST` pixels then raises, since no backbone computes attention over so many patches.
+    """
     height, width = image.shape[:2]
     factor = shorter / min(height, width) if shorter else 1.0
     rows, columns = (max(patch, round(n * factor / patch) * patch) for n in (height, width))
+    if rows * columns > MOST:
+        raise ImageError(
+            f"{Path(f'{stem}{suffix}').name or 'the image'}: --size {shorter} makes it {rows}x{columns}, and the "
+            f"backbone's input has at most {MOST // 10**6} megapixels; choose a smaller --size"
+        )
     if (rows, columns) == (height, width):
         return SizedImage(stem, as_rgb(image), image, suffix)
     method = cv2.INTER_AREA if rows * columns < height * width else cv2.INTER_CUBIC

@@ -85,18 +85,22 @@ def build_anomaly(
     judged = set(np.linspace(0, len(sources) - 1, min(JUDGED, len(sources))).round().astype(int))
     vectors, owners = list[Tensor](), list[int]()
     queries: dict[int, tuple[Tensor, Tensor]] = {}  # vectors (h, w, D) and mask (h, w) of judged images
+    shares = list[float]()  # of their patches, those of the foreground
     for index, image in progress(readable(sources, reading), "good images", len(sources)):
         for turn in range(rotations):
             features = features_of(model, rotated(image, 360 * turn / rotations))
             own = head.vectors(features).cpu()
             if turn == 0 and index in judged:
-                queries[index] = own[0].half(), head.mask(features)[0].cpu()
+                inside = head.inside(features)
+                queries[index] = own[0].half(), head.mask(inside)[0].cpu()
+                shares.append(float(inside.float().mean()))
             own = own.flatten(0, 2)
             own = own[budget.of_image(len(own))]
             vectors.append(own.half())
             owners += [index] * len(own)
     if not vectors:
         raise DataError(f"none of {len(sources)} images can be used; give at least one good image")
+    warn_of_foreground(foreground, shares, "good images")
     bank, owner = torch.cat(vectors), torch.tensor(owners)
     places = budget.of_all(bank)
     bank, owner = bank[places], owner[places]
@@ -109,6 +113,17 @@ def build_anomaly(
     about: dict[str, Any] = {"good images": len(set(owners)), "patches": len(bank), "choice": choice, "seed": seed}
     about |= {"rotations": rotations, "threshold": rule(head.threshold, scores, quantile, holdout)}
     return DenseModel(backbone, head.to(device), chosen, norm, "anomaly", None, inference, about | (facts or {})).eval()
+
+
+def warn_of_foreground(foreground: float | None, shares: Sequence[float], what: str) -> None:
+    """Warn where the foreground of images is nothing or everything; shares: of their patches."""
+    found = {"no patch": shares.count(0.0), "all patches": shares.count(1.0)}
+    words = " and ".join(f"{name} of {count} of {len(shares)}" for name, count in found.items() if count)
+    if foreground is not None and words:
+        warn(
+            f"foreground {foreground:g} selects {words} {what}, of which all patches count; the number is in the units "
+            "of the backbone's features, so try others"
+        )
 
 
 def readable(sources: Sequence[str | Path | RGB], reading: Reading = PHOTOGRAPHS) -> Iterator[tuple[int, RGB]]:
@@ -173,7 +188,6 @@ def rule(threshold: float | None, scores: Sequence[float], quantile: float, hold
     )
 
 
-@torch.inference_mode()
 def detect(
     model: DenseModel, image: RGB, resize: int | tuple[int, int] | None = None
 ) -> tuple[float, NDArray[np.float32]]:
@@ -181,10 +195,19 @@ def detect(
 
     resize: another working size than the model's.
     """
+    return detect_inside(model, image, resize)[:2]
+
+
+@torch.inference_mode()
+def detect_inside(
+    model: DenseModel, image: RGB, resize: int | tuple[int, int] | None = None
+) -> tuple[float, NDArray[np.float32], float]:
+    """Return what `detect` returns, and the share of patches that are foreground."""
     head: AnomalyHead = model.head
     features = features_of(model, image, resize)
-    distances = head.logits(features, None)["anomaly"].float()
+    inside = head.inside(features)
+    distances = head.counted(features, inside).float()
     values = to_image_size(distances, features, (image.shape[0], image.shape[1]), False)[0, 0].cpu().numpy()
     if head.sigma:
         values = cv2.GaussianBlur(values, (0, 0), head.sigma, borderType=cv2.BORDER_REFLECT)
-    return float(head.score(distances[:, 0])), np.asarray(values, np.float32)
+    return float(head.score(distances[:, 0])), np.asarray(values, np.float32), float(inside.float().mean())

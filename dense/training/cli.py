@@ -26,20 +26,46 @@ from dense.suggest import UsageError, as_question, nearest, wrong_name
 from dense.training.precision import Choice, precision_of, probe, use_precision
 
 
-class UnknownKey(UsageError):
-    """A key that no option has; key and the nearest options are as they must be typed, from the outermost part on."""
+class WrongKey(UsageError):
+    """An error of a key, which is named as it must be typed, from the outermost part on."""
 
     given: ClassVar[Sequence[str]] = ()  # the command line
 
+    def inside(self, outer: str) -> WrongKey:
+        """Return the error for a parser of which `outer` is a key."""
+        raise NotImplementedError
+
+    @classmethod
+    def outside(cls, key: str) -> str:
+        """Return what the command line writes before a key of an inner parser: dashes, none in a YAML file."""
+        options = {argument.split("=")[0].replace(".init_args.", ".") for argument in cls.given}
+        if f"--{key}" in options:
+            return "--"
+        found = [option for option in options if option.startswith("--") and option.endswith(f".{key}")]
+        return found[0].removesuffix(key) if len(found) == 1 else ""
+
+
+class UnknownKey(WrongKey):
+    """A key that no option has; the nearest options are named like it."""
+
     def __init__(self, key: str, near: Sequence[str], advice: str) -> None:
         self.key, self.near, self.advice = key, near, advice
-        options = {argument.split("=")[0].replace(".init_args.", ".") for argument in self.given}
-        dashes = "--" if f"--{key}" in options else ""  # none in a YAML file
-        super().__init__(f"unknown option {dashes}{key}.{as_question(dashes + name for name in near)} {advice}")
+        before = self.outside(key)
+        super().__init__(f"unknown option {before}{key}.{as_question(before + name for name in near)} {advice}")
 
     def inside(self, outer: str) -> UnknownKey:
-        """Return the error for a parser of which `outer` is a key."""
         return UnknownKey(f"{outer}.{self.key}", [f"{outer}.{name}" for name in self.near], self.advice)
+
+
+class WrongValue(WrongKey):
+    """A value that an option does not take."""
+
+    def __init__(self, key: str, reason: str, advice: str) -> None:
+        self.key, self.reason, self.advice = key, reason, advice
+        super().__init__(f"{self.outside(key)}{key}: {reason} {advice}")
+
+    def inside(self, outer: str) -> WrongValue:
+        return WrongValue(f"{outer}.{self.key}", self.reason, self.advice)
 
 
 class TrainingParser(LightningArgumentParser):
@@ -57,7 +83,7 @@ class TrainingParser(LightningArgumentParser):
         while inner is not None:  # a parser inside this one has reported it already
             if isinstance(inner, UsageError):
                 outer = re.search(r'Parser key "([\w.]+)"', str(message))
-                raise inner.inside(outer[1]) if outer and isinstance(inner, UnknownKey) else inner
+                raise inner.inside(outer[1]) if outer and isinstance(inner, WrongKey) else inner
             inner = inner.__cause__ or inner.__context__
         text = " ".join(of_union(str(message)).split())
         if "not expected" in text:
@@ -67,6 +93,8 @@ class TrainingParser(LightningArgumentParser):
             raise UnknownKey(wrong.lstrip("-"), self.nearest_keys(wrong.lstrip("-")), advice) from ex
         if "required" in text and "model" in text.split():
             text += "; choose a recipe, --config NAME"
+        if value := re.match(r'(?:Parser key "([\w.]+)"|([\w.]+)): (Expected .*)', text):
+            raise WrongValue(value[1] or value[2], in_words(value[3]).rstrip("."), advice) from ex
         raise UsageError(f"{text.rstrip('.')} {advice}") from ex
 
     def nearest_keys(self, wrong: str) -> list[str]:
@@ -103,7 +131,7 @@ class TrainingCLI(LightningCLI):
         epilogue: str = "",
         **options: Any,
     ) -> None:
-        TrainingParser.verb, TrainingParser.epilogue, UnknownKey.given = prog, epilogue, argv
+        TrainingParser.verb, TrainingParser.epilogue, WrongKey.given = prog, epilogue, argv
         arguments = shipped_configs(argv)
         super().__init__(
             model,
@@ -149,7 +177,7 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Raise for an unwritable folder before anything large is built; apply data.domain."""
         check_writable(Path(self.config.output))
-        for line in apply_domain(self.config.data, UnknownKey.given):
+        for line in apply_domain(self.config.data, WrongKey.given):
             say(line)
         self.config_dump: dict[str, Any] = {}  # Lightning's copy for `save_hyperparameters`, which no module calls
 
@@ -249,6 +277,12 @@ def _names(options: Any) -> set[str]:
     return {*(options.get("init_args") or {})} if "class_path" in options else {*options}
 
 
+def in_words(reason: str) -> str:
+    """Return jsonargparse's reason with the names of types as they are written in Python."""
+    reason = re.sub(r"(?:a )?<class '([\w.]+)'>", r"\1", reason).replace(". Got value:", ", got")
+    return re.sub(r"typing\.Literal\[(.*?)\]", lambda choices: choices[1].replace(",", " or"), reason)
+
+
 def of_union(message: str) -> str:
     """Shorten jsonargparse's message about a value of a union type to its first reason and the value."""
     reasons = re.findall(r"^ *- (?!Expected a <class)(.+(?:\n ++(?!- |Given value).+)*)", message, re.MULTILINE)
@@ -258,6 +292,9 @@ def of_union(message: str) -> str:
     reason = " ".join(reasons[0].split())
     given = re.search(r"^ *Given value: (.{1,60})$", message, re.MULTILINE)
     if given and reason.startswith("Expected a"):
+        kinds = re.findall(r"^ *- Expected a <class '(?!NoneType)(\w+)'>$", message, re.MULTILINE)
+        if kinds:
+            reason = f"Expected {' or '.join([*kinds, reason.removeprefix('Expected a ')])}"
         reason += f", got {given[1]}"
     return f"{key[1]}: {reason}" if key else reason
 

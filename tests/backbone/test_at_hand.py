@@ -60,6 +60,11 @@ def test_then_the_environment(monkeypatch: pytest.MonkeyPatch, empty: Path) -> N
     monkeypatch.setenv("DENSE_BACKBONE", "dino_vits16")
     with pytest.raises(ValueError, match="not in the hub's cache; add --download, or offline set DENSE_WEIGHTS"):
         at_hand()
+    for typed, near in (("dinov2_vits41", "dinov2_vits14"), ("photo_tiny", "photos_tiny")):
+        monkeypatch.setenv("DENSE_BACKBONE", typed)
+        with pytest.raises(ValueError, match=f"DENSE_BACKBONE={typed}: .* Did you mean {near}"):
+            at_hand(download=True)
+    monkeypatch.setenv("DENSE_BACKBONE", "dino_vits16")
     monkeypatch.setenv("DENSE_WEIGHTS", "mine.pth")
     assert at_hand() == ("dino_vits16", "mine.pth")
     monkeypatch.delenv("DENSE_BACKBONE")

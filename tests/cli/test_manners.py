@@ -254,6 +254,28 @@ def test_suggestions_are_typed_as_they_stand(typed: str, tmp_path: Path) -> None
     assert f"unknown option {dashes}model.optim.lrr. Did you mean {dashes}model.optim.lr," in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("verb", "extra", "words"),
+    [
+        ("train", ["--model.optim.lr", "abc"], "--model.optim.lr: Expected float or 'auto', got abc"),
+        ("train", ["yaml"], "model.optim.lr: Expected float or 'auto', got abc"),
+        ("train", ["--data.augment.flip", "abc"], "--data.augment.flip: Expected float, got abc"),
+        ("pretrain", ["--data.views.local_crops", "abc"], "--data.views.local_crops: Expected int, got abc"),
+        ("pretrain", ["--data.views.local_cropz", "1"], "--data.views.local_cropz. Did you mean --data.views.local_c"),
+    ],
+)
+def test_wrong_values_name_the_whole_key(verb: str, extra: list[str], words: str, tmp_path: Path) -> None:
+    """Also where the value is of an inner parser, which knows only the end of its key."""
+    if extra == ["yaml"]:
+        (tmp_path / "more.yaml").write_text("model: {optim: {lr: abc}}\n")
+        extra = ["--config", str(tmp_path / "more.yaml")]
+    recipe = {"train": "segmentation/scenes_linear", "pretrain": "pretrain/scenes_tiny"}[verb]
+    done = call([verb, "--config", recipe, *extra])
+    assert done.returncode == 2
+    assert f" {words}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_device_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     """Without the name of Lightning's exception."""

@@ -149,7 +149,7 @@ def test_own_images(tmp_path: Path) -> None:
     assert found.images == 2 * 6
     assert "Not read: " in words
     assert f"dense discover '{folder}' --backbone scenes_tiny --method tokencut" in words
-    assert "scenes_tiny" in words
+    assert "Features of scenes_tiny" in words
 
 
 def test_own_numbers(tmp_path: Path) -> None:

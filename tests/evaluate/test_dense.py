@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import dense
 from dense.data.labelled.open import open_labelled
 from dense.data.labelled.sample import Identity, Labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
 from dense.model.card import as_json
+from dense.suggest import UnknownOption
 from tests.predict.models import model
 from tests.runs import call
 
@@ -210,6 +213,31 @@ def test_nothing_is_measured_where_the_target_is_lacking(monkeypatch: pytest.Mon
     done = call(["evaluate", "segmentation", str(tmp_path), "--data", "scenes", "--scenes", "2", "--size", "32"])
     assert done.returncode == 1
     assert "the model or the data have no segmentation" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options", "words"),
+    [
+        ("misspelt", {}, "unknown protocol 'misspelt': known are knn"),
+        ("in_contxt", {}, "Did you mean in-context"),
+        ("slide512", {}, "Did you mean slide_512"),
+        ("plain", {"layuot": "folder"}, "protocol plain has no option 'layuot'. Did you mean layout"),
+        ("plain", {"flipp": True}, "Did you mean flip"),
+        ("knn", {"trian": "TRAIN"}, "protocol knn has no option 'trian'. Did you mean train"),
+        ("linear", {"epoch": 1}, "Did you mean epochs"),
+        ("retrieval", {"veiw": "crop"}, "Did you mean view"),
+        ("probe", {"layer": [0]}, "Did you mean layers"),
+        ("in-context", {"neighbors": 3}, "Did you mean neighbours"),
+        ("in-context", {"method": "insid3", "clusters": 0.5}, "Did you mean cluster"),
+        ("labels-needed", {"ouput": "runs"}, "Did you mean output"),
+        ("anomaly", {"shot": 1}, "Did you mean shots"),
+        ("anomaly", {"xyz": 1}, "'xyz'. It has category, choice"),
+    ],
+)
+def test_wrong_names_of_calls(protocol: str, options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """A misspelt protocol or keyword is one error with the nearest name, before anything is opened."""
+    with pytest.raises(UnknownOption if options else ValueError, match=re.escape(words)):
+        dense.evaluate(tmp_path / "none", tmp_path / "none", protocol, **options)
 
 
 def test_bad_input_is_one_line(saved: Path, tmp_path: Path) -> None:

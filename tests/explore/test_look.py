@@ -91,6 +91,7 @@ def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ([str(folder / "c.jpg")], 1, "left out: 1"),
         ([str(folder / "a.png"), "--point", "640,2", "--size", "32"], 1, "lies outside the image"),
         ([str(folder / "a.png"), "--most", "0"], 2, "expected 0 or more pixels"),
+        ([str(folder / "a.png"), "--size", "100000"], 1, "a.png: --size 100000 makes it 100000x100000, and the"),
     ):
         try:
             assert main(["look", *argv, "--output", str(tmp_path)]) == status
@@ -99,12 +100,17 @@ def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert words in capsys.readouterr().err
 
 
-def test_the_call(folder: Path) -> None:
-    """An image for notebooks; the same pixels from an array."""
+def test_the_call(folder: Path, tmp_path: Path) -> None:
+    """An image for notebooks; the same pixels from an array; frames of a video in a row each."""
     found = dense.look(folder / "a.png", "scenes_tiny", size=32)
     assert found.size[::-1] == SHEET
     again = dense.look(np.asarray(Image.open(folder / "a.png")), dense.load_backbone("scenes_tiny"), size=32)
     assert np.array_equal(np.asarray(found)[: 8 + SIDE], np.asarray(again)[: 8 + SIDE])  # above the names
+    with VideoWriter(tmp_path / "clip.mp4", 5) as writer:
+        for scene in Scenes("val", 5, 64, seed=0):
+            writer.add(scene.image)
+    rows = dense.look(str(tmp_path / "clip.mp4"), "scenes_tiny", size=32)
+    assert rows.height == 4 * (SIDE + 24 + 8) + 8
 
 
 def test_a_backbone_without_attention_or_class_token() -> None:
@@ -137,6 +143,34 @@ def test_many_and_large_images(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "large_look.png").is_file()
 
 
+def test_titles_and_next_commands_of_pages(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name that was given, or that of the saved directory; commands with what is known."""
+    dense.load_backbone("scenes_tiny").save_pretrained(tmp_path / "mine/backbone")
+    model("labels", count=14).save_pretrained(tmp_path / "streets")
+    command = ["explore", str(folder / "a.png"), "--output", str(tmp_path / "page.html"), "--size", "32"]
+    for options, title in (
+        ([], "Features of scenes_tiny"),
+        (["--backbone", str(tmp_path / "mine/backbone")], "Features of mine/backbone"),
+        (["--backbone", "dino_vits16"], "Features of dino_vits16"),
+        (["--model", str(tmp_path / "streets")], "Predictions and features of streets"),
+    ):
+        assert main([*command, "--no-attention", *options]) == 0
+        assert f"<title>{title}</title>" in (tmp_path / "page.html").read_text()
+        told = capsys.readouterr().out
+    streets = f"next: dense evaluate segmentation {tmp_path / 'streets'} --data"
+    assert f"{streets} LABELLED" in told
+    place = [*command[2:], "--no-attention"]
+    scenes = ["explore", str(tmp_path / "streets"), "scenes", *place, "--most", "1", "--split", "test"]
+    assert main(scenes) == 0
+    assert f"{streets} scenes --split test" in capsys.readouterr().out
+    (tmp_path / "data/depth").mkdir(parents=True)
+    shutil.copytree(folder, tmp_path / "data/images")
+    assert main(["explore", str(tmp_path / "data"), *place, "--backbone", "scenes_tiny"]) == 0
+    named = "--model.backbone.name scenes_tiny --model.backbone.weights null"
+    told = capsys.readouterr().out
+    assert f"--config depth/small_data --data.root {tmp_path / 'data'} --output runs/mine {named}" in told
+
+
 def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder without images, nothing readable, a wrong name of the page; a sample of many, one of them corrupt."""
     page = tmp_path / "page.html"
@@ -145,14 +179,27 @@ def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.Captu
         assert main(["explore", *argv, "--output", str(page)]) == 1
         assert words in capsys.readouterr().err
         assert not page.exists()
-    with pytest.raises(SystemExit):
-        main(["explore", str(folder), "--output", str(tmp_path / "page.png")])
-    capsys.readouterr()
+    for argv, words in (
+        (["--output", str(tmp_path / "page.png")], "expected the name of a page"),
+        (["--split", "val"], "--split is of a model's labelled images"),
+        (["--val-ratio", "0.2"], "--val-ratio is of a model's labelled images"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["explore", str(folder), *argv])
+        assert words in capsys.readouterr().err
+    assert main(["explore", str(folder / "a.png"), "--size", "100000", "--output", str(page)]) == 1
+    assert "at most 100 megapixels; choose a smaller --size" in capsys.readouterr().err
+    page.write_text("<!doctype html>\n<title>Mine</title>")
+    assert main(["explore", str(folder), "--output", str(page)]) == 1
+    assert f"{page} exists and is not a page of dense explore" in capsys.readouterr().err
+    assert "Mine" in page.read_text()
+    page.unlink()
     assert main(["explore", str(folder), "--output", str(page), "--most", "2", "--size", "32", "--no-attention"]) == 0
     told = capsys.readouterr()
     assert "of which 2 are taken" in told.err
     assert f"wrote {page}" in told.out
     assert '"attention":null' in page.read_text()
+    assert main(["explore", str(folder / "a.png"), "--output", str(page), "--size", "32"]) == 0  # replaces its own
 
 
 def test_a_split_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,11 +100,12 @@ def test_the_foreground_is_in_the_centre(sign: float) -> None:
     head = head_of(torch.eye(6), foreground=5.0)
     expected = torch.zeros(10, 10, dtype=torch.bool)
     expected[2:8, 2:8] = True
-    assert torch.equal(head.mask(features(maps))[0], expected)
+    assert torch.equal(head.mask(head.inside(features(maps)))[0], expected)
     distances = head.logits(features(maps), None)["anomaly"][0, 0]
     assert distances[~expected].eq(0).all()
     head.foreground = 1000.0
-    assert head.mask(features(maps)).all()
+    assert head.mask(head.inside(features(maps))).all()
+    assert not head.inside(features(maps)).any()
 
 
 def test_head_from_its_description() -> None:
@@ -243,6 +244,7 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone:
     said = capsys.readouterr()
     assert "480 patches of 6 good images" in said.out
     assert "the 0.95 quantile of 6 good images" in said.out
+    assert f"next: dense predict {tmp_path / 'model'} {data / 'test'} " in said.out
     assert "zzz.png" in said.err
     assert main(["predict", str(tmp_path / "model"), str(data / "test"), "--output", str(tmp_path / "out")]) == 0
     assert "images are above the threshold" in capsys.readouterr().out
@@ -262,9 +264,12 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone:
     assert main([*measure, "--output", str(tmp_path / "results")]) == 0
     assert "by the nearest pixel" in capsys.readouterr().err
     saved = json.loads((tmp_path / "results/results.json").read_text())
-    assert saved["numbers"]["auroc"] == saved["numbers"]["found"] == 1
+    assert saved["numbers"]["auroc"] == saved["numbers"]["true_positive_rate"] == 1
+    assert saved["numbers"]["false_positive_rate"] < 1
     assert saved["numbers"]["aupro"] > 0.8
     assert saved["weights"] == str(tmp_path / "model")
+    for fitted in (tmp_path / "model", dense.load(tmp_path / "model")):
+        assert dense.evaluate(fitted, data, "anomaly").numbers == saved["numbers"]
     assert main([*measure, "--rotations", "8"]) == 2
     assert "is fitted already" in capsys.readouterr().err
     image = bad(30)[0]
@@ -283,6 +288,10 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "per_category" not in capsys.readouterr().out
     numbers = json.loads((tmp_path / "a/results.json").read_text())["numbers"]
     assert set(numbers["per_category"]) == {"cable", "nut"}
+    options: dict[str, Any] = {"layout": "mvtec", "shots": 2, "seed": 1, "resize": None}
+    assert dense.evaluate(backbone, tmp_path, "anomaly", **options).numbers == numbers
+    one = dense.evaluate(str(tmp_path / "backbone"), tmp_path, "anomaly", category="nut", **options)
+    assert one.numbers == numbers["per_category"]["nut"]
     scope = [
         "--foreground",
         "0",
@@ -299,6 +308,13 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
     masked = json.loads((tmp_path / "c/results.json").read_text())
     assert masked["protocol"]["settings"]["foreground of"] == ["nut"]
     assert masked["numbers"]["per_category"]["cable"] == numbers["per_category"]["cable"]
+    capsys.readouterr()
+    for number, selects in (("1000000", "no patch"), ("-1000000", "all patches")):
+        assert main([*common, "--layout", "mvtec", "--category", "nut", "--foreground", number]) == 0
+        warned = [line for line in capsys.readouterr().err.splitlines() if "selects" in line]
+        assert [f"selects {selects} of 6 of 6 good images" in line for line in warned] == [True, False, False]
+        assert "2 of 2 test images of kind box" in warned[1]
+        assert "2 of 2 test images of kind good" in warned[2]
     assert main([*common, "--layout", "mvtec", "--foreground", "0", "--foreground-of", "nuts"]) == 1
     assert "no category 'nuts' for the foreground" in capsys.readouterr().err
     both = open_anomaly(tmp_path, "mvtec", ["nut"])[0]

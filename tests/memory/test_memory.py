@@ -21,6 +21,7 @@ from dense.evaluate.dense import check_classes
 from dense.memory import build_memory, open_references
 from dense.memory.budget import Budget, k_centres
 from dense.memory.build import patch_shares
+from dense.model.card import as_json
 from dense.model.network import DenseModel
 from dense.predict import Predictor
 from heads import MemoryHead
@@ -297,6 +298,7 @@ def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*common, "--train-images", "9"]) == 1
     assert "expected 1 to 3" in capsys.readouterr().err
     assert main([*common, "--train-images", "2"]) == 0
+    assert f"next: dense explore {folder / 'val/images'} --output page.html" in capsys.readouterr().out
 
 
 def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
@@ -322,6 +324,15 @@ def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
     assert 0 < found["new"]["numbers"]["per_class"]["thing"]["iou"] < 1  # some pixels are called unknown
     assert found["new"]["protocol"]["settings"]["score_at"] == "input"
     assert found["new"]["protocol"]["settings"]["unknown"] == 2
+    assert found["new"]["protocol"]["name"] == "in-context"
+    called = dense.evaluate(
+        load_backbone("scenes_tiny"), folder, "in-context", resize=(32, 32), unknown="new", score_at="input",
+        hungarian=True,
+    )  # fmt: skip
+    assert json.loads(as_json(called.numbers)) == found["new"]["numbers"]
+    assert json.loads(as_json(dict(called.protocol.settings))) == found["new"]["protocol"]["settings"]
+    with pytest.raises(ValueError, match="train_images=0: expected at least 1"):
+        dense.evaluate("scenes_tiny", folder, "in-context", train_images=0)
     with pytest.raises(SystemExit):
         main([*common, "--unknown", "none"])
     assert "expected the number of a class, or new" in capsys.readouterr().err
@@ -359,3 +370,12 @@ def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backb
     assert "expected 1 to 3 images" in capsys.readouterr().err
     assert main([*command, "--methods", "linea"]) == 1
     assert "Did you mean linear" in capsys.readouterr().err
+    options: dict[str, Any] = {"resize": 64, "counts": [1], "draws": 1, "steps": 2, "methods": ["memory", "linear"]}
+    called = dense.evaluate(backbone, tmp_path / "data", "labels-needed", output=tmp_path / "called", **options)
+    assert called.numbers["linear, 3 images"] == numbers["linear, 3 images"]
+    with pytest.raises(ValueError, match="needs output="):
+        dense.evaluate(backbone, tmp_path / "data", "labels-needed", **options)
+    with pytest.raises(ValueError, match="holds another backbone"):
+        dense.evaluate(
+            load_backbone("scenes_tiny"), tmp_path / "data", "labels-needed", output=tmp_path / "called", **options
+        )

@@ -58,6 +58,15 @@ def directory(name: str | Path) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
+def title_of(name: str | Path) -> str:
+    """Return the name of a backbone or a model for people: as it was given, or that of a saved directory."""
+    folder = directory(name)
+    if folder is None:
+        return str(name)
+    parts = folder.resolve().parts
+    return "/".join(parts[-2:] if parts[-1] in ("backbone", "model") else parts[-1:])  # of a run
+
+
 def repository(name: str) -> str:
     """Return the place of published weights on the Hugging Face hub: the id itself, or timm's."""
     return name if "/" in name else f"timm/{ALIASES.get(name, name)}"

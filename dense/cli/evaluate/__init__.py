@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from argparse import Namespace
@@ -30,7 +31,15 @@ from dense.cli.evaluate.memory import (
     labels_needed,
 )
 from dense.cli.evaluate.retrieval import add_retrieval, retrieval
-from dense.cli.parser import Parser, again, check_sources, epilogue, weights_in_words
+from dense.cli.parser import (
+    Parser,
+    again,
+    check_sources,
+    epilogue,
+    images_of,
+    opening_words,
+    weights_in_words,
+)
 from dense.console import hint
 from dense.files import RunFolder
 from dense.suggest import did_you_mean
@@ -225,8 +234,15 @@ def measure(name: str, options: Namespace) -> int:
         print("nothing was saved; --output FOLDER keeps it")
     else:
         print(f"wrote {result.save(options.output, weights=weights, seed=options.seed, seconds=seconds)}")
+    data, layout = getattr(options, "data", None), getattr(options, "layout", None)
     if of_backbone:
-        hint(again(options, "explore", "IMAGES", "--output", "page.html"), "its features, interactively")
+        images = images_of(data or getattr(options, "val", None), layout)
+        hint(again(options, "explore", images, "--output", "page.html"), "its features, interactively")
+    elif name == "anomaly":
+        command = ("dense", "predict", options.model, images_of(data, layout), "--output", "predictions")
+        hint(shlex.join(map(str, command)), "scores and maps of its images")
     else:
-        hint(f"dense explore {options.model} {options.data} --output page.html", "where it fails: worst images first")
+        arranged = [] if name == "restoration" else opening_words(options)
+        command = ("dense", "explore", options.model, data, *arranged, "--output", "page.html")
+        hint(shlex.join(map(str, command)), "where it fails: worst images first")
     return 0

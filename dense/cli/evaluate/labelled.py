@@ -131,25 +131,25 @@ def add_masks(parser: Parser) -> None:
 
 
 def masks(options: Namespace, what: str) -> Result:
-    from dense.evaluate.model import evaluate
+    from dense.evaluate.model import evaluate_model
 
     names = (
         "protocol", "classes", "annotations", "resize", "window", "stride", "top", "mask_threshold",
         "overlap_threshold",
     )  # fmt: skip
     given = {name: getattr(options, name) for name in (*DATA, *names)}
-    return evaluate(options.model, options.data, what=what, device=usable_device(options.device), **given)
+    return evaluate_model(options.model, options.data, what=what, device=usable_device(options.device), **given)
 
 
 DATA = ("layout", "split", "depth", "val_ratio", "split_by", "kb_crop", "scenes", "size", "camera_height", "seed")
 
 
 def dense(options: Namespace, what: str) -> Result:
-    from dense.evaluate.model import evaluate
+    from dense.evaluate.model import evaluate_model
 
     names = ("protocol", "classes", "resize", "window", "stride", "flip", "scales", "crop", "cap", "alignment")
     given = {name: getattr(options, name) for name in (*DATA, *names, "boundary")}
-    return evaluate(options.model, options.data, what=what, device=usable_device(options.device), **given)
+    return evaluate_model(options.model, options.data, what=what, device=usable_device(options.device), **given)
 
 
 def add_restoration(parser: Parser) -> None:
@@ -169,10 +169,10 @@ def add_restoration(parser: Parser) -> None:
 
 
 def restoration(options: Namespace) -> Result:
-    from dense.evaluate.model import evaluate
+    from dense.evaluate.model import evaluate_model
 
     given = {name: getattr(options, name) for name in (*DATA, "window", "stride", "flip")}
-    return evaluate(
+    return evaluate_model(
         options.model, options.data, degrade=dict(options.degrade), unseen=dict(options.unseen),
         device=usable_device(options.device), **given,
     )  # fmt: skip

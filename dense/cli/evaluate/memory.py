@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dense.cli.evaluate.shared import add_common, measured_backbone
 from dense.cli.memory_options import add_good, add_memory, good_options, memory_options
-from dense.cli.parser import Parser, reading_of, usable_device
+from dense.cli.parser import Parser, usable_device
 from dense.suggest import UsageError
 
 if TYPE_CHECKING:
@@ -31,54 +31,13 @@ def add_in_context(parser: Parser) -> None:
     add_memory(parser, new=True)
 
 
-class WithUnknown:
-    """Labelled images with one class more, the last, for unknown pixels in memory; no ground truth has it."""
-
-    def __init__(self, source: Any) -> None:
-        self.source, self.classes = source, (*source.classes, "unknown")
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "source":  # of an object that is being copied
-            raise AttributeError(name)
-        return getattr(self.source, name)
-
-
 def in_context(options: Namespace) -> Result:
-    from dense.data.labelled.open import draw, open_labelled
-    from dense.evaluate.dense import find_protocol, measure
-    from dense.memory import remember
+    from dense.evaluate.in_context import measure_in_context
 
-    def opened(split: str, length: int) -> Any:
-        return open_labelled(
-            options.data, split, layout=options.layout, targets=("labels",), length=length, size=options.side,
-            seed=options.seed, reading=reading_of(options),
-        )  # fmt: skip
-
-    if options.train_images is not None and options.train_images < 1:
-        raise UsageError(f"--train-images {options.train_images}: expected at least 1")
-    scenes = options.data == "scenes"
-    source = opened(options.train_split, options.train_images if scenes and options.train_images else options.scenes)
-    val = opened(options.split, options.scenes)
-    if options.train_images is not None and not scenes:
-        source = draw(source, options.train_images, options.seed)
-    if options.unknown == "new":
-        source, val = WithUnknown(source), WithUnknown(val)
-        options.unknown = len(val.classes) - 1
-    chosen_options = memory_options(options)
-    facts = {"images": f"{options.data} {options.train_split} ({len(source)} images)"}
+    chosen = memory_options(options) | {"seed": options.seed, "method": options.method}
+    names = ("layout", "train_split", "split", "train_images", "scenes", "side", "hungarian", "score_at")
     backbone = measured_backbone(options, "in-context", frozen=True)
-    model = remember(options.method, backbone, source, **chosen_options, facts=facts)
-    words = {"data": options.data, "split": options.split}
-    of_protocol = {"hungarian": options.hungarian or None, "score_at": options.score_at}
-    protocol = find_protocol("plain", resize=model.inference.resize, **of_protocol)
-    used = {"choice": "balanced", "augment": 0, "unknown": None} if options.method == "knn" else {}
-    of_head = {name: value for name, value in model.head.options().items() if name not in ("name", "in_channels")}
-    given = {name: value for name, value in chosen_options.items() if name in used}
-    settings = {"method": options.method, "seed": options.seed} | used | given | of_head
-    return measure(model, val, protocol, "segmentation", **words, **settings)
+    return measure_in_context(backbone, options.data, **{name: getattr(options, name) for name in names}, **chosen)
 
 
 def add_labels_needed(parser: Parser) -> None:
@@ -103,11 +62,10 @@ def labels_needed(options: Namespace) -> Result:
 
     if options.output is None:
         raise UsageError("labels-needed keeps its runs; add --output FOLDER, where the same command goes on")
-    names = ("counts", "draws", "methods", "layout", "recipe", "resize", "patches")
+    names = ("counts", "draws", "methods", "layout", "recipe", "resize", "patches", "steps")
     backbone = measured_backbone(options, "labels-needed", frozen=True)
     return measure_labels_needed(
         backbone, options.backbone, options.weights, options.data, options.output,
-        overrides={} if options.steps is None else {"model.steps": options.steps},
         **{name: getattr(options, name) for name in names},
     )  # fmt: skip
 

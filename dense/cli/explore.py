@@ -14,13 +14,13 @@ from dense.cli.parser import (
     OPENING,
     Parser,
     add_backbone,
+    backbone_in_words,
     check_sources,
     choose_levels,
     open_backbone,
     opening_words,
     usable_device,
     warn_if_random,
-    weights_in_words,
 )
 from dense.console import hint, say
 from dense.files import check_writable, megabytes
@@ -107,7 +107,7 @@ def explore(options: Namespace, named: bool) -> int:
     size = megabytes(options.output.stat().st_size, up=True)
     print(f"wrote {options.output}: {len(page.images)} images, {size}; open it in a browser")
     if model is None:
-        say(f"backbone: {options.backbone}, {weights_in_words(options)}")
+        say(f"backbone: {backbone_in_words(options)}")
         warn_if_random(options)
         hint(training(options), "a head of your own")
     else:

@@ -11,13 +11,13 @@ from dense.cli.parser import (
     Parser,
     add_backbone,
     again,
+    backbone_in_words,
     check_sources,
     choose_levels,
     open_backbone,
     point,
     reading_of,
     warn_if_random,
-    weights_in_words,
 )
 from dense.console import hint, progress, say
 from dense.files import RunFolder
@@ -85,7 +85,7 @@ def look(options: Namespace) -> int:
         return 1
     for path in written:
         print(path)
-    say(f"backbone: {options.backbone}, {weights_in_words(options)}")
+    say(f"backbone: {backbone_in_words(options)}")
     warn_if_random(options)
     if images:
         given = [name for name in options.images if Path(name) not in videos]

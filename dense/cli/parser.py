@@ -358,6 +358,11 @@ def weights_in_words(options: argparse.Namespace) -> str:
     return f"random initialisation (seed {options.seed})" if is_random(options) else str(options.backbone)
 
 
+def backbone_in_words(options: argparse.Namespace) -> str:
+    """Return the backbone of the options and the origin of its weights, unless both are one name."""
+    return ", ".join(dict.fromkeys((str(options.backbone), weights_in_words(options))))
+
+
 def is_random(options: argparse.Namespace) -> bool:
     """Return whether the backbone is randomly initialised."""
     from dense.backbone.weights.names import directory

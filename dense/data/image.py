@@ -20,6 +20,10 @@ from dense.data.values import header_bits, one_per_image, opened, read_channels,
 T = TypeVar("T")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
 NUMBERS = EXTENSIONS | {".npy", ".dcm"}  # which are images where channels or levels are declared
+IMAGES = ("images", "image")  # names of folders in a folder of labelled images, and those of targets
+MASKS = ("masks", "mask", "labels", "annotations")
+DEPTHS = ("depth", "depths")
+OBJECTS = ("instances", "instance")
 _dark: list[str] = []  # the image whose range was reported, once per process
 
 
@@ -205,6 +209,7 @@ def list_images(
     for item in map(Path, sources):
         if item.is_dir():
             inside = sorted(p for p in item.rglob("*") if p.suffix.lower() in known and p.is_file())
+            inside = [item / name for name in without_targets(item, [str(p.relative_to(item)) for p in inside])]
             folder, targets = item.resolve(), None if without is None else without.resolve()
             if targets is not None and targets != folder and targets.is_relative_to(folder):
                 inside = [p for p in inside if not p.resolve().is_relative_to(targets)]
@@ -217,6 +222,23 @@ def list_images(
         names = ", ".join(map(str, sources))
         raise FileNotFoundError(f"no images in {names}; looked for {', '.join(sorted(known))}")
     return found
+
+
+def without_targets(root: Path, names: Iterable[str]) -> Iterator[str]:
+    """Leave out files below a folder of masks, depth or instances that lies beside a folder of images, with a line."""
+    targets, beside, left = {*MASKS, *DEPTHS, *OBJECTS}, dict[Path, bool](), 0
+    for name in names:
+        *folders, _ = Path(name).parts
+        places = [root.joinpath(*folders[:i]) for i, folder in enumerate(folders) if folder in targets]
+        for place in places:
+            if place not in beside:
+                beside[place] = any((place / images).is_dir() for images in IMAGES)
+        if any(beside[place] for place in places):
+            left += 1
+        else:
+            yield name
+    if left:
+        say(f"{root}: {left} files in folders of targets, beside those of images, are left out")
 
 
 def extensions(reading: Reading) -> frozenset[str]:

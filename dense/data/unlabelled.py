@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dense.data.image import ImageError, extensions, read_image, walk
+from dense.data.image import ImageError, extensions, read_image, walk, without_targets
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names, Remember
 from dense.data.values import one_per_image
@@ -35,6 +35,8 @@ class Images(Protocol):
 class FolderImages:
     """Every image in a folder and its subfolders, in the order of their paths; of a file per channel, the first.
 
+    Masks, depth and instances of labelled images are left out, see `without_targets`.
+
     The folders directly below the root are classes, numbered by name; images that lie in the root itself have no
     class. Names that begin with a dot are skipped, links are followed.
     """
@@ -44,7 +46,7 @@ class FolderImages:
         if not self.root.is_dir():
             problem = "is a file" if self.root.exists() else "does not exist"
             raise FileNotFoundError(f"{self.root} {problem}; expected a folder of images")
-        paths: Iterable[str] = walk(self.root, extensions=extensions(reading))
+        paths: Iterable[str] = without_targets(self.root, walk(self.root, extensions=extensions(reading)))
         if reading.channels:
             whole = one_per_image((str(self.root / path) for path in paths), reading)
             paths = (Path(path).relative_to(self.root).as_posix() for path in whole)

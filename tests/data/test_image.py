@@ -319,6 +319,16 @@ def test_list_images(tmp_path: Path) -> None:
     assert len(list_images(tmp_path, without=tmp_path)) == 3  # targets beside the images
     with pytest.raises(FileNotFoundError, match="no such image or folder"):
         list_images(tmp_path / "c")
+    (tmp_path / "b/images").mkdir()  # a class that is called masks is of images, and targets beside images are not
+    for name in ("b/masks/1.png", "b/images/1.png", "masks/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)][-3:] == [
+        "b/2.JPG",
+        "b/images/1.png",
+        "masks/3.png",
+    ]
+    assert len(list_images(tmp_path / "b/masks")) == 1
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no images in .*none; looked for \.bmp"):
         list_images(str(tmp_path / "none"))

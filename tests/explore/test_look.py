@@ -40,7 +40,7 @@ def test_one_command(
     assert main(["look", str(folder / "a.png"), "--size", "48"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "a_look.png"
-    assert said[1] == "backbone: scenes_tiny, scenes_tiny"
+    assert said[1] == "backbone: scenes_tiny"
     assert said[2].startswith(f"next: dense explore {folder / 'a.png'} --output page.html")
     assert Image.open("a_look.png").size[::-1] == SHEET
     assert [path.name for path in tmp_path.iterdir()] == ["a_look.png"]

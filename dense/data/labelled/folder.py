@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from dense.data.image import ImageError, list_images, walk, what_is_there
+from dense.data.image import (
+    DEPTHS,
+    IMAGES,
+    MASKS,
+    OBJECTS,
+    ImageError,
+    list_images,
+    walk,
+    what_is_there,
+)
 from dense.data.labelled.coco import open_json
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.formats import (
@@ -32,10 +41,6 @@ from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
 from dense.suggest import did_you_mean
 
-IMAGES = ("images", "image")
-MASKS = ("masks", "mask", "labels", "annotations")
-DEPTHS = ("depth", "depths")
-OBJECTS = ("instances", "instance")
 JSONS = ("instances", "panoptic", "annotations")
 TARGET_FOLDERS = {"labels": "masks", "depth": "depth", "masks": "instances"}
 WANTED = {"labels": "{}", "depth": "{}", "masks": "instances.json, panoptic.json or {} with masks/"}

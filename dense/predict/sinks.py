@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +20,8 @@ from dense.data.large import Box
 from dense.files import PARTIAL, replacing, write
 from dense.media.draw import label_picture, palette, write_picture
 from dense.model.inference import ROWS, bands
-from dense.model.tiles import Joined
-from dense.predict.objects import COLOURS
+from dense.model.tiles import Joined, Numbered
+from dense.predict.objects import COLOURS, as_colours, of_colours
 from dense.predict.predictions import Depth, Restoration, Segmentation
 from heads.features import Size
 from heads.memory import as_logarithms
@@ -105,10 +105,7 @@ class TiledSink(Sink):
 
     def put_objects(self, objects: Sequence[Joined], size: Size) -> list[dict[str, Any]]:
         """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them."""
-        rows, columns = (
-            ((np.arange(full) + 0.5) * (small / full)).astype(np.int64)
-            for full, small in zip(self.size, size, strict=True)
-        )  # the pixel of `size` that is nearest to each pixel
+        rows, columns = self._nearest(size)
         self.values["instances"] = (np.dtype(np.uint16), self.size)
         self._map("instances", "w+")
         annotations = []
@@ -134,6 +131,65 @@ class TiledSink(Sink):
             fields |= {"area": int(whole.sum()), "segmentation": encode_part(whole, top, left, self.size)}
             annotations.append(fields | {"score": round(one.score, 6), "iscrowd": 0})
         return annotations[::-1]
+
+    def put_tile(self, size: Size) -> Callable[[Tensor, Tensor, int, int], None]:
+        """Return what keeps the numbers of tiles' segments, see `number_partitions`, of an image shrunk to `size`."""
+        self.values["tiles"] = (np.dtype(np.int32), size)
+        self._map("tiles", "w+")
+
+        def put(numbers: Tensor, where: Tensor, top: int, left: int) -> None:
+            place = self._map("tiles", "r+")[top : top + where.shape[0], left : left + where.shape[1]]
+            place[where.numpy()] = numbers[where].numpy()
+
+        return put
+
+    def put_segments(self, numbered: Numbered, damaged: Sequence[Box]) -> list[dict[str, Any]]:
+        """Keep the panoptic segments of the tiles that were put; return COCO's segments_info of them.
+
+        Boxes in `damaged` have no segment.
+        """
+        size = self.values["tiles"][1]
+        seen = np.zeros(len(numbered.classes) + 1, bool)  # the last is none
+        for top in range(0, size[0], ROWS):
+            seen[numbered.objects.numpy()[self._map("tiles")[top : top + ROWS]]] = True
+        numbered = numbered.only(torch.from_numpy(np.flatnonzero(seen[:-1])))
+        objects, count = numbered.objects.numpy(), len(numbered.classes)
+        areas, last = np.zeros(count, np.int64), np.zeros((2, count), np.int64)
+        first = np.full_like(last, max(self.size))  # row and column
+        rows, columns = self._nearest(size)
+        self.values["panoptic"] = (np.dtype(np.uint8), (*self.size, 3))
+        self._map("panoptic", "w+")
+        for top in range(0, self.size[0], ROWS):
+            places = rows[top : top + ROWS]
+            band = objects[self._map("tiles")[places[0] : places[-1] + 1][places - places[0]][:, columns]]
+            for y, x, height, width in damaged:
+                band[max(y - top, 0) : max(y + height - top, 0), x : x + width] = -1
+            self._map("panoptic", "r+")[top : top + len(band)] = as_colours(band + 1)
+            where = np.nonzero(band >= 0)
+            found = band[where]
+            areas += np.bincount(found, minlength=count)
+            for axis, at in enumerate((where[0] + top, where[1])):
+                np.minimum.at(first[axis], found, at)
+                np.maximum.at(last[axis], found, at + 1)
+        del self.values["tiles"]
+        (self.folder / "tiles").unlink()
+        sides = last - first
+        return [
+            {
+                "id": k + 1, "category_id": int(numbered.classes[k]) + 1,
+                "bbox": [int(first[1, k]), int(first[0, k]), int(sides[1, k]), int(sides[0, k])], "area": int(areas[k]),
+                "score": round(float(numbered.scores[k]), 6), "iscrowd": 0,
+            }
+            for k in np.flatnonzero(areas).tolist()
+        ]  # fmt: skip
+
+    def _nearest(self, size: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows and the columns of an image of `size` that are nearest to each row and column."""
+        rows, columns = (
+            ((np.arange(full) + 0.5) * (small / full)).astype(np.int64)
+            for full, small in zip(self.size, size, strict=True)
+        )
+        return rows, columns
 
     def _map(self, name: str, mode: Any = "r") -> NDArray[Any]:
         dtype, shape = self.values[name]
@@ -195,8 +251,8 @@ class TiledSink(Sink):
         small = {name: np.array(self._map(name)[::step, ::step]) for name in self.values}
         if "restored" in small:
             return Restoration(small["restored"]).picture()
-        if "instances" in small:
-            numbers = small["instances"].astype(np.int64)
+        if self.values.keys() & {"instances", "panoptic"}:
+            numbers = of_colours(small["panoptic"]) if "panoptic" in small else small["instances"].astype(np.int64)
             return label_picture(np.where(numbers > 0, (numbers - 1) % COLOURS, COLOURS), COLOURS)
         if "labels" in small:
             return Segmentation(small["labels"], small["scores"], classes).picture()

@@ -134,6 +134,12 @@ class Targets:
             raise DataError(problem)
         return found
 
+    @property
+    def damaged(self) -> list[Box]:
+        """The boxes of the damaged tiles of the image and of its targets that were read so far."""
+        files = [self.windows, *self._files.values()]
+        return sorted({box for file in files if isinstance(file, Windows) for box in file.damaged})
+
     def read(self, box: Box, image: NDArray[np.uint8] = NOTHING) -> Labelled:
         """Return the targets of a window beside its pixels, which are read before; unknown where tiles are damaged."""
         top, left = box[:2]

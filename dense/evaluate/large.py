@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dense.console import progress
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import Labelled, LabelledSource
-from dense.data.large import LARGE, Box
+from dense.data.large import LARGE, Box, Windows
 from dense.data.transforms import new_size
 from dense.data.windows import Targets, large_image
-from dense.metrics import DepthMetrics
+from dense.metrics import DepthMetrics, InStrips
 from dense.model.inference import WHOLE, Edges, Network, bands, of_pixels, slide
 from heads.features import Size
 
@@ -24,6 +26,12 @@ def large_images(source: LabelledSource) -> list[int]:
     if not isinstance(source, FileSource):
         return []
     return [number for number in progress(range(len(source)), "headers") if large_image(source, number) is not None]
+
+
+def large_settings(source: LabelledSource) -> dict[str, str]:
+    """Return how many images are measured in windows, for the protocol; nothing if there are none."""
+    count = len(large_images(source))
+    return {"large": f"{count} images of more than {LARGE:g} megapixels, in windows"} if count else {}
 
 
 def refuse_large(source: LabelledSource, what: str) -> None:
@@ -71,6 +79,43 @@ class Compared:
         """Add the depth of the image, whose metrics are means over images."""
         if self._sums:
             self.measured["depth"].add(*(torch.stack(part).sum(0) for part in zip(*self._sums, strict=True)))
+
+
+class ComparedRestored:
+    """Receives blocks of a restored image (N, h, w) row by row, or column by column of a wide one, and measures them
+    beside those of the degraded and the clean image."""
+
+    def __init__(self, targets: Targets, degraded: Windows) -> None:
+        self.targets, self.degraded = targets, degraded
+        self.ours, self.theirs = InStrips(), InStrips()
+        self._wide = degraded.shape[1] > degraded.shape[0]  # see `slide`
+        self._blocks: list[Tensor] = []  # of a strip
+
+    def __call__(self, name: str, block: Tensor, top: int, left: int) -> None:
+        if self._wide:
+            block, top, left = block.mT, left, top
+        self._blocks.append(block)
+        across = min(self.degraded.shape[:2])
+        if left + block.shape[2] < across:
+            return
+        strip, self._blocks = torch.cat(self._blocks, 2), []
+        box = (0, top, across, strip.shape[1]) if self._wide else (top, 0, strip.shape[1], across)
+        found = self.targets.read(box).clean
+        if found is None:  # the image itself is the clean one
+            assert self.targets.windows is not None
+            found = self.targets.windows.read(*box)
+        image, clean = (self._strip(pixels, strip) for pixels in (self.degraded.read(*box), found))
+        valid = torch.ones(box[2:], dtype=torch.bool)
+        for y, x, tall, wide in self.targets.damaged:
+            y, x = y - box[0], x - box[1]
+            valid[max(y, 0) : max(y + tall, 0), max(x, 0) : max(x + wide, 0)] = False
+        valid = (valid.mT if self._wide else valid).to(strip.device)
+        self.ours.add(strip, clean, valid)
+        self.theirs.add(image, clean, valid)
+
+    def _strip(self, pixels: NDArray[np.uint8], like: Tensor) -> Tensor:
+        values = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(like.device).float() / 255
+        return values.mT if self._wide else values
 
 
 def compare(

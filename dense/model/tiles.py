@@ -136,7 +136,7 @@ class Joined(NamedTuple):
 
 
 class Groups:
-    """Which segments of tiles are one object; tiles are added row by row, and those far above the last are forgotten."""
+    """Which segments of tiles are one object; tiles are added row by row, and those far above are forgotten."""
 
     def __init__(self) -> None:
         self.parent: list[int] = []  # of the segments of all tiles

@@ -47,3 +47,21 @@ def queries(
     head.class_head.bias.data = torch.tensor([0.0, 6, *[0] * (len(classes) - 1)])
     task = task_of_masks(kind)
     return DenseModel(backbone, head, (0,), False, task, classes, Inference(**inference)).eval()
+
+
+def restorer() -> DenseModel:
+    """A small network that restores images."""
+    torch.manual_seed(0)
+    backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE | {"depth": 3}).freeze()
+    outputs = {"restored": {"name": "image"}}
+    head = heads.build(
+        {
+            "name": "restoration",
+            "in_channels": [16] * 3,
+            "body": "tiny",
+            "width": 16,
+            "guidance": "channels",
+            "outputs": outputs,
+        }
+    )
+    return DenseModel(backbone, head, (0, 1, 2), True, "restoration").eval()

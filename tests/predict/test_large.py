@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-import heads
-from dense.backbone import load_backbone
 from dense.data.labelled.segments import encode, encode_part
 from dense.model.network import DenseModel, Inference
 from dense.model.tiles import finder
@@ -22,7 +20,7 @@ from dense.predict import Joint, Panoptic, Predictor
 from dense.predict.objects import of_colours
 from dense.predict.predictor import Sink
 from tests.data.test_large import damage
-from tests.predict.models import BACKBONE, model, queries
+from tests.predict.models import model, queries, restorer
 from tests.runs import call, in_processes
 
 tifffile = pytest.importorskip("tifffile")
@@ -38,24 +36,6 @@ def save(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(path, image, tile=(64, 32), compression="zlib", photometric="rgb")
     return path
-
-
-def restorer() -> DenseModel:
-    """A small network that restores images."""
-    torch.manual_seed(0)
-    backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE | {"depth": 3}).freeze()
-    outputs = {"restored": {"name": "image"}}
-    head = heads.build(
-        {
-            "name": "restoration",
-            "in_channels": [16] * 3,
-            "body": "tiny",
-            "width": 16,
-            "guidance": "channels",
-            "outputs": outputs,
-        }
-    )
-    return DenseModel(backbone, head, (0, 1, 2), True, "restoration").eval()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,17 @@ from torch import Tensor
 from dense.console import progress
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import Labelled, LabelledSource
+from dense.data.labelled.segments import encode_part
 from dense.data.large import LARGE, Box, Windows
 from dense.data.transforms import new_size
 from dense.data.windows import Targets, large_image
-from dense.metrics import DepthMetrics, InStrips
+from dense.metrics import DepthMetrics, InStrips, MaskAP, PanopticQuality, shared_pixels
 from dense.model.inference import WHOLE, Edges, Network, bands, of_pixels, slide
+from dense.model.queries import Partition
+from dense.model.tiles import Joined, Tile, enlarged, nearest, number_partitions, union
 from heads.features import Size
+
+BLOCK = 1024  # side of the blocks of a large image in which targets are compared
 
 
 def large_images(source: LabelledSource) -> list[int]:
@@ -137,3 +144,78 @@ def compare(
         for name, values in whole(pixels).items():
             bands(values[0], targets.size, lambda rows, top, name=name: compared(name, rows, top, 0))
     compared.close()
+
+
+def compare_instances(
+    found: Sequence[Joined], size: Size, targets: Targets, metric: MaskAP, things: Sequence[bool]
+) -> None:
+    """Add the objects of a large image, found at a `size`, to the metric, each by the code of its bounding box."""
+    parts: dict[int, tuple[int, bool, list[tuple[Tile, NDArray[np.bool_]]]]] = {}
+    for box in blocks(targets.size):
+        if (target := targets.read(box).segments) is None:
+            raise ValueError(f"{targets.path} has no masks of objects")
+        target = target.of_things(things)
+        for id, label, crowd, mask in zip(
+            target.ids.tolist(), target.classes.tolist(), target.crowd.tolist(), target.masks.numpy(), strict=True
+        ):
+            cut = union([((box[0], box[1]), mask)])
+            if cut is not None:
+                parts.setdefault(id, (label, crowd, []))[2].append(((cut[0], cut[1]), cut[2].copy()))
+    ours, truth = [], []
+    for one in found:
+        if (mask_of := enlarged(one, size, targets.size)) is not None:
+            ours.append((one.label, one.score, code(mask_of, targets.size)))
+    for id in sorted(parts):
+        label, crowd, pieces = parts[id]
+        if (mask_of := union(pieces)) is not None:
+            truth.append((label, int(crowd), code(mask_of, targets.size)))
+    metric.add(targets.size, ours, truth)
+
+
+def code(mask: tuple[int, int, NDArray[np.bool_]], size: Size) -> str:
+    """Return the run-length code of a mask at a place, top and left, of an image of `size`."""
+    return str(encode_part(mask[2], mask[0], mask[1], size)["counts"])
+
+
+def compare_segments(
+    places: Sequence[Tile], found: Iterable[Partition], size: Size, targets: Targets, metric: PanopticQuality,
+    things: Sequence[bool],
+) -> None:  # fmt: skip
+    """Add the panoptic segments of a large image, found in tiles of it at a `size`, to the metric."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "numbers"
+        np.memmap(file, np.int32, "w+", shape=size)
+
+        def put(numbers: Tensor, where: Tensor, top: int, left: int) -> None:
+            kept = np.memmap(
+                file, np.int32, "r+", shape=size
+            )  # anew, since its pages count as memory until it is closed
+            kept[top : top + where.shape[0], left : left + where.shape[1]][where.numpy()] = numbers[where].numpy()
+
+        numbered = number_partitions(places, found, things, put)
+        rows, columns = nearest(size, targets.size)
+        known: dict[int, tuple[int, bool]] = {}  # class and crowd of each true segment
+        row: dict[int, int] = {}
+        pairs = torch.zeros(2, len(numbered.classes) + 1, dtype=torch.float64)
+        for box in blocks(targets.size):
+            if (target := targets.read(box).segments) is None:
+                raise ValueError(f"{targets.path} has no masks of objects")
+            top, left, height, width = box
+            here = np.memmap(file, np.int32, "r", shape=size)[rows[top : top + height]][:, columns[left : left + width]]
+            own = shared_pixels(numbered.objects[torch.from_numpy(here).long()], len(numbered.classes), target)
+            for id, *what in zip(target.ids.tolist(), target.classes.tolist(), target.crowd.tolist(), strict=True):
+                row.setdefault(id, len(row) + 2)
+                known[id] = (what[0], what[1])
+            pairs = torch.cat([pairs, pairs.new_zeros(len(row) + 2 - len(pairs), pairs.shape[1])])
+            pairs[[0, 1, *(row[id] for id in target.ids.tolist())]] += own
+    labels, crowd = (
+        torch.tensor([known[id][i] for id in row], dtype=kind) for i, kind in ((0, torch.long), (1, torch.bool))
+    )
+    metric.add(pairs, numbered.classes, labels, crowd)
+
+
+def blocks(size: Size) -> Iterator[Box]:
+    """Yield boxes that tile an image."""
+    for top in range(0, size[0], BLOCK):
+        for left in range(0, size[1], BLOCK):
+            yield top, left, min(BLOCK, size[0] - top), min(BLOCK, size[1] - left)

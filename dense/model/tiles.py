@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dense.console import within
@@ -178,6 +180,43 @@ def joined_instances(places: Sequence[Tile], found: Sequence[Pieces]) -> list[Jo
         for group in groups.values()
     ]
     return sorted(joined, key=lambda one: -one.score)
+
+
+def nearest(size: Size, full: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and the columns of an image of `size` that are nearest to each row and column of the `full`."""
+    rows, columns = (
+        ((np.arange(long) + 0.5) * (short / long)).astype(np.int64) for long, short in zip(full, size, strict=True)
+    )
+    return rows, columns
+
+
+def enlarged(one: Joined, size: Size, full: Size) -> tuple[int, int, NDArray[np.bool_]] | None:
+    """Return top, left and mask of an object that was found at a `size`, at the full one; None if it vanishes there."""
+    rows, columns = nearest(size, full)
+    parts = []
+    for (y, x), mask in one.parts:
+        top, bottom = np.searchsorted(rows, [y, y + mask.shape[0]]).tolist()
+        left, right = np.searchsorted(columns, [x, x + mask.shape[1]]).tolist()
+        parts.append(((top, left), mask.numpy()[rows[top:bottom] - y][:, columns[left:right] - x]))
+    return union(parts)
+
+
+def union(parts: Sequence[tuple[Tile, NDArray[np.bool_]]]) -> tuple[int, int, NDArray[np.bool_]] | None:
+    """Return top, left and mask of what parts cover together, each with its upper left corner; None for nothing."""
+    blocks = []
+    for (y, x), mask in parts:
+        up, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(up):
+            cut = mask[up[0] : up[-1] + 1, across[0] : across[-1] + 1]
+            blocks.append((y + int(up[0]), x + int(across[0]), cut))
+    if not blocks:
+        return None
+    top, left = min(block[0] for block in blocks), min(block[1] for block in blocks)
+    bottom, right = (max(block[i] + block[2].shape[i] for block in blocks) for i in (0, 1))
+    whole = np.zeros((bottom - top, right - left), bool)
+    for y, x, block in blocks:
+        whole[y - top : y - top + block.shape[0], x - left : x - left + block.shape[1]] |= block
+    return top, left, whole
 
 
 def _placed(tile: Tile, part: tuple[Tile, Tensor]) -> tuple[Tile, Tensor]:

@@ -20,7 +20,7 @@ from dense.data.large import Box
 from dense.files import PARTIAL, replacing, write
 from dense.media.draw import label_picture, palette, write_picture
 from dense.model.inference import ROWS, bands
-from dense.model.tiles import Joined, Numbered
+from dense.model.tiles import Joined, Numbered, enlarged, nearest
 from dense.predict.objects import COLOURS, as_colours, of_colours
 from dense.predict.predictions import Depth, Restoration, Segmentation
 from heads.features import Size
@@ -105,27 +105,14 @@ class TiledSink(Sink):
 
     def put_objects(self, objects: Sequence[Joined], size: Size) -> list[dict[str, Any]]:
         """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them."""
-        rows, columns = self._nearest(size)
         self.values["instances"] = (np.dtype(np.uint16), self.size)
         self._map("instances", "w+")
         annotations = []
         for number, one in reversed(list(enumerate(objects, 1))):  # the more certain lies above
-            blocks = []
-            for (y, x), mask in one.parts:
-                top, bottom = np.searchsorted(rows, [y, y + mask.shape[0]]).tolist()
-                left, right = np.searchsorted(columns, [x, x + mask.shape[1]]).tolist()
-                block = mask.numpy()[rows[top:bottom] - y][:, columns[left:right] - x]
-                up, across = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
-                if len(up):
-                    cut = block[up[0] : up[-1] + 1, across[0] : across[-1] + 1]
-                    blocks.append((top + int(up[0]), left + int(across[0]), cut))
-            if not blocks:
+            if (found := enlarged(one, size, self.size)) is None:
                 continue
-            top, left = min(block[0] for block in blocks), min(block[1] for block in blocks)
-            bottom, right = (max(block[i] + block[2].shape[i] for block in blocks) for i in (0, 1))
-            whole = np.zeros((bottom - top, right - left), bool)
-            for y, x, block in blocks:
-                whole[y - top : y - top + block.shape[0], x - left : x - left + block.shape[1]] |= block
+            top, left, whole = found
+            bottom, right = top + whole.shape[0], left + whole.shape[1]
             self._map("instances", "r+")[top:bottom, left:right][whole] = number
             fields = {"category_id": one.label + 1, "bbox": [left, top, right - left, bottom - top]}
             fields |= {"area": int(whole.sum()), "segmentation": encode_part(whole, top, left, self.size)}
@@ -156,7 +143,7 @@ class TiledSink(Sink):
         objects, count = numbered.objects.numpy(), len(numbered.classes)
         areas, last = np.zeros(count, np.int64), np.zeros((2, count), np.int64)
         first = np.full_like(last, max(self.size))  # row and column
-        rows, columns = self._nearest(size)
+        rows, columns = nearest(size, self.size)
         self.values["panoptic"] = (np.dtype(np.uint8), (*self.size, 3))
         self._map("panoptic", "w+")
         for top in range(0, self.size[0], ROWS):
@@ -182,14 +169,6 @@ class TiledSink(Sink):
             }
             for k in np.flatnonzero(areas).tolist()
         ]  # fmt: skip
-
-    def _nearest(self, size: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows and the columns of an image of `size` that are nearest to each row and column."""
-        rows, columns = (
-            ((np.arange(full) + 0.5) * (small / full)).astype(np.int64)
-            for full, small in zip(self.size, size, strict=True)
-        )
-        return rows, columns
 
     def _map(self, name: str, mode: Any = "r") -> NDArray[Any]:
         dtype, shape = self.values[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from dense.data.labelled.files import FileSource
 from dense.data.windows import Targets
 from dense.evaluate.layers import measure_layers
 from dense.evaluate.model import evaluate
-from dense.model.network import Inference
+from dense.model.network import DenseModel, Inference
+from dense.predict import Instances, Panoptic, Predictor
+from dense.predict.objects import Coco
 from dense.tasks.degraded import DegradedWindows
 from tests.data.test_large import damage
-from tests.predict.models import model, queries, restorer
+from tests.predict.models import model, restorer, segmenter
 
 tifffile = pytest.importorskip("tifffile")
 CLASSES = ("class 0", "class 1", "class 2")
@@ -79,6 +82,65 @@ def test_numbers(inference: dict[str, Any], changes: dict[str, Any], folder: Pat
     tolerance = 0.01 if "resize" in inference else 1e-5  # images are shrunk by two implementations of the mean
     same = {name: value for name, value in found.numbers.items() if name != "per_class"}
     assert same == pytest.approx({name: expected[name] for name in same}, rel=tolerance)
+    assert found.protocol.settings["large"] == "2 images of more than 0.01 megapixels, in windows"
+
+
+NAMES = ("sky", "cup", "dog")
+
+
+def objects(folder: Path, form: str, network: DenseModel) -> None:
+    """Write objects for the images: those that a network finds, moved by a pixel, without some of them."""
+    shutil.rmtree(folder / "depth")
+    (folder / "depth.yaml").unlink()
+    shutil.rmtree(folder / "masks")
+    for kind in ("masks", "instances"):
+        (folder / kind).mkdir()
+    coco = Coco()
+    for number in (0, 1):
+        found = Predictor(network, score=0)(tifffile.imread(folder / f"images/{number}.tif"))
+        assert isinstance(found, Panoptic | Instances)
+        numbers = found.segments if isinstance(found, Panoptic) else found.numbers.astype(np.int64) - 1
+        numbers = np.roll(np.where(numbers % 7 == 3, -1, numbers), 1, 1)
+        mask = np.append(found.labels, 255).astype(np.uint8)[numbers]
+        options: dict[str, Any] = {"tile": (64, 32), "compression": "zlib", "photometric": "minisblack"}
+        tifffile.imwrite(folder / f"masks/{number}.tif", mask, **options)
+        tifffile.imwrite(folder / f"instances/{number}.tif", (numbers + 1).astype(np.uint16), **options)
+        kept = np.unique(numbers[numbers >= 0])
+        masks, labels = numbers == kept[:, None, None], found.labels[kept]
+        coco.add(f"{number}.tif", Instances(masks, labels, np.ones(len(kept), np.float32), NAMES))
+    if form == "json":
+        shutil.rmtree(folder / "masks")
+        shutil.rmtree(folder / "instances")
+        (folder / "classes.yaml").unlink()
+        coco.write(folder / "instances.json")
+    else:
+        (folder / "classes.yaml").write_text(f"classes: [{', '.join(NAMES)}]\nthings: [cup, dog]\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "inference"),
+    [
+        ("instance", "map", {"window": 48}),
+        ("instance", "json", {"window": 48, "stride": 30}),
+        ("panoptic", "map", {"window": 48}),
+        ("panoptic", "json", {"window": 64}),
+        ("panoptic", "map", {"window": 48, "resize": 70}),
+    ],
+)
+def test_masks(kind: Any, form: str, inference: dict[str, int], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AP and PQ, with objects in tiled maps and in JSON files, in blocks that cut the objects."""
+    objects(folder, form, segmenter(monkeypatch, kind, **inference))
+    network = segmenter(monkeypatch, kind)
+    changes: dict[str, Any] = {"mask_threshold": 0.3, "overlap_threshold": 0.1, **inference}
+    expected = evaluate(network, folder, split="all", **changes).numbers
+    assert expected["pq" if kind == "panoptic" else "ap"] > 0.01
+    large(monkeypatch)
+    monkeypatch.setattr("dense.evaluate.large.BLOCK", 40)
+    found = evaluate(network, folder, split="all", **changes)
+    tolerance = 0.1 if "resize" in inference else 1e-6  # images are shrunk by two implementations of the mean
+    for name, value in expected.items():
+        if name != "per_class":
+            assert found.numbers[name] == pytest.approx(value, rel=tolerance, nan_ok=True), name
     assert found.protocol.settings["large"] == "2 images of more than 0.01 megapixels, in windows"
 
 
@@ -178,8 +240,8 @@ def test_what_needs_whole_images(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     for number in (0, 1):
         shape = tifffile.imread(folder / f"depth/{number}.tif").shape
         tifffile.imwrite(folder / f"instances/{number}.tif", np.zeros(shape, np.uint16), tile=(64, 32))
-    with pytest.raises(ValueError, match="measuring masks of objects needs whole images"):
-        evaluate(queries(classes=CLASSES), folder, split="all")
+    with pytest.raises(ValueError, match="finding connected parts of classes needs whole images"):
+        evaluate(network, folder, what="instance", split="all")
 
 
 def test_damage_is_not_measured(

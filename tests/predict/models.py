@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
 import heads
 from dense.backbone import load_backbone
 from dense.model.network import DenseModel, Inference, Task, task_of_masks
+from dense.model.tiles import finder
 from heads import EoMT, Masks
 from heads.outputs import MaskKind
 
@@ -65,3 +68,13 @@ def restorer() -> DenseModel:
         }
     )
     return DenseModel(backbone, head, (0, 1, 2), True, "restoration").eval()
+
+
+def segmenter(monkeypatch: pytest.MonkeyPatch, kind: MaskKind = "panoptic", **inference: Any) -> DenseModel:
+    """Return a network of many segments of all classes, most of them doubtful."""
+    network = queries(kind, **inference)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.head.class_head.weight, std=3)
+    kept = partial(finder, mask_threshold=0.3, overlap_threshold=0.1)
+    monkeypatch.setattr("dense.predict.predictor.finder", kept)
+    return network

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from dense.data.labelled.segments import encode, encode_part
-from dense.model.network import DenseModel, Inference
-from dense.model.tiles import finder
+from dense.model.network import Inference
 from dense.predict import Joint, Panoptic, Predictor
 from dense.predict.objects import of_colours
 from dense.predict.predictor import Sink
 from tests.data.test_large import damage
-from tests.predict.models import model, queries, restorer
+from tests.predict.models import model, queries, restorer, segmenter
 from tests.runs import call, in_processes
 
 tifffile = pytest.importorskip("tifffile")
@@ -93,16 +91,6 @@ def test_objects(window: int | None, image: np.ndarray, tmp_path: Path) -> None:
     annotations = json.loads((tmp_path / "out/a_instances.json").read_text())["annotations"]
     bare = [{k: v for k, v in row.items() if k not in ("id", "image_id")} for row in annotations]
     assert bare == found.annotations()  # type: ignore[union-attr]
-
-
-def segmenter(monkeypatch: pytest.MonkeyPatch, **inference: Any) -> DenseModel:
-    """Return a network of many segments of all classes, most of them doubtful."""
-    network = queries("panoptic", **inference)
-    torch.manual_seed(1)
-    torch.nn.init.normal_(network.head.class_head.weight, std=3)
-    kept = partial(finder, mask_threshold=0.3, overlap_threshold=0.1)
-    monkeypatch.setattr("dense.predict.predictor.finder", kept)
-    return network
 
 
 @pytest.mark.parametrize("inference", [{"window": 48}, {"window": 40, "stride": 12}, {}], ids=str)

@@ -25,7 +25,7 @@ from dense.data.loader import endless_loader
 from dense.data.metadata import Metadata, columns_of, read_metadata
 from dense.data.sampler import permute
 from dense.data.unlabelled import FolderImages, Images, ListImages, open_images
-from dense.data.windows import WindowImages
+from dense.data.windows import DamagedTiles, WindowImages
 from dense.training.fit import check_batch_size, fill_cache, images_in_words, refuse_another
 from pretrain.masking import VIEWS
 from pretrain.mixed import MixedCrops, StepSampler
@@ -247,10 +247,11 @@ class PretrainData(pl.LightningDataModule):
         for crops in (views, *getattr(views, "choices", ())):
             crops.colours = self.reading.colours
         self.windows = {} if windows is None else {"windows": windows, "window_size": window_size}
+        self.damaged = DamagedTiles()  # of windows
         if windows is not None:
             if not isinstance(self.images, FolderImages | ListImages):
                 raise ValueError(f"data.windows={windows}: only files have windows; leave it out for {root}")
-            self.images = WindowImages(self.images, windows, (window_size, window_size), seed)
+            self.images = WindowImages(self.images, windows, (window_size, window_size), seed, self.damaged)
         self.dataset = ViewsOf(self.images, views, seed)
         self.bad = BadImages(self.images)
         check_domain(domain)

@@ -17,6 +17,7 @@ from dense.backbone import Backbone
 from dense.backbone.weights.official import EXPORTS
 from dense.console import hint, say, warn
 from dense.data.unlabelled import open_images
+from dense.data.windows import DAMAGED
 from dense.files import check_writable, write
 from dense.media.draw import contain, sheet, write_picture
 from dense.training.cli import TrainingCLI, quiet
@@ -116,6 +117,7 @@ def run(
     Return 0, or the exit status of a run that a signal stopped.
     """
     checkpoints = begin(trainer, folder, checkpoint, describe(model, data, trainer), config)
+    data.damaged.begin(folder / DAMAGED, trainer.is_global_zero and not checkpoints.last.is_file())
     start = time.monotonic()
     try:
         fit(trainer, model, data, checkpoints)
@@ -130,6 +132,8 @@ def run(
     plot_run(folder)
     if bad := data.bad.report():
         print(bad)
+    if damaged := data.damaged.report():
+        warn(damaged)
     if status := stopped(trainer, checkpoints):
         return status
     finish(model, backbone, data, trainer, folder, time.monotonic() - start)

@@ -212,22 +212,14 @@ def names_of(tiff: Any) -> tuple[str, ...]:
 
 def nodata_of(page: Any) -> float | None:
     """Return the number that means unknown by GDAL's tag of a TIFF's first page; None without one."""
+    return nodata_number(page.tags.valueof(GDAL_NODATA))
+
+
+def nodata_number(text: Any) -> float | None:
+    """Return the number that GDAL's tag holds; None without the tag, or where it holds none."""
     try:
-        return float(str(page.tags[GDAL_NODATA].value).strip("\0 "))
-    except (KeyError, ValueError):
-        return None
-
-
-def header_nodata(path: str | Path) -> float | None:
-    """Return the number that means unknown in a GeoTIFF; None of other files."""
-    if not str(path).lower().endswith((".tif", ".tiff")):
-        return None
-    try:
-        import tifffile
-
-        with tifffile.TiffFile(path) as tiff:
-            return nodata_of(tiff.pages.first)
-    except Exception:  # readers raise nearly anything on damaged bytes
+        return float(str(text).strip("\0 "))
+    except ValueError:
         return None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from heads.features import Size
 SURVEYED = 1024  # side of windows from which options are chosen
 NOTHING = np.empty((0, 0, 3), np.uint8)  # an image that is not needed beside its targets
 reported_whole: list[str] = []  # the target of a large image whose whole reading was reported, once per process
+DAMAGED = "damaged_tiles.jsonl"  # in the folder of a run
 TRIES = 8  # windows that are drawn at most to find one that is not empty
 
 
@@ -65,6 +68,48 @@ def random_window(
     return (top, left, tall, wide), pixels
 
 
+class DamagedTiles:
+    """The damaged tiles that the processes of a run met, each with its file and its place, in one file of JSON lines.
+
+    Every process, of a loader or of a distributed run, appends what it meets; nothing is noted before `begin`.
+    """
+
+    SHOWN = 8
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._noted: set[str] = set()  # by this process
+
+    def begin(self, path: Path, empty: bool) -> None:
+        """Note tiles in a file from now on; empty: without those of an earlier run."""
+        self.path = path
+        if empty:
+            path.unlink(missing_ok=True)
+
+    def note(self, files: Iterable[Windows]) -> None:
+        """Note the damaged tiles of files that were read so far."""
+        if self.path is None:
+            return
+        tiles = {(str(image.path), *box) for one in files for image in one.images for box in image.damaged.values()}
+        lines = {json.dumps(tile) + "\n" for tile in tiles} - self._noted
+        if lines:
+            self._noted |= lines
+            with self.path.open("a") as file:
+                file.write("".join(sorted(lines)))
+
+    def report(self) -> str:
+        """Return a line with the number of tiles and their files; empty if there are none."""
+        if self.path is None or not self.path.is_file():
+            return ""
+        tiles = set(self.path.read_text().splitlines())
+        files = sorted({json.loads(tile)[0] for tile in tiles})
+        more = f" and {len(files) - self.SHOWN} more" if len(files) > self.SHOWN else ""
+        return (
+            f"{len(tiles)} damaged tiles, whose pixels were masked, in {len(files)} files: "
+            f"{', '.join(files[: self.SHOWN])}{more}; {self.path} lists their places"
+        )
+
+
 @dataclass(frozen=True)
 class WindowImages:
     """``images.read(index, epoch)``: one of `count` random windows of each unlabelled image, in every epoch others."""
@@ -73,6 +118,7 @@ class WindowImages:
     count: int
     size: Size
     seed: int = 0
+    damaged: DamagedTiles = field(default_factory=DamagedTiles, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_count(self.count)
@@ -89,7 +135,10 @@ class WindowImages:
 
     def read(self, index: int, epoch: int = 0) -> NDArray[np.uint8]:
         path, reading = self.name(index), getattr(self.images, "reading", PHOTOGRAPHS)
-        return random_window(path, windows_of(path, reading), self.size, (self.seed, epoch, index), reading)[1]
+        windows = windows_of(path, reading)
+        pixels = random_window(path, windows, self.size, (self.seed, epoch, index), reading)[1]
+        self.damaged.note([windows] if windows is not None else [])
+        return pixels
 
 
 def large_image(source: LabelledSource, number: int) -> Windows | None:
@@ -134,13 +183,23 @@ class Targets:
             raise DataError(problem)
         return found
 
+    @property
+    def in_windows(self) -> list[Windows]:
+        """The image and its targets, those that are read in windows."""
+        return [file for file in (self.windows, *self._files.values()) if isinstance(file, Windows)]
+
+    @property
+    def damaged(self) -> list[Box]:
+        """The boxes of their damaged tiles that were read so far."""
+        return sorted({box for file in self.in_windows for box in file.damaged})
+
     def read(self, box: Box, image: NDArray[np.uint8] = NOTHING) -> Labelled:
         """Return the targets of a window beside its pixels, which are read before; unknown where tiles are damaged."""
         top, left = box[:2]
         found = {what: self._target(what, box) for what in self._files if what != "instance map"}
         labels, depth = found.get("mask"), found.get("depth map")
         segments = self._segments(box, labels)
-        for y, x, tall, wide in self.windows.damaged if self.windows is not None else ():  # nothing is known there
+        for y, x, tall, wide in self.damaged:  # nothing is known there
             within = (slice(max(y - top, 0), max(y + tall - top, 0)), slice(max(x - left, 0), max(x + wide - left, 0)))
             for values, unknown in ((labels, IGNORE), (depth, np.nan), (segments and segments.valid, False)):
                 if values is not None:
@@ -203,6 +262,7 @@ class WindowSource:
     count: int
     size: Size
     seed: int = 0
+    damaged: DamagedTiles = field(default_factory=DamagedTiles, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_count(self.count)
@@ -228,7 +288,9 @@ class WindowSource:
     def read(self, index: int, epoch: int = 0) -> Labelled:
         targets = Targets(self.source, index // self.count)
         key = (self.seed, epoch, index)
-        return targets.read(*random_window(targets.path, targets.windows, self.size, key, self.source.reading))
+        window = targets.read(*random_window(targets.path, targets.windows, self.size, key, self.source.reading))
+        self.damaged.note(targets.in_windows)
+        return window
 
     def check(self, limit: int | None = None, progress: Progress | None = None) -> Iterator[str]:
         """Yield the problems of the images, of each of which one window is read."""

@@ -13,10 +13,9 @@ from dense.console import progress, say, warn
 from dense.data.labelled.check import check_all
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import LabelledSource
-from dense.data.large import LARGE
 from dense.data.transforms import EvalTransform
 from dense.data.windows import Targets, large_image
-from dense.evaluate.large import compare, large_images, refuse_large, size_for
+from dense.evaluate.large import compare, large_settings, refuse_large, size_for
 from dense.evaluate.protocol import Protocol, Result, named
 from dense.metrics import BoundaryIoU, DepthEdges, DepthMetrics, RelativeDepthMetrics, SegmentationMetrics
 from dense.metrics.discovery import HungarianIoU
@@ -180,8 +179,7 @@ def check_large(source: LabelledSource, protocol: DenseProtocol, measured: Mappi
     if needed := [name for name, used in whole.items() if used]:
         refuse_large(source, needed[0])
         return {}
-    count = len(large_images(source))
-    return {"large": f"{count} images of more than {LARGE:g} megapixels, in windows"} if count else {}
+    return large_settings(source)
 
 
 def metrics(model: DenseModel, source: LabelledSource, protocol: DenseProtocol) -> dict[str, Any]:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from dense.console import progress
+from dense.console import progress, warn
+from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import LabelledSource
-from dense.data.transforms import resize_image
+from dense.data.transforms import new_size, resize_image
+from dense.data.windows import Targets, large_image
 from dense.evaluate.dense import check_before, check_classes, working_size
-from dense.evaluate.large import refuse_large
+from dense.evaluate.large import compare_instances, compare_segments, large_settings, refuse_large
 from dense.evaluate.protocol import Protocol, Result, named
 from dense.metrics import MaskAP, PanopticQuality
+from dense.model.inference import WHOLE, of_pixels
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import TOP, Found, Partition
-from dense.model.tiles import best, finder, search
+from dense.model.tiles import best, finder, in_tiles, joined_instances, search
 from heads.features import Size
 from heads.layers import resize
 
@@ -79,6 +82,9 @@ def evaluate_masks(model: DenseModel, source: LabelledSource, what: str, protoco
     metric: Any = MaskAP(classes) if what == "instance" else PanopticQuality(things, classes)
     predict = predictor(model, protocol, what, things)
     for index in progress(range(len(source)), "images"):
+        if large_image(source, index) is not None:
+            _measure_large(model, Targets(cast("FileSource", source), index), protocol, metric, things)
+            continue
         sample = source.read(index)
         if sample.segments is None:
             raise ValueError(f"{sample.name} has no masks of objects")
@@ -91,6 +97,31 @@ def evaluate_masks(model: DenseModel, source: LabelledSource, what: str, protoco
             target = target.of_things(things)
         metric.update([type(found)(*(values.cpu() for values in found))], [target])
     return metric
+
+
+def _measure_large(
+    model: DenseModel, targets: Targets, protocol: MaskProtocol, metric: Any, things: tuple[bool, ...]
+) -> None:
+    """Add an image that does not fit into memory: found in tiles, compared block by block."""
+    image, inference, full = targets.windows, protocol.inference, targets.size
+    assert image is not None
+    device = next(model.parameters()).device
+    size = inference.size_of(full)
+    if size is None and inference.window is None:  # as in prediction
+        size = of_pixels(full, WHOLE)
+    shrunk = new_size(size, *full)
+    pixels: Any = image.pixels(device)
+    if shrunk != full:
+        pixels = torch.from_numpy(image.shrunk(shrunk).transpose(2, 0, 1)).to(device)
+    find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
+    network = lambda images: model.maps(model.backbone.normalise(images))  # noqa: E731
+    places, found = in_tiles(network, pixels, inference, find, top=protocol.top)
+    if isinstance(metric, MaskAP):
+        compare_instances(joined_instances(places, list(found))[: protocol.top], shrunk, targets, metric, things)
+    else:
+        compare_segments(places, found, shrunk, targets, metric, things)
+    if damaged := targets.damaged:
+        warn(f"{targets.path}: {len(damaged)} tiles are damaged; panoptic quality leaves out their pixels, AP does not")
 
 
 def predictor(
@@ -155,7 +186,9 @@ def measure_masks(
         raise ValueError(f"the model predicts {' and '.join(model.outputs)}, no masks of objects")
     check_classes(model, source)
     protocol = protocol.with_model(model.inference)
-    refuse_large(source, "measuring masks of objects")
+    if output is None:
+        refuse_large(source, "finding connected parts of classes")
+    settings = large_settings(source)
     check_before(model, source, data, split)
     metric = evaluate_masks(model, source, what, protocol)
     numbers: dict[str, Any] = metric.compute()
@@ -171,7 +204,8 @@ def measure_masks(
         statistics="of training (evaluation mode)",
         classes=len(model.classes or ()),
         settings={k: v for k, v in vars(protocol).items() if k != "name"}
-        | {"masks": "of queries" if output else "connected parts of classes"},
+        | {"masks": "of queries" if output else "connected parts of classes"}
+        | settings,
     )
     return Result(
         described, numbers | {"per_class": per_class}, model.backbone.spec, table=_table(per_class, FIRST[what])

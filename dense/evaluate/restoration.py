@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from dense.console import progress
+from dense.console import progress, warn
 from dense.data.degrade import Degradation, Degrade
+from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.check import check_all
+from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import LabelledSource
+from dense.data.windows import Targets, large_image
 from dense.evaluate.dense import CHECKED
+from dense.evaluate.large import ComparedRestored, large_settings
 from dense.evaluate.protocol import Protocol, Result
 from dense.metrics import RestorationMetrics
-from dense.model.inference import augmented, through
+from dense.model.inference import augmented, slide, through, window_of
 from dense.model.network import DenseModel, Inference
-from dense.tasks.degraded import DegradedImages, check_plan, paired_kinds
+from dense.tasks.degraded import DegradedImages, DegradedWindows, check_plan, kind_of, paired_kinds
 
+NO_CLEAN = "{name} has no clean image to be compared with; use layout paired or --degrade"
 INPUT = "input"  # the degraded image as it is, for comparison
 
 
@@ -42,14 +48,50 @@ def evaluate_restoration(
     ours, theirs = (RestorationMetrics(names).to(where) for _ in range(2))
     network = augmented(through(model, inference or model.inference), flip=flip)
     for index in progress(range(len(degraded)), "degraded"):
+        image, degradation = degraded.degradation(index)
+        if large_image(source, image) is not None:
+            name = kind_of(source, image) if plan is None else names[index % len(names)]
+            files, how = cast("FileSource", source), inference or model.inference
+            found = _measure_large(model, files, image, degradation, how, flip)
+            for metric, numbers in zip((ours, theirs), found, strict=True):
+                metric.add(name, numbers)
+            continue
         sample = degraded[index]
         if sample.clean is None:
-            raise ValueError(f"{sample.name} has no clean image to be compared with; use layout paired or --degrade")
+            raise ValueError(NO_CLEAN.format(name=sample.name))
         name = sample.degradation if plan is None else names[index % len(names)]
         images, clean = sample.image[None].to(where), sample.clean[None].to(where).float() / 255
         ours.update(network(model.backbone.normalise(images))["restored"], clean, [name])
         theirs.update(images.float() / 255, clean, [name])
     return ours.compute() | {INPUT: theirs.compute()}
+
+
+def _measure_large(
+    model: DenseModel, source: FileSource, image: int, degradation: Degradation, inference: Inference, flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the numbers of a restored image that does not fit into memory, and those of the degraded one.
+
+    degradation: of the kind `PAIRED` for an image that comes degraded
+    """
+    targets = Targets(source, image)
+    assert targets.windows is not None
+    inputs = targets.windows
+    if degradation.kind != PAIRED:
+        inputs = DegradedWindows(targets, degradation, (image, round(1000 * degradation.level)))
+    elif source.clean is None:
+        raise ValueError(NO_CLEAN.format(name=targets.path))
+    compared = ComparedRestored(targets, inputs)
+    network, window = augmented(model.maps, flip=flip), inference.window or window_of(model.backbone.spec.patch)
+    slide(
+        lambda images: network(model.backbone.normalise(images)),
+        inputs.pixels(next(model.parameters()).device),
+        window,
+        inference.step if inference.window else Inference(window=window).step,
+        compared,
+    )
+    if damaged := targets.damaged:
+        warn(f"{targets.path}: {len(damaged)} tiles are damaged; their pixels are not measured")
+    return compared.ours.numbers(), compared.theirs.numbers()
 
 
 def label(degradation: Degradation) -> str:
@@ -65,6 +107,7 @@ def measure_restoration(
 ) -> Result:  # fmt: skip
     """Measure a restoration model; the arguments are those of `evaluate_restoration`, and names for the protocol."""
     check_plan(plan, source, layout)
+    settings |= large_settings(source)
     inference = inference or model.inference
     check_all({split: source}, limit=CHECKED)
     found = evaluate_restoration(model, source, plan, inference, flip)

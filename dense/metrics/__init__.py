@@ -3,8 +3,8 @@
 from dense.metrics.boundary import BoundaryIoU, DepthEdges
 from dense.metrics.crops import CROPS, crop_mask, kitti_benchmark_window
 from dense.metrics.depth import DepthMetrics, RelativeDepthMetrics
-from dense.metrics.masks import MaskAP, PanopticQuality
-from dense.metrics.restoration import RestorationMetrics, psnr, ssim
+from dense.metrics.masks import MaskAP, PanopticQuality, shared_pixels
+from dense.metrics.restoration import InStrips, RestorationMetrics, psnr, ssim
 from dense.metrics.segmentation import SegmentationMetrics
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "BoundaryIoU",
     "DepthEdges",
     "DepthMetrics",
+    "InStrips",
     "MaskAP",
     "PanopticQuality",
     "RelativeDepthMetrics",
@@ -20,5 +21,6 @@ __all__ = [
     "crop_mask",
     "kitti_benchmark_window",
     "psnr",
+    "shared_pixels",
     "ssim",
 ]

@@ -42,15 +42,16 @@ class MaskAP(Metric):
         """Add images: predictions and targets of the same size."""
         for (masks, classes, scores), target in zip(predictions, targets, strict=True):
             _check_sizes(masks.shape[-2:], target.masks.shape[-2:])
-            line = {
-                "size": list(target.masks.shape[-2:]),
-                "found": list(zip(classes.tolist(), scores.tolist(), codes(masks), strict=True)),
-                "truth": list(
-                    zip(target.classes.tolist(), target.crowd.int().tolist(), codes(target.masks), strict=True)
-                ),
-            }
-            text = bytearray(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            self.records.append(torch.frombuffer(text, dtype=torch.uint8).to(self.device))
+            found = zip(classes.tolist(), scores.tolist(), codes(masks), strict=True)
+            truth = zip(target.classes.tolist(), target.crowd.int().tolist(), codes(target.masks), strict=True)
+            self.add(target.masks.shape[-2:], list(found), list(truth))
+
+    def add(
+        self, size: Sequence[int], found: Sequence[tuple[int, float, str]], truth: Sequence[tuple[int, int, str]]
+    ) -> None:
+        """Add an image by run-length codes: class, score and code of predictions; class, crowd and code of targets."""
+        text = bytearray(json.dumps({"size": list(size), "found": found, "truth": truth}).encode() + b"\n")
+        self.records.append(torch.frombuffer(text, dtype=torch.uint8).to(self.device))
 
     def compute(self) -> dict[str, float]:
         """Return ``ap``, ``ap50``, ``ap75``, AP by size, and the recall with 1, 10 and 100 predictions of an image.
@@ -153,14 +154,10 @@ class PanopticQuality(Metric):
         """Add images: predictions and targets of the same size."""
         for (segments, classes, _), target in zip(predictions, targets, strict=True):
             _check_sizes(segments.shape, target.valid.shape)
-            self._add(segments, classes, target)
+            self.add(shared_pixels(segments, len(classes), target), classes, target.classes, target.crowd)
 
-    def _add(self, segments: Tensor, classes: Tensor, target: Any) -> None:
-        truth = target.valid.long()  # 0 where nothing is known, 1 where there is no segment, else 2 + its place
-        for place, mask in enumerate(target.masks):
-            truth[mask & target.valid] = place + 2
-        true, crowd = target.classes, target.crowd
-        pairs = confusion(truth.flatten(), segments.flatten() + 1, len(true) + 2, len(classes) + 1).double()
+    def add(self, pairs: Tensor, classes: Tensor, true: Tensor, crowd: Tensor) -> None:
+        """Add an image by `shared_pixels`, which may be sums over its parts."""
         both, unknown, areas = pairs[2:, 1:], pairs[0, 1:], pairs.sum(0)[1:]
         same = true[:, None] == classes[None]
         union = pairs.sum(1)[2:, None] + (areas - unknown)[None] - both
@@ -197,3 +194,14 @@ class PanopticQuality(Metric):
         there = torch.where(count > 0, 1.0, math.nan)
         columns = {"pq": iou / count, "sq": iou / hits.clamp_min(1) * there, "rq": hits / count}
         return {name: {key: float(values[i]) for key, values in columns.items()} for i, name in enumerate(self.names)}
+
+
+def shared_pixels(segments: Tensor, count: int, target: Any) -> Tensor:
+    """Return how many pixels each true and each of `count` predicted segments share, (2 + M, 1 + count).
+
+    Row 0 is where nothing is known, row 1 where there is no true segment, column 0 where there is no predicted one.
+    """
+    truth = target.valid.long()
+    for place, mask in enumerate(target.masks):
+        truth[mask & target.valid] = place + 2
+    return confusion(truth.flatten(), segments.flatten() + 1, len(target.classes) + 2, count + 1).double()

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 NUMBERS = ("psnr", "ssim", "psnr_y", "ssim_y")
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian
 K1, K2 = 0.01, 0.03
+SIDE = 1024  # columns of a strip that are measured at once
 
 
 class RestorationMetrics(Metric):
@@ -50,10 +51,14 @@ class RestorationMetrics(Metric):
         pairs = ((restored, clean), (luma(restored), luma(clean)))
         values = torch.stack([metric(a, b) for a, b in pairs for metric in (psnr, ssim)], 1)  # B, 4
         for kind, numbers in zip(kinds, values, strict=True):
-            if kind not in self.kinds:
-                raise ValueError(f"unknown kind of degradation {kind!r}: expected one of {', '.join(self.kinds)}")
-            self.totals[self.kinds.index(kind)] += numbers
-            self.counts[self.kinds.index(kind)] += 1
+            self.add(kind, numbers)
+
+    def add(self, kind: str, numbers: Tensor) -> None:
+        """Add the `NUMBERS` of an image, such as those of `InStrips`."""
+        if kind not in self.kinds:
+            raise ValueError(f"unknown kind of degradation {kind!r}: expected one of {', '.join(self.kinds)}")
+        self.totals[self.kinds.index(kind)] += numbers.to(self.totals)
+        self.counts[self.kinds.index(kind)] += 1
 
     def compute(self) -> dict[str, Any]:
         """Return means over all images, and under ``per_degradation`` those of each kind."""
@@ -86,8 +91,12 @@ def luma(images: Tensor) -> Tensor:
 
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio in dB of each image (B, C, H, W) of 0 to 255, (B,)."""
-    error = (restored - clean).square().flatten(1).mean(1).clamp(min=0.01)
-    return 10 * torch.log10(255**2 / error)
+    return of_error((restored - clean).square().flatten(1).mean(1))
+
+
+def of_error(error: Tensor) -> Tensor:
+    """Return the PSNR in dB of mean squared errors."""
+    return 10 * torch.log10(255**2 / error.clamp(min=0.01))
 
 
 def ssim(restored: Tensor, clean: Tensor) -> Tensor:
@@ -96,6 +105,11 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     Gaussian windows inside the image, biased moments, the mean over channels. Images smaller than the window get a
     smaller one, which torchmetrics does not do.
     """
+    return similarity(restored, clean).flatten(1).mean(1).float()
+
+
+def similarity(restored: Tensor, clean: Tensor) -> Tensor:
+    """Return the similarity in each window (B, C, H - 10, W - 10), see `ssim`."""
     channels, height, width = restored.shape[1:]
     exact = torch.float32 if restored.device.type == "mps" else torch.float64
     rows, columns = (gaussian(min(WINDOW, side)).to(restored.device, exact) for side in (height, width))
@@ -109,9 +123,46 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
     variance_x, variance_y = mean(x * x) - mean_x**2, mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
     c1, c2 = (K1 * 255) ** 2, (K2 * 255) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
-    return similarity.flatten(1).mean(1).float()
+    agreement = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return agreement / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+
+
+class InStrips:
+    """The numbers of an image that is not in memory, from strips of its rows, of at least 11 columns, one below the
+    other.
+
+    Pixels that are not valid do not count, nor do windows of SSIM that touch one.
+    """
+
+    def __init__(self) -> None:
+        self._above: tuple[Tensor, ...] = ()  # the rows of the strip before that windows share with the next
+        self._sums = torch.zeros(2, 2, dtype=torch.float64)  # of RGB and luma: squared error, similarity
+        self._counts = torch.zeros(2, 2, dtype=torch.float64)
+
+    def add(self, restored: Tensor, clean: Tensor, valid: Tensor) -> None:
+        """Add rows (N, h, W) of 0 to 1; valid: (h, W)."""
+        strip = (to_8_bits(restored)[None], to_8_bits(clean)[None], valid[None, None])
+        rows: tuple[Tensor, ...] = strip
+        if self._above:
+            rows = tuple(torch.cat(parts, 2) for parts in zip(self._above, strip, strict=True))
+        self._above = tuple(part[:, :, max(part.shape[2] - WINDOW + 1, 0) :].clone() for part in rows)
+        for left in range(0, strip[0].shape[3], SIDE):
+            self._count(0, *(part[..., left : left + SIDE] for part in strip))
+        for left in range(0, max(rows[0].shape[3] - WINDOW + 1, 0), SIDE) if rows[0].shape[2] >= WINDOW else ():
+            self._count(1, *(part[..., left : left + SIDE + WINDOW - 1] for part in rows))
+
+    def _count(self, column: int, restored: Tensor, clean: Tensor, valid: Tensor) -> None:
+        if column:
+            valid = F.max_pool2d((~valid).float(), WINDOW, 1) == 0
+        for row, (a, b) in enumerate(((restored, clean), (luma(restored), luma(clean)))):
+            values = similarity(a, b) if column else (a - b).square().double()
+            self._sums[row, column] += (values * valid).sum().cpu()
+            self._counts[row, column] += int(valid.sum()) * values.shape[1]
+
+    def numbers(self) -> Tensor:
+        """Return the `NUMBERS` of the image, NaN if no pixel is valid."""
+        means = self._sums / self._counts
+        return torch.stack([of_error(means[:, 0]), means[:, 1]], 1).flatten()
 
 
 def gaussian(length: int) -> Tensor:

@@ -8,11 +8,14 @@ tiles is decided by the tile whose edges are farthest from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dense.console import within
@@ -55,28 +58,32 @@ def search(
         maps = network(image[:, 0:height, 0:width][None])
         return best(find(maps["mask_logits"], maps["class_logits"], size, (height, width)), least, top)
     places, found = in_tiles(network, image, inference, find, least, top)
-    if isinstance(found[0], Partition):
+    first = next(found)
+    found = chain((first,), found)
+    if isinstance(first, Partition):
         return _resized(merge_partitions(places, found, (height, width), things), size)
-    return best(_resized(merge_instances(places, found, (height, width)), size), least, top)
+    return best(_resized(merge_instances(places, list(found), (height, width)), size), least, top)
 
 
 def in_tiles(
     network: Callable[[Tensor], Maps], image: Tensor | Pixels, inference: Inference, find: Finder,
     least: float = 0.0, top: int = TOP,
-) -> tuple[list[Tile], list[Any]]:  # fmt: skip
+) -> tuple[list[Tile], Iterator[Any]]:  # fmt: skip
     """Return the places of the tiles of an image (3, h, w), and what is found in each; without a window it is one."""
     height, width = image.shape[-2:]
     window = inference.window or max(height, width)
     tall, wide = min(window, height), min(window, width)
     step = inference.step if inference.window else window
     places = [(y, x) for y in starts(height, tall, step) for x in starts(width, wide, step)]
-    found = []
-    for number, (y, x) in enumerate(places):
-        within(number + 1, len(places), "tiles")
-        maps = network(image[:, y : y + tall, x : x + wide][None])
-        one = best(find(maps["mask_logits"], maps["class_logits"], (tall, wide), (tall, wide)), least, top)
-        found.append(one if isinstance(one, Partition) else Pieces.of(one))
-    return places, found
+
+    def each() -> Iterator[Any]:
+        for number, (y, x) in enumerate(places):
+            within(number + 1, len(places), "tiles")
+            maps = network(image[:, y : y + tall, x : x + wide][None])
+            one = best(find(maps["mask_logits"], maps["class_logits"], (tall, wide), (tall, wide)), least, top)
+            yield one if isinstance(one, Partition) else Pieces.of(one)
+
+    return places, each()
 
 
 def best(found: Any, least: float, top: int = TOP) -> Any:
@@ -130,11 +137,40 @@ class Joined(NamedTuple):
     parts: list[tuple[Tile, Tensor]]
 
 
+class Groups:
+    """Which segments of tiles are one object; tiles are added row by row, and those far above are forgotten."""
+
+    def __init__(self) -> None:
+        self.parent: list[int] = []  # of the segments of all tiles
+        self.near: list[tuple[Tile, Cropped, Tensor, int]] = []  # tile, masks, classes, number of the first segment
+
+    def add(self, tile: Tile, masks: Cropped, classes: Tensor) -> int:
+        """Return the number of the first segment of a tile; the others follow."""
+        first = len(self.parent)
+        self.parent.extend(range(first, first + len(classes)))
+        self.near = [one for one in self.near if one[0][0] + one[1].shape[1] > tile[0]]
+        for place, other, labels, begin in self.near:
+            for i, j in _same(place, (other, labels), tile, (masks, classes)):
+                self.parent[self.root(first + j)] = self.root(begin + i)
+        self.near.append((tile, masks, classes, first))
+        return first
+
+    def root(self, number: int) -> int:
+        """Return a number that all segments of an object share."""
+        while self.parent[number] != number:
+            number = self.parent[number]
+        return number
+
+
 def joined_instances(places: Sequence[Tile], found: Sequence[Pieces]) -> list[Joined]:
     """Return the instances of an image from those of its tiles, whose upper left corners are `places`, best first."""
+    same, keys = Groups(), list[tuple[int, int]]()
+    for tile, one in enumerate(found):
+        same.add(places[tile], one.masks, one.classes)
+        keys += [(tile, place) for place in range(len(one.classes))]
     groups: dict[int, list[tuple[int, int]]] = {}
-    for key, root in _roots(places, [(one.masks, one.classes) for one in found]).items():
-        groups.setdefault(root, []).append(key)
+    for number, key in enumerate(keys):
+        groups.setdefault(same.root(number), []).append(key)
     joined = [
         Joined(
             int(found[group[-1][0]].classes[group[-1][1]]),
@@ -144,6 +180,43 @@ def joined_instances(places: Sequence[Tile], found: Sequence[Pieces]) -> list[Jo
         for group in groups.values()
     ]
     return sorted(joined, key=lambda one: -one.score)
+
+
+def nearest(size: Size, full: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and the columns of an image of `size` that are nearest to each row and column of the `full`."""
+    rows, columns = (
+        ((np.arange(long) + 0.5) * (short / long)).astype(np.int64) for long, short in zip(full, size, strict=True)
+    )
+    return rows, columns
+
+
+def enlarged(one: Joined, size: Size, full: Size) -> tuple[int, int, NDArray[np.bool_]] | None:
+    """Return top, left and mask of an object that was found at a `size`, at the full one; None if it vanishes there."""
+    rows, columns = nearest(size, full)
+    parts = []
+    for (y, x), mask in one.parts:
+        top, bottom = np.searchsorted(rows, [y, y + mask.shape[0]]).tolist()
+        left, right = np.searchsorted(columns, [x, x + mask.shape[1]]).tolist()
+        parts.append(((top, left), mask.numpy()[rows[top:bottom] - y][:, columns[left:right] - x]))
+    return union(parts)
+
+
+def union(parts: Sequence[tuple[Tile, NDArray[np.bool_]]]) -> tuple[int, int, NDArray[np.bool_]] | None:
+    """Return top, left and mask of what parts cover together, each with its upper left corner; None for nothing."""
+    blocks = []
+    for (y, x), mask in parts:
+        up, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(up):
+            cut = mask[up[0] : up[-1] + 1, across[0] : across[-1] + 1]
+            blocks.append((y + int(up[0]), x + int(across[0]), cut))
+    if not blocks:
+        return None
+    top, left = min(block[0] for block in blocks), min(block[1] for block in blocks)
+    bottom, right = (max(block[i] + block[2].shape[i] for block in blocks) for i in (0, 1))
+    whole = np.zeros((bottom - top, right - left), bool)
+    for y, x, block in blocks:
+        whole[y - top : y - top + block.shape[0], x - left : x - left + block.shape[1]] |= block
+    return top, left, whole
 
 
 def _placed(tile: Tile, part: tuple[Tile, Tensor]) -> tuple[Tile, Tensor]:
@@ -163,66 +236,84 @@ def merge_instances(places: Sequence[Tile], found: Sequence[Pieces], size: Size)
     return Found(masks, labels, torch.tensor([one.score for one in joined]))
 
 
+class Numbered(NamedTuple):
+    """The segments of an image, numbered tile by tile: their objects, and classes and scores of the objects."""
+
+    objects: Tensor  # of each segment, then -1, of no segment
+    classes: Tensor  # N int64
+    scores: Tensor  # N
+
+    def only(self, seen: Tensor) -> Numbered:
+        """Return what is left if these objects alone, in ascending order, have pixels."""
+        places = torch.full((len(self.classes) + 1,), -1, dtype=torch.long)
+        places[seen] = torch.arange(len(seen))
+        return Numbered(places[self.objects], self.classes[seen], self.scores[seen])
+
+
+def number_partitions(
+    places: Sequence[Tile], found: Iterable[Partition], things: Sequence[bool] | None,
+    put: Callable[[Tensor, Tensor, int, int], None],
+) -> Numbered:  # fmt: skip
+    """Join the segments of tiles, of which few are kept; a pixel that several tiles decide is put several times.
+
+    put: is given the numbers (h, w) of a tile's segments, -1 for none, which pixels (h, w) take them, top and left
+    """
+    same, labels, scores = Groups(), list[int](), list[float]()
+    for (y, x), one in zip(places, found, strict=True):
+        first = same.add((y, x), _masks(one), one.classes.cpu())
+        labels += one.classes.tolist()
+        scores += one.scores.tolist()
+        segments = one.segments.cpu()
+        inner, farthest = _inner(segments.shape), torch.full(segments.shape, -1.0)
+        for (top, left), *_ in same.near[:-1]:
+            here, there = (
+                tuple(_shared(side, offset) for side, offset in zip(inner.shape, offsets, strict=True))
+                for offsets in ((top - y, left - x), (y - top, x - left))
+            )
+            farthest[here] = torch.maximum(farthest[here], inner[there])
+        put(torch.where(segments >= 0, segments + first, -1), inner > farthest, y, x)
+    number: dict[tuple[str, int], int] = {}  # of a stuff class, or of the root of a thing
+    objects, classes, best = list[int](), list[int](), list[float]()
+    for segment, (label, score) in enumerate(zip(labels, scores, strict=True)):
+        thing = things is None or things[label]
+        key = ("thing", same.root(segment)) if thing else ("stuff", label)
+        if key not in number:
+            number[key] = len(classes)
+            classes.append(label)
+            best.append(score)
+        objects.append(number[key])
+        best[number[key]] = max(best[number[key]], score)
+    return Numbered(torch.tensor([*objects, -1]), torch.tensor(classes, dtype=torch.long), torch.tensor(best))
+
+
 def merge_partitions(
-    places: Sequence[Tile], found: Sequence[Partition], size: Size, things: Sequence[bool] | None = None
+    places: Sequence[Tile], found: Iterable[Partition], size: Size, things: Sequence[bool] | None = None
 ) -> Partition:
     """Return the panoptic segments of an image of `size` from those of its tiles."""
-    parts = _roots(places, [(_masks(one), one.classes.cpu()) for one in found])
-    segments, depth = torch.full(size, -1, dtype=torch.long), torch.full(size, -1.0)
-    number: dict[tuple[str, int], int] = {}  # of a stuff class, or of the root of a thing
-    classes: list[int] = []
-    scores: list[float] = []
-    for tile, (y, x) in enumerate(places):
-        one = found[tile]
-        own = torch.full((len(one.classes) + 1,), -1, dtype=torch.long)  # the last is no segment
-        for place, (label, score) in enumerate(zip(one.classes.tolist(), one.scores.tolist(), strict=True)):
-            thing = things is None or things[label]
-            key = ("thing", parts[tile, place]) if thing else ("stuff", label)
-            if key not in number:
-                number[key] = len(classes)
-                classes.append(label)
-                scores.append(score)
-            own[place] = number[key]
-            scores[number[key]] = max(scores[number[key]], score)
-        height, width = one.segments.shape
-        inner = torch.minimum(_inward(height)[:, None], _inward(width)[None])
-        rows, columns = slice(y, y + height), slice(x, x + width)
-        nearer = inner > depth[rows, columns]
-        segments[rows, columns] = torch.where(nearer, own[one.segments.cpu()], segments[rows, columns])
-        depth[rows, columns] = torch.maximum(inner, depth[rows, columns])
-    kept = segments.unique()
-    kept = kept[kept >= 0]
-    renumbered = torch.full((len(classes) + 1,), -1, dtype=torch.long)
-    renumbered[kept] = torch.arange(len(kept))
-    return Partition(renumbered[segments], torch.tensor(classes, dtype=torch.long)[kept], torch.tensor(scores)[kept])
+    segments = torch.full(size, -1, dtype=torch.long)
+
+    def put(numbers: Tensor, where: Tensor, top: int, left: int) -> None:
+        segments[top : top + where.shape[0], left : left + where.shape[1]][where] = numbers[where]
+
+    numbered = number_partitions(places, found, things, put)
+    seen = numbered.objects[segments].unique()
+    numbered = numbered.only(seen[seen >= 0])
+    return Partition(numbered.objects[segments], numbered.classes, numbered.scores)
 
 
 def _masks(one: Partition) -> Cropped:
     return Cropped(one.segments[None] == torch.arange(len(one.classes), device=one.segments.device)[:, None, None])
 
 
-def _inward(length: int) -> Tensor:
-    """Return how far each pixel of a side lies from its nearer end."""
-    place = torch.arange(length, dtype=torch.float)
-    return torch.minimum(place, length - 1 - place)
+def _shared(length: int, offset: int) -> slice:
+    """Return the part of a side that another one of the same length covers, which begins at an offset."""
+    return slice(max(offset, 0), max(length + min(offset, 0), 0))
 
 
-def _roots(places: Sequence[Tile], found: Sequence[tuple[Cropped, Tensor]]) -> dict[tuple[int, int], int]:
-    """Return a number for each (tile, place): the same for segments that are one object."""
-    keys = [(tile, place) for tile, (_, classes) in enumerate(found) for place in range(len(classes))]
-    parent = {key: key for key in keys}
-
-    def root(key: tuple[int, int]) -> tuple[int, int]:
-        while parent[key] != key:
-            key = parent[key]
-        return key
-
-    for a, (top, left) in enumerate(places):
-        for b in range(a + 1, len(places)):
-            for i, j in _same((top, left), found[a], places[b], found[b]):
-                parent[root((b, j))] = root((a, i))
-    numbers = {key: number for number, key in enumerate(keys)}
-    return {key: numbers[root(key)] for key in keys}
+def _inner(size: Sequence[int]) -> Tensor:
+    """Return how far each pixel (h, w) lies from the nearest edge."""
+    rows, columns = (torch.minimum(at, at.flip(0)) for at in (torch.arange(side, dtype=torch.float) for side in size))
+    return torch.minimum(rows[:, None], columns[None])
 
 
 def _same(

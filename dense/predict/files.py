@@ -18,7 +18,7 @@ from dense.items import Items, version
 from dense.media.video import Video, VideoError, VideoWriter
 from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly
-from dense.predict.predictor import NOT_IN_TILES, Predictor
+from dense.predict.predictor import Predictor
 
 
 def predict_files(
@@ -75,17 +75,18 @@ def _predict_image(predictor: Predictor, path: Path, stem: Path, output: Path, o
         image = predictor.opened(path)
     except ImageError as error:
         return {"failed": str(error)}
-    if isinstance(image, Windows) and predictor.model.task == "panoptic":
-        return {"failed": f"{path} has more than --large {predictor.large:g} megapixels, and {NOT_IN_TILES}"}
     if isinstance(image, Windows):
         predictor.write(image, output / stem, overlays)
         facts: dict[str, Any] = {}
         if image.damaged:
             facts["damaged"] = {"image": str(path), "tiles": len(image.damaged)}
         if predictor.objects:
-            content = json.loads(Path(f"{output / stem}_instances.json").read_text())
+            kind = "panoptic" if predictor.model.task == "panoptic" else "instances"
+            content = json.loads(Path(f"{output / stem}_{kind}.json").read_text())
             content["images"][0]["file_name"] = f"{stem}{path.suffix}"
-            facts |= {"kind": "instances", "objects": content}
+            if kind == "panoptic":
+                content["annotations"][0]["file_name"] = f"{stem}_panoptic.tif"
+            facts |= {"kind": kind, "objects": content}
         return facts
     prediction = predictor(image)
     prediction.save(output / stem, image if overlays else None)

@@ -110,10 +110,20 @@ class Panoptic:
         """Write STEM_panoptic.png (ids as colours R + 256 G + 65536 B, as COCO), STEM_panoptic.json and, given the
         image, STEM_overlay.png; return the paths."""
         paths = [Path(f"{stem}_panoptic{end}") for end in (".png", ".json")]
-        ids = (self.segments + 1).astype(np.int64)
-        write_picture(paths[0], np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8))
+        write_picture(paths[0], as_colours(self.segments + 1))
         _write_json(self, stem, paths[1])
         return paths + _write_overlay(self, stem, image)
+
+
+def as_colours(ids: NDArray[np.integer]) -> Picture:
+    """Return ids (H, W) as colours R + 256 G + 65536 B, as COCO stores panoptic segments."""
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
+
+
+def of_colours(colours: Picture) -> NDArray[np.int64]:
+    """Return the ids (H, W) of such colours."""
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return red | green << 8 | blue << 16
 
 
 def _write_json(prediction: Instances | Panoptic, stem: str | Path, path: Path) -> None:
@@ -171,28 +181,33 @@ def described(mask: NDArray[np.bool_], label: int, code: bool = True) -> dict[st
 class Coco:
     """Predictions of many images as one file of COCO's format: instances, or panoptic segments.
 
-    The PNG of panoptic segments is the file that `Panoptic.save` writes, beside the JSON file.
+    The map of panoptic segments lies beside the JSON file: a PNG, see `Panoptic.save`, or a TIFF of a large image.
     """
 
-    def __init__(self, classes: Sequence[str] = ()) -> None:
-        categories = [{"id": k + 1, "name": label, "isthing": 1} for k, label in enumerate(classes)]
-        self.content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": categories}
+    def __init__(self) -> None:
+        self.content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
         self.name = "instances"
 
     def add(self, name: str, one: Instances | Panoptic) -> None:
         """Add the prediction of an image, named by its file."""
-        height, width = one.masks.shape[1:] if isinstance(one, Instances) else one.segments.shape
-        self.name = "panoptic" if isinstance(one, Panoptic) else "instances"
-        if isinstance(one, Panoptic):
-            png = f"{Path(name).with_suffix('')}_panoptic.png"
-            rows: list[dict[str, Any]] = [{"file_name": png, "segments_info": one.annotations()}]
-        else:
-            rows = one.annotations()
-        self.append({"file_name": name, "height": height, "width": width}, rows)
-        things = one.things if isinstance(one, Panoptic) else (True,) * len(one.classes)
+        size = one.masks.shape[1:] if isinstance(one, Instances) else one.segments.shape
+        things = one.things if isinstance(one, Panoptic) else None
+        self.describe(name, size, one.annotations(), one.classes, things, ".png")
+
+    def describe(
+        self, name: str, size: Sequence[int], rows: list[dict[str, Any]], classes: Sequence[str],
+        things: Sequence[bool] | None, end: str,
+    ) -> None:  # fmt: skip
+        """Add the annotations of an image of `size` without ids, or its segments_info.
+
+        things: of panoptic segments, whether objects of each class are counted; end: of the name of their map
+        """
+        self.name = "instances" if things is None else "panoptic"
+        if things is not None:
+            rows = [{"file_name": f"{Path(name).with_suffix('')}_panoptic{end}", "segments_info": rows}]
+        self.append({"file_name": name, "height": size[0], "width": size[1]}, rows)
         self.content["categories"] = [
-            {"id": k + 1, "name": label, "isthing": int(thing)}
-            for k, (label, thing) in enumerate(zip(one.classes, things, strict=True))
+            {"id": k + 1, "name": label, "isthing": int(things is None or things[k])} for k, label in enumerate(classes)
         ]
 
     def append(self, image: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

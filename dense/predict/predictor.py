@@ -25,7 +25,7 @@ from dense.memory.anomaly import detect
 from dense.model.inference import WHOLE, Maps, augmented, bands, of_pixels, slid, slide, window_of
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import TOP, Partition, as_classes
-from dense.model.tiles import finder, in_tiles, joined_instances, search
+from dense.model.tiles import finder, in_tiles, joined_instances, number_partitions, search
 from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
 from dense.predict.sinks import Sink, TiledSink
@@ -33,9 +33,6 @@ from heads.layers import resize
 
 RGB = NDArray[np.uint8]  # H, W, 3, or as many channels as the model reads
 Source = str | Path | RGB | Image.Image
-NOT_IN_TILES = (
-    "panoptic segments are not written in tiles: cut it into smaller images, or raise --large to predict it in memory"
-)
 KEPT = 512_000_000  # bytes up to which the maps of a resized image are kept whole
 
 torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -168,27 +165,36 @@ class Predictor:
     def write(self, source: str | Path | Windows, stem: str | Path, overview: bool = True) -> list[Path]:
         """Predict a large image window by window, and write the prediction as tiled TIFF; return the paths.
 
-        That is STEM_labels.tif and STEM_scores.tif, STEM_depth.tif, STEM_restored.tif, or STEM_instances.tif (numbers)
-        and STEM_instances.json; and STEM_overview.png.
+        That is STEM_labels.tif and STEM_scores.tif, STEM_depth.tif, STEM_restored.tif, STEM_instances.tif (numbers)
+        and STEM_instances.json, or STEM_panoptic.tif (ids as colours) and STEM_panoptic.json; and STEM_overview.png.
         Pixels of damaged tiles are 255, NaN or black, and STEM_damaged.json lists these tiles.
         """
         image = source if isinstance(source, Windows) else self.windows(source)
-        if self.model.task == "panoptic":
-            raise ValueError(f"{image.image.path}: {NOT_IN_TILES}")
         log = self.model.depth_kind == "log" and not self.raw_depth
         with TiledSink(image.shape[:2], Path(stem), "masks" in self.model.outputs, log) as sink:
             if self.objects:
-                pixels = self._pixels(self._resized(image))
-                places, found = in_tiles(self._searched, pixels, self.inference, finder(self.model), self.score)
-                size = (pixels.shape[1], pixels.shape[2])
-                objects = sink.put_objects(joined_instances(places, found)[:TOP], size)
-                file = Coco(self._classes)
-                file.append({"file_name": Path(stem).name, "height": image.shape[0], "width": image.shape[1]}, objects)
-                file.write(Path(f"{stem}_instances.json"))
+                self._write_objects(image, sink)
             else:
                 self.reduced(image, sink)
             kind = "metric" if log else self.model.depth_kind
             return sink.write(image.damaged, self._classes, kind, overview)
+
+    def _write_objects(self, image: Windows, sink: TiledSink) -> None:
+        """Find the instances or segments of an image in tiles, and write their JSON file."""
+        pixels = self._pixels(self._resized(image))
+        size = (pixels.shape[1], pixels.shape[2])
+        places, found = in_tiles(self._searched, pixels, self.inference, finder(self.model), self.score)
+        things: tuple[bool, ...] | None = None
+        if self.model.task == "panoptic":
+            output = self.model.outputs["masks"]
+            things = output.things or (True,) * output.count
+            numbered = number_partitions(places, found, things, sink.put_tile(size))
+            rows = sink.put_segments(numbered, image.damaged)
+        else:
+            rows = sink.put_objects(joined_instances(places, list(found))[:TOP], size)
+        file = Coco()
+        file.describe(sink.stem.name, image.shape, rows, self._classes, things, ".tif")
+        file.write(Path(f"{sink.stem}_{file.name}.json"))
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:
         """Yield images with their predictions; the next file is read while one is computed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +20,8 @@ from dense.data.large import Box
 from dense.files import PARTIAL, replacing, write
 from dense.media.draw import label_picture, palette, write_picture
 from dense.model.inference import ROWS, bands
-from dense.model.tiles import Joined
-from dense.predict.objects import COLOURS
+from dense.model.tiles import Joined, Numbered, enlarged, nearest
+from dense.predict.objects import COLOURS, as_colours, of_colours
 from dense.predict.predictions import Depth, Restoration, Segmentation
 from heads.features import Size
 from heads.memory import as_logarithms
@@ -105,35 +105,70 @@ class TiledSink(Sink):
 
     def put_objects(self, objects: Sequence[Joined], size: Size) -> list[dict[str, Any]]:
         """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them."""
-        rows, columns = (
-            ((np.arange(full) + 0.5) * (small / full)).astype(np.int64)
-            for full, small in zip(self.size, size, strict=True)
-        )  # the pixel of `size` that is nearest to each pixel
         self.values["instances"] = (np.dtype(np.uint16), self.size)
         self._map("instances", "w+")
         annotations = []
         for number, one in reversed(list(enumerate(objects, 1))):  # the more certain lies above
-            blocks = []
-            for (y, x), mask in one.parts:
-                top, bottom = np.searchsorted(rows, [y, y + mask.shape[0]]).tolist()
-                left, right = np.searchsorted(columns, [x, x + mask.shape[1]]).tolist()
-                block = mask.numpy()[rows[top:bottom] - y][:, columns[left:right] - x]
-                up, across = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
-                if len(up):
-                    cut = block[up[0] : up[-1] + 1, across[0] : across[-1] + 1]
-                    blocks.append((top + int(up[0]), left + int(across[0]), cut))
-            if not blocks:
+            if (found := enlarged(one, size, self.size)) is None:
                 continue
-            top, left = min(block[0] for block in blocks), min(block[1] for block in blocks)
-            bottom, right = (max(block[i] + block[2].shape[i] for block in blocks) for i in (0, 1))
-            whole = np.zeros((bottom - top, right - left), bool)
-            for y, x, block in blocks:
-                whole[y - top : y - top + block.shape[0], x - left : x - left + block.shape[1]] |= block
+            top, left, whole = found
+            bottom, right = top + whole.shape[0], left + whole.shape[1]
             self._map("instances", "r+")[top:bottom, left:right][whole] = number
             fields = {"category_id": one.label + 1, "bbox": [left, top, right - left, bottom - top]}
             fields |= {"area": int(whole.sum()), "segmentation": encode_part(whole, top, left, self.size)}
             annotations.append(fields | {"score": round(one.score, 6), "iscrowd": 0})
         return annotations[::-1]
+
+    def put_tile(self, size: Size) -> Callable[[Tensor, Tensor, int, int], None]:
+        """Return what keeps the numbers of tiles' segments, see `number_partitions`, of an image shrunk to `size`."""
+        self.values["tiles"] = (np.dtype(np.int32), size)
+        self._map("tiles", "w+")
+
+        def put(numbers: Tensor, where: Tensor, top: int, left: int) -> None:
+            place = self._map("tiles", "r+")[top : top + where.shape[0], left : left + where.shape[1]]
+            place[where.numpy()] = numbers[where].numpy()
+
+        return put
+
+    def put_segments(self, numbered: Numbered, damaged: Sequence[Box]) -> list[dict[str, Any]]:
+        """Keep the panoptic segments of the tiles that were put; return COCO's segments_info of them.
+
+        Boxes in `damaged` have no segment.
+        """
+        size = self.values["tiles"][1]
+        seen = np.zeros(len(numbered.classes) + 1, bool)  # the last is none
+        for top in range(0, size[0], ROWS):
+            seen[numbered.objects.numpy()[self._map("tiles")[top : top + ROWS]]] = True
+        numbered = numbered.only(torch.from_numpy(np.flatnonzero(seen[:-1])))
+        objects, count = numbered.objects.numpy(), len(numbered.classes)
+        areas, last = np.zeros(count, np.int64), np.zeros((2, count), np.int64)
+        first = np.full_like(last, max(self.size))  # row and column
+        rows, columns = nearest(size, self.size)
+        self.values["panoptic"] = (np.dtype(np.uint8), (*self.size, 3))
+        self._map("panoptic", "w+")
+        for top in range(0, self.size[0], ROWS):
+            places = rows[top : top + ROWS]
+            band = objects[self._map("tiles")[places[0] : places[-1] + 1][places - places[0]][:, columns]]
+            for y, x, height, width in damaged:
+                band[max(y - top, 0) : max(y + height - top, 0), x : x + width] = -1
+            self._map("panoptic", "r+")[top : top + len(band)] = as_colours(band + 1)
+            where = np.nonzero(band >= 0)
+            found = band[where]
+            areas += np.bincount(found, minlength=count)
+            for axis, at in enumerate((where[0] + top, where[1])):
+                np.minimum.at(first[axis], found, at)
+                np.maximum.at(last[axis], found, at + 1)
+        del self.values["tiles"]
+        (self.folder / "tiles").unlink()
+        sides = last - first
+        return [
+            {
+                "id": k + 1, "category_id": int(numbered.classes[k]) + 1,
+                "bbox": [int(first[1, k]), int(first[0, k]), int(sides[1, k]), int(sides[0, k])], "area": int(areas[k]),
+                "score": round(float(numbered.scores[k]), 6), "iscrowd": 0,
+            }
+            for k in np.flatnonzero(areas).tolist()
+        ]  # fmt: skip
 
     def _map(self, name: str, mode: Any = "r") -> NDArray[Any]:
         dtype, shape = self.values[name]
@@ -195,8 +230,8 @@ class TiledSink(Sink):
         small = {name: np.array(self._map(name)[::step, ::step]) for name in self.values}
         if "restored" in small:
             return Restoration(small["restored"]).picture()
-        if "instances" in small:
-            numbers = small["instances"].astype(np.int64)
+        if self.values.keys() & {"instances", "panoptic"}:
+            numbers = of_colours(small["panoptic"]) if "panoptic" in small else small["instances"].astype(np.int64)
             return label_picture(np.where(numbers > 0, (numbers - 1) % COLOURS, COLOURS), COLOURS)
         if "labels" in small:
             return Segmentation(small["labels"], small["scores"], classes).picture()

@@ -30,7 +30,7 @@ from dense.data.levels import PHOTOGRAPHS, RGB, Reading
 from dense.data.loader import endless_loader, workers_options
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform, new_size
-from dense.data.windows import WindowSource, read_in_epoch
+from dense.data.windows import DamagedTiles, WindowSource, read_in_epoch
 from dense.files import free_room, megabytes
 from dense.tasks.degraded import (
     DegradedImages,
@@ -262,6 +262,7 @@ class DenseData(pl.LightningDataModule):
         if train_images is not None:
             self.train = draw(self.train, train_images, seed)
         self.stages: tuple[Stage, ...] = check_stages(patches) if patches else ()
+        self.damaged = DamagedTiles()  # of windows
         if windows is not None:
             self.train, self.val = self._windows(windows, crop_size, augment, resize)
         limit = None if check is True else int(check)
@@ -342,7 +343,7 @@ class DenseData(pl.LightningDataModule):
         crop = max((stage.side for stage in self.stages), default=crop)
         sizes = window_side(crop, augment), window_side(crop, Augment())
         return [
-            WindowSource(source, count, size, self.seed)
+            WindowSource(source, count, size, self.seed, self.damaged)
             for source, size in zip((self.train, self.val), sizes, strict=True)
         ]
 

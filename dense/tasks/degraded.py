@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dense.data.degrade import Degradation, Degrade, degrade
 from dense.data.degrade.kinds import known
 from dense.data.degrade.plan import PAIRED
 from dense.data.labelled.sample import LabelledSource, Sample
+from dense.data.large import Windows
 from dense.data.sampler import IndexSampler
 from dense.data.transforms import Augment, EvalTransform, TrainTransform
-from dense.data.windows import read_in_epoch
+from dense.data.windows import Targets, read_in_epoch
 
+BLOCK, BLOCKS = 1024, 64  # side of the blocks of a large image that are degraded one by one, and how many are kept
 EPOCHS = 10**6  # more than the epochs of any stage; keeps the epochs of two stages apart
 
 
@@ -143,6 +148,38 @@ class DegradedImages(Dataset[Sample]):
     def sample(self, index: int, copy: int = 0) -> Sample:
         """Return a sample, which has a single version."""
         return self[index]
+
+
+class DegradedWindows(Windows):
+    """A clean image read in windows, of which blocks are degraded one by one, each as an image with its own seed.
+
+    A block of which no depth is known has no haze.
+    """
+
+    def __init__(self, targets: Targets, degradation: Degradation, seed: tuple[int, ...]) -> None:
+        assert targets.windows is not None
+        super().__init__(targets.windows.images, targets.source.reading)
+        self.targets, self.degradation, self.seed = targets, degradation, seed
+        self._block = lru_cache(BLOCKS)(self._degraded)
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+        result = np.empty((height, width, self.shape[2]), np.uint8)
+        for row in range(top // BLOCK, -(-(top + height) // BLOCK)):
+            for column in range(left // BLOCK, -(-(left + width) // BLOCK)):
+                y, x, block = row * BLOCK - top, column * BLOCK - left, self._block(row, column)
+                part = block[max(-y, 0) : height - y, max(-x, 0) : width - x]
+                result[max(y, 0) : max(y, 0) + part.shape[0], max(x, 0) : max(x, 0) + part.shape[1]] = part
+        return result
+
+    def _degraded(self, row: int, column: int) -> NDArray[np.uint8]:
+        top, left = row * BLOCK, column * BLOCK
+        box = (top, left, min(BLOCK, self.shape[0] - top), min(BLOCK, self.shape[1] - left))
+        clean, depth = super().read(*box), None
+        if self.degradation.kind == "haze":
+            depth = self.targets.read(box).depth
+            if depth is None or np.isnan(depth).all():
+                return clean
+        return degrade(clean, {self.degradation.kind: self.degradation.level}, (*self.seed, row, column), depth)
 
 
 def kind_of(source: LabelledSource, index: int) -> str:

@@ -22,7 +22,7 @@ from dense.console import say, warn
 from dense.data.labelled.open import draw, open_labelled
 from dense.data.labelled.sample import LabelledSource
 from dense.data.levels import Reading
-from dense.data.windows import surveyed
+from dense.data.windows import DAMAGED, surveyed
 from dense.files import write
 from dense.losses.base import DepthKind
 from dense.model.card import as_json, format_number, model_card, versions
@@ -158,10 +158,13 @@ def run(cli: TrainCLI) -> int:
         trainer.limit_val_batches = 0  # the model of the last step is kept
     about = describe(task, data, trainer)
     checkpoints = begin(trainer, folder, config.checkpoint.as_dict(), about, cli.settings(), [best])
+    data.damaged.begin(folder / DAMAGED, trainer.is_global_zero and not checkpoints.last.is_file())
     start = time.monotonic()
     fit(trainer, task, data, checkpoints)
     if not trainer.is_global_zero:
         return stopped(trainer, checkpoints)
+    if damaged := data.damaged.report():
+        warn(damaged)
     if (folder / "metrics.csv").is_file():
         curves = read_metrics(folder / "metrics.csv")
         plot_curves(curves, distinct(list(curves)), folder / "curves.png", folder.name)

@@ -270,6 +270,27 @@ def test_a_damaged_tile_has_no_labels(folder: Path) -> None:
     assert np.isnan(found.depth).sum() == 8 * 32
 
 
+def test_damaged_tiles_of_a_run_are_listed_once(folder: Path, tmp_path: Path) -> None:
+    """Each tile of an image or a target, by whichever process, with unknown targets there; none before a run begins."""
+    damage(folder / "images/1.tif", 17)
+    damage(folder / "masks/0.tif", 3)
+    source = open_labelled(folder, "train", val_ratio=0.0)
+    sources = [WindowSource(source, 2, (400, 400)) for _ in range(2)]  # type: ignore[arg-type]
+    labels = sources[0].read(0).labels
+    assert labels is not None and (labels == 255).sum() == 64 * 32
+    assert not sources[0].damaged.report()
+    (tmp_path / "tiles").write_text("of an earlier run\n")
+    for number, one in enumerate(sources):
+        one.damaged.begin(tmp_path / "tiles", empty=not number)
+        for index in range(8):
+            one.read(index)
+    expected = f"2 damaged tiles, whose pixels were masked, in 2 files: {folder}/images/1.tif, {folder}/masks/0.tif; "
+    assert sources[0].damaged.report() == f"{expected}{tmp_path}/tiles lists their places"
+    assert {tuple(json.loads(line)[1:]) for line in (tmp_path / "tiles").read_text().splitlines()} == {
+        (192, 64, 8, 32), (0, 96, 64, 32)
+    }  # fmt: skip
+
+
 def in_json(root: Path, numbers: np.ndarray) -> None:
     """Write the objects of a map of numbers as COCO's run-length codes, and one polygon beside the first of them."""
     root.mkdir(exist_ok=True)

@@ -482,8 +482,8 @@ def test_a_number_that_no_pixel_can_have_changes_nothing(tmp_path: Path) -> None
         assert numbers_of(path, Reading(("a",))).dtype == np.uint8
 
 
-def test_targets_without_data_are_unknown(tmp_path: Path) -> None:
-    """Of masks where it is no class, and of depth, in whole images and in windows."""
+def test_targets_without_data_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of masks where it is no class, and of depth, in whole images, whose files are opened once, and in windows."""
     labelled(tmp_path, 1)
     mask = np.zeros((48, 64), np.uint8)
     mask[:4], mask[4:8] = 200, 1
@@ -500,7 +500,9 @@ def test_targets_without_data_are_unknown(tmp_path: Path) -> None:
         assert (sample.labels[:4] == 255).all() and (sample.labels[4:8] == 1).all() and not sample.labels[8:].any()
         assert np.isnan(sample.depth[40:]).all() and (sample.depth[:40] == 5).all()
     geotiff(tmp_path / "masks/cell0.tif", mask % 200, 0)
-    assert not (source.read(0).labels == 255).any()  # type: ignore[union-attr]
+    monkeypatch.setattr("tifffile.TiffFile", None)
+    assert not (source.labels(0) == 255).any()  # type: ignore[union-attr]
+    assert np.isnan(source.depth(0)[40:]).all()  # type: ignore[index,union-attr]
 
 
 def test_a_set_with_nodata_that_is_nearly_black(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
 import heads
 from dense.backbone import load_backbone
 from dense.model.network import DenseModel, Inference, Task, task_of_masks
+from dense.model.tiles import finder
 from heads import EoMT, Masks
 from heads.outputs import MaskKind
 
@@ -47,3 +50,31 @@ def queries(
     head.class_head.bias.data = torch.tensor([0.0, 6, *[0] * (len(classes) - 1)])
     task = task_of_masks(kind)
     return DenseModel(backbone, head, (0,), False, task, classes, Inference(**inference)).eval()
+
+
+def restorer() -> DenseModel:
+    """A small network that restores images."""
+    torch.manual_seed(0)
+    backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE | {"depth": 3}).freeze()
+    outputs = {"restored": {"name": "image"}}
+    head = heads.build(
+        {
+            "name": "restoration",
+            "in_channels": [16] * 3,
+            "body": "tiny",
+            "width": 16,
+            "guidance": "channels",
+            "outputs": outputs,
+        }
+    )
+    return DenseModel(backbone, head, (0, 1, 2), True, "restoration").eval()
+
+
+def segmenter(monkeypatch: pytest.MonkeyPatch, kind: MaskKind = "panoptic", **inference: Any) -> DenseModel:
+    """Return a network of many segments of all classes, most of them doubtful."""
+    network = queries(kind, **inference)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.head.class_head.weight, std=3)
+    kept = partial(finder, mask_threshold=0.3, overlap_threshold=0.1)
+    monkeypatch.setattr("dense.predict.predictor.finder", kept)
+    return network

@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
-import heads
-from dense.backbone import load_backbone
 from dense.data.labelled.segments import encode, encode_part
-from dense.model.network import DenseModel, Inference
-from dense.predict import Joint, Predictor
+from dense.model.network import Inference
+from dense.predict import Joint, Panoptic, Predictor
+from dense.predict.objects import of_colours
 from dense.predict.predictor import Sink
 from tests.data.test_large import damage
-from tests.predict.models import BACKBONE, model, queries
+from tests.predict.models import model, queries, restorer, segmenter
 from tests.runs import call, in_processes
 
 tifffile = pytest.importorskip("tifffile")
@@ -35,24 +34,6 @@ def save(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(path, image, tile=(64, 32), compression="zlib", photometric="rgb")
     return path
-
-
-def restorer() -> DenseModel:
-    """A small network that restores images."""
-    torch.manual_seed(0)
-    backbone = load_backbone("vit_tiny_patch16_224", **BACKBONE | {"depth": 3}).freeze()
-    outputs = {"restored": {"name": "image"}}
-    head = heads.build(
-        {
-            "name": "restoration",
-            "in_channels": [16] * 3,
-            "body": "tiny",
-            "width": 16,
-            "guidance": "channels",
-            "outputs": outputs,
-        }
-    )
-    return DenseModel(backbone, head, (0, 1, 2), True, "restoration").eval()
 
 
 @pytest.mark.parametrize(
@@ -112,19 +93,49 @@ def test_objects(window: int | None, image: np.ndarray, tmp_path: Path) -> None:
     assert bare == found.annotations()  # type: ignore[union-attr]
 
 
-def test_panoptic_segments_are_refused(image: np.ndarray, tmp_path: Path) -> None:
-    """In one line, before the file is read; with a larger --large they are predicted in memory."""
+@pytest.mark.parametrize("inference", [{"window": 48}, {"window": 40, "stride": 12}, {}], ids=str)
+def test_panoptic_segments(inference: dict[str, int], image: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+    """Numbers, areas, boxes and scores equal those in memory; the map is read as COCO's is."""
+    path = save(tmp_path / "in/a.tif", image)
+    network = segmenter(monkeypatch, **inference)
+    monkeypatch.setattr("dense.predict.sinks.ROWS", 64)
+    found, expected = Predictor(network, large=0)(path), Predictor(network)(image)
+    assert isinstance(found, Panoptic) and isinstance(expected, Panoptic)
+    assert np.array_equal(found.segments, expected.segments)
+    assert set(expected.labels.tolist()) == {0, 1, 2}
+    Predictor(network).write(path, tmp_path / "python/a")
+    network.save_pretrained(tmp_path / "model")
+    argv = ["predict", str(tmp_path / "model"), str(path.parent), "--large", "0", "--output", str(tmp_path / "out")]
+    done = call(argv)
+    assert done.returncode == 0, done.stderr
+    for folder in ("python", "out"):
+        written = tifffile.imread(tmp_path / folder / "a_panoptic.tif")
+        assert np.array_equal(of_colours(written), expected.segments + 1)
+        (row,) = json.loads((tmp_path / folder / "a_panoptic.json").read_text())["annotations"]
+        assert row["file_name"] == "a_panoptic.tif" and row["segments_info"] == expected.annotations()
+        assert max(Image.open(tmp_path / folder / "a_overview.png").size) == 210
+    ours = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert ours["annotations"][0]["segments_info"] == expected.annotations()
+    assert [one["isthing"] for one in ours["categories"]] == [0, 1, 1]
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
+def test_panoptic_segments_of_a_shrunk_image(image: np.ndarray, tmp_path: Path, monkeypatch: Any) -> None:
+    """Found at the working size, enlarged by nearest neighbour, as in memory; a damaged tile has no segment."""
     path = save(tmp_path / "a.tif", image)
-    queries("panoptic", window=48).save_pretrained(tmp_path / "model")
-    for large, status in (("0.001", 1), ("1", 0)):
-        done = call(
-            ["predict", str(tmp_path / "model"), str(path), "--output", str(tmp_path / large), "--large", large]
-        )
-        assert done.returncode == status
-        refused = "a.tif has more than --large 0.001 megapixels, and panoptic segments are not written in tiles"
-        assert (refused in done.stderr) == bool(status)
-    with pytest.raises(ValueError, match=r"a.tif: panoptic segments are not written in tiles"):
-        Predictor(queries("panoptic", window=48)).write(path, tmp_path / "b")
+    damage(path, 6)
+    predictor = Predictor(segmenter(monkeypatch, window=48, resize=70), large=0)
+    found = predictor(path)
+    predictor.write(path, tmp_path / "out/a")
+    (box,) = json.loads((tmp_path / "out/a_damaged.json").read_text())
+    expected = found.segments + 1  # type: ignore[union-attr]
+    expected[box["top"] : box["top"] + box["height"], box["left"] : box["left"] + box["width"]] = 0
+    written = of_colours(tifffile.imread(tmp_path / "out/a_panoptic.tif"))
+    assert np.array_equal(written, expected)
+    (row,) = json.loads((tmp_path / "out/a_panoptic.json").read_text())["annotations"]
+    assert {one["id"]: one["area"] for one in row["segments_info"]} == {
+        int(n): int((expected == n).sum()) for n in np.unique(expected) if n
+    }
 
 
 def test_objects_of_a_shrunk_image(image: np.ndarray, tmp_path: Path) -> None:

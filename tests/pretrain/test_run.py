@@ -416,11 +416,14 @@ def test_resnet_trains(tmp_path: Path) -> None:
 def test_windows_of_large_files(tmp_path: Path) -> None:
     """Views of windows, others in every epoch; a run that was killed continues bit for bit."""
     tifffile = pytest.importorskip("tifffile")
+    from tests.data.test_large import damage  # which needs tifffile
+
     (tmp_path / "images").mkdir()
     for number in range(3):
         image = np.random.default_rng(number).integers(0, 256, (90, 120, 3), dtype=np.uint8)
         options = {"tile": (32, 32), "compression": "zlib", "photometric": "rgb"}
         tifffile.imwrite(tmp_path / f"images/{number}.tif", image, **options)
+    damage(tmp_path / "images/1.tif", 5)
     changes = {"data.root": str(tmp_path / "images"), "data.windows": 6, "data.window_size": 48}
     config = write_config(tmp_path, **changes)
     assert run(config, tmp_path / "whole").returncode == 0
@@ -433,6 +436,7 @@ def test_windows_of_large_files(tmp_path: Path) -> None:
     assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
     done = run(config, tmp_path / "killed")
     assert done.returncode == 0, done.stderr
+    assert "1 damaged tiles, whose pixels were masked, in 1 files" in done.stderr
     assert_same(tmp_path / "killed", tmp_path / "whole")
     done = run(write_config(tmp_path / "other", **{"data.windows": 2}), tmp_path / "scenes")
     assert "data.windows=2: only files have windows; leave it out for scenes:train" in done.stderr

@@ -411,6 +411,8 @@ def test_a_cache_needs_a_frozen_backbone(tmp_path: Path) -> None:
 def test_windows_of_large_files(tmp_path: Path) -> None:
     """Other windows in every epoch; a run that was killed continues bit for bit, and predicts files in windows."""
     tifffile = pytest.importorskip("tifffile")
+    from tests.data.test_large import damage  # which needs tifffile
+
     for folder in ("images", "masks"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     for number in range(5):
@@ -419,6 +421,7 @@ def test_windows_of_large_files(tmp_path: Path) -> None:
             kind = "rgb" if values.ndim == 3 else "minisblack"
             path = tmp_path / f"data/{folder}/{number}.tif"
             tifffile.imwrite(path, values, tile=(32, 32), compression="zlib", photometric=kind)
+    damage(tmp_path / "data/images/2.tif", 5)
     (tmp_path / "data/classes.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\n")
     changes = {"data.root": str(tmp_path / "data"), "data.windows": 4, "data.val_ratio": 0.3, "data.workers": 0}
     changes["data.augment"] = {"scale": [0.5, 2.0], "flip": 0.5}
@@ -432,6 +435,7 @@ def test_windows_of_large_files(tmp_path: Path) -> None:
     assert process.status(signal.SIGKILL) == -signal.SIGKILL, "the run ended before it could be killed"
     done = call(argv(config, tmp_path / "killed"))
     assert done.returncode == 0, done.stderr
+    assert "1 damaged tiles, whose pixels were masked, in 1 files" in done.stderr
     assert_same(tmp_path / "killed", tmp_path / "whole")
     done = call(argv(write(tmp_path / "other", **changes | {"data.windows": 5}), tmp_path / "killed"))
     assert "windows" in done.stderr

@@ -23,7 +23,7 @@ from dense.data.labelled.formats import DepthFormat
 from dense.data.labelled.reading import stored_depth
 from dense.data.labelled.sample import IGNORE, DataError, LabelledSource, Progress
 from dense.data.levels import PHOTOGRAPHS, counted_nan
-from dense.data.values import header_nodata, read_channels
+from dense.data.values import read_channels
 from dense.data.windows import WindowSource, large_image, surveyed
 
 CHUNK = 32  # samples per thread that are submitted at once
@@ -268,7 +268,7 @@ def _depth(source: FileSource, seen: Seen, index: int) -> NDArray[np.float32] | 
     path, form = source.depths[index] if source.depths is not None else "", source.depth_format
     if not path or form is None:
         return None
-    raw, form = stored_depth(path, form), form.knowing(header_nodata(path))
+    raw, form = stored_depth(path, form)
     depth = form.depth(raw, path)
     if numbers := depth_numbers(path, raw, form):
         seen.depths.append(numbers)

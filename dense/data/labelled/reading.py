@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from dense.data.image import ImageError
 from dense.data.labelled.formats import DepthFormat, LabelFormat
 from dense.data.labelled.sample import DataError
-from dense.data.values import header_nodata
+from dense.data.values import GDAL_NODATA, nodata_number
 
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # PIL stretches grey of 2 and 4 bits to 0..255
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz", ".tif", ".tiff", ".exr")
@@ -37,7 +38,8 @@ def _named_errors(path: Path, what: str) -> Iterator[None]:
 
 def read_labels(path: str | Path, form: LabelFormat) -> NDArray[np.uint8]:
     """Return the class of every pixel (H, W) of a mask, `IGNORE` where it is unknown."""
-    return form.knowing(header_nodata(path)).labels(read_mask(path, form.by_colour), str(path))
+    raw, nodata = _mask(Path(path), form.by_colour)
+    return form.knowing(nodata).labels(raw, str(path))
 
 
 def read_mask(path: str | Path, colours: bool = False) -> NDArray[Any]:
@@ -45,48 +47,64 @@ def read_mask(path: str | Path, colours: bool = False) -> NDArray[Any]:
 
     colours: return the colours of a palette or of grey instead of its numbers
     """
-    path = Path(path)
+    return _mask(Path(path), colours)[0]
+
+
+def _mask(path: Path, colours: bool) -> tuple[NDArray[Any], float | None]:
+    """Return a mask as it is stored, and the number that means unknown in a GeoTIFF."""
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise DataError(f"{path} is a JPEG, which changes values near every edge; masks must be PNG or TIFF")
     with _named_errors(path, "mask"), Image.open(path) as image:
-        mode = image.tile[0].args if image.tile else None
-        image.load()
-        if image.mode == "P":
-            return np.array(image.convert("RGB")) if colours else np.array(image)
-        if image.mode in ("1", "L"):
-            grey = np.array(image.convert("RGB") if colours else image)
-            return grey.astype(np.uint8) // (1 if colours else GREY_STEPS.get(str(mode), 1))
-        if image.mode.startswith("I"):
-            return np.array(image)
-        if image.mode in ("RGB", "RGBA", "LA"):
-            values = np.array(image.convert("RGBA"))
-            if (values[..., 3] != 255).any():
-                raise DataError(f"{path} is transparent in places; a mask needs one value at every pixel")
-            return values[..., :3]
-        raise DataError(f"{path} is an image of mode {image.mode}; a mask holds whole numbers or RGB colours")
+        return _mask_of(image, path, colours), _nodata(image)
+
+
+def _mask_of(image: ImageFile, path: Path, colours: bool) -> NDArray[Any]:
+    mode = image.tile[0].args if image.tile else None
+    image.load()
+    if image.mode == "P":
+        return np.array(image.convert("RGB")) if colours else np.array(image)
+    if image.mode in ("1", "L"):
+        grey = np.array(image.convert("RGB") if colours else image)
+        return grey.astype(np.uint8) // (1 if colours else GREY_STEPS.get(str(mode), 1))
+    if image.mode.startswith("I"):
+        return np.array(image)
+    if image.mode in ("RGB", "RGBA", "LA"):
+        values = np.array(image.convert("RGBA"))
+        if (values[..., 3] != 255).any():
+            raise DataError(f"{path} is transparent in places; a mask needs one value at every pixel")
+        return values[..., :3]
+    raise DataError(f"{path} is an image of mode {image.mode}; a mask holds whole numbers or RGB colours")
+
+
+def _nodata(image: Image.Image) -> float | None:
+    """Return the number that means unknown in a GeoTIFF; None of other files."""
+    return nodata_number(getattr(image, "tag_v2", {}).get(GDAL_NODATA))
 
 
 def read_depth(path: str | Path, form: DepthFormat) -> NDArray[np.float32]:
     """Return depth (H, W) from a 16-bit PNG, a float or 16-bit TIFF, .npy, or .npz with one array."""
-    return form.knowing(header_nodata(path)).depth(stored_depth(path, form), str(path))
+    raw, form = stored_depth(path, form)
+    return form.depth(raw, str(path))
 
 
-def stored_depth(path: str | Path, form: DepthFormat) -> NDArray[Any]:
-    """Return a depth map as it is stored; raise DataError where the file cannot hold depth."""
+def stored_depth(path: str | Path, form: DepthFormat) -> tuple[NDArray[Any], DepthFormat]:
+    """Return a depth map as it is stored, and its format, which knows the number that means unknown in a GeoTIFF; raise
+    DataError where the file cannot hold depth."""
     path = Path(path)
     with _named_errors(path, "depth map"):
-        return _stored_depth(path, form)
+        raw, nodata = _stored_depth(path, form)
+    return raw, form.knowing(nodata)
 
 
-def _stored_depth(path: Path, form: DepthFormat) -> NDArray[Any]:
+def _stored_depth(path: Path, form: DepthFormat) -> tuple[NDArray[Any], float | None]:
     extension = path.suffix.lower()
     if extension == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, allow_pickle=False)), None
     if extension == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             if len(archive.files) != 1:
                 raise DataError(f"{path} holds {len(archive.files)} arrays ({', '.join(archive.files)}); expected one")
-            return np.asarray(archive[archive.files[0]])
+            return np.asarray(archive[archive.files[0]]), None
     if extension == ".exr":
         raise DataError(
             f"{path}: EXR cannot be read, as OpenCV's wheels are built without OpenEXR; convert such files once, with "
@@ -103,4 +121,4 @@ def _stored_depth(path: Path, form: DepthFormat) -> NDArray[Any]:
             )
         if image.mode not in ("L", "F") and not image.mode.startswith("I"):
             raise DataError(f"{path} is a colour image (mode {image.mode}), not a map of depth")
-        return np.array(image)
+        return np.array(image), _nodata(image)

@@ -44,12 +44,14 @@ class Segments(NamedTuple):
     classes: (N,) int64
     crowd: (N,) bool; regions of several objects that are not told apart, which are neither matched nor counted
     valid: (H, W) bool; False where nothing is known: at unlabelled pixels and outside of the image
+    ids: (N,) int64; the same for a segment in all windows of its image; empty where segments have none
     """
 
     masks: Tensor
     classes: Tensor
     crowd: Tensor
     valid: Tensor
+    ids: Tensor = torch.empty(0, dtype=torch.long)
 
     def to(self, device: Any, **options: Any) -> Segments:
         """Return the segments on `device`; `options` are those of `torch.Tensor.to`."""
@@ -57,7 +59,8 @@ class Segments(NamedTuple):
 
     def take(self, which: Tensor) -> Segments:
         """Return the segments with these indices, or where `which` (N,) is True."""
-        return Segments(self.masks[which], self.classes[which], self.crowd[which], self.valid)
+        ids = self.ids[which] if len(self.ids) else self.ids
+        return Segments(self.masks[which], self.classes[which], self.crowd[which], self.valid, ids)
 
     def of_things(self, things: Sequence[bool]) -> Segments:
         """Return the objects; things: whether each class is of countable objects."""

@@ -120,7 +120,7 @@ def of_numbers(
         )
     masks = (pairs[None] == found[:, None, None]) & valid
     crowd = counted[of_class] & (number == 0)
-    return Segments(*map(torch.from_numpy, (masks, of_class, crowd, valid)))
+    return Segments(*map(torch.from_numpy, (masks, of_class, crowd, valid, found)))
 
 
 def of_ids(entry: Mapping[str, Any], part: NDArray[Any] | None = None) -> Segments:
@@ -148,6 +148,7 @@ def of_ids(entry: Mapping[str, Any], part: NDArray[Any] | None = None) -> Segmen
         torch.tensor([row[1] for row in segments], dtype=torch.long),
         torch.tensor([bool(row[2]) for row in segments], dtype=torch.bool),
         torch.from_numpy(ids != 0),
+        torch.tensor(known, dtype=torch.long),
     )
 
 
@@ -182,6 +183,7 @@ def of_annotations(entry: Sequence[Sequence[Any]], size: Size, name: str, box: B
         torch.tensor([entry[i][1] for i in kept], dtype=torch.long),
         torch.tensor([bool(entry[i][2]) for i in kept], dtype=torch.bool),
         torch.ones(box[2:], dtype=torch.bool),
+        torch.tensor(kept, dtype=torch.long),
     )
 
 

@@ -130,9 +130,12 @@ def predictor(
     """Return what turns a normalised image (3, h, w) into the instances or segments of its original size."""
     if "masks" in model.outputs:
         find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
-        return lambda image, size: search(
-            model.maps, image, size, protocol.inference, find, things, top=protocol.top
-        )  # fmt: skip
+
+        def found_in(image: Tensor, size: Size) -> Any:
+            found = search(model.maps, image, size, protocol.inference, find, things, top=protocol.top)
+            return best(found, 0.0, protocol.top)
+
+        return found_in
 
     def components(image: Tensor, size: Size) -> Any:
         scores = resize(model.maps(image[None])["labels"].float(), size, align_corners=False).softmax(1)[0].cpu()

@@ -50,7 +50,7 @@ def search(
 ) -> Any:  # fmt: skip
     """Return the instances or segments, at `size`, of an image (3, h, w) that has its working size already.
 
-    least: smallest score of an instance
+    least: smallest score of an instance; top: most instances of an image or, with a window, of each tile
     """
     height, width = image.shape[-2:]
     window = inference.window
@@ -62,7 +62,7 @@ def search(
     found = chain((first,), found)
     if isinstance(first, Partition):
         return _resized(merge_partitions(places, found, (height, width), things), size)
-    return best(_resized(merge_instances(places, list(found), (height, width)), size), least, top)
+    return _resized(merge_instances(places, list(found), (height, width)), size)
 
 
 def in_tiles(

@@ -192,19 +192,20 @@ class Coco:
         """Add the prediction of an image, named by its file."""
         size = one.masks.shape[1:] if isinstance(one, Instances) else one.segments.shape
         things = one.things if isinstance(one, Panoptic) else None
-        self.describe(name, size, one.annotations(), one.classes, things, ".png")
+        segments = f"{Path(name).with_suffix('')}_panoptic.png"
+        self.describe(name, size, one.annotations(), one.classes, things, segments)
 
     def describe(
         self, name: str, size: Sequence[int], rows: list[dict[str, Any]], classes: Sequence[str],
-        things: Sequence[bool] | None, end: str,
+        things: Sequence[bool] | None, segments: str,
     ) -> None:  # fmt: skip
         """Add the annotations of an image of `size` without ids, or its segments_info.
 
-        things: of panoptic segments, whether objects of each class are counted; end: of the name of their map
+        things: of panoptic segments, whether objects of each class are counted; segments: the name of their map
         """
         self.name = "instances" if things is None else "panoptic"
         if things is not None:
-            rows = [{"file_name": f"{Path(name).with_suffix('')}_panoptic{end}", "segments_info": rows}]
+            rows = [{"file_name": segments, "segments_info": rows}]
         self.append({"file_name": name, "height": size[0], "width": size[1]}, rows)
         self.content["categories"] = [
             {"id": k + 1, "name": label, "isthing": int(things is None or things[k])} for k, label in enumerate(classes)

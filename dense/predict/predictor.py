@@ -24,7 +24,7 @@ from dense.data.transforms import new_size, resize_image
 from dense.memory.anomaly import detect
 from dense.model.inference import WHOLE, Maps, augmented, bands, of_pixels, slid, slide, window_of
 from dense.model.network import DenseModel, Inference
-from dense.model.queries import TOP, Partition, as_classes
+from dense.model.queries import Partition, as_classes
 from dense.model.tiles import finder, in_tiles, joined_instances, number_partitions, search
 from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
@@ -191,9 +191,10 @@ class Predictor:
             numbered = number_partitions(places, found, things, sink.put_tile(size))
             rows = sink.put_segments(numbered, image.damaged)
         else:
-            rows = sink.put_objects(joined_instances(places, list(found))[:TOP], size)
+            rows = sink.put_objects(joined_instances(places, list(found)), size)
         file = Coco()
-        file.describe(sink.stem.name, image.shape, rows, self._classes, things, ".tif")
+        name = sink.stem.name
+        file.describe(name, image.shape, rows, self._classes, things, f"{name}_panoptic.tif")
         file.write(Path(f"{sink.stem}_{file.name}.json"))
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:

@@ -105,7 +105,7 @@ class TiledSink(Sink):
 
     def put_objects(self, objects: Sequence[Joined], size: Size) -> list[dict[str, Any]]:
         """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them."""
-        self.values["instances"] = (np.dtype(np.uint16), self.size)
+        self.values["instances"] = (np.min_scalar_type(max(len(objects), 256)), self.size)  # 16 bits, or 32
         self._map("instances", "w+")
         annotations = []
         for number, one in reversed(list(enumerate(objects, 1))):  # the more certain lies above

@@ -187,7 +187,7 @@ def test_restoration(inference: dict[str, int], folder: Path, monkeypatch: pytes
     for one, other in ((found.numbers, expected), (found.numbers["input"], expected["input"])):
         for name in ("psnr", "ssim", "psnr_y", "ssim_y"):
             assert one[name] == pytest.approx(other[name], rel=1e-6)
-        assert one["per_degradation"]["paired"]["pictures"] == 2
+        assert one["per_degradation"]["paired"]["images"] == 2
     assert found.protocol.settings["large"] == "2 images of more than 0.01 megapixels, in windows"
 
 

@@ -15,7 +15,7 @@ from dense.cli import evaluate, main
 from dense.cli.trainings import TRAININGS
 from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
-from dense.evaluate.published.needs import MASKED
+from dense.evaluate.published.needs import MVTEC
 from dense.recipes import find_config
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
 from tests.evaluate.davis import miniature
@@ -173,12 +173,10 @@ def kitti(root: Path) -> None:
 
 
 def mvtec(root: Path) -> None:
-    for category in (*MASKED, "bottle"):
-        for i in range(2):
-            image_file(root / category / f"train/good/{i}.png", i, (64, 64))
-            image_file(root / category / f"test/good/{i}.png", 2 + i, (64, 64))
-            image_file(root / category / f"test/hole/{i}.png", 90 + i, (64, 64))
-            mask(root / category / f"ground_truth/hole/{i}_mask.png", 255 * stripes(2, (64, 64)), (64, 64))
+    for category in MVTEC:
+        for name, colour in (("train/good", 1), ("test/good", 2), ("test/hole", 90)):
+            image_file(root / category / name / "0.png", colour, (64, 64))
+        mask(root / category / "ground_truth/hole/0_mask.png", 255 * stripes(2, (64, 64)), (64, 64))
 
 
 MAKERS = {

@@ -17,6 +17,10 @@ class Data(NamedTuple):
     inside: tuple[str, ...]
 
 
+MVTEC = (
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
+    "toothbrush", "transistor", "wood", "zipper",
+)  # fmt: skip
 MASKED = ("capsule", "hazelnut", "pill", "screw", "toothbrush")  # of MVTec AD, by AnomalyDINO
 ADE20K = tuple(f"{kind}/{split}" for split in ("training", "validation") for kind in ("images", "annotations"))
 CITYSCAPES = tuple(f"{kind}/{split}" for split in ("train", "val") for kind in ("leftImg8bit", "gtFine"))
@@ -35,7 +39,7 @@ DATA = {
     "roxford5k": Data("Revisited Oxford", "", ("jpg", "gnd_roxford5k.pkl")),
     "rparis6k": Data("Revisited Paris", "", ("jpg", "gnd_rparis6k.pkl")),
     "copydays": Data("Copydays with distractors", "", ("original", "strong", "distractors", "whiten")),
-    "mvtec": Data("MVTec AD", "", tuple(f"{name}/train/good" for name in MASKED)),
+    "mvtec": Data("MVTec AD", "", tuple(f"{name}/train/good" for name in MVTEC)),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dense.data.labelled import open_labelled
+from dense.data.labelled.open import open_labelled
 from dense.demo.heads import Plan
 from dense.demo.report import Command, Gallery, Section, Table, section, thumbnail
 from dense.media.draw import Picture

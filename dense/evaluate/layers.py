@@ -16,9 +16,9 @@ from dense.backbone import Backbone
 from dense.backbone.spec import Layers, resolve_layers
 from dense.console import progress
 from dense.data import windows
-from dense.data.labelled import IGNORE, LabelledSource, open_labelled
 from dense.data.labelled.files import FileSource
-from dense.data.labelled.sample import Labelled
+from dense.data.labelled.open import open_labelled
+from dense.data.labelled.sample import IGNORE, Labelled, LabelledSource
 from dense.data.levels import Reading
 from dense.data.transforms import resize_sample, to_tensors
 from dense.evaluate.classification.features import evaluating, final_norm, randomly_initialised, statistics

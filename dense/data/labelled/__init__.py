@@ -1,39 +1,25 @@
 """Labelled images: masks, depth or both, from folders, published data sets or embedded scenes."""
 
-from dense.data.labelled.check import check_all
-from dense.data.labelled.formats import DepthFormat, LabelFormat
-from dense.data.labelled.layouts import LAYOUTS, Layout
-from dense.data.labelled.open import open_labelled
-from dense.data.labelled.sample import (
-    IGNORE,
-    Batch,
-    DataError,
-    DepthKind,
-    Identity,
-    Labelled,
-    LabelledSource,
-    Sample,
-    Segments,
-    masks_of,
-)
-from dense.data.labelled.segments import SegmentFormat
+from dense.suggest import lazily
 
-__all__ = [
-    "IGNORE",
-    "LAYOUTS",
-    "Batch",
-    "DataError",
-    "DepthFormat",
-    "DepthKind",
-    "Identity",
-    "LabelFormat",
-    "Labelled",
-    "LabelledSource",
-    "Layout",
-    "Sample",
-    "SegmentFormat",
-    "Segments",
-    "check_all",
-    "masks_of",
-    "open_labelled",
-]
+_PUBLIC = {
+    "Batch": "dense.data.labelled.sample",
+    "check_all": "dense.data.labelled.check",
+    "DataError": "dense.data.labelled.sample",
+    "DepthFormat": "dense.data.labelled.formats",
+    "DepthKind": "dense.data.labelled.sample",
+    "Identity": "dense.data.labelled.sample",
+    "IGNORE": "dense.data.labelled.sample",
+    "LabelFormat": "dense.data.labelled.formats",
+    "Labelled": "dense.data.labelled.sample",
+    "LabelledSource": "dense.data.labelled.sample",
+    "Layout": "dense.data.labelled.layouts",
+    "LAYOUTS": "dense.data.labelled.layouts",
+    "masks_of": "dense.data.labelled.sample",
+    "open_labelled": "dense.data.labelled.open",
+    "Sample": "dense.data.labelled.sample",
+    "SegmentFormat": "dense.data.labelled.segments",
+    "Segments": "dense.data.labelled.sample",
+}
+__all__ = sorted(_PUBLIC)
+__getattr__ = lazily(__name__, _PUBLIC)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dense.console import say
 from dense.data.levels import PHOTOGRAPHS, SAMPLED, SIXTEEN_BITS, TWELVE_BITS, ImageError, Reading, sampled, white_of
-from dense.data.values import header_bits, one_per_image, opened, read_channels, read_values
+from dense.data.values import channels_of_tiff, header_bits, one_per_image, opened, read_channels, read_values
 
 T = TypeVar("T")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
@@ -38,7 +38,27 @@ def read_image(path: str | Path, at_least: int | None = None, reading: Reading =
     if reading != PHOTOGRAPHS or path.suffix.lower() in (".npy", ".dcm"):
         return _as_bytes(path, str(path), reading)
     with opened(path) as file:
-        return _decode(file, str(path), at_least)
+        return _photograph(file, str(path), at_least)
+
+
+def _photograph(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.uint8]:
+    """Return an image without declared channels or levels; a TIFF of other channels than a photograph's raises."""
+    tiff = name.lower().endswith((".tif", ".tiff"))
+    count, pages = channels_of_tiff(file) if tiff else (1, False)
+    if count not in (1, 3):
+        raise ImageError(PHOTOGRAPHS.mismatch(count, name))
+    if pages:
+        return _as_bytes(file, name, PHOTOGRAPHS)
+    try:
+        return _decode(file, name, at_least)
+    except ImageError as error:
+        if not tiff:
+            raise
+        file.seek(0)
+        try:  # numbers of kinds that PIL does not read, such as double precision
+            return _as_bytes(file, name, PHOTOGRAPHS)
+        except ImageError:
+            raise error from None
 
 
 def _as_bytes(file: Path | IO[bytes], name: str, reading: Reading) -> NDArray[np.uint8]:
@@ -56,7 +76,7 @@ def decode_image(
     """Do as `read_image`, for the bytes of a file; errors call it `name`."""
     if reading != PHOTOGRAPHS:
         return _as_bytes(io.BytesIO(data), name, reading)
-    return _decode(io.BytesIO(data), name, at_least)
+    return _photograph(io.BytesIO(data), name, at_least)
 
 
 def _decode(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.uint8]:

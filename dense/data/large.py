@@ -115,7 +115,10 @@ class LargeImage:
             planar = page.planarconfig == 2 and self.first > 1
             shape = (self.first, self.height, self.width) if planar else (self.height, self.width, self.first)
             for one in self._pages:
-                array = np.memmap(self.path, kind, "r", one.dataoffsets[0], shape)
+                try:
+                    array = np.memmap(self.path, kind, "r", one.dataoffsets[0], shape)
+                except ValueError:
+                    raise ImageError(f"{self.path} is truncated") from None
                 self._maps.append(np.moveaxis(array, 0, -1) if planar else array)
 
     def _check(self, dtype: np.dtype[Any]) -> None:
@@ -132,8 +135,11 @@ class LargeImage:
             return "its 0 is white"
         try:
             tifffile.TIFF.DECOMPRESSORS[page.compression]
+            tifffile.TIFF.UNPREDICTORS[page.predictor]
         except KeyError as error:
             return f"{error.args[0]!s}; pip install imagecodecs"
+        if page.bitspersample not in (1, 8, 16, 32, 64):
+            return f"its numbers of {page.bitspersample} bits are packed"
         tall = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
         wide = page.tilewidth if page.is_tiled else page.imagewidth
         if not page.is_contiguous and tall * wide > CHUNK:

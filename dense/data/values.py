@@ -7,6 +7,7 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -311,6 +312,28 @@ def header_bits(path: str) -> int | None:
     except Exception:  # readers raise nearly anything on damaged bytes
         pass
     return None
+
+
+def channels_of_tiff(file: IO[bytes]) -> tuple[int, bool]:
+    """Return the number of channels in a TIFF's header, without opacity, and whether they are pages; 1 where damaged.
+
+    Planes, times and pages of one size are channels alike.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page, first = tiff.pages.first, tiff.series[0]
+            alike = {(one.shape, one.dtype) for one in tiff.series} == {(first.shape, first.dtype)}
+            count = prod(n for axis, n in zip(first.axes, first.shape, strict=True) if axis not in "YX")
+            count *= len(tiff.series) if alike else 1
+            paged = count > page.samplesperpixel
+            opacity = sum(int(extra) in (1, 2) for extra in page.extrasamples or ())
+            return count - opacity * (not paged), paged
+    except Exception:  # readers raise nearly anything on damaged bytes
+        return 1, False
+    finally:
+        file.seek(0)
 
 
 # ---- the channels that a reading names

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from dense.data import image as images
 from dense.data.image import EXTENSIONS, ImageError, decode_image, list_images, read_image, to_rgb
+from dense.data.large import open_windows
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=2)  # 16, 16, 3
@@ -333,3 +335,35 @@ def test_list_images(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no images in .*none; looked for \.bmp"):
         list_images(str(tmp_path / "none"))
     assert ".jpg" in EXTENSIONS
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "count"),
+    [
+        ((4, 20, 30), {"photometric": "minisblack"}, 4),
+        ((20, 30, 4), {"photometric": "minisblack", "planarconfig": "contig"}, 4),
+        ((2, 3, 20, 30), {"metadata": {"axes": "CZYX"}, "photometric": "minisblack"}, 6),
+    ],
+)
+def test_a_tiff_of_other_channels_names_them(
+    shape: tuple[int, ...], options: dict[str, Any], count: int, tmp_path: Path
+) -> None:
+    """No page is read for the whole; opacity is no channel."""
+    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, np.uint16), **options)
+    with pytest.raises(ImageError, match=rf"a.tif has {count} channels, expected 1 or 3 .*--channels {count}"):
+        read_image(tmp_path / "a.tif")
+    colours = np.full((20, 30, 4), 255, np.uint8)
+    tifffile.imwrite(tmp_path / "b.tif", colours, photometric="rgb", extrasamples=["unassalpha"])
+    assert read_image(tmp_path / "b.tif").shape == (20, 30, 3)
+
+
+def test_numbers_that_pil_does_not_read(tmp_path: Path) -> None:
+    """Double precision is read as single precision, three pages as the windows of a large file."""
+    values = np.linspace(0, 1, 600).reshape(20, 30)
+    for kind in (np.float32, np.float64, np.float16):
+        tifffile.imwrite(tmp_path / f"{np.dtype(kind)}.tif", values.astype(kind))
+    expected = read_image(tmp_path / "float32.tif")
+    assert np.array_equal(read_image(tmp_path / "float64.tif"), expected)
+    assert np.abs(read_image(tmp_path / "float16.tif").astype(int) - expected).max() <= 1
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([255 * values] * 3).astype(np.uint8), photometric="minisblack")
+    assert np.array_equal(open_windows(tmp_path / "pages.tif").read(0, 0, 20, 30), read_image(tmp_path / "pages.tif"))

@@ -67,6 +67,7 @@ def settle_reading(data: Any, backbone: Any, open_images: Open, folder: Path) ->
             reading = replace(reading, channels=saved.channels)
     if reading == PHOTOGRAPHS:
         return lines
+    lines = lines or [f"data.levels: {reading}, as given"]
     data.channels = list(reading.channels) or None
     data.levels = {name: value for name, value in reading.to_dict().items() if name != "channels"} or None
     arguments = dict(backbone.arguments)

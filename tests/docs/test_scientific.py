@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -17,6 +19,7 @@ from dense.data.levels import Reading
 from dense.data.values import read_channels
 from tests.data.scientific_files import CHANNELS, labelled
 from tests.docs.pages import COMMAND, DOCS
+from tests.predict.models import model
 from tests.runs import call
 
 CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.workers=0", "--trainer.precision=32-true"]
@@ -97,3 +100,33 @@ def test_a_backbone_keeps_its_channels_for_every_verb(tmp_path: Path, monkeypatc
         np.testing.assert_allclose(maps["map_0"], expected, atol=1e-5)
     assert len(list((runs / "cells_look").glob("*_look.png"))) == 2
     assert (runs / "cells_regions/cell0_overlay.png").is_file()
+
+
+@pytest.mark.slow
+def test_large_files_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slides are read in windows; features of a folder become tables."""
+    monkeypatch.chdir(tmp_path)
+    model("labels").save_pretrained("runs/cells/model")
+    for number in range(2):
+        Path("SLIDES/images").mkdir(parents=True, exist_ok=True)
+        Path("SLIDES/masks").mkdir(exist_ok=True)
+        image = np.random.default_rng(number).integers(0, 256, (600, 700, 3), dtype=np.uint8)
+        tifffile.imwrite(f"SLIDES/images/{number}.tif", image, tile=(128, 128), compression="zlib")
+        tifffile.imwrite(f"SLIDES/masks/{number}.tif", image[..., 0] // 128, tile=(128, 128), compression="zlib")
+    Path("SLIDES/classes.yaml").write_text("dark: 0\nlight: 1\n")
+    shutil.copytree("SLIDES/images", "IMAGES")
+    predict, train, pretrain = of_sections("Large")
+    assert call([*shortened(predict.replace("--window 448", "--window 112")), "--large", "0.1"]).returncode == 0
+    assert len(list(Path("predicted").rglob("*_labels.tif"))) == 2
+    few = ["--data.windows=2", "--model.inference.window=32", "--output", "runs/windows"]
+    for command, options in ((train, few), (pretrain, ["--data.windows=2", "--data.window_size=64"])):
+        words = [word for word in shortened(command) if not word.startswith("--data.resize")]
+        done = call([*words, *options])
+        assert done.returncode == 0, done.stderr
+    tables = [one for one in of_sections("Many machines", "Tables") if "--table" in one]
+    for number, command in enumerate(tables):
+        pytest.importorskip("pyarrow")
+        options = ["--backbone", "scenes_tiny", "--output", f"maps{number}"]
+        done = call([*shortened(command), *options])
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in Path("maps").glob("*.parquet")} == {"images.parquet", "patches.parquet"}

@@ -72,7 +72,8 @@ def test_auto_is_chosen_printed_and_kept(tmp_path: Path) -> None:
 def test_a_given_value_wins_over_auto(tmp_path: Path) -> None:
     root = labelled(tmp_path, 4, 2)
     data, backbone, lines = settled(root, tmp_path, [0, 4095], 2, arguments={"mean": [0.1, 0.2], "std": [1, 1]})
-    assert data.levels == {"black": [0.0], "white": [4095.0]} and lines == []
+    assert data.levels == {"black": [0.0], "white": [4095.0]}
+    assert lines == ["data.levels: channels ch1, ch2; levels 0 to 4095, as given"]
     assert backbone.arguments["mean"] == [0.1, 0.2] and backbone.channels == ["ch1", "ch2"]
     data, _, _ = settled(root, tmp_path, {"black": "auto", "white": "auto", "gamma": 0.5}, 2)
     assert data.levels["gamma"] == 0.5 and len(data.levels["black"]) == 2

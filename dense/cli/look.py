@@ -14,6 +14,7 @@ from dense.cli.parser import (
     backbone_in_words,
     check_sources,
     choose_levels,
+    is_random,
     open_backbone,
     point,
     reading_of,
@@ -70,6 +71,7 @@ def look(options: Namespace) -> int:
     for path, stem in progress(sample(named, options.most), "images"):
         try:
             pictures, names = pictures_of(path, reading=reading)
+            names = [f"{name}, random weights" for name in names] if is_random(options) else names
             sheet = looking.sheet(pictures, names)
         except (ImageError, VideoError) as error:
             failed.append(str(error))

@@ -14,6 +14,7 @@ from typing import Any
 from dense.cli.parser import Examples, Parser, check_source, epilogue
 from dense.files import check_free, check_writable
 from dense.recipes import config_folder, find_config, title
+from dense.suggest import nearest
 
 Options = dict[str, str]  # option with its placeholder -> what it does
 GROUPS = (
@@ -164,7 +165,12 @@ class ShortHelp(Parser):
         given = self.given(argv)
         if {"print_config", "help_all"} & given.keys():
             return
+        typed = [argument.partition("=")[0].removeprefix("--") for argument in argv if argument.startswith("--")]
         for option, what in PATHS.items():
+            if str(given.get(option)).isupper() and option not in typed and not Path(str(given[option])).exists():
+                like = [name for name in typed if nearest(name, [option], 1)]
+                reason = f"--{like[0]} is no option" if like else f"the recipe names no {what} of yours"
+                self.error(f"--{option} is missing, and {reason}; add --{option} {given[option]}")
             if given.get(option) not in (None, "null"):
                 check_source(str(given[option]), what, name=option.endswith(".name"))
         if output := given.get("output"):

@@ -14,6 +14,7 @@ import dense
 import heads
 from dense.backbone import describe, load_backbone
 from dense.backbone.spec import resolve_layers
+from dense.backbone.weights.names import shipped
 from dense.data.labelled.layouts import LAYOUTS
 from dense.data.scenes import render
 from dense.model.network import before_blocks
@@ -45,8 +46,8 @@ def test_a_recipe_of_masks_builds(path: Path) -> None:
     """Its kind is that of its folder, its blocks exist, and rates and warm-ups are given to the parts they name."""
     inner: dict[str, Any] = yaml.safe_load(path.read_text())["model"]["init_args"]
     backbone, tune = inner["backbone"], TuneOptions(**inner["tune"])
-    shipped = backbone["name"] == "scenes_tiny"
-    spec = load_backbone("scenes_tiny").spec if shipped else describe(backbone["name"], **backbone.get("arguments", {}))
+    own = backbone["name"] in shipped()
+    spec = load_backbone(backbone["name"]).spec if own else describe(backbone["name"], **backbone.get("arguments", {}))
     task = MasksTask(kind=inner["kind"], head=inner["head"], loss=inner["loss"])
     assert task.task == path.parent.name
     facts = DataFacts(("a", "b"), val_targets=("labels", "masks"), things=(True, False))
@@ -68,8 +69,8 @@ def test_a_recipe_builds(path: Path) -> None:
         config["model"]["class_path"].rsplit(".", 1)[1]
     ]
     backbone = inner["backbone"]
-    shipped = backbone["name"] == "scenes_tiny"
-    spec = load_backbone("scenes_tiny").spec if shipped else describe(backbone["name"], **backbone.get("arguments", {}))
+    own = backbone["name"] in shipped()
+    spec = load_backbone(backbone["name"]).spec if own else describe(backbone["name"], **backbone.get("arguments", {}))
     options, chosen = inner["head"], backbone["layers"]
     if options["name"] == "auto":
         options = options | head_for(task.__name__)[0]

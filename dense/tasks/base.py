@@ -185,7 +185,9 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 f"data.resize={data.resize} and model.inference.resize={self.inference.resize}: training, validation "
                 "and prediction share one working size; give both the same value"
             )
-        self.build_for(data.facts)
+        patch = self.build_for(data.facts).backbone.spec.patch
+        if isinstance(data.resize, int) and data.resize < patch:
+            raise ValueError(f"data.resize={data.resize}: images would be smaller than one patch of {patch} pixels")
         if not hasattr(self, "metrics"):
             self.metrics: Any = self.new_metrics()
 

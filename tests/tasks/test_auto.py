@@ -169,6 +169,11 @@ def test_one_working_size(folder: Path, tmp_path: Path, resize: int | tuple[int,
     assert PROTOCOLS["slide_512"].with_model(Inference(64)).resize == 512
 
 
+def test_a_size_below_a_patch_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data.resize=3: images would be smaller than one patch of 8 pixels"):
+        train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": 3})
+
+
 def test_views_of_another_scale_warn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": None, "data.crop_size": 32})
     assert "training sees views of 32 pixels, validation and prediction 60" in capsys.readouterr().err

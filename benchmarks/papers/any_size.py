@@ -83,7 +83,11 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
     spec = spec_of(name)
     side, patch = spec.image_size[0], spec.patch
     own, most = options.size or side // patch * patch, options.most // patch * patch
-    pixels = {f: min(max(patch, round(own * f / patch) * patch), most) for f in FACTORS[: 2 if options.quick else None]}
+    pixels: dict[float, int] = {}
+    for factor in FACTORS[: 2 if options.quick else None]:
+        length = min(max(patch, round(own * factor / patch) * patch), most)
+        if length not in pixels.values():  # several would be cut at --most
+            pixels[factor] = length
     lines = []
     for rule in RULES if spec.positions in RULES else (None,):
         place = f"{slug(name)} {rule or spec.positions}"

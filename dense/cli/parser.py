@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -182,6 +183,18 @@ def check_source(text: str, what: str, name: bool = False) -> None:
     near = nearest(path.name, [other.name for other in path.parent.glob("*")], 1) if path.parent.is_dir() else []
     hint = f". Did you mean {path.parent / near[0]}?" if near else ""
     raise FileNotFoundError(f"no such {what}: {text}{hint}")
+
+
+def model_config(folder: str | Path) -> dict[str, Any] | None:
+    """Return the configuration of a saved model, a backbone and a head; None where there is none."""
+    config = Path(folder) / "config.json"
+    if not (config.is_file() and config.with_name("model.safetensors").is_file()):
+        return None
+    try:
+        found = json.loads(config.read_text())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "head" in found else None
 
 
 # ---- options that several verbs share

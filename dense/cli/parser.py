@@ -153,7 +153,12 @@ NAMES = ("classes", "depth", "model", "backbone")  # of these, values that are n
 
 
 def check_sources(options: argparse.Namespace) -> None:
-    """Raise for a path that does not exist, before anything large is imported; then choose a backbone left out."""
+    """Raise for a path that does not exist, before anything large is imported; then choose a backbone left out.
+
+    The folder of a run becomes that of its model.
+    """
+    if getattr(options, "model", None):
+        options.model = model_of_run(options.model)
     for option, what in SOURCES.items():
         given = getattr(options, option, None) or []
         for text in map(str, given if isinstance(given, list) else [given]):
@@ -195,6 +200,12 @@ def model_config(folder: str | Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and "head" in found else None
+
+
+def model_of_run(name: str) -> str:
+    """Return the model of a run's folder, which stands for it; any other name as it is."""
+    model = Path(name) / "model"
+    return str(model) if not Path(name, "config.json").is_file() and model_config(model) else name
 
 
 # ---- options that several verbs share

@@ -199,6 +199,7 @@ def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert "of which 2 are taken" in told.err
     assert f"wrote {page}" in told.out
     assert '"attention":null' in page.read_text()
+    assert '<body class="loading">' in page.read_text()  # hides empty controls until the script is done
     assert main(["explore", str(folder / "a.png"), "--output", str(page), "--size", "32"]) == 0  # replaces its own
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dense import console
 from dense.cli import main
 from dense.data.labelled import open_labelled
 from dense.discover.writing import annotation
@@ -116,6 +117,16 @@ def test_predictions_are_no_inputs(folder: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         run(folder, folder)
     assert "the folder for predictions; choose another --out" in capsys.readouterr().err
+
+
+def test_progress_counts_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not batches, and those that cannot be read too."""
+    monkeypatch.setattr(console, "EVERY", 0)
+    assert run(folder, tmp_path / "out", "--refine", "none", "--batch", "2") == 0
+    counted = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("images:")]
+    assert counted == ["images: 2 of 3", "images: 3 of 3"]
 
 
 def test_videos(tmp_path: Path) -> None:

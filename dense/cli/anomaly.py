@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def parser(**options: bool) -> Parser:
     words = "Fit a model to good images; it scores how far patches of other images are from theirs."
     usage = "dense anomaly fit GOOD_IMAGES ... --output MODEL [options]"
     parser = Parser("dense anomaly", words, EXAMPLES, usage=usage, **options)
-    parser.add_argument("action", choices=["fit"], help="what is done")
+    parser.add_argument("action", type=action, choices=["fit"], help="what is done")
     parser.add_argument(
         "images", nargs="+", metavar="GOOD_IMAGES", help="images and folders of images, all of them good"
     )
@@ -43,6 +43,13 @@ def parser(**options: bool) -> Parser:
     add_good(parser)
     add_overwrite(parser)
     return parser
+
+
+def action(text: str) -> str:
+    """fit, since the model that it writes is one like any other."""
+    if text != "fit":
+        raise ArgumentTypeError(f"{text!r}: expected fit; a fitted model is applied by dense predict MODEL IMAGES")
+    return text
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from argparse import Namespace
@@ -17,6 +16,8 @@ from dense.cli.parser import (
     backbone_in_words,
     check_sources,
     choose_levels,
+    model_config,
+    model_of_run,
     open_backbone,
     opening_words,
     usable_device,
@@ -54,11 +55,8 @@ def parser(**options: bool) -> Parser:
 def main(argv: Sequence[str]) -> int:
     of_verb = parser()
     options = of_verb.parse_args(argv)
-    if options.model is None and len(options.images) > 1:
-        first = Path(options.images[0])
-        if found := next((p for p in (first, first / "model") if is_model(p)), None):
-            options.model = str(found)  # the run of a model stands for it
-            del options.images[0]
+    if options.model is None and len(options.images) > 1 and model_config(model_of_run(options.images[0])):
+        options.model = options.images.pop(0)
     if options.size < 0 or options.most < 1:
         of_verb.error(f"--size {options.size} --most {options.most}: expected 0 or more pixels and 1 or more images")
     given = [name for name in OPENING if getattr(options, name) is not None]
@@ -74,17 +72,6 @@ def main(argv: Sequence[str]) -> int:
     check_sources(options)
     choose_levels(options, options.images)
     return explore(options, named)
-
-
-def is_model(folder: Path) -> bool:
-    """Return whether a folder holds a trained model: a backbone and a head."""
-    config = folder / "config.json"
-    if not (config.is_file() and (folder / "model.safetensors").is_file()):
-        return False
-    try:
-        return "head" in json.loads(config.read_text())
-    except ValueError:
-        return False
 
 
 def explore(options: Namespace, named: bool) -> int:

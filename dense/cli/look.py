@@ -81,10 +81,12 @@ def look(options: Namespace) -> int:
             continue
         written.append(options.output / f"{stem}_look.png")
         write_picture(written[-1], sheet)
+    if not written and len(failed) == 1:
+        raise ValueError(failed[0])
     if failed:
         print(f"left out: {len(failed)}\n  " + "\n  ".join(failed[:20]), file=sys.stderr)
     if not written:
-        return 1
+        raise ValueError(f"nothing was written, of {len(failed)} images")
     for path in written:
         print(path)
     say(f"backbone: {backbone_in_words(options)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -152,7 +153,12 @@ NAMES = ("classes", "depth", "model", "backbone")  # of these, values that are n
 
 
 def check_sources(options: argparse.Namespace) -> None:
-    """Raise for a path that does not exist, before anything large is imported; then choose a backbone left out."""
+    """Raise for a path that does not exist, before anything large is imported; then choose a backbone left out.
+
+    The folder of a run becomes that of its model.
+    """
+    if getattr(options, "model", None):
+        options.model = model_of_run(options.model)
     for option, what in SOURCES.items():
         given = getattr(options, option, None) or []
         for text in map(str, given if isinstance(given, list) else [given]):
@@ -182,6 +188,24 @@ def check_source(text: str, what: str, name: bool = False) -> None:
     near = nearest(path.name, [other.name for other in path.parent.glob("*")], 1) if path.parent.is_dir() else []
     hint = f". Did you mean {path.parent / near[0]}?" if near else ""
     raise FileNotFoundError(f"no such {what}: {text}{hint}")
+
+
+def model_config(folder: str | Path) -> dict[str, Any] | None:
+    """Return the configuration of a saved model, a backbone and a head; None where there is none."""
+    config = Path(folder) / "config.json"
+    if not (config.is_file() and config.with_name("model.safetensors").is_file()):
+        return None
+    try:
+        found = json.loads(config.read_text())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "head" in found else None
+
+
+def model_of_run(name: str) -> str:
+    """Return the model of a run's folder, which stands for it; any other name as it is."""
+    model = Path(name) / "model"
+    return str(model) if not Path(name, "config.json").is_file() and model_config(model) else name
 
 
 # ---- options that several verbs share

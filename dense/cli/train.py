@@ -83,6 +83,8 @@ def _train(argv: Sequence[str]) -> tuple[int, Path]:
         model = folder / "model"
         print(f"curves and predictions: {folder / 'curves.png'}, {folder / 'predictions.png'}")
         print(f"wrote {model}; open it with dense.load({str(model)!r}), or dense predict {model} IMAGES")
-        command = ("dense", "explore", str(model), str(cli.config.data.root), "--output", "page.html")
+        of, root = "depth" if cli.model.task == "joint" else cli.model.task, str(cli.config.data.root)
+        hint(shlex.join(("dense", "evaluate", of, str(model), "--data", root)), "its errors, by a named protocol")
+        command = ("dense", "explore", str(model), root, "--output", "page.html")
         hint(shlex.join(command), "where it fails: worst images first")
     return status, folder

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dense.backbone import Backbone
-from dense.console import progress
+from dense.console import counting, progress
 from dense.data.levels import Reading
 from dense.discover.kmeans import KMeans
 from dense.discover.methods import FITTED_METHODS, FittedClusters, describe_run, on_grid
@@ -70,16 +70,21 @@ class DiscoveryRun:
         items = self._items(self.batch)
         pictures = [index for index in items.todo if index < len(self.images)]
         groups = [list(group) for _, group in groupby(pictures, lambda index: index // self.batch)]
-        for group in progress(groups, f"images, {self.batch} at once" if self.batch > 1 else "images"):
-            self.unreadable.clear()
-            images = list(self._read(group))
-            left = dict.fromkeys(group)
-            for image, prediction in self._predict(images, method):
-                index = next(i for i in left if self.images[i][1] == image.stem)
-                items.done(index, folder.add(image, prediction))
-                del left[index]
-            for index, error in zip(left, self.unreadable, strict=True):
-                items.done(index, {"failed": error})
+        done = 0
+        with counting("images") as count:
+            count(done, len(pictures))
+            for group in groups:
+                self.unreadable.clear()
+                images = list(self._read(group))
+                left = dict.fromkeys(group)
+                for image, prediction in self._predict(images, method):
+                    index = next(i for i in left if self.images[i][1] == image.stem)
+                    items.done(index, folder.add(image, prediction))
+                    del left[index]
+                for index, error in zip(left, self.unreadable, strict=True):
+                    items.done(index, {"failed": error})
+                done += len(group)
+                count(done, len(pictures))
         for index in items.todo[len(pictures) :]:
             items.done(index, {"video": self._write_video(self.videos[index - len(self.images)], method)})
         with items.joining() as found:

@@ -22,6 +22,7 @@ from dense.media.draw import (
     captioned,
     contain,
     enlarge,
+    fit,
     heat,
     label_picture,
     objects_picture,
@@ -70,7 +71,8 @@ def similarity_picture(image: Picture, cosines: torch.Tensor) -> Picture:
 
 def sheet_cells(image: SizedImage, picture: Picture) -> list[Picture]:
     """Return the cells of a contact sheet for an image, with its file name, and for a picture made of it."""
-    return [captioned(contain(image.original, CELL), image.file), captioned(contain(picture, CELL), "")]
+    cells = (image.original, image.file), (picture, "")
+    return [captioned(contain(one, CELL)[: len(fit(one, CELL))], words) for one, words in cells]
 
 
 def cells_as_text(cells: Sequence[Picture]) -> list[str]:

@@ -439,6 +439,7 @@ async function start() {
   outputs();
   state.view = names.length ? names[0] : "pca";
   await show();
+  document.body.classList.remove("loading");
   root.dataset.ready = "yes";
 }
 

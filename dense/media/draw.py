@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -87,13 +88,15 @@ def draw_cross(picture: Picture, x: float, y: float, side: int) -> Picture:
     return marked
 
 
-def captioned(picture: Picture, words: str, height: int = CAPTION) -> Picture:
-    """Write words below a picture; of words that are too long for its width, the middle is left out."""
+def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib  # for its font
 
-    font = ImageFont.truetype(
-        str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height * 11 // 16
-    )
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+
+
+def captioned(picture: Picture, words: str, height: int = CAPTION) -> Picture:
+    """Write words below a picture; of words that are too long for its width, the middle is left out."""
+    font = _font(height * 11 // 16)
     width, shown, kept = picture.shape[1], words, len(words)
     while font.getlength(shown) > width - 2 and kept > 2:
         kept -= 1
@@ -160,18 +163,39 @@ def named(picture: Picture, names: Sequence[tuple[tuple[int, int], str]]) -> Pic
 
 
 def sheet(rows: Sequence[Sequence[Picture]], gap: int = 4, headings: Sequence[str] = ()) -> Picture:
-    """Arrange pictures of equal size in a grid on white, with optional headings above the columns."""
-    height, width = rows[0][0].shape[:2]
+    """Arrange pictures in a grid on white, with optional headings above the columns.
+
+    A row is as high as its highest picture; all columns are as wide as the widest one.
+    """
+    heights, width = [max(len(one) for one in row) for row in rows], max(one.shape[1] for row in rows for one in row)
     columns, above = max(len(row) for row in rows), HEADING if headings else 0
-    canvas = np.full((above + len(rows) * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    canvas = np.full((above + sum(heights) + (len(rows) + 1) * gap, columns * (width + gap) + gap, 3), 255, np.uint8)
     for j, words in enumerate(headings):
         place = (gap + j * (width + gap), HEADING - 6)
         cv2.putText(canvas, words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
-            top, left = above + gap + i * (height + gap), gap + j * (width + gap)
-            canvas[top : top + height, left : left + width] = picture
+            top, left = above + gap + sum(heights[:i]) + i * gap, gap + j * (width + gap)
+            canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return canvas
+
+
+def legend(entries: Sequence[tuple[str, NDArray[np.uint8]]], width: int) -> Picture:
+    """Draw names with their colours (3,) in lines of a width, on white."""
+    font, places = _font(12), []
+    x, y = 4, 4
+    for words, colour in entries:
+        length = 18 + math.ceil(font.getlength(words))
+        if x > 4 and x + length > width:
+            x, y = 4, y + 18
+        places.append((x, y, words, (int(colour[0]), int(colour[1]), int(colour[2]))))
+        x += length + 14
+    strip = Image.new("RGB", (width, y + 18), "white")
+    draw = ImageDraw.Draw(strip)
+    for left, top, words, fill in places:
+        draw.rectangle((left, top, left + 12, top + 12), fill)
+        draw.text((left + 18, top - 1), words, "black", font)
+    return np.asarray(strip, np.uint8)
 
 
 def write_picture(path: str | Path, picture: Picture) -> None:

@@ -106,8 +106,9 @@ class Segmentation:
         return label_picture(self.labels, len(self.classes))
 
     def overlay(self, image: Picture) -> Picture:
-        """Return the colours drawn over the image."""
-        return overlay(image, self.picture())
+        """Return the colours drawn over the image, which a first class "background" leaves as it is."""
+        bare = (self.labels == 0)[..., None] & (self.classes[0] == "background")
+        return np.where(bare, as_rgb(image), overlay(image, self.picture()))
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Return the mask (H, W) of a class."""

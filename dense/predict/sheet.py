@@ -8,7 +8,7 @@ import numpy as np
 
 from dense.data.levels import as_rgb
 from dense.data.transforms import Sample
-from dense.media.draw import Picture, depth_picture, enlarge, label_picture, sheet
+from dense.media.draw import Picture, depth_picture, enlarge, label_picture, legend, palette, sheet
 from dense.model.network import DenseModel
 from dense.predict.objects import Instances, Panoptic, drawn, numbered
 from dense.predict.predictions import Restoration, parts
@@ -23,10 +23,11 @@ def predictions_sheet(
 ) -> Picture:
     """Draw a row per sample: the image, then prediction and ground truth of each output, in the same colours.
 
-    The name of each column stands above it. kind: of the ground-truth depth.
+    The name of each column stands above it, those of the classes with their colours below all rows. kind: of the
+    ground-truth depth.
     """
     predictor = Predictor(model)
-    rows, headings = [], list[str]()
+    rows, headings, present = [], list[str](), set[int]()
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
         prediction = predictor(image)
@@ -43,7 +44,9 @@ def predictions_sheet(
                 row["ground truth"] = as_rgb(sample.clean.permute(1, 2, 0).numpy())
         if segmentation is not None:
             row["classes, prediction"] = segmentation.picture()
+            present |= {*np.unique(segmentation.labels).tolist()}
             if sample.labels is not None:
+                present |= {*sample.labels.unique().tolist()}
                 row["classes, ground truth"] = label_picture(sample.labels.numpy(), len(classes or ()))
         if depth is not None:
             metric = depth.kind == "metric" and sample.depth is not None
@@ -58,5 +61,11 @@ def predictions_sheet(
         factor = SIDE / max(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         cells = [enlarge(cell, size) for cell in row.values()]
-        rows.append([np.pad(c, ((0, SIDE - size[0]), (0, SIDE - size[1]), (0, 0)), constant_values=255) for c in cells])
-    return sheet(rows, headings=headings)
+        rows.append([np.pad(cell, ((0, 0), (0, SIDE - size[1]), (0, 0)), constant_values=255) for cell in cells])
+    drawn_rows = sheet(rows, headings=headings)
+    if not present:
+        return drawn_rows
+    names = classes or ()
+    colours = palette(len(names))
+    entries = [(names[k], colours[k]) for k in sorted(present) if k < len(names)]
+    return np.concatenate([drawn_rows, legend(entries, drawn_rows.shape[1])])

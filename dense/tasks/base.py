@@ -22,6 +22,7 @@ from dense.data.cache import weights_digest
 from dense.data.labelled.check import spread
 from dense.data.labelled.files import FileSource
 from dense.data.labelled.sample import Batch, LabelledSource
+from dense.metrics import SegmentationMetrics
 from dense.model.inference import through
 from dense.model.network import DenseModel, Inference, Maps, Task, before_blocks
 from dense.tasks.data import DataFacts
@@ -89,6 +90,7 @@ class DenseTask(pl.LightningModule, abc.ABC):
         self.micro_batch = 0
         self.patches_stay = False  # whether the patch embedding is trained after tune.patch_steps, too
         self.validated: dict[str, float] = {}  # metrics of the last validation
+        self.class_ious: dict[str, float] = {}  # of its classes of pixels
         self.constant: dict[str, float] = {}  # the same metrics of the prediction by `baseline`
         self.comparing: tuple[Callable[[Batch], Maps], Any] | None = None  # while these are computed
 
@@ -394,6 +396,9 @@ class DenseTask(pl.LightningModule, abc.ABC):
         if not self.trainer.sanity_checking:
             self.record(numbers, self.trainer.global_step)
             self.validated = numbers
+            labels = getattr(self.metrics, "labels", self.metrics)
+            rows = labels.per_class() if isinstance(labels, SegmentationMetrics) else {}
+            self.class_ious = {name: row["iou"] for name, row in rows.items()}
 
     def numbers(self, metrics: Any = None) -> dict[str, float]:
         """Return the scalar metrics of the set, by default those of the network."""

@@ -167,7 +167,7 @@ def run(cli: TrainCLI) -> int:
         warn(damaged)
     if (folder / "metrics.csv").is_file():
         curves = read_metrics(folder / "metrics.csv")
-        plot_curves(curves, distinct(list(curves)), folder / "curves.png", folder.name)
+        plot_curves(curves, distinct(curves), folder / "curves.png", folder.name)
     if status := stopped(trainer, checkpoints):
         return status
     finish(task, data, trainer, folder, best, time.monotonic() - start, cli.chosen)
@@ -193,6 +193,7 @@ class BestModel(pl.Callback):
         self.folder, self.patience, self.few = Path(folder), patience, 0 < validations <= FEW
         self.best: dict[str, float] = {}  # metrics of the best validation, and its step
         self.waited = 0  # validations since then
+        self.classes: dict[str, float] = {}  # IoU of each class then
         self.peak: float | None = None  # best value of the monitored metric, which may be of another validation
 
     @property
@@ -216,6 +217,7 @@ class BestModel(pl.Callback):
             self.peak = now
         if better:
             self.best, self.waited = {"step": trainer.global_step, **pl_module.validated}, 0
+            self.classes = pl_module.class_ious
             if trainer.is_global_zero:
                 save(pl_module.network, self.folder)
         else:
@@ -251,11 +253,11 @@ class BestModel(pl.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited, "peak": self.peak}
+        return {"best": self.best, "waited": self.waited, "peak": self.peak, "classes": self.classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.waited = dict(state_dict["best"]), int(state_dict["waited"])
-        self.peak = state_dict.get("peak")
+        self.peak, self.classes = state_dict.get("peak"), state_dict.get("classes", {})
 
 
 def save(network: DenseModel, folder: Path) -> None:
@@ -336,9 +338,12 @@ def finish(
         print(f"validation at step {model.facts['best step']}, the best of the run, beside the {task.baseline_name}:")
     else:
         print("no validation: this is the model of the last step")
-    for name, value in model.facts["numbers"].items():
+    for name in distinct(model.facts["numbers"]):
         beside = f" ({format_number(task.constant[name])})" if name in task.constant else ""
-        print(f"{name}: {format_number(value)}{beside}")
+        print(f"{name}: {format_number(model.facts['numbers'][name])}{beside}")
+    if best.classes:
+        ious = (f"{name} {'-' if math.isnan(iou) else f'{iou:.2f}'}" for name, iou in best.classes.items())
+        print(f"IoU of each class: {', '.join(ious)}")
 
 
 def examples(data: DenseData, most: int = 4) -> tuple[list[Any], tuple[str, ...] | None, DepthKind | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -30,10 +30,14 @@ def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return {name: (list(points), list(points.values())) for name, points in curves.items()}
 
 
-def distinct(names: list[str]) -> list[str]:
-    """The names without a part of the loss that is the only one: it is the loss, up to its weight."""
-    parts = [name for name in names if name.startswith("loss/")]
-    return [name for name in names if name not in parts or len(parts) > 1]
+COUNTS = ("val/classes", "val/labels_classes")  # classes in the mean IoU: constants, no metrics
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names without counts, and without a part of the loss that is the only one, which is the loss."""
+    named = [name for name in names if name not in COUNTS]
+    parts = [name for name in named if name.startswith("loss/")]
+    return [name for name in named if name not in parts or len(parts) > 1]
 
 
 def plot_curves(

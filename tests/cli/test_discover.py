@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dense import console
 from dense.cli import main
 from dense.data.labelled import open_labelled
 from dense.discover.writing import annotation
-from dense.media.draw import CAPTION, captioned
+from dense.media.draw import CAPTION, captioned, legend, palette, sheet
 from dense.media.inputs import SizedImage, batches, resize_for_backbone
 from dense.media.video import Video, VideoWriter
 from tests.cli.test_evaluate import BACKBONE
@@ -61,8 +62,12 @@ def test_every_method(folder: Path, tmp_path: Path, method: str, capsys: pytest.
     assert saved["info"]["method"] == method
     sheet = np.array(Image.open(out / "sheet.png"))
     assert sheet.shape == (160 + CAPTION + 8, 4 * 164 + 4, 3)
-    names = [(sheet[164:, left : left + 160] < 100).any() for left in (4, 168, 332, 496)]
-    assert names == [True, False, True, False]  # below the images, not below what was found
+    ends = [4 + round(160 * one["height"] / max(one["height"], one["width"])) for one in saved["images"]]
+    names = [
+        (sheet[end:, left : left + 160] < 100).any()
+        for end, left in zip((ends[0], ends[0], ends[1], ends[1]), (4, 168, 332, 496), strict=True)
+    ]
+    assert names == [True, False, True, False]  # directly below the images, not below what was found
     for image in saved["images"]:
         stem = Path(image["file_name"]).with_suffix("")
         index = np.array(Image.open(out / f"{stem}_mask.png"))
@@ -114,6 +119,16 @@ def test_predictions_are_no_inputs(folder: Path, capsys: pytest.CaptureFixture[s
     assert "the folder for predictions; choose another --out" in capsys.readouterr().err
 
 
+def test_progress_counts_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not batches, and those that cannot be read too."""
+    monkeypatch.setattr(console, "EVERY", 0)
+    assert run(folder, tmp_path / "out", "--refine", "none", "--batch", "2") == 0
+    counted = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("images:")]
+    assert counted == ["images: 2 of 3", "images: 3 of 3"]
+
+
 def test_videos(tmp_path: Path) -> None:
     """The output is a video of the same length."""
     path = tmp_path / "video.mp4"
@@ -163,6 +178,21 @@ def test_captions() -> None:
     assert (drawn[""] == 255).all()
     assert len({one.tobytes() for one in drawn.values()}) == 5
     assert (drawn["x" * 80 + "1.jpg"][:, -1] == 255).all()
+
+
+def test_sheets_and_legends() -> None:
+    """A row is as high as its highest cell; a legend takes as many lines as it needs."""
+    cells = [np.zeros((height, 30, 3), np.uint8) for height in (10, 20, 6)]
+    drawn = sheet([cells[:2], cells[2:]], gap=2)
+    assert drawn.shape == (2 + 20 + 2 + 6 + 2, 2 + 30 + 2 + 30 + 2, 3)
+    assert [(drawn[row, :, 0] == 0).sum() for row in (2, 12, 22, 24, 30)] == [60, 30, 0, 30, 0]
+    colours = palette(12)
+    names = [(f"class {i}", colours[i]) for i in range(12)]
+    wide, narrow = legend(names, 2000), legend(names, 150)
+    assert (wide.shape[1], narrow.shape[1]) == (2000, 150)
+    assert len(narrow) > 3 * len(wide)
+    for picture in (wide, narrow):
+        assert all((picture == colour).all(-1).any() for colour in colours)
 
 
 def test_run_lengths() -> None:

@@ -12,6 +12,7 @@ import torch
 from dense.backbone import load_backbone
 from dense.cli import main
 from tests.evaluate.images import folder
+from tests.predict.models import model
 
 BACKBONE = ["--backbone", "vit_tiny_patch16_224"]
 for option in ("patch_size=8", "img_size=32", "embed_dim=32", "depth=4", "num_heads=4"):
@@ -137,6 +138,25 @@ def test_mistakes_come_before_the_work(
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "measure", "words"),
+    [
+        (("labels",), "depth", "predicts classes; measure it with dense evaluate segmentation"),
+        (("depth",), "segmentation", "predicts depth; measure it with dense evaluate depth"),
+        (("depth", "labels"), "restoration", "predicts depth and classes; measure it with dense evaluate depth"),
+    ],
+)
+def test_a_model_of_another_task(
+    outputs: tuple[str, ...], measure: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The error names the right measure, and nothing is opened for it."""
+    model(*outputs).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("dense.model.network.DenseModel.from_pretrained", None)
+    assert main(["evaluate", measure, str(tmp_path / "model"), "--data", str(tmp_path)]) == 2
+    assert f"{tmp_path / 'model'} {words} {tmp_path / 'model'}" in capsys.readouterr().err
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:

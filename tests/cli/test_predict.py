@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dense.cli import main
 from dense.data.scenes import render
 from dense.media.video import Video, VideoError, VideoWriter
 from tests.predict.models import model
@@ -67,6 +70,22 @@ def test_predictions_are_no_inputs(saved: Path, tmp_path: Path) -> None:
     done = predict(saved, tmp_path / "a.png", output=tmp_path)
     assert done.returncode == 2
     assert "all images lie in" in done.stderr
+
+
+def test_the_run_of_a_model_stands_for_it(saved: Path, tmp_path: Path) -> None:
+    """In every verb that takes a model."""
+    shutil.copytree(saved, tmp_path / "run/model")
+    done = predict(tmp_path / "run", photo(tmp_path / "a.png"), output=tmp_path / "out")
+    assert (done.returncode, (tmp_path / "out/a_labels.png").is_file()) == (0, True)
+    assert f"next: dense explore {tmp_path / 'run/model'} " in done.stdout
+    done = call(["evaluate", "restoration", str(tmp_path / "run"), "--data", str(tmp_path)])
+    assert f"{tmp_path / 'run/model'} predicts depth and classes" in done.stderr
+    with (
+        pytest.raises(ValueError, match="opened"),
+        patch("dense.export.write.open_model", side_effect=ValueError("opened")) as opened,
+    ):
+        main(["--debug", "export", str(tmp_path / "run"), "--output", str(tmp_path / "a.onnx")])
+    assert opened.call_args.args[0] == str(tmp_path / "run/model")
 
 
 def test_numbers_alone(saved: Path, tmp_path: Path) -> None:

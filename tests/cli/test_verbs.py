@@ -104,6 +104,7 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
         (["features", "x.jpg", "--backbone", "dino_vits16", "--outptu", "y"], "Did you mean --output"),
         (["features", "x.jpg", "--backbone", "dino_vits16", "--output", "y", "--norm", "flase"], "Did you mean false"),
         (["convert", "--official"], "source"),
+        (["anomaly", "predict", "x"], "a fitted model is applied by dense predict MODEL IMAGES"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

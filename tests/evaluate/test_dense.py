@@ -210,9 +210,8 @@ def test_images_are_opened_as_in_training(saved: Path, tmp_path: Path) -> None:
 def test_nothing_is_measured_where_the_target_is_lacking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model("depth").save_pretrained(tmp_path)
     monkeypatch.setattr("dense.evaluate.dense.evaluate_dense", lambda *_: pytest.fail("measured in vain"))
-    done = call(["evaluate", "segmentation", str(tmp_path), "--data", "scenes", "--scenes", "2", "--size", "32"])
-    assert done.returncode == 1
-    assert "the model or the data have no segmentation" in done.stderr
+    with pytest.raises(ValueError, match="the model or the data have no segmentation"):
+        dense.evaluate(tmp_path, "scenes", what="segmentation", scenes=2, size=32)
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,12 @@ def test_frames_of_videos_in_a_page(folder: Path, tmp_path: Path, capsys: pytest
 
 
 def test_wrong_usage(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "d.jpg").write_bytes(b"")
+    (tmp_path / "none").mkdir()
     for argv, status, words in (
-        ([str(tmp_path)], 1, "no images in"),
-        ([str(folder / "c.jpg")], 1, "left out: 1"),
+        ([str(tmp_path / "none")], 1, "no images in"),
+        ([str(folder / "c.jpg")], 1, f"dense look: error: {folder / 'c.jpg'} is empty"),
+        ([str(folder / "c.jpg"), str(tmp_path / "d.jpg")], 1, "dense look: error: nothing was written, of 2 images"),
         ([str(folder / "a.png"), "--point", "640,2", "--size", "32"], 1, "lies outside the image"),
         ([str(folder / "a.png"), "--most", "0"], 2, "expected 0 or more pixels"),
         ([str(folder / "a.png"), "--size", "100000"], 1, "a.png: --size 100000 makes it 100000x100000, and the"),
@@ -199,6 +202,7 @@ def test_bad_input_of_explore(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert "of which 2 are taken" in told.err
     assert f"wrote {page}" in told.out
     assert '"attention":null' in page.read_text()
+    assert '<body class="loading">' in page.read_text()  # hides empty controls until the script is done
     assert main(["explore", str(folder / "a.png"), "--output", str(page), "--size", "32"]) == 0  # replaces its own
 
 

@@ -243,6 +243,9 @@ def test_a_phone(written: tuple[Path, Page]) -> None:
         phone.value("new Promise((done) => setTimeout(done, 400))")
         assert phone.value("state.points.map((p) => p.patch)") == [3 * 12 + 8]
         assert phone.value("document.documentElement.scrollWidth") <= 390
+        ends = phone.value("[...get('views').children].map((b) => b.getBoundingClientRect().right)")
+        assert max(ends) <= 390
+        assert phone.value("getComputedStyle(get('tools')).display") == "flex"  # hidden until the page is ready
         assert phone.errors == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_segmentation_files_hold_the_classes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(index), prediction.labels)
     assert (cv2.imread(str(paths[1]), cv2.IMREAD_UNCHANGED) == 128).all()
     assert len(prediction.save(tmp_path / "c")) == 2
+
+
+def test_a_background_is_not_painted() -> None:
+    """A first class of that name leaves the image as it is; any other is painted."""
+    image, prediction = np.full((4, 6, 3), 90, np.uint8), segmentation()
+    for name, bare in (("background", True), ("road", False)):
+        named = dataclasses.replace(prediction, classes=(name, *prediction.classes[1:]))
+        unchanged = (named.overlay(image) == image).all(-1)
+        np.testing.assert_array_equal(unchanged, (prediction.labels == 0) & bare)
 
 
 def test_masks_and_shares() -> None:

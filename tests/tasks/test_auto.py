@@ -15,7 +15,7 @@ import yaml
 import dense
 from dense.backbone.load import spec_of
 from dense.backbone.weights.names import SHIPPED
-from dense.cli.explore import is_model
+from dense.cli.parser import model_config, model_of_run
 from dense.data.labelled.check import check_one_size
 from dense.data.labelled.open import as_in_training, open_labelled
 from dense.data.labelled.sample import DataError
@@ -232,4 +232,5 @@ def test_the_folder_of_a_training_opens_as_it_did(tmp_path: Path) -> None:
     opening = as_in_training(facts, tmp_path / "data", layout=None, val_ratio=None, split_by=None)
     assert opening == {"layout": "folder", "val_ratio": 0.25, "split_by": "[a-d]"}
     assert as_in_training(facts, tmp_path, val_ratio=None, split_by=None) == {"val_ratio": 0.1, "split_by": None}
-    assert (is_model(run / "model"), is_model(run), is_model(SHIPPED / "scenes_tiny")) == (True, False, False)
+    assert [bool(model_config(f)) for f in (run / "model", run, SHIPPED / "scenes_tiny")] == [True, False, False]
+    assert [model_of_run(str(f)) for f in (run / "model", run)] == 2 * [str(run / "model")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,14 @@ def test_the_most_frequent_class(tmp_path: Path) -> None:
         assert f"(constant {expected['aacc']:.4g})" in line
         assert "so far" in line
     assert lines[3] == f"validation at step {results['facts']['best step']}, the best of the run, beside the constant:"
+    assert "val/classes" in results["numbers"]  # a count, which is not printed
+    assert "classes:" not in printed
+    (ious,) = re.findall(r"^IoU of each class: (.*)$", printed, re.MULTILINE)
+    found = dict(one.rsplit(" ", 1) for one in ious.split(", "))
+    assert list(found) == list(CLASSES)
+    present = [float(value) for value in found.values() if value != "-"]
+    assert np.mean(present) == pytest.approx(results["numbers"]["val/miou"], abs=0.005)
+    assert f"next: dense evaluate segmentation {tmp_path / 'run/model'} --data scenes " in printed
 
 
 def test_the_median_depth(tmp_path: Path) -> None:

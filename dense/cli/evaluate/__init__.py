@@ -37,12 +37,13 @@ from dense.cli.parser import (
     check_sources,
     epilogue,
     images_of,
+    model_config,
     opening_words,
     weights_in_words,
 )
 from dense.console import hint
 from dense.files import RunFolder
-from dense.suggest import did_you_mean
+from dense.suggest import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from dense.evaluate.protocol import Result
@@ -213,10 +214,32 @@ def main(argv: Sequence[str]) -> int:
         return 2
     options = parser(name).parse_args(rest)
     check_sources(options)
+    check_model(name, getattr(options, "model", None))
     if options.output is None:
         return measure(name, options)
     with RunFolder(options.output, f"evaluate {name}"):
         return measure(name, options)
+
+
+PREDICTED = {  # by a model of a task, and the measures of it
+    "depth": ("depth", ("depth",)),
+    "segmentation": ("classes", ("segmentation", "instance", "panoptic")),
+    "joint": ("depth and classes", ("depth", "segmentation", "instance", "panoptic")),
+    "restoration": ("restored images", ("restoration",)),
+    "instance": ("instances", ("instance",)),
+    "panoptic": ("panoptic segments", ("panoptic",)),
+    "anomaly": ("anomalies", ("anomaly",)),
+}
+
+
+def check_model(name: str, model: str | None) -> None:
+    """Raise for a model of another task than the measure's, before anything is opened."""
+    task = (model_config(model) or {}).get("task") if model else None
+    if task not in PREDICTED:
+        return
+    predicted, measures = PREDICTED[task]
+    if name not in measures:
+        raise UsageError(f"{model} predicts {predicted}; measure it with dense evaluate {measures[0]} {model}")
 
 
 def measure(name: str, options: Namespace) -> int:

@@ -170,7 +170,7 @@ def test_one_working_size(folder: Path, tmp_path: Path, resize: int | tuple[int,
 
 
 def test_a_size_below_a_patch_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data.resize=3: images would be smaller than one patch of 8 pixels"):
+    with pytest.raises(ValueError, match=r"data\.resize=3: images would be smaller than one patch of 8 pixels"):
         train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": 3})
 
 

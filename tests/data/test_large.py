@@ -171,8 +171,15 @@ def test_what_is_read_whole_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(NotWindowed, match=words):
             open_large(tmp_path / name)
     (tmp_path / "bad.tif").write_bytes(b"II*\0 nothing")
+    whole = tiff(tmp_path / "short.tif", photometric="rgb").read_bytes()
+    (tmp_path / "short.tif").write_bytes(whole[:9000])
     np.save(tmp_path / "c.npy", np.zeros((8, 8), complex))
-    known = {"bad.tif": "damaged or truncated", "none.tif": "no such image", "c.npy": "holds complex128, expected"}
+    known = {
+        "short.tif": "truncated",
+        "bad.tif": "damaged or truncated",
+        "none.tif": "no such image",
+        "c.npy": "holds complex128, expected",
+    }
     for name, words in known.items():
         with pytest.raises(ImageError, match=words):
             open_large(tmp_path / name)

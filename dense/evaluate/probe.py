@@ -22,6 +22,7 @@ from dense.metrics import SegmentationMetrics
 
 K = 20
 BATCH = 64
+SIDE = 96  # of scenes, about, where none is given
 
 
 @dataclass(frozen=True)
@@ -187,12 +188,16 @@ def measure_probe(
     *,
     train: int = 500,
     val: int = 250,
-    size: int = 96,
+    size: int | None = None,
     seed: int = 0,
     layers: Layers = "last",
     baselines: bool = False,
 ) -> Result:
-    """Probe a backbone on embedded scenes of `size` px; see `SceneProbe`, which keeps the scenes for a second time."""
+    """Probe a backbone on embedded scenes; see `SceneProbe`, which keeps the scenes for a second time.
+
+    size: side of the scenes, in whole patches; that nearest to 96 pixels if left out
+    """
+    size = size or max(1, round(SIDE / cell(backbone))) * cell(backbone)
     probe = SceneProbe(train, val, size, seed)
     numbers: dict[str, Any] = probe(backbone, layers) | (probe.baselines(backbone, layers) if baselines else {})
     protocol = Protocol(

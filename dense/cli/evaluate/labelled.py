@@ -25,7 +25,7 @@ def add_probe(parser: Parser) -> None:
         help="last, last4, even4, default, or 2,5, which are concatenated; last if left out. With --data each of "
         "several by itself, or all, every layer, if left out",
     )  # fmt: skip
-    parser.add_argument("--size", type=int, nargs="+", help="side of the scenes, a multiple of the patch (96); with "
+    parser.add_argument("--size", type=int, nargs="+", help="side of the scenes, in whole patches (near 96); with "
                         "--data shorter sides of the images (224 336)")  # fmt: skip
     scenes = parser.add_argument_group("embedded scenes")
     scenes.add_argument("--train-scenes", type=int, default=500, help="number of scenes to train on")
@@ -66,7 +66,7 @@ def probe(options: Namespace) -> Result:
 
     return measure_probe(
         measured_backbone(options, "probe", frozen=True), train=options.train_scenes, val=options.val_scenes,
-        size=(options.size or [96])[0], seed=options.seed, layers=(options.layers or ["last"])[0],
+        size=(options.size or [None])[0], seed=options.seed, layers=(options.layers or ["last"])[0],
         baselines=options.baselines,
     )  # fmt: skip
 

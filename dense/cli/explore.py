@@ -123,7 +123,7 @@ def ground_truth(options: Namespace, model: Any) -> Any:
     from dense.data.labelled.open import as_in_training, open_labelled
 
     if len(options.images) == 1 and not Path(options.images[0]).is_file():
-        given = {name: getattr(options, name) for name in ("layout", "val_ratio", "split_by", "classes", "depth")}
+        given = {name: getattr(options, name) for name in OPENING if name != "split"}
         try:
             given |= {"annotations": None} if model.objects else {}
             opening = as_in_training(model.model.facts, options.images[0], **given)

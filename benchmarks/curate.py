@@ -232,7 +232,7 @@ def scale(count: int, folder: Path) -> None:
     _, exact = measured("1000 queries, exact, 4 nearest", count, lambda: Flat(vectors).search(queries, 4))
     _, ours = search.search(queries, 17)
     _, exact_wide = Flat(vectors).search(queries, 17)
-    first, _ = measured("graph of duplicates, IVF-PQ", count, lambda: feature_pairs(vectors, settings))
+    first, *_ = measured("graph of duplicates, IVF-PQ", count, lambda: feature_pairs(vectors, settings))
     hashes = np.random.default_rng(2).integers(0, 256, (count, 8), np.uint8)
     measured("hashes, 6 bits", count, lambda: hash_pairs(hashes, hashes, 6))
     centres = measured("k-means", count, lambda: cluster(vectors, max(1, count // 100), 0))

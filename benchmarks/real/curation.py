@@ -8,6 +8,8 @@ each half is the pool, half is held out. Planted are copies and crops of held-ou
 photographs of the pool among the held-out ones, at random positions. All other photographs of the pool are innocent;
 the most similar held-out ones are compared with them, and must not be taken for copies.
 
+The copies of one photograph in the pool are also duplicates of one another: all but one of each photograph should go.
+
 Printed per decision: recall by kind; precision, the share of dropped images that are copies of the held-out image
 found; other photographs that are dropped. "cosine alone" decides without a comparison of pixels; with --crops 0.9 0.8,
 which embeds ten crops of each held-out image besides, "cosine alone, 0.9" is the former default.
@@ -35,9 +37,10 @@ from _planted import COPIES, cropped
 
 from dense.backbone import load_backbone
 from dense.curate import Embedder, Pool, Preparation, Settings
-from dense.curate.duplicates import held_out_matches
+from dense.curate.alignment import align
+from dense.curate.duplicates import duplicate_groups, held_out_matches
 from dense.curate.pool import PoolWithCrops
-from dense.curate.run import comparison
+from dense.curate.run import comparison, keypoints_of
 from dense.data.image import list_images, read_image
 
 LEAKS = {
@@ -90,7 +93,8 @@ class Planted:
         self.signatures = self.images.signatures(mean), self.tests.signatures(mean)
         assert len(self.images.usable) == len(self.pool), "a photograph of the pool cannot be used"
         self.seconds: list[float] = []
-        exact = comparison(self.pool, self.images.usable, self.views, self.tests.usable)
+        keypoints = keypoints_of(self.pool, self.images.usable)
+        exact = comparison(keypoints, self.views, self.tests.usable)
 
         @cache
         def compare(image: int, place: int) -> Any:
@@ -100,6 +104,7 @@ class Planted:
             return found
 
         self.compare = compare
+        self.compare_pool = cache(lambda a, b: align(keypoints(a), keypoints(b)))
 
     def kind(self, index: int) -> str:
         path = Path(self.pool.name(index))
@@ -124,6 +129,13 @@ class Planted:
             "others dropped": int(dropped[others].sum()), "others": int(others.sum()), "copies": int((~others).sum()),
         }  # fmt: skip
 
+    def duplicates(self, settings: Settings) -> tuple[float, int]:
+        """Return the share of repeated photographs that are found, and how many different ones share a group."""
+        group = duplicate_groups(self.signatures[0], settings, self.compare_pool)[0].tolist()
+        names = [Path(self.pool.name(index)).name for index in range(len(self.pool))]
+        together = set(zip(group, names, strict=True))
+        return (len(names) - len(together)) / (len(names) - len(set(names))), len(together) - len(set(group))
+
 
 def save(path: Path, image: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +149,13 @@ DECISIONS = {
 SWEEP = {
     f"cosine {t}, correlation {a}": Settings(held_out_threshold=t, agreement=a)
     for t, a in [*((t, 0.7) for t in (0.2, 0.3, 0.4, 0.6, 0.7, 0.8)), *((0.5, a) for a in (0.01, 0.5, 0.6, 0.8, 0.9))]
+}
+
+
+DUPLICATES = {
+    f"cosine {t}{words}": Settings(threshold=t, agreement=a)
+    for words, a in ((" alone", 0), (", correlation 0.7", 0.7))
+    for t in (0.97, 0.95, 0.9, 0.8)
 }
 
 
@@ -183,7 +202,8 @@ def main() -> None:
             )
             if options.sweep and half == 1:
                 found |= {words: planted.measure(settings) for words, settings in SWEEP.items()}
-            results[f"half {half}"] = found | {"cost": cost}
+            repeated = {words: planted.duplicates(settings) for words, settings in DUPLICATES.items()}
+            results[f"half {half}"] = found | {"cost": cost, "duplicates in the pool": repeated}
             table = by_kind({words: found[words] for words in DECISIONS})
             swept = [
                 f"| {words} | {found[words]['all']:.3f} | {found[words]['precision']:.3f} | "
@@ -193,6 +213,8 @@ def main() -> None:
             ]
             if swept:
                 swept = ["", "| decision | recall | precision | others dropped |", "|---|---|---|---|", *swept]
+            swept += ["", "| duplicates in the pool | found | different photographs in one group |", "|---|---|---|"]
+            swept += [f"| {words} | {share:.3f} | {wrong} |" for words, (share, wrong) in repeated.items()]
             chosen = "settings were chosen here" if half == 1 else "verification"
             lines += ["", prose(f"Half {half} ({chosen}): {cost}."), "", *table, *swept]
             print("\n".join(lines[-len(table) - len(swept) - 3 :]), flush=True)

@@ -51,13 +51,13 @@ def non_local_means(options: argparse.Namespace) -> dict[str, Any]:
     from dense.tasks.degraded import DegradedImages
 
     source = open_training(options.data, layout="images", val_ratio=COMMON["data.val_ratio"])[1]
-    samples, metric = DegradedImages(source, Degrade({"noise": [SIGMA]})), RestorationMetrics()
+    samples, metric = DegradedImages(source, Degrade({"noise": [SIGMA]})), RestorationMetrics(("noise",))
     for index in range(len(samples)):
         sample = samples[index]
         noisy = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()[..., ::-1])
         clean = cv2.fastNlMeansDenoisingColored(noisy, None, 0.8 * SIGMA, 0.8 * SIGMA)[..., ::-1].copy()
         assert sample.clean is not None
-        metric.update(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, sample.clean[None])
+        metric.update(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, sample.clean[None], ["noise"])
     return {f"val/{name}": float(v) for name, v in metric.compute().items() if not isinstance(v, dict)}
 
 

@@ -24,7 +24,7 @@ SIDE, LOW = 32, 8  # pixels per side before the cosine transform, and frequencie
 BANDS = 4  # of 16 bits each: of two hashes that differ by 7 bits, one band differs by at most 1 bit
 MOST_BITS = 2 * BANDS - 1
 CHUNK = 65536
-COMPARED = 4  # nearest held-out images that an image is laid over
+COMPARED = 4  # nearest images that an image is laid over, of which none is a copy
 
 
 @dataclass(frozen=True)
@@ -97,29 +97,61 @@ def hash_pairs(hashes: Hashes, mirrored: Hashes, distance: int) -> tuple[Indices
     return a, b
 
 
-def feature_pairs(vectors: Vectors, settings: Settings) -> tuple[Indices, Indices]:
-    """Return the pairs (P,), (P,) in the graph of nearest neighbours whose cosine reaches the threshold."""
-    firsts, seconds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+def feature_pairs(vectors: Vectors, settings: Settings) -> tuple[Indices, Indices, NDArray[np.float32]]:
+    """Return the pairs (P,), (P,) in the graph of nearest neighbours whose cosine reaches the threshold, and these."""
+    firsts, seconds, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     if len(vectors) > 1:
         search = build_index(vectors, settings.index, settings.seed)
         for start, cosines, places in search_blocks(search, vectors, min(settings.neighbours + 1, len(vectors))):
             rows, columns = np.nonzero((cosines >= settings.threshold) & (places >= 0))
             firsts.append(rows + start)
             seconds.append(places[rows, columns])
-    first, second = np.concatenate(firsts), np.concatenate(seconds)
+            values.append(cosines[rows, columns])
+    first, second, cosine = (np.concatenate(parts) for parts in (firsts, seconds, values))
     other = first != second
-    return first[other], second[other]
+    return first[other], second[other], cosine[other]
 
 
-def duplicate_groups(images: Signatures, settings: Settings) -> tuple[Indices, Indices]:
+def duplicate_groups(images: Signatures, settings: Settings, compare: Compare | None = None) -> tuple[Indices, Indices]:
     """Return the group of each image (N,), and the group that perceptual hashes alone would give it.
 
-    Groups are connected components of the graph of near hashes and near vectors.
+    Groups are connected components of the graph of near hashes and near vectors. `compare` takes the places of two
+    images whose vectors are near and that are not yet in one group, the nearest first; images are joined if they agree.
+    Without it the cosine decides.
     """
-    by_hash = hash_pairs(images.hashes, images.mirrored, settings.hash_distance)
-    by_features = feature_pairs(images.vectors, settings)
-    first, second = (np.concatenate(pair) for pair in zip(by_hash, by_features, strict=True))
-    return _components(first, second, len(images)), _components(*by_hash, len(images))
+    by_hash = _components(*hash_pairs(images.hashes, images.mirrored, settings.hash_distance), len(images))
+    first, second, cosine = feature_pairs(images.vectors, settings)
+    if compare is not None and settings.agreement:
+        first, second = _agreeing(first, second, cosine, by_hash, settings.agreement, compare)
+    return _components(by_hash[first], by_hash[second], len(images))[by_hash], by_hash
+
+
+def _agreeing(
+    first: Indices, second: Indices, cosine: NDArray[np.float32], group: Indices, agreement: float, compare: Compare
+) -> tuple[Indices, Indices]:
+    """Return the pairs that agree in their pixels and join two groups."""
+    first, second = np.minimum(first, second), np.maximum(first, second)
+    once = np.unique(first * len(group) + second, return_index=True)[1]
+    order = once[np.argsort(-cosine[once], kind="stable")].tolist()
+    joined, failed, agreeing = np.arange(len(group)), np.zeros(len(group), np.int64), list[int]()
+
+    def root(place: int) -> int:
+        while (above := int(joined[place])) != place:
+            joined[place] = joined[above]
+            place = above
+        return place
+
+    for pair in progress(order, "pairs of near images", len(order)):
+        a, b = int(first[pair]), int(second[pair])
+        one, other = root(int(group[a])), root(int(group[b]))
+        if one == other or max(failed[a], failed[b]) >= COMPARED:
+            continue
+        if compare(a, b).correlation >= agreement:
+            joined[one] = other
+            agreeing.append(pair)
+        else:
+            failed[[a, b]] += 1
+    return first[agreeing], second[agreeing]
 
 
 def _components(first: Indices, second: Indices, count: int) -> Indices:

@@ -72,7 +72,7 @@ class Decisions:
 
     def summary(self) -> str:
         """Return the counts in words, with the number of duplicates detected by cosine only."""
-        notes = {"duplicate": f" ({self.by_cosine} by cosine alone)"} if self.by_cosine else {}
+        notes = {"duplicate": f" ({self.by_cosine} of them missed by hashes)"} if self.by_cosine else {}
         return ", ".join(f"{n} {reason}{notes.get(reason, '')}" for reason, n in self.counts().items() if n)
 
 

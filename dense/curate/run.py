@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -82,7 +82,7 @@ def curate(
         "curated": describe_source(like, curated),
         "held_out": describe_source(views, tested),
         "counts": {"images": len(everything), "kept": len(decisions.kept), **decisions.counts()},
-        "duplicates by cosine alone": decisions.by_cosine,
+        "duplicates that hashes miss": decisions.by_cosine,
         "filters": filter_counts(embeddings),
         "boxes of no image": missing,
         "kept of": decisions.kept_per_source(),
@@ -98,7 +98,7 @@ def curate(
     write_dropped(decisions, views, tested, output / "dropped.jsonl")
     write_sheet(decisions, prepare, like, views, tested, output / "sheet.html")
     say(f"{len(everything)} images; dropped: {decisions.summary() or 'none'}")
-    if decisions.by_cosine > SUSPICIOUS * len(everything):
+    if not settings.agreement and decisions.by_cosine > SUSPICIOUS * len(everything):
         say(
             f"warning: {decisions.by_cosine} images are duplicates by cosine alone, more than a fifth of the pool. The "
             f"right threshold depends on the backbone: look at {output / 'sheet.html'}, which shows the least similar "
@@ -137,10 +137,11 @@ def decide(
     of_pool = usable[usable < length]
     mean = embeddings.vectors.subset(of_pool if len(of_pool) else usable).mean_vector(seed=settings.seed)
     images = embeddings.signatures(mean)
-    group, hash_group = duplicate_groups(images, settings)
+    keypoints = keypoints_of(everything, usable)
+    group, hash_group = duplicate_groups(images, settings, lambda a, b: align(keypoints(a), keypoints(b)))
     alignments: dict[int, Alignment] = {}
     if tested is not None and views is not None:
-        compare = comparison(everything, usable, views, tested.usable)
+        compare = comparison(keypoints, views, tested.usable)
         copy_of, aligned = held_out_matches(images, tested.signatures(mean), settings, compare)
         alignments = {int(usable[row]): alignment for row, alignment in aligned.items()}
         leaked = np.isin(group, group[copy_of >= 0])
@@ -171,12 +172,16 @@ def decide(
     return Decisions(everything, embeddings, reasons, matches, alignments, retrieved, mean, by_cosine)
 
 
-def comparison(images: Pool, usable: Indices, held_out: PoolWithCrops, tested: Indices) -> Compare:
+def keypoints_of(images: Pool, usable: Indices) -> Callable[[int], Keypoints]:
+    """Return what finds the keypoints of a usable image of a pool, and keeps those of the last ones."""
+    return lru_cache(KEPT_KEYPOINTS)(lambda place: Keypoints(images.read(int(usable[place]))))
+
+
+def comparison(of_image: Callable[[int], Keypoints], held_out: PoolWithCrops, tested: Indices) -> Compare:
     """Return what lays a held-out image, or the image that it is a crop of, over an image of a pool."""
-    of_image = lru_cache(KEPT_KEYPOINTS)(lambda index: Keypoints(images.read(index)))
     of_held_out = lru_cache(KEPT_KEYPOINTS)(lambda index: Keypoints(held_out.read(index)))
     whole = tested // held_out.views * held_out.views
-    return lambda image, place: align(of_image(int(usable[image])), of_held_out(int(whole[place])))
+    return lambda image, place: align(of_image(image), of_held_out(int(whole[place])))
 
 
 def check_usable(embeddings: Embeddings, name: str) -> None:

@@ -24,10 +24,10 @@ class Settings:
     """How duplicates are detected and how images are retrieved.
 
     hash_distance: most differing bits, of 64, between the perceptual hashes of duplicates, 0 to 7
-    threshold: least cosine of duplicates
+    threshold: least cosine of images that are laid over one another to see whether they are duplicates
     held_out_threshold: least cosine of a held-out image and an image that is laid over it to see whether it is a copy
-    agreement: least correlation of the grey values that both show, for a copy; 0: nothing is laid over anything, and
-    the cosine alone decides
+    agreement: least correlation of the grey values that both show, for a copy whose hash differs; 0: nothing is laid
+    over anything, and the cosine alone decides
     neighbours: nearest neighbours per image in the graph of duplicates. keep: which image of a group is kept
     retrieve: the nearest images of each curated image, or a sample of its cluster; auto: nearest from 10,000
     curated images on

@@ -147,6 +147,28 @@ def test_pixels_decide_between_near_images() -> None:
     assert len(compared) == 3
 
 
+def test_pixels_decide_between_duplicates() -> None:
+    """The nearest pair is compared first, joined images are not compared again, and failures are limited."""
+    hashes = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
+    hashes[5] = hashes[0]
+    images, compared = signatures(directions([0, 1, 3, 90, 91.5, 180]), hashes), list[tuple[int, int]]()
+
+    def compare(a: int, b: int) -> Alignment:
+        compared.append((a, b))
+        return Alignment(0.8 if a == 0 else 0.6)
+
+    settings = Settings(threshold=0.97, agreement=0.7)
+    found, by_hash = duplicate_groups(images, settings, compare)
+    assert compared == [(0, 1), (3, 4), (1, 2), (0, 2)]
+    assert found.tolist() == [0, 0, 0, 1, 2, 0]
+    assert len(set(by_hash)) == 5
+    assert found.tolist() != groups(images, Settings(threshold=0.97)).tolist() == [0, 0, 0, 1, 1, 0]
+    near = signatures(directions([number / 10 for number in range(41)]))
+    compared.clear()
+    duplicate_groups(near, settings, compare)
+    assert 40 <= len(compared) <= 2 * len(near)
+
+
 def test_the_benchmark_imports() -> None:
     sys.path.insert(0, "benchmarks")
     try:

@@ -240,21 +240,22 @@ def test_a_total_is_shared_between_sources(tmp_path: Path) -> None:
     assert report["counts"]["over the total"] == 8
 
 
-def test_many_duplicates_by_cosine_alone_cause_a_warning(tmp_path: Path) -> None:
-    """Different scenes that only a low threshold makes duplicates; a copy by hash does not count."""
+@pytest.mark.parametrize(("threshold", "agreement", "alone"), [(0.3, 0, True), (1.0, 0, False), (0.3, 0.7, False)])
+def test_many_duplicates_by_cosine_alone_cause_a_warning(
+    threshold: float, agreement: float, alone: bool, tmp_path: Path
+) -> None:
+    """Different scenes that only a low threshold makes duplicates; a copy by hash, or by pixels, does not count."""
     root = folder(tmp_path / "pool", range(12))
     save(root / "small/001.jpg", COPIES["half the size"](scene(1)))
-    warning = "more than a fifth of the pool"
-    for threshold, warned in ((0.3, True), (1.0, False)):
-        output = tmp_path / str(threshold)
-        done = call(["curate", str(root), "--output", str(output), *VERB, "--threshold", str(threshold)])
-        assert done.returncode == 0, done.stderr
-        report = json.loads((output / "report.json").read_text())
-        alone, all_ = report["duplicates by cosine alone"], report["counts"]["duplicate"]
-        assert alone == all_ - 1
-        assert (alone > 13 / 5) == warned == (warning in done.stdout)
-        assert (f"{all_} duplicate ({alone} by cosine alone)" in done.stdout) == warned
-        assert ("raise --threshold 0.3" in done.stdout) == warned
+    options = ["--threshold", str(threshold), "--agreement", str(agreement)]
+    done = call(["curate", str(root), "--output", str(tmp_path / "out"), *VERB, *options])
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    missed, all_ = report["duplicates that hashes miss"], report["counts"]["duplicate"]
+    assert missed == all_ - 1
+    assert (missed > 13 / 5) == alone == ("more than a fifth of the pool" in done.stdout)
+    assert (f"{all_} duplicate ({missed} of them missed by hashes)" in done.stdout) == alone
+    assert ("raise --threshold 0.3" in done.stdout) == alone
 
 
 def test_a_total_of_one_source_is_a_sample(tmp_path: Path) -> None:

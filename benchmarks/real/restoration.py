@@ -19,7 +19,7 @@ from _measure import once, table
 RECIPE = "restoration/scenes_tiny"
 SIGMA, SIDE = 25, 96
 COMMON: dict[str, Any] = {
-    "data.layout": "images", "data.degrade": {"kinds": {"noise": [SIGMA]}}, "data.patches": [[0, SIDE, 8]],
+    "data.layout": "images", "data.degrade": {"kinds": {"noise": [SIGMA]}, "unseen": {}}, "data.patches": [[0, SIDE, 8]],
     "data.check": 16, "data.val_ratio": 0.1, "data.workers": 2,
 }  # fmt: skip
 TRAININGS: dict[str, dict[str, Any]] = {"guided": {}, "plain body": {"model.head.guidance": "none"}}
@@ -51,7 +51,7 @@ def non_local_means(options: argparse.Namespace) -> dict[str, Any]:
     from dense.tasks.degraded import DegradedImages
 
     source = open_training(options.data, layout="images", val_ratio=COMMON["data.val_ratio"])[1]
-    samples, metric = DegradedImages(source, Degrade({"noise": [SIGMA]})), RestorationMetrics(("noise",))
+    samples, metric = DegradedImages(source, Degrade(**COMMON["data.degrade"])), RestorationMetrics(("noise",))
     for index in range(len(samples)):
         sample = samples[index]
         noisy = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()[..., ::-1])

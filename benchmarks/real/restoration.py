@@ -57,7 +57,7 @@ def non_local_means(options: argparse.Namespace) -> dict[str, Any]:
         noisy = np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()[..., ::-1])
         clean = cv2.fastNlMeansDenoisingColored(noisy, None, 0.8 * SIGMA, 0.8 * SIGMA)[..., ::-1].copy()
         assert sample.clean is not None
-        metric.update(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, sample.clean[None], ["noise"])
+        metric.update(torch.from_numpy(clean).permute(2, 0, 1)[None] / 255, sample.clean[None] / 255, ["noise"])
     return {f"val/{name}": float(v) for name, v in metric.compute().items() if not isinstance(v, dict)}
 
 

@@ -33,7 +33,7 @@ EXAMPLES = (
 SOURCES = "folders, lists, shards or scenes:train"
 SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings, but for the seed
     "hash_distance": {"default": 6, "help": "most differing bits, of 64, between hashes of duplicates, 0 to 7"},
-    "threshold": {"default": 0.97, "help": "least cosine of images that are laid over one another, as duplicates are"},
+    "threshold": {"default": 0.9, "help": "least cosine of images that are laid over one another, as duplicates are"},
     "held_out_threshold": {
         "default": 0.5,
         "help": "least cosine of a held-out image and an image that is laid over it to see whether it is a copy",

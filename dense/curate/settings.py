@@ -38,7 +38,7 @@ class Settings:
     """
 
     hash_distance: int = 6
-    threshold: float = 0.97
+    threshold: float = 0.9
     held_out_threshold: float = 0.5
     agreement: float = 0.7
     neighbours: int = 16

@@ -19,8 +19,8 @@ from _measure import once, table
 RECIPE = "restoration/scenes_tiny"
 SIGMA, SIDE = 25, 96
 COMMON: dict[str, Any] = {
-    "data.layout": "images", "data.degrade": {"kinds": {"noise": [SIGMA]}, "unseen": {}}, "data.patches": [[0, SIDE, 8]],
-    "data.check": 16, "data.val_ratio": 0.1, "data.workers": 2,
+    "data.layout": "images", "data.degrade": {"kinds": {"noise": [SIGMA]}, "unseen": {}},
+    "data.patches": [[0, SIDE, 8]], "data.check": 16, "data.val_ratio": 0.1, "data.workers": 2,
 }  # fmt: skip
 TRAININGS: dict[str, dict[str, Any]] = {"guided": {}, "plain body": {"model.head.guidance": "none"}}
 

@@ -122,7 +122,8 @@ def _report(highest: int, name: str) -> None:
     """Report once per process an image that comes out nearly black, by its highest number."""
     if not _dark and 0 < highest < TWELVE_BITS:
         _dark.append(name)
-        say(f"{name} {nearly_black(highest)}; give --levels 0 {top(highest)} (of a training --data.levels)")
+        white = top(highest)
+        say(f'{name} {nearly_black(highest)}; give --levels 0 {white} (of a training --data.levels "[0, {white}]")')
 
 
 def nearly_black(highest: int) -> str:
@@ -172,7 +173,7 @@ def dark(images: Sequence[str], reading: Reading, folder: str = "", most: int = 
     name = max(found, key=lambda one: found[one])
     return (
         f"{name} {nearly_black(highest)}, like all of {len(found)} images of more than 8 bits; "
-        f"add --data.levels 0 {top(highest)}"
+        f'add --data.levels "[0, {top(highest)}]"'
     )
 
 

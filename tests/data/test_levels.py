@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_levels_are_fitted_per_channel_and_reproducibly() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"levels": [4095, 0]}, "levels 4095 0: expected black below white; they are reversed, write 0 4095"),
+        ({"levels": [4095, 0]}, "levels 4095 0: expected black below white; they are reversed, write 0 before 4095"),
         ({"levels": [1, 2, 3]}, "expected two numbers"),
         ({"levels": {"blac": [0]}}, "Did you mean black"),
         ({"levels": {"black": [0, 1], "white": [5, 6]}, "channels": 5}, "one for each of 5 channels"),
@@ -118,7 +119,7 @@ def test_levels_are_fitted_per_channel_and_reproducibly() -> None:
     ],
 )
 def test_wrong_declarations_are_named(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(words)):
         Reading.of(**given)
 
 
@@ -368,7 +369,7 @@ def test_damaged_and_missing_files_are_one_kind_of_error(tmp_path: Path) -> None
 # ---- nearly black
 
 
-@pytest.mark.parametrize(("highest", "option"), [(4000, "0 4095"), (900, "0 1023"), (235, "0 255")])
+@pytest.mark.parametrize(("highest", "option"), [(4000, "0, 4095"), (900, "0, 1023"), (235, "0, 255")])
 def test_a_set_that_is_nearly_black_names_the_option(highest: int, option: str, tmp_path: Path) -> None:
     names = []
     for number in range(3):
@@ -376,7 +377,7 @@ def test_a_set_that_is_nearly_black_names_the_option(highest: int, option: str, 
         names.append(str(tmp_path / f"{number}.png"))
         Image.fromarray(values).save(names[-1])
     problem = dark(names, PHOTOGRAPHS)
-    assert problem is not None and problem.endswith(f"--data.levels {option}") and f"is {highest}" in problem
+    assert problem is not None and problem.endswith(f'--data.levels "[{option}]"') and f"is {highest}" in problem
     assert dark(names, Reading.of([0, 4095])) is None and dark(names, Reading.of("per_image")) is None
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 200, np.uint8))  # has no say in it
     assert dark([*names, str(tmp_path / "a.tif")], PHOTOGRAPHS) == problem
@@ -396,7 +397,7 @@ def test_a_set_that_would_come_out_wrong(tmp_path: Path) -> None:
     values[0, 0] = 65535
     Image.fromarray(values).save(tmp_path / "hot.png")
     problem = dark([str(tmp_path / "hot.png")], PHOTOGRAPHS)
-    assert problem is not None and problem.endswith("--data.levels 0 255")
+    assert problem is not None and problem.endswith('--data.levels "[0, 255]"')
     np.save(tmp_path / "below.npy", np.full((8, 8), -500, np.int16))
     problem = dark([str(tmp_path / "below.npy")], Reading(("ct",)))
     assert problem is not None and "below 0, such as -500" in problem
@@ -509,4 +510,4 @@ def test_a_set_with_nodata_that_is_nearly_black(tmp_path: Path) -> None:
     values = np.full((20, 20), 3000, np.int16)
     values[0] = -9999
     problem = dark([str(geotiff(tmp_path / "a.tif", values, -9999))], Reading(("height",)))
-    assert problem is not None and problem.endswith("--data.levels 0 4095")
+    assert problem is not None and problem.endswith('--data.levels "[0, 4095]"')

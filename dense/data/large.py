@@ -24,6 +24,7 @@ from dense.data.values import (
     channel_files,
     chosen_channels,
     names_of,
+    needs_codecs,
     nodata_of,
     read_channels,
     with_nan,
@@ -120,6 +121,9 @@ class LargeImage:
                 except ValueError:
                     raise ImageError(f"{self.path} is truncated") from None
                 self._maps.append(np.moveaxis(array, 0, -1) if planar else array)
+        elif (some := next((index for index, count in enumerate(page.databytecounts) if count), None)) is not None:
+            self._decoded(0, some)  # raises without the codec
+            self.damaged.clear()
 
     def _check(self, dtype: np.dtype[Any]) -> None:
         if dtype.kind not in KINDS:
@@ -136,8 +140,8 @@ class LargeImage:
         try:
             tifffile.TIFF.DECOMPRESSORS[page.compression]
             tifffile.TIFF.UNPREDICTORS[page.predictor]
-        except KeyError as error:
-            return f"{error.args[0]!s}; pip install imagecodecs"
+        except KeyError:
+            return needs_codecs(page)
         if page.bitspersample not in (1, 8, 16, 32, 64):
             return f"its numbers of {page.bitspersample} bits are packed"
         tall = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
@@ -212,6 +216,8 @@ class LargeImage:
             tile: Any
             tile, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
             return np.asarray(tile[0, : shape[1], : shape[2]])
+        except ImportError:
+            raise NotWindowed(f"{self.path} is not windowed: {needs_codecs(page)}") from None
         except Exception:
             self.damaged[number, index] = self._box(page, index)
             return None

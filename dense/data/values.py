@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -146,17 +146,20 @@ def _tiff(file: IO[bytes], name: str) -> Stored:
     import tifffile
 
     with tifffile.TiffFile(file, name=Path(name).name) as tiff:
-        series, page = tiff.series[0], tiff.pages.first
+        page = tiff.pages.first
         if page.photometric == 3:  # a palette
             return _pil_again(file, name)
+        alike = len(tiff.series) > 1 and len({(one.shape, one.dtype) for one in tiff.series}) == 1
+        series = tiff.series if alike else tiff.series[:1]
         try:
-            values, axes = np.asarray(series.asarray()), series.axes
-            if len(tiff.series) > 1 and len({(one.shape, one.dtype) for one in tiff.series}) == 1:
-                values, axes = np.stack([one.asarray() for one in tiff.series]), f"I{axes}"
-        except (ValueError, ImportError) as error:
+            parts = [np.asarray(one.asarray()) for one in series]
+        except ImportError:
+            raise ImageError(f"{name}: {needs_codecs(page)}") from None
+        except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            values, axes = _by_opencv(file, name, str(error)), "YXS"
+            parts = _by_opencv(file, name, series)
+        values, axes = (np.stack(parts), f"I{series[0].axes}") if alike else (parts[0], series[0].axes)
         others = [axis for axis, length in zip(axes, values.shape, strict=True) if axis not in "YX" and length > 1]
         if len(others) > 1:
             sizes = ", ".join(f"{length} along {axis}" for axis, length in zip(axes, values.shape, strict=True))
@@ -169,7 +172,7 @@ def _tiff(file: IO[bytes], name: str) -> Stored:
         values = values.transpose(*order, *rest)
         values = values.reshape(*values.shape[:2], -1)
         if page.photometric == 0 and values.dtype.kind in "ub":  # 0 is white
-            values = ~values
+            values = ~values if values.dtype.kind == "b" else values.dtype.type(2**page.bitspersample - 1) - values
         alpha = bool(page.extrasamples) and any(int(extra) in (1, 2) for extra in page.extrasamples)
         turn = TURNS.get(int(getattr(page.tags.get(274), "value", 1)))
         values = values if turn is None else np.ascontiguousarray(turn(values))
@@ -183,14 +186,32 @@ def _pil_again(file: IO[bytes], name: str) -> Stored:
     return _pil(file, name)
 
 
-def _by_opencv(file: IO[bytes], name: str, reason: str) -> NDArray[Any]:
-    """Return a TIFF of a compression that tifffile does not decode alone, such as LZW; pages become channels."""
-    file.seek(0)
-    done, pages = cv2.imdecodemulti(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if not done or len({page.shape for page in pages}) != 1:
-        raise ImageError(f"{name}: {reason}")
-    values = np.dstack(pages)
-    return values[..., [2, 1, 0, 3][: values.shape[2]]] if len(pages) == 1 and values.shape[2] in (3, 4) else values
+def _by_opencv(file: IO[bytes], name: str, series: Sequence[Any]) -> list[NDArray[Any]]:
+    """Return the series of a TIFF of a compression that tifffile does not decode alone, such as LZW.
+
+    Of pages of grey values or of RGB, pixel by pixel and upright; OpenCV reads others, such as planes, wrong.
+    """
+    page = series[0].keyframe
+    pages: Sequence[NDArray[Any]] = ()
+    if (
+        (page.samplesperpixel, int(page.photometric)) in ((1, 1), (3, 2), (3, 6))
+        and (page.planarconfig, page.bitspersample) == (1, 8 * page.dtype.itemsize)
+        and page.tags.valueof("Orientation", 1) == 1
+    ):
+        file.seek(0)
+        _, pages = cv2.imdecodemulti(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    numbers = [one.index for part in series for one in part.pages]
+    found = [pages[number] for number in numbers if number < len(pages)]
+    if len(found) < len(numbers) or {(one.shape, one.dtype) for one in found} != {(page.shape, page.dtype)}:
+        raise ImageError(f"{name}: {needs_codecs(page)}")
+    values = np.stack(found)[..., :: -1 if page.samplesperpixel == 3 else 1]  # from blue, green, red
+    return list(values.reshape(len(series), *series[0].shape))
+
+
+def needs_codecs(page: Any) -> str:
+    """Return why a page of a TIFF cannot be read."""
+    form, predictor = (getattr(one, "name", one) for one in (page.compression, page.predictor))
+    return f"its compression ({form}, predictor {predictor}) needs imagecodecs: pip install 'dino-dense[tiff]'"
 
 
 def names_of(tiff: Any) -> tuple[str, ...]:

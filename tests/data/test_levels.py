@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 import sys
@@ -19,12 +20,12 @@ from dense.data import image as reading_images
 from dense.data.image import dark, decode_image, list_images, read_image, read_values
 from dense.data.labelled.check import check
 from dense.data.labelled.open import open_labelled
-from dense.data.large import numbers_of, open_windows
+from dense.data.large import NotWindowed, numbers_of, open_windows
 from dense.data.levels import PHOTOGRAPHS, RGB, ImageError, Reading, as_rgb, fitted, report_nan, sampled, statistics
 from dense.data.unlabelled import open_images
 from dense.data.values import stored
 from dense.data.windows import WindowSource
-from tests.data.scientific_files import cells, labelled
+from tests.data.scientific_files import cells, compressed_as, labelled, lzw
 
 Bytes = NDArray[np.uint8]
 
@@ -138,6 +139,18 @@ def test_images_are_drawn_as_documented(photo: Bytes) -> None:
 # ---- files
 
 
+@pytest.mark.parametrize("bits", [1, 8, 12, 16])
+def test_numbers_whose_0_is_white(bits: int, tmp_path: Path) -> None:
+    """They are turned within the bits of the file, also where these are packed."""
+    if bits == 12:
+        pytest.importorskip("imagecodecs")
+    kind = {1: bool, 8: np.uint8, 12: np.uint16, 16: np.uint16}[bits]
+    values = np.random.default_rng(0).integers(0, 2**bits, (16, 24)).astype(kind)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="miniswhite", bitspersample=bits)
+    np.testing.assert_array_equal(read_values(path)[..., 0], 2**bits - 1 - values.astype(int))
+
+
 def test_rgb_through_the_path_of_channels_equals_photographs_bit_for_bit(photo: Bytes, tmp_path: Path) -> None:
     image = Image.fromarray(photo)
     exif = Image.Exif()
@@ -183,6 +196,23 @@ def test_every_kind_of_file_gives_its_numbers(photo: Bytes, tmp_path: Path) -> N
         np.testing.assert_array_equal(found, photo, path.name)
         data = decode_image(path.read_bytes(), path.name, reading=Reading.of([0, 4095], 3))
         np.testing.assert_array_equal(data, photo, path.name)
+
+
+def test_compressions_that_need_a_codec(tmp_path: Path) -> None:
+    """Without imagecodecs, pages of LZW are read, and what cannot be read is an error that names the package."""
+    values = np.random.default_rng(0).integers(0, 4096, (3, 40, 56)).astype(np.uint16)
+    np.testing.assert_array_equal(read_values(lzw(tmp_path / "pages.tif", values)), np.moveaxis(values, 0, 2))
+    if importlib.util.find_spec("imagecodecs"):
+        pytest.skip("imagecodecs is installed")
+    lzw(tmp_path / "bands.tif", values, planarconfig="separate")
+    tifffile.imwrite(tmp_path / "zstd.tif", values[0], compression="zlib", tile=(16, 16))
+    compressed_as(tmp_path / "zstd.tif", 50000)
+    for name, count in (("bands.tif", 3), ("zstd.tif", 1)):
+        for reading in (Reading.of([0, 4095], count), Reading.of([0, 4095])):
+            with pytest.raises(ImageError, match=rf"{name}: .* needs imagecodecs: pip install 'dino-dense\[tiff\]'"):
+                read_image(tmp_path / name, reading=reading)
+        with pytest.raises(NotWindowed, match="needs imagecodecs"):
+            open_windows(tmp_path / name, Reading.of([0, 4095], count))
 
 
 def test_channels_are_chosen_by_the_names_that_a_file_stores(tmp_path: Path) -> None:

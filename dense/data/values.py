@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dense.data.levels import ImageError, Reading, Values
+from dense.data.levels import SIXTEEN_BITS, ImageError, Reading, Values
 
 SEPARATORS = "_.-"  # before the name of a channel in the name of a file
 KINDS, EXPECTED = "buif", "expected whole numbers or floating point"  # of NumPy's types
@@ -99,11 +99,27 @@ def _stored(file: IO[bytes], name: str, channels: int | None) -> Stored:
         return _tiff(file, name)
     if start[128:] == b"DICM" or name.lower().endswith(".dcm"):
         return _dicom(file, name)
-    if start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in (2, 6):  # PIL keeps 8 bits of 16-bit colours
+    if has_deep_colours(start) or start[:2] in (b"P5", b"P6"):
         values: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-        order = [2, 1, 0, 3][: values.shape[2]]
-        return Stored(np.ascontiguousarray(values[..., order]), alpha=values.shape[2] == 4)
-    return _pil(file, name)
+        if values is not None and values.dtype == np.uint16:
+            return _deep(values.reshape(*values.shape[:2], -1), file, start)
+    return _pil_again(file, name)
+
+
+def has_deep_colours(start: bytes) -> bool:
+    """Whether a file begins as a PNG of 16 bits with colours or opacity, of which PIL keeps 8 bits."""
+    return start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in (2, 4, 6)
+
+
+def _deep(values: NDArray[np.uint16], file: IO[bytes], start: bytes) -> Stored:
+    """Return what OpenCV decoded, upright, as it is stored: it gives blue, green and red, also of grey with opacity."""
+    grey = start.startswith(b"\x89PNG") and start[25] == 4
+    values = values[..., [0, 3] if grey else [2, 1, 0, 3][: values.shape[2]] if values.shape[2] > 2 else [0]]
+    file.seek(0)
+    with Image.open(file) as image:
+        turn = TURNS.get(image.getexif().get(274, 1)) if "exif" in image.info else None
+    values = values if turn is None else turn(values)
+    return Stored(np.ascontiguousarray(values), alpha=values.shape[2] in (2, 4))
 
 
 def _pil(file: IO[bytes], name: str) -> Stored:
@@ -335,22 +351,28 @@ def header_bits(path: str) -> int | None:
     return None
 
 
-def channels_of_tiff(file: IO[bytes]) -> tuple[int, bool]:
-    """Return the number of channels in a TIFF's header, without opacity, and whether they are pages; 1 where damaged.
+def header_of_tiff(file: IO[bytes]) -> tuple[int, bool]:
+    """Return the number of channels by a TIFF's header, without opacity, and whether PIL reads others or other numbers.
 
-    Planes, times and pages of one size are channels alike.
+    Planes, times and pages of one size are channels alike. PIL reads one page, and is wrong about some kinds of numbers
+    of more than 8 bits and about tiles that are not stored. Of other files and damaged ones: 1, False.
     """
     import tifffile
 
     try:
+        if file.read(4) not in TIFF:
+            return 1, False
+        file.seek(0)
         with tifffile.TiffFile(file) as tiff:
             page, first = tiff.pages.first, tiff.series[0]
+            if page.photometric == 5:  # inks, of which PIL makes RGB
+                return 3, False
             alike = {(one.shape, one.dtype) for one in tiff.series} == {(first.shape, first.dtype)}
             count = prod(n for axis, n in zip(first.axes, first.shape, strict=True) if axis not in "YX")
             count *= len(tiff.series) if alike else 1
             paged = count > page.samplesperpixel
             opacity = sum(int(extra) in (1, 2) for extra in page.extrasamples or ())
-            return count - opacity * (not paged), paged
+            return count - opacity * (not paged), paged or page.bitspersample > 8 or 0 in page.databytecounts
     except Exception:  # readers raise nearly anything on damaged bytes
         return 1, False
     finally:
@@ -373,9 +395,13 @@ def read_channels(path: str | Path | IO[bytes], reading: Reading, name: str | No
                 raise ImageError(f"the channels of {path} have several sizes (height, width): {sorted(sizes)}")
             return np.concatenate(planes, axis=2)
         if len(missing) < len(files) - 1 or stored(path, None, reading.count).values.shape[2] != reading.count:
-            raise ImageError(f"{path} has no channel {missing[0].name} beside it; expected a file per channel")
+            raise ImageError(lacks_channel(path, missing[0]))
     name = str(path) if name is None else name
     return _known(stored(path, name, reading.count), reading, name)
+
+
+def lacks_channel(path: str | Path, missing: Path) -> str:
+    return f"{path} has no channel {missing.name} beside it; expected a file per channel"
 
 
 def _known(found: Stored, reading: Reading, name: str) -> Values:
@@ -394,6 +420,9 @@ def chosen_channels(found: Stored, reading: Reading, name: str) -> Values:
     if found.alpha and reading.colours and values.dtype == np.uint8:  # composited over white, as photographs are
         image = Image.fromarray(values).convert("RGBA")
         return np.array(Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image).convert("RGB"))
+    if found.alpha and reading.colours and not reading.white and values.dtype == np.uint16:
+        opacity = values[..., -1:] / np.float32(SIXTEEN_BITS)
+        return np.rint(SIXTEEN_BITS - (SIXTEEN_BITS - values[..., :-1].astype(np.float32)) * opacity).astype(np.uint16)
     if found.alpha and count == (reading.count + 1 if wanted else count):
         opaque = 1 if values.dtype.kind in "bf" else np.iinfo(values.dtype).max
         if (values[..., -1] == opaque).all():
@@ -437,6 +466,11 @@ def channel_files(path: str | Path, reading: Reading) -> list[Path]:
     path = Path(path)
     separator = path.stem[-len(reading.channels[found[1]]) - 1]
     return [path.with_name(f"{Path(found[0]).name}{separator}{name}{path.suffix}") for name in reading.channels]
+
+
+def files_of(path: Path, reading: Reading) -> list[Path]:
+    """Return all files of an image: itself, or one per channel."""
+    return channel_files(path, reading) or [path]
 
 
 def stem_of(path: Path, reading: Reading) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dense.backbone.spec import RGB as RED_GREEN_BLUE
 from dense.backbone.spec import BackboneSpec, check_channels
-from dense.data.image import read_image, to_rgb
+from dense.data.image import read_image, report_dark, to_rgb
 from dense.data.large import LARGE, Pixels, Windows, open_if_large, open_windows
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.transforms import new_size, resize_image
@@ -158,6 +158,7 @@ class Predictor:
     def windows(self, path: str | Path) -> Windows:
         """Return a file as windows of the channels of the model; raise `NotWindowed` for one that is read whole."""
         windows = open_windows(path, self.inference.reading)
+        report_dark(windows.numbers(), str(path), self.inference.reading)
         spec = self.model.backbone.spec
         check_channels(windows.shape[2], spec.channels, f" in {path}")
         return windows

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,18 @@ from PIL import Image
 from dense.data import image as reading_images
 from dense.data.image import dark, decode_image, list_images, read_image, read_values
 from dense.data.labelled.check import check
+from dense.data.labelled.formats import DepthFormat
 from dense.data.labelled.open import open_labelled
+from dense.data.labelled.reading import read_depth, read_mask
+from dense.data.labelled.sample import DataError
 from dense.data.large import NotWindowed, numbers_of, open_windows
 from dense.data.levels import PHOTOGRAPHS, RGB, ImageError, Reading, as_rgb, fitted, report_nan, sampled, statistics
 from dense.data.unlabelled import open_images
 from dense.data.values import stored
 from dense.data.windows import WindowSource
+from dense.predict import Predictor
 from tests.data.scientific_files import cells, compressed_as, labelled, lzw
+from tests.predict.models import model
 
 Bytes = NDArray[np.uint8]
 
@@ -281,6 +288,66 @@ def test_dicom_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: 
         read_values(tmp_path / "a.dcm")
 
 
+def in_png(path: Path, values: NDArray[np.uint16], colour_type: int) -> None:
+    """Write a PNG of 16 bits by its definition."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_png_of_16_bits(kind: int, channels: int, tmp_path: Path) -> None:
+    """Colours and opacity keep all their bits, by declared levels and in photographs, which lie over white."""
+    values = np.random.default_rng(0).integers(0, 65536, (16, 24, channels)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    in_png(path, values, kind)
+    np.testing.assert_array_equal(read_values(path), values)
+    found = read_image(path).astype(float)
+    opacity = values[..., -1:] / 65535 if kind > 2 else 1
+    expected = opacity * values[..., : channels if kind == 2 else channels - 1] / 257 + 255 * (1 - opacity)
+    assert np.abs(found - expected).max() <= 0.51
+    assert dark([str(path)], PHOTOGRAPHS) is None
+    if kind > 2:
+        values[..., -1] = 65535
+        in_png(path, values, kind)
+    reading = Reading.of([0, 65535], 3 if kind != 4 else 1)
+    np.testing.assert_array_equal(read_image(path, reading=reading)[..., 0], np.rint(values[..., 0] / 257))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("P5", 1), ("P6", 3)])
+def test_ppm_of_16_bits(kind: str, channels: int, tmp_path: Path) -> None:
+    """The numbers of the file by declared levels; photographs have the white of its header."""
+    values = np.random.default_rng(0).integers(0, 4096, (16, 24, channels)).astype(np.uint16)
+    path = tmp_path / "a.ppm"
+    path.write_bytes(f"{kind} 24 16 4095\n".encode() + values.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_values(path), values)
+    found = read_image(path, reading=Reading.of([0, 4095], channels))
+    assert np.abs(found.astype(int) - read_image(path)[..., :channels]).max() <= 1
+    assert dark([str(path)], PHOTOGRAPHS) is None
+
+
+def test_numbers_that_pil_reads_wrong(tmp_path: Path) -> None:
+    """Planes of 16 bits, and other orders of bytes, in photographs, depth maps and masks."""
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 40, 56)).astype(np.uint16)
+    expected = np.rint(np.moveaxis(colours, 0, 2) / 257)
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", colours, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
+    np.testing.assert_array_equal(decode_image((tmp_path / "a.tif").read_bytes()), expected)
+    depth = np.random.default_rng(0).uniform(1, 9, (40, 56)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "depth.tif", depth, byteorder=">", compression="zlib")
+    np.testing.assert_array_equal(read_depth(tmp_path / "depth.tif", DepthFormat()), depth)
+    mask = np.random.default_rng(0).integers(0, 300, (40, 56)).astype(np.int16)
+    tifffile.imwrite(tmp_path / "mask.tif", mask, byteorder=">", compression="zlib")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), mask)
+    with pytest.raises(DataError, match="has 3 channels"):
+        read_depth(tmp_path / "a.tif", DepthFormat(scale=1))
+    with pytest.raises(DataError, match="a mask holds whole numbers"):
+        read_mask(tmp_path / "depth.tif")
+
+
 def test_real_files_are_read_as_another_reader_does() -> None:
     """Those of scikit-image's sample images that its wheel holds."""
     skimage = pytest.importorskip("skimage.io")
@@ -473,10 +540,16 @@ def test_names_that_match_in_part_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_verbs_name_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(reading_images, "_dark", [])
+    """Of grey and of colours, read whole and in windows."""
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "a.png")
-    read_image(tmp_path / "a.png")
-    assert "nearly black; give --levels 0 4095" in capsys.readouterr().out
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((8, 8, 3), 3000, np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", np.full((8, 8, 3), 3000, np.uint16), photometric="rgb")
+    predictor = Predictor(model("labels"), large=0)
+    for read in (read_image, predictor.opened):
+        for name in ("a.png", "b.png", "c.tif"):
+            monkeypatch.setattr(reading_images, "_dark", [])
+            read(tmp_path / name)
+            assert f"{name} is read as 0 to 65535" in capsys.readouterr().out
 
 
 def geotiff(path: Path, values: np.ndarray, nodata: object, **options: Any) -> Path:
@@ -531,9 +604,12 @@ def test_targets_without_data_are_unknown(tmp_path: Path, monkeypatch: pytest.Mo
         assert (sample.labels[:4] == 255).all() and (sample.labels[4:8] == 1).all() and not sample.labels[8:].any()
         assert np.isnan(sample.depth[40:]).all() and (sample.depth[:40] == 5).all()
     geotiff(tmp_path / "masks/cell0.tif", mask % 200, 0)
-    monkeypatch.setattr("tifffile.TiffFile", None)
+    opened: list[Path] = []
+    path_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *mode: opened.append(path) or path_open(path, *mode))
     assert not (source.labels(0) == 255).any()  # type: ignore[union-attr]
     assert np.isnan(source.depth(0)[40:]).all()  # type: ignore[index,union-attr]
+    assert [path.parent.name for path in opened] == ["masks", "depth"]
 
 
 def test_a_set_with_nodata_that_is_nearly_black(tmp_path: Path) -> None:

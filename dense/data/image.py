@@ -17,6 +17,7 @@ from dense.console import say
 from dense.data.levels import PHOTOGRAPHS, SAMPLED, SIXTEEN_BITS, TWELVE_BITS, ImageError, Reading, sampled, white_of
 from dense.data.values import (
     TIFF,
+    TIFFS,
     has_deep_colours,
     header_bits,
     header_of_tiff,
@@ -27,7 +28,7 @@ from dense.data.values import (
 )
 
 T = TypeVar("T")
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", *TIFFS, ".webp", ".ppm", ".pgm", ".gif"})
 NUMBERS = EXTENSIONS | {".npy", ".dcm"}  # which are images where channels or levels are declared
 IMAGES = ("images", "image")  # names of folders in a folder of labelled images, and those of targets
 MASKS = ("masks", "mask", "labels", "annotations")

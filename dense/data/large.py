@@ -20,6 +20,7 @@ from dense.data.levels import FILL, PHOTOGRAPHS, ImageError, Reading, quantiles,
 from dense.data.values import (
     EXPECTED,
     KINDS,
+    TIFFS,
     Stored,
     array_of_channels,
     channel_files,
@@ -69,7 +70,7 @@ class LargeImage:
             raise ImageError(f"no such image: {self.path}")
         if suffix == ".npy":
             self._open_array(channels)
-        elif suffix in (".tif", ".tiff", ".svs", ".btf"):
+        elif suffix in TIFFS:
             self._open_tiff()
         else:
             raise NotWindowed(f"{self.path} is not windowed: only TIFF and .npy are read in parts")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -21,6 +23,7 @@ from dense.data.levels import SIXTEEN_BITS, ImageError, Reading, Values
 SEPARATORS = "_.-"  # before the name of a channel in the name of a file
 KINDS, EXPECTED = "buif", "expected whole numbers or floating point"  # of NumPy's types
 GDAL_NODATA = 42113  # TIFF's tag
+TIFFS = (".tif", ".tiff", ".btf", ".svs")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TURNS: dict[int, Any] = {  # TIFF's orientation -> what makes rows and columns upright
     2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
@@ -341,7 +344,7 @@ def header_bits(path: str) -> int | None:
             return int(np.load(path, mmap_mode="r", allow_pickle=False).dtype.itemsize * 8)
         if path.lower().endswith(".dcm"):
             return 16
-        if path.lower().endswith((".tif", ".tiff")):
+        if path.lower().endswith(TIFFS):
             import tifffile
 
             with tifffile.TiffFile(path) as tiff:
@@ -451,11 +454,17 @@ def _coloured(name: str, what: str, reading: Reading) -> str:
 
 def channel_of(path: str | Path, reading: Reading) -> tuple[str, int] | None:
     """Return the path without the name of a channel that ends its stem, and which channel that is; None for none."""
-    stem = str(Path(path).with_suffix(""))
+    stem = str(path)[: -len(suffix_of(path)) or None]
     for number, name in enumerate(reading.channels):
-        if stem.endswith(name) and stem[: -len(name)][-1:] in tuple(SEPARATORS):
+        if stem[-len(name) :].casefold() == name.casefold() and stem[: -len(name)][-1:] in tuple(SEPARATORS):
             return stem[: -len(name) - 1], number
     return None
+
+
+def suffix_of(path: str | Path) -> str:
+    """Return the suffix of an image's file, such as .png or .ome.tif."""
+    found = Path(path).suffixes[-2:]
+    return "".join(found if found[:1] == [".ome"] else found[-1:])
 
 
 def channel_files(path: str | Path, reading: Reading) -> list[Path]:
@@ -463,9 +472,22 @@ def channel_files(path: str | Path, reading: Reading) -> list[Path]:
     found = channel_of(path, reading)
     if found is None or len(reading.channels) < 2:
         return []
-    path = Path(path)
-    separator = path.stem[-len(reading.channels[found[1]]) - 1]
-    return [path.with_name(f"{Path(found[0]).name}{separator}{name}{path.suffix}") for name in reading.channels]
+    path, prefix = Path(path), Path(found[0]).name
+    expected = [path.with_name(f"{prefix}{path.name[len(prefix)]}{one}{suffix_of(path)}") for one in reading.channels]
+    return [one if one == path or one.is_file() else _as_written(one) for one in expected]
+
+
+def _as_written(path: Path) -> Path:
+    """Return the file of a folder whose name is that of a path but for capitals; the path itself if there is none."""
+    with suppress(OSError):
+        names = _names_in(str(path.parent), path.parent.stat().st_mtime_ns)
+        return path.with_name(names.get(path.name.casefold(), path.name))
+    return path
+
+
+@lru_cache(4)
+def _names_in(folder: str, time: int) -> dict[str, str]:
+    return {name.casefold(): name for name in os.listdir(folder)}  # noqa: PTH208 (names alone, maybe a million)
 
 
 def files_of(path: Path, reading: Reading) -> list[Path]:
@@ -510,7 +532,7 @@ def one_per_image(paths: Iterable[str], reading: Reading) -> list[str]:
 
 def _before(path: str) -> str:
     """Return a path without the last part of its name, which may name a channel."""
-    return re.sub(rf"[{SEPARATORS}][^{SEPARATORS}/]*\.[^.]*$", "", path)
+    return re.sub(rf"[{SEPARATORS}][^{SEPARATORS}/]*$", "", path[: -len(suffix_of(path)) or None])
 
 
 def _whole(files: dict[int, str], reading: Reading) -> bool:

@@ -335,6 +335,9 @@ def test_list_images(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no images in .*none; looked for \.bmp"):
         list_images(str(tmp_path / "none"))
     assert ".jpg" in EXTENSIONS
+    for name in ("a.btf", "b.svs"):
+        tifffile.imwrite(tmp_path / "none" / name, np.zeros((8, 8, 3), np.uint8), photometric="rgb", bigtiff=True)
+    assert [read_image(path).shape for path in list_images(tmp_path / "none")] == [(8, 8, 3)] * 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from dense.data.labelled.sample import DataError
 from dense.data.large import NotWindowed, numbers_of, open_windows
 from dense.data.levels import PHOTOGRAPHS, RGB, ImageError, Reading, as_rgb, fitted, report_nan, sampled, statistics
 from dense.data.unlabelled import open_images
-from dense.data.values import stored
+from dense.data.values import stem_of, stored
 from dense.data.windows import WindowSource
 from dense.predict import Predictor
 from tests.data.scientific_files import cells, compressed_as, labelled, lzw
@@ -383,6 +383,24 @@ def test_a_file_per_channel_is_one_image(tmp_path: Path) -> None:
     unlabelled = open_images(tmp_path / "images", reading=reading)
     assert len(unlabelled) == 3
     np.testing.assert_array_equal(unlabelled.read(0), expected)
+
+
+@pytest.mark.parametrize(("names", "suffix"), [(("dapi", "actin"), ".ome.tif"), (("DAPI", "aCtin"), ".tif")])
+def test_names_of_channels_in_names_of_files(names: tuple[str, str], suffix: str, tmp_path: Path) -> None:
+    """Before .ome.tif, and in capitals."""
+    values = cells(2)[0]
+    for channel, name in enumerate(names):
+        tifffile.imwrite(tmp_path / f"w1_{name}{suffix}", values[..., channel])
+        tifffile.imwrite(tmp_path / f"w1.b_{name}{suffix}", values[..., channel])
+    tifffile.imwrite(tmp_path / f"w1_er{suffix}", values[..., 0])  # a channel that is not named
+    reading = Reading.of([0, 4095], ["dapi", "actin"])
+    source = open_images(tmp_path, reading=reading)
+    assert len(source) == len(list_images(tmp_path, reading=reading)) == 2
+    for index in range(2):
+        np.testing.assert_array_equal(source.read(index), reading.to_bytes(values))
+        windows = open_windows(source.name(index), reading)
+        np.testing.assert_array_equal(windows.read(0, 0, *values.shape[:2]), reading.to_bytes(values))
+    assert stem_of(tmp_path / f"w1_{names[0]}{suffix}", reading) == tmp_path / "w1"
 
 
 def test_numbered_channels(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ class Predictor:
             raise ValueError(f"scales={tuple(scales)}: a restored image keeps its size; leave them out")
         if "anomaly" in model.outputs and (flip or tuple(scales) != (1.0,) or self.inference.window is not None):
             raise ValueError("flip, scales and windows do not apply to scores of anomalies; leave them out")
+        if "anomaly" in model.outputs and large != LARGE:
+            raise ValueError(f"large={large:g}: scores of anomalies are those of whole images; leave it out")
         self.objects = model.task in ("instance", "panoptic")
         if self.objects and (flip or tuple(scales) != (1.0,)):
             raise ValueError("flip and scales average maps, and queries of two images are not the same; leave them out")

@@ -89,10 +89,10 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
-def version(path: Path) -> str:
-    """Return size and time of a file, or of the files of a folder, which tell whether it was changed."""
+def version(*paths: Path) -> str:
+    """Return size and time of files, or of the files of folders, which tell whether they were changed."""
     with contextlib.suppress(OSError):
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
         stats = [file.stat() for file in files]
         return json.dumps([[one.st_size, one.st_mtime_ns] for one in stats])
     return ""

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dense.data.cache import Compute, FeatureCache
 from dense.data.domain import Domain, check_domain
-from dense.data.image import ImageError, dark
+from dense.data.image import ImageError, dark, spaced
 from dense.data.labelled.files import file_identity
 from dense.data.labelled.sample import Identity
-from dense.data.levels import PHOTOGRAPHS, RGB, Reading
+from dense.data.levels import PHOTOGRAPHS, RGB, SAMPLED, Reading
 from dense.data.loader import endless_loader
 from dense.data.metadata import Metadata, columns_of, read_metadata
 from dense.data.sampler import permute
@@ -134,6 +134,20 @@ def collate(samples: list[ImageViews]) -> ViewBatch:
         cached=[torch.stack(features) for features in zip(*cached, strict=True)],
         metadata=torch.stack(metadata),
     )
+
+
+def check_readable(images: Images) -> None:
+    """Raise if none of some images, evenly spread over the set, can be read."""
+    some = spaced(range(len(images)), SAMPLED)
+    problems: list[str] = []
+    for index in some:
+        try:
+            images.read(index)
+        except ImageError as error:
+            problems.append(str(error))
+        else:
+            return
+    raise ValueError(f"none of {len(some)} images, evenly spread over the set, can be read; the first: {problems[0]}")
 
 
 class BadImages:
@@ -252,6 +266,8 @@ class PretrainData(pl.LightningDataModule):
             if not isinstance(self.images, FolderImages | ListImages):
                 raise ValueError(f"data.windows={windows}: only files have windows; leave it out for {root}")
             self.images = WindowImages(self.images, windows, (window_size, window_size), seed, self.damaged)
+        if self.scene_size is None:
+            check_readable(self.images)
         self.dataset = ViewsOf(self.images, views, seed)
         self.bad = BadImages(self.images)
         check_domain(domain)

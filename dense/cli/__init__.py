@@ -179,6 +179,8 @@ def run(verb: str, rest: Sequence[str], signals: Sequence[int] = (), debug: bool
 def in_words(error: Exception) -> str:
     """Return the message of an error that is written for users; of others the kind and the first line."""
     text = str(error)
+    if "in DataLoader worker process" in text.partition("\n")[0]:  # torch appends the traceback of the worker
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2] or text
     if isinstance(error, ValueError | OSError | ImportError | UnknownOption | UsageError) and text:
         return text
     if isinstance(error, RuntimeError) and text and "\n" not in text:

@@ -86,7 +86,7 @@ def features(options: Namespace, pca: bool, run: RunFolder) -> int:
     from dense.backbone.tables import Table
     from dense.data.image import ImageError, list_images, read_image
     from dense.data.levels import as_rgb
-    from dense.data.values import stem_of
+    from dense.data.values import files_of, stem_of
     from dense.discover.pca import PCA, pca_picture
     from dense.media.draw import write_picture
 
@@ -105,7 +105,7 @@ def features(options: Namespace, pca: bool, run: RunFolder) -> int:
     for path in paths:
         names[unused(stem_of(path, reading).name, names)] = str(path)
     stems = list(names)
-    items = Items(stems, run, list(map(version, paths)), GROUP if table else 1)
+    items = Items(stems, run, [version(*files_of(path, reading)) for path in paths], GROUP if table else 1)
     waiting: list[tuple[int, dict[str, Any]]] = []  # of a group of the table
     extracted = extract(backbone, [paths[index] for index in items.todo], options.layers, final)
     for index, (path, result) in zip(items.todo, progress(extracted, "features", len(items.todo)), strict=True):

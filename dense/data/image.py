@@ -15,10 +15,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dense.console import say
 from dense.data.levels import PHOTOGRAPHS, SAMPLED, SIXTEEN_BITS, TWELVE_BITS, ImageError, Reading, sampled, white_of
-from dense.data.values import channels_of_tiff, header_bits, one_per_image, opened, read_channels, read_values
+from dense.data.values import (
+    TIFF,
+    TIFFS,
+    has_deep_colours,
+    header_bits,
+    header_of_tiff,
+    one_per_image,
+    opened,
+    read_channels,
+    read_values,
+)
 
 T = TypeVar("T")
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", *TIFFS, ".webp", ".ppm", ".pgm", ".gif"})
 NUMBERS = EXTENSIONS | {".npy", ".dcm"}  # which are images where channels or levels are declared
 IMAGES = ("images", "image")  # names of folders in a folder of labelled images, and those of targets
 MASKS = ("masks", "mask", "labels", "annotations")
@@ -43,16 +53,17 @@ def read_image(path: str | Path, at_least: int | None = None, reading: Reading =
 
 def _photograph(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.uint8]:
     """Return an image without declared channels or levels; a TIFF of other channels than a photograph's raises."""
-    tiff = name.lower().endswith((".tif", ".tiff"))
-    count, pages = channels_of_tiff(file) if tiff else (1, False)
+    start = file.read(26)
+    file.seek(0)
+    count, other = header_of_tiff(file)
     if count not in (1, 3):
         raise ImageError(PHOTOGRAPHS.mismatch(count, name))
-    if pages:
+    if other or has_deep_colours(start):
         return _as_bytes(file, name, PHOTOGRAPHS)
     try:
         return _decode(file, name, at_least)
     except ImageError as error:
-        if not tiff:
+        if start[:4] not in TIFF:
             raise
         file.seek(0)
         try:  # numbers of kinds that PIL does not read, such as double precision
@@ -63,8 +74,7 @@ def _photograph(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.
 
 def _as_bytes(file: Path | IO[bytes], name: str, reading: Reading) -> NDArray[np.uint8]:
     values = read_channels(file, reading, name)
-    if not reading.white and not reading.per_image and values.dtype.kind in "iu" and values.dtype.itemsize > 1:
-        _report(int(values.max()), name)
+    report_dark(values, name, reading)
     if values.dtype.kind == "f" and not np.isfinite(values).any():
         raise ImageError(f"{name} has no finite number")
     return reading.to_bytes(values, name)
@@ -93,7 +103,7 @@ def _decode(file: IO[bytes], name: str, at_least: int | None) -> NDArray[np.uint
         raise ImageError(f"{name} is {'empty (0 bytes)' if empty else 'not an image of a known format'}") from None
     except Exception as error:  # PIL's readers raise nearly anything on damaged bytes
         raise ImageError(f"{name} is damaged or truncated ({error or type(error).__name__})") from error
-    _report_dark(upright, name)
+    _report_grey(upright, name)
     return rgb
 
 
@@ -108,21 +118,23 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Return a PIL image of any mode as (H, W, 3) uint8."""
-    _report_dark(image, getattr(image, "filename", "") or "an image")
+    _report_grey(image, getattr(image, "filename", "") or "an image")
     return _rgb(image)
 
 
-def _report_dark(image: Image.Image, name: str) -> None:
-    """Report an image of 12 bits stored in 16, which comes out nearly black."""
-    if not _dark and (image.mode.startswith("I;16") or image.mode == "I"):
-        _report(int(np.asarray(image).max(initial=0)), name)
+def _report_grey(image: Image.Image, name: str) -> None:
+    if not _dark and image.mode.startswith("I"):
+        report_dark(np.asarray(image), name, PHOTOGRAPHS)
 
 
-def _report(highest: int, name: str) -> None:
-    """Report once per process an image that comes out nearly black, by its highest number."""
-    if not _dark and 0 < highest < TWELVE_BITS:
+def report_dark(values: NDArray[Any], name: str, reading: Reading) -> None:
+    """Report once per process an image of 12 bits stored in 16, say, whose numbers come out nearly black."""
+    if _dark or reading.white or reading.per_image or values.dtype.kind not in "iu" or values.dtype.itemsize == 1:
+        return
+    if 0 < (highest := int(values.max(initial=0))) < TWELVE_BITS:
         _dark.append(name)
-        say(f"{name} {nearly_black(highest)}; give --levels 0 {top(highest)} (of a training --data.levels)")
+        white = top(highest)
+        say(f'{name} {nearly_black(highest)}; give --levels 0 {white} (of a training --data.levels "[0, {white}]")')
 
 
 def nearly_black(highest: int) -> str:
@@ -172,7 +184,7 @@ def dark(images: Sequence[str], reading: Reading, folder: str = "", most: int = 
     name = max(found, key=lambda one: found[one])
     return (
         f"{name} {nearly_black(highest)}, like all of {len(found)} images of more than 8 bits; "
-        f"add --data.levels 0 {top(highest)}"
+        f'add --data.levels "[0, {top(highest)}]"'
     )
 
 
@@ -197,7 +209,7 @@ def is_deep(path: str) -> bool:
         if start.startswith(b"\x89PNG"):
             return start[24] == 16
         with Image.open(path) as image:
-            return image.mode.startswith("I")
+            return image.mode.startswith("I") and image.format != "PPM"  # whose header tells what is white
     except Exception:  # PIL's readers raise nearly anything on damaged bytes
         return False
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from dense.data.levels import FILL, PHOTOGRAPHS, ImageError, Reading, quantiles,
 from dense.data.values import (
     EXPECTED,
     KINDS,
+    TIFFS,
     Stored,
     array_of_channels,
     channel_files,
     chosen_channels,
+    lacks_channel,
     names_of,
+    needs_codecs,
     nodata_of,
     read_channels,
     with_nan,
@@ -45,7 +49,8 @@ class LargeImage:
     """The raw values of an image, of which `read` decodes only the tiles or strips that a window needs.
 
     Pages of one channel each, planes and samples of a pixel are channels alike; of a pyramid, level 0 is read. A tile
-    that is damaged or missing gives zeros and is listed in `damaged`. Any number of processes may share the file.
+    that is damaged or missing has the number that means unknown, or else zeros; damaged ones are listed in `damaged`.
+    Any number of processes may share the file.
     """
 
     colours: NDArray[np.uint8] | None = None  # of a palette (N, 3)
@@ -65,7 +70,7 @@ class LargeImage:
             raise ImageError(f"no such image: {self.path}")
         if suffix == ".npy":
             self._open_array(channels)
-        elif suffix in (".tif", ".tiff", ".svs", ".btf"):
+        elif suffix in TIFFS:
             self._open_tiff()
         else:
             raise NotWindowed(f"{self.path} is not windowed: only TIFF and .npy are read in parts")
@@ -100,7 +105,11 @@ class LargeImage:
         page: Any = self._pages[0]
         level = levels[0]
         others = [axis for axis, n in zip(level.axes, level.shape, strict=True) if axis not in "YX" and n > 1]
-        if reason := self._why_whole(page, others + ["series"] * alike, tifffile):
+        planes = prod(n for axis, n in zip(level.axes, level.shape, strict=True) if axis not in "YX") * len(levels)
+        reason = self._why_whole(page, others + ["series"] * alike, tifffile)
+        if not reason and planes != page.samplesperpixel * len(self._pages):
+            reason = "its planes have no pages of their own"
+        if reason:
             raise NotWindowed(f"{self.path} is not windowed: {reason}")
         self.height, self.width = page.imagelength, page.imagewidth
         self.colours = None if page.colormap is None else (page.colormap.T >> 8).astype(np.uint8)
@@ -120,6 +129,9 @@ class LargeImage:
                 except ValueError:
                     raise ImageError(f"{self.path} is truncated") from None
                 self._maps.append(np.moveaxis(array, 0, -1) if planar else array)
+        elif (some := next((index for index, count in enumerate(page.databytecounts) if count), None)) is not None:
+            self._decoded(0, some)  # raises without the codec
+            self.damaged.clear()
 
     def _check(self, dtype: np.dtype[Any]) -> None:
         if dtype.kind not in KINDS:
@@ -133,11 +145,13 @@ class LargeImage:
             return f"it is turned by its tag (orientation {turned})"
         if page.photometric == 0:
             return "its 0 is white"
+        if page.photometric == 5:
+            return "its colours are those of inks"
         try:
             tifffile.TIFF.DECOMPRESSORS[page.compression]
             tifffile.TIFF.UNPREDICTORS[page.predictor]
-        except KeyError as error:
-            return f"{error.args[0]!s}; pip install imagecodecs"
+        except KeyError:
+            return needs_codecs(page)
         if page.bitspersample not in (1, 8, 16, 32, 64):
             return f"its numbers of {page.bitspersample} bits are packed"
         tall = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
@@ -153,18 +167,17 @@ class LargeImage:
     def shape(self) -> tuple[int, int, int]:
         return self.height, self.width, self.channels
 
-    def read(self, top: int, left: int, height: int, width: int, pages: int | None = None) -> NDArray[Any]:
-        """Return the raw values (h, w, C) of a window inside of the image, of its first `pages` or of all of them."""
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Return the raw values (h, w, C) of a window inside of the image."""
         if top < 0 or left < 0 or top + height > self.height or left + width > self.width:
             raise ValueError(
                 f"window {(top, left, height, width)} of {self.path}, which has {self.height}x{self.width} pixels"
             )
         if self._maps:
-            parts = [array[top : top + height, left : left + width] for array in self._maps[:pages]]
+            parts = [array[top : top + height, left : left + width] for array in self._maps]
             return np.concatenate(parts, axis=2).astype(self.dtype, copy=False)
-        number = len(self._pages[:pages])
-        result = np.zeros((height, width, self.first * number), self.dtype)
-        for page in range(number):
+        result = np.full((height, width, self.channels), self._pages[0].nodata, self.dtype)
+        for page in range(len(self._pages)):
             self._read_page(page, (top, left), result[..., page * self.first : (page + 1) * self.first])
         return result
 
@@ -212,6 +225,8 @@ class LargeImage:
             tile: Any
             tile, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
             return np.asarray(tile[0, : shape[1], : shape[2]])
+        except ImportError:
+            raise NotWindowed(f"{self.path} is not windowed: {needs_codecs(page)}") from None
         except Exception:
             self.damaged[number, index] = self._box(page, index)
             return None
@@ -249,9 +264,13 @@ def open_windows(path: str | Path, reading: Reading = PHOTOGRAPHS) -> Windows:
     Several files with a channel each are one image, as `read_image` reads them.
     """
     files = channel_files(path, reading)
-    if files and all(file.is_file() for file in files):
-        return Windows([open_large(file) for file in files], reading)
-    return Windows([open_large(path, reading.count)], reading)
+    missing = [file for file in files if not file.is_file()]
+    one = [] if files and not missing else [open_large(path, reading.count)]
+    windows = Windows(one or [open_large(file) for file in files], reading)
+    if missing and windows.image.channels != reading.count:
+        raise ImageError(lacks_channel(path, missing[0]))
+    windows.check_channels()
+    return windows
 
 
 def open_if_large(path: str | Path, reading: Reading = PHOTOGRAPHS, large: float = LARGE) -> Windows | None:
@@ -322,13 +341,24 @@ class Windows:
 
     def _values(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Return the numbers (h, w, C) of the channels that the reading names."""
-        box, reading = (top, left, height, width), self._reading
+        return self._chosen([image.read(top, left, height, width) for image in self.images])
+
+    def _chosen(self, raw: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the channels that the reading names, of the raw values of each file."""
+        reading = self._reading
         if len(self.images) > 1:
-            pairs = zip(self.images, reading.channels, strict=True)
-            return np.concatenate([_channels(image, image.read(*box), Reading((one,))) for image, one in pairs], axis=2)
-        values = self.image.read(*box, pages=1 if reading == PHOTOGRAPHS else None)  # as photographs are read
-        values = _channels(self.image, values, reading)
+            parts = zip(self.images, raw, reading.channels, strict=True)
+            return np.concatenate([_channels(image, some, Reading((one,))) for image, some, one in parts], axis=2)
+        values = _channels(self.image, raw[0], reading)
         return np.repeat(values, 3, axis=2) if reading.colours and values.shape[2] == 1 else values
+
+    def check_channels(self) -> None:
+        """Raise where the files have other channels than the reading, as far as their headers tell."""
+        blanks = []
+        for image in self.images:
+            opaque = 1 if image.dtype.kind in "bf" else np.iinfo(image.dtype).max
+            blanks.append(np.full((1, 1, image.channels), 0 if image.colours is not None else opaque, image.dtype))
+        self._chosen(blanks)
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the pixels (h, w, C) of a window."""

@@ -71,7 +71,7 @@ class Reading:
             if not (math.isfinite(black) and math.isfinite(white)):
                 raise ValueError(f"levels {black:g} {white:g}: expected finite numbers")
             if not black < white:
-                hint = f"; they are reversed, write {white:g} {black:g}" if white < black else ""
+                hint = f"; they are reversed, write {white:g} before {black:g}" if white < black else ""
                 raise ValueError(f"levels {black:g} {white:g}: expected black below white{hint}")
         if self.black and self.per_image:
             raise ValueError("levels: per_image takes black and white from each image; leave black and white out")

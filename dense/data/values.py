@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -16,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dense.data.levels import ImageError, Reading, Values
+from dense.data.levels import SIXTEEN_BITS, ImageError, Reading, Values
 
 SEPARATORS = "_.-"  # before the name of a channel in the name of a file
 KINDS, EXPECTED = "buif", "expected whole numbers or floating point"  # of NumPy's types
 GDAL_NODATA = 42113  # TIFF's tag
+TIFFS = (".tif", ".tiff", ".btf", ".svs")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TURNS: dict[int, Any] = {  # TIFF's orientation -> what makes rows and columns upright
     2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
@@ -99,11 +102,27 @@ def _stored(file: IO[bytes], name: str, channels: int | None) -> Stored:
         return _tiff(file, name)
     if start[128:] == b"DICM" or name.lower().endswith(".dcm"):
         return _dicom(file, name)
-    if start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in (2, 6):  # PIL keeps 8 bits of 16-bit colours
+    if has_deep_colours(start) or start[:2] in (b"P5", b"P6"):
         values: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-        order = [2, 1, 0, 3][: values.shape[2]]
-        return Stored(np.ascontiguousarray(values[..., order]), alpha=values.shape[2] == 4)
-    return _pil(file, name)
+        if values is not None and values.dtype == np.uint16:
+            return _deep(values.reshape(*values.shape[:2], -1), file, start)
+    return _pil_again(file, name)
+
+
+def has_deep_colours(start: bytes) -> bool:
+    """Whether a file begins as a PNG of 16 bits with colours or opacity, of which PIL keeps 8 bits."""
+    return start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in (2, 4, 6)
+
+
+def _deep(values: NDArray[np.uint16], file: IO[bytes], start: bytes) -> Stored:
+    """Return what OpenCV decoded, upright, as it is stored: it gives blue, green and red, also of grey with opacity."""
+    grey = start.startswith(b"\x89PNG") and start[25] == 4
+    values = values[..., [0, 3] if grey else [2, 1, 0, 3][: values.shape[2]] if values.shape[2] > 2 else [0]]
+    file.seek(0)
+    with Image.open(file) as image:
+        turn = TURNS.get(image.getexif().get(274, 1)) if "exif" in image.info else None
+    values = values if turn is None else turn(values)
+    return Stored(np.ascontiguousarray(values), alpha=values.shape[2] in (2, 4))
 
 
 def _pil(file: IO[bytes], name: str) -> Stored:
@@ -146,17 +165,20 @@ def _tiff(file: IO[bytes], name: str) -> Stored:
     import tifffile
 
     with tifffile.TiffFile(file, name=Path(name).name) as tiff:
-        series, page = tiff.series[0], tiff.pages.first
+        page = tiff.pages.first
         if page.photometric == 3:  # a palette
             return _pil_again(file, name)
+        alike = len(tiff.series) > 1 and len({(one.shape, one.dtype) for one in tiff.series}) == 1
+        series = tiff.series if alike else tiff.series[:1]
         try:
-            values, axes = np.asarray(series.asarray()), series.axes
-            if len(tiff.series) > 1 and len({(one.shape, one.dtype) for one in tiff.series}) == 1:
-                values, axes = np.stack([one.asarray() for one in tiff.series]), f"I{axes}"
-        except (ValueError, ImportError) as error:
+            parts = [np.asarray(one.asarray()) for one in series]
+        except ImportError:
+            raise ImageError(f"{name}: {needs_codecs(page)}") from None
+        except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            values, axes = _by_opencv(file, name, str(error)), "YXS"
+            parts = _by_opencv(file, name, series)
+        values, axes = (np.stack(parts), f"I{series[0].axes}") if alike else (parts[0], series[0].axes)
         others = [axis for axis, length in zip(axes, values.shape, strict=True) if axis not in "YX" and length > 1]
         if len(others) > 1:
             sizes = ", ".join(f"{length} along {axis}" for axis, length in zip(axes, values.shape, strict=True))
@@ -169,7 +191,7 @@ def _tiff(file: IO[bytes], name: str) -> Stored:
         values = values.transpose(*order, *rest)
         values = values.reshape(*values.shape[:2], -1)
         if page.photometric == 0 and values.dtype.kind in "ub":  # 0 is white
-            values = ~values
+            values = ~values if values.dtype.kind == "b" else values.dtype.type(2**page.bitspersample - 1) - values
         alpha = bool(page.extrasamples) and any(int(extra) in (1, 2) for extra in page.extrasamples)
         turn = TURNS.get(int(getattr(page.tags.get(274), "value", 1)))
         values = values if turn is None else np.ascontiguousarray(turn(values))
@@ -183,14 +205,32 @@ def _pil_again(file: IO[bytes], name: str) -> Stored:
     return _pil(file, name)
 
 
-def _by_opencv(file: IO[bytes], name: str, reason: str) -> NDArray[Any]:
-    """Return a TIFF of a compression that tifffile does not decode alone, such as LZW; pages become channels."""
-    file.seek(0)
-    done, pages = cv2.imdecodemulti(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if not done or len({page.shape for page in pages}) != 1:
-        raise ImageError(f"{name}: {reason}")
-    values = np.dstack(pages)
-    return values[..., [2, 1, 0, 3][: values.shape[2]]] if len(pages) == 1 and values.shape[2] in (3, 4) else values
+def _by_opencv(file: IO[bytes], name: str, series: Sequence[Any]) -> list[NDArray[Any]]:
+    """Return the series of a TIFF of a compression that tifffile does not decode alone, such as LZW.
+
+    Of pages of grey values or of RGB, pixel by pixel and upright; OpenCV reads others, such as planes, wrong.
+    """
+    page = series[0].keyframe
+    pages: Sequence[NDArray[Any]] = ()
+    if (
+        (page.samplesperpixel, int(page.photometric)) in ((1, 1), (3, 2), (3, 6))
+        and (page.planarconfig, page.bitspersample) == (1, 8 * page.dtype.itemsize)
+        and page.tags.valueof("Orientation", 1) == 1
+    ):
+        file.seek(0)
+        _, pages = cv2.imdecodemulti(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    numbers = [one.index for part in series for one in part.pages]
+    found = [pages[number] for number in numbers if number < len(pages)]
+    if len(found) < len(numbers) or {(one.shape, one.dtype) for one in found} != {(page.shape, page.dtype)}:
+        raise ImageError(f"{name}: {needs_codecs(page)}")
+    values = np.stack(found)[..., :: -1 if page.samplesperpixel == 3 else 1]  # from blue, green, red
+    return list(values.reshape(len(series), *series[0].shape))
+
+
+def needs_codecs(page: Any) -> str:
+    """Return why a page of a TIFF cannot be read."""
+    form, predictor = (getattr(one, "name", one) for one in (page.compression, page.predictor))
+    return f"its compression ({form}, predictor {predictor}) needs imagecodecs: pip install 'dino-dense[tiff]'"
 
 
 def names_of(tiff: Any) -> tuple[str, ...]:
@@ -304,7 +344,7 @@ def header_bits(path: str) -> int | None:
             return int(np.load(path, mmap_mode="r", allow_pickle=False).dtype.itemsize * 8)
         if path.lower().endswith(".dcm"):
             return 16
-        if path.lower().endswith((".tif", ".tiff")):
+        if path.lower().endswith(TIFFS):
             import tifffile
 
             with tifffile.TiffFile(path) as tiff:
@@ -314,22 +354,28 @@ def header_bits(path: str) -> int | None:
     return None
 
 
-def channels_of_tiff(file: IO[bytes]) -> tuple[int, bool]:
-    """Return the number of channels in a TIFF's header, without opacity, and whether they are pages; 1 where damaged.
+def header_of_tiff(file: IO[bytes]) -> tuple[int, bool]:
+    """Return the number of channels by a TIFF's header, without opacity, and whether PIL reads others or other numbers.
 
-    Planes, times and pages of one size are channels alike.
+    Planes, times and pages of one size are channels alike. PIL reads one page, and is wrong about some kinds of numbers
+    of more than 8 bits and about tiles that are not stored. Of other files and damaged ones: 1, False.
     """
     import tifffile
 
     try:
+        if file.read(4) not in TIFF:
+            return 1, False
+        file.seek(0)
         with tifffile.TiffFile(file) as tiff:
             page, first = tiff.pages.first, tiff.series[0]
+            if page.photometric == 5:  # inks, of which PIL makes RGB
+                return 3, False
             alike = {(one.shape, one.dtype) for one in tiff.series} == {(first.shape, first.dtype)}
             count = prod(n for axis, n in zip(first.axes, first.shape, strict=True) if axis not in "YX")
             count *= len(tiff.series) if alike else 1
             paged = count > page.samplesperpixel
             opacity = sum(int(extra) in (1, 2) for extra in page.extrasamples or ())
-            return count - opacity * (not paged), paged
+            return count - opacity * (not paged), paged or page.bitspersample > 8 or 0 in page.databytecounts
     except Exception:  # readers raise nearly anything on damaged bytes
         return 1, False
     finally:
@@ -352,9 +398,13 @@ def read_channels(path: str | Path | IO[bytes], reading: Reading, name: str | No
                 raise ImageError(f"the channels of {path} have several sizes (height, width): {sorted(sizes)}")
             return np.concatenate(planes, axis=2)
         if len(missing) < len(files) - 1 or stored(path, None, reading.count).values.shape[2] != reading.count:
-            raise ImageError(f"{path} has no channel {missing[0].name} beside it; expected a file per channel")
+            raise ImageError(lacks_channel(path, missing[0]))
     name = str(path) if name is None else name
     return _known(stored(path, name, reading.count), reading, name)
+
+
+def lacks_channel(path: str | Path, missing: Path) -> str:
+    return f"{path} has no channel {missing.name} beside it; expected a file per channel"
 
 
 def _known(found: Stored, reading: Reading, name: str) -> Values:
@@ -373,6 +423,9 @@ def chosen_channels(found: Stored, reading: Reading, name: str) -> Values:
     if found.alpha and reading.colours and values.dtype == np.uint8:  # composited over white, as photographs are
         image = Image.fromarray(values).convert("RGBA")
         return np.array(Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image).convert("RGB"))
+    if found.alpha and reading.colours and not reading.white and values.dtype == np.uint16:
+        opacity = values[..., -1:] / np.float32(SIXTEEN_BITS)
+        return np.rint(SIXTEEN_BITS - (SIXTEEN_BITS - values[..., :-1].astype(np.float32)) * opacity).astype(np.uint16)
     if found.alpha and count == (reading.count + 1 if wanted else count):
         opaque = 1 if values.dtype.kind in "bf" else np.iinfo(values.dtype).max
         if (values[..., -1] == opaque).all():
@@ -401,11 +454,17 @@ def _coloured(name: str, what: str, reading: Reading) -> str:
 
 def channel_of(path: str | Path, reading: Reading) -> tuple[str, int] | None:
     """Return the path without the name of a channel that ends its stem, and which channel that is; None for none."""
-    stem = str(Path(path).with_suffix(""))
+    stem = str(path)[: -len(suffix_of(path)) or None]
     for number, name in enumerate(reading.channels):
-        if stem.endswith(name) and stem[: -len(name)][-1:] in tuple(SEPARATORS):
+        if stem[-len(name) :].casefold() == name.casefold() and stem[: -len(name)][-1:] in tuple(SEPARATORS):
             return stem[: -len(name) - 1], number
     return None
+
+
+def suffix_of(path: str | Path) -> str:
+    """Return the suffix of an image's file, such as .png or .ome.tif."""
+    found = Path(path).suffixes[-2:]
+    return "".join(found if found[:1] == [".ome"] else found[-1:])
 
 
 def channel_files(path: str | Path, reading: Reading) -> list[Path]:
@@ -413,9 +472,27 @@ def channel_files(path: str | Path, reading: Reading) -> list[Path]:
     found = channel_of(path, reading)
     if found is None or len(reading.channels) < 2:
         return []
-    path = Path(path)
-    separator = path.stem[-len(reading.channels[found[1]]) - 1]
-    return [path.with_name(f"{Path(found[0]).name}{separator}{name}{path.suffix}") for name in reading.channels]
+    path, prefix = Path(path), Path(found[0]).name
+    expected = [path.with_name(f"{prefix}{path.name[len(prefix)]}{one}{suffix_of(path)}") for one in reading.channels]
+    return [one if one == path or one.is_file() else _as_written(one) for one in expected]
+
+
+def _as_written(path: Path) -> Path:
+    """Return the file of a folder whose name is that of a path but for capitals; the path itself if there is none."""
+    with suppress(OSError):
+        names = _names_in(str(path.parent), path.parent.stat().st_mtime_ns)
+        return path.with_name(names.get(path.name.casefold(), path.name))
+    return path
+
+
+@lru_cache(4)
+def _names_in(folder: str, time: int) -> dict[str, str]:
+    return {name.casefold(): name for name in os.listdir(folder)}  # noqa: PTH208 (names alone, maybe a million)
+
+
+def files_of(path: Path, reading: Reading) -> list[Path]:
+    """Return all files of an image: itself, or one per channel."""
+    return channel_files(path, reading) or [path]
 
 
 def stem_of(path: Path, reading: Reading) -> Path:
@@ -455,7 +532,7 @@ def one_per_image(paths: Iterable[str], reading: Reading) -> list[str]:
 
 def _before(path: str) -> str:
     """Return a path without the last part of its name, which may name a channel."""
-    return re.sub(rf"[{SEPARATORS}][^{SEPARATORS}/]*\.[^.]*$", "", path)
+    return re.sub(rf"[{SEPARATORS}][^{SEPARATORS}/]*$", "", path[: -len(suffix_of(path)) or None])
 
 
 def _whole(files: dict[int, str], reading: Reading) -> bool:

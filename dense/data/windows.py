@@ -16,7 +16,7 @@ from dense.data.image import ImageError, read_image
 from dense.data.labelled.files import FileSource, image_size
 from dense.data.labelled.reading import read_mask
 from dense.data.labelled.sample import IGNORE, DataError, Identity, Labelled, LabelledSource, Progress, Segments
-from dense.data.large import LARGE, Box, NotWindowed, Windows, is_empty, open_if_large, open_windows
+from dense.data.large import LARGE, Box, NotWindowed, Windows, is_empty, open_if_large, open_large, open_windows
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.unlabelled import Images
 from heads.features import Size
@@ -169,7 +169,7 @@ class Targets:
         """Return a target, whose whole must have the size of its image."""
         source = self.source
         try:
-            found: Any = open_windows(path, source.reading if what == "clean image" else PHOTOGRAPHS)
+            found: Any = open_windows(path, source.reading) if what == "clean image" else Windows([open_large(path)])
         except NotWindowed as reason:
             if self.size[0] * self.size[1] > 1e6 * LARGE and not reported_whole:
                 reported_whole.append(path)

@@ -14,6 +14,7 @@ from torch import Tensor
 from dense.backbone import Backbone
 from dense.console import counting, progress
 from dense.data.levels import Reading
+from dense.data.values import files_of
 from dense.discover.kmeans import KMeans
 from dense.discover.methods import FITTED_METHODS, FittedClusters, describe_run, on_grid
 from dense.discover.refine import Refinement
@@ -105,7 +106,8 @@ class DiscoveryRun:
         """Return the images and videos as items; where all of them decide the classes, each depends on all."""
         paths = [*(path for path, _ in self.images), *self.videos]
         names = [*(str(stem) for _, stem in self.images), *(f"video {path.stem}" for path in self.videos)]
-        versions = list(map(version, paths))
+        reading = Reading.of_spec(self.backbone.spec)
+        versions = [version(*files_of(path, reading)) for path in paths]
         if self.name in FITTED_METHODS:
             versions = [f"{digest(versions)} {one}" for one in versions]
         return Items(names, self.run, versions, group)

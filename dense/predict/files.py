@@ -13,6 +13,7 @@ from typing import Any
 from dense.console import progress, say
 from dense.data.image import ImageError
 from dense.data.large import Windows
+from dense.data.values import files_of
 from dense.files import RunFolder, write
 from dense.items import Items, version
 from dense.media.video import Video, VideoError, VideoWriter
@@ -37,7 +38,8 @@ def predict_files(
     """
     paths = [*(path for path, _ in images), *videos]
     names = [*(str(stem) for _, stem in images), *(f"video {path.stem}" for path in videos)]
-    items = Items(names, run, list(map(version, paths)))
+    reading = predictor.inference.reading
+    items = Items(names, run, [version(*files_of(path, reading)) for path in paths])
     pictures = [index for index in items.todo if index < len(images)]
     for index in progress(pictures, "images"):
         items.done(index, _predict_image(predictor, *images[index], output, overlays))
@@ -73,10 +75,11 @@ def _predict_image(predictor: Predictor, path: Path, stem: Path, output: Path, o
     """Save the prediction of an image, and return what the files of all images need of it."""
     try:
         image = predictor.opened(path)
+        if isinstance(image, Windows):
+            predictor.write(image, output / stem, overlays)
     except ImageError as error:
         return {"failed": str(error)}
     if isinstance(image, Windows):
-        predictor.write(image, output / stem, overlays)
         facts: dict[str, Any] = {}
         if image.damaged:
             facts["damaged"] = {"image": str(path), "tiles": len(image.damaged)}

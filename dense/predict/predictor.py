@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dense.backbone.spec import RGB as RED_GREEN_BLUE
 from dense.backbone.spec import BackboneSpec, check_channels
-from dense.data.image import read_image, to_rgb
+from dense.data.image import read_image, report_dark, to_rgb
 from dense.data.large import LARGE, Pixels, Windows, open_if_large, open_windows
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.transforms import new_size, resize_image
@@ -100,6 +100,8 @@ class Predictor:
             raise ValueError(f"scales={tuple(scales)}: a restored image keeps its size; leave them out")
         if "anomaly" in model.outputs and (flip or tuple(scales) != (1.0,) or self.inference.window is not None):
             raise ValueError("flip, scales and windows do not apply to scores of anomalies; leave them out")
+        if "anomaly" in model.outputs and large != LARGE:
+            raise ValueError(f"large={large:g}: scores of anomalies are those of whole images; leave it out")
         self.objects = model.task in ("instance", "panoptic")
         if self.objects and (flip or tuple(scales) != (1.0,)):
             raise ValueError("flip and scales average maps, and queries of two images are not the same; leave them out")
@@ -158,6 +160,7 @@ class Predictor:
     def windows(self, path: str | Path) -> Windows:
         """Return a file as windows of the channels of the model; raise `NotWindowed` for one that is read whole."""
         windows = open_windows(path, self.inference.reading)
+        report_dark(windows.numbers(), str(path), self.inference.reading)
         spec = self.model.backbone.spec
         check_channels(windows.shape[2], spec.channels, f" in {path}")
         return windows

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dense.data.scenes import render
@@ -20,6 +21,7 @@ from dense.media.video import VideoWriter
 from dense.ranks import ALONE, Ranks, ranks
 from tests.cli.test_evaluate import BACKBONE
 from tests.curate.pools import VERB
+from tests.data.scientific_files import labelled
 from tests.predict.models import model, queries
 from tests.runs import call, in_processes
 
@@ -140,6 +142,23 @@ def test_the_last_process_joins_and_a_missing_one_is_named(
         monkeypatch.delenv(name)
     call([*argv, str(tmp_path / "one")])
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+@pytest.mark.parametrize("verb", ["features", "discover"])
+def test_a_channel_that_changed_is_read_again(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of one file per channel is made again, whichever of its files has changed."""
+    images = labelled(tmp_path, 3, names=["dapi", "actin"], white=4000) / "images"
+    argv = [verb, str(images), *BACKBONE, "--channels", "dapi", "actin", "--levels", "0", "4095"]
+    argv += ["--method", "kmeans", "--size", "32"] if verb == "discover" else []
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert call([*argv, "--output", str(tmp_path / "out")]).returncode == 0
+    tifffile.imwrite(images / "cell0_actin.tif", np.full((48, 64), 4000, np.uint16))
+    for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name)
+    for folder in ("out", "new"):
+        assert call([*argv, "--output", str(tmp_path / folder)]).returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "new")
 
 
 def test_what_a_killed_process_left_is_continued(tmp_path: Path) -> None:

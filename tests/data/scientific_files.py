@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,28 @@ def cells(
     strength = np.linspace(0.6, 0.2, channels) * white
     values = 0.05 * white + mask[..., None] * strength + random.normal(0, 0.01 * white, (*size, channels))
     return values.clip(0, white).astype(np.uint16), mask
+
+
+def lzw(path: Path, values: NDArray[Any], **options: Any) -> Path:
+    """Write planes (N, H, W) as a TIFF that is compressed by LZW, whose codes all have 9 bits here."""
+    parts = []
+    for plane in values:
+        data = plane.tobytes()
+        codes = [code for first in range(0, len(data), 200) for code in (256, *data[first : first + 200])]
+        bits = "".join(f"{code:09b}" for code in (*codes, 257))
+        bits += "0" * (-len(bits) % 8)
+        parts.append(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+    options = {"photometric": "minisblack", "metadata": None} | options
+    tifffile.imwrite(path, iter(parts), shape=values.shape, dtype=values.dtype, compression="zlib", **options)
+    return compressed_as(path, 5)
+
+
+def compressed_as(path: Path, number: int) -> Path:
+    """Change the compression that the pages of a TIFF name."""
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page in file.pages:
+            page.tags["Compression"].overwrite(number)  # type: ignore[union-attr]
+    return path
 
 
 def labelled(root: Path, count: int = 6, channels: int = 2, names: Sequence[str] = (), white: int = 4095) -> Path:

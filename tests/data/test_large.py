@@ -25,6 +25,7 @@ from dense.data.unlabelled import open_images
 from dense.data.windows import Targets, WindowImages, WindowSource, random_window
 from dense.model.inference import slide
 from dense.tasks.data import DenseData
+from tests.data.scientific_files import labelled
 
 tifffile = pytest.importorskip("tifffile")
 RANDOM = np.random.default_rng(0)
@@ -154,6 +155,52 @@ def test_a_damaged_tile_is_masked_and_listed(tmp_path: Path) -> None:
     assert np.array_equal(windows.read(128, 0, 22, 224), expected[128:, :224])
     windows.read(140, 200, 10, 30)
     assert windows.damaged == [(128, 224, 22, 6)]
+
+
+def leave_out(path: Path, tile: int) -> None:
+    """Make a tile one that is not stored, as in sparse files of GDAL."""
+    with tifffile.TiffFile(path, mode="r+") as file:
+        page: Any = file.pages[0]
+        for name in ("TileOffsets", "TileByteCounts"):
+            numbers = list(page.tags[name].value)
+            numbers[tile] = 0
+            page.tags[name].overwrite(numbers)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tile_that_is_not_stored_is_unknown(compression: str | None, tmp_path: Path) -> None:
+    """It has the number that GDAL's tag names, in images and targets, in windows and whole."""
+    labelled(tmp_path, 1, 1)
+    files = {"images/cell0.tif": np.uint16, "masks/cell0.tif": np.uint8, "depth/cell0.tif": np.float32}
+    (tmp_path / "masks/cell0.png").unlink()
+    (tmp_path / "depth.yaml").write_text("kind: metric\n")
+    for name, kind in files.items():
+        options = {"extratags": [(42113, 2, 0, "9", True)], "compression": compression, "tile": (16, 16)}
+        tiff(tmp_path / name, np.ones((48, 64), kind), photometric="minisblack", **options)
+        leave_out(tmp_path / name, 0)
+    reading = Reading.of([0, 2], ["a"])
+    unknown = open_windows(tmp_path / "images/cell0.tif", reading).numbers()[:48, :64, 0]
+    assert np.isnan(unknown[:16, :16]).all() and np.isnan(unknown).sum() == 256
+    source = open_labelled(tmp_path, "all", reading=reading)
+    samples = (source.read(0), WindowSource(source, 1, (64, 64)).read(0))  # type: ignore[arg-type]
+    for sample in samples:
+        assert sample.labels is not None and sample.depth is not None
+        assert not sample.image[:16, :16].any() and (sample.image > 0).sum() == 48 * 64 - 256
+        assert (sample.labels[:16, :16] == 255).all() and (sample.labels == 255).sum() == 256
+        assert np.isnan(sample.depth[:16, :16]).all() and np.isnan(sample.depth).sum() == 256
+
+
+def test_pages_of_photographs_are_read_as_in_a_whole_image(tmp_path: Path) -> None:
+    """Three are colours, another number is refused; planes without pages of their own are read whole."""
+    planes = np.moveaxis(PIXELS, 2, 0)
+    check_windows(tiff(tmp_path / "a.tif", planes, photometric="minisblack", **TILES), PIXELS)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), PIXELS)
+    tiff(tmp_path / "b.tif", np.concatenate([planes] * 2), photometric="minisblack", **TILES)
+    for read in (read_image, open_windows):
+        with pytest.raises(ImageError, match=r"b\.tif has 6 channels, expected 1 or 3 of a photograph"):
+            read(tmp_path / "b.tif")
+    with pytest.raises(NotWindowed, match="no pages of their own"):
+        open_large(tiff(tmp_path / "c.tif", planes, photometric="minisblack", truncate=True))
 
 
 def test_what_is_read_whole_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +21,18 @@ from PIL import Image
 from dense.data import image as reading_images
 from dense.data.image import dark, decode_image, list_images, read_image, read_values
 from dense.data.labelled.check import check
+from dense.data.labelled.formats import DepthFormat
 from dense.data.labelled.open import open_labelled
-from dense.data.large import numbers_of, open_windows
+from dense.data.labelled.reading import read_depth, read_mask
+from dense.data.labelled.sample import DataError
+from dense.data.large import NotWindowed, numbers_of, open_windows
 from dense.data.levels import PHOTOGRAPHS, RGB, ImageError, Reading, as_rgb, fitted, report_nan, sampled, statistics
 from dense.data.unlabelled import open_images
-from dense.data.values import stored
+from dense.data.values import stem_of, stored
 from dense.data.windows import WindowSource
-from tests.data.scientific_files import cells, labelled
+from dense.predict import Predictor
+from tests.data.scientific_files import cells, compressed_as, labelled, lzw
+from tests.predict.models import model
 
 Bytes = NDArray[np.uint8]
 
@@ -107,7 +116,7 @@ def test_levels_are_fitted_per_channel_and_reproducibly() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"levels": [4095, 0]}, "levels 4095 0: expected black below white; they are reversed, write 0 4095"),
+        ({"levels": [4095, 0]}, "levels 4095 0: expected black below white; they are reversed, write 0 before 4095"),
         ({"levels": [1, 2, 3]}, "expected two numbers"),
         ({"levels": {"blac": [0]}}, "Did you mean black"),
         ({"levels": {"black": [0, 1], "white": [5, 6]}, "channels": 5}, "one for each of 5 channels"),
@@ -118,7 +127,7 @@ def test_levels_are_fitted_per_channel_and_reproducibly() -> None:
     ],
 )
 def test_wrong_declarations_are_named(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(words)):
         Reading.of(**given)
 
 
@@ -135,6 +144,18 @@ def test_images_are_drawn_as_documented(photo: Bytes) -> None:
 
 
 # ---- files
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12, 16])
+def test_numbers_whose_0_is_white(bits: int, tmp_path: Path) -> None:
+    """They are turned within the bits of the file, also where these are packed."""
+    if bits == 12:
+        pytest.importorskip("imagecodecs")
+    kind = {1: bool, 8: np.uint8, 12: np.uint16, 16: np.uint16}[bits]
+    values = np.random.default_rng(0).integers(0, 2**bits, (16, 24)).astype(kind)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="miniswhite", bitspersample=bits)
+    np.testing.assert_array_equal(read_values(path)[..., 0], 2**bits - 1 - values.astype(int))
 
 
 def test_rgb_through_the_path_of_channels_equals_photographs_bit_for_bit(photo: Bytes, tmp_path: Path) -> None:
@@ -182,6 +203,23 @@ def test_every_kind_of_file_gives_its_numbers(photo: Bytes, tmp_path: Path) -> N
         np.testing.assert_array_equal(found, photo, path.name)
         data = decode_image(path.read_bytes(), path.name, reading=Reading.of([0, 4095], 3))
         np.testing.assert_array_equal(data, photo, path.name)
+
+
+def test_compressions_that_need_a_codec(tmp_path: Path) -> None:
+    """Without imagecodecs, pages of LZW are read, and what cannot be read is an error that names the package."""
+    values = np.random.default_rng(0).integers(0, 4096, (3, 40, 56)).astype(np.uint16)
+    np.testing.assert_array_equal(read_values(lzw(tmp_path / "pages.tif", values)), np.moveaxis(values, 0, 2))
+    if importlib.util.find_spec("imagecodecs"):
+        pytest.skip("imagecodecs is installed")
+    lzw(tmp_path / "bands.tif", values, planarconfig="separate")
+    tifffile.imwrite(tmp_path / "zstd.tif", values[0], compression="zlib", tile=(16, 16))
+    compressed_as(tmp_path / "zstd.tif", 50000)
+    for name, count in (("bands.tif", 3), ("zstd.tif", 1)):
+        for reading in (Reading.of([0, 4095], count), Reading.of([0, 4095])):
+            with pytest.raises(ImageError, match=rf"{name}: .* needs imagecodecs: pip install 'dino-dense\[tiff\]'"):
+                read_image(tmp_path / name, reading=reading)
+        with pytest.raises(NotWindowed, match="needs imagecodecs"):
+            open_windows(tmp_path / name, Reading.of([0, 4095], count))
 
 
 def test_channels_are_chosen_by_the_names_that_a_file_stores(tmp_path: Path) -> None:
@@ -250,6 +288,66 @@ def test_dicom_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: 
         read_values(tmp_path / "a.dcm")
 
 
+def in_png(path: Path, values: NDArray[np.uint16], colour_type: int) -> None:
+    """Write a PNG of 16 bits by its definition."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_png_of_16_bits(kind: int, channels: int, tmp_path: Path) -> None:
+    """Colours and opacity keep all their bits, by declared levels and in photographs, which lie over white."""
+    values = np.random.default_rng(0).integers(0, 65536, (16, 24, channels)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    in_png(path, values, kind)
+    np.testing.assert_array_equal(read_values(path), values)
+    found = read_image(path).astype(float)
+    opacity = values[..., -1:] / 65535 if kind > 2 else 1
+    expected = opacity * values[..., : channels if kind == 2 else channels - 1] / 257 + 255 * (1 - opacity)
+    assert np.abs(found - expected).max() <= 0.51
+    assert dark([str(path)], PHOTOGRAPHS) is None
+    if kind > 2:
+        values[..., -1] = 65535
+        in_png(path, values, kind)
+    reading = Reading.of([0, 65535], 3 if kind != 4 else 1)
+    np.testing.assert_array_equal(read_image(path, reading=reading)[..., 0], np.rint(values[..., 0] / 257))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("P5", 1), ("P6", 3)])
+def test_ppm_of_16_bits(kind: str, channels: int, tmp_path: Path) -> None:
+    """The numbers of the file by declared levels; photographs have the white of its header."""
+    values = np.random.default_rng(0).integers(0, 4096, (16, 24, channels)).astype(np.uint16)
+    path = tmp_path / "a.ppm"
+    path.write_bytes(f"{kind} 24 16 4095\n".encode() + values.astype(">u2").tobytes())
+    np.testing.assert_array_equal(read_values(path), values)
+    found = read_image(path, reading=Reading.of([0, 4095], channels))
+    assert np.abs(found.astype(int) - read_image(path)[..., :channels]).max() <= 1
+    assert dark([str(path)], PHOTOGRAPHS) is None
+
+
+def test_numbers_that_pil_reads_wrong(tmp_path: Path) -> None:
+    """Planes of 16 bits, and other orders of bytes, in photographs, depth maps and masks."""
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 40, 56)).astype(np.uint16)
+    expected = np.rint(np.moveaxis(colours, 0, 2) / 257)
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", colours, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
+    np.testing.assert_array_equal(decode_image((tmp_path / "a.tif").read_bytes()), expected)
+    depth = np.random.default_rng(0).uniform(1, 9, (40, 56)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "depth.tif", depth, byteorder=">", compression="zlib")
+    np.testing.assert_array_equal(read_depth(tmp_path / "depth.tif", DepthFormat()), depth)
+    mask = np.random.default_rng(0).integers(0, 300, (40, 56)).astype(np.int16)
+    tifffile.imwrite(tmp_path / "mask.tif", mask, byteorder=">", compression="zlib")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), mask)
+    with pytest.raises(DataError, match="has 3 channels"):
+        read_depth(tmp_path / "a.tif", DepthFormat(scale=1))
+    with pytest.raises(DataError, match="a mask holds whole numbers"):
+        read_mask(tmp_path / "depth.tif")
+
+
 def test_real_files_are_read_as_another_reader_does() -> None:
     """Those of scikit-image's sample images that its wheel holds."""
     skimage = pytest.importorskip("skimage.io")
@@ -285,6 +383,24 @@ def test_a_file_per_channel_is_one_image(tmp_path: Path) -> None:
     unlabelled = open_images(tmp_path / "images", reading=reading)
     assert len(unlabelled) == 3
     np.testing.assert_array_equal(unlabelled.read(0), expected)
+
+
+@pytest.mark.parametrize(("names", "suffix"), [(("dapi", "actin"), ".ome.tif"), (("DAPI", "aCtin"), ".tif")])
+def test_names_of_channels_in_names_of_files(names: tuple[str, str], suffix: str, tmp_path: Path) -> None:
+    """Before .ome.tif, and in capitals."""
+    values = cells(2)[0]
+    for channel, name in enumerate(names):
+        tifffile.imwrite(tmp_path / f"w1_{name}{suffix}", values[..., channel])
+        tifffile.imwrite(tmp_path / f"w1.b_{name}{suffix}", values[..., channel])
+    tifffile.imwrite(tmp_path / f"w1_er{suffix}", values[..., 0])  # a channel that is not named
+    reading = Reading.of([0, 4095], ["dapi", "actin"])
+    source = open_images(tmp_path, reading=reading)
+    assert len(source) == len(list_images(tmp_path, reading=reading)) == 2
+    for index in range(2):
+        np.testing.assert_array_equal(source.read(index), reading.to_bytes(values))
+        windows = open_windows(source.name(index), reading)
+        np.testing.assert_array_equal(windows.read(0, 0, *values.shape[:2]), reading.to_bytes(values))
+    assert stem_of(tmp_path / f"w1_{names[0]}{suffix}", reading) == tmp_path / "w1"
 
 
 def test_numbered_channels(tmp_path: Path) -> None:
@@ -368,7 +484,7 @@ def test_damaged_and_missing_files_are_one_kind_of_error(tmp_path: Path) -> None
 # ---- nearly black
 
 
-@pytest.mark.parametrize(("highest", "option"), [(4000, "0 4095"), (900, "0 1023"), (235, "0 255")])
+@pytest.mark.parametrize(("highest", "option"), [(4000, "0, 4095"), (900, "0, 1023"), (235, "0, 255")])
 def test_a_set_that_is_nearly_black_names_the_option(highest: int, option: str, tmp_path: Path) -> None:
     names = []
     for number in range(3):
@@ -376,7 +492,7 @@ def test_a_set_that_is_nearly_black_names_the_option(highest: int, option: str, 
         names.append(str(tmp_path / f"{number}.png"))
         Image.fromarray(values).save(names[-1])
     problem = dark(names, PHOTOGRAPHS)
-    assert problem is not None and problem.endswith(f"--data.levels {option}") and f"is {highest}" in problem
+    assert problem is not None and problem.endswith(f'--data.levels "[{option}]"') and f"is {highest}" in problem
     assert dark(names, Reading.of([0, 4095])) is None and dark(names, Reading.of("per_image")) is None
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 200, np.uint8))  # has no say in it
     assert dark([*names, str(tmp_path / "a.tif")], PHOTOGRAPHS) == problem
@@ -396,7 +512,7 @@ def test_a_set_that_would_come_out_wrong(tmp_path: Path) -> None:
     values[0, 0] = 65535
     Image.fromarray(values).save(tmp_path / "hot.png")
     problem = dark([str(tmp_path / "hot.png")], PHOTOGRAPHS)
-    assert problem is not None and problem.endswith("--data.levels 0 255")
+    assert problem is not None and problem.endswith('--data.levels "[0, 255]"')
     np.save(tmp_path / "below.npy", np.full((8, 8), -500, np.int16))
     problem = dark([str(tmp_path / "below.npy")], Reading(("ct",)))
     assert problem is not None and "below 0, such as -500" in problem
@@ -442,10 +558,16 @@ def test_names_that_match_in_part_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_verbs_name_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(reading_images, "_dark", [])
+    """Of grey and of colours, read whole and in windows."""
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "a.png")
-    read_image(tmp_path / "a.png")
-    assert "nearly black; give --levels 0 4095" in capsys.readouterr().out
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((8, 8, 3), 3000, np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", np.full((8, 8, 3), 3000, np.uint16), photometric="rgb")
+    predictor = Predictor(model("labels"), large=0)
+    for read in (read_image, predictor.opened):
+        for name in ("a.png", "b.png", "c.tif"):
+            monkeypatch.setattr(reading_images, "_dark", [])
+            read(tmp_path / name)
+            assert f"{name} is read as 0 to 65535" in capsys.readouterr().out
 
 
 def geotiff(path: Path, values: np.ndarray, nodata: object, **options: Any) -> Path:
@@ -500,13 +622,16 @@ def test_targets_without_data_are_unknown(tmp_path: Path, monkeypatch: pytest.Mo
         assert (sample.labels[:4] == 255).all() and (sample.labels[4:8] == 1).all() and not sample.labels[8:].any()
         assert np.isnan(sample.depth[40:]).all() and (sample.depth[:40] == 5).all()
     geotiff(tmp_path / "masks/cell0.tif", mask % 200, 0)
-    monkeypatch.setattr("tifffile.TiffFile", None)
+    opened: list[Path] = []
+    path_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *mode: opened.append(path) or path_open(path, *mode))
     assert not (source.labels(0) == 255).any()  # type: ignore[union-attr]
     assert np.isnan(source.depth(0)[40:]).all()  # type: ignore[index,union-attr]
+    assert [path.parent.name for path in opened] == ["masks", "depth"]
 
 
 def test_a_set_with_nodata_that_is_nearly_black(tmp_path: Path) -> None:
     values = np.full((20, 20), 3000, np.int16)
     values[0] = -9999
     problem = dark([str(geotiff(tmp_path / "a.tif", values, -9999))], Reading(("height",)))
-    assert problem is not None and problem.endswith("--data.levels 0 4095")
+    assert problem is not None and problem.endswith('--data.levels "[0, 4095]"')

@@ -214,6 +214,8 @@ def test_wrong_options(backbone: Backbone, tmp_path: Path) -> None:
     model = build_anomaly(backbone, [good(0)], resize=None)
     with pytest.raises(ValueError, match="leave them out"):
         Predictor(model, flip=True)
+    with pytest.raises(ValueError, match=r"large=0.5: scores of anomalies are those of whole images"):
+        Predictor(model, large=0.5)
 
 
 # ---- files and verbs

@@ -185,6 +185,19 @@ def test_a_damaged_tile_is_masked_counted_and_listed(image: np.ndarray, tmp_path
     assert not (differs & ~near).any()
 
 
+def test_an_image_of_other_channels_is_listed(tmp_path: Path) -> None:
+    """As an unreadable one; the others are predicted."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    save(tmp_path / "in/a.tif", image)
+    four = np.dstack([image, image[..., :1]])
+    tifffile.imwrite(tmp_path / "in/b.tif", four, photometric="minisblack", planarconfig="contig", tile=(32, 32))
+    model("labels", inference=Inference(window=32)).save_pretrained(tmp_path / "model")
+    argv = ["predict", str(tmp_path / "model"), str(tmp_path / "in"), "--large", "0", "--output", str(tmp_path / "out")]
+    done = call(argv)
+    assert "b.tif has 4 channels, expected 1 or 3" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and (tmp_path / "out/a_labels.tif").is_file()
+
+
 def test_two_processes_and_a_kill(tmp_path: Path) -> None:
     """File for file; what a killed process left of an image is made again."""
     images = np.random.default_rng(0).integers(0, 256, (3, 70, 90, 3), dtype=np.uint8)

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dense.cli import in_words
 from dense.data.image import ImageError
 from dense.data.loader import init_worker
 from dense.data.sampler import IndexSampler
@@ -125,8 +127,19 @@ def test_nothing_can_be_read(tmp_path: Path) -> None:
     """The search ends with an explanation."""
     for number in range(150):
         (tmp_path / f"{number}.jpg").touch()
+    views = ViewsOf(FolderImages(tmp_path), VIEWS)
     with pytest.raises(ImageError, match=r"none of 10\d images, tried one after the other, could be read; .* is empty"):
-        ViewsOf(FolderImages(tmp_path), VIEWS)[0, 0]
+        views[0, 0]
+    with pytest.raises(ImageError) as caught:  # of a worker process, with its traceback
+        next(iter(DataLoader(views, num_workers=1, collate_fn=collate)))
+    assert in_words(caught.value).startswith("none of 10") and "\n" not in in_words(caught.value)
+    with pytest.raises(ValueError, match=r"none of 32 images, evenly spread .* is empty"):
+        PretrainData(str(tmp_path), VIEWS)
+    for number in range(150):
+        (tmp_path / f"{number}.jpg").unlink()
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 40, 40), np.uint8), photometric="minisblack")
+    with pytest.raises(ValueError, match=r"a.tif has 5 channels, .* --channels 5 \(--data.channels 5\)"):
+        PretrainData(str(tmp_path), VIEWS)
 
 
 def test_errors_of_the_views_are_raised(folder: Path) -> None:

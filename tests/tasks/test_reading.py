@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,12 +102,18 @@ def test_shards_have_levels_and_statistics(tmp_path: Path) -> None:
 def test_a_training_on_nearly_black_images_stops_with_the_option(tmp_path: Path) -> None:
     root = labelled(tmp_path / "cells", 4, 1)
     options = {**TINY, "data.root": str(root), "model.init_args.steps": 2, "output": str(tmp_path / "run")}
-    done = call(["train", "--config", "segmentation/scenes_linear", *words(options)])
-    assert done.returncode and "nearly black" in done.stderr and "add --data.levels 0 4095" in done.stderr
+    arguments = ["train", "--config", "segmentation/scenes_linear", *words(options)]
+    done = call(arguments)
+    assert done.returncode and "nearly black" in done.stderr
     assert not (tmp_path / "run").exists()
+    advice = shlex.split(done.stderr.split("; add ")[1])
+    assert advice == ["--data.levels", "[0, 4095]"]
+    done = call([*arguments, *advice])
+    assert done.returncode == 0, done.stderr
     options = {"data.root": str(root / "images"), "output": str(tmp_path / "run")}
     done = call(["pretrain", "--config", "pretrain/small_data", *words(options)])
-    assert done.returncode and "nearly black" in done.stderr and "add --data.levels 0 4095" in done.stderr
+    assert done.returncode and "nearly black" in done.stderr
+    assert shlex.split(done.stderr.split("; add ")[1]) == advice
 
 
 def end_after_step_2() -> None:

@@ -18,7 +18,7 @@ from dense.data.labelled.sample import DataError, DepthKind, Identity, Labelled,
 from dense.data.labelled.segments import SegmentFormat
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
-from dense.data.values import channel_files, header_size
+from dense.data.values import TIFFS, channel_files, header_size
 from heads.features import Size
 
 ORIENTATION = 0x0112  # EXIF tag; with 5 to 8 an image is rotated by 90 degrees
@@ -189,7 +189,7 @@ def image_size(path: str) -> tuple[int, int] | None:
             width, height = image.size
         return (width, height) if _orientation(path) >= 5 else (height, width)
     except Exception:  # PIL's readers raise nearly anything on damaged bytes
-        return header_size(path) if path.lower().endswith((".tif", ".tiff")) else None
+        return header_size(path) if path.lower().endswith(TIFFS) else None
 
 
 def _orientation(path: str) -> int:

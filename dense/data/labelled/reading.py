@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from PIL.ImageFile import ImageFile
 from dense.data.image import ImageError
 from dense.data.labelled.formats import DepthFormat, LabelFormat
 from dense.data.labelled.sample import DataError
-from dense.data.values import GDAL_NODATA, nodata_number
+from dense.data.values import GDAL_NODATA, Stored, header_of_tiff, nodata_number, stored
 
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # PIL stretches grey of 2 and 4 bits to 0..255
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz", ".tif", ".tiff", ".exr")
@@ -54,8 +54,23 @@ def _mask(path: Path, colours: bool) -> tuple[NDArray[Any], float | None]:
     """Return a mask as it is stored, and the number that means unknown in a GeoTIFF."""
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise DataError(f"{path} is a JPEG, which changes values near every edge; masks must be PNG or TIFF")
-    with _named_errors(path, "mask"), Image.open(path) as image:
-        return _mask_of(image, path, colours), _nodata(image)
+    with _named_errors(path, "mask"), path.open("rb") as file:
+        if (found := _not_by_pil(file, path)) is not None:
+            values = found.values[..., :-1] if found.alpha else found.values
+            if values.dtype.kind not in "biu" or values.shape[2] not in (1, 3):
+                raise DataError(
+                    f"{path} holds {values.dtype} {values.shape}; a mask holds whole numbers (H, W) or RGB colours"
+                )
+            return values[..., 0] if values.shape[2] == 1 else values, found.nodata
+        with Image.open(file) as image:
+            return _mask_of(image, path, colours), _nodata(image)
+
+
+def _not_by_pil(file: IO[bytes], path: Path) -> Stored | None:
+    """Return what a TIFF holds that PIL may read wrong; None of other files."""
+    other = header_of_tiff(file)[1]
+    file.seek(0)
+    return stored(file, str(path)) if other else None
 
 
 def _mask_of(image: ImageFile, path: Path, colours: bool) -> NDArray[Any]:
@@ -112,7 +127,17 @@ def _stored_depth(path: Path, form: DepthFormat) -> tuple[NDArray[Any], float | 
         )
     if extension in (".jpg", ".jpeg"):
         raise DataError(f"{path} is a JPEG, whose values are not exact; depth must be a 16-bit PNG, TIFF, .npy or .npz")
-    with Image.open(path) as image:
+    with path.open("rb") as file:
+        return _depth_of(file, path, form)
+
+
+def _depth_of(file: IO[bytes], path: Path, form: DepthFormat) -> tuple[NDArray[Any], float | None]:
+    if (found := _not_by_pil(file, path)) is not None and found.values.dtype.itemsize > 1:
+        if found.values.shape[2] != 1:
+            raise DataError(f"{path} has {found.values.shape[2]} channels, which are no map of depth")
+        return found.values[..., 0], found.nodata
+    file.seek(0)
+    with Image.open(file) as image:
         image.load()
         if image.mode in ("L", "P", "1") and form.scale is None:
             raise DataError(

@@ -135,6 +135,26 @@ def test_threshold_leaves_one_out(backbone: Backbone) -> None:
     assert "4 good images" in whole.facts["threshold"]
 
 
+def test_copies_of_good_images_are_held_out_together(
+    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeated files and copies leave the threshold as it is; what is nearly a copy is reported."""
+    for i in range(4):
+        Image.fromarray(good(i)).save(tmp_path / f"{i}.png")
+    files = sorted(tmp_path.iterdir())
+    options: dict[str, Any] = {"resize": None, "quantile": 1.0}
+    once = build_anomaly(backbone, files, **options)
+    twice = build_anomaly(backbone, [*files, *map(str, files)], **options)
+    assert "same" not in capsys.readouterr().err
+    copied = build_anomaly(backbone, [*files, *map(good, range(4))], **options)
+    assert "4 of 8 good images have the same pixels as another" in capsys.readouterr().err
+    for model in (twice, copied):
+        assert model.head.threshold == pytest.approx(once.head.threshold, abs=1e-4)
+        assert model.facts["good images"] == 4
+    build_anomaly(backbone, [*files, good(0).repeat(2, 0).repeat(2, 1)], resize=64)  # the same at twice the size
+    assert "2 of 5 good images are nearly the same" in capsys.readouterr().err
+
+
 def test_quantile() -> None:
     scores = [float(i) for i in range(1, 20)]
     assert upper_quantile(scores, 0.95) == 19

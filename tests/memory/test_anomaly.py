@@ -348,6 +348,10 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
         label = "normal" if kind == "good" else "anomaly"
         lines.append(f"nut,{split},{label},{path.relative_to(tmp_path)},{mask}")
     (tmp_path / "split_csv").mkdir()
+    unmarked = [line.replace("nut/ground_truth/box/001_mask.png", "") for line in lines]
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join(unmarked))
+    with pytest.raises(DataError, match=r"001\.png has no mask in"):
+        open_anomaly(tmp_path, "visa")
     (tmp_path / "split_csv/1cls.csv").write_text("\n".join(lines))
     visa = ["--layout", "visa", "--category", "nut", "--shots", "2", "--seed", "1", "--output", str(tmp_path / "b")]
     assert main([*common, *visa]) == 0

@@ -18,6 +18,7 @@ from dense.backbone import Backbone, load_backbone
 from dense.cli import main
 from dense.data.labelled.sample import DataError, Labelled
 from dense.evaluate.dense import check_classes
+from dense.evaluate.in_context import with_unknown
 from dense.memory import build_memory, open_references
 from dense.memory.budget import Budget, k_centres
 from dense.memory.build import patch_shares
@@ -322,6 +323,10 @@ def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
     assert set(found["new"]["numbers"]["per_class"]) == {"ground", "thing", "unknown"}
     assert found["no"]["numbers"]["per_class"]["thing"]["iou"] == 1  # the only class in memory
     assert 0 < found["new"]["numbers"]["per_class"]["thing"]["iou"] < 1  # some pixels are called unknown
+    numbers = found["new"]["numbers"]  # ground is nowhere; the class of unknown pixels counts as 0 in both means
+    assert numbers["classes"] == 2
+    assert numbers["miou"] == pytest.approx(numbers["per_class"]["thing"]["iou"] / 2)
+    assert numbers["miou_hungarian"] <= 0.5
     assert found["new"]["protocol"]["settings"]["score_at"] == "input"
     assert found["new"]["protocol"]["settings"]["unknown"] == 2
     assert found["new"]["protocol"]["name"] == "in-context"
@@ -336,6 +341,13 @@ def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
     with pytest.raises(SystemExit):
         main([*common, "--unknown", "none"])
     assert "expected the number of a class, or new" in capsys.readouterr().err
+
+
+def test_a_class_that_is_never_predicted_counts_where_it_is_of_unknown_pixels() -> None:
+    rows = {name: {"iou": iou, "pixels": pixels} for name, iou, pixels in (("a", 0.5, 3.0), ("b", 0.0, 0.0))}
+    rows |= {"c": {"iou": np.nan, "pixels": 0.0}, "unknown": {"iou": np.nan, "pixels": 0.0}}
+    found = with_unknown({"miou": 0.25, "classes": 2.0, "miou_hungarian": 0.6, "per_class": rows})
+    assert (found["miou"], found["classes"], found["miou_hungarian"]) == (0.5 / 3, 3, 0.3)
 
 
 def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: Backbone) -> None:

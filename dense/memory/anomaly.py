@@ -199,7 +199,9 @@ def upper_quantile(scores: Sequence[float], quantile: float) -> float | None:
 def rule(threshold: float | None, scores: Sequence[float], quantile: float, holdout: int) -> str:
     """Return in words how a threshold was chosen."""
     if threshold is None:
-        return "none, which needs good images of at least two groups, since each is scored without its own"
+        if holdout > 1:
+            return f"none, since all good images are of one group that is held out together; lower holdout={holdout}"
+        return "none, which needs at least two good images, since each is scored without its own patches"
     alarms = max(1 - quantile, 1 / (len(scores) + 1))
     left = "without its own patches" if holdout == 1 else f"without those of its group of {holdout}"
     return (

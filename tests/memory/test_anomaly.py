@@ -199,13 +199,29 @@ def test_a_budget_of_patches(backbone: Backbone, choice: Any) -> None:
     assert detect(model, bad(7)[0])[0] > model.head.threshold
 
 
-def test_one_good_image_has_no_threshold(backbone: Backbone) -> None:
-    model = build_anomaly(backbone, [good(0)], resize=None)
+@pytest.mark.parametrize(("count", "holdout", "words"), [(1, 1, "at least two"), (3, 100, "lower holdout=100")])
+def test_good_images_of_one_group_have_no_threshold(
+    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, holdout: int, words: str
+) -> None:
+    model = build_anomaly(backbone, [good(i) for i in range(count)], resize=None, holdout=holdout)
+    model.save_pretrained(tmp_path / "model")
+    Image.fromarray(bad(1)[0]).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "model"), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]) == 0
+    assert words in capsys.readouterr().out
     found = Predictor(model)(bad(1)[0])
     assert isinstance(found, Anomaly)
     assert found.anomalous is None
-    assert "at least two" in model.facts["threshold"]
+    assert words in model.facts["threshold"]
     assert found.overlay(bad(1)[0]).shape == (64, 80, 3)
+
+
+def test_a_threshold_belongs_to_its_working_size(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    model = build_anomaly(backbone, [good(i) for i in range(3)], resize=64)
+    for size, expected in ((64, model.head.threshold), (48, None)):
+        found = Predictor.of(model, resize=size)(bad(1)[0])
+        assert isinstance(found, Anomaly)
+        assert found.threshold == expected
+    assert "none at resize 48, since the model's was chosen at 64" in capsys.readouterr().err
 
 
 def test_constant_features_are_reported(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ class References:
     """Pairs of image and mask: a `LabelledSource`.
 
     A mask with two values, of which one is 0, is background and object. Other masks hold one number per class, and 255
-    where the class is unknown.
+    where the class is unknown. Labels are the places of these numbers in `values`, in ascending order.
     """
 
     pairs: tuple[tuple[Path, Path], ...]

@@ -220,6 +220,22 @@ def test_references(tmp_path: Path) -> None:
         open_references({tmp_path / "none.png": tmp_path / "a_mask.png"})
 
 
+def test_unknown_is_a_value_of_the_masks(backbone: Backbone, tmp_path: Path) -> None:
+    """Labels are numbered from 0 in the order of the values; unknown pixels take the class of a value."""
+    mask = np.where(painted(0, (16, 48, 24, 56))[1] == 1, 7, 3).astype(np.uint8)
+    mask[:, :16] = 255
+    source = open_references(written(tmp_path, mask=mask))
+    assert set(np.unique(source.read(0).labels)) == {0, 1, 255}  # type: ignore[arg-type]
+    for value, index in ((3, 0), (7, 1)):
+        shares = build_memory(backbone, source, resize=None, unknown=value).head.shares
+        assert shares[0].tolist() == [1 - index, index]
+    with pytest.raises(ValueError, match=r"unknown=1: expected a class: 3, 7$"):
+        build_memory(backbone, source, resize=None, unknown=1)
+    pairs = Pairs([painted(0, (16, 48, 24, 56))])
+    with pytest.raises(ValueError, match=r"unknown=2: expected a class: 0 \(ground\), 1 \(thing\)"):
+        build_memory(backbone, pairs, unknown=2)  # type: ignore[arg-type]
+
+
 def test_masks_that_do_not_agree(tmp_path: Path) -> None:
     """One object with two values, smoothed edges, and an image without an object among others are errors."""
     mask = np.zeros((32, 32), np.uint8)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heads.features import Features, Size, check_channels
 from heads.head import DenseHead
-from heads.memory import as_logarithms
+from heads.memory import as_logarithms, check_memory
 from heads.options import Count, Fraction, checked
 from heads.outputs import Classes, Output
 
@@ -60,6 +60,7 @@ class Insid3Head(DenseHead):
         self.register_buffer("inside", torch.zeros(patches, count, dtype=torch.bool))
         self.register_buffer("image", torch.zeros(patches, dtype=torch.int32))
         self.register_buffer("prototypes", torch.zeros(count, in_channels))
+        self.register_load_state_dict_post_hook(check_memory)
         self.basis: Tensor  # orthonormal columns
         self.bank: Tensor  # unit vectors without position
         self.inside: Tensor  # the classes of each patch

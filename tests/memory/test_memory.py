@@ -25,7 +25,7 @@ from dense.memory.build import patch_shares
 from dense.model.card import as_json
 from dense.model.network import DenseModel
 from dense.predict import Predictor
-from heads import MemoryHead
+from heads import AnomalyHead, Insid3Head, MemoryHead, Regression, build
 from heads.features import Features
 from heads.outputs import Classes
 
@@ -169,6 +169,34 @@ def test_a_damaged_memory_and_other_classes(backbone: Backbone, tmp_path: Path) 
     file.write_bytes(intact[:-100])
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         DenseModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "words"),
+    [
+        ("memory", "bank", torch.nan, "not finite"),
+        ("memory", "shares", torch.inf, "not finite"),
+        ("memory", "centres", torch.nan, "not finite"),
+        ("memory", "shares", -1, "negative shares"),
+        *((kind, "bank", 0, "not of length 1") for kind in ("memory", "anomaly", "insid3")),
+        ("anomaly", "bank", torch.nan, "not finite"),
+        *(("insid3", name, torch.nan, "not finite") for name in ("basis", "bank", "prototypes")),
+    ],
+)
+def test_a_damaged_number_of_a_memory(kind: str, name: str, value: float, words: str) -> None:
+    """A single row that cannot be one of a memory is noticed in every head when it is loaded."""
+    labels = {"labels": Classes(2)}
+    head: Any = {
+        "memory": lambda: MemoryHead(4, labels, 6, lists=2, probes=1),
+        "anomaly": lambda: AnomalyHead(4, {"anomaly": Regression("identity")}, 6),
+        "insid3": lambda: Insid3Head(4, labels, 6, 1),
+    }[kind]()
+    head.bank.copy_(F.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1))
+    state = head.state_dict()
+    build(head.spec()).load_state_dict(state)
+    state[name][1] = value
+    with pytest.raises(ValueError, match=f"the memory holds .*{words}.*{name}.*: its file is damaged"):
+        build(head.spec()).load_state_dict(state)
 
 
 def test_rare_classes_keep_their_patches(backbone: Backbone) -> None:

@@ -73,6 +73,7 @@ class Insid3Head(DenseHead):
         empty: features (N, D) of an image without content, from which the directions of position are taken.
         images: features (n, D) of the patches of each image, and their classes (n, K) as booleans.
         """
+        images = [(vectors, inside.to(vectors.device)) for vectors, inside in images]
         units = F.normalize(empty.double(), dim=1)
         directions = torch.linalg.svd(units - units.mean(0), full_matrices=False).Vh
         rank = self.basis.shape[1]

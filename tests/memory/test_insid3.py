@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dense.backbone import Backbone
 from dense.cli import main
@@ -64,6 +65,15 @@ def test_candidates_need_the_prototype_and_the_nearest_patch() -> None:
     nothing = -head.prototypes[1:2].repeat(10, 1) + torch.linspace(0, 0.5, 10)[:, None] * torch.tensor([0, 1.0, 0])
     votes = head.candidates(F.normalize(nothing, dim=1), F.normalize(nothing, dim=1) @ head.prototypes.T)
     assert not votes[:, 1].all()  # without any patch alike, the upper tenth is asked
+
+
+def test_masks_follow_the_features_to_their_device() -> None:
+    """Masks are read on the CPU, whatever the device of the backbone."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        head = head_of(patches=6).to("cuda")
+        vectors = torch.empty(6, 3, device="cuda")
+        head.fill(torch.empty(9, 3, device="cuda"), [(vectors, torch.ones(6, 2, dtype=torch.bool))])
+        assert head.bank.device.type == "cuda"
 
 
 def test_clusters_equal_scipy() -> None:

@@ -49,8 +49,9 @@ def measure_anomaly(
             )
         if len(sets) > 1:
             raise ValueError(f"a model is of one category, and the data have {len(sets)}; choose one with --category")
-        if shots is not None or options:
-            raise ValueError("shots and options of the bank are of a backbone; the model has its own; leave them out")
+        if shots is not None or seed or foreground_of or options:
+            words = "shots, seed, foreground_of and options of the bank are of a backbone"
+            raise ValueError(f"{words}; the model has its own; leave them out")
     if unknown := [name for name in foreground_of if name not in {one.category for one in sets}]:
         raise ValueError(
             f"no category {unknown[0]!r} for the foreground; there are {', '.join(s.category for s in sets)}"

@@ -306,8 +306,14 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone:
     assert saved["weights"] == str(tmp_path / "model")
     for fitted in (tmp_path / "model", dense.load(tmp_path / "model")):
         assert dense.evaluate(fitted, data, "anomaly").numbers == saved["numbers"]
-    assert main([*measure, "--rotations", "8"]) == 2
-    assert "is fitted already" in capsys.readouterr().err
+    ignored = {"rotations": "8", "backbone": "photos_tiny", "weights": "timm", "set": "padding=crop", "seed": "3"}
+    for name, value in (ignored | {"levels": "per_image", "foreground-of": "nut"}).items():
+        assert main([*measure, f"--{name}", value]) == 2
+        assert f"--{name} is of fitting, and {tmp_path / 'model'} is fitted already" in capsys.readouterr().err
+    more: dict[str, Any]
+    for more in ({"seed": 3}, {"foreground_of": ["data"]}, {"weights": "FILE"}):
+        with pytest.raises(ValueError, match="leave them out"):
+            dense.evaluate(tmp_path / "model", data, "anomaly", **more)
     image = bad(30)[0]
     shown = judge(dense.load(tmp_path / "model"), Labelled(image, None, None, ""))
     assert shown.badness == facts["score"]

@@ -122,7 +122,8 @@ def build_anomaly(
             f"{near} of {len(scores)} good images are nearly the same as one that is not held out with them, so the "
             "threshold may be too low; leave copies out, or hold out more images together (holdout)"
         )
-    about: dict[str, Any] = {"good images": len(set(owners)), "patches": len(bank), "choice": choice, "seed": seed}
+    about: dict[str, Any] = {"good images": len(set(owners)), "patches": len(bank), "patches at most": patches}
+    about |= {"choice": choice, "seed": seed}
     about |= {"rotations": rotations, "threshold": rule(head.threshold, scores, quantile, holdout)}
     return DenseModel(backbone, head.to(device), chosen, norm, "anomaly", None, inference, about | (facts or {})).eval()
 

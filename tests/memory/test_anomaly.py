@@ -359,6 +359,12 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
         assert "2 of 2 test images of kind good" in warned[2]
     assert main([*common, "--layout", "mvtec", "--foreground", "0", "--foreground-of", "nuts"]) == 1
     assert "no category 'nuts' for the foreground" in capsys.readouterr().err
+    (tmp_path / "nut/train/good/000.png").write_bytes(b"nothing")
+    unread = dense.evaluate(backbone, tmp_path, "anomaly", layout="mvtec", shots=3, patches=100, resize=None).protocol
+    assert "(5 good images)" in unread.train  # 2 shots of nut and 3 of cable
+    assert [unread.settings[f"patches {name}"] for name in ("kept", "at most")] == [66 + 99, 100]
+    assert unread.settings["seed"] == 0
+    Image.fromarray(good(0)).save(tmp_path / "nut/train/good/000.png")
     both = open_anomaly(tmp_path, "mvtec", ["nut"])[0]
     assert [path.name for path in both.shots(2, 1).good] == ["002.png", "003.png"]
     with pytest.raises(ValueError, match="fewer shots"):

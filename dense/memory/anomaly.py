@@ -26,6 +26,7 @@ from dense.model.network import DenseModel, Inference
 from heads.anomaly import AnomalyHead
 from heads.features import Features, Norm
 from heads.layers import to_image_size
+from heads.options import check_options
 from heads.outputs import Regression
 
 RGB = NDArray[np.uint8]  # H, W, 3
@@ -70,9 +71,7 @@ def build_anomaly(
         seed: of the choice.
         facts: of the model card.
     """
-    for name, number in {"rotations": rotations, "holdout": holdout}.items():
-        if number < 1:
-            raise ValueError(f"{name}={number}: expected at least 1")
+    check_options(build_anomaly, {"patches": patches, "rotations": rotations, "holdout": holdout})
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile={quantile}: expected a number above 0 and at most 1, such as 0.95")
     spec, reading = backbone.spec, Reading.of_spec(backbone.spec)

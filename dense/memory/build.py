@@ -25,7 +25,7 @@ from heads.head import DenseHead
 from heads.insid3 import Insid3Head
 from heads.layers import to_padded_size
 from heads.memory import MemoryHead
-from heads.options import check_names
+from heads.options import Count, check_names, check_options
 from heads.outputs import Classes, Output
 
 RANK = 500 / 1024  # of the channels, the directions of position that INSID3 removes
@@ -46,7 +46,7 @@ def build_memory(
     resize: int | tuple[int, int] | None = 448,
     patches: int = 100_000,
     choice: Choice = "balanced",
-    augment: int = 0,
+    augment: Count = 0,
     unknown: int | None = None,
     neighbours: int = 30,
     temperature: float = 0.02,
@@ -76,8 +76,7 @@ def build_memory(
         seed: of the choice.
         facts: of the model card.
     """
-    if augment < 0:
-        raise ValueError(f"augment={augment}: expected at least 0")
+    check_options(build_memory, {"patches": patches, "augment": augment})
     if patches < len(source.classes or ()):
         raise ValueError(f"patches={patches}: expected at least one for each of {len(source.classes or ())} classes")
     budget = Budget(patches, len(source) * max(augment, 1), choice, seed)

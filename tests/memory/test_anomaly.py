@@ -238,7 +238,8 @@ def test_constant_features_are_reported(backbone: Backbone, capsys: pytest.Captu
 def test_wrong_options(backbone: Backbone, tmp_path: Path) -> None:
     for options, words in (
         ({"choice": "coresett"}, "Did you mean coreset"),
-        ({"rotations": 0}, "rotations=0: expected at least 1"),
+        ({"rotations": 0}, "rotations=0: expected an integer of at least 1"),
+        ({"patches": "many"}, "patches='many': expected an integer"),
         ({"quantile": 1.5}, "quantile=1.5"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -19,7 +19,7 @@ from dense.cli import main
 from dense.data.labelled.sample import DataError, Labelled
 from dense.evaluate.dense import check_classes
 from dense.evaluate.in_context import with_unknown
-from dense.memory import build_memory, open_references
+from dense.memory import build_memory, open_references, remember
 from dense.memory.budget import Budget, k_centres
 from dense.memory.build import patch_shares
 from dense.model.card import as_json
@@ -280,6 +280,11 @@ def test_masks_that_do_not_agree(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="values, most of them rare, like a mask with smoothed edges"):
         open_references(pairs(smooth))
     assert open_references(pairs(mask, mask * 2, mask, mask)).classes == ("0", "1", "2")
+    whole = open_references(pairs(mask * 255, mask * 0 + 255))
+    assert whole.classes == ("background", "object")
+    assert (whole.read(1).labels == 1).all()  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="255 alone, which is unknown beside masks with lower values"):
+        open_references(pairs(mask, mask * 0 + 255))
 
 
 def test_late_images_stay_where_images_outnumber_patches() -> None:
@@ -305,12 +310,52 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: 
     assert np.array_equal(again.labels, found)  # type: ignore[union-attr]
     several = dense.segment([image], dict([pair]), backbone=str(tmp_path / "backbone"), resize=None)
     assert np.array_equal(next(iter(several)).labels, found)  # type: ignore[call-overload]
+    (tmp_path / "several").mkdir()
+    for name in ("c", "d"):
+        Image.fromarray(image).save(tmp_path / f"several/{name}.png")
+    for images in (tmp_path / "several", [tmp_path / "several/c.png", str(tmp_path / "several/d.png")]):
+        listed = list(dense.segment(images, dict([pair]), backbone=str(tmp_path / "backbone"), resize=None))  # type: ignore[arg-type]
+        assert [np.array_equal(one.labels, found) for one in listed] == [True, True]  # type: ignore[attr-defined]
     with pytest.raises(SystemExit):
         main(["segment", str(tmp_path / "b.png"), *place])
     with pytest.raises(SystemExit):
         main(["segment", str(tmp_path / "b.png"), "--like", "a.png", *place])
     assert "expected IMAGE=MASK" in capsys.readouterr().err
     assert main(["segment", str(tmp_path / "b.png"), "--like", f"{pair[0]}={tmp_path / 'no.png'}", *place]) == 1
+
+
+def test_references_of_a_split_and_layout(tmp_path: Path, backbone: Backbone) -> None:
+    for split, box in (("train", (8, 40, 8, 40)), ("val", (16, 48, 24, 56))):
+        for kind, values in zip(("images", "masks"), painted(0, box), strict=True):
+            (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(tmp_path / split / kind / "a.png")
+    (tmp_path / "classes.yaml").write_text("[ground, thing]\n")
+    image, mask = painted(0, (16, 48, 24, 56))
+    options: dict[str, Any] = {"backbone": backbone, "resize": None, "neighbours": 1}
+    found = dense.segment(image, tmp_path, split="val", **options)
+    assert found.classes == ("ground", "thing")  # type: ignore[union-attr]
+    assert (found.labels == mask).mean() > 0.95  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="Did you mean voc2012"):
+        dense.segment(image, tmp_path, layout="voc201", **options)
+    with pytest.raises(ValueError, match="split='val' are of a folder of references; leave them out"):
+        dense.segment(image, written(tmp_path / "pairs"), split="val", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resize": 448.5}, "resize=448.5: expected whole pixels"),
+        ({"resize": "big"}, "resize='big': expected whole pixels"),
+        ({"augment": 1.5}, "augment=1.5: expected a whole number at least 0"),
+        ({"patches": "many"}, "patches='many': expected an integer of at least 1"),
+        ({"rank": 1.5, "method": "insid3"}, "rank=1.5: expected a whole number"),
+    ],
+)
+def test_numbers_that_are_none(backbone: Backbone, options: dict[str, Any], words: str) -> None:
+    pairs: Any = Pairs([painted(0, (16, 48, 24, 56))], ("background", "object"))
+    given = {"resize": None, "method": "knn"} | options
+    with pytest.raises(ValueError, match=words):
+        remember(given.pop("method"), backbone, pairs, **given)
 
 
 def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

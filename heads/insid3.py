@@ -80,8 +80,7 @@ class Insid3Head(DenseHead):
         self.basis[:, : len(directions)] = directions[:rank].T.float()
         vectors = [self.debiased(v) for v, _ in images]
         means = torch.stack([_means(v, inside) for v, (_, inside) in zip(vectors, images, strict=True)])  # images, K, D
-        seen = torch.stack([inside.any(0) for _, inside in images]).float()  # images, K
-        self.prototypes.copy_(F.normalize((means * seen[..., None]).sum(0), dim=1))
+        self.prototypes.copy_(F.normalize(means.sum(0), dim=1))
         self.bank.copy_(torch.cat(vectors))
         self.inside.copy_(torch.cat([inside for _, inside in images]))
         self.image.copy_(torch.cat([torch.full((len(v),), i) for i, v in enumerate(vectors)]))
@@ -156,7 +155,7 @@ class Insid3Head(DenseHead):
 
 
 def _means(vectors: Tensor, inside: Tensor) -> Tensor:
-    """Return the mean vector of each class, (K, D)."""
+    """Return the mean vector of each class, (K, D); zeros of a class that no vector has."""
     held = inside.float()
     return held.T @ vectors / held.sum(0).clamp_min(1)[:, None]
 

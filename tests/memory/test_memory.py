@@ -21,7 +21,7 @@ from dense.evaluate.dense import check_classes
 from dense.evaluate.in_context import with_unknown
 from dense.memory import build_memory, open_references, remember
 from dense.memory.budget import Budget, k_centres
-from dense.memory.build import patch_shares
+from dense.memory.build import patch_shares, usual_layer
 from dense.model.card import as_json
 from dense.model.network import DenseModel
 from dense.predict import Predictor
@@ -209,6 +209,10 @@ def test_rare_classes_keep_their_patches(backbone: Backbone) -> None:
     assert held["balanced"] > held["random"]
 
 
+def test_the_usual_layer_lies_at_three_quarters_of_the_depth() -> None:
+    assert [usual_layer(depth) for depth in (1, 4, 12, 24)] == [0, 2, 8, 17]
+
+
 def test_k_centres_cover() -> None:
     angles = torch.tensor([0.0, 0.01, 0.02, 1.5, 1.51, 3.0])
     chosen = k_centres(torch.stack([angles.cos(), angles.sin()], 1), 3)
@@ -251,12 +255,14 @@ def test_references(tmp_path: Path) -> None:
 def test_unknown_is_a_value_of_the_masks(backbone: Backbone, tmp_path: Path) -> None:
     """Labels are numbered from 0 in the order of the values; unknown pixels take the class of a value."""
     mask = np.where(painted(0, (16, 48, 24, 56))[1] == 1, 7, 3).astype(np.uint8)
-    mask[:, :16] = 255
+    mask[:, :20] = 255  # two patches and a half
     source = open_references(written(tmp_path, mask=mask))
     assert set(np.unique(source.read(0).labels)) == {0, 1, 255}  # type: ignore[arg-type]
     for value, index in ((3, 0), (7, 1)):
         shares = build_memory(backbone, source, resize=None, unknown=value).head.shares
         assert shares[0].tolist() == [1 - index, index]
+    known = build_memory(backbone, source, resize=None).head.shares
+    assert known.sum(1).tolist() == [1] * 64  # also of patches that are known in part
     with pytest.raises(ValueError, match=r"unknown=1: expected a class: 3, 7$"):
         build_memory(backbone, source, resize=None, unknown=1)
     pairs = Pairs([painted(0, (16, 48, 24, 56))])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heads.features import Features, Size, check_channels
 from heads.head import DenseHead
-from heads.memory import as_logarithms
+from heads.memory import as_logarithms, check_memory
 from heads.options import Count, Fraction, checked
 from heads.outputs import Classes, Output
 
@@ -60,6 +60,7 @@ class Insid3Head(DenseHead):
         self.register_buffer("inside", torch.zeros(patches, count, dtype=torch.bool))
         self.register_buffer("image", torch.zeros(patches, dtype=torch.int32))
         self.register_buffer("prototypes", torch.zeros(count, in_channels))
+        self.register_load_state_dict_post_hook(check_memory)
         self.basis: Tensor  # orthonormal columns
         self.bank: Tensor  # unit vectors without position
         self.inside: Tensor  # the classes of each patch
@@ -72,14 +73,14 @@ class Insid3Head(DenseHead):
         empty: features (N, D) of an image without content, from which the directions of position are taken.
         images: features (n, D) of the patches of each image, and their classes (n, K) as booleans.
         """
+        images = [(vectors, inside.to(vectors.device)) for vectors, inside in images]
         units = F.normalize(empty.double(), dim=1)
         directions = torch.linalg.svd(units - units.mean(0), full_matrices=False).Vh
         rank = self.basis.shape[1]
         self.basis[:, : len(directions)] = directions[:rank].T.float()
         vectors = [self.debiased(v) for v, _ in images]
         means = torch.stack([_means(v, inside) for v, (_, inside) in zip(vectors, images, strict=True)])  # images, K, D
-        seen = torch.stack([inside.any(0) for _, inside in images]).float()  # images, K
-        self.prototypes.copy_(F.normalize((means * seen[..., None]).sum(0), dim=1))
+        self.prototypes.copy_(F.normalize(means.sum(0), dim=1))
         self.bank.copy_(torch.cat(vectors))
         self.inside.copy_(torch.cat([inside for _, inside in images]))
         self.image.copy_(torch.cat([torch.full((len(v),), i) for i, v in enumerate(vectors)]))
@@ -154,7 +155,7 @@ class Insid3Head(DenseHead):
 
 
 def _means(vectors: Tensor, inside: Tensor) -> Tensor:
-    """Return the mean vector of each class, (K, D)."""
+    """Return the mean vector of each class, (K, D); zeros of a class that no vector has."""
     held = inside.float()
     return held.T @ vectors / held.sum(0).clamp_min(1)[:, None]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from heads.features import Features, Size, check_channels
 from heads.head import DenseHead
@@ -21,6 +21,7 @@ from heads.outputs import Classes, Output
 
 SEEN = 1 << 24  # similarities that are in memory at once
 ADDED = 1 << 16  # patches that are added to an index at once
+ROUNDED = 1e-2  # error of a length that half precision explains
 LEAST = 1e-6  # probability whose logarithm stands for none
 
 
@@ -37,7 +38,7 @@ class BankHead(DenseHead):
         super().__init__(outputs)
         self.in_channels = as_tuple(in_channels)
         self.register_buffer("bank", torch.zeros(patches, sum(self.in_channels), dtype=torch.float16))
-        self.register_load_state_dict_post_hook(check_bank)
+        self.register_load_state_dict_post_hook(check_memory)
 
     def vectors(self, features: Features) -> Tensor:
         """Return the unit vectors of all patches, (B, h, w, D)."""
@@ -47,10 +48,18 @@ class BankHead(DenseHead):
         return F.normalize(torch.cat(units, 1), dim=1).permute(0, 2, 3, 1)
 
 
-def check_bank(head: BankHead, keys: object = None) -> None:
-    """Raise if a bank that was read from a file is not finite."""
-    if not head.bank.isfinite().all():
-        raise ValueError("the memory holds numbers that are not finite: its file is damaged; make it again")
+def check_memory(head: nn.Module, keys: object = None) -> None:
+    """Raise if a memory that was read from a file has numbers that none has: its bank holds unit vectors."""
+    found = ""
+    for name, values in head.named_buffers():
+        if values.is_floating_point() and not values.isfinite().all():
+            found = f"numbers that are not finite ({name})"
+        elif name == "bank" and any(((p.float().norm(dim=1) - 1).abs() > ROUNDED).any() for p in values.split(ADDED)):
+            found = "vectors that are not of length 1 (bank)"
+        elif name == "shares" and (values < 0).any():
+            found = "negative shares of classes (shares)"
+        if found:
+            raise ValueError(f"the memory holds {found}: its file is damaged; make it again")
 
 
 class MemoryHead(BankHead):

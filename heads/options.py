@@ -67,7 +67,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
     elif origin is Literal:
         check_choice(name, value, arguments)
     elif origin is Annotated:
-        check_number(name, value, arguments[1])
+        check_number(name, value, arguments[1], arguments[0] is int)
     elif origin in (Sequence, tuple):
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ValueError(f"{name}={value!r}: expected a list of values")
@@ -88,13 +88,13 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, known))}")
 
 
-def check_number(name: str, value: Any, bounds: Range) -> None:
-    """Raise unless `value` is a finite number within `bounds`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def check_number(name: str, value: Any, bounds: Range, whole: bool = False) -> None:
+    """Raise unless `value` is a finite number within `bounds`, a whole one where it counts."""
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < bounds.low or value > bounds.high or (bounds.above and value == bounds.low):
         expected = f"{'above' if bounds.above else 'at least'} {bounds.low}"
         expected += f" and at most {bounds.high}" if bounds.high < math.inf else ""
-        raise ValueError(f"{name}={value!r}: expected a number {expected}")
+        raise ValueError(f"{name}={value!r}: expected a {'whole ' * whole}number {expected}")
 
 
 def check_length(name: str, values: Sequence[Any], count: int, per: str = "map") -> None:

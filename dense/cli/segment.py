@@ -130,6 +130,8 @@ def segment(
     images: Any,
     references: Mapping[str | Path, str | Path] | str | Path,
     *,
+    layout: str = "folder",
+    split: str = "train",
     method: str = "knn",
     backbone: str | Backbone | None = None,
     weights: str | Path | None = None,
@@ -140,8 +142,9 @@ def segment(
     """Segment images like annotated ones, without training.
 
     Args:
-        images: one image (a file, an array of uint8 RGB or a PIL image), or several.
-        references: {image: mask} of files, or a folder with images/, masks/ and classes.yaml, of whose splits train.
+        images: one image (a file, an array of uint8 RGB or a PIL image), or several: a folder or a list.
+        references: {image: mask} of files, or a folder with images/, masks/ and classes.yaml.
+        layout, split: of such a folder, see `dense.data.labelled.open.open_labelled`.
         method: "knn" gives each patch the labels of its nearest neighbours; "insid3" finds the clusters of an image
             that resemble the annotated objects, for one or a few annotated images.
         backbone, weights: as for `load_backbone`; the best backbone at hand if left out.
@@ -155,19 +158,30 @@ def segment(
     >>> found = dense.segment("dog.jpg", {"cat.jpg": "cat_mask.png"})
     >>> found.labels  # (H, W): 0 background, 1 object
     """
+    from dense.data.image import list_images
     from dense.predict import Predictor
 
-    predictor = Predictor(model_of(references, method, backbone, weights, download, device, **options))
-    several = isinstance(images, list | tuple)
-    return (predictor(image) for image in images) if several else predictor(images)  # type: ignore[return-value, misc]
+    place = (layout, split)
+    predictor = Predictor(model_of(references, place, method, backbone, weights, download, device, **options))
+    several = isinstance(images, list | tuple) or is_folder(images)
+    if not several:
+        return predictor(images)  # type: ignore[return-value]
+    sources = list[Any]()
+    for item in images if isinstance(images, list | tuple) else [images]:
+        sources += list_images(item, reading=predictor.inference.reading) if is_folder(item) else [item]
+    return (predictor(image) for image in sources)  # type: ignore[misc]
+
+
+def is_folder(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).is_dir()
 
 
 def model_of(
-    references: Any, method: str, backbone: str | Backbone | None, weights: str | Path | None,
-    download: bool, device: str,
+    references: Any, place: tuple[str, str], method: str, backbone: str | Backbone | None,
+    weights: str | Path | None, download: bool, device: str,
     **options: Any,
 ) -> Any:  # fmt: skip
-    """Return the model of references, see `segment`."""
+    """Return the model of references, see `segment`; place: layout and split of a folder."""
     from dense.backbone import load_backbone
     from dense.backbone.at_hand import at_hand
     from dense.data.labelled.open import open_labelled
@@ -179,7 +193,11 @@ def model_of(
         backbone = load_backbone(name, file, frozen=True)
     reading = Reading.of_spec(backbone.spec)
     if isinstance(references, str | Path):  # all images of a folder without splits
-        source: Any = open_labelled(references, "train", targets=("labels",), val_ratio=0.0, reading=reading)
+        source: Any = open_labelled(
+            references, place[1], layout=place[0], targets=("labels",), val_ratio=0.0, reading=reading
+        )
+    elif place != ("folder", "train"):
+        raise ValueError(f"layout={place[0]!r}, split={place[1]!r} are of a folder of references; leave them out")
     else:
         source = open_references(references, reading)
     return remember(method, backbone.to(device), source, **options)

@@ -135,6 +135,9 @@ def visa_set(root: Path, category: str, rows: Sequence[dict[str, str]]) -> Anoma
         for row in own
         if row["split"] == "test"
     ]
+    missing = [f"{one.path} has no mask in {root / SPLIT}" for one in test if one.anomalous and one.mask is None]
+    if missing and any(one.mask for one in test):
+        raise DataError(*missing)
     return AnomalySet(category, tuple(good), tuple(sorted(test, key=lambda one: one.path)))
 
 

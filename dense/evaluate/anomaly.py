@@ -49,14 +49,16 @@ def measure_anomaly(
             )
         if len(sets) > 1:
             raise ValueError(f"a model is of one category, and the data have {len(sets)}; choose one with --category")
-        if shots is not None or options:
-            raise ValueError("shots and options of the bank are of a backbone; the model has its own; leave them out")
+        if shots is not None or seed or foreground_of or options:
+            words = "shots, seed, foreground_of and options of the bank are of a backbone"
+            raise ValueError(f"{words}; the model has its own; leave them out")
     if unknown := [name for name in foreground_of if name not in {one.category for one in sets}]:
         raise ValueError(
             f"no category {unknown[0]!r} for the foreground; there are {', '.join(s.category for s in sets)}"
         )
     chosen = [one if shots is None else one.shots(shots, seed) for one in sets]
     found: dict[str, dict[str, float]] = {}
+    kept, used = 0, 0  # patches and good images, of all sets
     skipped = list[str]()
     fitted = model
     for one in chosen:
@@ -64,6 +66,7 @@ def measure_anomaly(
             own = {"foreground": None} if foreground_of and one.category not in foreground_of else {}
             fitted = build_anomaly(model, one.good, seed=seed, **options | own)
         assert isinstance(fitted, DenseModel)
+        kept, used = kept + len(fitted.head.bank), used + fitted.facts.get("good images", 0)
         found[one.category] = measure_set(fitted, one, skipped)
     assert isinstance(fitted, DenseModel)
     names = list(dict.fromkeys(name for numbers in found.values() for name in numbers))
@@ -79,10 +82,8 @@ def measure_anomaly(
             lines.append("  ".join([f"{category:<{width}}", *cells]))
         table = "\n".join(lines)
     head, test = fitted.head, [one for part in chosen for one in part.test]
-    train = str(fitted.facts.get("images", "unknown"))
-    if isinstance(model, Backbone):
-        train = f"{data} ({sum(len(one.good) for one in chosen)} good images)"
-    settings = {name: value for name, value in options.items() if name not in ("layers", "norm", "resize")}
+    train = f"{data if isinstance(model, Backbone) else fitted.facts.get('images', 'unknown')} ({used} good images)"
+    settings = {name: value for name, value in options.items() if name not in ("layers", "norm", "resize", "patches")}
     protocol = Protocol(
         name="anomaly",
         train=train,
@@ -96,7 +97,8 @@ def measure_anomaly(
         settings={
             "shots": shots or "all", "score": f"mean of the farthest {head.top:.0%} of patches", "sigma": head.sigma,
             "foreground": options.get("foreground", head.foreground), "foreground of": list(foreground_of) or "all",
-            "patches": len(head.bank), "aupro to": PixelMetrics().limit, **settings,
+            "patches kept": kept, "patches at most": fitted.facts.get("patches at most", "unknown"),
+            "seed": fitted.facts.get("seed", "unknown"), "aupro to": PixelMetrics().limit, **settings,
         },
     )  # fmt: skip
     return Result(protocol, numbers, fitted.backbone.spec, skipped, table)

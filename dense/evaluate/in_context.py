@@ -6,6 +6,7 @@ This is the protocol of Hummingbird (Balazevic et al., 2023), or of INSID3 (Cutt
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,10 @@ NAME = "in-context"
 
 
 class WithUnknown:
-    """Labelled images with one class more, the last, for unknown pixels in memory; no ground truth has it."""
+    """Labelled images with one class more, the last, for unknown pixels in memory; no ground truth has it.
+
+    It counts as 0 in the means of IoU, as in the published numbers.
+    """
 
     def __init__(self, source: Any) -> None:
         self.source, self.classes = source, (*source.classes, "unknown")
@@ -61,7 +65,7 @@ def measure_in_context(
         train_images: remember so many of them, drawn by `seed`; all if left out.
         scenes, side: number and side of embedded scenes.
         method: "knn" or "insid3", see `dense.memory`.
-        unknown: class of unknown pixels in memory, of knn; "new" is a class of their own.
+        unknown: class of unknown pixels in memory, of knn; "new" is a class of their own, whose IoU of 0 counts.
         hungarian, score_at: see `DenseProtocol`.
         seed: of all that is drawn.
         options: of `build_memory` or `build_insid3`.
@@ -79,7 +83,8 @@ def measure_in_context(
     source, val = opened(train_split, train_images if rendered and train_images else scenes), opened(split, scenes)
     if train_images is not None and not rendered:
         source = draw(source, train_images, seed)
-    if unknown == "new":
+    new = unknown == "new"
+    if new:
         source, val = WithUnknown(source), WithUnknown(val)
         unknown = len(val.classes) - 1
     given = options | ({} if unknown is None else {"unknown": unknown}) | ({"seed": seed} if method == "knn" else {})
@@ -91,4 +96,19 @@ def measure_in_context(
     of_head = {name: value for name, value in model.head.options().items() if name not in ("name", "in_channels")}
     settings = {"method": method, "seed": seed} | of_memory | of_head
     result = measure(model, val, protocol, "segmentation", data=str(data), split=split, **settings)
-    return replace(result, protocol=replace(result.protocol, name=NAME))
+    numbers = with_unknown(result.numbers) if new else result.numbers
+    return replace(result, numbers=numbers, protocol=replace(result.protocol, name=NAME))
+
+
+def with_unknown(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return numbers whose means of IoU are also over the last class, which counts as 0.
+
+    Without this, mIoU leaves out a class that is never predicted, and the matched one a class without ground truth.
+    """
+    rows = list(numbers["per_class"].values())
+    counted = [row["iou"] for row in rows[:-1] if not isnan(row["iou"])]
+    true = sum(row["pixels"] > 0 for row in rows)
+    found = {"miou": sum(counted) / (len(counted) + 1), "classes": float(len(counted) + 1)}
+    if "miou_hungarian" in numbers:
+        found["miou_hungarian"] = numbers["miou_hungarian"] * true / (true + 1)
+    return numbers | found

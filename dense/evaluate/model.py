@@ -98,6 +98,8 @@ def evaluate_backbone(
     if protocol in NEEDED and options.get((needed := NEEDED[protocol])[0]) is None:
         raise ValueError(f"protocol={protocol!r} needs {needed[0]}=, {needed[1]}")
     fitted = _fitted(model) if protocol == "anomaly" else None
+    if fitted and weights is not None:
+        raise ValueError(f"weights={str(weights)!r} are of a backbone, and {model} is a fitted model; leave them out")
     network: Any = fitted or (model if isinstance(model, Backbone) else load_backbone(model, weights, frozen=True))
     if device is not None:
         network.to(device)

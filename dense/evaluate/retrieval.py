@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dense.backbone import Backbone
-from dense.console import progress, say
+from dense.console import progress, say, warn
 from dense.data.image import ImageError
 from dense.data.levels import Reading
 from dense.data.loader import init_worker
@@ -210,6 +210,11 @@ def measure_retrieval(
     if others:
         learnt, failed = descriptor(others, "images to whiten with")
         white = Whitening(learnt[[i for i in range(len(others)) if i not in failed]])
+        if (usable := len(others) - len(failed)) <= len(white.mean):
+            warn(
+                f"{usable} images to whiten vectors of {len(white.mean)} numbers leave {white.matrix.shape[1]} "
+                "components; give more images than numbers"
+            )
         skipped |= {others[i].path: message for i, message in failed.items()}
     database, unreadable = descriptor(opened.database, "database")
     if opened.queries == opened.database[: len(opened.queries)]:  # described once

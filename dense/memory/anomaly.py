@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +26,14 @@ from dense.model.network import DenseModel, Inference
 from heads.anomaly import AnomalyHead
 from heads.features import Features, Norm
 from heads.layers import to_image_size
+from heads.options import check_options
 from heads.outputs import Regression
 
 RGB = NDArray[np.uint8]  # H, W, 3
 Choice = Literal["random", "coreset"]
 JUDGED = 100  # images, evenly spaced, whose scores choose the threshold
 SAME = 1e-4  # distance below which patches are the same
+ROUNDED = 1e-3  # least distance that half precision tells from none
 
 
 @torch.inference_mode()
@@ -68,13 +71,11 @@ def build_anomaly(
         seed: of the choice.
         facts: of the model card.
     """
-    for name, number in {"rotations": rotations, "holdout": holdout}.items():
-        if number < 1:
-            raise ValueError(f"{name}={number}: expected at least 1")
+    check_options(build_anomaly, {"patches": patches, "rotations": rotations, "holdout": holdout})
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile={quantile}: expected a number above 0 and at most 1, such as 0.95")
     spec, reading = backbone.spec, Reading.of_spec(backbone.spec)
-    sources = list_images(images, reading=reading) if isinstance(images, str | Path) else list(images)
+    sources = once(list_images(images, reading=reading) if isinstance(images, str | Path) else images)
     inference = Inference(resize=resize, reading=reading)
     chosen = resolve_layers(layers, spec)
     channels = [spec.width_of(layer) for layer in chosen]
@@ -84,22 +85,27 @@ def build_anomaly(
     budget = Budget(patches, len(sources) * rotations, choice, seed, Choice)
     judged = set(np.linspace(0, len(sources) - 1, min(JUDGED, len(sources))).round().astype(int))
     vectors, owners = list[Tensor](), list[int]()
+    first, copies = dict[bytes, int](), 0  # the owner of each image's pixels, by their hash
     queries: dict[int, tuple[Tensor, Tensor]] = {}  # vectors (h, w, D) and mask (h, w) of judged images
     shares = list[float]()  # of their patches, those of the foreground
     for index, image in progress(readable(sources, reading), "good images", len(sources)):
+        owner_of = first.setdefault(hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest(), index)
+        copies += owner_of != index
         for turn in range(rotations):
             features = features_of(model, rotated(image, 360 * turn / rotations))
             own = head.vectors(features).cpu()
             if turn == 0 and index in judged:
                 inside = head.inside(features)
-                queries[index] = own[0].half(), head.mask(inside)[0].cpu()
+                queries[owner_of] = own[0].half(), head.mask(inside)[0].cpu()
                 shares.append(float(inside.float().mean()))
             own = own.flatten(0, 2)
             own = own[budget.of_image(len(own))]
             vectors.append(own.half())
-            owners += [index] * len(own)
+            owners += [owner_of] * len(own)
     if not vectors:
         raise DataError(f"none of {len(sources)} images can be used; give at least one good image")
+    if copies:
+        warn(f"{copies} of {len(sources)} good images have the same pixels as another; they count as one image")
     warn_of_foreground(foreground, shares, "good images")
     bank, owner = torch.cat(vectors), torch.tensor(owners)
     places = budget.of_all(bank)
@@ -110,7 +116,13 @@ def build_anomaly(
     head.bank.copy_(bank)
     if bool((bank.float() @ bank[0].float() > 1 - SAME).all()) or not bank.any():
         warn("all patches of the good images have the same features, so scores will mean nothing; use another backbone")
-    about: dict[str, Any] = {"good images": len(set(owners)), "patches": len(bank), "choice": choice, "seed": seed}
+    elif near := sum(score < ROUNDED for score in scores):
+        warn(
+            f"{near} of {len(scores)} good images are nearly the same as one that is not held out with them, so the "
+            "threshold may be too low; leave copies out, or hold out more images together (holdout)"
+        )
+    about: dict[str, Any] = {"good images": len(set(owners)), "patches": len(bank), "patches at most": patches}
+    about |= {"choice": choice, "seed": seed}
     about |= {"rotations": rotations, "threshold": rule(head.threshold, scores, quantile, holdout)}
     return DenseModel(backbone, head.to(device), chosen, norm, "anomaly", None, inference, about | (facts or {})).eval()
 
@@ -124,6 +136,14 @@ def warn_of_foreground(foreground: float | None, shares: Sequence[float], what: 
             f"foreground {foreground:g} selects {words} {what}, of which all patches count; the number is in the units "
             "of the backbone's features, so try others"
         )
+
+
+def once(sources: Iterable[str | Path | RGB]) -> list[str | Path | RGB]:
+    """Return images without the files that were given before."""
+    found: dict[Any, str | Path | RGB] = {}
+    for number, source in enumerate(sources):
+        found.setdefault(number if isinstance(source, np.ndarray) else Path(source).resolve(), source)
+    return list(found.values())
 
 
 def readable(sources: Sequence[str | Path | RGB], reading: Reading = PHOTOGRAPHS) -> Iterator[tuple[int, RGB]]:
@@ -179,7 +199,9 @@ def upper_quantile(scores: Sequence[float], quantile: float) -> float | None:
 def rule(threshold: float | None, scores: Sequence[float], quantile: float, holdout: int) -> str:
     """Return in words how a threshold was chosen."""
     if threshold is None:
-        return "none, which needs good images of at least two groups, since each is scored without its own"
+        if holdout > 1:
+            return f"none, since all good images are of one group that is held out together; lower holdout={holdout}"
+        return "none, which needs at least two good images, since each is scored without its own patches"
     alarms = max(1 - quantile, 1 / (len(scores) + 1))
     left = "without its own patches" if holdout == 1 else f"without those of its group of {holdout}"
     return (

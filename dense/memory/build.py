@@ -25,7 +25,7 @@ from heads.head import DenseHead
 from heads.insid3 import Insid3Head
 from heads.layers import to_padded_size
 from heads.memory import MemoryHead
-from heads.options import check_names
+from heads.options import Count, check_names, check_options
 from heads.outputs import Classes, Output
 
 RANK = 500 / 1024  # of the channels, the directions of position that INSID3 removes
@@ -46,7 +46,7 @@ def build_memory(
     resize: int | tuple[int, int] | None = 448,
     patches: int = 100_000,
     choice: Choice = "balanced",
-    augment: int = 0,
+    augment: Count = 0,
     unknown: int | None = None,
     neighbours: int = 30,
     temperature: float = 0.02,
@@ -68,22 +68,21 @@ def build_memory(
         choice: of patches where there are more, see `dense.memory.budget.Budget`.
         augment: number of augmented views of each image that are remembered, see `MemoryView`; 0 remembers the image
             as it is. Hummingbird's protocol has 1 or 2.
-        unknown: class that unknown pixels have in memory; None leaves them out.
+        unknown: class that unknown pixels have in memory: its number, of references its value in the masks; None leaves
+            them out.
         neighbours, temperature, lists, probes: of the vote and the search, see `heads.MemoryHead`; lists=None chooses
             four times the root of the number of patches.
         refine: of predictions, see `Inference`.
         seed: of the choice.
         facts: of the model card.
     """
-    if augment < 0:
-        raise ValueError(f"augment={augment}: expected at least 0")
+    check_options(build_memory, {"patches": patches, "augment": augment})
     if patches < len(source.classes or ()):
         raise ValueError(f"patches={patches}: expected at least one for each of {len(source.classes or ())} classes")
     budget = Budget(patches, len(source) * max(augment, 1), choice, seed)
     spec = backbone.spec
     chosen = resolve_layers(usual_layer(spec.depth) if layers is None else layers, spec)
-    if unknown is not None and not 0 <= unknown < (count := len(source.classes or ())):
-        raise ValueError(f"unknown={unknown}: expected a class, 0 to {count - 1}")
+    unknown = None if unknown is None else class_of(source, unknown)
     inference, outputs = (
         Inference(resize=resize, refine=refine, reading=Reading.of_spec(backbone.spec)),
         outputs_of(source),
@@ -160,6 +159,16 @@ def build_insid3(
     head.to(empty.device).fill(empty, images)
     about = {"annotated images": len(images), "patches": count, "method": "insid3"}
     return model_of(backbone, head, source, chosen, norm, inference, about | (facts or {}))
+
+
+def class_of(source: LabelledSource, number: int) -> int:
+    """Return the index of a class that is given by number, or by its value in masks where a source names these."""
+    names = source.classes or ()
+    values = getattr(source, "values", range(len(names)))
+    if number not in values:
+        known = (f"{v} ({name})" if str(v) != name else name for v, name in zip(values, names, strict=True))
+        raise ValueError(f"unknown={number!r}: expected a class: {', '.join(known)}")
+    return list(values).index(number)
 
 
 def outputs_of(source: LabelledSource) -> dict[str, Output]:

@@ -25,7 +25,7 @@ class References:
     """Pairs of image and mask: a `LabelledSource`.
 
     A mask with two values, of which one is 0, is background and object. Other masks hold one number per class, and 255
-    where the class is unknown.
+    where the class is unknown. Labels are the places of these numbers in `values`, in ascending order.
     """
 
     pairs: tuple[tuple[Path, Path], ...]
@@ -75,9 +75,8 @@ def open_references(
             f"the object has several values: {', '.join(f'{v} in {path}' for v, path in sorted(given.items()))}; give "
             "it one value in all masks, below 255 where there are several classes"
         )
-    if 0 in values and (
-        empty := [path for path, own in found.items() if own <= {0, IGNORE} and len(values) > len(own)]
-    ):
+    nothing = {0} if len(values) == 2 else {0, IGNORE}  # 255 is the object of masks that hold 0 and 255 alone
+    if 0 in values and (empty := [path for path, own in found.items() if own <= nothing and len(values) > len(own)]):
         if found[empty[0]] == {IGNORE}:
             raise DataError(
                 f"{empty[0]} holds 255 alone, which is unknown beside masks with lower values; write the object's "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -60,11 +61,12 @@ class Inference:
         if self.refine not in get_args(Refinement):
             raise ValueError(f"inference.refine={self.refine!r}: expected none or guided")
         for name, value in asdict(self).items():
-            if (
-                name not in ("refine", "reading")
-                and value is not None
-                and (min(value) if isinstance(value, tuple) else value) < 1
-            ):
+            if name in ("refine", "reading") or value is None:
+                continue
+            sides = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(side, Real if name == "focal" else Integral) for side in sides):
+                raise ValueError(f"inference.{name}={value!r}: expected whole pixels, or null")
+            if min(sides) < 1:
                 raise ValueError(f"inference.{name}={value}: expected at least 1 pixel, or null")
         if self.longer is not None and self.resize is not None:
             raise ValueError(f"inference.resize={self.resize} and longer={self.longer}: expected one of both")

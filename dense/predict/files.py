@@ -54,7 +54,7 @@ def predict_files(
             return None
         facts = [one for one in found if one]
         if scores := [one["score"] for one in facts if "score" in one]:
-            write_scores(output / "scores.csv", scores)
+            write_scores(output / "scores.csv", scores, predictor.unjudged)
         objects = Coco()
         for one in facts:
             if "objects" in one:
@@ -112,8 +112,11 @@ def predict_video(predictor: Predictor, path: Path, output: Path) -> Path:
     return target
 
 
-def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write scores of anomalies as a table, the highest first, and report how many are above the threshold."""
+def write_scores(path: Path, rows: Sequence[dict[str, Any]], unjudged: str) -> None:
+    """Write scores of anomalies as a table, the highest first, and report how many are above the threshold.
+
+    unjudged: why there is no threshold.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]))
     table.writeheader()
@@ -121,6 +124,6 @@ def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write(path, text.getvalue())
     above, threshold = sum(bool(row["anomalous"]) for row in rows), rows[0]["threshold"]
     if threshold is None:
-        say(f"the model has no threshold, since it was fitted to too few good images; {path} ranks the images")
+        say(f"{path} ranks the images; threshold: {unjudged}")
     else:
         say(f"{above} of {len(rows)} images are above the threshold {threshold:.4f}; {path} ranks them")

@@ -177,7 +177,7 @@ class Restoration:
 class Anomaly:
     """How far an image is from good ones: per pixel, and its score, the mean of its farthest patches.
 
-    threshold: the score above which an image is anomalous; None if the good images were too few to choose one.
+    threshold: the score above which an image is anomalous; None without one.
     """
 
     values: NDArray[np.float32]  # H, W, about 1 - cosine

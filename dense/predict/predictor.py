@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dense.backbone.spec import RGB as RED_GREEN_BLUE
 from dense.backbone.spec import BackboneSpec, check_channels
+from dense.console import warn
 from dense.data.image import read_image, report_dark, to_rgb
 from dense.data.large import LARGE, Pixels, Windows, open_if_large, open_windows
 from dense.data.levels import PHOTOGRAPHS, Reading
@@ -102,6 +103,7 @@ class Predictor:
             raise ValueError("flip, scales and windows do not apply to scores of anomalies; leave them out")
         if "anomaly" in model.outputs and large != LARGE:
             raise ValueError(f"large={large:g}: scores of anomalies are those of whole images; leave it out")
+        self.threshold, self.unjudged = self._threshold() if "anomaly" in model.outputs else (None, "")
         self.objects = model.task in ("instance", "panoptic")
         if self.objects and (flip or tuple(scales) != (1.0,)):
             raise ValueError("flip and scales average maps, and queries of two images are not the same; leave them out")
@@ -143,10 +145,21 @@ class Predictor:
         if isinstance(image, np.ndarray) and "anomaly" in self.model.outputs:
             with self._autocast():
                 score, values = detect(self.model, image, self.inference.resize)
-            return Anomaly(values, score, self.model.head.threshold)
+            return Anomaly(values, score, self.threshold)
         if self.objects:
             return self._found(image)
         return self._prediction(self.reduced(image))
+
+    def _threshold(self) -> tuple[float | None, str]:
+        """Return the threshold of scores of anomalies, or why there is none."""
+        own = self.model.inference.resize
+        if self.model.head.threshold is None:
+            return None, str(self.model.facts.get("threshold", "none was saved with the model"))
+        if self.inference.resize == own:
+            return self.model.head.threshold, ""
+        why = f"none at resize {self.inference.resize}, since the model's was chosen at {own}; leave resize out"
+        warn(f"threshold: {why}")
+        return None, why
 
     def opened(self, source: Source | Windows) -> RGB | Windows:
         """Return an image as an array, or a file of more than `large` megapixels as windows, if it has such."""

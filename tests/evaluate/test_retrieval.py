@@ -92,7 +92,7 @@ def test_the_rules_of_the_levels(tmp_path: Path) -> None:
     assert numbers["hard"]["map"] == pytest.approx((area(2) + area(3) + area(5)) / 3)
 
 
-def test_copies(tmp_path: Path, vit: Backbone) -> None:
+def test_copies(tmp_path: Path, vit: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
     """A copy belongs to the original of its number; distractors and whitening are other images."""
     copies(tmp_path)
     found = measure_retrieval(
@@ -101,6 +101,7 @@ def test_copies(tmp_path: Path, vit: Backbone) -> None:
     )  # fmt: skip
     assert found.protocol.val.endswith("5 images, 6 queries")
     assert found.protocol.settings["whitening"].endswith("of 64 components")
+    assert "images to whiten vectors of 64 numbers leave" in capsys.readouterr().err
     assert set(found.numbers) == {"map", "precision@1", "precision@5", "precision@10", "queries"}
     opened = open_retrieval(tmp_path, "copydays")
     assert [int(opened.truth("", q)[0][0]) for q in range(6)] == [0, 0, 1, 1, 2, 2]

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from dense.backbone import Backbone, load_backbone
+from dense.memory import build_anomaly, remember
+from dense.memory.anomaly import detect
 from dense.predict.predictor import Predictor
 from dense.training.precision import probe
+from tests.memory.test_memory import Pairs, painted
 from tests.pretrain import runs as pretrain_runs
 from tests.runs import call, weights
 from tests.tasks.test_train import argv, write
@@ -93,6 +96,26 @@ def test_attention_rows() -> None:
     network, (batch,) = backbone(), images((40, 56))
     expected = network.attention(batch, layer=-1)
     close(network.cuda().attention(batch.cuda(), layer=-1), expected, ERROR[None])
+
+
+@pytest.mark.parametrize("method", ["knn", "insid3"])
+def test_segmentation_like_an_annotated_image(method: str) -> None:
+    source: Any = Pairs([painted(0, (16, 48, 24, 56))], ("background", "object"))
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = remember(method, backbone().to(device), source, resize=None)
+        assert next(model.head.buffers()).device.type == device
+        found[device] = Predictor(model)(painted(1, (8, 40, 8, 40))[0])
+    assert (found["cpu"].labels == found["cuda"].labels).mean() > 0.98  # type: ignore[union-attr]
+
+
+def test_a_bank_of_good_images() -> None:
+    good = [painted(i, (0, 0, 0, 0))[0] for i in range(4)]
+    ours, theirs = (build_anomaly(backbone().to(device), good, resize=None) for device in ("cuda", "cpu"))
+    close(ours.head.bank, theirs.head.bank, 1e-3)
+    assert ours.head.threshold == pytest.approx(theirs.head.threshold, abs=1e-3)
+    scores = [detect(model, painted(5, (16, 48, 24, 56))[0])[0] for model in (ours, theirs)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 # ---- runs

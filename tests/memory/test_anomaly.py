@@ -135,6 +135,26 @@ def test_threshold_leaves_one_out(backbone: Backbone) -> None:
     assert "4 good images" in whole.facts["threshold"]
 
 
+def test_copies_of_good_images_are_held_out_together(
+    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Repeated files and copies leave the threshold as it is; what is nearly a copy is reported."""
+    for i in range(4):
+        Image.fromarray(good(i)).save(tmp_path / f"{i}.png")
+    files = sorted(tmp_path.iterdir())
+    options: dict[str, Any] = {"resize": None, "quantile": 1.0}
+    once = build_anomaly(backbone, files, **options)
+    twice = build_anomaly(backbone, [*files, *map(str, files)], **options)
+    assert "same" not in capsys.readouterr().err
+    copied = build_anomaly(backbone, [*files, *map(good, range(4))], **options)
+    assert "4 of 8 good images have the same pixels as another" in capsys.readouterr().err
+    for model in (twice, copied):
+        assert model.head.threshold == pytest.approx(once.head.threshold, abs=1e-4)
+        assert model.facts["good images"] == 4
+    build_anomaly(backbone, [*files, good(0).repeat(2, 0).repeat(2, 1)], resize=64)  # the same at twice the size
+    assert "2 of 5 good images are nearly the same" in capsys.readouterr().err
+
+
 def test_quantile() -> None:
     scores = [float(i) for i in range(1, 20)]
     assert upper_quantile(scores, 0.95) == 19
@@ -179,13 +199,29 @@ def test_a_budget_of_patches(backbone: Backbone, choice: Any) -> None:
     assert detect(model, bad(7)[0])[0] > model.head.threshold
 
 
-def test_one_good_image_has_no_threshold(backbone: Backbone) -> None:
-    model = build_anomaly(backbone, [good(0)], resize=None)
+@pytest.mark.parametrize(("count", "holdout", "words"), [(1, 1, "at least two"), (3, 100, "lower holdout=100")])
+def test_good_images_of_one_group_have_no_threshold(
+    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, holdout: int, words: str
+) -> None:
+    model = build_anomaly(backbone, [good(i) for i in range(count)], resize=None, holdout=holdout)
+    model.save_pretrained(tmp_path / "model")
+    Image.fromarray(bad(1)[0]).save(tmp_path / "a.png")
+    assert main(["predict", str(tmp_path / "model"), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]) == 0
+    assert words in capsys.readouterr().out
     found = Predictor(model)(bad(1)[0])
     assert isinstance(found, Anomaly)
     assert found.anomalous is None
-    assert "at least two" in model.facts["threshold"]
+    assert words in model.facts["threshold"]
     assert found.overlay(bad(1)[0]).shape == (64, 80, 3)
+
+
+def test_a_threshold_belongs_to_its_working_size(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    model = build_anomaly(backbone, [good(i) for i in range(3)], resize=64)
+    for size, expected in ((64, model.head.threshold), (48, None)):
+        found = Predictor.of(model, resize=size)(bad(1)[0])
+        assert isinstance(found, Anomaly)
+        assert found.threshold == expected
+    assert "none at resize 48, since the model's was chosen at 64" in capsys.readouterr().err
 
 
 def test_constant_features_are_reported(backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +238,8 @@ def test_constant_features_are_reported(backbone: Backbone, capsys: pytest.Captu
 def test_wrong_options(backbone: Backbone, tmp_path: Path) -> None:
     for options, words in (
         ({"choice": "coresett"}, "Did you mean coreset"),
-        ({"rotations": 0}, "rotations=0: expected at least 1"),
+        ({"rotations": 0}, "rotations=0: expected an integer of at least 1"),
+        ({"patches": "many"}, "patches='many': expected an integer"),
         ({"quantile": 1.5}, "quantile=1.5"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -272,8 +309,14 @@ def test_the_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone:
     assert saved["weights"] == str(tmp_path / "model")
     for fitted in (tmp_path / "model", dense.load(tmp_path / "model")):
         assert dense.evaluate(fitted, data, "anomaly").numbers == saved["numbers"]
-    assert main([*measure, "--rotations", "8"]) == 2
-    assert "is fitted already" in capsys.readouterr().err
+    ignored = {"rotations": "8", "backbone": "photos_tiny", "weights": "timm", "set": "padding=crop", "seed": "3"}
+    for name, value in (ignored | {"levels": "per_image", "foreground-of": "nut"}).items():
+        assert main([*measure, f"--{name}", value]) == 2
+        assert f"--{name} is of fitting, and {tmp_path / 'model'} is fitted already" in capsys.readouterr().err
+    more: dict[str, Any]
+    for more in ({"seed": 3}, {"foreground_of": ["data"]}, {"weights": "FILE"}):
+        with pytest.raises(ValueError, match="leave them out"):
+            dense.evaluate(tmp_path / "model", data, "anomaly", **more)
     image = bad(30)[0]
     shown = judge(dense.load(tmp_path / "model"), Labelled(image, None, None, ""))
     assert shown.badness == facts["score"]
@@ -319,6 +362,12 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
         assert "2 of 2 test images of kind good" in warned[2]
     assert main([*common, "--layout", "mvtec", "--foreground", "0", "--foreground-of", "nuts"]) == 1
     assert "no category 'nuts' for the foreground" in capsys.readouterr().err
+    (tmp_path / "nut/train/good/000.png").write_bytes(b"nothing")
+    unread = dense.evaluate(backbone, tmp_path, "anomaly", layout="mvtec", shots=3, patches=100, resize=None).protocol
+    assert "(5 good images)" in unread.train  # 2 shots of nut and 3 of cable
+    assert [unread.settings[f"patches {name}"] for name in ("kept", "at most")] == [66 + 99, 100]
+    assert unread.settings["seed"] == 0
+    Image.fromarray(good(0)).save(tmp_path / "nut/train/good/000.png")
     both = open_anomaly(tmp_path, "mvtec", ["nut"])[0]
     assert [path.name for path in both.shots(2, 1).good] == ["002.png", "003.png"]
     with pytest.raises(ValueError, match="fewer shots"):
@@ -330,6 +379,10 @@ def test_layouts_of_published_sets(tmp_path: Path, capsys: pytest.CaptureFixture
         label = "normal" if kind == "good" else "anomaly"
         lines.append(f"nut,{split},{label},{path.relative_to(tmp_path)},{mask}")
     (tmp_path / "split_csv").mkdir()
+    unmarked = [line.replace("nut/ground_truth/box/001_mask.png", "") for line in lines]
+    (tmp_path / "split_csv/1cls.csv").write_text("\n".join(unmarked))
+    with pytest.raises(DataError, match=r"001\.png has no mask in"):
+        open_anomaly(tmp_path, "visa")
     (tmp_path / "split_csv/1cls.csv").write_text("\n".join(lines))
     visa = ["--layout", "visa", "--category", "nut", "--shots", "2", "--seed", "1", "--output", str(tmp_path / "b")]
     assert main([*common, *visa]) == 0

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dense.backbone import Backbone
 from dense.cli import main
@@ -61,9 +62,90 @@ def test_candidates_need_the_prototype_and_the_nearest_patch() -> None:
     own = F.normalize(torch.tensor([[1.0, 0.1, 0], [0.8, 0.6, 0], [0, -1.0, 0.1]]), dim=1)
     found = head.candidates(own, own @ head.prototypes.T)
     assert found[:, 1].tolist() == [True, False, False]
-    nothing = -head.prototypes[1:2].repeat(10, 1) + torch.linspace(0, 0.5, 10)[:, None] * torch.tensor([0, 1.0, 0])
-    votes = head.candidates(F.normalize(nothing, dim=1), F.normalize(nothing, dim=1) @ head.prototypes.T)
-    assert not votes[:, 1].all()  # without any patch alike, the upper tenth is asked
+
+
+def at(*degrees: float) -> torch.Tensor:
+    """Unit vectors (N, 3) at these angles in a plane."""
+    angles = torch.tensor(degrees).deg2rad()
+    return torch.stack([angles.cos(), angles.sin(), torch.zeros_like(angles)], 1)
+
+
+def filled(*images: tuple[torch.Tensor, list[set[int]]], names: tuple[str, ...] = NAMES) -> Insid3Head:
+    """A head that clusters above a cosine of 0.9, and knows images of vectors and the classes of each vector."""
+    held = [torch.tensor([[k in own for k in range(len(names))] for own in classes]) for _, classes in images]
+    head = head_of(sum(map(len, held)), rank=0, names=names)
+    head.cluster = 0.9
+    head.fill(torch.randn(4, 3), [(vectors, inside) for (vectors, _), inside in zip(images, held, strict=True)])
+    return head
+
+
+def test_where_nothing_is_alike_the_upper_tenth_is_asked() -> None:
+    """All cosines with the prototype at 0 degrees are below 0, and the nearest annotated patch is the object's."""
+    head = filled((at(0, -90), [{1}, {0}]))
+    own = at(*range(95, 115, 2))
+    found = head.candidates(own, own @ head.prototypes.T)
+    assert found[:, 1].tolist() == [True] + 9 * [False]
+
+
+def test_candidates_need_most_of_the_images_that_hold_the_class() -> None:
+    """At 53 degrees one image of three says object; the class that one image alone holds needs that image."""
+    first, third = (at(0, 90), [{1}, {0}]), (at(45, 180), [{1}, {0, 2}])
+    head = filled(first, first, third, names=(*NAMES, "other"))
+    own = at(0, 53, 170)
+    found = head.candidates(own, own @ head.prototypes.T)
+    assert found[:, 1].tolist() == [True, False, False]
+    assert found[:, 2].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("objects", "others", "patches", "expected"),
+    [
+        pytest.param([0], [180], [20, 60], [1, 1], id="a cluster like object and seed joins"),
+        pytest.param([0], [180], [40, -60], [1, 0], id="one unlike the seed does not"),
+        pytest.param([0], [180], [40, 85], [1, 0], id="one unlike the object does not"),
+        pytest.param([0, 0, 0, 50], [45], [0, 45, 45, 45, 50], [1, 0, 0, 0, 0], id="nor one of few candidates"),
+        pytest.param([30, -30], [0], [30, 0], [1, 0], id="the seed has candidates"),
+        pytest.param([0], [180], [85], [1], id="the seed stays"),
+    ],
+)
+def test_seed_and_aggregation(objects: list[int], others: list[int], patches: list[int], expected: list[int]) -> None:
+    """Each case has another result without the step that it names."""
+    head = filled((at(*objects, *others), [{1}] * len(objects) + [{0}] * len(others)))
+    assert head.classify(at(*patches)).argmax(1).tolist() == expected
+
+
+def test_a_seed_counts_whole_and_what_joins_none_goes_to_the_nearest_prototype() -> None:
+    """The patches at 0 and 6 degrees are the seed of class 0, of which one is a candidate; class 1 has both, and 43."""
+    head = filled((at(0, 6, *[43] * 6), [{0, 1}, *[{1}] * 7]), names=("left", "right"))
+    assert head.classify(at(0, 6, 43, 43, 120)).argmax(1).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_clusters_are_of_features_with_position() -> None:
+    """Two patches that differ in position alone stay apart, though without position both are the object."""
+    head = head_of(patches=2)
+    empty = torch.tensor([[1.0, 0, -0.1], [1, 0, 0.1]])
+    head.fill(empty, [(torch.eye(3)[:2], torch.tensor([[0, 1], [1, 0]]).bool())])
+    assert head.classify(torch.tensor([[1.0, 0, 0], [0.1, 0.01, 1]])).argmax(1).tolist() == [1, 0]
+
+
+def test_position_is_what_a_black_image_has(backbone: Backbone) -> None:
+    source = Pairs([painted(0, (16, 48, 24, 56))], ("background", "object"))
+    basis = build_insid3(backbone, source, resize=None, rank=3).head.basis  # type: ignore[arg-type]
+    black = backbone(backbone.normalise(torch.zeros(1, 3, 64, 80, dtype=torch.uint8)), layers=[3], norm=True)
+    units = F.normalize(black.maps[0][0].flatten(1).T.double(), dim=1).detach()
+    values, vectors = torch.linalg.eigh((units - units.mean(0)).T @ (units - units.mean(0)))
+    assert values[-4] < 0.9 * values[-3]  # else the first three are not determined
+    expected = (vectors[:, -3:] @ vectors[:, -3:].T).float()
+    torch.testing.assert_close(basis @ basis.T, expected, atol=1e-4, rtol=0)
+
+
+def test_masks_follow_the_features_to_their_device() -> None:
+    """Masks are read on the CPU, whatever the device of the backbone."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        head = head_of(patches=6).to("cuda")
+        vectors = torch.empty(6, 3, device="cuda")
+        head.fill(torch.empty(9, 3, device="cuda"), [(vectors, torch.ones(6, 2, dtype=torch.bool))])
+        assert head.bank.device.type == "cuda"
 
 
 def test_clusters_equal_scipy() -> None:

@@ -18,13 +18,14 @@ from dense.backbone import Backbone, load_backbone
 from dense.cli import main
 from dense.data.labelled.sample import DataError, Labelled
 from dense.evaluate.dense import check_classes
-from dense.memory import build_memory, open_references
+from dense.evaluate.in_context import with_unknown
+from dense.memory import build_memory, open_references, remember
 from dense.memory.budget import Budget, k_centres
-from dense.memory.build import patch_shares
+from dense.memory.build import patch_shares, usual_layer
 from dense.model.card import as_json
 from dense.model.network import DenseModel
 from dense.predict import Predictor
-from heads import MemoryHead
+from heads import AnomalyHead, Insid3Head, MemoryHead, Regression, build
 from heads.features import Features
 from heads.outputs import Classes
 
@@ -170,6 +171,34 @@ def test_a_damaged_memory_and_other_classes(backbone: Backbone, tmp_path: Path) 
         DenseModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "words"),
+    [
+        ("memory", "bank", torch.nan, "not finite"),
+        ("memory", "shares", torch.inf, "not finite"),
+        ("memory", "centres", torch.nan, "not finite"),
+        ("memory", "shares", -1, "negative shares"),
+        *((kind, "bank", 0, "not of length 1") for kind in ("memory", "anomaly", "insid3")),
+        ("anomaly", "bank", torch.nan, "not finite"),
+        *(("insid3", name, torch.nan, "not finite") for name in ("basis", "bank", "prototypes")),
+    ],
+)
+def test_a_damaged_number_of_a_memory(kind: str, name: str, value: float, words: str) -> None:
+    """A single row that cannot be one of a memory is noticed in every head when it is loaded."""
+    labels = {"labels": Classes(2)}
+    head: Any = {
+        "memory": lambda: MemoryHead(4, labels, 6, lists=2, probes=1),
+        "anomaly": lambda: AnomalyHead(4, {"anomaly": Regression("identity")}, 6),
+        "insid3": lambda: Insid3Head(4, labels, 6, 1),
+    }[kind]()
+    head.bank.copy_(F.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1))
+    state = head.state_dict()
+    build(head.spec()).load_state_dict(state)
+    state[name][1] = value
+    with pytest.raises(ValueError, match=f"the memory holds .*{words}.*{name}.*: its file is damaged"):
+        build(head.spec()).load_state_dict(state)
+
+
 def test_rare_classes_keep_their_patches(backbone: Backbone) -> None:
     """Of a small budget the balanced choice gives a rare class more patches than a random one."""
     source = Pairs([painted(i, (24, 40, 24, 40)) for i in range(4)])
@@ -178,6 +207,10 @@ def test_rare_classes_keep_their_patches(backbone: Backbone) -> None:
         for choice in ("balanced", "random")
     }
     assert held["balanced"] > held["random"]
+
+
+def test_the_usual_layer_lies_at_three_quarters_of_the_depth() -> None:
+    assert [usual_layer(depth) for depth in (1, 4, 12, 24)] == [0, 2, 8, 17]
 
 
 def test_k_centres_cover() -> None:
@@ -219,6 +252,24 @@ def test_references(tmp_path: Path) -> None:
         open_references({tmp_path / "none.png": tmp_path / "a_mask.png"})
 
 
+def test_unknown_is_a_value_of_the_masks(backbone: Backbone, tmp_path: Path) -> None:
+    """Labels are numbered from 0 in the order of the values; unknown pixels take the class of a value."""
+    mask = np.where(painted(0, (16, 48, 24, 56))[1] == 1, 7, 3).astype(np.uint8)
+    mask[:, :20] = 255  # two patches and a half
+    source = open_references(written(tmp_path, mask=mask))
+    assert set(np.unique(source.read(0).labels)) == {0, 1, 255}  # type: ignore[arg-type]
+    for value, index in ((3, 0), (7, 1)):
+        shares = build_memory(backbone, source, resize=None, unknown=value).head.shares
+        assert shares[0].tolist() == [1 - index, index]
+    known = build_memory(backbone, source, resize=None).head.shares
+    assert known.sum(1).tolist() == [1] * 64  # also of patches that are known in part
+    with pytest.raises(ValueError, match=r"unknown=1: expected a class: 3, 7$"):
+        build_memory(backbone, source, resize=None, unknown=1)
+    pairs = Pairs([painted(0, (16, 48, 24, 56))])
+    with pytest.raises(ValueError, match=r"unknown=2: expected a class: 0 \(ground\), 1 \(thing\)"):
+        build_memory(backbone, pairs, unknown=2)  # type: ignore[arg-type]
+
+
 def test_masks_that_do_not_agree(tmp_path: Path) -> None:
     """One object with two values, smoothed edges, and an image without an object among others are errors."""
     mask = np.zeros((32, 32), np.uint8)
@@ -235,6 +286,11 @@ def test_masks_that_do_not_agree(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="values, most of them rare, like a mask with smoothed edges"):
         open_references(pairs(smooth))
     assert open_references(pairs(mask, mask * 2, mask, mask)).classes == ("0", "1", "2")
+    whole = open_references(pairs(mask * 255, mask * 0 + 255))
+    assert whole.classes == ("background", "object")
+    assert (whole.read(1).labels == 1).all()  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="255 alone, which is unknown beside masks with lower values"):
+        open_references(pairs(mask, mask * 0 + 255))
 
 
 def test_late_images_stay_where_images_outnumber_patches() -> None:
@@ -260,12 +316,52 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: 
     assert np.array_equal(again.labels, found)  # type: ignore[union-attr]
     several = dense.segment([image], dict([pair]), backbone=str(tmp_path / "backbone"), resize=None)
     assert np.array_equal(next(iter(several)).labels, found)  # type: ignore[call-overload]
+    (tmp_path / "several").mkdir()
+    for name in ("c", "d"):
+        Image.fromarray(image).save(tmp_path / f"several/{name}.png")
+    for images in (tmp_path / "several", [tmp_path / "several/c.png", str(tmp_path / "several/d.png")]):
+        listed = list(dense.segment(images, dict([pair]), backbone=str(tmp_path / "backbone"), resize=None))  # type: ignore[arg-type]
+        assert [np.array_equal(one.labels, found) for one in listed] == [True, True]  # type: ignore[attr-defined]
     with pytest.raises(SystemExit):
         main(["segment", str(tmp_path / "b.png"), *place])
     with pytest.raises(SystemExit):
         main(["segment", str(tmp_path / "b.png"), "--like", "a.png", *place])
     assert "expected IMAGE=MASK" in capsys.readouterr().err
     assert main(["segment", str(tmp_path / "b.png"), "--like", f"{pair[0]}={tmp_path / 'no.png'}", *place]) == 1
+
+
+def test_references_of_a_split_and_layout(tmp_path: Path, backbone: Backbone) -> None:
+    for split, box in (("train", (8, 40, 8, 40)), ("val", (16, 48, 24, 56))):
+        for kind, values in zip(("images", "masks"), painted(0, box), strict=True):
+            (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(tmp_path / split / kind / "a.png")
+    (tmp_path / "classes.yaml").write_text("[ground, thing]\n")
+    image, mask = painted(0, (16, 48, 24, 56))
+    options: dict[str, Any] = {"backbone": backbone, "resize": None, "neighbours": 1}
+    found = dense.segment(image, tmp_path, split="val", **options)
+    assert found.classes == ("ground", "thing")  # type: ignore[union-attr]
+    assert (found.labels == mask).mean() > 0.95  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="Did you mean voc2012"):
+        dense.segment(image, tmp_path, layout="voc201", **options)
+    with pytest.raises(ValueError, match="split='val' are of a folder of references; leave them out"):
+        dense.segment(image, written(tmp_path / "pairs"), split="val", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resize": 448.5}, "resize=448.5: expected whole pixels"),
+        ({"resize": "big"}, "resize='big': expected whole pixels"),
+        ({"augment": 1.5}, "augment=1.5: expected a whole number at least 0"),
+        ({"patches": "many"}, "patches='many': expected an integer of at least 1"),
+        ({"rank": 1.5, "method": "insid3"}, "rank=1.5: expected a whole number"),
+    ],
+)
+def test_numbers_that_are_none(backbone: Backbone, options: dict[str, Any], words: str) -> None:
+    pairs: Any = Pairs([painted(0, (16, 48, 24, 56))], ("background", "object"))
+    given = {"resize": None, "method": "knn"} | options
+    with pytest.raises(ValueError, match=words):
+        remember(given.pop("method"), backbone, pairs, **given)
 
 
 def test_in_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,6 +418,10 @@ def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
     assert set(found["new"]["numbers"]["per_class"]) == {"ground", "thing", "unknown"}
     assert found["no"]["numbers"]["per_class"]["thing"]["iou"] == 1  # the only class in memory
     assert 0 < found["new"]["numbers"]["per_class"]["thing"]["iou"] < 1  # some pixels are called unknown
+    numbers = found["new"]["numbers"]  # ground is nowhere; the class of unknown pixels counts as 0 in both means
+    assert numbers["classes"] == 2
+    assert numbers["miou"] == pytest.approx(numbers["per_class"]["thing"]["iou"] / 2)
+    assert numbers["miou_hungarian"] <= 0.5
     assert found["new"]["protocol"]["settings"]["score_at"] == "input"
     assert found["new"]["protocol"]["settings"]["unknown"] == 2
     assert found["new"]["protocol"]["name"] == "in-context"
@@ -336,6 +436,13 @@ def test_unknown_pixels_get_a_class_and_targets_the_size_of_the_input(
     with pytest.raises(SystemExit):
         main([*common, "--unknown", "none"])
     assert "expected the number of a class, or new" in capsys.readouterr().err
+
+
+def test_a_class_that_is_never_predicted_counts_where_it_is_of_unknown_pixels() -> None:
+    rows = {name: {"iou": iou, "pixels": pixels} for name, iou, pixels in (("a", 0.5, 3.0), ("b", 0.0, 0.0))}
+    rows |= {"c": {"iou": np.nan, "pixels": 0.0}, "unknown": {"iou": np.nan, "pixels": 0.0}}
+    found = with_unknown({"miou": 0.25, "classes": 2.0, "miou_hungarian": 0.6, "per_class": rows})
+    assert (found["miou"], found["classes"], found["miou_hungarian"]) == (0.5 / 3, 3, 0.3)
 
 
 def test_labels_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str], backbone: Backbone) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dense.cli.evaluate.shared import add_common, measured_backbone
 from dense.cli.memory_options import add_good, add_memory, good_options, memory_options
-from dense.cli.parser import Parser, usable_device
+from dense.cli.parser import Parser, add_backbone, usable_device
 from dense.suggest import UsageError
 
 if TYPE_CHECKING:
@@ -102,9 +102,12 @@ def anomaly(options: Namespace) -> Result:
     from dense.model.network import DenseModel
 
     fitting = Parser("", "")
+    add_backbone(fitting)
     add_good(fitting)
-    for name, default in vars(fitting.parse_args([])).items():
-        if getattr(options, name) != default:
-            raise UsageError(f"--{name} is of fitting, and {options.model} is fitted already; leave it out")
+    defaults = vars(fitting.parse_args([])) | {"foreground_of": []}
+    for name, default in defaults.items():
+        if name != "device" and getattr(options, name) != default:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is of fitting, and {options.model} is fitted already; leave it out")
     model = DenseModel.from_pretrained(options.model).to(usable_device(options.device))
     return measure_anomaly(model, sets, **words)

@@ -266,7 +266,7 @@ def _memories() -> Iterator[Row]:
             options += ("--temperature", f"{temperature}")
         command = _evaluated("in-context", name, "--data", "{data}", "--layout", data, *options)
         words = f"mIoU, {patches:,} patches, k 30, temperature {temperature}, 504 px squares, 2 views, matched"
-        words += "; 151 classes in memory, mean of the 150 that occur" if data == "ade20k" else ""
+        words += "; 151 classes in memory and in the mean" if data == "ade20k" else ""
         source = "open-hummingbird" if temperature == 0.02 else "DIP"
         return Row(f"{measure}/{data}/{name}", value, 2.0, command, ("miou_hungarian",), 100, words, source)
 

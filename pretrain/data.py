@@ -25,6 +25,7 @@ from dense.data.loader import endless_loader
 from dense.data.metadata import Metadata, columns_of, read_metadata
 from dense.data.sampler import permute
 from dense.data.unlabelled import FolderImages, Images, ListImages, open_images
+from dense.data.values import files_of
 from dense.data.windows import DamagedTiles, WindowImages
 from dense.training.fit import check_batch_size, fill_cache, images_in_words, refuse_another
 from pretrain.masking import VIEWS
@@ -93,7 +94,8 @@ class ViewsOf(Dataset[ImageViews]):
     def identity(self, index: int) -> Identity:
         """Return the cache's key of an image; its augmentation depends on its index."""
         name = self.images.name(index)
-        version = file_identity(name).version if Path(name).is_file() else ""
+        files = files_of(Path(name), getattr(self.images, "reading", PHOTOGRAPHS))
+        version = file_identity(*files).version if files[0].is_file() else ""
         return Identity(name, f"{version}, number {index}")
 
     def sample(self, epoch: int, index: int, step: int = 0) -> ImageViews:

@@ -15,7 +15,7 @@ from dense.curate.search import Indices
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.shards import ShardImages
 from dense.data.unlabelled import Images, SceneImages, open_images
-from dense.data.values import channel_files
+from dense.data.values import channel_files, files_of
 from dense.media.draw import Picture
 
 CORNERS = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))  # down, right
@@ -117,9 +117,10 @@ class Pool:
                 digest.update(self.state.encode())
                 continue
             path = Path(source.shard(place) if isinstance(source, ShardImages) else name)
-            if path.exists():
-                status = path.stat()
-                digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+            for file in files_of(path, getattr(source, "reading", PHOTOGRAPHS)):
+                if file.exists():
+                    status = file.stat()
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
         return digest.hexdigest()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dense.data.levels import SIXTEEN_BITS, ImageError, Reading, Values
+from dense.data.levels import PHOTOGRAPHS, SIXTEEN_BITS, ImageError, Reading, Values
 
 SEPARATORS = "_.-"  # before the name of a channel in the name of a file
 KINDS, EXPECTED = "buif", "expected whole numbers or floating point"  # of NumPy's types
@@ -172,10 +172,8 @@ def _tiff(file: IO[bytes], name: str) -> Stored:
         series = tiff.series if alike else tiff.series[:1]
         try:
             parts = [np.asarray(one.asarray()) for one in series]
-        except ImportError:
-            raise ImageError(f"{name}: {needs_codecs(page)}") from None
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
+        except (ImportError, ValueError) as error:
+            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
                 raise
             parts = _by_opencv(file, name, series)
         values, axes = (np.stack(parts), f"I{series[0].axes}") if alike else (parts[0], series[0].axes)
@@ -221,10 +219,20 @@ def _by_opencv(file: IO[bytes], name: str, series: Sequence[Any]) -> list[NDArra
         _, pages = cv2.imdecodemulti(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     numbers = [one.index for part in series for one in part.pages]
     found = [pages[number] for number in numbers if number < len(pages)]
+    plain = (page.samplesperpixel, int(page.photometric), page.predictor, page.parent.byteorder) == (1, 1, 1, "<")
+    if not found and len(numbers) == 1 and plain and all(page.databytecounts):
+        found = [_grey_by_pil(file)]  # such as ZSTD
     if len(found) < len(numbers) or {(one.shape, one.dtype) for one in found} != {(page.shape, page.dtype)}:
         raise ImageError(f"{name}: {needs_codecs(page)}")
     values = np.stack(found)[..., :: -1 if page.samplesperpixel == 3 else 1]  # from blue, green, red
     return list(values.reshape(len(series), *series[0].shape))
+
+
+def _grey_by_pil(file: IO[bytes]) -> NDArray[Any]:
+    file.seek(0)
+    with suppress(Exception), Image.open(file) as image:
+        return np.asarray(image)
+    return np.zeros((0, 0))
 
 
 def needs_codecs(page: Any) -> str:
@@ -408,7 +416,8 @@ def lacks_channel(path: str | Path, missing: Path) -> str:
 
 
 def _known(found: Stored, reading: Reading, name: str) -> Values:
-    return with_nan(chosen_channels(found, reading, name), found.nodata)
+    chosen = chosen_channels(found, reading, name)
+    return chosen if reading == PHOTOGRAPHS else with_nan(chosen, found.nodata)
 
 
 def chosen_channels(found: Stored, reading: Reading, name: str) -> Values:
@@ -464,7 +473,7 @@ def channel_of(path: str | Path, reading: Reading) -> tuple[str, int] | None:
 def suffix_of(path: str | Path) -> str:
     """Return the suffix of an image's file, such as .png or .ome.tif."""
     found = Path(path).suffixes[-2:]
-    return "".join(found if found[:1] == [".ome"] else found[-1:])
+    return "".join(found if found and found[0].lower() == ".ome" else found[-1:])
 
 
 def channel_files(path: str | Path, reading: Reading) -> list[Path]:
@@ -498,7 +507,7 @@ def files_of(path: Path, reading: Reading) -> list[Path]:
 def stem_of(path: Path, reading: Reading) -> Path:
     """Return a path without its suffix and, of an image with a file per channel, without the name of the channel."""
     found = channel_of(path, reading)
-    return Path(found[0]) if found else path.with_suffix("")
+    return Path(found[0]) if found else path.with_name(path.name[: -len(suffix_of(path)) or None])
 
 
 def one_per_image(paths: Iterable[str], reading: Reading) -> list[str]:
@@ -532,7 +541,7 @@ def one_per_image(paths: Iterable[str], reading: Reading) -> list[str]:
 
 def _before(path: str) -> str:
     """Return a path without the last part of its name, which may name a channel."""
-    return re.sub(rf"[{SEPARATORS}][^{SEPARATORS}/]*$", "", path[: -len(suffix_of(path)) or None])
+    return re.sub(rf"[{re.escape(SEPARATORS)}][^{re.escape(SEPARATORS)}/]*$", "", path[: -len(suffix_of(path)) or None])
 
 
 def _whole(files: dict[int, str], reading: Reading) -> bool:

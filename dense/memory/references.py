@@ -16,6 +16,7 @@ from dense.data.labelled.files import file_identity
 from dense.data.labelled.reading import read_mask
 from dense.data.labelled.sample import IGNORE, DataError, Identity, Labelled
 from dense.data.levels import PHOTOGRAPHS, Reading
+from dense.data.values import files_of
 
 SMOOTHED, RARE = 8, 2e-3  # values, and median share of pixels, of a mask with smoothed edges
 
@@ -43,7 +44,7 @@ class References:
         return str(self.pairs[index][0])
 
     def identity(self, index: int) -> Identity:
-        return file_identity(self.pairs[index][0])
+        return file_identity(*files_of(Path(self.pairs[index][0]), self.reading))
 
     def read(self, index: int) -> Labelled:
         image, mask = read_image(self.pairs[index][0], reading=self.reading), numbers(self.pairs[index][1])

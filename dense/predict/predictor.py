@@ -34,6 +34,7 @@ from heads.layers import resize
 
 RGB = NDArray[np.uint8]  # H, W, 3, or as many channels as the model reads
 Source = str | Path | RGB | Image.Image
+SHRUNK = 4  # times that a large image is larger than the working size, above which prediction warns
 KEPT = 512_000_000  # bytes up to which the maps of a resized image are kept whole
 
 torch_precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -173,7 +174,8 @@ class Predictor:
     def windows(self, path: str | Path) -> Windows:
         """Return a file as windows of the channels of the model; raise `NotWindowed` for one that is read whole."""
         windows = open_windows(path, self.inference.reading)
-        report_dark(windows.numbers(), str(path), self.inference.reading)
+        if windows.image.dtype.itemsize > 1:
+            report_dark(windows.numbers(), str(path), self.inference.reading)
         spec = self.model.backbone.spec
         check_channels(windows.shape[2], spec.channels, f" in {path}")
         return windows
@@ -314,6 +316,11 @@ class Predictor:
             size = of_pixels((image.shape[0], image.shape[1]), WHOLE)
         if isinstance(image, Windows):
             new = new_size(size, *image.shape[:2])
+            if size == self.model.inference.resize and SHRUNK * min(new) < min(image.shape[:2]):
+                warn(
+                    f"{image.image.path} of {image.shape[0]}x{image.shape[1]} pixels is shrunk to {new[0]}x{new[1]}, "
+                    "the working size of the model; give --resize for the scale at which it was trained"
+                )
             return image if new == image.shape[:2] else image.shrunk(new)
         return resize_image(image, size)
 

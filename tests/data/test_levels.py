@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
+from dense.curate import Pool
 from dense.data import image as reading_images
 from dense.data.image import dark, decode_image, list_images, read_image, read_values
 from dense.data.labelled.check import check
@@ -30,6 +31,8 @@ from dense.data.levels import PHOTOGRAPHS, RGB, ImageError, Reading, as_rgb, fit
 from dense.data.unlabelled import open_images
 from dense.data.values import stem_of, stored
 from dense.data.windows import WindowSource
+from dense.evaluate.classification.data import Examples
+from dense.evaluate.classification.extraction import version
 from dense.predict import Predictor
 from tests.data.scientific_files import cells, compressed_as, labelled, lzw
 from tests.predict.models import model
@@ -595,6 +598,55 @@ def test_nodata_is_nan(kind: type, nodata: float, levels: Any, tmp_path: Path) -
     chosen = fitted(Reading(("height",)), [numbers])[0]
     assert 1 <= chosen.black[0] <= 2 and 98 <= chosen.white[0] <= 99
     assert np.array_equal(read_values(path)[..., 0], values)  # what the file stores
+
+
+@pytest.mark.parametrize("nodata", [0, 65535])
+def test_nodata_of_a_photograph_is_a_number_like_others(nodata: int, tmp_path: Path) -> None:
+    """Without channels or levels, 16 bits stay those of the type, in whole images and in windows."""
+    values = np.full((64, 64), nodata, np.uint16)
+    values[16:48] = 12850
+    path = geotiff(tmp_path / "a.tif", values, nodata, tile=(16, 16))
+    found = read_image(path)
+    assert sorted(np.unique(found).tolist()) == sorted([50, 255 if nodata else 0])
+    assert np.array_equal(open_windows(path, PHOTOGRAPHS).read(0, 0, 64, 64), found)
+
+
+@pytest.mark.skipif(not features.check("libtiff"), reason="PIL was built without libtiff")
+def test_zstd_of_grey_values(tmp_path: Path) -> None:
+    """PIL reads what neither tifffile nor OpenCV decodes; a mask of another kind names what it needs."""
+    values = np.random.default_rng(0).integers(0, 2000, (40, 30)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.tif", compression="zstd")
+    assert np.array_equal(read_mask(tmp_path / "a.tif"), values)
+    tifffile.imwrite(tmp_path / "b.tif", np.stack([values] * 2), compression="zlib", planarconfig="separate")
+    compressed_as(tmp_path / "b.tif", 50000)
+    if importlib.util.find_spec("imagecodecs") is None:
+        with pytest.raises(ImageError, match=r"b\.tif: its compression \(ZSTD.* needs imagecodecs"):
+            read_mask(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("w0.ome.tif", "w0"), ("w0.OME.TIF", "w0"), ("w0_DAPI.OME.TIF", "w0"), ("w0.1.tif", "w0.1")]
+)
+def test_the_stem_of_an_image(name: str, stem: str) -> None:
+    assert stem_of(Path(name), Reading.of(None, ["dapi", "actin"])) == Path(stem)
+
+
+def test_all_files_of_an_image_are_its_version(tmp_path: Path) -> None:
+    """What is cached of an image is computed again where the file of any channel changes."""
+    reading = Reading.of([0, 100], ["dapi", "actin"])
+    for channel in reading.channels:
+        tifffile.imwrite(tmp_path / f"w0-{channel}.tif", np.full((32, 32), 50, np.uint16))
+    tifffile.imwrite(tmp_path / "w0-phase.tif", np.full((32, 32), 50, np.uint16))  # not named, so left out
+
+    def versions() -> list[str]:
+        pool = Pool.open([tmp_path], reading=reading)
+        assert len(pool) == 1
+        examples = Examples("set", pool.sources[0], np.zeros(1, np.int64), ("none",))
+        return [pool.version(range(1)), version(examples)]
+
+    before = versions()
+    tifffile.imwrite(tmp_path / "w0-actin.tif", np.full((32, 40), 50, np.uint16))
+    assert all(one != other for one, other in zip(before, versions(), strict=True))
 
 
 def test_a_number_that_no_pixel_can_have_changes_nothing(tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ def test_panoptic_segments_of_a_shrunk_image(image: np.ndarray, tmp_path: Path, 
     }
 
 
+def test_a_large_image_that_is_shrunk_to_the_working_size_warns(image: np.ndarray, tmp_path: Path, capsys: Any) -> None:
+    path = save(tmp_path / "a.tif", image)
+    network = queries(window=None, resize=16)
+    for options, warned in (({}, True), ({"resize": 70}, False)):
+        Predictor.of(network, large=0, **options)(path)
+        assert ("is shrunk to" in "".join(capsys.readouterr())) == warned
+
+
 def test_objects_of_a_shrunk_image(image: np.ndarray, tmp_path: Path) -> None:
     """Masks at the working size, by nearest neighbour."""
     path = save(tmp_path / "a.tif", image)

@@ -18,7 +18,7 @@ from dense.data.labelled.sample import DataError, DepthKind, Identity, Labelled,
 from dense.data.labelled.segments import SegmentFormat
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
-from dense.data.values import TIFFS, channel_files, header_size
+from dense.data.values import TIFFS, files_of, header_size
 from heads.features import Size
 
 ORIENTATION = 0x0112  # EXIF tag; with 5 to 8 an image is rotated by 90 degrees
@@ -81,9 +81,7 @@ class FileSource:
         return self.images[index]
 
     def identity(self, index: int) -> Identity:
-        files = channel_files(self.images[index], self.reading) or [Path(self.images[index])]
-        known = [file_identity(file) for file in files]
-        return Identity(known[0].name, ", ".join(one.version for one in known))
+        return file_identity(*files_of(Path(self.images[index]), self.reading))
 
     def take(self, indices: Sequence[int], whole: int = 0, split_by: str | None = None) -> FileSource:
         """Return the samples with these indices."""
@@ -174,10 +172,11 @@ def crop_bottom_centre(array: NDArray[Any], size: tuple[int, int], name: str) ->
     return array[height - rows :, left : left + columns]
 
 
-def file_identity(path: str | Path) -> Identity:
-    """Return a file's path as its name, and its size and time of modification as its version."""
-    status = Path(path).stat()
-    return Identity(str(Path(path).resolve()), f"{status.st_size} bytes at {status.st_mtime_ns}")
+def file_identity(*paths: str | Path) -> Identity:
+    """Return the path of the first file as name, and the sizes and times of modification of all of them as version."""
+    status = [Path(path).stat() for path in paths]
+    version = ", ".join(f"{one.st_size} bytes at {one.st_mtime_ns}" for one in status)
+    return Identity(str(Path(paths[0]).resolve()), version)
 
 
 def image_size(path: str) -> tuple[int, int] | None:

@@ -102,6 +102,7 @@ def find(
         paths = [Path(path).relative_to(folder).as_posix() for path in whole]
     for path in paths:
         stem = stem_of(Path(path), reading).as_posix() if image and reading.channels else path.rpartition(".")[0]
+        stem = stem.removesuffix(".ome")
         id = stem if after == ANY else path.removesuffix(after)
         if (after != ANY and not path.endswith(after)) or not id.startswith(prefix):
             continue

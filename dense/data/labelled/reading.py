@@ -30,7 +30,7 @@ def _named_errors(path: Path, what: str) -> Iterator[None]:
         raise ImageError(f"no such {what}: {path}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image of a known format") from None
-    except DataError:
+    except (DataError, ImageError):
         raise
     except Exception as error:  # readers raise nearly anything on damaged bytes
         raise ImageError(f"{path} is damaged or truncated ({error or type(error).__name__})") from error

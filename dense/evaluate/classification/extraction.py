@@ -18,8 +18,10 @@ from dense.backbone import Backbone
 from dense.console import progress
 from dense.data.cache import DamagedRecord, key_digest, read_record, sweep, weights_digest, write_record
 from dense.data.labelled.files import file_identity
+from dense.data.levels import PHOTOGRAPHS
 from dense.data.shards import ShardImages
 from dense.data.unlabelled import SceneImages
+from dense.data.values import files_of
 from dense.evaluate.classification.data import Examples, View
 from dense.evaluate.classification.features import (
     Choice,
@@ -125,7 +127,8 @@ def version(examples: Examples) -> str:
             about = f"seed {source.scenes.seed}, {source.scenes.size}"
         else:
             path = Path(source.shard(index) if isinstance(source, ShardImages) else source.name(index))
-            about = file_identity(path).version if path.exists() else "absent"
+            files = files_of(path, getattr(source, "reading", PHOTOGRAPHS))
+            about = file_identity(*files).version if path.exists() else "absent"
         text = f"{source.name(index)}\0{examples.labels[index]}\0{about}\0"
         digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -111,7 +111,7 @@ def _stored(file: IO[bytes], name: str, channels: int | None) -> Stored:
 
 def has_deep_colours(start: bytes) -> bool:
     """Whether a file begins as a PNG of 16 bits with colours or opacity, of which PIL keeps 8 bits."""
-    return start.startswith(b"\x89PNG") and start[24] == 16 and start[25] in (2, 4, 6)
+    return start.startswith(b"\x89PNG") and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x04", b"\x06")
 
 
 def _deep(values: NDArray[np.uint16], file: IO[bytes], start: bytes) -> Stored:

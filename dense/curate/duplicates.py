@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -133,21 +134,15 @@ def _agreeing(
     first, second = np.minimum(first, second), np.maximum(first, second)
     once = np.unique(first * len(group) + second, return_index=True)[1]
     order = once[np.argsort(-cosine[once], kind="stable")].tolist()
-    joined, failed, agreeing = np.arange(len(group)), np.zeros(len(group), np.int64), list[int]()
-
-    def root(place: int) -> int:
-        while (above := int(joined[place])) != place:
-            joined[place] = joined[above]
-            place = above
-        return place
-
+    joined = DisjointSet(np.unique(group[np.concatenate([first, second])]).tolist())
+    failed, agreeing = np.zeros(len(group), np.int64), list[int]()
     for pair in progress(order, "pairs of near images", len(order)):
         a, b = int(first[pair]), int(second[pair])
-        one, other = root(int(group[a])), root(int(group[b]))
-        if one == other or max(failed[a], failed[b]) >= COMPARED:
+        one, other = int(group[a]), int(group[b])
+        if joined.connected(one, other) or max(failed[a], failed[b]) >= COMPARED:
             continue
         if compare(a, b).correlation >= agreement:
-            joined[one] = other
+            joined.merge(one, other)
             agreeing.append(pair)
         else:
             failed[[a, b]] += 1

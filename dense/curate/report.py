@@ -71,7 +71,7 @@ class Decisions:
         return dict(zip(self.pool.roots, numbers, strict=True))
 
     def summary(self) -> str:
-        """Return the counts in words, with the number of duplicates detected by cosine only."""
+        """Return the counts in words, with the number of duplicates that hashes miss."""
         notes = {"duplicate": f" ({self.by_cosine} of them missed by hashes)"} if self.by_cosine else {}
         return ", ".join(f"{n} {reason}{notes.get(reason, '')}" for reason, n in self.counts().items() if n)
 

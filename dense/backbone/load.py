@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, describe
 from dense.backbone.channels import adapted, inputs_of
-from dense.backbone.positions import PERIODS, periods_of
+from dense.backbone.positions import PERIODS, interpolate_positions, periods_of
 from dense.backbone.saved import CONFIG, WEIGHTS, fetching, read_json
 from dense.backbone.spec import (
     IMAGENET_MEAN,
@@ -25,6 +26,7 @@ from dense.backbone.spec import (
     by_name,
     channel_names,
 )
+from dense.backbone.vit import ViT
 from dense.backbone.weights import official
 from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint, recognise
 from dense.backbone.weights.huggingface import describe_config, from_huggingface
@@ -65,7 +67,7 @@ def load_backbone(
             "random": the first layer is initialised; "each": the network sees one channel at a time, by the sum of the
             filters, and its tokens are the mean over channels (see `BackboneSpec.each_channel`).
         overrides: fields of the spec (positions, padding, layers, norm, mean, std, ...) or arguments of timm's model
-            (img_size, drop_path_rate, depth, ...).
+            (img_size, drop_path_rate, depth, ...). Learned positions are interpolated to the grid of `img_size`.
 
     The result is in evaluation mode and on the CPU; `backbone.spec` holds its numerical choices, `backbone.report` what
     matched.
@@ -187,11 +189,14 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         overrides = overrides | {"channels": spec.channels}
     kept = _renamed(kept, spec.channels, overrides)
     wanted = describe(spec.name, **{**kept, **spec.arguments, **overrides})
-    if rule is None and (wanted.channels, wanted.each_channel) == (spec.channels, spec.each_channel):
+    same = [(each.channels, each.each_channel, each.image_size) for each in (wanted, spec)]
+    if rule is None and same[0] == same[1]:
         return Backbone.open(folder, {**config, "backbone": wanted.to_dict()})
     backbone = Backbone.from_spec(wanted)
     held = inputs_of(spec)
-    backbone.load_tensors(adapted(read_checkpoint(folder / WEIGHTS), backbone, rule, str(folder), held))
+    backbone.load_tensors(
+        _on_grid(adapted(read_checkpoint(folder / WEIGHTS), backbone, rule, str(folder), held), backbone)
+    )
     return backbone
 
 
@@ -234,7 +239,8 @@ def _from_timm(name: str, spec: BackboneSpec, rule: ChannelsFrom | None) -> Back
         tags = [] if name in ALIASES else timm.list_pretrained(timm_name.split(".")[0] + "*")[:5]
         advice = f"it does for {', '.join(tags)}" if tags else "give their file instead: weights='PATH'"
         raise WeightsError(f"timm publishes no weights for {name}; {advice}")
-    options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True}) | dict(spec.arguments)
+    options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True})
+    options |= {k: v for k, v in spec.arguments.items() if k != "img_size"}  # positions follow below
     with fetching(timm_name):
         published = timm.create_model(timm_name, pretrained=True, **options)
     state = {f"model.{k}": v for k, v in published.state_dict().items()}
@@ -338,7 +344,7 @@ def _install(
         elif name.startswith("model.fc_norm."):
             ignored.append(name)
     defaults = sorted(k for k in NEUTRAL if k in model and k not in state)
-    state = {k: v for k, v in state.items() if k not in ignored} | {k: model[k] for k in defaults}
+    state = {k: v for k, v in _on_grid(state, backbone).items() if k not in ignored} | {k: model[k] for k in defaults}
     report = compare(model, state, source, layout)
     report.matched = [k for k in report.matched if k not in defaults]
     report.ignored, report.defaults, report.unused = ignored, defaults, sorted(unused)
@@ -349,6 +355,19 @@ def _install(
     backbone.keep_unused(unused)
     backbone.report = report
     return backbone
+
+
+def _on_grid(state: StateDict, backbone: Backbone) -> StateDict:
+    """Return a state dict with its square table of positions on the grid of `img_size`, where that was asked for."""
+    table, own = state.get("model.pos_embed"), getattr(backbone.model, "pos_embed", None)
+    if not isinstance(backbone, ViT) or table is None or own is None or "img_size" not in backbone.spec.arguments:
+        return state
+    covered = own.shape[1] - math.prod(backbone.table_grid)  # prefix tokens that have a position
+    side = math.isqrt(max(table.shape[1] - covered, 0))
+    if table.shape[1:] == own.shape[1:] or (side * side + covered, own.shape[2]) != tuple(table.shape[1:]):
+        return state  # what differs is in the report
+    patches = interpolate_positions(table[:, covered:], (side, side), backbone.table_grid, backbone.spec.positions)
+    return state | {"model.pos_embed": torch.cat((table[:, :covered], patches), dim=1)}
 
 
 def _words(spec: BackboneSpec) -> str:

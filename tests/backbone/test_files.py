@@ -147,7 +147,7 @@ def test_another_architecture_names_the_one_that_fits() -> None:
     with pytest.raises(WeightsError, match=r"load_backbone\('dinov2_vits14'"):
         load_backbone("dino_vits16", files.dinov2(384, 2))
     with pytest.raises(WeightsError, match="other shapes"):
-        load_backbone("dinov2_vits14", files.dinov2(32, 2), img_size=224, **SMALL)
+        load_backbone("dinov2_vits14", files.dinov2(32, 2, size=224), **SMALL)
 
 
 def test_a_partial_match_is_refused() -> None:

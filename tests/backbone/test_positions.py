@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from dense.backbone import load_backbone
 from dense.backbone.positions import PositionCache, interpolate_positions
 from dense.backbone.spec import Positions
+from dense.backbone.weights.report import WeightsError
 from tests.backbone.conftest import tiny
 
 
@@ -144,3 +146,21 @@ def test_rope_golden() -> None:
         -1.03957,
     ]
     assert rotated.tolist() == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg", "vit_tiny_patch16_224"])
+def test_weights_of_another_size(name: str, tmp_path: Path) -> None:
+    """Weights read with another `img_size`, from a file and a directory, give the features of the original there."""
+    small = {"patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2}
+    original = tiny(name, img_size=40, **small).eval()
+    original.save_pretrained(tmp_path)
+    image = torch.rand(2, 3, 24, 32)
+    expected = original(image, norm=True).class_token
+    for backbone in (
+        load_backbone(name, original.state_dict(), img_size=(24, 32), **small),
+        load_backbone(tmp_path, img_size=(24, 32)),
+    ):
+        assert backbone.spec.image_size == (24, 32)
+        assert torch.equal(backbone(image, norm=True).class_token, expected)
+    with pytest.raises(WeightsError, match=r"pos_embed is \(1, 2[56], 16\) in the file"):
+        load_backbone(name, original.state_dict(), **small)  # no size was asked for

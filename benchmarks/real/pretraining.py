@@ -186,7 +186,8 @@ def continued(options: argparse.Namespace) -> list[_rows.Row]:
     before = dense.load_backbone(options.backbone, options.weights, frozen=True)
     own = {
         "model.backbone": {
-            "name": options.backbone, "arguments": {}, "init_from": options.weights, "head_warmup_steps": options.steps // 5,
+            "name": options.backbone, "arguments": {}, "init_from": options.weights,
+            "head_warmup_steps": options.steps // 5,
             "drop_path": 0.0,
         },
         "model.optim.lr": 1e-4, "model.optim.warmup_epochs": 0.2, "data.batch_size": 8, "data.workers": 1,

@@ -148,7 +148,7 @@ class Peer(pl.Callback):
 
 def _project(network: Any, images: torch.Tensor) -> torch.Tensor:
     backbone, head = network
-    return head(backbone(backbone.normalise(images), layers="last", norm=True).class_token)
+    return head(backbone.image_feature(backbone.normalise(images)))
 
 
 def lightly(options: argparse.Namespace) -> list[_rows.Row]:

@@ -15,8 +15,8 @@ from heads.features import Norm
 class Pyramid(Backbone, kind="pyramid"):
     """A timm model with `forward_intermediates` whose stages have their own strides; the prefix is empty.
 
-    The final norm, where there is one (ConvNeXt), belongs to the deepest stage; every setting of `norm` leaves
-    shallower stages raw.
+    The final norm, where there is one (ConvNeXt, ResNetV2), belongs to the deepest stage; every setting of `norm`
+    leaves shallower stages raw.
     """
 
     def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
@@ -43,10 +43,11 @@ class Pyramid(Backbone, kind="pyramid"):
         return tuple(maps), _no_tokens(maps)
 
     def _final_norm(self) -> nn.Module:
-        norm: nn.Module | None = getattr(getattr(self.model, "head", None), "norm", None)
-        if norm is None or isinstance(norm, nn.Identity):
-            raise ValueError(f"{self.spec.name} has no final norm; use norm=False")
-        return norm
+        for owner in (getattr(self.model, "head", None), self.model):
+            norm = getattr(owner, "norm", None)
+            if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+                return norm
+        raise ValueError(f"{self.spec.name} has no final norm; use norm=False")
 
     def _after_norm(self, layer: int, patches: Tensor, prefix: Tensor) -> tuple[Tensor, Tensor]:
         norm = self._final_norm()

@@ -37,6 +37,7 @@ TOKEN_MODELS: dict[str, dict[str, Any]] = {
 PYRAMIDS = [
     "resnet18",
     "resnet50",
+    "resnetv2_18",
     "convnext_atto",
     "convnextv2_atto",
     "regnetx_002",
@@ -92,6 +93,15 @@ def test_pyramids_equal_timm(name: str) -> None:
         assert torch.equal(mine, their)
         assert mine.shape == (1, channels, 96 // stride, 128 // stride)
         assert prefix.shape == (1, 0, channels)
+
+
+def test_final_norm_of_a_resnetv2() -> None:
+    """With norm=True the vector of an image is what timm's own head reads."""
+    backbone = load_backbone("resnetv2_18", width_factor=0.5, norm=True)
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        theirs = backbone.model.forward_head(backbone.model.forward_features(images), pre_logits=True)
+        assert torch.allclose(backbone.image_feature(images), theirs, atol=1e-5)
 
 
 def test_there_are_enough_models() -> None:

@@ -49,10 +49,10 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def peak_memory(function: Callable[[], object]) -> float:
-    """Return the peak of resident memory during a call in MB, beyond what was resident before it (Linux)."""
+def peak_memory(function: Callable[[], object], before: float | None = None) -> float:
+    """Return the peak of resident memory during a call in MB, beyond `before` or what was resident (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
+    before = resident("VmRSS") if before is None else before
     function()
     return resident("VmHWM") - before
 

@@ -21,7 +21,10 @@ def parser(description: str | None, rows: Mapping[str, Any]) -> argparse.Argumen
     parser.add_argument("data", type=Path, help="folder of the labelled images, with train/ and val/")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all if left out: {', '.join(rows)}")
     parser.add_argument("--backbone", default="dinov2_vits14", help="name of the frozen backbone")
-    parser.add_argument("--weights", required=True, help="its weight file, or timm to download")
+    parser.add_argument(
+        "--weights", required=True, type=lambda given: None if given == "none" else given,
+        help="its weight file, timm to download, or none for a backbone of the package",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and rows; finished rows are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", type=Path, help="page whose section is replaced")

@@ -46,18 +46,21 @@ def train(
         data: folder of the labelled images (`data.root`).
         output: folder of the run.
         backbone: a timm name, an official name or a saved directory; None for the recipe's.
-        weights: "timm", a file or a directory; None for the recipe's.
+        weights: "timm", a file or a directory; None for the recipe's, or for those of a saved directory.
         **overrides: any other option by its dotted name, such as ``**{"model.steps": 200}``.
 
     Raises:
         UsageError: an option or a value is not accepted.
         KeyboardInterrupt: a signal stopped the run.
     """
+    from dense.backbone.weights.names import directory
     from dense.predict import Predictor
     from dense.training.cli import arguments_of
 
     chosen = {"model.backbone.name": backbone, "model.backbone.weights": weights}
     options = {"data.root": data, "output": output} | {k: v for k, v in chosen.items() if v is not None}
+    if backbone is not None and weights is None and directory(backbone) is not None:
+        options["model.backbone.weights"] = None  # it brings its own
     status, folder = _train(arguments_of(recipe, options | overrides))
     if status:
         raise KeyboardInterrupt(f"the run in {folder} was stopped; the same call continues it")

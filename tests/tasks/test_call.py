@@ -57,6 +57,20 @@ def test_a_call_continues_a_run_and_refuses_another(tmp_path: Path, capsys: pyte
         train(tmp_path, **{"model.optim": OptimOptions(lr=0.5)})
 
 
+def test_a_saved_backbone_brings_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe whose weights are timm's takes a backbone of the package as it is."""
+    given: list[str] = []
+
+    def run(argv: list[str]) -> tuple[int, Path]:
+        given.extend(argv)
+        return 1, tmp_path
+
+    monkeypatch.setattr("dense.cli.train._train", run)
+    with pytest.raises(KeyboardInterrupt):
+        dense.train("segmentation/small_data", data=tmp_path, output=tmp_path / "run", backbone="photos_tiny")
+    assert "null" in given[given.index("--model.backbone.weights") + 1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -6,7 +6,7 @@ REAL holds cifar10/train/, camvid/ and kitchen/ (README.md of this folder names 
 parts all are run; each takes minutes with --steps 100, and finished parts are kept in --output.
 
 cifar10      the recipe pretrain/cifar10, k-NN along the run, beside random initialisation and raw pixels
-objectives   the same images, network, crops and steps with DINO alone, and with masked patches and KoLeo (DINOv2)
+objectives   a small ViT on the same images, crops and steps with DINO alone, and with masked patches and KoLeo (DINOv2)
 lightly      DINO, and lightly's head, loss and moving average on the very same batches, from the same student; both
              centre their targets. Left out where lightly is absent (pip install --target FOLDER lightly; PYTHONPATH)
 continued    DINOv2-S continued on the training images of CamVid and the kitchen: k-NN of CIFAR-10 along the run shows
@@ -39,7 +39,14 @@ from dense.training.curves import read_metrics
 from pretrain.run import open_run, run
 
 PARTS = ("cifar10", "objectives", "lightly", "continued")
-RECIPE = "pretrain/cifar10"
+RECIPE, SIZE = "pretrain/cifar10", 64
+VIT: dict[str, Any] = {  # masked patches need tokens
+    "model.backbone": {
+        "name": "vit_tiny_patch16_224", "arguments": {"patch_size": 8, "img_size": 32, "depth": 6}, "drop_path": 0.0,
+    },
+    "data.views.init_args.global_size": 32, "data.views.init_args.blur_sigma": [0.1, 0.5], "model.optim.lr": 1e-3,
+    "knn.resize": 32, "knn.crop": 32,
+}  # fmt: skip
 MASKED = {
     "model.ibot": {
         "weight": 1.0, "head": {"out_dim": 1024, "hidden_dim": 512, "bottleneck_dim": 128, "batch_norm": True},
@@ -60,14 +67,17 @@ def lists_of(options: argparse.Namespace) -> tuple[str, str, str]:
 
 
 def knn(backbone: Backbone, bank: str, val: str, size: int, baselines: bool = False) -> _rows.Row:
-    """Return the accuracy of the class token and of the average of patches; with baselines also that of raw pixels."""
+    """Return the accuracy of the class token, if any, and of the average; with baselines also that of raw pixels."""
+    names = ["class", "average"] if backbone.spec.class_token else ["average"]
     found = dense.evaluate(
-        backbone, val, "knn", train=bank, resize=size, crop=size, readout=["class", "average"], holdout=0,
-        baselines=baselines, workers=0,
+        backbone, val, "knn", train=bank, resize=size, crop=size, readout=names, holdout=0, baselines=baselines,
+        workers=0,
     )  # fmt: skip
-    scores = {k: v for k, v in found.numbers["scores"].items() if k.endswith("top1 k=20")}
-    row = {name: next(v for k, v in scores.items() if k.startswith(name)) for name in ("class", "average")}
-    return row | ({"pixels": next(v for k, v in scores.items() if k.startswith("pixels"))} if baselines else {})
+    best, numbers = "top1 k=20", found.numbers
+    scores = numbers.get("scores") or {f"{names[0]}, {best}": numbers[best]}  # of one alone
+    scores = {k: v for k, v in scores.items() if k.endswith(best)}
+    names += ["pixels"] * baselines
+    return {name: next(v for k, v in scores.items() if k.startswith(name)) for name in names}
 
 
 def changes(options: argparse.Namespace, bank: str, val: str, **more: Any) -> dict[str, Any]:
@@ -86,23 +96,26 @@ def curve(folder: Path) -> list[tuple[int, float]]:
     return [(int(s), float(v)) for s, v in zip(steps, values, strict=True)]
 
 
-def trained(options: argparse.Namespace, name: str, **more: Any) -> _rows.Row:
+def trained(options: argparse.Namespace, name: str, size: int = SIZE, **more: Any) -> _rows.Row:
     """Pretrain on CIFAR-10 and return k-NN of the result and along the run."""
     root, bank, val = lists_of(options)
     folder = options.output / name
     backbone = dense.pretrain(RECIPE, data=root, output=folder, **changes(options, bank, val, **more))
-    return {"what": name, "curve": curve(folder)} | knn(backbone, bank, val, 32)
+    return {"what": name, "curve": curve(folder)} | knn(backbone, bank, val, size)
 
 
 def cifar10(options: argparse.Namespace) -> list[_rows.Row]:
     row = trained(options, "DINO")
     _, bank, val = lists_of(options)
     fresh = randomly_initialised(dense.load_backbone(options.output / "DINO/backbone"), options.seed)
-    return [{"what": "random initialisation"} | knn(fresh, bank, val, 32, baselines=True), row]
+    return [{"what": "random initialisation"} | knn(fresh, bank, val, SIZE, baselines=True), row]
 
 
 def objectives(options: argparse.Namespace) -> list[_rows.Row]:
-    return [trained(options, "DINO"), trained(options, "DINO + iBOT + KoLeo", **MASKED)]
+    return [
+        trained(options, f"ViT, {name}", 32, **VIT | more)
+        for name, more in (("DINO", {}), ("DINO + iBOT + KoLeo", MASKED))
+    ]
 
 
 class Peer(pl.Callback):
@@ -118,9 +131,12 @@ class Peer(pl.Callback):
         recipe = pl_module.recipe
         head, teacher, dim = recipe.head, recipe.teacher, pl_module.student.backbone.spec.dim
         torch.manual_seed(recipe.seed)
-        projection = DINOProjectionHead(dim, head.hidden_dim, head.bottleneck_dim, head.out_dim, head.batch_norm)
-        self.student = nn.ModuleList([copy.deepcopy(pl_module.student.backbone), projection]).train()
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        sizes = (dim, head.hidden_dim, head.bottleneck_dim, head.out_dim, head.batch_norm)
+        self.student, self.teacher = (
+            nn.ModuleList([copy.deepcopy(pl_module.student.backbone), DINOProjectionHead(*sizes)]).train()
+            for _ in range(2)
+        )
+        self.teacher.requires_grad_(False).load_state_dict(self.student.state_dict())
         self.loss = DINOLoss(head.out_dim, teacher.temperature, teacher.temperature, 0, center_momentum=0.9)
         decayed = [p for p in self.student.parameters() if p.ndim > 1]
         others = [p for p in self.student.parameters() if p.ndim < 2]
@@ -143,7 +159,7 @@ class Peer(pl.Callback):
                 nn.utils.clip_grad_norm_(parameter, clip)
         self.optimizer.step()
         update_momentum(self.student, self.teacher, plan.momentum(step))
-        self.losses.append(float(loss))
+        self.losses.append(float(loss.detach()))
 
 
 def _project(network: Any, images: torch.Tensor) -> torch.Tensor:
@@ -172,7 +188,7 @@ def lightly(options: argparse.Namespace) -> list[_rows.Row]:
         (f"lightly {package.__version__}", peer.teacher[0].eval(), peer.losses),
     ):
         last = sum(losses[-tail:]) / tail
-        rows.append({"what": what, "loss": [float(losses[0]), float(last)]} | knn(backbone, bank, val, 32))  # type: ignore[arg-type]
+        rows.append({"what": what, "loss": [float(losses[0]), float(last)]} | knn(backbone, bank, val, SIZE))  # type: ignore[arg-type]
     return rows
 
 
@@ -214,9 +230,8 @@ def markdown(found: dict[str, list[_rows.Row]], options: argparse.Namespace) -> 
                 for key, words in (("pixels", "raw pixels"), ("camvid", "CamVid linear mIoU"))
                 if key in row
             ]
-            lines.append(
-                (part, row["what"], f"{row['class']:.3f}", f"{row['average']:.3f}", "; ".join(filter(None, more)))
-            )
+            scores = (f"{row[name]:.3f}" if name in row else "" for name in ("class", "average"))
+            lines.append((part, row["what"], *scores, "; ".join(filter(None, more))))
     words = f"{options.steps} steps; k-NN with {options.bank:,} images in the bank and {options.val:,} to classify."
     header = ("part", "run", "k-NN, class token", "k-NN, average", "more; k-NN along the run with its step")
     return f"{words}\n\n{table(header, lines)}"

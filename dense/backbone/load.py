@@ -239,7 +239,7 @@ def _from_timm(name: str, spec: BackboneSpec, rule: ChannelsFrom | None) -> Back
         tags = [] if name in ALIASES else timm.list_pretrained(timm_name.split(".")[0] + "*")[:5]
         advice = f"it does for {', '.join(tags)}" if tags else "give their file instead: weights='PATH'"
         raise WeightsError(f"timm publishes no weights for {name}; {advice}")
-    options = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True})
+    options: dict[str, Any] = {"num_classes": 0} | ({} if spec.kind == "pyramid" else {"dynamic_img_size": True})
     options |= {k: v for k, v in spec.arguments.items() if k != "img_size"}  # positions follow below
     with fetching(timm_name):
         published = timm.create_model(timm_name, pretrained=True, **options)

@@ -14,9 +14,11 @@ from PIL import Image
 from dense.data.labelled import open_labelled
 from dense.data.labelled.sample import Labelled
 from dense.data.scenes import render
+from dense.data.transforms import EvalTransform
 from dense.explore.judge import judge
 from dense.model.queries import instances, panoptic, semantic
 from dense.predict import Instances, Panoptic, Predictor, Segmentation
+from dense.predict.sheet import predictions_sheet
 from tests.predict.models import queries
 from tests.runs import call
 
@@ -169,6 +171,15 @@ def test_pages_show_objects() -> None:
         bare = judge(model, Labelled(sample.image, None, None, "bare"))
         assert set(bare.layers) == {"prediction"}
         assert "uncertainty" in bare.caption
+
+
+def test_sheets_of_resized_images() -> None:
+    """Ground truth that keeps its size is drawn over the image at working size."""
+    source = open_labelled("scenes", "val", targets=("masks",), length=1, size=64)
+    sample = EvalTransform(size=32)(source.read(0))
+    assert sample.segments is not None
+    assert sample.segments.masks.shape[1:] == (64, 64)
+    assert predictions_sheet(queries("instance", source_classes()), [sample], source.classes).ndim == 3
 
 
 def source_classes() -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -111,11 +111,20 @@ class MasksTask(DenseTask):
 
     def set_masking(self) -> None:
         """Set each block's probability of masked attention to that of this step."""
+        self.network.head.masking = annealed(self.trainer.global_step / self.steps, self.spans)
+
+    @property
+    def spans(self) -> Sequence[tuple[float, float]]:
+        """From which to which fraction of the run each block's masked attention fades out."""
         blocks = self.network.head.blocks
         spans = default_spans(blocks) if self.annealing is None else self.annealing or [(-1.0, 0.0)] * blocks
         if len(spans) != blocks:
             raise ValueError(f"annealing={spans}: expected a start and an end for each of {blocks} blocks")
-        self.network.head.masking = annealed(self.trainer.global_step / self.steps, spans)
+        return spans
+
+    def settled(self, step: int) -> bool:
+        """Whether masked attention has faded out of all blocks."""
+        return step / self.steps >= max(end for _, end in self.spans)
 
     def maps(self, batch: Batch) -> tuple[Maps, Batch]:
         """Return the predictions of all blocks, at the head's resolution, and the batch with pasted objects."""

@@ -179,7 +179,8 @@ class BestModel(pl.Callback):
     """Save the model whenever the monitored metric improves; stop early when it does not.
 
     Where a run has at most `FEW` validations, each of which is noisy, one within `CLOSE` of the best value so far is
-    better if the task's second metric is not worse; a later model wins where nothing else decides.
+    better if the task's second metric is not worse; a later model wins where nothing else decides. Validations of a
+    network that is not settled yet, such as one with masked attention, do not end a run, and lose every tie.
 
     Args:
         folder: the saved directory of the best model.
@@ -220,7 +221,7 @@ class BestModel(pl.Callback):
             self.classes = pl_module.class_ious
             if trainer.is_global_zero:
                 save(pl_module.network, self.folder)
-        else:
+        elif pl_module.settled(trainer.global_step):
             self.waited += 1
             if self.stops:
                 trainer.should_stop = True
@@ -241,7 +242,7 @@ class BestModel(pl.Callback):
         gain = (now[name] - peak) * (1 if task.mode == "max" else -1)
         if self.few and second in now and abs(gain) <= CLOSE * abs(peak):
             return now[second] >= self.best[second]
-        return gain > 0
+        return gain > 0 or (gain == 0 and not task.settled(int(self.best["step"])))
 
     def reason(self, task: DenseTask, step: int) -> str | None:
         """Return why a run ended before its last step, if early stopping ended it."""

@@ -209,7 +209,7 @@ class Predictor:
             numbered = number_partitions(places, found, things, sink.put_tile(size))
             rows = sink.put_segments(numbered, image.damaged)
         else:
-            rows = sink.put_objects(joined_instances(places, list(found)), size)
+            rows = sink.put_objects(joined_instances(places, list(found), self.score), size)
         file = Coco()
         name = sink.stem.name
         file.describe(name, image.shape, rows, self._classes, things, f"{name}_panoptic.tif")

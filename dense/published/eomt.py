@@ -34,6 +34,7 @@ KINDS = {
 }
 THINGS = {133: 80}  # of COCO's panoptic classes, the first ones
 COUNTS: dict[int, MaskKind] = {133: "panoptic", 80: "instance"}  # classes of COCO
+OWN_KIND, OWN_THINGS = "dino_dense_kind", "dino_dense_things"  # keys of config.json, beside those of transformers
 DIFFERENCE = 0.05  # mean weight of a norm, below which weights are differences to others
 DEFAULTS: dict[str, Any] = {  # of EomtConfig and EomtDinov3Config; config.json may omit them
     "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "hidden_act": "gelu", "image_size": 640,
@@ -142,6 +143,9 @@ def build_transformers(file: Published, kind: str | None = None, things: Sequenc
     names = config.get("id2label") or {}
     count = head["class_head.weight"].shape[0] - 1
     classes = [names.get(str(i), str(i)) for i in range(count)] if names else None
+    kind = kind or config.get(OWN_KIND)
+    if things is None and kind == config.get(OWN_KIND):
+        things = config.get(OWN_THINGS)
     if kind is None and file.preprocessor.get("do_split_image"):
         kind = "semantic"
     family = f"hf_{config['model_type']}"
@@ -165,7 +169,12 @@ def join(
     count = head["class_head.weight"].shape[0] - 1
     kind = choose(file, "kind", kind or COUNTS.get(count), KINDS)
     if things is None and kind == "panoptic":
-        things = range(THINGS.get(count, count))
+        if count not in THINGS:
+            raise WeightsError(
+                f"{file.path} does not record which of its {count} classes are countable objects, so give their "
+                "indices: things=[0, 1] (--set things=[0,1])"
+            )
+        things = range(THINGS[count])
     if things is not None and not all(0 <= i < count for i in things):
         raise WeightsError(f"things={list(things)}: expected indices of the {count} classes of {file.path}")
     spec = {
@@ -210,6 +219,7 @@ def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[st
     if facts.image_size[0] != facts.image_size[1]:
         raise WeightsError(f"transformers' EoMT is for square images and this backbone's table for {facts.image_size}")
     output = spec["outputs"]["masks"]
+    things = output["things"] or ([True] * output["count"] if output["kind"] == "panoptic" else None)
     names = model.classes or tuple(map(str, range(output["count"])))
     resize = model.inference.resize
     hidden = own["model.blocks.0.mlp.fc2.weight"].shape[1]
@@ -238,6 +248,8 @@ def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[st
         "num_register_tokens": facts.registers,
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
+        OWN_KIND: output["kind"],
+        OWN_THINGS: None if things is None else [i for i, thing in enumerate(things) if thing],
     }
     if rope:
         gated = "model.blocks.0.mlp.fc1_g.weight" in own

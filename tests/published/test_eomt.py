@@ -77,6 +77,8 @@ def test_directories_of_transformers(name: str, masked: float, tmp_path: Path) -
     assert_equal(ours, peer)
     kind = export_huggingface(ours, tmp_path / "ours")
     assert kind == type(peer).__name__
+    back = load_published(tmp_path / "ours")
+    assert (back.task, back.outputs["masks"].things) == (ours.task, ours.outputs["masks"].things)
     again = getattr(transformers, kind).from_pretrained(tmp_path / "ours").eval()
     theirs, mine = peer.state_dict(), again.state_dict()
     assert theirs.keys() == mine.keys()
@@ -186,6 +188,8 @@ def test_certificate_and_mistakes(tmp_path: Path) -> None:
     assert certify(tmp_path, ours).equal
     with pytest.raises(WeightsError, match="expected indices of the 4 classes"):
         load_published(tmp_path, kind="panoptic", things=[7])
+    with pytest.raises(WeightsError, match=r"which of its 4 classes are countable objects, .* things=\[0, 1\]"):
+        load_published(tmp_path, kind="panoptic")
     with pytest.raises(WeightsError, match="kind='segments' does not suit"):
         load_published(tmp_path, kind="segments")
     ours.backbone.spec = ours.backbone.spec.from_dict(ours.backbone.spec.to_dict() | {"family": "timm"})

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dense.backbone import WeightsError
-from dense.model.network import DenseModel
+from dense.model.network import DenseModel, Inference
+from dense.published.convert import write
 from dense.published.eomt import to_transformers
 from dense.published.export import export_huggingface
 from dense.published.parity import certify
@@ -84,6 +85,26 @@ def test_directories_of_transformers(name: str, masked: float, tmp_path: Path) -
     assert theirs.keys() == mine.keys()
     assert [k for k in theirs if not torch.equal(theirs[k], mine[k])] == ["criterion.empty_weight"]
     assert_equal(ours, again)
+
+
+@pytest.mark.parametrize("name", ["registers", "no registers, patch 14", "dinov3"])
+@pytest.mark.parametrize("inference", [Inference(resize=90), Inference(longer=112), Inference(window=80)])
+def test_the_working_size_goes_to_transformers(name: str, inference: Inference, tmp_path: Path) -> None:
+    """Positions are those of the working size, in whole patches, which is the one that transformers' model reads."""
+    peer_of(name, tmp_path / "theirs")
+    ours = load_published(tmp_path / "theirs", kind="instance")
+    ours.inference = inference
+    words = write(ours, tmp_path / "theirs", tmp_path / "ours", "huggingface")
+    again = transformers.AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "ours").eval()
+    patch, wanted = ours.backbone.spec.patch, inference.longer or inference.resize or inference.window
+    assert wanted <= again.config.image_size < wanted + patch
+    assert again.config.image_size % patch == 0
+    assert f"opens {again.config.image_size}x{again.config.image_size} only; images are shrunk to fit and" in words
+    assert "interpolate" not in words
+    assert_equal(ours, again)
+    ours.inference = Inference(resize=(64, 128))
+    with pytest.raises(WeightsError, match=r"this model images of 64x128; .* Inference\(longer=128\)"):
+        write(ours, tmp_path / "theirs", tmp_path / "ours", "huggingface")
 
 
 def repository_state(name: str, peer: Any) -> dict[str, Tensor]:

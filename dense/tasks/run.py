@@ -22,6 +22,7 @@ from dense.console import say, warn
 from dense.data.labelled.open import draw, open_labelled
 from dense.data.labelled.sample import LabelledSource
 from dense.data.levels import Reading
+from dense.data.transforms import new_size
 from dense.data.windows import DAMAGED, surveyed
 from dense.files import write
 from dense.losses.base import DepthKind
@@ -283,10 +284,16 @@ def check_views(task: DenseTask, data: DenseData) -> None:
     """Warn where training sees much less of an image, or objects at another size, than validation and prediction."""
     if not isinstance(data.train_set, Drawn) or not len(data.val):
         return
-    transform, whole = data.train_set.transform, min(data.first_image().shape[-2:])
-    validated = min(task.inference.window or whole, whole)
+    transform, inference, image = data.train_set.transform, task.inference, data.first_image()
+    size = (image.shape[-2], image.shape[-1])
+    to_crop = transform.augment.scale_to == "crop"  # the longer side fits in the crop, which is then scaled
+    shown = size if inference.longer is None else new_size(inference.size_of(size), *size)
+    whole = max(shown) if to_crop else min(shown)
+    validated = min(inference.window or whole, whole)
     trained = min(transform.crop_size) if transform.crop_size else validated
-    low, high = transform.augment.scale
+    low, high = (1.0, 1.0) if to_crop else transform.augment.scale
+    depth = ", from which depth suffers most" if "depth" in task.outputs else ""
+    option = "resize" if inference.longer is None and not to_crop else "longer"
     for what, one, other in (
         ("views of {} pixels", trained, validated),
         ("objects at {} times their size", math.sqrt(low * high), 1.0),
@@ -294,8 +301,8 @@ def check_views(task: DenseTask, data: DenseData) -> None:
         if not 1 / SCALES_APART < one / other < SCALES_APART:
             warn(
                 f"training sees {what.format(f'{one:.3g}')}, validation and prediction {other:.3g}: a factor of more "
-                f"than {SCALES_APART}, from which depth suffers most; set --model.inference.resize {trained} to train "
-                "and predict at one working size, or --model.inference.window to predict in windows"
+                f"than {SCALES_APART}{depth}; set --model.inference.{option} {trained} to train and predict at one "
+                "working size, or --model.inference.window to predict in windows"
             )
 
 

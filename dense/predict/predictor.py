@@ -212,7 +212,9 @@ class Predictor:
             rows = sink.put_objects(joined_instances(places, list(found), self.score), size)
         file = Coco()
         name = sink.stem.name
-        file.describe(name, image.shape, rows, self._classes, things, f"{name}_panoptic.tif")
+        file.describe(
+            f"{name}{image.image.path.suffix}", image.shape, rows, self._classes, things, f"{name}_panoptic.tif"
+        )
         file.write(Path(f"{sink.stem}_{file.name}.json"))
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:

@@ -150,6 +150,15 @@ def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     name = "instances" if kind == "instance" else "panoptic"
     written = {path.name for path in (tmp_path / "out").glob("0*")}
     assert written == {f"0_{name}.json", f"0_{name}.png", "0_overlay.png"}
+    of_one = json.loads((tmp_path / f"out/1_{name}.json").read_text())
+    assert [one["file_name"] for one in of_one["images"]] == ["1.png"]
+    if kind == "panoptic":
+        assert of_one["annotations"][0]["file_name"] == "1_panoptic.png"
+    else:
+        assert "objects with a score of at least 0.5 in 2 images\n" in run.stdout
+        words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
+        none = call([*words, "--score", "0.999"]).stdout
+        assert "0 objects with a score of at least 0.999 in 2 images; a smaller --score keeps less certain ones" in none
     source = open_labelled(tmp_path / "photos", "all", targets=("masks",), annotations=tmp_path / f"out/{name}.json")
     segments = source.read(1).segments
     assert segments is not None

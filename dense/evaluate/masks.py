@@ -20,7 +20,7 @@ from dense.evaluate.dense import check_before, check_classes, working_size
 from dense.evaluate.large import compare_instances, compare_segments, large_settings, refuse_large
 from dense.evaluate.protocol import Protocol, Result, named
 from dense.metrics import MaskAP, PanopticQuality
-from dense.model.inference import WHOLE, of_pixels
+from dense.model.inference import whole_size
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import TOP, Found, Partition
 from dense.model.tiles import best, finder, in_tiles, joined_instances, search
@@ -89,7 +89,7 @@ def evaluate_masks(model: DenseModel, source: LabelledSource, what: str, protoco
         if sample.segments is None:
             raise ValueError(f"{sample.name} has no masks of objects")
         size = (sample.image.shape[0], sample.image.shape[1])
-        small = resize_image(sample.image, protocol.inference.size_of(size))
+        small = resize_image(sample.image, whole_size(protocol.inference, size))
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))[None].to(device)
         found = predict(model.backbone.normalise(pixels)[0], size)
         target = sample.segments
@@ -106,10 +106,7 @@ def _measure_large(
     image, inference, full = targets.windows, protocol.inference, targets.size
     assert image is not None
     device = next(model.parameters()).device
-    size = inference.size_of(full)
-    if size is None and inference.window is None:  # as in prediction
-        size = of_pixels(full, WHOLE)
-    shrunk = new_size(size, *full)
+    shrunk = new_size(whole_size(inference, full), *full)
     pixels: Any = image.pixels(device)
     if shrunk != full:
         pixels = torch.from_numpy(image.shrunk(shrunk).transpose(2, 0, 1)).to(device)

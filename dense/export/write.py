@@ -19,7 +19,7 @@ from dense.data.levels import Reading
 from dense.export.files import compare, onnx_runner, pt2_runner, require_packages, write_onnx, write_pt2
 from dense.export.network import ExportNetwork, check_size, example
 from dense.files import replacing
-from dense.model.network import DenseModel
+from dense.model.network import DenseModel, Inference
 from dense.predict.predictions import Depth
 from heads.features import Norm, Size
 
@@ -70,8 +70,14 @@ def export(
         raise ValueError(f"the head {model.head.options()['name']} cannot be exported; use dense predict")
     if size is None:
         size = model.facts.get("view") if isinstance(model, DenseModel) else None
+    inference = model.inference if isinstance(model, DenseModel) else Inference()
+    if size is None and isinstance(inference.resize, tuple):
+        size = inference.resize
     if size is None:
-        raise ValueError("size: the model has no working size; give height and width in pixels, --size H W")
+        sides = (("longer", inference.longer), ("shorter", inference.resize))
+        known = (f"of the model's working size only the {which} side is known, {side}" for which, side in sides if side)
+        message = next(known, "the model has no working size")
+        raise ValueError(f"size: {message}; give height and width in pixels, --size H W")
     network = ExportNetwork(
         copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm, raw_depth
     )

@@ -182,6 +182,14 @@ def of_pixels(size: Size, pixels: int) -> Size:
     return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
+def whole_size(inference: Inference, size: Size, focal: float | None = None) -> int | Size | None:
+    """Return the working size of an image that is best seen whole: with neither size nor window, `WHOLE` pixels."""
+    found = inference.size_of(size, focal)
+    if found is None and inference.window is None and size[0] * size[1] > WHOLE:
+        return of_pixels(size, WHOLE)
+    return found
+
+
 def window_of(patch: int) -> int:
     """Return the side of windows where none is configured: the largest multiple of the patch up to `WINDOW`."""
     return max(patch, WINDOW // patch * patch)

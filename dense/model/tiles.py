@@ -2,8 +2,9 @@
 
 Two segments of one class in overlapping tiles are one object if their masks in the overlap have an IoU above `SAME`:
 both tiles see the same pixels there, also of an object that one of them cuts. An instance is then the union of its
-parts, with the best of their scores. In panoptic maps a stuff class is one segment of the image, and a pixel of several
-tiles is decided by the tile whose edges are farthest from it.
+parts, with the best of their scores, which has to reach the least score asked for; parts may have less, see `FLOOR`,
+since a tile that sees little of an object is less certain of it. In panoptic maps a stuff class is one segment of the
+image, and a pixel of several tiles is decided by the tile whose edges are farthest from it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dense.model.queries import TOP, Found, Partition, instances, panoptic
 from heads.features import Size
 
 SAME = 0.5  # IoU in the overlap of two tiles above which two masks are one object
+FLOOR = 0.05  # least score of a part of an object in a tile, where objects of more are asked for
 Tile = tuple[int, int]  # top, left
 
 Finder = Callable[[Tensor, Tensor, Size, Size], Any]  # logits of masks and classes, size of the result, of the input
@@ -62,14 +64,17 @@ def search(
     found = chain((first,), found)
     if isinstance(first, Partition):
         return _resized(merge_partitions(places, found, (height, width), things), size)
-    return _resized(merge_instances(places, list(found), (height, width)), size)
+    return _resized(merge_instances(places, list(found), (height, width), least), size)
 
 
 def in_tiles(
     network: Callable[[Tensor], Maps], image: Tensor | Pixels, inference: Inference, find: Finder,
     least: float = 0.0, top: int = TOP,
 ) -> tuple[list[Tile], Iterator[Any]]:  # fmt: skip
-    """Return the places of the tiles of an image (3, h, w), and what is found in each; without a window it is one."""
+    """Return the places of the tiles of an image (3, h, w), and what is found in each; without a window it is one.
+
+    least: smallest score of a joined instance, whose parts may have less
+    """
     height, width = image.shape[-2:]
     window = inference.window or max(height, width)
     tall, wide = min(window, height), min(window, width)
@@ -80,7 +85,9 @@ def in_tiles(
         for number, (y, x) in enumerate(places):
             within(number + 1, len(places), "tiles")
             maps = network(image[:, y : y + tall, x : x + wide][None])
-            one = best(find(maps["mask_logits"], maps["class_logits"], (tall, wide), (tall, wide)), least, top)
+            one = best(
+                find(maps["mask_logits"], maps["class_logits"], (tall, wide), (tall, wide)), min(least, FLOOR), top
+            )
             yield one if isinstance(one, Partition) else Pieces.of(one)
 
     return places, each()
@@ -162,8 +169,11 @@ class Groups:
         return number
 
 
-def joined_instances(places: Sequence[Tile], found: Sequence[Pieces]) -> list[Joined]:
-    """Return the instances of an image from those of its tiles, whose upper left corners are `places`, best first."""
+def joined_instances(places: Sequence[Tile], found: Sequence[Pieces], least: float = 0.0) -> list[Joined]:
+    """Return the instances of an image from those of its tiles, whose upper left corners are `places`, best first.
+
+    least: smallest score of an instance
+    """
     same, keys = Groups(), list[tuple[int, int]]()
     for tile, one in enumerate(found):
         same.add(places[tile], one.masks, one.classes)
@@ -179,7 +189,7 @@ def joined_instances(places: Sequence[Tile], found: Sequence[Pieces]) -> list[Jo
         )
         for group in groups.values()
     ]
-    return sorted(joined, key=lambda one: -one.score)
+    return sorted((one for one in joined if one.score >= least), key=lambda one: -one.score)
 
 
 def nearest(size: Size, full: Size) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -225,9 +235,9 @@ def _placed(tile: Tile, part: tuple[Tile, Tensor]) -> tuple[Tile, Tensor]:
     return (tile[0] + y, tile[1] + x), mask
 
 
-def merge_instances(places: Sequence[Tile], found: Sequence[Pieces], size: Size) -> Found:
+def merge_instances(places: Sequence[Tile], found: Sequence[Pieces], size: Size, least: float = 0.0) -> Found:
     """Return the instances of an image of `size` from those of its tiles, with masks of that size."""
-    joined = joined_instances(places, found)
+    joined = joined_instances(places, found, least)
     masks = torch.zeros(len(joined), *size, dtype=torch.bool)
     for row, one in enumerate(joined):
         for (y, x), mask in one.parts:

@@ -61,6 +61,10 @@ def predict_files(
                 objects.extend(one["kind"], one["objects"])
         if objects.content["images"]:
             objects.write(output / f"{objects.name}.json")
+            if objects.name == "instances":
+                number, count = len(objects.content["annotations"]), len(objects.content["images"])
+                less = "" if number else "; a smaller --score keeps less certain ones"
+                say(f"{number} objects with a score of at least {predictor.score:g} in {count} images{less}")
         for one in facts:
             if "damaged" in one:
                 print(
@@ -91,14 +95,15 @@ def _predict_image(predictor: Predictor, path: Path, stem: Path, output: Path, o
                 content["annotations"][0]["file_name"] = f"{stem}_panoptic.tif"
             facts |= {"kind": kind, "objects": content}
         return facts
-    prediction = predictor(image)
-    prediction.save(output / stem, image if overlays else None)
-    if isinstance(prediction, Anomaly):
-        return {"score": {"image": str(path), **prediction.row()}}
+    prediction, picture = predictor(image), image if overlays else None
     if isinstance(prediction, Instances | Panoptic):
+        prediction.save(output / stem, picture, f"{stem.name}{path.suffix}")
         objects = Coco()
         objects.add(f"{stem}{path.suffix}", prediction)
         return {"kind": objects.name, "objects": objects.content}
+    prediction.save(output / stem, picture)
+    if isinstance(prediction, Anomaly):
+        return {"score": {"image": str(path), **prediction.row()}}
     return {}
 
 

@@ -61,12 +61,12 @@ class Instances:
             for mask, label, score in zip(self.masks, self.labels, self.scores, strict=True)
         ]
 
-    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+    def save(self, stem: str | Path, image: Picture | None = None, name: str = "") -> list[Path]:
         """Write STEM_instances.png (16 bits: numbers), STEM_instances.json (COCO, run-length codes) and, given the
-        image, STEM_overlay.png; return the paths."""
+        image, STEM_overlay.png; return the paths. name: of the image's file, in the JSON file."""
         paths = [Path(f"{stem}_instances{end}") for end in (".png", ".json")]
         write_picture(paths[0], self.numbers)  # type: ignore[arg-type]
-        _write_json(self, stem, paths[1])
+        _write_json(self, name or Path(stem).name, paths[1])
         return paths + _write_overlay(self, stem, image)
 
 
@@ -106,12 +106,12 @@ class Panoptic:
             for place in range(len(self.labels))
         ]  # fmt: skip
 
-    def save(self, stem: str | Path, image: Picture | None = None) -> list[Path]:
+    def save(self, stem: str | Path, image: Picture | None = None, name: str = "") -> list[Path]:
         """Write STEM_panoptic.png (ids as colours R + 256 G + 65536 B, as COCO), STEM_panoptic.json and, given the
-        image, STEM_overlay.png; return the paths."""
+        image, STEM_overlay.png; return the paths. name: of the image's file, in the JSON file."""
         paths = [Path(f"{stem}_panoptic{end}") for end in (".png", ".json")]
         write_picture(paths[0], as_colours(self.segments + 1))
-        _write_json(self, stem, paths[1])
+        _write_json(self, name or Path(stem).name, paths[1])
         return paths + _write_overlay(self, stem, image)
 
 
@@ -126,9 +126,9 @@ def of_colours(colours: Picture) -> NDArray[np.int64]:
     return red | green << 8 | blue << 16
 
 
-def _write_json(prediction: Instances | Panoptic, stem: str | Path, path: Path) -> None:
+def _write_json(prediction: Instances | Panoptic, name: str, path: Path) -> None:
     file = Coco()
-    file.add(Path(stem).name, prediction)
+    file.add(name, prediction)
     file.write(path)
 
 

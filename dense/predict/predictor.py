@@ -23,7 +23,7 @@ from dense.data.large import LARGE, Pixels, Windows, open_if_large, open_windows
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.transforms import new_size, resize_image
 from dense.memory.anomaly import detect
-from dense.model.inference import WHOLE, Maps, augmented, bands, of_pixels, slid, slide, window_of
+from dense.model.inference import WHOLE, Maps, augmented, bands, slid, slide, whole_size, window_of
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import Partition, as_classes
 from dense.model.tiles import finder, in_tiles, joined_instances, number_partitions, search
@@ -209,10 +209,12 @@ class Predictor:
             numbered = number_partitions(places, found, things, sink.put_tile(size))
             rows = sink.put_segments(numbered, image.damaged)
         else:
-            rows = sink.put_objects(joined_instances(places, list(found)), size)
+            rows = sink.put_objects(joined_instances(places, list(found), self.score), size)
         file = Coco()
         name = sink.stem.name
-        file.describe(name, image.shape, rows, self._classes, things, f"{name}_panoptic.tif")
+        file.describe(
+            f"{name}{image.image.path.suffix}", image.shape, rows, self._classes, things, f"{name}_panoptic.tif"
+        )
         file.write(Path(f"{sink.stem}_{file.name}.json"))
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:
@@ -309,11 +311,9 @@ class Predictor:
 
     def _resized(self, image: RGB | Windows) -> RGB | Windows:
         """Resize an image as `inference` says; for depth and objects, also one of more than `WHOLE` pixels."""
-        size = self.inference.size_of((image.shape[0], image.shape[1]), self.focal)
-        pixels = image.shape[0] * image.shape[1]
+        full = (image.shape[0], image.shape[1])
         whole = self.objects or "depth" in self.model.outputs
-        if size is None and self.inference.window is None and pixels > WHOLE and whole:
-            size = of_pixels((image.shape[0], image.shape[1]), WHOLE)
+        size = (whole_size if whole else Inference.size_of)(self.inference, full, self.focal)
         if isinstance(image, Windows):
             new = new_size(size, *image.shape[:2])
             if size == self.model.inference.resize and SHRUNK * min(new) < min(image.shape[:2]):

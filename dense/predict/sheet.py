@@ -36,8 +36,9 @@ def predictions_sheet(
         if isinstance(prediction, Instances | Panoptic):
             row["objects, prediction"] = prediction.overlay(image)
             if sample.segments is not None:
-                masks, labels = sample.segments.masks.numpy(), sample.segments.classes.tolist()
-                row["objects, ground truth"] = drawn(image, numbered(masks), [(classes or ())[k] for k in labels])
+                segments = sample.segments.resized((image.shape[0], image.shape[1]))
+                words = [(classes or ())[k] for k in segments.classes.tolist()]
+                row["objects, ground truth"] = drawn(image, numbered(segments.masks.numpy()), words)
         if isinstance(prediction, Restoration):
             row["restored"] = prediction.picture()
             if sample.clean is not None:

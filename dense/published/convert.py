@@ -9,6 +9,7 @@ from typing import Any, Literal
 from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.backbone.saved import CONFIG, read_json
 from dense.model.network import DenseModel
+from dense.published.eomt import how_opened
 from dense.published.family import Published, is_ours
 from dense.published.recognise import FAMILIES, is_backbone, load_published, recognise
 
@@ -70,6 +71,8 @@ def write(loaded: Backbone | DenseModel, source: Path, target: Path, layout: Lay
             raise ValueError(f"{source} is a backbone without a head; --huggingface writes DPT and EoMT models")
         name = export_huggingface(loaded, target)
         line = f"wrote {target}; open it with transformers.{name}.from_pretrained({str(target)!r})"
+        if "masks" in loaded.outputs:
+            return f"{how_opened(loaded)}\n{line}"
         if loaded.backbone.spec.positions in ("size", "bilinear"):
             return line
         height, width = loaded.backbone.spec.image_size

@@ -34,6 +34,7 @@ KINDS = {
 }
 THINGS = {133: 80}  # of COCO's panoptic classes, the first ones
 COUNTS: dict[int, MaskKind] = {133: "panoptic", 80: "instance"}  # classes of COCO
+OWN_KIND, OWN_THINGS = "dino_dense_kind", "dino_dense_things"  # keys of config.json, beside those of transformers
 DIFFERENCE = 0.05  # mean weight of a norm, below which weights are differences to others
 DEFAULTS: dict[str, Any] = {  # of EomtConfig and EomtDinov3Config; config.json may omit them
     "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "hidden_act": "gelu", "image_size": 640,
@@ -142,6 +143,9 @@ def build_transformers(file: Published, kind: str | None = None, things: Sequenc
     names = config.get("id2label") or {}
     count = head["class_head.weight"].shape[0] - 1
     classes = [names.get(str(i), str(i)) for i in range(count)] if names else None
+    kind = kind or config.get(OWN_KIND)
+    if things is None and kind == config.get(OWN_KIND):
+        things = config.get(OWN_THINGS)
     if kind is None and file.preprocessor.get("do_split_image"):
         kind = "semantic"
     family = f"hf_{config['model_type']}"
@@ -165,7 +169,12 @@ def join(
     count = head["class_head.weight"].shape[0] - 1
     kind = choose(file, "kind", kind or COUNTS.get(count), KINDS)
     if things is None and kind == "panoptic":
-        things = range(THINGS.get(count, count))
+        if count not in THINGS:
+            raise WeightsError(
+                f"{file.path} does not record which of its {count} classes are countable objects, so give their "
+                "indices: things=[0, 1] (--set things=[0,1])"
+            )
+        things = range(THINGS[count])
     if things is not None and not all(0 <= i < count for i in things):
         raise WeightsError(f"things={list(things)}: expected indices of the {count} classes of {file.path}")
     spec = {
@@ -196,8 +205,9 @@ def join(
 
 
 def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[str, Any], State]:
-    """Return the content of config.json and the tensors of transformers' EoMT, for one size of images."""
-    backbone, own = model.backbone, model.backbone.state_dict()
+    """Return the content of config.json and the tensors of transformers' EoMT, for images of the working size."""
+    backbone: Any = model.backbone  # a ViT, as its family shows
+    own = backbone.state_dict()
     facts, rope = backbone.spec, backbone.spec.positions == "rope"
     first = next(
         (own[k] for k in ("model.blocks.0.mlp.fc1_g.weight", "model.blocks.0.mlp.fc1.weight") if k in own), None
@@ -207,16 +217,12 @@ def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[st
             f"transformers' EoMT stands on DINOv2 or DINOv3 and this model on {facts.name} ({facts.family}); it can be "
             "written as this project's directory or with dense export alone"
         )
-    if facts.image_size[0] != facts.image_size[1]:
-        raise WeightsError(f"transformers' EoMT is for square images and this backbone's table for {facts.image_size}")
+    side = working_side(model)
     output = spec["outputs"]["masks"]
+    things = output["things"] or ([True] * output["count"] if output["kind"] == "panoptic" else None)
     names = model.classes or tuple(map(str, range(output["count"])))
-    resize = model.inference.resize
     hidden = own["model.blocks.0.mlp.fc2.weight"].shape[1]
     packed = not rope and first.shape[0] == 2 * hidden
-    side = facts.image_size[0]
-    if rope and isinstance(resize, int):
-        side = -(-resize // facts.patch) * facts.patch
     if not rope and hidden != ((facts.dim * 4 * 2 // 3 + 7) // 8 * 8 if packed else hidden // facts.dim * facts.dim):
         raise WeightsError(
             f"transformers' EoMT has MLPs of whole multiples of the width {facts.dim}, or a SwiGLU of 8/3 of it; "
@@ -238,6 +244,8 @@ def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[st
         "num_register_tokens": facts.registers,
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
+        OWN_KIND: output["kind"],
+        OWN_THINGS: None if things is None else [i for i, thing in enumerate(things) if thing],
     }
     if rope:
         gated = "model.blocks.0.mlp.fc1_g.weight" in own
@@ -258,12 +266,13 @@ def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[st
         if block := re.match(r"^model\.blocks\.(\d+)\.(.+)$", name):
             state |= {f"layers.{block[1]}.{k}": v for k, v in _block(block[2], tensor, packed, rope).items()}
     zeros = torch.zeros(1, 1, facts.dim)
-    class_token, table = own["model.cls_token"], own.get("model.pos_embed")
-    if table is not None:
-        cells = (facts.image_size[0] // facts.patch) ** 2
-        before = table[:, : table.shape[1] - cells]  # of the class token, in DINOv2 without registers
-        class_token = class_token + (before if before.shape[1] else own.get("class_position", zeros))
-        state["embeddings.position_embeddings.weight"] = table[0, -cells:]
+    class_token = own["model.cls_token"]
+    grid = (side // facts.patch, side // facts.patch)
+    with torch.no_grad():
+        before, patches = backbone.position_tables(grid, torch.float32)  # before: the class token's, without registers
+    if patches is not None:
+        class_token = class_token + (own.get("class_position", zeros) if before is None else before)
+        state["embeddings.position_embeddings.weight"] = patches[0]
     patch = "embeddings.patch_embeddings" if rope else "embeddings.patch_embeddings.projection"
     state |= {
         "embeddings.cls_token": class_token,
@@ -276,6 +285,26 @@ def to_transformers(model: DenseModel, spec: Mapping[str, Any]) -> tuple[dict[st
         "criterion.empty_weight": torch.tensor([1.0] * output["count"] + [0.1]),
     }
     return config, state | renamed(model.head.state_dict(), inverted(HEAD))
+
+
+def working_side(model: DenseModel) -> int:
+    """Return the side of the squares that transformers' EoMT reads: the working size, in whole patches."""
+    inference, facts = model.inference, model.backbone.spec
+    size = inference.longer or inference.resize or inference.window or facts.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise WeightsError(
+            f"transformers' EoMT reads squares and this model images of {height}x{width}; give it a working size "
+            f"first, such as model.inference = Inference(longer={max(height, width)})"
+        )
+    return -(-height // facts.patch) * facts.patch
+
+
+def how_opened(model: DenseModel) -> str:
+    """Return a sentence on the images that transformers' EoMT reads, which has one size and interpolates nothing."""
+    side = working_side(model)
+    how = "cut into such squares" if model.task == "segmentation" else "shrunk to fit and padded"
+    return f"transformers' EoMT opens {side}x{side} only; images are {how}, so that outputs may differ from ours"
 
 
 def _block(name: str, tensor: torch.Tensor, packed: bool, rope: bool) -> State:

@@ -120,6 +120,10 @@ class DenseTask(pl.LightningModule, abc.ABC):
         """Return, as a function of a batch, a prediction without learning, such as a constant fitted to `train`."""
         return None
 
+    def settled(self, step: int) -> bool:
+        """Whether the network at a step is of the form that the finished one has, so that early stopping may end it."""
+        return True
+
     def extra_parameters(self) -> list[nn.Parameter]:
         """Return parameters that are trained besides the network's."""
         return []

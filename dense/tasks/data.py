@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -111,11 +111,12 @@ class LabelledImages(Dataset[Sample]):
 class Drawn(LabelledImages):
     """``dataset[epoch, index]``: an augmented sample, a pure function of (seed, epoch, index).
 
-    With a cache, each image has as many versions as the cache has copies; epochs go through them in turn.
+    With a cache, each image has as many versions as the cache has copies; epochs go through them in turn. Without
+    `depth`, that of embedded scenes is left out.
     """
 
-    def __init__(self, source: LabelledSource, transform: TrainTransform, seed: int) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
+    def __init__(self, source: LabelledSource, transform: TrainTransform, seed: int, depth: bool = True) -> None:
+        self.source, self.transform, self.seed, self.depth = source, transform, seed, depth
 
     def __getitem__(self, draw: tuple[int, int]) -> Sample:
         epoch, index = draw
@@ -127,7 +128,8 @@ class Drawn(LabelledImages):
         return Identity(name, f"{version}, number {index}" if self.transform.varies else version)
 
     def sample(self, index: int, copy: int = 0) -> Sample:
-        return self.transform(read_in_epoch(self.source, index, copy), (self.seed, copy, index))
+        labelled = read_in_epoch(self.source, index, copy)
+        return self.transform(labelled if self.depth else replace(labelled, depth=None), (self.seed, copy, index))
 
 
 class Fixed(LabelledImages):
@@ -305,11 +307,10 @@ class DenseData(pl.LightningDataModule):
                     "data.patches is for restoration, which needs data.degrade, such as {kinds: {noise: [25]}}, or "
                     "layout paired; without it use data.crop_size"
                 )
-            self.train_set = Drawn(
-                self.train,
-                TrainTransform(augment, crop_size, self.train.depth_kind, resize, self.reading.colours),
-                seed,
-            )
+            with_depth = "depth" in options["targets"]
+            kind = self.train.depth_kind if with_depth else None
+            transform = TrainTransform(augment, crop_size, kind, resize, self.reading.colours)
+            self.train_set = Drawn(self.train, transform, seed, with_depth)
             self.val_set = Fixed(self.val, EvalTransform(resize))
         self.resize, self.cache, self.copies = resize, cache, copies
         self.run_folder: Path | None = None  # where features are kept if no folder is named

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,11 +15,13 @@ from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
 from dense.model import queries
 from dense.model.inference import slid
 from dense.model.network import Maps, task_of_masks
+from dense.model.tiles import finder, search
 from dense.tasks.base import DenseTask
 from dense.tasks.data import DataFacts
 from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions
 from dense.tasks.segmentation import constant_class
 from heads.eomt import annealed, default_spans
+from heads.features import Size
 from heads.layers import resize
 from heads.outputs import MaskKind
 
@@ -100,6 +102,16 @@ class MasksTask(DenseTask):
         given = {"name": "masks"} | outputs.get("masks", {})
         return {"masks": given | {"count": count, "kind": self.kind, "things": things}}
 
+    def setup(self, stage: str) -> None:
+        """Refuse copy-paste in batches of one image, where there is nothing to paste."""
+        size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        if self.paste.probability and size < 2:
+            raise ValueError(
+                f"copy_paste.probability={self.paste.probability} with data.batch_size={size}: objects are those of "
+                "other images of the batch; set data.batch_size to 2 at least, or leave copy_paste out"
+            )
+        super().setup(stage)
+
     @property
     def fixed_features(self) -> bool:
         """Whether the blocks before the head's do not change, and see no pasted objects."""
@@ -111,16 +123,28 @@ class MasksTask(DenseTask):
 
     def set_masking(self) -> None:
         """Set each block's probability of masked attention to that of this step."""
+        self.network.head.masking = annealed(self.trainer.global_step / self.steps, self.spans)
+
+    @property
+    def spans(self) -> Sequence[tuple[float, float]]:
+        """From which to which fraction of the run each block's masked attention fades out."""
         blocks = self.network.head.blocks
         spans = default_spans(blocks) if self.annealing is None else self.annealing or [(-1.0, 0.0)] * blocks
         if len(spans) != blocks:
             raise ValueError(f"annealing={spans}: expected a start and an end for each of {blocks} blocks")
-        self.network.head.masking = annealed(self.trainer.global_step / self.steps, spans)
+        return spans
+
+    def settled(self, step: int) -> bool:
+        """Whether masked attention has faded out of all blocks."""
+        return step / self.steps >= max(end for _, end in self.spans)
 
     def maps(self, batch: Batch) -> tuple[Maps, Batch]:
         """Return the predictions of all blocks, at the head's resolution, and the batch with pasted objects."""
         self.set_masking()
         if self.paste.probability:
+            things = self.network.outputs["masks"].things
+            if batch.segments is not None and things is not None:
+                batch = batch._replace(segments=tuple(one.of_things(things) for one in batch.segments))
             batch = copy_paste(batch, self.paste.probability, self.paste.scale)
         return self.network.decode(self.features(batch)[0]), batch
 
@@ -175,7 +199,10 @@ class MasksTask(DenseTask):
         else:
             assert batch.images is not None
             images = self.network.backbone.normalise(batch.images)
-            window = self.inference.window if self.kind == "semantic" else None
+            if self.kind != "semantic" and self.inference.window is not None:
+                self.count(self.metrics, [self.found_in(image, batch) for image in images], batch)
+                return
+            window = self.inference.window
             maps = (
                 self.network.maps(images) if window is None else slid(self.scores, window, self.inference.step)(images)
             )
@@ -188,6 +215,11 @@ class MasksTask(DenseTask):
         masks, classes = self.network.maps(images).values()
         return {"labels": queries.semantic(masks, classes, (images.shape[-2], images.shape[-1]))}
 
+    def found_in(self, image: Tensor, batch: Batch) -> Any:
+        """Return the instances or segments of a normalised image (3, h, w) in windows, at the targets' size."""
+        network, things = self.network, self.network.outputs["masks"].things
+        return search(network.maps, image, target_size(batch), self.inference, finder(network), things)
+
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         if self.kind == "semantic":
             labels = self.labels(batch)
@@ -198,21 +230,31 @@ class MasksTask(DenseTask):
                 scores = queries.semantic(maps["mask_logits"], maps["class_logits"], size)
             metrics.update(scores.argmax(1), labels)
             return
-        masks, classes = maps["mask_logits"], maps["class_logits"]
-        segments = batch.segments or ()
-        size = (segments[0].valid.shape[0], segments[0].valid.shape[1])
+        masks, classes, size = maps["mask_logits"], maps["class_logits"], target_size(batch)
         if self.kind == "panoptic":
-            metrics.update(queries.panoptic(masks, classes, size, metrics.things), segments)
-            return
-        things = self.network.outputs["masks"].things
-        counted = [s if things is None else s.of_things(things) for s in segments]
-        metrics.update(queries.instances(masks, classes, size), counted)
+            self.count(metrics, queries.panoptic(masks, classes, size, metrics.things), batch)
+        else:
+            self.count(metrics, queries.instances(masks, classes, size), batch)
+
+    def count(self, metrics: Any, found: Sequence[Any], batch: Batch) -> None:
+        """Compare the instances or segments of each image with its targets, on their device."""
+        segments, things = batch.segments or (), self.network.outputs["masks"].things
+        if self.kind == "instance" and things is not None:
+            segments = tuple(one.of_things(things) for one in segments)
+        on_device = (type(one)(*(values.to(self.device) for values in one)) for one in found)
+        metrics.update(list(on_device), segments)
 
     def baseline(self, train: LabelledSource) -> Callable[[Batch], Maps] | None:
         """Return the most frequent class of the training images everywhere, where labels are measured."""
         if self.kind != "semantic" or train.read(0).labels is None:
             return None
         return constant_class(train, len(self.network.classes or ()))
+
+
+def target_size(batch: Batch) -> Size:
+    """Return height and width of the segments of a batch."""
+    height, width = (batch.segments or ())[0].valid.shape
+    return height, width
 
 
 def regions(labels: Tensor) -> Segments:

@@ -22,6 +22,7 @@ from dense.console import say, warn
 from dense.data.labelled.open import draw, open_labelled
 from dense.data.labelled.sample import LabelledSource
 from dense.data.levels import Reading
+from dense.data.transforms import new_size
 from dense.data.windows import DAMAGED, surveyed
 from dense.files import write
 from dense.losses.base import DepthKind
@@ -179,7 +180,8 @@ class BestModel(pl.Callback):
     """Save the model whenever the monitored metric improves; stop early when it does not.
 
     Where a run has at most `FEW` validations, each of which is noisy, one within `CLOSE` of the best value so far is
-    better if the task's second metric is not worse; a later model wins where nothing else decides.
+    better if the task's second metric is not worse; a later model wins where nothing else decides. Validations of a
+    network that is not settled yet, such as one with masked attention, do not end a run, and lose every tie.
 
     Args:
         folder: the saved directory of the best model.
@@ -220,7 +222,7 @@ class BestModel(pl.Callback):
             self.classes = pl_module.class_ious
             if trainer.is_global_zero:
                 save(pl_module.network, self.folder)
-        else:
+        elif pl_module.settled(trainer.global_step):
             self.waited += 1
             if self.stops:
                 trainer.should_stop = True
@@ -241,7 +243,7 @@ class BestModel(pl.Callback):
         gain = (now[name] - peak) * (1 if task.mode == "max" else -1)
         if self.few and second in now and abs(gain) <= CLOSE * abs(peak):
             return now[second] >= self.best[second]
-        return gain > 0
+        return gain > 0 or (gain == 0 and not task.settled(int(self.best["step"])))
 
     def reason(self, task: DenseTask, step: int) -> str | None:
         """Return why a run ended before its last step, if early stopping ended it."""
@@ -282,10 +284,16 @@ def check_views(task: DenseTask, data: DenseData) -> None:
     """Warn where training sees much less of an image, or objects at another size, than validation and prediction."""
     if not isinstance(data.train_set, Drawn) or not len(data.val):
         return
-    transform, whole = data.train_set.transform, min(data.first_image().shape[-2:])
-    validated = min(task.inference.window or whole, whole)
+    transform, inference, image = data.train_set.transform, task.inference, data.first_image()
+    size = (image.shape[-2], image.shape[-1])
+    to_crop = transform.augment.scale_to == "crop"  # the longer side fits in the crop, which is then scaled
+    shown = size if inference.longer is None else new_size(inference.size_of(size), *size)
+    whole = max(shown) if to_crop else min(shown)
+    validated = min(inference.window or whole, whole)
     trained = min(transform.crop_size) if transform.crop_size else validated
-    low, high = transform.augment.scale
+    low, high = (1.0, 1.0) if to_crop else transform.augment.scale
+    depth = ", from which depth suffers most" if "depth" in task.outputs else ""
+    option = "resize" if inference.longer is None and not to_crop else "longer"
     for what, one, other in (
         ("views of {} pixels", trained, validated),
         ("objects at {} times their size", math.sqrt(low * high), 1.0),
@@ -293,8 +301,8 @@ def check_views(task: DenseTask, data: DenseData) -> None:
         if not 1 / SCALES_APART < one / other < SCALES_APART:
             warn(
                 f"training sees {what.format(f'{one:.3g}')}, validation and prediction {other:.3g}: a factor of more "
-                f"than {SCALES_APART}, from which depth suffers most; set --model.inference.resize {trained} to train "
-                "and predict at one working size, or --model.inference.window to predict in windows"
+                f"than {SCALES_APART}{depth}; set --model.inference.{option} {trained} to train and predict at one "
+                "working size, or --model.inference.window to predict in windows"
             )
 
 

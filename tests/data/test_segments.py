@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from dense.data.labelled import DataError, Segments, check_all, masks_of, open_labelled
 from dense.data.labelled.check import check
+from dense.data.labelled.folder import group_names
 from dense.data.labelled.open import open_training
 from dense.data.labelled.segments import decode, encode, of_numbers, painted, runs
 from dense.data.transforms import Augment, TrainTransform, resize_sample
@@ -144,6 +145,20 @@ def test_splits(tmp_path: Path) -> None:
         open_labelled(tmp_path / "named", "all", annotations=moved)
 
 
+def test_images_outside_of_their_folder(tmp_path: Path) -> None:
+    """They are split by their names, below the root or in full."""
+    content = instances(tmp_path / "data")
+    for name in ("data/more/d.jpg", "far/e.jpg"):
+        image_file(tmp_path / name)
+    content["images"][1]["file_name"], content["images"][2]["file_name"] = "more/d.jpg", str(tmp_path / "far/e.jpg")
+    root = written(tmp_path / "data", content)
+    options: dict[str, Any] = {"targets": ("masks",), "val_ratio": 0.3}
+    sides = [open_labelled(root, split, **options) for split in ("train", "val")]
+    assert sum(map(len, sides)) == 3
+    names = group_names(open_labelled(root, "all", **options), root / "images", None, root)  # type: ignore[arg-type]
+    assert names == ["a", "more/d", str(tmp_path / "far/e")]
+
+
 def change(content: Json, **fields: Any) -> None:
     content["annotations"][0] |= fields
 
@@ -167,6 +182,24 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
     ),
     "file": (lambda c: c["images"][2].update(file_name="no.jpg"), "no image"),
     "images": (lambda c: c["images"][2].update(id=10), "10 is the id of two images"),
+    "one file": (lambda c: c["images"][2].update(file_name="../images/a.jpg"), "a.jpg is the file of two images"),
+    "no object": (lambda c: c.update(annotations=c["annotations"][2:]), "none of 3 images has an object, apart from"),
+    "image's list": (lambda c: c["images"][2].update(id=[1]), "id of images[2] is [1]; expected a whole number"),
+    "list": (lambda c: change(c, id=[1]), "id of annotations[0] is [1]; expected a whole number"),
+    "list of image": (lambda c: change(c, image_id=[10]), "image_id of annotation 1 is [10]; expected"),
+    "list of category": (
+        lambda c: change(c, category_id={"a": 1}),
+        "category_id of annotation 1 is {'a': 1}; expected",
+    ),
+    "number as size": (
+        lambda c: change(c, segmentation={"size": 5, "counts": [48]}),
+        "annotation 1 of {root}/images/a.jpg is of size 5, its image of [6, 8]",
+    ),
+    "fractions": (
+        lambda c: change(c, segmentation={"size": SIZE, "counts": [8.5, 39.7]}),
+        "annotation 1 of {root}/images/a.jpg is damaged: '[8.5, 39.7]'",
+    ),
+    "number as counts": (lambda c: change(c, segmentation={"size": SIZE, "counts": 48}), "is damaged: '48'"),
     "categories": (lambda c: c["categories"][1].update(name="cup"), "two categories have the name 'cup'"),
 }
 
@@ -179,7 +212,7 @@ def test_wrong_instances(what: str, tmp_path: Path) -> None:
     source = open_labelled(written(tmp_path, content), "all", targets=("masks",))
     found = check(source)
     assert len(found) == 1, found
-    assert WRONG[what][1] in found[0]
+    assert WRONG[what][1].replace("{root}", str(tmp_path)) in found[0]
     with pytest.raises(DataError, match="all: "):
         check_all({"all": source})
 
@@ -206,7 +239,8 @@ def test_wrong_panoptic(tmp_path: Path) -> None:
     """Ids that only one of PNG and JSON has, two segments with one id, no PNG."""
     for place, (key, words) in enumerate(
         {"id": "has the id 258, which the JSON file does not list", "twice": "have the id 65539", "png": "no file",
-         "empty": "has no pixels", "none": "has no annotation of 1 images"}.items()
+         "empty": "has no pixels", "none": "has no annotation of 1 images", "list": "a.png has the id [258]; expected",
+         "category": "has the category [1], which", "info": "segments_info of a.png is ['a']; expected a list"}.items()
     ):  # fmt: skip
         root = tmp_path / str(place)
         content = panoptic(root)
@@ -219,6 +253,12 @@ def test_wrong_panoptic(tmp_path: Path) -> None:
             content["annotations"][0]["file_name"] = "b.png"
         elif key == "empty":
             listed.append({"id": 5, "category_id": 1})
+        elif key == "list":
+            listed[0]["id"] = [258]
+        elif key == "category":
+            listed[0]["category_id"] = [1]
+        elif key == "info":
+            content["annotations"][0]["segments_info"] = ["a"]
         else:
             content["annotations"][0]["image_id"] = 0
             image_file(root / "images/b.jpg")

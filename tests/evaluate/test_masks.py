@@ -16,6 +16,7 @@ from dense.data.scenes import CLASSES
 from dense.evaluate.masks import connected, find_mask_protocol, measure_masks, partition
 from dense.metrics import MaskAP, PanopticQuality
 from dense.model.network import DenseModel, Inference
+from dense.predict import Predictor
 from tests.predict.models import model, queries
 from tests.runs import call
 
@@ -60,6 +61,18 @@ def test_protocols() -> None:
         find_mask_protocol("eomt")
     with pytest.raises(TypeError, match="no field 'flip'"):
         find_mask_protocol("plain", flip=True)
+
+
+def test_large_images_are_shrunk_as_in_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network sees an image of more than a megapixel, without a working size, as prediction shows it."""
+    network, sizes = queries("instance", CLASSES), list[Any]()
+    features = network.features
+    monkeypatch.setattr(network, "features", lambda images: (sizes.append(images.shape[-2:]), features(images))[1])
+    monkeypatch.setattr("dense.model.inference.WHOLE", 600)
+    source = scenes(1)
+    Predictor(network)(source.read(0).image)
+    measure_masks(network, source, find_mask_protocol("plain"), "instance")
+    assert sizes == [(24, 24)] * 2
 
 
 def test_connected_parts_of_true_classes() -> None:

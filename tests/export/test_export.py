@@ -23,9 +23,10 @@ from dense.cli import main
 from dense.export import Exported, export
 from dense.export.files import compare
 from dense.export.network import ExportNetwork
-from dense.model.network import DenseModel
+from dense.model.network import DenseModel, Inference
 from tests.heads.conftest import randomise
 from tests.heads.test_eomt import model_of
+from tests.predict.models import model
 
 DEPTH = {"depth": {"name": "regression", "activation": "exp"}}
 LABELS = {"labels": {"name": "classes", "count": 3}}
@@ -212,6 +213,21 @@ def test_errors_say_what_to_do(
     with pytest.raises(ValueError, match=message):
         export(backbone(name, **settings), tmp_path / "a.pt2", size, **options)
     assert not (tmp_path / "a.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("inference", "words"),
+    [
+        (Inference(), "the model has no working size; give height and width"),
+        (Inference(longer=64), "working size only the longer side is known, 64; give height and width"),
+        (Inference(resize=48), "working size only the shorter side is known, 48; give height and width"),
+    ],
+)
+def test_a_model_without_a_size(inference: Inference, words: str, tmp_path: Path) -> None:
+    network = model("labels")
+    network.inference = inference
+    with pytest.raises(ValueError, match=words):
+        export(network, tmp_path / "a.pt2")
 
 
 def test_wrong_paths_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

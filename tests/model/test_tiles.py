@@ -123,6 +123,25 @@ def test_a_network_in_tiles_finds_what_it_finds_whole(kind: str) -> None:
     assert (large.segments if kind == "panoptic" else large.masks).shape[-2:] == (120, 200)
 
 
+def test_parts_may_have_less_than_the_least_score() -> None:
+    """An object has the score of its best part, and keeps the parts of which their tiles are less certain."""
+    mask = torch.zeros(40, 66, dtype=torch.bool)
+    mask[10:20, 5:60] = True
+
+    def network(images: Tensor) -> dict[str, Tensor]:
+        sure = 0.9 if not images[0, 0, :, 0].any() else 0.3  # less where the object begins outside of the tile
+        return {"mask_logits": images[:, :1] * 18 - 9, "class_logits": torch.tensor([[[sure, 1 - sure]]]).log()}
+
+    def find(masks: Tensor, classes: Tensor, size: Any, through: Any) -> Found:
+        return instances(masks, classes, size, through=through)[0]
+
+    image, tiles = mask[None].float().expand(3, -1, -1), Inference(window=WINDOW, stride=STEP)
+    found = search(network, image, (40, 66), tiles, find, least=0.5)
+    assert [int(one.sum()) for one in found.masks] == [int(mask.sum())]
+    assert float(found.scores[0]) == pytest.approx(0.9, abs=1e-3)
+    assert not len(search(network, image, (40, 66), tiles, find, least=0.95).scores)
+
+
 def test_masks_of_tiles_keep_what_objects_cover() -> None:
     """Any part of them is that of the whole masks; an empty mask is kept too."""
     random = np.random.default_rng(0)

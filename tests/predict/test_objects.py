@@ -14,9 +14,11 @@ from PIL import Image
 from dense.data.labelled import open_labelled
 from dense.data.labelled.sample import Labelled
 from dense.data.scenes import render
+from dense.data.transforms import EvalTransform
 from dense.explore.judge import judge
 from dense.model.queries import instances, panoptic, semantic
 from dense.predict import Instances, Panoptic, Predictor, Segmentation
+from dense.predict.sheet import predictions_sheet
 from tests.predict.models import queries
 from tests.runs import call
 
@@ -148,6 +150,15 @@ def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     name = "instances" if kind == "instance" else "panoptic"
     written = {path.name for path in (tmp_path / "out").glob("0*")}
     assert written == {f"0_{name}.json", f"0_{name}.png", "0_overlay.png"}
+    of_one = json.loads((tmp_path / f"out/1_{name}.json").read_text())
+    assert [one["file_name"] for one in of_one["images"]] == ["1.png"]
+    if kind == "panoptic":
+        assert of_one["annotations"][0]["file_name"] == "1_panoptic.png"
+    else:
+        assert "objects with a score of at least 0.5 in 2 images\n" in run.stdout
+        words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
+        none = call([*words, "--score", "0.999"]).stdout
+        assert "0 objects with a score of at least 0.999 in 2 images; a smaller --score keeps less certain ones" in none
     source = open_labelled(tmp_path / "photos", "all", targets=("masks",), annotations=tmp_path / f"out/{name}.json")
     segments = source.read(1).segments
     assert segments is not None
@@ -169,6 +180,15 @@ def test_pages_show_objects() -> None:
         bare = judge(model, Labelled(sample.image, None, None, "bare"))
         assert set(bare.layers) == {"prediction"}
         assert "uncertainty" in bare.caption
+
+
+def test_sheets_of_resized_images() -> None:
+    """Ground truth that keeps its size is drawn over the image at working size."""
+    source = open_labelled("scenes", "val", targets=("masks",), length=1, size=64)
+    sample = EvalTransform(size=32)(source.read(0))
+    assert sample.segments is not None
+    assert sample.segments.masks.shape[1:] == (64, 64)
+    assert predictions_sheet(queries("instance", source_classes()), [sample], source.classes).ndim == 3
 
 
 def source_classes() -> tuple[str, ...]:

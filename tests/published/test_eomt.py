@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dense.backbone import WeightsError
-from dense.model.network import DenseModel
+from dense.model.network import DenseModel, Inference
+from dense.published.convert import write
 from dense.published.eomt import to_transformers
 from dense.published.export import export_huggingface
 from dense.published.parity import certify
@@ -77,11 +78,33 @@ def test_directories_of_transformers(name: str, masked: float, tmp_path: Path) -
     assert_equal(ours, peer)
     kind = export_huggingface(ours, tmp_path / "ours")
     assert kind == type(peer).__name__
+    back = load_published(tmp_path / "ours")
+    assert (back.task, back.outputs["masks"].things) == (ours.task, ours.outputs["masks"].things)
     again = getattr(transformers, kind).from_pretrained(tmp_path / "ours").eval()
     theirs, mine = peer.state_dict(), again.state_dict()
     assert theirs.keys() == mine.keys()
     assert [k for k in theirs if not torch.equal(theirs[k], mine[k])] == ["criterion.empty_weight"]
     assert_equal(ours, again)
+
+
+@pytest.mark.parametrize("name", ["registers", "no registers, patch 14", "dinov3"])
+@pytest.mark.parametrize("inference", [Inference(resize=90), Inference(longer=112), Inference(window=80)])
+def test_the_working_size_goes_to_transformers(name: str, inference: Inference, tmp_path: Path) -> None:
+    """Positions are those of the working size, in whole patches, which is the one that transformers' model reads."""
+    peer_of(name, tmp_path / "theirs")
+    ours = load_published(tmp_path / "theirs", kind="instance")
+    ours.inference = inference
+    words = write(ours, tmp_path / "theirs", tmp_path / "ours", "huggingface")
+    again = transformers.AutoModelForUniversalSegmentation.from_pretrained(tmp_path / "ours").eval()
+    patch, wanted = ours.backbone.spec.patch, inference.longer or inference.resize or inference.window
+    assert wanted <= again.config.image_size < wanted + patch
+    assert again.config.image_size % patch == 0
+    assert f"opens {again.config.image_size}x{again.config.image_size} only; images are shrunk to fit and" in words
+    assert "interpolate" not in words
+    assert_equal(ours, again)
+    ours.inference = Inference(resize=(64, 128))
+    with pytest.raises(WeightsError, match=r"this model images of 64x128; .* Inference\(longer=128\)"):
+        write(ours, tmp_path / "theirs", tmp_path / "ours", "huggingface")
 
 
 def repository_state(name: str, peer: Any) -> dict[str, Tensor]:
@@ -186,6 +209,8 @@ def test_certificate_and_mistakes(tmp_path: Path) -> None:
     assert certify(tmp_path, ours).equal
     with pytest.raises(WeightsError, match="expected indices of the 4 classes"):
         load_published(tmp_path, kind="panoptic", things=[7])
+    with pytest.raises(WeightsError, match=r"which of its 4 classes are countable objects, .* things=\[0, 1\]"):
+        load_published(tmp_path, kind="panoptic")
     with pytest.raises(WeightsError, match="kind='segments' does not suit"):
         load_published(tmp_path, kind="segments")
     ours.backbone.spec = ours.backbone.spec.from_dict(ours.backbone.spec.to_dict() | {"family": "timm"})

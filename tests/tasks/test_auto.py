@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -19,12 +20,16 @@ from dense.cli.parser import model_config, model_of_run
 from dense.data.labelled.check import check_one_size
 from dense.data.labelled.open import as_in_training, open_labelled
 from dense.data.labelled.sample import DataError
+from dense.data.labelled.scenes import SceneSource
+from dense.data.transforms import Augment, TrainTransform
 from dense.evaluate.dense import PROTOCOLS
 from dense.export.network import ExportNetwork
 from dense.model.network import DenseModel, Inference
 from dense.predict import Depth, Predictor
 from dense.tasks.auto import Survey, crop_for, head_for, layers_for, working_size
+from dense.tasks.data import Drawn
 from dense.tasks.options import OptimOptions
+from dense.tasks.run import check_views
 from tests.predict.models import model
 from tests.runs import alone
 
@@ -176,7 +181,27 @@ def test_a_size_below_a_patch_is_named(folder: Path, tmp_path: Path) -> None:
 
 def test_views_of_another_scale_warn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("segmentation/small_data", folder, tmp_path / "run", **{"data.resize": None, "data.crop_size": 32})
-    assert "training sees views of 32 pixels, validation and prediction 60" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "training sees views of 32 pixels, validation and prediction 60" in printed
+    assert "set --model.inference.resize 32" in printed
+    assert "depth suffers" not in printed
+
+
+@pytest.mark.parametrize(
+    ("size", "longer", "warns"), [((64, 48), None, False), ((640, 480), 64, False), ((640, 480), None, True)]
+)
+def test_views_of_large_scale_jitter(
+    size: tuple[int, int], longer: int | None, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The crop is compared with the longer side, which fits in it."""
+    augment = Augment(scale=(0.1, 2.0), scale_to="crop")
+    drawn = Drawn(SceneSource("train", 1), TrainTransform(augment, 64), 0)
+    data: Any = SimpleNamespace(train_set=drawn, val=[1], first_image=lambda: torch.zeros(3, *size))
+    task: Any = SimpleNamespace(inference=Inference(longer=longer), outputs={"masks": ("masks",)})
+    check_views(task, data)
+    printed = capsys.readouterr().err
+    assert ("training sees views of 64 pixels, validation and prediction 640" in printed) == warns
+    assert ("set --model.inference.longer 64" in printed) == warns
 
 
 def test_metres_out(tmp_path: Path) -> None:

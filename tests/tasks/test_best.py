@@ -18,7 +18,7 @@ from dense.data.labelled import Batch, open_labelled
 from dense.data.scenes import CLASSES
 from dense.metrics import DepthMetrics, SegmentationMetrics
 from dense.model.network import DenseModel
-from dense.tasks import DepthTask, SegmentationTask
+from dense.tasks import DepthTask, MasksTask, SegmentationTask
 from dense.tasks.depth import constant_depth
 from dense.tasks.options import TargetOptions
 from dense.tasks.run import BestModel
@@ -121,10 +121,12 @@ def test_it_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 # ---- which model is kept
 
 
-def decided(values: list[tuple[float, float]], validations: int, patience: int = 0, mode: str = "max") -> BestModel:
+def decided(
+    values: list[tuple[float, float]], validations: int, patience: int = 0, mode: str = "max", module: Any = None
+) -> BestModel:
     """Pass (monitored, second) of each validation to a BestModel whose folder is not written."""
     best = BestModel("nowhere", patience, validations)
-    module: Any = (SegmentationTask if mode == "max" else DepthTask)()
+    module = module or (SegmentationTask if mode == "max" else DepthTask)()
     for number, (value, second) in enumerate(values, start=1):
         trainer: Any = SimpleNamespace(
             sanity_checking=False, global_step=10 * number, is_global_zero=False, should_stop=False
@@ -157,6 +159,21 @@ def test_few_validations(values: list[tuple[float, float]], validations: int, st
 def test_few_validations_of_an_error() -> None:
     assert decided([(0.200, 0.80), (0.203, 0.81), (0.190, 0.70)], 3, mode="min").best["step"] == 30
     assert decided([(0.200, 0.80), (0.203, 0.81), (0.25, 0.90)], 3, mode="min").best["step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("values", "step", "waited"),
+    [
+        ([0.0] * 10, 80, 2),  # steps 10 to 70 have masked attention: no patience, and the later of equal ones
+        ([0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3, 0.1], 80, 1),
+        ([0.1, 0.4, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3], 20, 2),  # nothing without it is as good
+    ],
+)
+def test_masked_attention_ends_before_patience_begins(values: list[float], step: int, waited: int) -> None:
+    module = MasksTask(annealing=[(0.0, 0.75)], steps=100)
+    module.network = SimpleNamespace(head=SimpleNamespace(blocks=1))  # type: ignore[assignment]
+    best = decided([(value, 0.0) for value in values], 20, patience=3, module=module)
+    assert (best.best["step"], best.waited) == (step, waited)
 
 
 def test_the_reason_of_early_stopping(tmp_path: Path) -> None:

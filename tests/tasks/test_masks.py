@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dense.data.labelled.sample import IGNORE, Batch, Segments
-from dense.model.network import DenseModel
+from dense.model.network import DenseModel, Inference
 from dense.tasks import MasksTask
 from dense.tasks.data import DataFacts
 from dense.tasks.masks import label_map, regions
@@ -129,6 +129,23 @@ def test_the_backbone_warms_up_later(tmp_path: Path) -> None:
     assert rates[12][False] == pytest.approx((1 - 8 / 16) ** 0.9)
 
 
+@pytest.mark.parametrize("kind", ["instance", "panoptic"])
+def test_validation_sees_windows_as_prediction(kind: str) -> None:
+    inference = Inference(window=16, stride=8)
+    task = MasksTask(kind=kind, head=HEAD, backbone=BackboneOptions(**BACKBONE), inference=inference)  # type: ignore[arg-type]
+    task.build_for(DataFacts(("a", "b"), val_targets=("masks",), things=(True, False)))
+    network, task.metrics = task.network.eval(), task.new_metrics()
+    sizes, features = list[Any](), network.features
+    network.features = lambda images: (sizes.append(tuple(images.shape)), features(images))[1]  # type: ignore[method-assign]
+    masks = torch.zeros(2, 48, 48, dtype=torch.bool)
+    masks[0, :20], masks[1, 20:] = True, True
+    segments = Segments(masks, torch.tensor([0, 1]), torch.zeros(2).bool(), torch.ones(48, 48).bool())
+    with torch.no_grad():
+        task.validation_step(Batch(torch.zeros(1, 3, 24, 24, dtype=torch.uint8), segments=(segments,)), 0)
+    assert sizes == [(1, 3, 16, 16)] * 4
+    assert task.monitor.removeprefix("val/") in task.numbers()
+
+
 def batch_of(kind: str = "instance") -> tuple[MasksTask, Batch]:
     """Two overlapping objects, a region of stuff and a crowd."""
     task = MasksTask(kind=kind, head=HEAD)  # type: ignore[arg-type]
@@ -159,6 +176,27 @@ def test_targets() -> None:
     assert labels[0].tolist() == [IGNORE, 0, 0, IGNORE]
     assert labels[1].tolist() == [1, 1, 1, IGNORE]
     assert torch.equal(label_map(regions(labels)), labels)
+
+
+def test_stuff_is_not_pasted() -> None:
+    """A region of stuff that fills another image covers nothing; batches of one image have nothing to paste."""
+    task = MasksTask(head=HEAD, copy_paste=PasteOptions(probability=1.0))
+    outputs = {"masks": SimpleNamespace(things=(True, False))}
+    task.network = SimpleNamespace(outputs=outputs, head=SimpleNamespace(blocks=2), decode=lambda _: {})  # type: ignore[assignment]
+    task.trainer = SimpleNamespace(global_step=0, datamodule=SimpleNamespace(batch_size=1))  # type: ignore[assignment]
+    task.features = lambda _: (None, None)  # type: ignore[assignment, method-assign, return-value]
+    masks, valid = torch.zeros(1, 8, 8).bool(), torch.ones(8, 8).bool()
+    masks[0, 2:4, 2:4] = True
+    segments = Segments(masks, torch.tensor([0]), torch.tensor([False]), valid)
+    ground = Segments(torch.ones_like(masks), torch.tensor([1]), torch.tensor([False]), valid)
+    images = torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 200)]).byte()
+    _, found = task.maps(Batch(images, segments=(segments, ground)))
+    assert found.images is not None
+    assert found.segments is not None
+    assert torch.equal(found.images[0], images[0])
+    assert [one.classes.tolist() for one in found.segments] == [[0], [0]]
+    with pytest.raises(ValueError, match=r"set data\.batch_size to 2 at least"):
+        task.setup("fit")
 
 
 def test_mistakes(tmp_path: Path) -> None:

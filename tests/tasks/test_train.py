@@ -371,6 +371,21 @@ def test_images_of_many_sizes_need_a_crop(tmp_path: Path) -> None:
         DenseData(**data)
 
 
+def test_scales_of_scenes_without_depth() -> None:
+    """Metric depth forbids to rescale images only where it is a target."""
+    options: dict[str, Any] = {
+        "scenes": (2, 2),
+        "scene_size": 32,
+        "crop_size": 24,
+        "augment": Augment(scale=(0.5, 2.0)),
+    }
+    for target in ("labels", "masks"):
+        sample = DenseData("scenes", targets=[target], **options).train_set[0, 0]  # type: ignore[list-item]
+        assert (sample.depth, sample.image.shape) == (None, (3, 24, 24))
+    with pytest.raises(ValueError, match="with metric depth"):
+        DenseData("scenes", targets=["labels", "depth"], **options)
+
+
 def test_images_of_kitti_can_be_cut(tmp_path: Path) -> None:
     """And a cache knows whether they were."""
     kitti_eigen(tmp_path)

@@ -64,6 +64,9 @@ def check(
                 lines += found
             if progress is not None:
                 progress(start + len(part), len(chosen))
+    objects = [count > crowd for _, count, crowd, _ in seen.segments]
+    if objects and len(objects) == len(source) and not any(objects):
+        lines.append(f"none of {len(source)} images has an object, apart from crowds; annotate some, or choose others")
     if warnings is not None:
         if seen.unknown:
             share = 100 * sum(lost for _, lost in seen.unknown) / len(seen.unknown)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dense.data.labelled.segments import SegmentFormat
 from dense.data.store import Names
 
 LISTS = ("images", "annotations", "categories")
+OF_ANNOTATIONS = ("id", "image_id", "category_id")
 FIRST = 100  # annotations whose polygons tell pixels from fractions
 
 
@@ -46,18 +48,24 @@ def open_json(path: Path, *images: Path, pngs: Path | None = None, title: str = 
     panoptic = any("segments_info" in one for one in content["annotations"])
     classes, form = _categories(path, content["categories"], panoptic, problems)
     files: dict[Any, str] = {}
-    sizes: dict[Any, Any] = {one.get("id"): [one.get("height"), one.get("width")] for one in content["images"]}
-    for one in content["images"]:
+    taken: set[str] = set()
+    listed = list(_with_ids(path, "images", content["images"], ("id",), problems))
+    sizes: dict[Any, Any] = {one.get("id"): [one.get("height"), one.get("width")] for one in listed}
+    for one in listed:
         places = [folder / str(one.get("file_name")) for folder in images]
         name = str(next((place for place in places if place.is_file()), places[0]))
         if one.get("id") in files:
             problems.append(f"{path}: {one['id']} is the id of two images, {files[one['id']]} and {name}")
         elif not Path(name).is_file():
             problems.append(f"{path}: no image {name}")
+        elif normpath(name) in taken:
+            problems.append(f"{path}: {name} is the file of two images; list it once, with all its annotations")
         else:
             files[one.get("id")] = name
-    known = {one.get("id") for one in content["images"]}
-    found = (_panoptic if panoptic else _instances)(path, content["annotations"], classes, known, pngs, problems)
+            taken.add(normpath(name))
+    read = _panoptic if panoptic else _instances
+    annotations = list(_with_ids(path, "annotations", content["annotations"], OF_ANNOTATIONS, problems))
+    found = read(path, annotations, classes, set(sizes), pngs, problems)
     if not files:
         raise DataError(f"{title}: no images of {path} in {images[0]}", *problems)
     if panoptic and (bare := [name for id, name in files.items() if id not in found]):
@@ -87,6 +95,19 @@ def _fractions(annotations: list[dict[str, Any]]) -> bool:
 
 def _get(content: Any, key: str) -> Any:
     return content.get(key) if isinstance(content, Mapping) else None
+
+
+def _with_ids(
+    path: Path, what: str, entries: list[dict[str, Any]], keys: Sequence[str], problems: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a list whose ids are single values."""
+    for place, one in enumerate(entries):
+        odd = next((key for key in keys if isinstance(one.get(key), list | Mapping)), None)
+        if odd is None:
+            yield one
+        else:
+            name = f"{what}[{place}]" if odd == "id" else f"annotation {one.get('id')}"
+            problems.append(f"{path}: {odd} of {name} is {str(one[odd])[:40]}; expected a whole number")
 
 
 def _categories(
@@ -157,10 +178,16 @@ def _panoptic(
             )
         elif not png.is_file():
             problems.append(f"{path}: no file {png}")
+        elif not _is_list(listed := one.get("segments_info")):
+            problems.append(f"{path}: segments_info of {png.name} is {str(listed)[:40]}; expected a list of segments")
         else:
-            segments = list(_segments(path, png, one.get("segments_info") or (), classes, problems))
+            segments = list(_segments(path, png, listed, classes, problems))
             found[image] = {"png": str(png), "segments": segments}
     return found
+
+
+def _is_list(listed: Any) -> bool:
+    return isinstance(listed, list) and all(isinstance(one, Mapping) for one in listed)
 
 
 def _segments(
@@ -169,9 +196,12 @@ def _segments(
     seen: set[Any] = set()
     for one in listed:
         id, category = one.get("id"), one.get("category_id")
+        if not isinstance(id, int):
+            problems.append(f"{path}: a segment of {png.name} has the id {id!r}; expected a whole number")
+            continue
         if id in seen:
             problems.append(f"{path}: two segments of {png.name} have the id {id}; give each one of its own")
-        elif category not in classes:
+        elif isinstance(category, list | Mapping) or category not in classes:
             problems.append(f"{path}: segment {id} of {png.name} has the category {category}, which is not listed")
         else:
             yield [id, classes[category], int(bool(one.get("iscrowd", 0)))]

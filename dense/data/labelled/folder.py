@@ -159,7 +159,7 @@ def _of_json(
         return source
     if split == "test":
         raise FileNotFoundError(f"{root} has no test images: expected test/images/ or {path.stem}_test.json")
-    return fraction(source, images, val_ratio, split_by)[split == "val"]
+    return fraction(source, images, val_ratio, split_by, root)[split == "val"]
 
 
 def _objects(root: Path, objects: str, form: LabelFormat) -> SegmentFormat:
@@ -341,15 +341,16 @@ def _pairs(folder: Path, title: str, reading: Reading) -> FileSource:
 
 
 def fraction(
-    source: FileSource, folder: Path, ratio: float, split_by: str | None = None
+    source: FileSource, folder: Path, ratio: float, split_by: str | None = None, root: Path | None = None
 ) -> tuple[FileSource, FileSource]:
     """Return the samples for training and those for validation: at least one on either side, or with `ratio` 0 none.
 
-    The names of the images, relative to `folder`, decide: images that are added later change the split of no other.
+    The names of the images decide, relative to `folder`, else to `root`, else absolute: images that are added later
+    change the split of no other.
     split_by: a regular expression. Images for which its first group, or without groups its match, is the same text
         are on the same side.
     """
-    groups = group_names(source, folder, split_by)
+    groups = group_names(source, folder, split_by, root)
     places = {group: _place(group) for group in groups}
     if not ratio:
         border = 0.0
@@ -368,9 +369,13 @@ def fraction(
     return train, val
 
 
-def group_names(source: FileSource, folder: Path, split_by: str | None) -> list[str]:
+def group_names(source: FileSource, folder: Path, split_by: str | None, root: Path | None = None) -> list[str]:
     """Return the group of every image; without `split_by`, its name without the extension."""
-    names = [Path(name).relative_to(folder) for name in source.images]
+    bases = (folder, root or folder)
+    names = [
+        next((path.relative_to(base) for base in bases if path.is_relative_to(base)), path.absolute())
+        for path in map(Path, source.images)
+    ]
     if split_by is None:
         return [name.with_suffix("").as_posix() for name in names]
     try:

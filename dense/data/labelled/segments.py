@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -163,8 +164,8 @@ def of_annotations(entry: Sequence[Sequence[Any]], size: Size, name: str, box: B
     declared, *entry = entry
     if None not in declared and tuple(declared) != tuple(size):
         raise DataError(
-            f"{name} has {size[0]}x{size[1]} pixels (height x width), its JSON file says {declared[0]}x{declared[1]}; "
-            "annotations must be of the image as it is"
+            f"{name} has {size[0]}x{size[1]} pixels (height x width), its JSON file says "
+            f"{declared[0]!r}x{declared[1]!r}; annotations must be of the image as it is"
         )
     window, box = box, box or (0, 0, *size)
     masks, kept = [], []
@@ -203,10 +204,10 @@ def decode(stored: Any, size: Size, name: str) -> list[int]:
     height, width = size
     if isinstance(stored, Mapping):
         given, counts = stored.get("size"), stored.get("counts")
-        if list(given or ()) != [height, width]:
+        if not isinstance(given, Sequence) or list(given) != [height, width]:
             raise DataError(f"the run-length code of {name} is of size {given}, its image of {[height, width]}")
         try:
-            lengths = runs(counts) if isinstance(counts, str) else [int(count) for count in counts or ()]
+            lengths = runs(counts) if isinstance(counts, str) else [index(count) for count in counts or ()]
         except (IndexError, TypeError, ValueError):
             raise DataError(f"the run-length code of {name} is damaged: {str(counts)[:40]!r}") from None
         if sum(lengths) != height * width or min(lengths, default=0) < 0:

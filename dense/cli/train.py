@@ -58,7 +58,8 @@ def train(
     from dense.training.cli import arguments_of
 
     chosen = {"model.backbone.name": backbone, "model.backbone.weights": weights}
-    options = {"data.root": data, "output": output} | {k: v for k, v in chosen.items() if v is not None}
+    options: dict[str, Any] = {"data.root": data, "output": output}
+    options |= {k: v for k, v in chosen.items() if v is not None}
     if backbone is not None and weights is None and directory(backbone) is not None:
         options["model.backbone.weights"] = None  # it brings its own
     status, folder = _train(arguments_of(recipe, options | overrides))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import dense
@@ -217,6 +220,48 @@ def test_the_cache_holds_what_the_teacher_computes(teacher: str, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         losses.append(read_metrics(tmp_path / name / "run/metrics.csv")["loss"][1])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_the_cache_follows_the_images(teacher: str, tmp_path: Path) -> None:
+    """An image that a list names twice has two records; a rewritten shard and another scene_size are computed anew."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\na.png\nb.png\n")
+    shard = tmp_path / "images.tar"
+
+    def computed(root: str, **changes: Any) -> str:
+        given = {"data.root": root, "data.cache": str(tmp_path / "cache"), "data.copies": 1, "model.steps": 2}
+        done = run(config(tmp_path, teacher, **given, **changes), tmp_path / "run", "--checkpoint.every_steps", "0")
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "run")
+        return (done.stdout + done.stderr).partition("the teacher's features: ")[2].partition("\n")[0]
+
+    def written(*names: str) -> str:
+        with tarfile.open(shard, "w") as archive:
+            for place, name in enumerate(names):
+                archive.add(tmp_path / name, f"{place}.png")
+        return str(shard)
+
+    listed = str(tmp_path / "list.txt")
+    assert [computed(listed) for _ in range(2)] == ["4 computed, 0 in the cache", "0 computed, 4 in the cache"]
+    assert computed(written("a.png", "b.png", "a.png", "b.png")) == "4 computed, 0 in the cache"
+    assert computed(str(shard)) == "0 computed, 4 in the cache"
+    assert computed(written("b.png", "a.png", "a.png", "b.png")) == "4 computed, 0 in the cache"
+    scenes = {"data.scenes": 8}
+    assert computed("scenes:train", **scenes) == "8 computed, 0 in the cache"
+    assert computed("scenes:train", **scenes, **{"data.scene_size": 40}) == "8 computed, 0 in the cache"
+
+
+def test_live_and_cached_runs_do_not_continue_each_other(teacher: str, finished: Path, tmp_path: Path) -> None:
+    """Their views differ from the second epoch on."""
+    cached = {"data.cache": str(finished.parent / "cache"), "data.copies": 2}
+    for first, then in (({}, cached), (cached, {})):
+        folder = tmp_path / f"{bool(first)}"
+        assert run(config(folder, teacher, **first), folder / "run", "--trainer.max_steps", "2").returncode == 0
+        done = run(config(folder, teacher, **then), folder / "run")
+        assert done.returncode == 1, done.stderr
+        assert "data.copies: " in done.stderr
 
 
 def test_a_convolutional_student_keeps_its_statistics(teacher: str, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_several_teachers_share_by_weight(teacher: str, tmp_path: Path) -> None:
 
 
 def test_a_shallower_student_starts_from_the_teachers_blocks(teacher: str) -> None:
-    """Blocks 0, 2 and 4 of 5 or the first three, and everything else; a student of another width is refused."""
+    """Blocks 0, 2 and 4 of 5 or the first three, and everything else; a student that computes otherwise is refused."""
     theirs = dense.load_backbone(teacher).state_dict()
     for init, blocks in (("teacher_first", (0, 1, 2)), ("teacher", (0, 2, 4))):
         backbone = BackboneOptions("vit_tiny_patch16_224", vit(width=24, depth=3), init_from=init)
@@ -175,8 +175,15 @@ def test_a_shallower_student_starts_from_the_teachers_blocks(teacher: str) -> No
     assert torch.equal(ours["model.patch_embed.proj.weight"], theirs["model.patch_embed.proj.weight"])
     larger = BackboneOptions("vit_tiny_patch16_224", vit(width=24) | {"img_size": 64}, init_from="teacher")
     assert module(TeacherOptions(name=teacher), larger).student.backbone.state_dict()["model.pos_embed"].shape[1] == 65
-    with pytest.raises(ValueError, match=r"width 16.*width 24"):
-        module(TeacherOptions(name=teacher), BackboneOptions("vit_tiny_patch16_224", vit(), init_from="teacher"))
+    for arguments, message in (
+        (vit(), "dim: 16 here, 24 there"),
+        (vit(width=24, depth=6), "depth: 6 here, 5 there"),
+        (vit(width=24) | {"num_heads": 3}, "heads: 3 here, 2 there"),
+        (vit(width=24) | {"mean": [0.485, 0.456, 0.406]}, r"mean: \(0.485, .* here, \(0.5, 0.5, 0.5\) there"),
+    ):
+        options = BackboneOptions("vit_tiny_patch16_224", arguments, init_from="teacher")
+        with pytest.raises(ValueError, match=f"init_from: teacher needs.*{message}"):
+            module(TeacherOptions(name=teacher), options)
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,9 @@ class TeacherOptions:
         _expect_temperatures(self)
         if self.name is None and (self.weights is not None or self.others):
             raise ValueError("teacher.weights and teacher.others belong to a frozen teacher; set teacher.name")
+        for other in self.others:
+            if other.weight <= 0:
+                raise ValueError(f"teacher.others: {other.name} has weight {other.weight}: expected more than 0")
 
     @property
     def frozen(self) -> list[FrozenTeacher]:
@@ -223,6 +226,11 @@ class FeatureOptions:
 
     def __post_init__(self) -> None:
         _expect_at_least(self, 0, "weight", "image_weight", "patch_weight")
+        if self.weight and not self.image_weight + self.patch_weight:
+            raise ValueError(
+                f"features.weight={self.weight} with image_weight=0 and patch_weight=0, so there is nothing to learn; "
+                "raise one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -427,6 +435,11 @@ class Recipe:
         if self.teacher.frozen and not compared:
             raise ValueError(
                 f"teacher.name={self.teacher.name} without a term that uses it; set features.weight or relations.weight"
+            )
+        if self.distill is not None and not self.has_prototypes:
+            raise ValueError(
+                f"distill={self.distill}: its targets are prototypes, which features and relations do not use; set "
+                f"dino.weight or ibot.weight, or use --model.teacher.name {self.distill} instead"
             )
         if self.backbone.init_from in (EVEN, FIRST) and not self.teacher.frozen:
             raise ValueError(f"backbone.init_from: {self.backbone.init_from} needs a frozen teacher; set teacher.name")

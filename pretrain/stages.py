@@ -156,6 +156,9 @@ def distillation_teacher(recipe: Recipe, student: MultiCropNetwork, place: str) 
     """Return the frozen teacher of a finished run, backbone and heads, which makes targets for this student."""
     run = load_run(place, "distill")
     ibot, prefix = dict(run.recipe["ibot"]), "teacher.network."
+    state = {k.removeprefix(prefix): v for k, v in run.state.items() if k.startswith(prefix)}
+    if not any(name.startswith("head.") for name in state):
+        raise ValueError(f"distill: this run has no heads; use --model.teacher.name {place}")
     network = build_network(
         Recipe(
             backbone=replace(BackboneOptions(**run.recipe["backbone"]), init_from=None, drop_path=0.0),
@@ -163,7 +166,7 @@ def distillation_teacher(recipe: Recipe, student: MultiCropNetwork, place: str) 
             ibot=IBOTOptions(**(ibot | {"head": None if ibot["head"] is None else HeadOptions(**ibot["head"])})),
         )
     )
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in run.state.items() if k.startswith(prefix)})
+    network.load_state_dict({name: value for name, value in state.items() if not name.startswith("maps.")})
     network.backbone.freeze()
     _check_distillation(recipe, student, network, ibot["weight"] > 0)
     return network.requires_grad_(False).eval()

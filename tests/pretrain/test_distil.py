@@ -209,6 +209,16 @@ def test_stopped_and_continued(finished: Path, teacher: str, tmp_path: Path) -> 
     assert int(state["terms.relations.filled"]) == 6 * 8
 
 
+def test_self_distillation_of_distilled_runs(finished: Path, teacher: str, tmp_path: Path) -> None:
+    """A run with heads beside a frozen teacher gives its prototypes as targets; one without heads names the option."""
+    heads = {"model.dino.weight": 1.0, "model.steps": 2}
+    assert run(config(tmp_path / "both", teacher, **heads), tmp_path / "both/run").returncode == 0
+    for source, status in ((tmp_path / "both/run", 0), (finished, 1)):
+        done = run(config(tmp_path, teacher, **heads, **{"model.distill": str(source)}), tmp_path / "run")
+        assert done.returncode == status, done.stderr
+    assert f"distill: this run has no heads; use --model.teacher.name {finished}" in done.stderr
+
+
 def test_live_mixup_is_continued_too(teacher: str, tmp_path: Path) -> None:
     """Mixed images of a step are the same in a continued run; the teacher is read anew."""
     path = config(tmp_path, teacher, **{"model.mixup": True, "model.steps": 3})
@@ -332,6 +342,9 @@ def test_wrong_options(teacher: str, tmp_path: Path) -> None:
         ({"model.teacher": {"momentum": 0.9}}, "need a frozen teacher: --model.teacher.name"),
         ({"model.teacher": {"weights": teacher}}, "set teacher.name"),
         ({"model.features.weight": 0.0, "model.relations.weight": 0.0, "model.dino.weight": 1.0}, "without a term"),
+        ({"model.features.image_weight": 0, "model.features.patch_weight": 0}, "nothing to learn; raise one of them"),
+        ({"model.teacher.others": [{"name": teacher, "weight": -1.0}]}, f"others: {teacher} has weight -1.0: expected"),
+        ({"model.distill": teacher}, "set dino.weight or ibot.weight, or use --model.teacher.name"),
         ({"model.mixup": True, "model.dino.weight": 1.0}, "mixup is for features"),
         ({"model.mixup": True, "data.cache": str(tmp_path / "c")}, "with mixup, which makes new images"),
         ({"data.views.init_args": VIEWS | {"local_crops": 2, "local_size": 16}}, "set it to 0"),

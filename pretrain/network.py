@@ -160,9 +160,9 @@ def shallower(options: BackboneOptions, teacher: Backbone) -> Backbone:
     differ = [line for line in ours.difference(theirs) if line.startswith(same)] or sorted(shapes)[:3]
     if differ or ours.kind == "pyramid":
         raise ValueError(
-            f"backbone.init_from: {options.init_from} needs a ViT like the teacher and at most as deep, and {ours.name} "
-            f"(here) is not like {theirs.name} (there): {', '.join(differ) or 'convolutional'}; set backbone.name to "
-            "the teacher's and backbone.arguments to {depth: N}"
+            f"backbone.init_from: {options.init_from} needs a ViT like the teacher, of at most as many blocks, and "
+            f"{ours.name} (here) is not like {theirs.name} (there): {', '.join(differ) or 'convolutional'}; set "
+            "backbone.name to the teacher's and backbone.arguments to {depth: N}"
         )
     backbone.load_state_dict(state)
     return backbone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
@@ -119,16 +121,22 @@ def _frozen_teacher(teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbon
             with torch.device("meta"):  # takes no memory
                 needed = sum(parameter.nbytes for parameter in load_backbone(name).parameters())
         else:
-            needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            needed = sum(map(_bytes_in_fp32, folder.glob("*.safetensors")))
         if needed > (free := free_memory()):
             raise ValueError(
                 f"its weights take {megabytes(needed, up=True)} and {megabytes(free)} of memory are free; choose a "
                 "smaller teacher or a machine with more memory"
             )
         return load_backbone(name, teacher.weights, frozen=True, **channels)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"teacher.name={teacher.name}: {error}") from None
+
+
+def _bytes_in_fp32(file: Path) -> int:
+    """Return what the tensors of a safetensors file take once they are loaded, by its header."""
+    with safe_open(file, "pt") as tensors:
+        return sum(4 * math.prod(tensors.get_slice(name).get_shape()) for name in list(tensors.keys()))
 
 
 def free_memory() -> int:

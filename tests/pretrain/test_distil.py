@@ -332,6 +332,8 @@ def test_wrong_teachers(teacher: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stages, "free_memory", lambda: 50_000)
     with pytest.raises(ValueError, match=r"its weights take .* and 0.0 MB of memory are free; choose a smaller"):
         module(TeacherOptions(name=teacher), student)
+    with pytest.raises(ValueError, match=r"its weights take 2\d\.\d MB"):  # as fp32, of a file in 16 bits
+        module(TeacherOptions(name="photos_tiny"), student)
     with pytest.raises(ValueError, match=r"its weights take 8\d\.\d MB"):
         module(TeacherOptions(name="dinov2_vits14", weights=str(other)), student)
 

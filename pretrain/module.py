@@ -42,7 +42,7 @@ from pretrain.recipe import Recipe, completed
 from pretrain.sharding import local
 from pretrain.stages import check_start, distillation_teacher, frozen_teachers, load_run, load_start
 from pretrain.teacher import Teacher
-from pretrain.terms import GuidesTerm, StepOutputs, Term, build_terms
+from pretrain.terms import GuidesTerm, RelationTerm, StepOutputs, Term, build_terms
 from pretrain.views import MultiCrop
 
 ELSEWHERE = ("distilled.", "frozen.")  # frozen teachers, which checkpoints leave out
@@ -121,6 +121,8 @@ class DINO(pl.LightningModule):
         self._add_guides(data)
         for term in self._terms:
             term.plan(self.schedules.steps)
+            if isinstance(term, RelationTerm):
+                term.open_queues(len(data.dataset))
         self.masks.seed, self._total_batch = data.seed, total
         neighbours = data.batch_size * (self.trainer.world_size if self.recipe.koleo.distributed else 1)
         for views in getattr(data.views, "choices", [data.views]):

@@ -239,7 +239,7 @@ class RelationOptions:
 
     key: ClassVar[str] = "relations."
     weight: float = 0.0  # factor of the term in the loss
-    queue: int = 8192  # recent class tokens of the teacher with which class tokens are compared
+    queue: int | None = None  # recent class tokens of the teacher to compare with; null: by the number of images
     temperature: float = 0.07  # of the softmax over similarities
     patch_weight: float = 1.0  # factor of the similarities among an image's patches within the term
 

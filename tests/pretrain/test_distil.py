@@ -27,7 +27,7 @@ from pretrain.recipe import (
     TeacherOptions,
     completed,
 )
-from pretrain.terms import StepOutputs
+from pretrain.terms import RelationTerm, StepOutputs
 from tests.pretrain.runs import command, run, write_config
 from tests.runs import assert_same, in_processes, weights
 
@@ -121,6 +121,15 @@ def test_a_student_that_can_represent_its_teacher_does(tmp_path: Path) -> None:
     assert folder in facts["teacher"]
     assert facts["cosine to teacher, patches"].startswith("0.")
     assert dense.load_backbone(tmp_path / "run/backbone").spec.dim == 32
+
+
+@pytest.mark.parametrize(("images", "length"), [(32, 16), (999, 256), (1_000, 512), (19_999, 4096), (20_000, 8192)])
+def test_the_queue_fits_the_number_of_images(images: int, length: int, teacher: str) -> None:
+    """As published; a length that is given stays."""
+    for queue, expected in ((None, length), (12, 12)):
+        relations = RelationTerm(RelationOptions(1.0, queue), [FrozenTeacher(teacher)], [24])
+        relations.open_queues(images)
+        assert relations.get_buffer("queue_0").shape == (expected, 24)
 
 
 @pytest.mark.parametrize("theirs", [8, 14, 16])
@@ -221,12 +230,14 @@ def test_self_distillation_of_distilled_runs(finished: Path, teacher: str, tmp_p
 
 def test_live_mixup_is_continued_too(teacher: str, tmp_path: Path) -> None:
     """Mixed images of a step are the same in a continued run; the teacher is read anew."""
-    path = config(tmp_path, teacher, **{"model.mixup": True, "model.steps": 3})
+    changes = {"model.mixup": True, "model.relations": {"weight": 1.0}, "model.steps": 3}
+    path = config(tmp_path, teacher, **changes)
     assert run(path, tmp_path / "whole").returncode == 0
     for stop in ("1", "3"):
         done = run(path, tmp_path / "parts", "--trainer.max_steps", stop)
         assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "parts", tmp_path / "whole")
+    assert len(weights(tmp_path / "whole")["terms.relations.queue_0"]) == 16  # by the number of images
 
 
 def test_the_cache_holds_what_the_teacher_computes(teacher: str, tmp_path: Path) -> None:

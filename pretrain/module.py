@@ -220,8 +220,12 @@ class DINO(pl.LightningModule):
         masks, indices = (None, None) if masked is None else masked[:2]
         views, frozen = self._with_targets(batch)
         for number, centers in enumerate(self.centers):
-            own: Any = centers
-            frozen[number] = TeacherFeatures(*map(subtract_mean, frozen[number], own))
+            images, patches = centers  # type: ignore[misc]
+            start = step == 0 and micro == 0
+            frozen[number] = TeacherFeatures(
+                subtract_mean(frozen[number].images, images, start),
+                subtract_mean(frozen[number].patches, patches, start),
+            )
         return StepOutputs(
             teacher=self._run_teacher(globals_, indices) if self.recipe.has_prototypes else None,
             student=self.student(views, masks, indices, patches="gram" in self.terms),

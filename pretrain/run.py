@@ -192,6 +192,7 @@ def distillation_facts(model: DINO, folder: Path) -> dict[str, Any]:
     """Return what each frozen teacher is, and the cosine reached to its features on the views of training."""
     facts: dict[str, Any] = {}
     curves = read_metrics(folder / "metrics.csv") if model.teachers else {}
+    which = "without their mean" if model.recipe.teacher.subtract_mean else "with their mean"
     for n, (teacher, about) in enumerate(zip(model.recipe.teacher.frozen, model.teachers, strict=True), start=1):
         number, spec = f" {n}" if n > 1 else "", about["spec"]
         facts[f"teacher{number}"] = (
@@ -202,7 +203,8 @@ def distillation_facts(model: DINO, folder: Path) -> dict[str, Any]:
             values = curves.get(f"health/{name}_cosine{number.replace(' ', '_')}", ((), ()))[1][-10:]
             if values:
                 facts[f"cosine to teacher{number}, {words}"] = (
-                    f"{sum(values) / len(values):.4f}, mean of the last {len(values)} measurements in training"
+                    f"{sum(values) / len(values):.4f} (features {which}), mean of the last {len(values)} measurements "
+                    "in training"
                 )
     return facts
 

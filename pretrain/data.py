@@ -247,6 +247,10 @@ class PretrainData(pl.LightningDataModule):
             raise ValueError(
                 "data.cache keeps features of views of one size, and MixedCrops draws sizes; leave one out"
             )
+        if cache is not None and Path(cache).is_file():
+            raise ValueError(f"data.cache={cache} is a file; expected a folder, which need not exist")
+        if copies < 1:
+            raise ValueError(f"data.copies={copies}: expected at least 1")
         self.cache, self.copies = cache, copies
         self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
         self.at_least = at_least

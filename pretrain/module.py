@@ -38,7 +38,7 @@ from pretrain.optim import (
     plan_schedules,
     set_hyperparameters,
 )
-from pretrain.recipe import Recipe, completed
+from pretrain.recipe import Recipe, completed, without_places
 from pretrain.sharding import local
 from pretrain.stages import check_start, distillation_teacher, frozen_teachers, load_run, load_start
 from pretrain.teacher import Teacher
@@ -366,7 +366,8 @@ class DINO(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another recipe, naming the differences."""
-        refuse_another(self.recipe.to_dict(), completed(checkpoint.get("recipe", {})), free="health")
+        saved = completed(checkpoint.get("recipe", {}))
+        refuse_another(without_places(self.recipe.to_dict()), without_places(saved), free="health")
         digests = [teacher["digest"] for teacher in self.teachers]
         refuse_another({"frozen teachers": digests}, {"frozen teachers": checkpoint.get("teachers", digests)})
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(ELSEWHERE)}

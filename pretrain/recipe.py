@@ -356,6 +356,14 @@ def completed(saved: dict[str, Any]) -> dict[str, Any]:
     return fill(saved, Recipe().to_dict())
 
 
+def without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the names and files of frozen teachers, whose weights a checkpoint compares itself."""
+    teacher = recipe["teacher"]
+    unnamed = {"name": teacher["name"] and "frozen", "weights": None}
+    others = [{**other, "name": None, "weights": None} for other in teacher["others"]]
+    return {**recipe, "teacher": {**teacher, **unnamed, "others": others}}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All options of a training.

@@ -105,21 +105,25 @@ def frozen_teachers(recipe: Recipe) -> list[Backbone]:
     given: dict[str, Any] = {} if channels is None else {"channels": channels}
     if given and recipe.backbone.channels_from != "random":  # a teacher with a random layer teaches nothing
         given["channels_from"] = recipe.backbone.channels_from
-    return [_frozen_teacher(teacher, given) for teacher in recipe.teacher.frozen]
+    return [
+        _frozen_teacher("teacher.others" if number else "teacher.name", teacher, given)
+        for number, teacher in enumerate(recipe.teacher.frozen)
+    ]
 
 
-def _frozen_teacher(teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbone:
+def _frozen_teacher(option: str, teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbone:
     name = str(_inside(Path(teacher.name)))
     folder = directory(name)
-    if folder is None and teacher.weights is None and os.sep not in name:
-        raise ValueError(
-            f"teacher.name={name} without weights would teach random features; give --model.teacher.weights FILE, or "
-            "the directory of a backbone as --model.teacher.name"
-        )
     try:
         if folder is None:
             with torch.device("meta"):  # takes no memory
                 needed = sum(parameter.nbytes for parameter in load_backbone(name).parameters())
+            if teacher.weights is None:
+                own = "--model.teacher.weights FILE" if option == "teacher.name" else "weights: FILE beside its name"
+                raise ValueError(
+                    f"without weights it would teach random features; give {own}, or the directory of a backbone as "
+                    "its name"
+                )
         else:
             needed = sum(map(_bytes_in_fp32, folder.glob("*.safetensors")))
         if needed > (free := free_memory()):
@@ -130,7 +134,7 @@ def _frozen_teacher(teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbon
         return load_backbone(name, teacher.weights, frozen=True, **channels)
     except (ValueError, OSError, SafetensorError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"teacher.name={teacher.name}: {error}") from None
+        raise kind(f"{option}={teacher.name}: {error}") from None
 
 
 def _bytes_in_fp32(file: Path) -> int:

@@ -230,14 +230,21 @@ def test_self_distillation_of_distilled_runs(finished: Path, teacher: str, tmp_p
 
 
 def test_live_mixup_is_continued_too(teacher: str, tmp_path: Path) -> None:
-    """Mixed images of a step are the same in a continued run; the teacher is read anew."""
+    """Mixed images of a step are the same in a continued run; the teacher is read anew, from where it is now."""
     changes = {"model.mixup": True, "model.relations": {"weight": 1.0}, "model.steps": 3}
     path = config(tmp_path, teacher, **changes)
     assert run(path, tmp_path / "whole").returncode == 0
-    for stop in ("1", "3"):
-        done = run(path, tmp_path / "parts", "--trainer.max_steps", stop)
+    moved = shutil.copytree(teacher, tmp_path / "moved")
+    for place, stop in ((teacher, "1"), (str(moved), "3")):
+        done = run(path, tmp_path / "parts", "--trainer.max_steps", stop, "--model.teacher.name", place)
         assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "parts", tmp_path / "whole")
+    other = save_teacher(tmp_path / "other", depth=4, width=24)
+    done = run(path, tmp_path / "parts", "--model.teacher.name", other)
+    assert done.returncode == 1
+    assert "frozen teachers: ['" in done.stderr
+    done = run(path, tmp_path / "parts", "--show-views", str(tmp_path / "views.png"))
+    assert "2 views, before mixup, of 32, 32 pixels" in done.stdout, done.stderr
     assert len(weights(tmp_path / "whole")["terms.relations.queue_0"]) == 16  # by the number of images
 
 
@@ -335,7 +342,10 @@ def test_wrong_teachers(teacher: str, tmp_path: Path, monkeypatch: pytest.Monkey
     other.write_bytes((Path(teacher) / "model.safetensors").read_bytes())
     student = BackboneOptions("vit_tiny_patch16_224", vit())
     for options, message in (
-        (TeacherOptions(name="dinov2_vits14"), "teacher.name=dinov2_vits14 without weights would teach random"),
+        (TeacherOptions(name="dinov2_vits14"), "teacher.name=dinov2_vits14: without weights it would teach random"),
+        (TeacherOptions(name=str(tmp_path)), f"teacher.name={tmp_path}: .* has no config.json; expected a directory"),
+        (TeacherOptions(name=teacher, others=[FrozenTeacher("gone")]), "teacher.others=gone: unknown backbone 'gone'"),
+        (TeacherOptions(name=teacher, others=[FrozenTeacher("dinov2_vits14")]), "give weights: FILE beside its name"),
         (TeacherOptions(name="dinov2_vits14", weights=str(other)), "teacher.name=dinov2_vits14: .*does not fit"),
         (TeacherOptions(name="dinov2_vits14", weights="/nowhere.pth"), "teacher.name=dinov2_vits14: .*/nowhere.pth"),
         (TeacherOptions(name="dinov2_vitz14", weights=str(other)), "unknown backbone 'dinov2_vitz14'.*Did you mean"),
@@ -362,6 +372,9 @@ def test_wrong_options(teacher: str, tmp_path: Path) -> None:
         ({"model.teacher.others": [{"name": teacher, "weight": -1.0}]}, f"others: {teacher} has weight -1.0: expected"),
         ({"model.distill": teacher}, "set dino.weight or ibot.weight, or use --model.teacher.name"),
         ({"model.mixup": True, "model.dino.weight": 1.0}, "mixup is for features"),
+        ({"model.teacher.name": "nope/x"}, "no such saved directory for --model.teacher.name: nope/x"),
+        ({"data.cache": str(Path(teacher) / "config.json")}, "config.json is a file; expected a folder"),
+        ({"data.copies": -1}, "data.copies=-1: expected at least 1"),
         ({"model.mixup": True, "data.cache": str(tmp_path / "c")}, "with mixup, which makes new images"),
         ({"data.views.init_args": VIEWS | {"local_crops": 2, "local_size": 16}}, "set it to 0"),
         ({"model.backbone.arguments": vit(14), "data.views.init_args": VIEWS | {"global_size": 60}}, "such as 56"),

@@ -220,12 +220,9 @@ class DINO(pl.LightningModule):
         masks, indices = (None, None) if masked is None else masked[:2]
         views, frozen = self._with_targets(batch)
         for number, centers in enumerate(self.centers):
-            images, patches = centers  # type: ignore[misc]
-            start = step == 0 and micro == 0
-            frozen[number] = TeacherFeatures(
-                subtract_mean(frozen[number].images, images, start),
-                subtract_mean(frozen[number].patches, patches, start),
-            )
+            own: Any = centers
+            pairs, start = zip(frozen[number], own, strict=True), step == 0 and micro == 0
+            frozen[number] = TeacherFeatures(*[subtract_mean(part, center, start) for part, center in pairs])
         return StepOutputs(
             teacher=self._run_teacher(globals_, indices) if self.recipe.has_prototypes else None,
             student=self.student(views, masks, indices, patches="gram" in self.terms),

@@ -159,9 +159,10 @@ def shallower(options: BackboneOptions, teacher: Backbone) -> Backbone:
     same = (*SAME, "depth:") if ours.depth > theirs.depth else SAME
     differ = [line for line in ours.difference(theirs) if line.startswith(same)] or sorted(shapes)[:3]
     if differ or ours.kind == "pyramid":
+        reason = "convolutional" if ours.kind == "pyramid" else ", ".join(differ)
         raise ValueError(
             f"backbone.init_from: {options.init_from} needs a ViT like the teacher, of at most as many blocks, and "
-            f"{ours.name} (here) is not like {theirs.name} (there): {', '.join(differ) or 'convolutional'}; set "
+            f"{ours.name} (here) is not like {theirs.name} (there): {reason}; set "
             "backbone.name to the teacher's and backbone.arguments to {depth: N}"
         )
     backbone.load_state_dict(state)

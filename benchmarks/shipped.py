@@ -18,8 +18,8 @@ from _claims import record
 from _measure import arguments, spread
 
 
-def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
-    """Return the numbers of one verb of `dense evaluate`."""
+def numbers(backbone: str, *words: str) -> dict[str, float]:
+    """Return the numbers of a backbone by one verb of `dense evaluate`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dense", "evaluate", *words, "--backbone", backbone, "--baselines"]
         subprocess.run([*command, "--output", folder], check=True, stdout=sys.stderr)
@@ -28,15 +28,9 @@ def numbers(*words: str, backbone: str = "scenes_tiny") -> dict[str, float]:
     return {name: value for name, value in found.items() if not isinstance(value, dict)} | inner
 
 
-def compare(
-    title: str,
-    key: str,
-    other: str,
-    found: list[dict[str, float]],
-    lower: bool = False,
-    peer: str = "random initialisation",
-) -> None:
-    """Record mean and range over seeds of the backbone and of a peer."""
+def compare(title: str, key: str, other: str, found: list[dict[str, float]], lower: bool = False) -> None:
+    """Record mean and range over seeds of the backbone and of random initialisation."""
+    peer = "random initialisation"
     all_ours, all_theirs = ([each[name] for each in found] for name in (key, other))
     ours, theirs = statistics.mean(all_ours), statistics.mean(all_theirs)
     better, worse = (theirs, ours) if lower else (ours, theirs)
@@ -55,17 +49,18 @@ def main() -> None:
     options = parser.parse_args()
     seeds = [str(seed) for seed in range(options.seeds)]
     sizes = ["--train-scenes", str(options.train), "--val-scenes", str(options.val)]
-    probed = [numbers("probe", *sizes, "--seed", seed) for seed in seeds]
-    compare("scenes_tiny: linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
-    compare("scenes_tiny: ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
-    compare("scenes_tiny: k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
-    sought = numbers(
-        "discovery", "--data", "scenes", "--scenes", str(options.found), "--method", "attention", "maskcut"
-    )
-    compare("scenes_tiny: attention, CorLoc", "attention corloc", "random attention corloc", [sought])
-    compare("scenes_tiny: MaskCut, Jaccard", "maskcut jaccard", "random maskcut jaccard", [sought])
-    followed = [numbers("video", "--data", "scenes", "--clips", str(options.clips), "--seed", seed) for seed in seeds]
-    compare("scenes_tiny: objects followed, J&F", "j_and_f", "random initialisation j_and_f", followed)
+    found = ["--scenes", str(options.found), "--method", "attention", "maskcut"]
+    for name in ("scenes_tiny", "photos_tiny"):
+        probed = [numbers(name, "probe", *sizes, "--seed", seed) for seed in seeds]
+        compare(f"{name}: linear patch mIoU", "segmentation_miou", "random/segmentation_miou", probed)
+        compare(f"{name}: ridge depth abs_rel", "depth_abs_rel", "random/depth_abs_rel", probed, lower=True)
+        compare(f"{name}: k-NN of the largest object's class", "knn_class", "random/knn_class", probed)
+        sought = [numbers(name, "discovery", "--data", "scenes", *found)]
+        compare(f"{name}: attention, CorLoc", "attention corloc", "random attention corloc", sought)
+        compare(f"{name}: MaskCut, Jaccard", "maskcut jaccard", "random maskcut jaccard", sought)
+        clips = ["--data", "scenes", "--clips", str(options.clips)]
+        followed = [numbers(name, "video", *clips, "--seed", seed) for seed in seeds]
+        compare(f"{name}: objects followed, J&F", "j_and_f", "random initialisation j_and_f", followed)
 
 
 if __name__ == "__main__":

@@ -63,13 +63,15 @@ class Center(Centering):
         self.logit_count += len(logits)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, start: bool = False) -> None:
+        """Move c; `start`: to the mean itself."""
         total, count = self.logit_sum, self.logit_count
         if is_distributed():
             both = torch.cat([total, count], dim=1)
             distributed.all_reduce(both)
             total, count = both[:, :-1], both[:, -1:]
-        weight = (1 - self.momentum) * (count > 0)  # 1, 1: computed on the device, without synchronising
+        momentum = 0.0 if start else self.momentum
+        weight = (1 - momentum) * (count > 0)  # 1, 1: computed on the device, without synchronising
         self.center.lerp_(total / count.clamp(min=1), weight)
         self.logit_sum.zero_()
         self.logit_count.zero_()
@@ -78,9 +80,14 @@ class Center(Centering):
         return f"dim={self.center.shape[1]}, momentum={self.momentum}"
 
 
-def subtract_mean(features: Tensor, center: Center) -> Tensor:
-    """Return features (..., D) minus their moving average, in fp32, and accumulate them for it."""
+def subtract_mean(features: Tensor, center: Center, start: bool = False) -> Tensor:
+    """Return features (..., D) minus their moving average, in fp32, and accumulate them for it.
+
+    start: the average starts as the mean of these features over all processes.
+    """
     center.accumulate(features.flatten(0, -2))
+    if start:
+        center.step(start=True)
     return features.float() - center.center[0]
 
 

@@ -24,6 +24,7 @@ from dense.data.levels import PHOTOGRAPHS, RGB, SAMPLED, Reading
 from dense.data.loader import endless_loader
 from dense.data.metadata import Metadata, columns_of, read_metadata
 from dense.data.sampler import permute
+from dense.data.shards import ShardImages
 from dense.data.unlabelled import FolderImages, Images, ListImages, open_images
 from dense.data.values import files_of
 from dense.data.windows import DamagedTiles, WindowImages
@@ -93,10 +94,11 @@ class ViewsOf(Dataset[ImageViews]):
 
     def identity(self, index: int) -> Identity:
         """Return the cache's key of an image; its augmentation depends on its index."""
-        name = self.images.name(index)
-        files = files_of(Path(name), getattr(self.images, "reading", PHOTOGRAPHS))
+        images, name = self.images, self.images.name(index)
+        path = Path(images.shard(index) if isinstance(images, ShardImages) else name)
+        files = files_of(path, getattr(images, "reading", PHOTOGRAPHS))
         version = file_identity(*files).version if files[0].is_file() else ""
-        return Identity(name, f"{version}, number {index}")
+        return Identity(f"{name}, number {index}", version)
 
     def sample(self, epoch: int, index: int, step: int = 0) -> ImageViews:
         """Return the views of an image, without features."""
@@ -245,6 +247,10 @@ class PretrainData(pl.LightningDataModule):
             raise ValueError(
                 "data.cache keeps features of views of one size, and MixedCrops draws sizes; leave one out"
             )
+        if cache is not None and Path(cache).is_file():
+            raise ValueError(f"data.cache={cache} is a file; expected a folder, which need not exist")
+        if copies < 1:
+            raise ValueError(f"data.copies={copies}: expected at least 1")
         self.cache, self.copies = cache, copies
         self.root, self.views, self.batch_size, self.workers, self.seed = root, views, batch_size, workers, seed
         self.at_least = at_least
@@ -302,7 +308,7 @@ class PretrainData(pl.LightningDataModule):
         assert self.cache is not None
         assert self.trainer is not None
         views = {"views": self.views.options, "seed": self.seed, "images": self._which, "at_least": self.at_least}
-        views |= self.windows | self._reading
+        views |= {"scene_size": self.scene_size, **self.windows, **self._reading}
         dataset = self.dataset
         cache = FeatureCache(self.cache, {**key, **views}, compute, copies=self.copies, dtype=torch.float16)
         identities = [dataset.identity(index) for index in range(len(dataset))]
@@ -349,7 +355,7 @@ class PretrainData(pl.LightningDataModule):
             "scene_size": self.scene_size,
             "at_least": self.at_least,
             **self.windows,
-            **({"copies": self.copies} if self.cache else {}),
+            "copies": self.copies if self.cache else None,
             **({"metadata": self.dataset.metadata.digest} if self.dataset.metadata else {}),
             **self._reading,
             "views": {str(number): crops.options for number, crops in enumerate(views)},

@@ -38,11 +38,11 @@ from pretrain.optim import (
     plan_schedules,
     set_hyperparameters,
 )
-from pretrain.recipe import Recipe, completed
+from pretrain.recipe import Recipe, completed, without_places
 from pretrain.sharding import local
 from pretrain.stages import check_start, distillation_teacher, frozen_teachers, load_run, load_start
 from pretrain.teacher import Teacher
-from pretrain.terms import GuidesTerm, StepOutputs, Term, build_terms
+from pretrain.terms import GuidesTerm, RelationTerm, StepOutputs, Term, build_terms
 from pretrain.views import MultiCrop
 
 ELSEWHERE = ("distilled.", "frozen.")  # frozen teachers, which checkpoints leave out
@@ -121,6 +121,8 @@ class DINO(pl.LightningModule):
         self._add_guides(data)
         for term in self._terms:
             term.plan(self.schedules.steps)
+            if isinstance(term, RelationTerm):
+                term.open_queues(len(data.dataset))
         self.masks.seed, self._total_batch = data.seed, total
         neighbours = data.batch_size * (self.trainer.world_size if self.recipe.koleo.distributed else 1)
         for views in getattr(data.views, "choices", [data.views]):
@@ -219,7 +221,8 @@ class DINO(pl.LightningModule):
         views, frozen = self._with_targets(batch)
         for number, centers in enumerate(self.centers):
             own: Any = centers
-            frozen[number] = TeacherFeatures(*map(subtract_mean, frozen[number], own))
+            pairs, start = zip(frozen[number], own, strict=True), step == 0 and micro == 0
+            frozen[number] = TeacherFeatures(*[subtract_mean(part, center, start) for part, center in pairs])
         return StepOutputs(
             teacher=self._run_teacher(globals_, indices) if self.recipe.has_prototypes else None,
             student=self.student(views, masks, indices, patches="gram" in self.terms),
@@ -360,7 +363,8 @@ class DINO(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another recipe, naming the differences."""
-        refuse_another(self.recipe.to_dict(), completed(checkpoint.get("recipe", {})), free="health")
+        saved = completed(checkpoint.get("recipe", {}))
+        refuse_another(without_places(self.recipe.to_dict()), without_places(saved), free="health")
         digests = [teacher["digest"] for teacher in self.teachers]
         refuse_another({"frozen teachers": digests}, {"frozen teachers": checkpoint.get("teachers", digests)})
         checkpoint["state_dict"] |= {k: v for k, v in self.state_dict().items() if k.startswith(ELSEWHERE)}

@@ -20,6 +20,8 @@ from pretrain.masking import VIEWS, Grid, check_grid
 from pretrain.recipe import EVEN, FIRST, BackboneOptions, Recipe
 from pretrain.views import MultiCrop
 
+SAME = ("kind:", "patch:", "dim:", "heads:", "norm_eps:", "mean:", "std:")  # fields of a spec on which blocks depend
+
 
 class NetworkOutput(NamedTuple):
     """What a network returns to the terms; None for what was not asked for."""
@@ -153,14 +155,15 @@ def shallower(options: BackboneOptions, teacher: Backbone) -> Backbone:
     if isinstance(teacher, ViT) and isinstance(backbone, ViT) and "model.pos_embed" in state:
         tables = teacher.position_tables(backbone.table_grid, torch.float32)
         state["model.pos_embed"] = torch.cat([table for table in tables if table is not None], dim=1)
-    differ = own.keys() ^ state.keys() | {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape}
+    shapes = own.keys() ^ state.keys() | {n for n in own.keys() & state.keys() if own[n].shape != state[n].shape}
+    same = (*SAME, "depth:") if ours.depth > theirs.depth else SAME
+    differ = [line for line in ours.difference(theirs) if line.startswith(same)] or sorted(shapes)[:3]
     if differ or ours.kind == "pyramid":
+        reason = "convolutional" if ours.kind == "pyramid" else ", ".join(differ)
         raise ValueError(
-            f"backbone.init_from: {options.init_from} needs a ViT like the teacher but for its depth, and {ours.name} "
-            f"(patch {ours.patch}, width {ours.dim}) is not like {theirs.name} (patch {theirs.patch}, width "
-            f"{theirs.dim}): "
-            f"{', '.join(sorted(differ)[:3]) or 'convolutional'}; set backbone.name to the teacher's and "
-            "backbone.arguments to {depth: N}"
+            f"backbone.init_from: {options.init_from} needs a ViT like the teacher, of at most as many blocks, and "
+            f"{ours.name} (here) is not like {theirs.name} (there): {reason}; set "
+            "backbone.name to the teacher's and backbone.arguments to {depth: N}"
         )
     backbone.load_state_dict(state)
     return backbone

@@ -124,6 +124,9 @@ class TeacherOptions:
         _expect_temperatures(self)
         if self.name is None and (self.weights is not None or self.others):
             raise ValueError("teacher.weights and teacher.others belong to a frozen teacher; set teacher.name")
+        for other in self.others:
+            if other.weight <= 0:
+                raise ValueError(f"teacher.others: {other.name} has weight {other.weight}: expected more than 0")
 
     @property
     def frozen(self) -> list[FrozenTeacher]:
@@ -223,6 +226,11 @@ class FeatureOptions:
 
     def __post_init__(self) -> None:
         _expect_at_least(self, 0, "weight", "image_weight", "patch_weight")
+        if self.weight and not self.image_weight + self.patch_weight:
+            raise ValueError(
+                f"features.weight={self.weight} with image_weight=0 and patch_weight=0, so there is nothing to learn; "
+                "raise one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -231,7 +239,7 @@ class RelationOptions:
 
     key: ClassVar[str] = "relations."
     weight: float = 0.0  # factor of the term in the loss
-    queue: int = 8192  # recent class tokens of the teacher with which class tokens are compared
+    queue: int | None = None  # recent class tokens of the teacher to compare with; null: by the number of images
     temperature: float = 0.07  # of the softmax over similarities
     patch_weight: float = 1.0  # factor of the similarities among an image's patches within the term
 
@@ -348,6 +356,14 @@ def completed(saved: dict[str, Any]) -> dict[str, Any]:
     return fill(saved, Recipe().to_dict())
 
 
+def without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the names and files of frozen teachers, whose weights a checkpoint compares itself."""
+    teacher = recipe["teacher"]
+    unnamed = {"name": teacher["name"] and "frozen", "weights": None}
+    others = [{**other, "name": None, "weights": None} for other in teacher["others"]]
+    return {**recipe, "teacher": {**teacher, **unnamed, "others": others}}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All options of a training.
@@ -427,6 +443,11 @@ class Recipe:
         if self.teacher.frozen and not compared:
             raise ValueError(
                 f"teacher.name={self.teacher.name} without a term that uses it; set features.weight or relations.weight"
+            )
+        if self.distill is not None and not self.has_prototypes:
+            raise ValueError(
+                f"distill={self.distill}: its targets are prototypes, which features and relations do not use; set "
+                f"dino.weight or ibot.weight, or use --model.teacher.name {self.distill} instead"
             )
         if self.backbone.init_from in (EVEN, FIRST) and not self.teacher.frozen:
             raise ValueError(f"backbone.init_from: {self.backbone.init_from} needs a frozen teacher; set teacher.name")

@@ -140,8 +140,11 @@ def run(
     return 0
 
 
-def show_views(data: PretrainData, path: Path, images: int = 4, side: int = 128) -> int:
-    """Draw the first images, each with its views in the order of training; return the exit status."""
+def show_views(data: PretrainData, path: Path, images: int = 4, side: int = 128, mixup: bool = False) -> int:
+    """Draw the first images, each with its views in the order of training; return the exit status.
+
+    mixup: the training mixes the views of a batch, which are drawn as they are before.
+    """
     check_writable(path.parent)
     rows = []
     for index in range(min(images, len(data.dataset))):
@@ -150,7 +153,8 @@ def show_views(data: PretrainData, path: Path, images: int = 4, side: int = 128)
         rows.append([contain(one, side) for one in (data.images.read(found.image), *views)])
     sides = [view.shape[-1] for view in (*found.views, *found.gram)]
     write_picture(path, sheet(rows, headings=["image", *(f"{n} px" for n in sides)]))
-    print(f"wrote {path}: {len(rows)} images and their {len(sides)} views, of {', '.join(map(str, sides))} pixels")
+    about = f"{len(sides)} views{', before mixup' if mixup else ''}, of {', '.join(map(str, sides))} pixels"
+    print(f"wrote {path}: {len(rows)} images and their {about}")
     return 0
 
 
@@ -192,6 +196,7 @@ def distillation_facts(model: DINO, folder: Path) -> dict[str, Any]:
     """Return what each frozen teacher is, and the cosine reached to its features on the views of training."""
     facts: dict[str, Any] = {}
     curves = read_metrics(folder / "metrics.csv") if model.teachers else {}
+    which = "without their mean" if model.recipe.teacher.subtract_mean else "with their mean"
     for n, (teacher, about) in enumerate(zip(model.recipe.teacher.frozen, model.teachers, strict=True), start=1):
         number, spec = f" {n}" if n > 1 else "", about["spec"]
         facts[f"teacher{number}"] = (
@@ -202,7 +207,8 @@ def distillation_facts(model: DINO, folder: Path) -> dict[str, Any]:
             values = curves.get(f"health/{name}_cosine{number.replace(' ', '_')}", ((), ()))[1][-10:]
             if values:
                 facts[f"cosine to teacher{number}, {words}"] = (
-                    f"{sum(values) / len(values):.4f}, mean of the last {len(values)} measurements in training"
+                    f"{sum(values) / len(values):.4f} (features {which}), mean of the last {len(values)} measurements "
+                    "in training"
                 )
     return facts
 

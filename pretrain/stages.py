@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dense.backbone import Backbone, load_backbone
@@ -103,32 +105,42 @@ def frozen_teachers(recipe: Recipe) -> list[Backbone]:
     given: dict[str, Any] = {} if channels is None else {"channels": channels}
     if given and recipe.backbone.channels_from != "random":  # a teacher with a random layer teaches nothing
         given["channels_from"] = recipe.backbone.channels_from
-    return [_frozen_teacher(teacher, given) for teacher in recipe.teacher.frozen]
+    return [
+        _frozen_teacher("teacher.others" if number else "teacher.name", teacher, given)
+        for number, teacher in enumerate(recipe.teacher.frozen)
+    ]
 
 
-def _frozen_teacher(teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbone:
+def _frozen_teacher(option: str, teacher: FrozenTeacher, channels: dict[str, Any]) -> Backbone:
     name = str(_inside(Path(teacher.name)))
     folder = directory(name)
-    if folder is None and teacher.weights is None and os.sep not in name:
-        raise ValueError(
-            f"teacher.name={name} without weights would teach random features; give --model.teacher.weights FILE, or "
-            "the directory of a backbone as --model.teacher.name"
-        )
     try:
         if folder is None:
             with torch.device("meta"):  # takes no memory
                 needed = sum(parameter.nbytes for parameter in load_backbone(name).parameters())
+            if teacher.weights is None:
+                own = "--model.teacher.weights FILE" if option == "teacher.name" else "weights: FILE beside its name"
+                raise ValueError(
+                    f"without weights it would teach random features; give {own}, or the directory of a backbone as "
+                    "its name"
+                )
         else:
-            needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            needed = sum(map(_bytes_in_fp32, folder.glob("*.safetensors")))
         if needed > (free := free_memory()):
             raise ValueError(
                 f"its weights take {megabytes(needed, up=True)} and {megabytes(free)} of memory are free; choose a "
                 "smaller teacher or a machine with more memory"
             )
         return load_backbone(name, teacher.weights, frozen=True, **channels)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"teacher.name={teacher.name}: {error}") from None
+        raise kind(f"{option}={teacher.name}: {error}") from None
+
+
+def _bytes_in_fp32(file: Path) -> int:
+    """Return what the tensors of a safetensors file take once they are loaded, by its header."""
+    with safe_open(file, "pt") as tensors:
+        return sum(4 * math.prod(tensors.get_slice(name).get_shape()) for name in list(tensors.keys()))
 
 
 def free_memory() -> int:
@@ -156,6 +168,9 @@ def distillation_teacher(recipe: Recipe, student: MultiCropNetwork, place: str) 
     """Return the frozen teacher of a finished run, backbone and heads, which makes targets for this student."""
     run = load_run(place, "distill")
     ibot, prefix = dict(run.recipe["ibot"]), "teacher.network."
+    state = {k.removeprefix(prefix): v for k, v in run.state.items() if k.startswith(prefix)}
+    if not any(name.startswith("head.") for name in state):
+        raise ValueError(f"distill: this run has no heads; use --model.teacher.name {place}")
     network = build_network(
         Recipe(
             backbone=replace(BackboneOptions(**run.recipe["backbone"]), init_from=None, drop_path=0.0),
@@ -163,7 +178,7 @@ def distillation_teacher(recipe: Recipe, student: MultiCropNetwork, place: str) 
             ibot=IBOTOptions(**(ibot | {"head": None if ibot["head"] is None else HeadOptions(**ibot["head"])})),
         )
     )
-    network.load_state_dict({k.removeprefix(prefix): v for k, v in run.state.items() if k.startswith(prefix)})
+    network.load_state_dict({name: value for name, value in state.items() if not name.startswith("maps.")})
     network.backbone.freeze()
     _check_distillation(recipe, student, network, ibot["weight"] > 0)
     return network.requires_grad_(False).eval()

@@ -53,6 +53,12 @@ from pretrain.recipe import (
 from pretrain.sharding import gathered
 from pretrain.stages import gram_teacher
 
+QUEUES = (  # of fewer images than the first number, the length of the queue, as in lightly-train's distillation
+    (50, 16), (100, 32), (250, 64), (500, 128), (1_000, 256), (2_000, 512), (4_000, 1024), (10_000, 2048),
+    (20_000, 4096),
+)  # fmt: skip
+LONGEST = 8192
+
 
 class StepOutputs(NamedTuple):
     """Outputs of student and teacher for one micro-batch: B images, 2 global and V - 2 local crops of each."""
@@ -369,7 +375,8 @@ class RelationTerm(FrozenTeacherTerm):
     """Frozen teachers' similarities: of class tokens to a queue of the teacher's, and among the patches of an image.
 
     ``KL(images to queue) + b KL(patches to patches)`` with the divergence of `RelationLoss`. The queue holds class
-    tokens of earlier steps, of all processes; while it is empty, the first part is 0. Weight: constant.
+    tokens of earlier steps, of all processes; while it is empty, the first part is 0. `open_queues` makes those whose
+    length depends on the number of images. Weight: constant.
     """
 
     filled: Tensor  # number of vectors that ever entered a queue
@@ -378,9 +385,16 @@ class RelationTerm(FrozenTeacherTerm):
         super().__init__(options.weight, teachers)
         self.options, self.loss = options, RelationLoss(options.temperature)
         for number, dim in enumerate(dims):
-            self.register_buffer(f"queue_{number}", torch.zeros(options.queue, dim))
+            self.register_buffer(f"queue_{number}", torch.zeros(options.queue or 0, dim))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self._new: dict[int, list[Tensor]] = {}
+
+    def open_queues(self, images: int) -> None:
+        """Give the queues the length for this number of images, where the options leave it open."""
+        length = next((length for more, length in QUEUES if images < more), LONGEST)
+        for name, queue in list(self.named_buffers()):
+            if name != "filled" and not len(queue):
+                self.register_buffer(name, queue.new_zeros(length, queue.shape[1]))
 
     def compare(self, number: int, images: Tensor, their_images: Tensor, patches: Tensor, theirs: Tensor) -> Tensor:
         self._new.setdefault(number, []).append(their_images.detach().float())
@@ -390,7 +404,8 @@ class RelationTerm(FrozenTeacherTerm):
 
     def after_step(self) -> None:
         for number, new in self._new.items():
-            queue, vectors = self.get_buffer(f"queue_{number}"), gathered(torch.cat(new))[-self.options.queue :]
+            queue = self.get_buffer(f"queue_{number}")
+            vectors = gathered(torch.cat(new))[-len(queue) :]
             places = (self.filled + torch.arange(len(vectors), device=vectors.device)) % len(queue)
             queue[places] = vectors
         if self._new:

@@ -28,7 +28,7 @@ EXAMPLES = (
         "dense curate POOL MORE --like CURATED --held-out TEST --backbone dino_vits16 --weights FILE --total 100000",
         "images similar to CURATED, none of TEST, in equal shares",
     ),
-    ("dense curate scenes:train --backbone scenes_tiny --resize 96 --crop 96", "embedded scenes, as shards"),
+    ("dense curate scenes:train --backbone photos_tiny --resize 96 --crop 96", "embedded scenes, as shards"),
 )
 SOURCES = "folders, lists, shards or scenes:train"
 SETTINGS: dict[str, dict[str, Any]] = {  # fields of dense.curate.Settings, but for the seed

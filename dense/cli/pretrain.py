@@ -70,7 +70,7 @@ def _pretrain(argv: Sequence[str], epilogue: str = "") -> int:
     argv, drawing = _without(argv, "--show-views")
     arguments = open_run(argv, epilogue)
     if drawing is not None:
-        return show_views(arguments.data, Path(drawing))
+        return show_views(arguments.data, Path(drawing), mixup=arguments.model.recipe.mixup)
     with RunFolder(arguments.folder, "pretrain") if arguments.trainer.is_global_zero else nullcontext():
         return run(*arguments)
 

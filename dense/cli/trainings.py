@@ -172,7 +172,7 @@ class ShortHelp(Parser):
                 reason = f"--{like[0]} is no option" if like else f"the recipe names no {what} of yours"
                 self.error(f"--{option} is missing, and {reason}; add --{option} {given[option]}")
             if given.get(option) not in (None, "null"):
-                check_source(str(given[option]), what, name=option.endswith(".name"))
+                check_source(str(given[option]), f"{what} for --{option}", name=option.endswith(".name"))
         if output := given.get("output"):
             check_writable(Path(output))
             check_free(Path(output))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, multiprocessing
 
-from pretrain.centering import Center, SinkhornKnopp
+from pretrain.centering import Center, SinkhornKnopp, subtract_mean
 from tests.pretrain.golden import det
 
 GOLDEN_CENTERS = [
@@ -37,6 +37,16 @@ def test_targets_are_centred_and_sharpened() -> None:
     # The same preference in every image is what centring takes away.
     center.center.copy_(torch.randn(1, 20))
     torch.testing.assert_close(center(center.center.repeat(3, 1), 0.05), torch.full((3, 20), 0.05))
+
+
+def test_the_mean_of_features_starts_at_that_of_the_first() -> None:
+    """The first features lose their own mean; from then on it is a moving average, counted once per step."""
+    center, first, second = Center(6), det(4, 6) + 10, det(4, 6, phase=1) + 10
+    torch.testing.assert_close(subtract_mean(first, center, start=True), first - first.mean(0))
+    center.step()
+    torch.testing.assert_close(subtract_mean(second, center), second - first.mean(0))
+    center.step()
+    torch.testing.assert_close(center.center[0], 0.9 * first.mean(0) + 0.1 * second.mean(0))
 
 
 def test_making_targets_changes_no_state() -> None:

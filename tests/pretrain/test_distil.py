@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import dense
@@ -24,7 +27,7 @@ from pretrain.recipe import (
     TeacherOptions,
     completed,
 )
-from pretrain.terms import StepOutputs
+from pretrain.terms import RelationTerm, StepOutputs
 from tests.pretrain.runs import command, run, write_config
 from tests.runs import assert_same, in_processes, weights
 
@@ -117,7 +120,17 @@ def test_a_student_that_can_represent_its_teacher_does(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "run/facts.json").read_text())
     assert folder in facts["teacher"]
     assert facts["cosine to teacher, patches"].startswith("0.")
+    assert "(features without their mean)" in facts["cosine to teacher, patches"]
     assert dense.load_backbone(tmp_path / "run/backbone").spec.dim == 32
+
+
+@pytest.mark.parametrize(("images", "length"), [(32, 16), (999, 256), (1_000, 512), (19_999, 4096), (20_000, 8192)])
+def test_the_queue_fits_the_number_of_images(images: int, length: int, teacher: str) -> None:
+    """As published; a length that is given stays."""
+    for queue, expected in ((None, length), (12, 12)):
+        relations = RelationTerm(RelationOptions(1.0, queue), [FrozenTeacher(teacher)], [24])
+        relations.open_queues(images)
+        assert relations.get_buffer("queue_0").shape == (expected, 24)
 
 
 @pytest.mark.parametrize("theirs", [8, 14, 16])
@@ -161,7 +174,7 @@ def test_several_teachers_share_by_weight(teacher: str, tmp_path: Path) -> None:
 
 
 def test_a_shallower_student_starts_from_the_teachers_blocks(teacher: str) -> None:
-    """Blocks 0, 2 and 4 of 5 or the first three, and everything else; a student of another width is refused."""
+    """Blocks 0, 2 and 4 of 5 or the first three, and everything else; a student that computes otherwise is refused."""
     theirs = dense.load_backbone(teacher).state_dict()
     for init, blocks in (("teacher_first", (0, 1, 2)), ("teacher", (0, 2, 4))):
         backbone = BackboneOptions("vit_tiny_patch16_224", vit(width=24, depth=3), init_from=init)
@@ -172,8 +185,15 @@ def test_a_shallower_student_starts_from_the_teachers_blocks(teacher: str) -> No
     assert torch.equal(ours["model.patch_embed.proj.weight"], theirs["model.patch_embed.proj.weight"])
     larger = BackboneOptions("vit_tiny_patch16_224", vit(width=24) | {"img_size": 64}, init_from="teacher")
     assert module(TeacherOptions(name=teacher), larger).student.backbone.state_dict()["model.pos_embed"].shape[1] == 65
-    with pytest.raises(ValueError, match=r"width 16.*width 24"):
-        module(TeacherOptions(name=teacher), BackboneOptions("vit_tiny_patch16_224", vit(), init_from="teacher"))
+    for arguments, message in (
+        (vit(), "dim: 16 here, 24 there"),
+        (vit(width=24, depth=6), "depth: 6 here, 5 there"),
+        (vit(width=24) | {"num_heads": 3}, "heads: 3 here, 2 there"),
+        (vit(width=24) | {"mean": [0.485, 0.456, 0.406]}, r"mean: \(0.485, .* here, \(0.5, 0.5, 0.5\) there"),
+    ):
+        options = BackboneOptions("vit_tiny_patch16_224", arguments, init_from="teacher")
+        with pytest.raises(ValueError, match=f"init_from: teacher needs.*{message}"):
+            module(TeacherOptions(name=teacher), options)
 
 
 @pytest.fixture(scope="module")
@@ -199,24 +219,86 @@ def test_stopped_and_continued(finished: Path, teacher: str, tmp_path: Path) -> 
     assert int(state["terms.relations.filled"]) == 6 * 8
 
 
+def test_self_distillation_of_distilled_runs(finished: Path, teacher: str, tmp_path: Path) -> None:
+    """A run with heads beside a frozen teacher gives its prototypes as targets; one without heads names the option."""
+    heads = {"model.dino.weight": 1.0, "model.steps": 2}
+    assert run(config(tmp_path / "both", teacher, **heads), tmp_path / "both/run").returncode == 0
+    for source, status in ((tmp_path / "both/run", 0), (finished, 1)):
+        done = run(config(tmp_path, teacher, **heads, **{"model.distill": str(source)}), tmp_path / "run")
+        assert done.returncode == status, done.stderr
+    assert f"distill: this run has no heads; use --model.teacher.name {finished}" in done.stderr
+
+
 def test_live_mixup_is_continued_too(teacher: str, tmp_path: Path) -> None:
-    """Mixed images of a step are the same in a continued run; the teacher is read anew."""
-    path = config(tmp_path, teacher, **{"model.mixup": True, "model.steps": 3})
+    """Mixed images of a step are the same in a continued run; the teacher is read anew, from where it is now."""
+    changes = {"model.mixup": True, "model.relations": {"weight": 1.0}, "model.steps": 3}
+    path = config(tmp_path, teacher, **changes)
     assert run(path, tmp_path / "whole").returncode == 0
-    for stop in ("1", "3"):
-        done = run(path, tmp_path / "parts", "--trainer.max_steps", stop)
+    moved = shutil.copytree(teacher, tmp_path / "moved")
+    for place, stop in ((teacher, "1"), (str(moved), "3")):
+        done = run(path, tmp_path / "parts", "--trainer.max_steps", stop, "--model.teacher.name", place)
         assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "parts", tmp_path / "whole")
+    other = save_teacher(tmp_path / "other", depth=4, width=24)
+    done = run(path, tmp_path / "parts", "--model.teacher.name", other)
+    assert done.returncode == 1
+    assert "frozen teachers: ['" in done.stderr
+    done = run(path, tmp_path / "parts", "--show-views", str(tmp_path / "views.png"))
+    assert "2 views, before mixup, of 32, 32 pixels" in done.stdout, done.stderr
+    assert len(weights(tmp_path / "whole")["terms.relations.queue_0"]) == 16  # by the number of images
 
 
 def test_the_cache_holds_what_the_teacher_computes(teacher: str, tmp_path: Path) -> None:
     """In the first epoch, cached and live training see the same views: losses differ by rounding to 16 bits alone."""
     losses = []
-    for name, changes in (("live", {}), ("cached", {"data.cache": str(tmp_path / "cache")})):
+    for name, cache in (("live", None), ("cached", str(tmp_path / "cache"))):
+        changes = {"data.cache": cache, "model.optim.lr": 1e-3}  # so that six steps do not amplify the rounding
         done = run(config(tmp_path / name, teacher, **changes), tmp_path / name / "run")
         assert done.returncode == 0, done.stderr
         losses.append(read_metrics(tmp_path / name / "run/metrics.csv")["loss"][1])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+def test_the_cache_follows_the_images(teacher: str, tmp_path: Path) -> None:
+    """An image that a list names twice has two records; a rewritten shard and another scene_size are computed anew."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\na.png\nb.png\n")
+    shard = tmp_path / "images.tar"
+
+    def computed(root: str, **changes: Any) -> str:
+        given = {"data.root": root, "data.cache": str(tmp_path / "cache"), "data.copies": 1, "model.steps": 2}
+        done = run(config(tmp_path, teacher, **given, **changes), tmp_path / "run", "--checkpoint.every_steps", "0")
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "run")
+        return (done.stdout + done.stderr).partition("the teacher's features: ")[2].partition("\n")[0]
+
+    def written(*names: str) -> str:
+        with tarfile.open(shard, "w") as archive:
+            for place, name in enumerate(names):
+                archive.add(tmp_path / name, f"{place}.png")
+        return str(shard)
+
+    listed = str(tmp_path / "list.txt")
+    assert [computed(listed) for _ in range(2)] == ["4 computed, 0 in the cache", "0 computed, 4 in the cache"]
+    assert computed(written("a.png", "b.png", "a.png", "b.png")) == "4 computed, 0 in the cache"
+    assert computed(str(shard)) == "0 computed, 4 in the cache"
+    assert computed(written("b.png", "a.png", "a.png", "b.png")) == "4 computed, 0 in the cache"
+    scenes = {"data.scenes": 8}
+    assert computed("scenes:train", **scenes) == "8 computed, 0 in the cache"
+    assert computed("scenes:train", **scenes, **{"data.scene_size": 40}) == "8 computed, 0 in the cache"
+
+
+def test_live_and_cached_runs_do_not_continue_each_other(teacher: str, finished: Path, tmp_path: Path) -> None:
+    """Their views differ from the second epoch on."""
+    cached = {"data.cache": str(finished.parent / "cache"), "data.copies": 2}
+    for first, then in (({}, cached), (cached, {})):
+        folder = tmp_path / f"{bool(first)}"
+        assert run(config(folder, teacher, **first), folder / "run", "--trainer.max_steps", "2").returncode == 0
+        done = run(config(folder, teacher, **then), folder / "run")
+        assert done.returncode == 1, done.stderr
+        assert "data.copies: " in done.stderr
 
 
 def test_a_convolutional_student_keeps_its_statistics(teacher: str, tmp_path: Path) -> None:
@@ -239,6 +321,7 @@ def test_two_processes_train_as_one(teacher: str, tmp_path: Path) -> None:
     plain = {
         "model.steps": 4, "model.optim.lr": 1e-4, "data.cache": str(tmp_path / "cache"),
         "model.backbone": {"name": "vit_tiny_patch16_224", "arguments": vit(), "drop_path": 0.0},
+        "model.relations.queue": 16,  # vectors of whole steps, so that both replace the same ones
     }  # fmt: skip
     two = {**plain, "data.batch_size": 2, "trainer.devices": 2, "trainer.strategy": "ddp"}
     arguments = command(config(tmp_path / "two", teacher, **two), tmp_path / "two/run")[3:]
@@ -259,7 +342,10 @@ def test_wrong_teachers(teacher: str, tmp_path: Path, monkeypatch: pytest.Monkey
     other.write_bytes((Path(teacher) / "model.safetensors").read_bytes())
     student = BackboneOptions("vit_tiny_patch16_224", vit())
     for options, message in (
-        (TeacherOptions(name="dinov2_vits14"), "teacher.name=dinov2_vits14 without weights would teach random"),
+        (TeacherOptions(name="dinov2_vits14"), "teacher.name=dinov2_vits14: without weights it would teach random"),
+        (TeacherOptions(name=str(tmp_path)), f"teacher.name={tmp_path}: .* has no config.json; expected a directory"),
+        (TeacherOptions(name=teacher, others=[FrozenTeacher("gone")]), "teacher.others=gone: unknown backbone 'gone'"),
+        (TeacherOptions(name=teacher, others=[FrozenTeacher("dinov2_vits14")]), "give weights: FILE beside its name"),
         (TeacherOptions(name="dinov2_vits14", weights=str(other)), "teacher.name=dinov2_vits14: .*does not fit"),
         (TeacherOptions(name="dinov2_vits14", weights="/nowhere.pth"), "teacher.name=dinov2_vits14: .*/nowhere.pth"),
         (TeacherOptions(name="dinov2_vitz14", weights=str(other)), "unknown backbone 'dinov2_vitz14'.*Did you mean"),
@@ -270,6 +356,8 @@ def test_wrong_teachers(teacher: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stages, "free_memory", lambda: 50_000)
     with pytest.raises(ValueError, match=r"its weights take .* and 0.0 MB of memory are free; choose a smaller"):
         module(TeacherOptions(name=teacher), student)
+    with pytest.raises(ValueError, match=r"its weights take 2\d\.\d MB"):  # as fp32, of a file in 16 bits
+        module(TeacherOptions(name="photos_tiny"), student)
     with pytest.raises(ValueError, match=r"its weights take 8\d\.\d MB"):
         module(TeacherOptions(name="dinov2_vits14", weights=str(other)), student)
 
@@ -280,7 +368,13 @@ def test_wrong_options(teacher: str, tmp_path: Path) -> None:
         ({"model.teacher": {"momentum": 0.9}}, "need a frozen teacher: --model.teacher.name"),
         ({"model.teacher": {"weights": teacher}}, "set teacher.name"),
         ({"model.features.weight": 0.0, "model.relations.weight": 0.0, "model.dino.weight": 1.0}, "without a term"),
+        ({"model.features.image_weight": 0, "model.features.patch_weight": 0}, "nothing to learn; raise one of them"),
+        ({"model.teacher.others": [{"name": teacher, "weight": -1.0}]}, f"others: {teacher} has weight -1.0: expected"),
+        ({"model.distill": teacher}, "set dino.weight or ibot.weight, or use --model.teacher.name"),
         ({"model.mixup": True, "model.dino.weight": 1.0}, "mixup is for features"),
+        ({"model.teacher.name": "nope/x"}, "no such saved directory for --model.teacher.name: nope/x"),
+        ({"data.cache": str(Path(teacher) / "config.json")}, "config.json is a file; expected a folder"),
+        ({"data.copies": -1}, "data.copies=-1: expected at least 1"),
         ({"model.mixup": True, "data.cache": str(tmp_path / "c")}, "with mixup, which makes new images"),
         ({"data.views.init_args": VIEWS | {"local_crops": 2, "local_size": 16}}, "set it to 0"),
         ({"model.backbone.arguments": vit(14), "data.views.init_args": VIEWS | {"global_size": 60}}, "such as 56"),

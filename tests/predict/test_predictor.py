@@ -142,7 +142,8 @@ def test_scales_resize_the_normalised_image() -> None:
 
 
 def test_large_images_are_windowed_for_classes_and_shrunk_for_depth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WHOLE", 1000)
+    for place in (module.__name__, "dense.model.inference"):
+        monkeypatch.setattr(f"{place}.WHOLE", 1000)
     monkeypatch.setattr("dense.model.inference.WINDOW", 27)  # 24 is the next multiple of the patch
     seen: list[tuple[int, ...]] = []
     for names in (("depth",), ("labels",), ("depth", "labels")):

@@ -81,7 +81,7 @@ def test_a_config_builds(name: str, tmp_path: Path) -> None:
     for choice in getattr(crops, "choices", [crops]):
         check_crops(module.recipe, module.student, choice, 64, 64)
         crop = torch.empty(2, 3, choice.sizes[0], choice.sizes[0], device="meta", dtype=torch.uint8)
-        assert module.student.grid(crop)[0] > 2
+        assert module.student.grid(crop)[0] > 1
     assert len(crops.sizes) >= VIEWS
     assert module.plan(images=10**7, total_batch=2048).steps > 0
     assert ("features" if name in DISTILLING else "dino") in module.terms

@@ -3,7 +3,8 @@
     python benchmarks/real/pretraining.py REAL --weights dinov2_vits14.pth --output runs/pretraining --steps 8000
 
 REAL holds cifar10/train/, camvid/ and kitchen/ (README.md of this folder names their public sources). Without names of
-parts all are run; each takes minutes with --steps 100, and finished parts are kept in --output.
+parts all are run; each takes minutes with --steps 100. Finished parts are kept in --output, and the table has all of
+them: call it once per part for parts of other --steps. --markdown also draws k-NN along the runs beside that page.
 
 cifar10      the recipe pretrain/cifar10, k-NN along the run, beside random initialisation and raw pixels
 objectives   a small ViT on the same images, crops and steps with DINO alone, and with masked patches and KoLeo (DINOv2)
@@ -35,7 +36,7 @@ import dense
 from dense.backbone import Backbone
 from dense.evaluate.classification.features import randomly_initialised
 from dense.training.cli import arguments_of
-from dense.training.curves import read_metrics
+from dense.training.curves import plot_curves, read_metrics
 from pretrain.run import open_run, run
 
 PARTS = ("cifar10", "objectives", "lightly", "continued")
@@ -217,10 +218,19 @@ def continued(options: argparse.Namespace) -> list[_rows.Row]:
     ]
 
 
-def markdown(found: dict[str, list[_rows.Row]], options: argparse.Namespace) -> str:
+def kept(options: argparse.Namespace) -> dict[tuple[str, int], list[_rows.Row]]:
+    """Return the rows of all parts in --output, of this call and of earlier ones with other --steps."""
+    found = {}
+    for path in (options.output / "rows").glob("*.json"):
+        part, _, steps = path.stem.rpartition("-")
+        found[part, int(steps)] = json.loads(path.read_text())["rows"]
+    return dict(sorted(found.items(), key=lambda item: (PARTS.index(item[0][0]), item[0][1])))
+
+
+def markdown(found: dict[tuple[str, int], list[_rows.Row]], options: argparse.Namespace) -> str:
     """The table of docs/results.md."""
     lines = []
-    for part, rows in found.items():
+    for (part, steps), rows in found.items():
         for row in rows:
             along = ", ".join(f"{value:.3f} ({step})" for step, value in row.get("curve", ()))
             loss = " to ".join(f"{value:.2f}" for value in row.get("loss", ()))
@@ -231,10 +241,21 @@ def markdown(found: dict[str, list[_rows.Row]], options: argparse.Namespace) -> 
                 if key in row
             ]
             scores = (f"{row[name]:.3f}" if name in row else "" for name in ("class", "average"))
-            lines.append((part, row["what"], *scores, "; ".join(filter(None, more))))
-    words = f"{options.steps} steps; k-NN with {options.bank:,} images in the bank and {options.val:,} to classify."
-    header = ("part", "run", "k-NN, class token", "k-NN, average", "more; k-NN along the run with its step")
+            lines.append((part, str(steps), row["what"], *scores, "; ".join(filter(None, more))))
+    words = f"k-NN with {options.bank:,} images in the bank and {options.val:,} to classify."
+    header = ("part", "steps", "run", "k-NN, class token", "k-NN, average", "more; k-NN along the run with its step")
     return f"{words}\n\n{table(header, lines)}"
+
+
+def draw_curves(found: dict[tuple[str, int], list[_rows.Row]], path: Path) -> None:
+    """Draw k-NN along the runs."""
+    curves = {
+        f"{row['what']}, {part}": ([float(s) for s, _ in row["curve"]], [v for _, v in row["curve"]])
+        for (part, _), rows in found.items()
+        for row in rows
+        if row.get("curve")
+    }
+    plot_curves(curves, list(curves), path, "k-NN of CIFAR-10 along training")
 
 
 def main() -> int:
@@ -245,11 +266,12 @@ def main() -> int:
     parser.add_argument("--val", type=int, default=1000, help="images that it classifies")
     options = parser.parse_args()
     parts = {"cifar10": cifar10, "objectives": objectives, "lightly": lightly, "continued": continued}
-    found: dict[str, list[_rows.Row]] = {}
     for name in options.rows or PARTS:
-        own = parts[name]
-        found[name] = _rows.once(options, f"{name}-{options.steps}", lambda own=own: {"rows": own(options)})["rows"]
-        print(name, json.dumps(found[name]), flush=True)
+        row = _rows.once(options, f"{name}-{options.steps}", lambda own=parts[name]: {"rows": own(options)})
+        print(name, json.dumps(row["rows"]), flush=True)
+    found = kept(options)
+    if options.markdown:
+        draw_curves(found, options.markdown.parent / "pretraining.png")
     return _rows.finish(options, "pretraining", markdown(found, options))
 
 

@@ -250,10 +250,10 @@ def markdown(found: dict[tuple[str, int], list[_rows.Row]], options: argparse.Na
 def draw_curves(found: dict[tuple[str, int], list[_rows.Row]], path: Path) -> None:
     """Draw k-NN along the runs."""
     curves = {
-        f"{row['what']}, {part}": ([float(s) for s, _ in row["curve"]], [v for _, v in row["curve"]])
+        f"{part}: {row['what']}": ([float(s) for s, _ in row["curve"]], [v for _, v in row["curve"]])
         for (part, _), rows in found.items()
         for row in rows
-        if row.get("curve")
+        if len(row.get("curve", ())) > 2
     }
     plot_curves(curves, list(curves), path, "k-NN of CIFAR-10 along training")
 

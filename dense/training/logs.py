@@ -39,11 +39,11 @@ class MetricsFile(Logger):
         return ""
 
     def start(self, step: int) -> None:
-        """Continue at `step`: keep the rows before it and its validation (val/...), which came before its checkpoint;
-        drop the rows that the run will write again."""
+        """Continue at `step`: keep the rows before it and its validation (val/..., knn), which came before its
+        checkpoint; drop the rows that the run will write again."""
 
         def kept(row: Mapping[str, str]) -> bool:
-            validated = any(value and name.startswith("val/") for name, value in row.items())
+            validated = any(value and name.startswith(("val/", "knn")) for name, value in row.items())
             return float(row["step"]) < step or (validated and float(row["step"]) == step)
 
         rows = []

@@ -181,15 +181,15 @@ def lightly(options: argparse.Namespace) -> list[_rows.Row]:
     opened, peer = open_run(arguments_of(RECIPE, given)), Peer()
     opened.trainer.callbacks.append(peer)  # type: ignore[attr-defined]
     run(*opened)
-    _, ours = read_metrics(folder / "metrics.csv")["loss"]
-    tail = max(len(peer.losses) // 10, 1)
-    rows = []
+    _, ours = read_metrics(folder / "metrics.csv")["loss"]  # of some steps alone
+    rows: list[_rows.Row] = []
     for what, backbone, losses in (
         ("DINO, centred", opened.model.backbone, ours),
         (f"lightly {package.__version__}", peer.teacher[0].eval(), peer.losses),
     ):
-        last = sum(losses[-tail:]) / tail
-        rows.append({"what": what, "loss": [float(losses[0]), float(last)]} | knn(backbone, bank, val, SIZE))  # type: ignore[arg-type]
+        tail = losses[-max(len(losses) // 10, 1) :]
+        loss = [float(losses[0]), float(sum(tail) / len(tail))]
+        rows.append({"what": what, "loss": loss} | knn(backbone, bank, val, SIZE))
     return rows
 
 

@@ -188,9 +188,7 @@ def build_network(recipe: Recipe, teachers: Sequence[Backbone] = ()) -> MultiCro
     backbone.unfreeze().train()  # the Trainer leaves modes as they are
     if backbone.spec.kind == "pyramid" and not backbone.spec.norm:
         for name, parameter in backbone.named_parameters():
-            if name.startswith(
-                ("model.head.", "model.norm.")
-            ):  # a final norm that is not applied has no gradient to wait for
+            if name.startswith(("model.head.", "model.norm.")):  # a norm that is not applied never gets a gradient
                 parameter.requires_grad_(False)
     dim, own = backbone.spec.dim, recipe.ibot.head if recipe.ibot.weight else None
     return MultiCropNetwork(

@@ -89,7 +89,7 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
         if length not in pixels.values():  # several would be cut at --most
             pixels[factor] = length
     lines = []
-    for rule in RULES if spec.positions in RULES else (None,):
+    for rule in options.rules or RULES if spec.positions in RULES else (None,):
         place = f"{slug(name)} {rule or spec.positions}"
         cells = {}
         for factor, length in pixels.items():
@@ -121,6 +121,7 @@ def main() -> int:
     words = "--backbone is the same; of one that brings its weights the name alone"
     of_script.add_argument("--backbones", nargs="+", default=["scenes_tiny"], metavar="NAME=WEIGHTS", help=words)
     of_script.add_argument("--size", type=int, help="training size; that of the position table if left out")
+    of_script.add_argument("--rules", nargs="+", choices=RULES, help="for positions; all if left out")
     of_script.add_argument("--most", type=int, default=4096, help="largest side in pixels")
     options = parse(of_script)
     for given in options.backbones:

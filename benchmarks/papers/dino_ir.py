@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,40 +170,40 @@ def psnr(row: dict[str, Any], kind: str, unseen: bool = False) -> float:
     return float(row["numbers"][f"val/psnr/{kind}{'_unseen' * unseen}"])
 
 
-GUIDANCE = {"plain body": "none", "D-R attention": "channels"}
+def learnt(options: argparse.Namespace, kinds: Sequence[str], guidance: str, **more: Any) -> list[dict[str, Any]]:
+    """Learn these kinds at once with every seed; what both parts compare is trained once."""
+    changes = {"data.degrade": {"kinds": {kind: [] for kind in kinds}}, "model.head.guidance": guidance} | more
+    name = f"{' '.join(kinds)} {guidance}{' dpc' if more else ''}"
+    return [train(options, name, seed, **changes) for seed in range(options.seeds)]
 
 
 def tasks(options: argparse.Namespace) -> Made:
     """Learn noise alone, with a second kind, and with three more."""
+    guidance = {"plain body": "none", "D-R attention": "channels"}
     lines = []
-    for count in (1, 2, 4):
-        kinds = {kind: [] for kind in FOUR[:count]}
-        cells = []
-        for name, guidance in GUIDANCE.items():
-            changes = {"data.degrade": {"kinds": kinds}, "model.head.guidance": guidance}
-            rows = [train(options, f"tasks {count} {name}", seed, **changes) for seed in range(options.seeds)]
-            cells.append(spread([psnr(row, "noise") for row in rows]))
-        lines.append((f"{count}: {', '.join(kinds)}", *cells))
-    return restored(options, table(("kinds at once", *(f"PSNR of noise, {name}" for name in GUIDANCE)), lines))
+    for kinds in (FOUR[:1], FOUR[:2], FOUR):
+        rows = [learnt(options, kinds, how) for how in guidance.values()]
+        cells = [spread([psnr(row, "noise") for row in of_seeds]) for of_seeds in rows]
+        lines.append((f"{len(kinds)}: {', '.join(kinds)}", *cells))
+    return restored(options, table(("kinds at once", *(f"PSNR of noise, {name}" for name in guidance)), lines))
 
 
 def parts(options: argparse.Namespace) -> Made:
     """Add one part after the other; never perception on the deepest layer."""
     from dense.backbone.load import spec_of
 
-    kinds = {"data.degrade": {"kinds": {kind: [] for kind in FOUR}}}
     depth = spec_of(options.backbone).depth
     layers = options.shallow or [depth // 6, depth // 2]
     shallow = {"model.perception.weight": 0.01, "model.perception.layers": layers}
-    variants = {
-        "plain body": {"model.head.guidance": "none"},
-        "+ addition": {"model.head.guidance": "addition"},
-        "+ D-R attention": {"model.head.guidance": "channels"},
-        "+ DPC loss": {"model.head.guidance": "channels"} | shallow,
+    variants: dict[str, tuple[str, dict[str, Any]]] = {
+        "plain body": ("none", {}),
+        "+ addition": ("addition", {}),
+        "+ D-R attention": ("channels", {}),
+        "+ DPC loss": ("channels", shallow),
     }
     lines = []
-    for name, changes in variants.items():
-        rows = [train(options, f"parts {name}", seed, **kinds | changes) for seed in range(options.seeds)]
+    for name, (guidance, more) in variants.items():
+        rows = learnt(options, FOUR, guidance, **more)
         means = [[np.mean([psnr(row, k, unseen) for k in FOUR]) for row in rows] for unseen in (False, True)]
         cells = [spread(values) for values in means]
         lines.append((name, *cells, f"{np.mean([row['seconds'] for row in rows]):.0f}"))

@@ -40,7 +40,7 @@ from dense.training.curves import plot_curves, read_metrics
 from pretrain.run import open_run, run
 
 PARTS = ("cifar10", "objectives", "lightly", "continued")
-RECIPE, SIZE = "pretrain/cifar10", 64
+RECIPE, SIZE = "pretrain/cifar10", 96  # pixels at which k-NN sees images of CIFAR-10
 VIT: dict[str, Any] = {  # masked patches need tokens
     "model.backbone": {
         "name": "vit_tiny_patch16_224", "arguments": {"patch_size": 8, "img_size": 32, "depth": 6}, "drop_path": 0.0,
@@ -218,6 +218,10 @@ def continued(options: argparse.Namespace) -> list[_rows.Row]:
     ]
 
 
+def measured(options: argparse.Namespace, part: Any) -> _rows.Row:
+    return {"rows": [row | {"bank": options.bank} for row in part(options)]}
+
+
 def kept(options: argparse.Namespace) -> dict[tuple[str, int], list[_rows.Row]]:
     """Return the rows of all parts in --output, of this call and of earlier ones with other --steps."""
     found = {}
@@ -241,9 +245,10 @@ def markdown(found: dict[tuple[str, int], list[_rows.Row]], options: argparse.Na
                 if key in row
             ]
             scores = (f"{row[name]:.3f}" if name in row else "" for name in ("class", "average"))
-            lines.append((part, str(steps), row["what"], *scores, "; ".join(filter(None, more))))
-    words = f"k-NN with {options.bank:,} images in the bank and {options.val:,} to classify."
-    header = ("part", "steps", "run", "k-NN, class token", "k-NN, average", "more; k-NN along the run with its step")
+            lines.append((part, str(steps), row["what"], f"{row['bank']:,}", *scores, "; ".join(filter(None, more))))
+    words = f"k-NN of {options.val:,} images; bank: the images that it compares them with."
+    along = "more; k-NN along the run with its step"
+    header = ("part", "steps", "run", "bank", "k-NN, class token", "k-NN, average", along)
     return f"{words}\n\n{table(header, lines)}"
 
 
@@ -267,7 +272,7 @@ def main() -> int:
     options = parser.parse_args()
     parts = {"cifar10": cifar10, "objectives": objectives, "lightly": lightly, "continued": continued}
     for name in options.rows or PARTS:
-        row = _rows.once(options, f"{name}-{options.steps}", lambda own=parts[name]: {"rows": own(options)})
+        row = _rows.once(options, f"{name}-{options.steps}", lambda own=parts[name]: measured(options, own))
         print(name, json.dumps(row["rows"]), flush=True)
     found = kept(options)
     if options.markdown:

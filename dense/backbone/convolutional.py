@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from dense.backbone.base import Backbone
@@ -27,9 +28,10 @@ class Pyramid(Backbone, kind="pyramid"):
         if masks is not None:
             raise ValueError(f"{self.spec.name} is convolutional and has no mask token; masks need a ViT backbone")
         final_norm = None if norm is False else self._final_norm()
+        pixels = self._apart(images).contiguous(memory_format=torch.channels_last)  # faster, above all in bfloat16
         maps = list(
             self.model.forward_intermediates(
-                self._apart(images),
+                pixels,
                 indices=list(layers),
                 norm=False,
                 output_fmt="NCHW",

@@ -16,9 +16,11 @@ RUNS = {  # script and parts, all or those whose code others share -> what their
     "dino teacher patch": ("student_copy", "48, 32"),
     "dino crops batch": ("2 global, 2 local", "32, 2 steps"),
     "dino collapse masks": ("sharpening alone", "random initialisation"),
+    "dino momentum length": ("student_copy, 6 local crops", "3 x 2 steps"),
     "dinov2 parts": ("+ SwiGLU", "the same at twice the size"),
     "dinov2 layers weights": ("last4 + average", "scenes_tiny"),
     "dpt readout layers": ("project", "evenly spaced"),
+    "dpt head": ("linear, class token, no batch norm",),
     "dino_ir premise quality": ("layer 0", "pixels"),
     "dino_ir tasks": ("4: noise, rain, motion, defocus",),
     "dino_ir parts": ("+ DPC loss",),
@@ -44,6 +46,27 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         assert f"<!-- papers_{script}/{part}" in text
         assert f"python benchmarks/papers/{script}.py {part} --quick --output" in text
     assert [wanted for wanted in RUNS[run] if wanted not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("any_size sizes --backbones dino_vits16", "dino_vits16 has no weights here: write NAME=FILE"),
+        ("any_size sizes --quick --data nowhere", "error: no such image or folder: nowhere"),
+        ("dinov2 weights --backbones dino_vits16", "dino_vits16 has no weights here: write NAME=FILE"),
+        ("dinov2 weights --backbones nosuch", "nosuch has no weights here: write NAME=FILE"),
+        ("dpt readout --set foo", "--set foo: expected KEY=VALUE"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, *words = given.split()
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{script}.py"), *words, "--output", str(tmp_path)])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    with alone(), pytest.raises(SystemExit) as done:
+        runpy.run_path(str(FOLDER / f"{script}.py"), run_name="__main__")
+    assert said in (f"{done.value.code}" if done.value.code != 2 else capsys.readouterr().err)
 
 
 def test_tables_of_other_parts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

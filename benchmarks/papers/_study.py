@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     options = parser.parse_args(argv)
     if unknown := [part for part in options.parts if part not in options.known]:
         parser.error(f"no part {unknown[0]}; there are {', '.join(options.known)}")
+    if wrong := [pair for pair in getattr(options, "set", ()) if "=" not in pair]:
+        parser.error(f"--set {wrong[0]}: expected KEY=VALUE")
     options.parts = options.parts or list(options.known)
     if options.quick and hasattr(options, "steps"):
         options.steps, options.seeds = 2, 1
@@ -98,13 +101,13 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
         folder = options.output / "runs" / f"{slug(name)}-{seed}"
         words = [word for key, value in given.items() for word in (f"--{key}", as_word(value))]
         command = ["pretrain", "--config", options.config, "--output", str(folder), *words]
-        start = time.monotonic()
+        start, continues = time.monotonic(), (folder / "checkpoints").is_dir()
         status, memory = (here if options.quick else apart)(command)
         if status:
             raise SystemExit(f"{name}: dense pretrain ended with status {status}")
         along = read(folder / "metrics.csv", "knn", "knn_student")
         return {
-            "folder": str(folder), "seconds": time.monotonic() - start, "memory": memory,
+            "folder": str(folder), "seconds": None if continues else time.monotonic() - start, "memory": memory,
             "steps": along["step"], "knn": along["knn"], "student": along["knn_student"],
         }  # fmt: skip
 
@@ -162,12 +165,17 @@ def trained_on(options: argparse.Namespace, seeds: int | None = None) -> str:
 
 def trained_backbone(options: argparse.Namespace) -> argparse.Namespace:
     """Return the options with a trained backbone, scenes_tiny if none is named."""
+    name = options.backbone or "scenes_tiny"
+    need_weights(name, options.weights, f"--backbone {name}", "add --weights FILE, or timm to download them")
+    return argparse.Namespace(**vars(options) | {"backbone": name})
+
+
+def need_weights(name: str, weights: str | None, given: str, advice: str = "write NAME=FILE") -> None:
+    """End the program where a backbone would be measured at its random initialisation."""
     from dense.backbone.weights.names import directory
 
-    name = options.backbone or "scenes_tiny"
-    if options.weights is None and directory(name) is None:
-        raise SystemExit(f"--backbone {name} has no weights here: add --weights FILE, or timm to download them")
-    return argparse.Namespace(**vars(options) | {"backbone": name})
+    if weights is None and directory(name) is None and not Path(name).is_dir():
+        raise SystemExit(f"{given} has no weights here: {advice}")
 
 
 def with_weights(options: argparse.Namespace) -> str:
@@ -175,16 +183,20 @@ def with_weights(options: argparse.Namespace) -> str:
     return f"{options.backbone} with {short(options.weights) if options.weights else 'its own weights'}"
 
 
-def compare(options: argparse.Namespace, part: str, variants: Mapping[str, Mapping[str, Any]]) -> Made:
-    """Pretrain every variant with every seed; return a table of k-NN, time and memory."""
+def compare(
+    options: argparse.Namespace, part: str, variants: Mapping[str, Mapping[str, Any]], cost: bool = False
+) -> Made:
+    """Pretrain every variant with every seed; return a table of k-NN, and of whole runs' time and memory if asked."""
     lines = []
     for name, changes in variants.items():
         rows = [pretrain(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
         final, student = ([row[key][-1] for row in rows] for key in ("knn", "student"))
-        seconds, memory = (statistics.median(row[key] for row in rows) for key in ("seconds", "memory"))
-        lines.append((name, spread(final), spread(student), f"{seconds:.0f}", f"{memory:.0f}"))
-    text = table((part, "k-NN, teacher", "k-NN, student", "seconds", "memory, MB"), lines)
-    return Made(text, pretrained(options))
+        seconds = [row["seconds"] for row in rows if row["seconds"] is not None]  # of runs that were not continued
+        memory = statistics.median(row["memory"] for row in rows)
+        cells = (f"{statistics.median(seconds):.0f}" if seconds else "", f"{memory:.0f}")
+        lines.append((name, spread(final), spread(student), *cells[: 2 * cost]))
+    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", "host memory, MB")[: 2 * cost])
+    return Made(table(header, lines), pretrained(options))
 
 
 def short(word: str) -> str:
@@ -197,8 +209,21 @@ def run(options: argparse.Namespace, section: str, parts: Mapping[str, Callable[
     """Make the chosen tables one after the other, and publish each when it is done."""
     for part in options.parts:
         start = time.monotonic()
-        publish(options, section, part, parts[part](options), (time.monotonic() - start) / 60)
+        with in_one_line():
+            made = parts[part](options)
+        publish(options, section, part, made, (time.monotonic() - start) / 60)
     return 0
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """End the program with the message of an error that is written for users, as the verbs do."""
+    from dense.cli import in_words
+
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"error: {in_words(error)}") from None
 
 
 def publish(options: argparse.Namespace, section: str, part: str, made: Made, minutes: float) -> None:

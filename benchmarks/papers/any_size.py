@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _study import Made, parse, parser, publish, short, table
+from _study import Made, in_one_line, need_weights, parse, parser, publish, short, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _measure import once, peak_memory, slug
@@ -56,6 +56,8 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
     scaled = np.ascontiguousarray(cv2.resize(picture, (pixels, pixels), interpolation=way))
     batch = backbone.normalise(torch.from_numpy(scaled)[None])
     found: list[Any] = []
+    corner = max(pixels // 4, backbone.spec.patch)
+    backbone(batch[..., :corner, :corner], layers="last", norm=True)  # loads kernels
     start = time.perf_counter()
     memory = peak_memory(lambda: found.append(backbone(batch, layers="last", norm=True).maps[-1]))
     seconds = time.perf_counter() - start
@@ -105,7 +107,9 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
             full = cell | {"reference": str(kept)}
             make = partial(measure if options.quick else apart, full)
             found = once(options, f"{place} {factor:g}x {length}", make, cell)
-            cells[factor] = f"{found['cosine']:.3f}, {found['seconds']:.2f} s, {found['memory']:.0f} MB"
+            cells[factor] = f"{found['cosine']:.3f}"
+            if (rule or spec.positions) == spec.positions:  # the others cost as much
+                cells[factor] += f", {found['seconds']:.2f} s, {found['memory']:.0f} MB"
         mark = " (its own)" if rule == spec.positions else ""
         lines.append((f"{rule or spec.positions}{mark}", *(cells[factor] for factor in sorted(cells))))
     header = ("positions", *(f"{factor:g}x: {pixels[factor]} px" for factor in sorted(pixels)))
@@ -127,7 +131,9 @@ def main() -> int:
     for given in options.backbones:
         name, _, weights = given.partition("=")
         start = time.monotonic()
-        made = sizes(options, name, weights or None)
+        need_weights(name, weights or None, name)
+        with in_one_line():
+            made = sizes(options, name, weights or None)
         publish(options, "papers_any_size", "sizes", made, (time.monotonic() - start) / 60)
     return 0
 

@@ -5,8 +5,10 @@
     python benchmarks/papers/dino_ir.py tasks parts --data PHOTOS --backbone dinov2_vits14 --weights FILE --steps 1500
 
 premise: the distance between features of an image and of its degraded copy, over the mean distance between different
-images, per layer and degradation, and the same for pixels; below 1 a degraded image is nearer to itself than to others.
-quality: whether a linear map of a layer's mean patch tells the kind of degradation; chance is one over the kinds.
+images, per layer and degradation, patch by patch, and the same for the pixels of a patch; below 1 a degraded image is
+nearer to itself than to others. Features are those that guide: behind the final norm. quality: whether a linear map of
+a layer's mean patch tells the kind of degradation, beside simple statistics of the pixels (mean and deviation of each
+channel, differences of neighbours at four scales); chance is one over the kinds.
 tasks: PSNR of noise when one, two and four kinds are learnt at once, with and without guidance. parts: plain body,
 addition, D-R attention and, with it, the DPC loss on layers 2 and 6 of 12, at levels that were seen in training and at
 others.
@@ -58,8 +60,9 @@ def images(options: argparse.Namespace, count: int) -> Iterator[Any]:
 
 
 def features(options: argparse.Namespace) -> dict[str, Any]:
-    """Return layer -> (images, kinds + 1, dim) of mean patches, and pixels; the clean images come first."""
+    """Return layer -> (images, kinds + 1, dim, h, w), and images of the same grid; the clean images come first."""
     import torch
+    import torch.nn.functional as F
 
     from dense.backbone import load_backbone
     from dense.data.degrade import Degrade, degrade
@@ -74,10 +77,10 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
             levels = plan.kinds[kind]
             copies.append(degrade(image, {kind: levels[number % len(levels)]}, (0, number)))
         batch = torch.from_numpy(np.stack(copies))
-        found = backbone(backbone.normalise(batch), layers=layers, norm=False)
+        found = backbone(backbone.normalise(batch), layers=layers, norm=True)
         for layer, patches in zip(layers, found.maps, strict=True):
             rows.setdefault(f"layer {layer}", []).append(patches)
-        rows.setdefault("pixels", []).append(batch.permute(0, 3, 1, 2).float())
+        rows.setdefault("pixels", []).append(F.pixel_unshuffle(batch.permute(0, 3, 1, 2).float(), backbone.spec.patch))
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
@@ -115,7 +118,7 @@ def quality(options: argparse.Namespace) -> Made:
 
         found = {}
         for name, maps in features(options).items():
-            x = maps.mean((-2, -1)).double()  # images, kinds, dim
+            x = (statistics(maps) if name == "pixels" else maps.mean((-2, -1))).double()  # images, kinds, dim
             kinds = torch.arange(x.shape[1]).expand(x.shape[:2])
             half = len(x) // 2
             rows, truth = x[:half].flatten(0, 1), torch.nn.functional.one_hot(kinds[:half].flatten()).double()
@@ -131,6 +134,21 @@ def quality(options: argparse.Namespace) -> Made:
     lines = [(name, f"{value:.2f}") for name, value in found.items()]
     text = table((options.backbone, f"accuracy; chance {1 / (1 + len(FOUR)):.2f}"), lines)
     return Made(text, said(options), options.backbone)
+
+
+def statistics(patches: Any) -> Any:
+    """Return mean and deviation of each channel, and the logarithm of differences of neighbours at four scales."""
+    import torch
+    import torch.nn.functional as F
+
+    side = round((patches.shape[2] / 3) ** 0.5)
+    x = F.pixel_shuffle(patches, side)  # images, kinds, 3, H, W
+    found = [x.mean((-2, -1)), x.std((-2, -1))]
+    for scale in (1, 2, 4, 8):
+        y = F.avg_pool2d(x.flatten(0, 1), scale).unflatten(0, x.shape[:2])
+        for axis in (-2, -1):
+            found.append(y.diff(dim=axis).abs().mean((-3, -2, -1))[..., None].add(1e-3).log())
+    return torch.cat(found, dim=2)
 
 
 def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> dict[str, Any]:

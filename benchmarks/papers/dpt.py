@@ -1,12 +1,13 @@
 """The choices of DPT (Ranftl et al., 2021) on frozen features, on equal terms: readout, layers, and DPT against linear.
 
     python benchmarks/papers/dpt.py --markdown docs/methods/dpt.md
-    python benchmarks/papers/dpt.py --data NYU --config depth/dpt_dinov2 --steps 38400 --seeds 1 \\
+    python benchmarks/papers/dpt.py --data NYU --config depth/dpt_dinov2_vitl --steps 38400 --seeds 1 \\
         --set data.layout=nyuv2 --backbone dinov2_vitl14 --weights FILE --output runs/dpt
 
 readout: how the class token is read: ignored, added, projected. layers: the last four, evenly spaced ones, and the
-published 4, 11, 17, 23 of 24 scaled to the depth of the network. head: DPT against a linear head, both with and without
-the class token. Every row has the same images, steps and batches.
+published 4, 11, 17, 23 of 24 scaled to the depth of the network. head: DPT against a linear head on the same layers,
+both with and without the class token, linear ones with and without batch norm. Every row has the same images, steps and
+batches; where the recipe chooses the learning rate, DPT and linear heads have the one that it chooses for each.
 """
 
 from __future__ import annotations
@@ -82,10 +83,15 @@ def layers(options: argparse.Namespace) -> Made:
     from dense.backbone.load import spec_of
 
     depth = spec_of(options.backbone).depth
-    published = [round((layer + 1) * depth / 24) - 1 for layer in (4, 11, 17, 23)]
-    variants = {"last four": "last4", "evenly spaced": "even4", "4, 11, 17, 23 of 24, scaled": sorted({*published})}
-    variants = {f"{name}": value for name, value in variants.items() if value == "last4" or len(value) >= 4}
-    return compare(options, "layers", {name: {"model.backbone.layers": value} for name, value in variants.items()})
+    spaced = [(part + 1) * depth // 4 - 1 for part in range(4)]
+    published = sorted({int((layer + 1) * depth / 24 + 0.5) - 1 for layer in (4, 11, 17, 23)})
+    variants = {"last four": list(range(max(depth - 4, 0), depth)), "evenly spaced": spaced}
+    if published == spaced:
+        variants = {"last four": variants["last four"], "evenly spaced, as published": spaced}
+    elif len(published) == 4:
+        variants["as published, scaled"] = published
+    named = {f"{name}: {', '.join(map(str, chosen))}": chosen for name, chosen in variants.items()}
+    return compare(options, "layers", {name: {"model.backbone.layers": chosen} for name, chosen in named.items()})
 
 
 def head(options: argparse.Namespace) -> Made:
@@ -93,12 +99,17 @@ def head(options: argparse.Namespace) -> Made:
     linear = {"name": "linear", "batch_norm": True}
     heads = {
         "DPT": options.dpt | {"readout": "ignore"},
-        "DPT with class token": options.dpt | {"readout": "project"},
-        "linear": linear | {"class_token": False},
-        "linear with class token": linear | {"class_token": True},
+        "DPT, class token": options.dpt | {"readout": "project"},
+        "linear": linear,
+        "linear, class token": linear | {"class_token": True},
+        "linear, no batch norm": linear | {"batch_norm": False},
+        "linear, class token, no batch norm": linear | {"batch_norm": False, "class_token": True},
     }
-    outputs = options.outputs
-    return compare(options, "head", {name: {"model.head": spec | {"outputs": outputs}} for name, spec in heads.items()})
+    given = recipe_of(options)["model"]["init_args"]
+    variants = {name: {"model.head": spec | {"outputs": options.outputs}} for name, spec in heads.items()}
+    if given["backbone"]["layers"] == "auto":  # which would depend on the head
+        variants = {name: changes | {"model.backbone.layers": "default"} for name, changes in variants.items()}
+    return compare(options, "head", variants)
 
 
 PARTS = {"readout": readout, "layers": layers, "head": head}
@@ -109,11 +120,13 @@ def main() -> int:
     add_training(of_script, "joint/scenes_dpt", 150)
     add_backbone(of_script, "scenes_tiny", "trained and frozen", "its weight file, or timm to download")
     options = trained_backbone(parse(of_script))
+
+    from dense.tasks.auto import head_for
+
     given = recipe_of(options)["model"]["init_args"]["head"]
     options.outputs = given["outputs"]
-    options.dpt = (
-        {k: v for k, v in given.items() if k not in ("outputs", "readout")} if given["name"] == "dpt" else TINY
-    )
+    own = {key: value for key, value in given.items() if key not in ("outputs", "readout")}
+    options.dpt = {"dpt": own, "auto": head_for("DepthTask")[0]}.get(given["name"], TINY)
     return run(options, "papers_dpt", PARTS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,10 @@ def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) ->
     assert find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "timm") == []
     nyuv2(tmp_path / "nyu")
     assert find_row("depth_dpt/nyuv2/dinov2_vits14").missing(tmp_path / "nyu", "timm") == []
+    voc2012(tmp_path / "voc")
+    assert find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm") == []
+    shutil.rmtree(tmp_path / "voc/SegmentationObject")  # without it connected components of classes would be measured
+    assert "SegmentationObject" in find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm")[0]
     assert "hub: no such file" in find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
     for name in ("knn/imagenet/ibot_vits16", "knn/imagenet/dino_resnet50"):  # timm has other weights by these names
         imagenet(tmp_path / "imagenet")
@@ -139,7 +144,7 @@ def ade20k(root: Path) -> None:
 def voc2012(root: Path) -> None:
     for i in range(3):
         image_file(root / f"JPEGImages/{i}.jpg", 50 * i, (96, 96))
-        for folder in ("SegmentationClass", "SegmentationClassAug"):
+        for folder in ("SegmentationClass", "SegmentationClassAug", "SegmentationObject"):
             palette(root / f"{folder}/{i}.png", stripes(3), [(j, 255 - j, j // 2) for j in range(256)])
     for name, inside in (("train", "0\n1\n"), ("trainaug", "0\n1\n"), ("val", "2\n")):
         text(root / f"ImageSets/Segmentation/{name}.txt", inside)
@@ -235,6 +240,9 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     facts = json.loads((tmp_path / "out/reproduced.json").read_text())
     assert facts["row"] == row.name
     assert np.isfinite(facts["here"])
+    if row.measure == "jaccard":
+        protocol = json.loads((tmp_path / "out/result/results.json").read_text())["protocol"]
+        assert protocol["settings"]["objects"] == "instances, at least 0.0 of the image"
 
 
 def test_rows_are_found() -> None:

@@ -28,7 +28,7 @@ VOC = ("JPEGImages", "ImageSets/Segmentation")
 DATA = {
     "imagenet": Data("ImageNet-1k", "", ("train/n????????", "val/n????????")),
     "ade20k": Data("ADE20K", "ade20k", ADE20K),
-    "voc2012": Data("Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass")),
+    "voc2012": Data("Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass", "SegmentationObject/*.png")),
     "voc2012_aug": Data("Pascal VOC 2012", "voc2012_aug", (*VOC, "SegmentationClassAug")),
     "cityscapes": Data("Cityscapes", "cityscapes", CITYSCAPES),
     "nyuv2": Data("NYUv2", "nyuv2", tuple(f"nyudepthv2_{split}_files_with_gt.txt" for split in ("train", "test"))),

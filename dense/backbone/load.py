@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,17 @@ def load_backbone(
         backbone = _named(str(name), weights, branch, overrides)
     backbone.title = title_of(name)
     return backbone.freeze() if frozen else backbone.eval()
+
+
+def check_weights(name: str, weights: str | Path, **overrides: Any) -> None:
+    """Raise unless `load_backbone` opens these weights of a name; of a file, it reads names and shapes of tensors."""
+    if Path(weights).is_dir():
+        load_backbone(name, weights, **overrides)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter")  # to which nothing is copied
+        checkpoint = read_checkpoint(weights, mmap=True)
+        _load(describe(name, **overrides), checkpoint, "teacher", str(weights), overrides, device=torch.device("meta"))
 
 
 def spec_of(name: str, **overrides: Any) -> BackboneSpec:
@@ -260,14 +273,17 @@ def _load(
     source: str,
     overrides: Mapping[str, Any],
     held: tuple[str, ...] | None = None,
+    device: torch.device | None = None,
 ) -> Backbone:
     """Find the backbone in a checkpoint, convert its layout and install its tensors.
 
-    held: names of the channels of the checkpoint, where it is known.
+    held: names of the channels of the checkpoint, where it is known. device: where the backbone is built.
     """
     original, ignored, where = backbone_state(checkpoint, branch, source)
     layout = recognise(original)
-    backbone = Backbone.from_spec(_follow_weights(spec, layout, where, original, overrides))
+    spec = _follow_weights(spec, layout, where, original, overrides)
+    with device or nullcontext():
+        backbone = Backbone.from_spec(spec)
     state, unused = _convert(layout, original, backbone, source)
     found_as = layout if where == "bare" else f"{layout} (under {where})"
     state = adapted(state, backbone, overrides.get("channels_from"), source, held, own=layout == "own")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dense.backbone import WeightsError, describe, load_backbone
+from dense.backbone.load import check_weights
 from dense.cli import evaluate, main
 from dense.cli.trainings import TRAININGS
 from dense.evaluate import published
@@ -76,7 +77,9 @@ def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) ->
     assert find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm") == []
     shutil.rmtree(tmp_path / "voc/SegmentationObject")  # without it connected components of classes would be measured
     assert "SegmentationObject" in find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm")[0]
-    assert "hub: no such file" in find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
+    hub = find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
+    assert "the row has dinov2_vits14; give a file, or timm to download them" in hub
+    assert "timm" not in find_row("knn/imagenet/ibot_vits16").missing(tmp_path / "ade", "hub")[-1]
     for name in ("knn/imagenet/ibot_vits16", "knn/imagenet/dino_resnet50"):  # timm has other weights by these names
         imagenet(tmp_path / "imagenet")
         assert "timm has no published weights" in find_row(name).missing(tmp_path / "imagenet", "timm")[0]
@@ -90,9 +93,33 @@ def test_weights_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     imagenet(tmp_path / "data")
     torch.save(load_backbone("dino_vits16", depth=1).state_dict(), tmp_path / "weights.pth")
-    place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / "weights.pth"), "--output"]
-    assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place, str(tmp_path / "out")]) == 1
-    assert "does not fit vit_small_patch14_dinov2" in capsys.readouterr().err
+    (tmp_path / "weights.py").write_text("print('no weights')\n")
+    (tmp_path / "folder").mkdir()
+    for name, words in {
+        "weights.pth": "The file looks like patch 16, dim 384, depth 1: load_backbone('dino_vits16', ...)",
+        "weights.py": "is a text file that begins",
+        "folder": "is a directory without config.json",
+    }.items():
+        place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / name), "--output", str(tmp_path / "out")]
+        assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place]) == 1
+        told = capsys.readouterr()
+        assert "needs 1 more" in told.err
+        assert words in told.err
+        assert not (tmp_path / "out").exists()  # nothing ran
+
+
+@pytest.mark.parametrize(
+    "name", ["dino_vits16", "ibot_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "dinov3_vits16plus"]
+)
+def test_official_weights_fit(name: str, tmp_path: Path) -> None:
+    """As published, and as a saved directory."""
+    backbone = load_backbone(name, depth=2)
+    backbone.export_official(tmp_path / "weights.pth")
+    backbone.save_pretrained(tmp_path / "saved")
+    for place in ("weights.pth", "saved", "saved/model.safetensors"):
+        check_weights(name, tmp_path / place, depth=2)
+    with pytest.raises(WeightsError, match="does not fit"):
+        check_weights(name, tmp_path / "weights.pth")
 
 
 def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +250,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         short += ["--scales", "1"] if "dinov2_ms" in command else []
         extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []
         commands.append((*command, *extra, *short))
+    monkeypatch.setattr("dense.evaluate.published.needs.check_weights", partial(check_weights, **tiny))
     monkeypatch.setattr("dense.evaluate.published.find_row", lambda _: replace(row, commands=tuple(commands)))
     small = {
         "model.steps": 2, "data.batch_size": 2, "data.workers": 0, "val_every": 2, "trainer.accelerator": "cpu",

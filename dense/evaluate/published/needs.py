@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from dense.backbone.load import in_timm
+from dense.backbone.load import check_weights, in_timm
 from dense.data.labelled.layouts import LAYOUTS
 
 
@@ -44,7 +44,7 @@ DATA = {
 
 
 def missing(data: str, folder: Path | None, backbone: str, weights: str | None) -> list[str]:
-    """Return everything that a row on this data and backbone needs and that is not there."""
+    """Return everything that a row on this data and backbone needs and that is not there, or does not fit."""
     title, layout, inside = DATA[data]
     lacks = []
     if folder is None:
@@ -55,11 +55,19 @@ def missing(data: str, folder: Path | None, backbone: str, weights: str | None) 
         roots = [folder / part for part in (LAYOUTS[layout].folders if layout else ("",))]
         lacks += [f"{folder / place} ({title})" for place in inside if not any(any(r.glob(place)) for r in roots)]
     published = f"published weights of {backbone}"
+    download = ", or timm to download them" if in_timm(backbone) else ""
     if weights is None:
-        lacks.append(f"--weights FILE: {published}{', or timm to download them' if in_timm(backbone) else ''}")
+        lacks.append(f"--weights FILE: {published}{download}")
+    elif weights == "hub":
+        lacks.append(f"--weights hub: of a Hugging Face id, and the row has {backbone}; give a file{download}")
     elif weights == "timm":
         if not in_timm(backbone):
             lacks.append(f"--weights timm: timm has no {published}; give their file")
     elif not Path(weights).exists():
         lacks.append(f"--weights {weights}: no such file; expected {published}")
+    else:
+        try:
+            check_weights(backbone, weights)
+        except (OSError, ValueError) as error:
+            lacks.append(f"--weights: {str(error).splitlines()[0].rstrip('.')}; expected {published}")
     return lacks

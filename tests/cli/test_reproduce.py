@@ -7,6 +7,8 @@ import shutil
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.evaluate.published.needs import MVTEC
 from dense.recipes import find_config
+from dense.tasks.run import TrainCLI, open_run
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
 from tests.evaluate.davis import miniature
 from tests.evaluate.retrieval_files import copies, landmarks, paris
@@ -31,16 +34,38 @@ PAGE = ROOT / "docs/published_numbers.md"
 described, parser = cache(describe), cache(evaluate.parser)
 
 
+class Options(TrainCLI):
+    """The options of a training, whose data and network are not built."""
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+
+@cache
+def options_of_training(words: tuple[str, ...]) -> Any:
+    with patch("dense.tasks.run.TrainCLI", Options):
+        return open_run(words).config
+
+
+def nameless(row: Row) -> tuple[tuple[str, ...], ...]:
+    """The commands of a row with NAME for its backbone."""
+    return tuple(tuple("NAME" if word == row.backbone else word for word in command) for command in row.commands)
+
+
 @pytest.mark.parametrize("row", rows().values(), ids=rows())
 def test_a_row_is_a_valid_command(row: Row) -> None:
     assert described(row.backbone).dim
     *trainings, measure = row.filled(data="DATA", weights="FILE", output="OUT")
     parser(measure[1]).parse_args(measure[2:])
     assert measure[-2:] == ["--output", "OUT/result"]
-    for words in trainings:
+    for words, options in zip(trainings, nameless(row), strict=False):
         assert words[0] == "train" in TRAININGS
         assert find_config(words[2]).is_file()
         assert words[-2:] == ["--output", "OUT/run"]
+        parsed = options_of_training(options[1:])
+        assert (parsed.model.init_args.backbone.name, parsed.data.layout) == ("NAME", DATA[row.data].layout)
+        assert parsed.data.val_ratio == 0
 
 
 def test_the_page_has_every_row() -> None:
@@ -219,13 +244,13 @@ MAKERS = {
 
 
 def kind_of(row: Row) -> tuple[object, ...]:
-    """What has commands of its own: a measure on some data and, on two data sets, each recipe and kind of backbone."""
-    kind = (row.commands[0][2], "_reg" in row.backbone, "convnext" in row.backbone)
-    return (row.measure, row.data, row.source, *(kind if row.data in ("ade20k", "nyuv2") else ()))
+    """What runs once: a command, whatever the backbone of its kind; and a number of its result."""
+    return (nameless(row), row.key, row.source, "convnext" in row.backbone)
 
 
 KINDS = {kind_of(row): row for row in reversed(rows().values())}  # the smallest backbone of each
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
+TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}
 
 
 @pytest.mark.slow
@@ -233,7 +258,7 @@ TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
 def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a miniature of the data, with a tiny backbone and two steps: it starts, ends and saves."""
     MAKERS[row.data](tmp_path / "data")
-    tiny = TINY if describe(row.backbone).kind != "pyramid" else {}
+    tiny = {} if "resnet" in row.backbone else TINY_CONVNEXT if "convnext" in row.backbone else TINY
     weights = tmp_path / "weights.pth"
     import torch
 
@@ -258,8 +283,6 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     if "dpt" not in row.measure:
         small.pop("model.head.width")
-    else:
-        small["model.head.reassemble"] = "[8, 8, 8, 8]"
     trains = any(command[0] == "train" for command in row.commands)
     chosen = [word for key, value in small.items() if trains for word in ("--set", f"{key}={value}")]
     place = ["--data", str(tmp_path / "data"), "--weights", str(weights), "--output", str(tmp_path / "out")]

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import resample_patch_embed
 
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, describe
@@ -69,7 +70,8 @@ def load_backbone(
             "random": the first layer is initialised; "each": the network sees one channel at a time, by the sum of the
             filters, and its tokens are the mean over channels (see `BackboneSpec.each_channel`).
         overrides: fields of the spec (positions, padding, layers, norm, mean, std, ...) or arguments of timm's model
-            (img_size, drop_path_rate, depth, ...). Learned positions are interpolated to the grid of `img_size`.
+            (img_size, drop_path_rate, depth, ...). Learned positions are interpolated to the grid of `img_size`, and
+            patches resampled to `patch_size`.
 
     The result is in evaluation mode and on the CPU; `backbone.spec` holds its numerical choices, `backbone.report` what
     matched.
@@ -374,9 +376,16 @@ def _install(
 
 
 def _on_grid(state: StateDict, backbone: Backbone) -> StateDict:
-    """Return a state dict with its square table of positions on the grid of `img_size`, where that was asked for."""
+    """Return a state dict with its patches resampled to `patch_size`, and its square table of positions on the grid of
+    `img_size`, where those were asked for."""
+    name, asked = "model.patch_embed.proj.weight", backbone.spec.arguments
+    model = backbone.state_dict()
+    if "patch_size" in asked and name in state and name in model and state[name].ndim == 4:
+        size = model[name].shape[2:]
+        if state[name].shape[2:] != size:
+            state = state | {name: resample_patch_embed(state[name], list(size))}
     table, own = state.get("model.pos_embed"), getattr(backbone.model, "pos_embed", None)
-    if not isinstance(backbone, ViT) or table is None or own is None or "img_size" not in backbone.spec.arguments:
+    if not isinstance(backbone, ViT) or table is None or own is None or "img_size" not in asked:
         return state
     covered = own.shape[1] - math.prod(backbone.table_grid)  # prefix tokens that have a position
     side = math.isqrt(max(table.shape[1] - covered, 0))

@@ -12,11 +12,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dense.backbone import WeightsError, describe, load_backbone
 from dense.backbone.load import check_weights
 from dense.cli import evaluate, main
 from dense.cli.trainings import TRAININGS
+from dense.data.labelled.segments import encode
 from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.evaluate.published.needs import MVTEC
@@ -91,7 +93,11 @@ def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) ->
         "segmentation/voc2012_aug/dinov2_vits14": ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"),
         "depth_dpt/nyuv2/dinov2_vits14": ("nyudepthv2_train_files_with_gt.txt", "nyudepthv2_test_files_with_gt.txt"),
         "depth_dpt/kitti/dinov2_vits14": ("eigen_train_files_with_gt.txt", "eigen_test_files_with_gt.txt"),
-    }.items():
+        "panoptic_eomt/coco_panoptic/dinov2_vits14_reg": (
+            "train2017 (", "val2017 (", "panoptic_train2017 (", "panoptic_train2017.json", "panoptic_val2017 (",
+            "panoptic_val2017.json",
+        ),
+    }.items():  # fmt: skip
         lacks = find_row(name).missing(tmp_path / "ade", "timm")
         assert len(lacks) == len(expected)
         assert all(any(place in line for line in lacks) for place in expected)
@@ -229,6 +235,30 @@ def kitti(root: Path) -> None:
         text(root / f"eigen_{split}_files_with_gt.txt", "".join(lines))
 
 
+def coco(root: Path) -> None:
+    """An image is half a cup and half sky; the cup is the only object."""
+    cup = np.zeros((96, 96), bool)
+    cup[:, :48] = True
+    colours = np.zeros((96, 96, 3), np.uint8)
+    colours[..., 0] = 2 - cup
+    for split in ("train2017", "val2017"):
+        images, objects, segments = [], [], []
+        for i in range(2):
+            image_file(root / split / f"{i}.jpg", 50 * i, (96, 96))
+            place = root / f"annotations/panoptic_{split}/{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(place)
+            images.append({"id": i, "file_name": f"{i}.jpg", "height": 96, "width": 96})
+            one = {"id": i + 1, "image_id": i, "category_id": 1, "segmentation": encode(cup), "iscrowd": 0}
+            objects.append(one)
+            parts = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
+            segments.append({"image_id": i, "file_name": f"{i}.png", "segments_info": parts})
+        classes = [{"id": 1, "name": "cup", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
+        for kind, found in (("instances", objects), ("panoptic", segments)):
+            content = {"images": images, "categories": classes, "annotations": found}
+            text(root / f"annotations/{kind}_{split}.json", json.dumps(content))
+
+
 def mvtec(root: Path) -> None:
     for category in MVTEC:
         for name, colour in (("train/good", 1), ("test/good", 2), ("test/hole", 90)):
@@ -238,7 +268,7 @@ def mvtec(root: Path) -> None:
 
 MAKERS = {
     "imagenet": imagenet, "ade20k": ade20k, "voc2012": voc2012, "voc2012_aug": voc2012, "cityscapes": cityscapes,
-    "nyuv2": nyuv2, "kitti": kitti, "davis": miniature,
+    "nyuv2": nyuv2, "kitti": kitti, "davis": miniature, "coco": coco, "coco_panoptic": coco,
     "roxford5k": landmarks, "rparis6k": paris, "copydays": copies, "mvtec": mvtec,
 }  # fmt: skip
 
@@ -258,13 +288,16 @@ TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}
 def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a miniature of the data, with a tiny backbone and two steps: it starts, ends and saves."""
     MAKERS[row.data](tmp_path / "data")
+    eomt = "eomt" in row.measure
     tiny = {} if "resnet" in row.backbone else TINY_CONVNEXT if "convnext" in row.backbone else TINY
     weights = tmp_path / "weights.pth"
     import torch
 
+    tiny |= {"depth": 5} if eomt else {}  # four blocks of queries, and one before them
     made = load_backbone(row.backbone, **tiny)
     torch.save(made.state_dict() if tiny else made.model.state_dict(), weights)
-    of_train = ["--model.backbone.arguments", json.dumps(tiny | ({"img_size": 518} if "v2" in row.backbone else {}))]
+    size = {"img_size": 64, "patch_size": 16} if eomt else {"img_size": 518} if "v2" in row.backbone else {}
+    of_train = ["--model.backbone.arguments", json.dumps(tiny | size)]
     of_measure = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     commands = []
     for command in row.commands:

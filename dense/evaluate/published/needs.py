@@ -24,6 +24,7 @@ MVTEC = (
 MASKED = ("capsule", "hazelnut", "pill", "screw", "toothbrush")  # of MVTec AD, by AnomalyDINO
 ADE20K = tuple(f"{kind}/{split}" for split in ("training", "validation") for kind in ("images", "annotations"))
 CITYSCAPES = tuple(f"{kind}/{split}" for split in ("train", "val") for kind in ("leftImg8bit", "gtFine"))
+COCO = tuple(f"{split}2017" for split in ("train", "val"))
 VOC = ("JPEGImages", "ImageSets/Segmentation")
 DATA = {
     "imagenet": Data("ImageNet-1k", "", ("train/n????????", "val/n????????")),
@@ -34,6 +35,12 @@ DATA = {
     "nyuv2": Data("NYUv2", "nyuv2", tuple(f"nyudepthv2_{split}_files_with_gt.txt" for split in ("train", "test"))),
     "kitti": Data(
         "KITTI, Eigen split", "kitti_eigen", tuple(f"eigen_{split}_files_with_gt.txt" for split in ("train", "test"))
+    ),
+    "coco": Data("COCO 2017", "coco", (*COCO, *(f"annotations/instances_{split}.json" for split in COCO))),
+    "coco_panoptic": Data(
+        "COCO 2017 panoptic",
+        "coco_panoptic",
+        (*COCO, *(f"annotations/panoptic_{split}{end}" for split in COCO for end in ("", ".json"))),
     ),
     "davis": Data("DAVIS-2017", "", ("JPEGImages/480p", "Annotations/480p", "ImageSets/2017")),
     "roxford5k": Data("Revisited Oxford", "", ("jpg", "gnd_roxford5k.pkl")),

@@ -74,8 +74,8 @@ class Row:
 
 def rows() -> dict[str, Row]:
     """Return all rows by name."""
-    every = (*_classification(), *_segmentation(), *_depth(), *_without_training(), *_retrieval(), *_memories())
-    return {row.name: row for row in every}
+    trained = (*_classification(), *_segmentation(), *_masks(), *_depth())
+    return {row.name: row for row in (*trained, *_without_training(), *_retrieval(), *_memories())}
 
 
 def find_row(name: str) -> Row:
@@ -162,6 +162,25 @@ def _segmentation() -> Iterator[Row]:
             test = _tested("segmentation", layout, "--protocol", "slide_512", *size)
             words = f"linear, last layer, dropout 0.1, batch norm, crops {side}, windows {side}"
             yield row("segmentation_v3", data, name, value, train, test, words)
+
+
+def _masks() -> Iterator[Row]:
+    words = {
+        "segmentation": "mIoU, 39,120 steps of 16 at 512 pixels, windows 512",
+        "panoptic": "PQ, 88,700 steps of 16 at 640 pixels, longer side 640",
+        "instance": "mask AP, 88,700 steps of 16 at 640 pixels, longer side 640",
+    }
+    keys = {"segmentation": "miou", "panoptic": "pq", "instance": "ap"}
+    for (kind, data), values in published.EOMT.items():
+        for name, value in values.items():
+            blocks = 4 if "vitl" in name else 3
+            options: Command = ("--data.layout", DATA[data].layout)
+            options += () if blocks == 4 else ("--model.head.blocks", "3")
+            train = _trained(f"{kind}/eomt_dinov2", name, *options)
+            protocol = "plain" if kind == "segmentation" else "eomt_640"
+            test = _tested(kind, DATA[data].layout, "--protocol", protocol)
+            described = f"{words[kind]}; queries in the last {blocks} blocks, patches of 16 resampled from 14"
+            yield Row(f"{kind}_eomt/{data}/{name}", value, 1.0, (train, test), (keys[kind],), 100, described, "EoMT")
 
 
 BINS_TO_80_M = (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.layers import resample_patch_embed
 
 from dense.backbone.base import Backbone
 from dense.backbone.build import SETTABLE, describe
@@ -67,7 +70,8 @@ def load_backbone(
             "random": the first layer is initialised; "each": the network sees one channel at a time, by the sum of the
             filters, and its tokens are the mean over channels (see `BackboneSpec.each_channel`).
         overrides: fields of the spec (positions, padding, layers, norm, mean, std, ...) or arguments of timm's model
-            (img_size, drop_path_rate, depth, ...). Learned positions are interpolated to the grid of `img_size`.
+            (img_size, drop_path_rate, depth, ...). Learned positions are interpolated to the grid of `img_size`, and
+            patches resampled to `patch_size`.
 
     The result is in evaluation mode and on the CPU; `backbone.spec` holds its numerical choices, `backbone.report` what
     matched.
@@ -91,6 +95,17 @@ def load_backbone(
         backbone = _named(str(name), weights, branch, overrides)
     backbone.title = title_of(name)
     return backbone.freeze() if frozen else backbone.eval()
+
+
+def check_weights(name: str, weights: str | Path, **overrides: Any) -> None:
+    """Raise unless `load_backbone` opens these weights of a name; of a file, it reads names and shapes of tensors."""
+    if Path(weights).is_dir():
+        load_backbone(name, weights, **overrides)
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter")  # to which nothing is copied
+        checkpoint = read_checkpoint(weights, mmap=True)
+        _load(describe(name, **overrides), checkpoint, "teacher", str(weights), overrides, device=torch.device("meta"))
 
 
 def spec_of(name: str, **overrides: Any) -> BackboneSpec:
@@ -260,14 +275,17 @@ def _load(
     source: str,
     overrides: Mapping[str, Any],
     held: tuple[str, ...] | None = None,
+    device: torch.device | None = None,
 ) -> Backbone:
     """Find the backbone in a checkpoint, convert its layout and install its tensors.
 
-    held: names of the channels of the checkpoint, where it is known.
+    held: names of the channels of the checkpoint, where it is known. device: where the backbone is built.
     """
     original, ignored, where = backbone_state(checkpoint, branch, source)
     layout = recognise(original)
-    backbone = Backbone.from_spec(_follow_weights(spec, layout, where, original, overrides))
+    spec = _follow_weights(spec, layout, where, original, overrides)
+    with device or nullcontext():
+        backbone = Backbone.from_spec(spec)
     state, unused = _convert(layout, original, backbone, source)
     found_as = layout if where == "bare" else f"{layout} (under {where})"
     state = adapted(state, backbone, overrides.get("channels_from"), source, held, own=layout == "own")
@@ -358,9 +376,16 @@ def _install(
 
 
 def _on_grid(state: StateDict, backbone: Backbone) -> StateDict:
-    """Return a state dict with its square table of positions on the grid of `img_size`, where that was asked for."""
+    """Return a state dict with its patches resampled to `patch_size`, and its square table of positions on the grid of
+    `img_size`, where those were asked for."""
+    name, asked = "model.patch_embed.proj.weight", backbone.spec.arguments
+    model = backbone.state_dict()
+    if "patch_size" in asked and name in state and name in model and state[name].ndim == 4:
+        size = model[name].shape[2:]
+        if state[name].shape[2:] != size:
+            state = state | {name: resample_patch_embed(state[name], list(size))}
     table, own = state.get("model.pos_embed"), getattr(backbone.model, "pos_embed", None)
-    if not isinstance(backbone, ViT) or table is None or own is None or "img_size" not in backbone.spec.arguments:
+    if not isinstance(backbone, ViT) or table is None or own is None or "img_size" not in asked:
         return state
     covered = own.shape[1] - math.prod(backbone.table_grid)  # prefix tokens that have a position
     side = math.isqrt(max(table.shape[1] - covered, 0))

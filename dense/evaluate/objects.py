@@ -68,7 +68,13 @@ class ObjectTargets:
         if not all(path.parent.name == folder for path in paths):
             return None
         found = [path.parent.parent / "SegmentationObject" / path.name for path in paths]
-        return found if all(path.is_file() for path in found) else None
+        lacks = [path for path in found if not path.is_file()]
+        if 0 < len(lacks) < len(found):
+            raise FileNotFoundError(
+                f"{lacks[0]}: no such file, one of {len(lacks)} that are missing of {len(found)} masks of instances; "
+                "complete the folder, or remove it to measure connected components of classes"
+            )
+        return None if lacks else found
 
     def __len__(self) -> int:
         return len(self.source)

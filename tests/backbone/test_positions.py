@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.models.vision_transformer import checkpoint_filter_fn
 
 from dense.backbone import load_backbone
 from dense.backbone.positions import PositionCache, interpolate_positions
@@ -164,3 +166,14 @@ def test_weights_of_another_size(name: str, tmp_path: Path) -> None:
         assert torch.equal(backbone(image, norm=True).class_token, expected)
     with pytest.raises(WeightsError, match=r"pos_embed is \(1, 2[56], 16\) in the file"):
         load_backbone(name, original.state_dict(), **small)  # no size was asked for
+
+
+def test_weights_of_another_patch() -> None:
+    """As timm reads them, which EoMT was trained with: patches of 14 pixels are resampled to 16."""
+    small = {"depth": 2, "embed_dim": 16, "num_heads": 2}
+    original = tiny("dinov2_vits14_reg", img_size=70, **small)
+    backbone = load_backbone("dinov2_vits14_reg", original.state_dict(), img_size=64, patch_size=16, **small)
+    theirs = timm.create_model(backbone.spec.name, num_classes=0, img_size=64, patch_size=16, **small)
+    found = checkpoint_filter_fn(original.model.state_dict(), theirs)["patch_embed.proj.weight"]
+    assert backbone.spec.patch == 16
+    assert torch.equal(backbone.model.patch_embed.proj.weight, found)

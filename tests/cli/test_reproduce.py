@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dense.backbone import WeightsError, describe, load_backbone
+from dense.backbone.load import check_weights
 from dense.cli import evaluate, main
 from dense.cli.trainings import TRAININGS
+from dense.data.labelled.segments import encode
 from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.evaluate.published.needs import MVTEC
 from dense.recipes import find_config
+from dense.tasks.run import TrainCLI, open_run
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
 from tests.evaluate.davis import miniature
 from tests.evaluate.retrieval_files import copies, landmarks, paris
@@ -29,16 +36,38 @@ PAGE = ROOT / "docs/published_numbers.md"
 described, parser = cache(describe), cache(evaluate.parser)
 
 
+class Options(TrainCLI):
+    """The options of a training, whose data and network are not built."""
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
+
+
+@cache
+def options_of_training(words: tuple[str, ...]) -> Any:
+    with patch("dense.tasks.run.TrainCLI", Options):
+        return open_run(words).config
+
+
+def nameless(row: Row) -> tuple[tuple[str, ...], ...]:
+    """The commands of a row with NAME for its backbone."""
+    return tuple(tuple("NAME" if word == row.backbone else word for word in command) for command in row.commands)
+
+
 @pytest.mark.parametrize("row", rows().values(), ids=rows())
 def test_a_row_is_a_valid_command(row: Row) -> None:
     assert described(row.backbone).dim
     *trainings, measure = row.filled(data="DATA", weights="FILE", output="OUT")
     parser(measure[1]).parse_args(measure[2:])
     assert measure[-2:] == ["--output", "OUT/result"]
-    for words in trainings:
+    for words, options in zip(trainings, nameless(row), strict=False):
         assert words[0] == "train" in TRAININGS
         assert find_config(words[2]).is_file()
         assert words[-2:] == ["--output", "OUT/run"]
+        parsed = options_of_training(options[1:])
+        assert (parsed.model.init_args.backbone.name, parsed.data.layout) == ("NAME", DATA[row.data].layout)
+        assert parsed.data.val_ratio == 0
 
 
 def test_the_page_has_every_row() -> None:
@@ -64,14 +93,24 @@ def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) ->
         "segmentation/voc2012_aug/dinov2_vits14": ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"),
         "depth_dpt/nyuv2/dinov2_vits14": ("nyudepthv2_train_files_with_gt.txt", "nyudepthv2_test_files_with_gt.txt"),
         "depth_dpt/kitti/dinov2_vits14": ("eigen_train_files_with_gt.txt", "eigen_test_files_with_gt.txt"),
-    }.items():
+        "panoptic_eomt/coco_panoptic/dinov2_vits14_reg": (
+            "train2017 (", "val2017 (", "panoptic_train2017 (", "panoptic_train2017.json", "panoptic_val2017 (",
+            "panoptic_val2017.json",
+        ),
+    }.items():  # fmt: skip
         lacks = find_row(name).missing(tmp_path / "ade", "timm")
         assert len(lacks) == len(expected)
         assert all(any(place in line for line in lacks) for place in expected)
     assert find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "timm") == []
     nyuv2(tmp_path / "nyu")
     assert find_row("depth_dpt/nyuv2/dinov2_vits14").missing(tmp_path / "nyu", "timm") == []
-    assert "hub: no such file" in find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
+    voc2012(tmp_path / "voc")
+    assert find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm") == []
+    shutil.rmtree(tmp_path / "voc/SegmentationObject")  # without it connected components of classes would be measured
+    assert "SegmentationObject" in find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm")[0]
+    hub = find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
+    assert "the row has dinov2_vits14; give a file, or timm to download them" in hub
+    assert "timm" not in find_row("knn/imagenet/ibot_vits16").missing(tmp_path / "ade", "hub")[-1]
     for name in ("knn/imagenet/ibot_vits16", "knn/imagenet/dino_resnet50"):  # timm has other weights by these names
         imagenet(tmp_path / "imagenet")
         assert "timm has no published weights" in find_row(name).missing(tmp_path / "imagenet", "timm")[0]
@@ -85,9 +124,33 @@ def test_weights_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     imagenet(tmp_path / "data")
     torch.save(load_backbone("dino_vits16", depth=1).state_dict(), tmp_path / "weights.pth")
-    place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / "weights.pth"), "--output"]
-    assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place, str(tmp_path / "out")]) == 1
-    assert "does not fit vit_small_patch14_dinov2" in capsys.readouterr().err
+    (tmp_path / "weights.py").write_text("print('no weights')\n")
+    (tmp_path / "folder").mkdir()
+    for name, words in {
+        "weights.pth": "The file looks like patch 16, dim 384, depth 1: load_backbone('dino_vits16', ...)",
+        "weights.py": "is a text file that begins",
+        "folder": "is a directory without config.json",
+    }.items():
+        place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / name), "--output", str(tmp_path / "out")]
+        assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place]) == 1
+        told = capsys.readouterr()
+        assert "needs 1 more" in told.err
+        assert words in told.err
+        assert not (tmp_path / "out").exists()  # nothing ran
+
+
+@pytest.mark.parametrize(
+    "name", ["dino_vits16", "ibot_vits16", "dinov2_vits14", "dinov2_vits14_reg", "dinov3_vits16", "dinov3_vits16plus"]
+)
+def test_official_weights_fit(name: str, tmp_path: Path) -> None:
+    """As published, and as a saved directory."""
+    backbone = load_backbone(name, depth=2)
+    backbone.export_official(tmp_path / "weights.pth")
+    backbone.save_pretrained(tmp_path / "saved")
+    for place in ("weights.pth", "saved", "saved/model.safetensors"):
+        check_weights(name, tmp_path / place, depth=2)
+    with pytest.raises(WeightsError, match="does not fit"):
+        check_weights(name, tmp_path / "weights.pth")
 
 
 def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +202,7 @@ def ade20k(root: Path) -> None:
 def voc2012(root: Path) -> None:
     for i in range(3):
         image_file(root / f"JPEGImages/{i}.jpg", 50 * i, (96, 96))
-        for folder in ("SegmentationClass", "SegmentationClassAug"):
+        for folder in ("SegmentationClass", "SegmentationClassAug", "SegmentationObject"):
             palette(root / f"{folder}/{i}.png", stripes(3), [(j, 255 - j, j // 2) for j in range(256)])
     for name, inside in (("train", "0\n1\n"), ("trainaug", "0\n1\n"), ("val", "2\n")):
         text(root / f"ImageSets/Segmentation/{name}.txt", inside)
@@ -172,6 +235,30 @@ def kitti(root: Path) -> None:
         text(root / f"eigen_{split}_files_with_gt.txt", "".join(lines))
 
 
+def coco(root: Path) -> None:
+    """An image is half a cup and half sky; the cup is the only object."""
+    cup = np.zeros((96, 96), bool)
+    cup[:, :48] = True
+    colours = np.zeros((96, 96, 3), np.uint8)
+    colours[..., 0] = 2 - cup
+    for split in ("train2017", "val2017"):
+        images, objects, segments = [], [], []
+        for i in range(2):
+            image_file(root / split / f"{i}.jpg", 50 * i, (96, 96))
+            place = root / f"annotations/panoptic_{split}/{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(place)
+            images.append({"id": i, "file_name": f"{i}.jpg", "height": 96, "width": 96})
+            one = {"id": i + 1, "image_id": i, "category_id": 1, "segmentation": encode(cup), "iscrowd": 0}
+            objects.append(one)
+            parts = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
+            segments.append({"image_id": i, "file_name": f"{i}.png", "segments_info": parts})
+        classes = [{"id": 1, "name": "cup", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
+        for kind, found in (("instances", objects), ("panoptic", segments)):
+            content = {"images": images, "categories": classes, "annotations": found}
+            text(root / f"annotations/{kind}_{split}.json", json.dumps(content))
+
+
 def mvtec(root: Path) -> None:
     for category in MVTEC:
         for name, colour in (("train/good", 1), ("test/good", 2), ("test/hole", 90)):
@@ -181,19 +268,19 @@ def mvtec(root: Path) -> None:
 
 MAKERS = {
     "imagenet": imagenet, "ade20k": ade20k, "voc2012": voc2012, "voc2012_aug": voc2012, "cityscapes": cityscapes,
-    "nyuv2": nyuv2, "kitti": kitti, "davis": miniature,
+    "nyuv2": nyuv2, "kitti": kitti, "davis": miniature, "coco": coco, "coco_panoptic": coco,
     "roxford5k": landmarks, "rparis6k": paris, "copydays": copies, "mvtec": mvtec,
 }  # fmt: skip
 
 
 def kind_of(row: Row) -> tuple[object, ...]:
-    """What has commands of its own: a measure on some data and, on two data sets, each recipe and kind of backbone."""
-    kind = (row.commands[0][2], "_reg" in row.backbone, "convnext" in row.backbone)
-    return (row.measure, row.data, row.source, *(kind if row.data in ("ade20k", "nyuv2") else ()))
+    """What runs once: a command, whatever the backbone of its kind; and a number of its result."""
+    return (nameless(row), row.key, row.source, "convnext" in row.backbone)
 
 
 KINDS = {kind_of(row): row for row in reversed(rows().values())}  # the smallest backbone of each
 TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
+TINY_CONVNEXT = {"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 24]}
 
 
 @pytest.mark.slow
@@ -201,13 +288,16 @@ TINY = {"embed_dim": 24, "depth": 4, "num_heads": 2}
 def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a miniature of the data, with a tiny backbone and two steps: it starts, ends and saves."""
     MAKERS[row.data](tmp_path / "data")
-    tiny = TINY if describe(row.backbone).kind != "pyramid" else {}
+    eomt = "eomt" in row.measure
+    tiny = {} if "resnet" in row.backbone else TINY_CONVNEXT if "convnext" in row.backbone else TINY
     weights = tmp_path / "weights.pth"
     import torch
 
+    tiny |= {"depth": 5} if eomt else {}  # four blocks of queries, and one before them
     made = load_backbone(row.backbone, **tiny)
     torch.save(made.state_dict() if tiny else made.model.state_dict(), weights)
-    of_train = ["--model.backbone.arguments", json.dumps(tiny | ({"img_size": 518} if "v2" in row.backbone else {}))]
+    size = {"img_size": 64, "patch_size": 16} if eomt else {"img_size": 518} if "v2" in row.backbone else {}
+    of_train = ["--model.backbone.arguments", json.dumps(tiny | size)]
     of_measure = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     commands = []
     for command in row.commands:
@@ -218,6 +308,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         short += ["--scales", "1"] if "dinov2_ms" in command else []
         extra = of_train if command[0] == "train" else of_measure if "--backbone" in command else []
         commands.append((*command, *extra, *short))
+    monkeypatch.setattr("dense.evaluate.published.needs.check_weights", partial(check_weights, **tiny))
     monkeypatch.setattr("dense.evaluate.published.find_row", lambda _: replace(row, commands=tuple(commands)))
     small = {
         "model.steps": 2, "data.batch_size": 2, "data.workers": 0, "val_every": 2, "trainer.accelerator": "cpu",
@@ -225,8 +316,6 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     if "dpt" not in row.measure:
         small.pop("model.head.width")
-    else:
-        small["model.head.reassemble"] = "[8, 8, 8, 8]"
     trains = any(command[0] == "train" for command in row.commands)
     chosen = [word for key, value in small.items() if trains for word in ("--set", f"{key}={value}")]
     place = ["--data", str(tmp_path / "data"), "--weights", str(weights), "--output", str(tmp_path / "out")]
@@ -235,6 +324,9 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     facts = json.loads((tmp_path / "out/reproduced.json").read_text())
     assert facts["row"] == row.name
     assert np.isfinite(facts["here"])
+    if row.measure == "jaccard":
+        protocol = json.loads((tmp_path / "out/result/results.json").read_text())["protocol"]
+        assert protocol["settings"]["objects"] == "instances, at least 0.0 of the image"
 
 
 def test_rows_are_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,11 @@ def test_target(tmp_path: Path) -> None:
     parts = ObjectTargets(open_labelled(voc(tmp_path / "b", False), "val", layout="voc2012"))
     assert parts.objects == "parts, without background"
     assert parts[0].objects.sum((1, 2)).tolist() == [200]
+    for place in ("JPEGImages/b.jpg", "SegmentationClass/b.png"):  # an image more, without its instances
+        shutil.copy(tmp_path / "a" / place.replace("b.", "a."), tmp_path / "a" / place)
+    (tmp_path / "a/ImageSets/Segmentation/val.txt").write_text("a\nb\n")
+    with pytest.raises(FileNotFoundError, match=r"SegmentationObject/b\.png: no such file, one of 1 .* of 2 masks"):
+        ObjectTargets(open_labelled(tmp_path / "a", "val", layout="voc2012"))
     scenes = open_labelled("scenes", "val", length=2, size=48)
     assert ObjectTargets(scenes)[0].objects.sum((1, 2)).min() >= 0.002 * 48 * 48
     assert len(ObjectTargets(scenes, least=1.0)[0].objects) == 0

@@ -50,8 +50,11 @@ _HEADS = re.compile(
 )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the contents of a .pth, .pt, .bin, .ckpt or .safetensors file: plain data and tensors."""
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
+    """Return the contents of a .pth, .pt, .bin, .ckpt or .safetensors file: plain data and tensors.
+
+    mmap: read the numbers of a tensor when they are used, which takes no time where its shape alone is.
+    """
     path = Path(path)
     if path.is_dir():
         raise WeightsError(f"{path} is a directory without config.json; expected a weight file or a saved model")
@@ -74,7 +77,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(SAFE_CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            mapped = mmap and zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|Unsupported global:?)\s+(?:GLOBAL\s+)?`?([\w.]+)", str(error))
         if found:

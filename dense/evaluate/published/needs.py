@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from dense.backbone.load import in_timm
+from dense.backbone.load import check_weights, in_timm
 from dense.data.labelled.layouts import LAYOUTS
 
 
@@ -24,16 +24,23 @@ MVTEC = (
 MASKED = ("capsule", "hazelnut", "pill", "screw", "toothbrush")  # of MVTec AD, by AnomalyDINO
 ADE20K = tuple(f"{kind}/{split}" for split in ("training", "validation") for kind in ("images", "annotations"))
 CITYSCAPES = tuple(f"{kind}/{split}" for split in ("train", "val") for kind in ("leftImg8bit", "gtFine"))
+COCO = tuple(f"{split}2017" for split in ("train", "val"))
 VOC = ("JPEGImages", "ImageSets/Segmentation")
 DATA = {
     "imagenet": Data("ImageNet-1k", "", ("train/n????????", "val/n????????")),
     "ade20k": Data("ADE20K", "ade20k", ADE20K),
-    "voc2012": Data("Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass")),
+    "voc2012": Data("Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass", "SegmentationObject/*.png")),
     "voc2012_aug": Data("Pascal VOC 2012", "voc2012_aug", (*VOC, "SegmentationClassAug")),
     "cityscapes": Data("Cityscapes", "cityscapes", CITYSCAPES),
     "nyuv2": Data("NYUv2", "nyuv2", tuple(f"nyudepthv2_{split}_files_with_gt.txt" for split in ("train", "test"))),
     "kitti": Data(
         "KITTI, Eigen split", "kitti_eigen", tuple(f"eigen_{split}_files_with_gt.txt" for split in ("train", "test"))
+    ),
+    "coco": Data("COCO 2017", "coco", (*COCO, *(f"annotations/instances_{split}.json" for split in COCO))),
+    "coco_panoptic": Data(
+        "COCO 2017 panoptic",
+        "coco_panoptic",
+        (*COCO, *(f"annotations/panoptic_{split}{end}" for split in COCO for end in ("", ".json"))),
     ),
     "davis": Data("DAVIS-2017", "", ("JPEGImages/480p", "Annotations/480p", "ImageSets/2017")),
     "roxford5k": Data("Revisited Oxford", "", ("jpg", "gnd_roxford5k.pkl")),
@@ -44,7 +51,7 @@ DATA = {
 
 
 def missing(data: str, folder: Path | None, backbone: str, weights: str | None) -> list[str]:
-    """Return everything that a row on this data and backbone needs and that is not there."""
+    """Return everything that a row on this data and backbone needs and that is not there, or does not fit."""
     title, layout, inside = DATA[data]
     lacks = []
     if folder is None:
@@ -55,11 +62,19 @@ def missing(data: str, folder: Path | None, backbone: str, weights: str | None) 
         roots = [folder / part for part in (LAYOUTS[layout].folders if layout else ("",))]
         lacks += [f"{folder / place} ({title})" for place in inside if not any(any(r.glob(place)) for r in roots)]
     published = f"published weights of {backbone}"
+    download = ", or timm to download them" if in_timm(backbone) else ""
     if weights is None:
-        lacks.append(f"--weights FILE: {published}{', or timm to download them' if in_timm(backbone) else ''}")
+        lacks.append(f"--weights FILE: {published}{download}")
+    elif weights == "hub":
+        lacks.append(f"--weights hub: of a Hugging Face id, and the row has {backbone}; give a file{download}")
     elif weights == "timm":
         if not in_timm(backbone):
             lacks.append(f"--weights timm: timm has no {published}; give their file")
     elif not Path(weights).exists():
         lacks.append(f"--weights {weights}: no such file; expected {published}")
+    else:
+        try:
+            check_weights(backbone, weights)
+        except (OSError, ValueError) as error:
+            lacks.append(f"--weights: {str(error).splitlines()[0].rstrip('.')}; expected {published}")
     return lacks

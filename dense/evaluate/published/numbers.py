@@ -1,7 +1,7 @@
 """Published numbers, as they were printed: percent, and root mean squared errors in metres.
 
 Sources: the papers and model cards of DINO (2021), DINOv2 (2023), registers (2023) and DINOv3 (2025); of memories the
-reproduction of Hummingbird and DIP (2025), and AnomalyDINO (2024).
+reproduction of Hummingbird and DIP (2025), and AnomalyDINO (2024); of mask queries EoMT (2025).
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ SEGMENTATION_V3 = {
     | named(V2R, "45.5 48.4 48.8 49.5"),
     "cityscapes": named(BEST, "75.6 79.5 81.1"),
     "voc2012_aug": named(BEST, "83.1 85.8 86.6"),
+}
+EOMT = {  # kind, data
+    ("segmentation", "ade20k"): {"dinov2_vitl14_reg": "58.4"},
+    ("panoptic", "coco_panoptic"): named(V2R[:3], "46.7 51.6 56.0"),
+    ("instance", "coco"): {"dinov2_vitl14_reg": "45.2"},
 }
 DEPTH = {
     ("depth_linear1", "nyuv2"): named((*V2, *OTHERS), "0.449 0.399 0.384 0.344 0.555 0.417"),
@@ -124,4 +129,57 @@ NOT_HERE = (  # number, values, why no row measures it
         "S/16 supervised 27.3, random 22.0; S/8 23.7, 21.8",
         "these networks were not published; `benchmarks/papers/dino.py masks` measures both kinds",
     ),
+    ("DAVIS-2017, DINO", "S/8 supervised 66.0", "this network was not published"),
+    (
+        "YouTube-VOS and MOSE, DINOv3",
+        "7B at 480, 960, 1440 pixels: 74.1, 80.2, 80.7; 46.0, 53.9, 55.6",
+        "`dense evaluate video` reads DAVIS-2017 alone",
+    ),
+    (
+        "ImageNet k-NN and linear, DINO's XCiT",
+        "S12/16 76.0, 77.8; S12/8 77.1, 79.2; M24/16 76.4, 78.8; M24/8 77.9, 80.3",
+        "there is no adapter for XCiT",
+    ),
+    (
+        "Oxford and Paris, DINO on Google Landmarks v2",
+        "S/16 medium 51.5, 75.3; hard 24.3, 51.6",
+        "the hub of DINO does not list this backbone",
+    ),
+    (
+        "SUN RGB-D, models of NYUv2, DINOv2",
+        "RMSE of linear one layer, four layers, DPT: S 0.477, 0.431, 0.409; B 0.448, 0.400, 0.377; "
+        "L 0.429, 0.396, 0.360; g 0.402, 0.362, 0.338",
+        "no layout reads SUN RGB-D, and its protocol is not known to us",
+    ),
+    (
+        "CorLoc on VOC07, VOC12, COCO20k, TokenCut",
+        "DINO S/16 61.1, 66.0, 48.7; B/16 60.1, 64.4, 50.5; DINOv2-g 55.6, 60.4, 45.4; DINOv3-7B 66.1, 69.5, 55.1 "
+        "(DINOv3); DINO S/16 68.8, 72.1, 58.8 (TokenCut)",
+        "objects here are masks, not the published boxes",
+    ),
+    ("CorLoc on VOC07, VOC12, COCO20k, LOST", "DINO S/16 61.9, 64.0, 50.7", "as above"),
+    (
+        "NAVI and SPair, DINOv3",
+        "S 56.3, 50.4; S+ 57.1, 55.2; B 58.8, 57.2; L 62.3, 61.3; H+ 63.3, 56.3; 7B 64.4, 58.7",
+        "no verb measures correspondence",
+    ),
+    (
+        "EoMT on DINOv2-g",
+        "COCO PQ 57.0",
+        "in how many blocks its queries run is not known to us",
+    ),
+    ("EoMT on Cityscapes", "DINOv2-L 84.2", "size and schedule of this training are not known to us"),
+    ("EoMT at 1280 pixels", "COCO mask AP L 48.8; PQ DINOv3-L 58.9", "the recipes are of 640 pixels"),
+    (
+        "EoMT on DINOv3",
+        "ADE20K L 59.5; COCO PQ S 47.2, B 53.1, L 56.8",
+        "the recipes are those of DINOv2, with other learning rates, layer decay, annealing and warm-ups",
+    ),
+    (
+        "Mask2Former on frozen backbones",
+        "DINOv2-g ADE20K 60.2; DINOv3-7B, single and multi-scale: ADE20K 62.6, 63.0; COCO-Stuff 53.8, 54.0; "
+        "Cityscapes 86.1, 86.7; VOC 2012 90.1, 90.4",
+        "a head that this project does not have",
+    ),
+    ("Plain-DETR on DINOv3-7B", "COCO boxes 65.6, multi-scale 66.1", "as above"),
 )

@@ -74,8 +74,8 @@ class Row:
 
 def rows() -> dict[str, Row]:
     """Return all rows by name."""
-    every = (*_classification(), *_segmentation(), *_depth(), *_without_training(), *_retrieval(), *_memories())
-    return {row.name: row for row in every}
+    trained = (*_classification(), *_segmentation(), *_masks(), *_depth())
+    return {row.name: row for row in (*trained, *_without_training(), *_retrieval(), *_memories())}
 
 
 def find_row(name: str) -> Row:
@@ -164,6 +164,25 @@ def _segmentation() -> Iterator[Row]:
             yield row("segmentation_v3", data, name, value, train, test, words)
 
 
+def _masks() -> Iterator[Row]:
+    words = {
+        "segmentation": "mIoU, 39,120 steps of 16 at 512 pixels, windows 512",
+        "panoptic": "PQ, 88,700 steps of 16 at 640 pixels, longer side 640",
+        "instance": "mask AP, 88,700 steps of 16 at 640 pixels, longer side 640",
+    }
+    keys = {"segmentation": "miou", "panoptic": "pq", "instance": "ap"}
+    for (kind, data), values in published.EOMT.items():
+        for name, value in values.items():
+            blocks = 4 if "vitl" in name else 3
+            options: Command = ("--data.layout", DATA[data].layout)
+            options += () if blocks == 4 else ("--model.head.blocks", "3")
+            train = _trained(f"{kind}/eomt_dinov2", name, *options)
+            protocol = "plain" if kind == "segmentation" else "eomt_640"
+            test = _tested(kind, DATA[data].layout, "--protocol", protocol)
+            described = f"{words[kind]}; queries in the last {blocks} blocks, patches of 16 resampled from 14"
+            yield Row(f"{kind}_eomt/{data}/{name}", value, 1.0, (train, test), (keys[kind],), 100, described, "EoMT")
+
+
 BINS_TO_80_M = (
     "{depth: {name: bins, count: 256, min_depth: 0.001, max_depth: 80.0, spacing: linear, normalisation: linear}}"
 )
@@ -230,9 +249,10 @@ def _without_training() -> Iterator[Row]:
             size = ("--size", str(patches * (14 if "14" in name else 16))) if patches != 60 else ()
             command = _evaluated("video", name, *data, "--protocol", "v3", *size)
             yield Row(f"{measure}/davis/{name}", value, 0.5, command, key, 100, words, "DINOv3")
-    words = "class attention, 60 % of its sum, best head"
+    words = "class attention, 60 % of its sum, images at their own size; best head of each object "
+    words += "of SegmentationObject, however small; mean over objects, then images"
     for name, value in published.JACCARD.items():
-        command = _evaluated("discovery", name, "--method", "attention", *data, "--layout", "voc2012")
+        command = _evaluated("discovery", name, "--method", "attention", *data, "--layout", "voc2012", "--least", "0")
         yield Row(f"jaccard/voc2012/{name}", value, 1.0, command, ("attention", "jaccard"), 100, words, "DINO")
     words = "AUROC of images, 1 good image in 8 rotations, shorter side 448, masks in five categories; seed 0 of the "
     words += "published mean of three"

@@ -92,7 +92,7 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
             pixels[factor] = length
     lines = []
     for rule in options.rules or RULES if spec.positions in RULES else (None,):
-        place = f"{slug(name)} {rule or spec.positions}"
+        place, own_rule = f"{slug(name)} {rule or spec.positions}", rule in (None, spec.positions)
         cells = {}
         for factor, length in pixels.items():
             cell = {
@@ -108,7 +108,7 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
             make = partial(measure if options.quick else apart, full)
             found = once(options, f"{place} {factor:g}x {length}", make, cell)
             cells[factor] = f"{found['cosine']:.3f}"
-            if (rule or spec.positions) == spec.positions:  # the others cost as much
+            if own_rule:  # the others cost as much
                 cells[factor] += f", {found['seconds']:.2f} s, {found['memory']:.0f} MB"
         mark = " (its own)" if rule == spec.positions else ""
         lines.append((f"{rule or spec.positions}{mark}", *(cells[factor] for factor in sorted(cells))))

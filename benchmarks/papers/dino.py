@@ -89,13 +89,13 @@ def images_per_second(backbone: Backbone, seconds: float, batch: int = 16) -> fl
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone, images = backbone.to(device), torch.randn(batch, 3, *backbone.spec.image_size, device=device)
-    start, count = time.perf_counter(), -1  # the first loads kernels
     with torch.inference_mode():
+        float(backbone(images).maps[-1].sum())  # loads kernels
+        start, count = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             float(backbone(images).maps[-1].sum())  # waits for the result
-            count += 1
-            start = start if count else time.perf_counter()
-    return count * batch / (time.perf_counter() - start)
+            count += batch
+    return count / (time.perf_counter() - start)
 
 
 def crops(options: argparse.Namespace) -> Made:

@@ -81,17 +81,17 @@ def readout(options: argparse.Namespace) -> Made:
 def layers(options: argparse.Namespace) -> Made:
     """The last four layers, evenly spaced ones, and the published rule."""
     from dense.backbone.load import spec_of
+    from dense.backbone.spec import resolve_layers
 
-    depth = spec_of(options.backbone).depth
-    spaced = [(part + 1) * depth // 4 - 1 for part in range(4)]
-    published = sorted({int((layer + 1) * depth / 24 + 0.5) - 1 for layer in (4, 11, 17, 23)})
-    variants = {"last four": list(range(max(depth - 4, 0), depth)), "evenly spaced": spaced}
-    if published == spaced:
-        variants = {"last four": variants["last four"], "evenly spaced, as published": spaced}
+    spec = spec_of(options.backbone)
+    variants = {"last four": resolve_layers("last4", spec), "evenly spaced": resolve_layers("even4", spec)}
+    published = tuple(sorted({int((layer + 1) * spec.depth / 24 + 0.5) - 1 for layer in (4, 11, 17, 23)}))
+    if published == variants["evenly spaced"]:
+        variants["evenly spaced, as published"] = variants.pop("evenly spaced")
     elif len(published) == 4:
         variants["as published, scaled"] = published
     named = {f"{name}: {', '.join(map(str, chosen))}": chosen for name, chosen in variants.items()}
-    return compare(options, "layers", {name: {"model.backbone.layers": chosen} for name, chosen in named.items()})
+    return compare(options, "layers", {name: {"model.backbone.layers": list(chosen)} for name, chosen in named.items()})
 
 
 def head(options: argparse.Namespace) -> Made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import inspect
 import json
 import os
 import resource
@@ -111,7 +112,38 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
             "steps": along["step"], "knn": along["knn"], "student": along["knn_student"],
         }  # fmt: skip
 
-    return once(options, f"{name}-{seed}", make, given | {"config": options.config})
+    used = given | {"config": options.config}
+    return same(options, used) or once(options, f"{name}-{seed}", make, used)
+
+
+def same(options: argparse.Namespace, used: Row) -> Row | None:
+    """Return the row of a run with the same settings: experiments share runs, such as that of the recipe itself."""
+    recipe = recipe_of(options)
+
+    def changed(settings: Row) -> Row:
+        words = {key: as_word(value) for key, value in settings.items()}
+        return {key: word for key, word in words.items() if word != as_word(usual(recipe, key))}
+
+    rows = (json.loads(kept.read_text()) for kept in sorted((options.output / "rows").glob("*.json")))
+    return next((row for row in rows if "knn" in row and changed(row["used"]) == changed(used)), None)
+
+
+def usual(recipe: Row, key: str) -> Any:
+    """Return the value of an option in a recipe, or its default."""
+    from pretrain.recipe import Recipe
+
+    value: Any = recipe
+    for name in key.split("."):
+        if not isinstance(value, dict) or name not in value:
+            break
+        value = value[name]
+    else:
+        return value
+    first, *others = key.removeprefix("model.").split(".")
+    value = getattr(inspect.signature(Recipe).parameters.get(first), "default", None)
+    for name in others:
+        value = getattr(value, name, None)
+    return value
 
 
 def recipe_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -5,9 +5,10 @@ classes.yaml. Settings are chosen on the validation images; the published number
 
     python benchmarks/real/camvid.py CAMVID --weights dinov2_vits14.pth --output runs/camvid
 
-Rows: small_data as it is; the best recipe and its alternatives, mask queries (eomt) among them; a curve over 10, 30,
-100 and all training images with three draws; and two peers with the same images, segmentation-models-pytorch's U-Net
-and scikit-learn's logistic regression on features of transformers.
+Rows: small_data as it is; the best recipe and its alternatives; a linear head, DPT and mask queries (eomt) in equal
+minutes, of which there are --minutes with everything that a run does; a curve over 10, 30, 100 and all training images
+with three draws; and two peers with the same images, segmentation-models-pytorch's U-Net and scikit-learn's logistic
+regression on features of transformers.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from _measure import once, table
 
 RECIPE = "segmentation/small_data"
 BEST: dict[str, Any] = {"data.resize": 504, "data.copies": 2, "model.steps": 600}
+DPT: dict[str, Any] = {
+    "model.head": {
+        "name": "dpt",
+        "width": 48,
+        "resample": "bilinear",
+        "input_norm": True,
+        "reassemble": [48] * 4,
+        "outputs": {"labels": {"name": "classes"}},
+    },
+}
 TRAININGS: dict[str, dict[str, Any]] = {  # name -> overrides of the recipe, and another recipe
     "small_data": {},
-    "dpt": {
-        "model.head": {
-            "name": "dpt",
-            "width": 48,
-            "resample": "bilinear",
-            "input_norm": True,
-            "reassemble": [48] * 4,
-            "outputs": {"labels": {"name": "classes"}},
-        },
-    },
+    "dpt": DPT,
     "size_252": {"data.resize": 252},
     "size_364": {"data.resize": 364},
     "size_448": {"data.resize": 448},
@@ -43,12 +45,15 @@ TRAININGS: dict[str, dict[str, Any]] = {  # name -> overrides of the recipe, and
     "cross_entropy": {"model.loss": {"cross_entropy": 1.0}},
     "last_blocks": {**BEST, "model.tune.unfreeze": 2, "model.tune.lr_scale": 0.1, "data.cache": None},
     "lora": {**BEST, "model.tune.lora_rank": 8, "model.tune.lr_scale": 0.2, "data.cache": None},
+}
+EQUAL: dict[str, dict[str, Any]] = {  # in equal minutes
+    "linear": {},
+    "dpt": DPT,
     "eomt": {
         "recipe": "instance/small_data",
         "model.kind": "semantic",
         "data.targets": ["labels"],
         "model.head.queries": 50,
-        "model.steps": 300,
     },
 }
 FEW, DRAWS = (10, 30, 100), 3
@@ -57,13 +62,18 @@ PEERS = ("unet", "logistic")
 
 
 def main() -> int:
-    options = _rows.parser(__doc__, [*TRAININGS, "few", *PEERS]).parse_args()
-    names = options.rows or [*TRAININGS, "few", *PEERS]
+    every = [*TRAININGS, "equal", "few", *PEERS]
+    parser = _rows.parser(__doc__, every)
+    parser.add_argument("--minutes", type=float, default=15, help="of each run of the row equal")
+    options = parser.parse_args()
+    names = options.rows or every
     lines = []
     for name in names:
         if name in TRAININGS:
             row = _rows.train(options, name, **{"recipe": RECIPE} | TRAININGS[name])
             lines.append((name, *numbers(row)))
+        elif name == "equal":
+            lines += [equal(options, head) for head in EQUAL]
         elif name == "few":
             lines += [few(options, count) for count in FEW]
         else:
@@ -77,6 +87,23 @@ def numbers(row: dict[str, Any]) -> tuple[str, str, str]:
     """Return a row's cells."""
     accuracy = row["val/aacc"]
     return f"{row['val/miou']:.3f}", f"{accuracy:.3f}", f"{row['minutes']:.1f}"
+
+
+def equal(options: argparse.Namespace, head: str) -> tuple[str, ...]:
+    """Return the row of a head that is trained for as many steps as fit into the minutes.
+
+    Two short runs on few images tell the time of a step, and one on all images that of all else.
+    """
+
+    def train(steps: int, **more: Any) -> dict[str, Any]:
+        name = f"equal-{head}-{steps}{'-few' * bool(more)}"
+        return _rows.train(options, name, **{"recipe": RECIPE} | EQUAL[head] | {"model.steps": steps} | more)
+
+    images = {"data.train_images": 24}
+    step = (train(22, **images)["minutes"] - train(2, **images)["minutes"]) / 20
+    steps = 2 + max(0, round((options.minutes - train(2)["minutes"]) / step))
+    row = train(steps)
+    return (f"{head}, {steps} steps in equal minutes", *numbers(row))
 
 
 def few(options: argparse.Namespace, count: int) -> tuple[str, ...]:

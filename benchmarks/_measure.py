@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import subprocess
@@ -51,6 +52,7 @@ def resident(field: str) -> float:
 
 def peak_memory(function: Callable[[], object], before: float | None = None) -> float:
     """Return the peak of resident memory during a call in MB, beyond `before` or what was resident (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed is resident until then, and would be used again unseen
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS") if before is None else before
     function()

@@ -1,9 +1,9 @@
 """Queries against connected parts of classes, and against masks without labels, on held-out embedded scenes.
 
-One panoptic model per row is measured as instances (mask AP of COCO), as a partition (PQ) and by classes (mIoU). Its
-queries are in the last blocks of the backbone, which are frozen, trained, or trained with all others. Beside it stand a
-DPT head, whose connected parts of a class are taken as instances, and MaskCut, which knows no classes and is measured
-by the AP of objects of any class. The detector trained on MaskCut's masks follows instance/maskcut.
+One panoptic model per row is measured as instances (mask AP of COCO, and AP of objects whatever their class), as a
+partition (PQ) and by classes (mIoU). Its queries are in the last blocks of the backbone, which are frozen, trained, or
+trained with all others. Beside it stand a DPT head, whose connected parts of a class are taken as instances, and
+MaskCut, which knows no classes. The detector trained on MaskCut's masks follows instance/maskcut.
 
     python benchmarks/scene_masks.py --output runs/scene_masks --markdown docs/mask_queries.md
 """
@@ -35,11 +35,12 @@ from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
 from dense.model.network import DenseModel
 from dense.model.queries import Found, Partition, instances, panoptic, semantic
 
-SIDE, TRAIN, VAL = 96, 300, 100
-LAST = "EoMT, last 3 blocks"
+SIDE, TRAIN, VAL = 168, 1000, 100
+BLOCKS = 2  # that the queries run through
+LAST = f"EoMT, last {BLOCKS} blocks"
 EOMT: dict[str, Any] = {
     "EoMT, frozen blocks": {"unfreeze": "none"},
-    LAST: {"unfreeze": 3, "layer_decay": 0.8},
+    LAST: {"unfreeze": BLOCKS, "layer_decay": 0.8},
     "EoMT, all blocks": {"unfreeze": "all", "layer_decay": 0.8},
 }
 DPT, CUT, DETECTOR = "DPT, connected parts", "MaskCut, no labels", "EoMT trained on MaskCut"
@@ -51,9 +52,10 @@ NAMES = {"ap": "mask AP", "any": "mask AP of any class", "pq": "PQ"}
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all if left out: {', '.join(ROWS)}")
-    parser.add_argument("--backbone", default="scenes_tiny")
-    parser.add_argument("--steps", type=int, default=600, help="of every training")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--backbone", default="photos_tiny")
+    parser.add_argument("--steps", type=int, default=1000, help="of every training")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", default="32-true", help="of every training, such as bf16-mixed")
     parser.add_argument("--output", type=Path, help="folder of runs and rows, of which finished ones are kept")
     parser.add_argument("--markdown", type=Path, help="page whose section is replaced")
     options = parser.parse_args()
@@ -92,7 +94,10 @@ def main() -> int:
 
 
 def used(options: argparse.Namespace) -> dict[str, Any]:
-    return {"backbone": options.backbone, "steps": options.steps, "side": SIDE, "scenes": [TRAIN, VAL]}
+    return {
+        "backbone": options.backbone, "steps": options.steps, "precision": options.precision, "side": SIDE,
+        "scenes": [TRAIN, VAL],
+    }  # fmt: skip
 
 
 def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
@@ -100,8 +105,10 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     folder = options.output / "runs" / f"{ROWS.index(name)}-{seed}"
     common = {
         "model.backbone.name": options.backbone, "model.steps": options.steps, "model.seed": seed, "data.seed": seed,
-        "val_every": options.steps, "trainer.precision": "32-true",
+        "val_every": options.steps, "trainer.precision": options.precision,
     }  # fmt: skip
+    scenes = {"data.scenes": [TRAIN, VAL], "data.scene_size": SIDE}
+    head = {"name": "eomt", "queries": 20, "blocks": BLOCKS, "outputs": {"masks": {"name": "masks"}}}
     if name == CUT:
         backbone, cut = dense.load_backbone(options.backbone, frozen=True), MaskCut()
 
@@ -111,21 +118,19 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
         return measure(objects, backbone)
     if name in EOMT:
         tune = {"unfreeze": "none", "layer_decay": 1.0} | EOMT[name]
-        changes = {f"model.tune.{key}": value for key, value in tune.items()}
-        dense.train("panoptic/scenes_eomt", data="scenes", output=folder, **common, **changes)
+        changes = {"model.head": head} | {f"model.tune.{key}": value for key, value in tune.items()}
+        dense.train("panoptic/scenes_eomt", data="scenes", output=folder, **common, **scenes, **changes)
         model = DenseModel.from_pretrained(folder / "model").eval()
         return measure(lambda images: of_queries(model, images), model.backbone)
     if name == DPT:
-        dense.train("segmentation/scenes_dpt", data="scenes", output=folder, **common)
+        dense.train("segmentation/scenes_dpt", data="scenes", output=folder, **common, **scenes)
         model = DenseModel.from_pretrained(folder / "model").eval()
         return measure(lambda images: of_classes(model, images), model.backbone)
     images, annotations = cut_masks(options)
     changes = {
         "data.annotations": str(annotations), "data.resize": None, "data.crop_size": None, "data.batch_size": 8,
         "data.workers": 0, "data.augment.scale": [1.0, 1.0], "model.optim.lr": 1e-3, "model.backbone.weights": None,
-        "model.head": {
-            "name": "eomt", "queries": 30, "blocks": 3, "upscales": 2, "outputs": {"masks": {"name": "masks"}},
-        },
+        "model.head": head, "model.tune.unfreeze": BLOCKS,
     }  # fmt: skip
     dense.train("instance/maskcut", data=str(images), output=folder, **common, **changes)
     model = DenseModel.from_pretrained(folder / "model").eval()
@@ -180,8 +185,10 @@ def of_queries(model: DenseModel, images: torch.Tensor) -> dict[str, Any]:
     found = instances(masks, classes, (SIDE, SIDE))[0]
     thing = torch.tensor(output.things)[found.classes]
     objects = Found(*(values[thing] for values in found))
+    things = torch.tensor([*output.things, False])
+    object_or_not = torch.stack([classes[..., kind].logsumexp(-1) for kind in (things, ~things)], -1)
     return {
-        "ap": objects, "any": of_any_class(objects),
+        "ap": objects, "any": instances(masks, object_or_not, (SIDE, SIDE))[0],
         "pq": panoptic(masks, classes, (SIDE, SIDE), output.things)[0],
         "miou": semantic(masks, classes, (SIDE, SIDE)).argmax(1),
     }  # fmt: skip
@@ -193,11 +200,8 @@ def of_classes(model: DenseModel, images: torch.Tensor) -> dict[str, Any]:
     things = tuple(name not in ("sky", "ground") for name in CLASSES)
     found = connected(scores, things)
     segments: Partition = partition(found, scores, things)
-    return {"ap": found, "any": of_any_class(found), "pq": segments, "miou": scores.argmax(0)[None]}
-
-
-def of_any_class(found: Found) -> Found:
-    return found._replace(classes=torch.zeros_like(found.classes))
+    anything = found._replace(classes=torch.zeros_like(found.classes))
+    return {"ap": found, "any": anything, "pq": segments, "miou": scores.argmax(0)[None]}
 
 
 def without_labels(backbone: Any, images: torch.Tensor, cut: MaskCut) -> Found:

@@ -331,4 +331,5 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_rows_are_found() -> None:
     assert find_row("jaccard/voc2012/dino_vits16").value == 45.9
+    assert "--batch-size 1024" in " ".join(find_row("linear/imagenet/dinov2_vits14").commands[0])  # 8 GPUs of 128
     assert {row.data for row in rows().values()} == set(DATA) == set(MAKERS)

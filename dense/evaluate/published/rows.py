@@ -114,12 +114,13 @@ def _classification() -> Iterator[Row]:
     recipes = {
         "DINO": ("dino", "100 epochs of SGD"),
         "iBOT": ("dino", "DINO's 100 epochs of SGD; iBOT's own sweeps the learning rate"),
-        "DINOv2": ("dinov2", "13 rates x 4 readouts, 12,500 steps, best on val"),
+        "DINOv2": ("dinov2", "13 rates x 4 readouts, 12,500 steps of 8 x 128 images, best on val"),
     }
     for source, values in published.LINEAR.items():
         recipe, words = recipes[source]
         for name, value in values.items():
-            command = _evaluated("linear", name, "--recipe", recipe, *train_val)
+            batch = ("--batch-size", "1024") if recipe == "dinov2" else ()
+            command = _evaluated("linear", name, "--recipe", recipe, *batch, *train_val)
             yield Row(f"linear/imagenet/{name}", value, 0.4, command, ("top1",), 100, words, source)
 
 

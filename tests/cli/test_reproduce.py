@@ -16,12 +16,13 @@ from PIL import Image
 
 from dense.backbone import WeightsError, describe, load_backbone
 from dense.backbone.load import check_weights
-from dense.cli import evaluate, main
+from dense.cli import convert, evaluate, main
 from dense.cli.trainings import TRAININGS
 from dense.data.labelled.segments import encode
 from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.evaluate.published.needs import MVTEC
+from dense.evaluate.published.numbers import HEADS, PRETRAINED
 from dense.recipes import find_config
 from dense.tasks.run import TrainCLI, open_run
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
@@ -68,6 +69,16 @@ def test_a_row_is_a_valid_command(row: Row) -> None:
         parsed = options_of_training(options[1:])
         assert (parsed.model.init_args.backbone.name, parsed.data.layout) == ("NAME", DATA[row.data].layout)
         assert parsed.data.val_ratio == 0
+
+
+def test_recipes_and_heads_of_the_page_are_valid_commands() -> None:
+    for recipe, *_, options in PRETRAINED:
+        assert find_config(f"pretrain/{recipe}").is_file()
+        parser("linear").parse_args(["--backbone", "B", "--train", "T", "--val", "V", *options.split()])
+    for *_, options, measure in HEADS:
+        convert.parser().parse_args(["FILE", "MODEL", *options.split()])
+        kind, *words = measure.split()
+        parser(kind).parse_args(words)
 
 
 def test_the_page_has_every_row() -> None:

@@ -93,6 +93,55 @@ IN_CONTEXT = {  # patches in memory
 IN_CONTEXT_WARM = {"voc2012_aug": named(V2R[:2], "79.4 79.0"), "ade20k": named(V2R[:2], "39.3 40.8")}
 ANOMALY = {"dinov2_vits14": "96.6"}
 
+KNN_22K = named(IBOT[1:], "71.1 72.9")  # iBOT on ImageNet-22k
+LINEAR_22K = named(IBOT[1:], "79.0 82.3")
+
+PRETRAINED = (  # recipe, nodes of eight GPUs, images, k-NN, linear, options of its linear classification
+    ("dino_vits16", 1, "ImageNet-1k", "69.3", "74.0", "--recipe dino"),
+    ("dino_vits16_300", 2, "ImageNet-1k", "73.3", "76.0", "--recipe dino"),
+    ("dinov2_vitl16_short", 4, "ImageNet-1k", "81.6", "82.9", "--recipe dinov2 --batch-size 1024"),
+    ("dinov2_vitl14", 12, "ImageNet-22k", "82.0", "84.5", "--recipe dinov2 --batch-size 1024"),
+    ("dinov3_vitl_im1k", 4, "ImageNet-1k", "82.0", "83.5", "--recipe dinov2 --batch-size 1024"),
+)
+HEADS = (  # published heads, values, options of `dense convert`, of `dense evaluate`
+    (
+        "DPT-Hybrid of isl-org, NYUv2",
+        "RMSE 0.357",
+        "--family dpt_depth --kind nyu",
+        "depth MODEL --data NYU --layout nyuv2 --crop nyu_eigen --cap 0.001 10",
+    ),
+    (
+        "DPT-Hybrid of isl-org, KITTI",
+        "RMSE 2.575",
+        "--family dpt_depth --kind kitti",
+        "depth MODEL --data KITTI --layout kitti_eigen --kb-crop --crop garg --cap 0.001 80",
+    ),
+    (
+        "DINOv2 `*_nyu_{linear,linear4,dpt}_head`",
+        "those of the rows depth_*/nyuv2 (the hub gives linear heads 80 m)",
+        "--backbone NAME --weights FILE --max-depth 10",
+        "depth MODEL --data NYU --layout nyuv2 --protocol nyuv2",
+    ),
+    (
+        "DINOv2 `*_kitti_{linear,linear4,dpt}_head`",
+        "those of the rows depth_*/kitti",
+        "--backbone NAME --weights FILE --max-depth 80",
+        "depth MODEL --data KITTI --layout kitti_eigen --protocol kitti_eigen --kb-crop",
+    ),
+    (
+        "DINOv2 `*_{ade20k,voc2012}_linear_head`",
+        "those of the rows segmentation/*",
+        "--backbone NAME --weights FILE",
+        "segmentation MODEL --data ADE20K --layout ade20k --protocol slide_512 --window 518 --resize 518",
+    ),
+    (
+        "DINOv2 `*_{ade20k,voc2012}_ms_head`",
+        "those of the rows segmentation_ms/*",
+        "--backbone NAME --weights FILE",
+        "segmentation MODEL --data ADE20K --layout ade20k --protocol dinov2_ms",
+    ),
+)
+
 NOT_HERE = (  # number, values, why no row measures it
     (
         "ImageNet linear, DINOv3",
@@ -182,4 +231,12 @@ NOT_HERE = (  # number, values, why no row measures it
         "a head that this project does not have",
     ),
     ("Plain-DETR on DINOv3-7B", "COCO boxes 65.6, multi-scale 66.1", "as above"),
+    ("UperNet on iBOT", "ADE20K B 50.0", "as above, with the backbone trained too"),
+    ("DPT-Hybrid, ADE20K", "mIoU 49.02", "the size and the windows of this measurement are not known to us"),
+    (
+        "Relative depth, DPT on DINOv3-7B",
+        "ARel and delta1: NYU 4.3, 98.0; KITTI 7.3, 96.7; ETH3D 5.4, 97.5; ScanNet 4.4, 98.1; DIODE 25.6, 82.2",
+        "no layout reads the synthetic training images, ETH3D, ScanNet or DIODE; how the published head is aligned and "
+        "cropped on NYUv2 and KITTI is not known to us",
+    ),
 )

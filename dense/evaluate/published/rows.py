@@ -111,6 +111,9 @@ def _classification() -> Iterator[Row]:
         for name, value in values.items():
             command = _evaluated("knn", name, *train_val)
             yield Row(f"knn/imagenet/{name}", value, 0.3, command, ("top1 k=20",), 100, words, source)
+    for name, value in published.KNN_22K.items():
+        command = _evaluated("knn", name, *train_val)
+        yield Row(f"knn_22k/imagenet/{name}", value, 0.3, command, ("top1 k=20",), 100, words, "iBOT on ImageNet-22k")
     recipes = {
         "DINO": ("dino", "100 epochs of SGD"),
         "iBOT": ("dino", "DINO's 100 epochs of SGD; iBOT's own sweeps the learning rate"),
@@ -122,6 +125,9 @@ def _classification() -> Iterator[Row]:
             batch = ("--batch-size", "1024") if recipe == "dinov2" else ()
             command = _evaluated("linear", name, "--recipe", recipe, *batch, *train_val)
             yield Row(f"linear/imagenet/{name}", value, 0.4, command, ("top1",), 100, words, source)
+    for name, value in published.LINEAR_22K.items():
+        command, source = _evaluated("linear", name, "--recipe", "dino", *train_val), "iBOT on ImageNet-22k"
+        yield Row(f"linear_22k/imagenet/{name}", value, 0.4, command, ("top1",), 100, recipes["iBOT"][1], source)
 
 
 def _segmentation() -> Iterator[Row]:

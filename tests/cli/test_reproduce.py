@@ -343,4 +343,6 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_rows_are_found() -> None:
     assert find_row("jaccard/voc2012/dino_vits16").value == 45.9
     assert "--batch-size 1024" in " ".join(find_row("linear/imagenet/dinov2_vits14").commands[0])  # 8 GPUs of 128
+    for name, side in (("dino_vits16", "512"), ("dinov2_vits14", "504")):
+        assert side in find_row(f"in_context_102400/voc2012_aug/{name}").commands[0]
     assert {row.data for row in rows().values()} == set(DATA) == set(MAKERS)

@@ -287,12 +287,13 @@ def _retrieval() -> Iterator[Row]:
 def _memories() -> Iterator[Row]:
     def row(measure: str, data: str, name: str, value: str, patches: int, temperature: float) -> Row:
         unknown = "new" if data == "ade20k" else "0"  # of VOC it is the background
-        options: Command = ("--layers", "last", "--square", "--resize", "504", "--augment", "2", "--unknown", unknown)
+        side = "504" if "14" in name else "512"
+        options: Command = ("--layers", "last", "--square", "--resize", side, "--augment", "2", "--unknown", unknown)
         options += ("--hungarian", "--score-at", "input", "--patches", str(patches))
         if temperature != 0.02:
             options += ("--temperature", f"{temperature}")
         command = _evaluated("in-context", name, "--data", "{data}", "--layout", data, *options)
-        words = f"mIoU, {patches:,} patches, k 30, temperature {temperature}, 504 px squares, 2 views, matched"
+        words = f"mIoU, {patches:,} patches, k 30, temperature {temperature}, {side} px squares, 2 views, matched"
         words += "; 151 classes in memory and in the mean" if data == "ade20k" else ""
         source = "open-hummingbird" if temperature == 0.02 else "DIP"
         return Row(f"{measure}/{data}/{name}", value, 2.0, command, ("miou_hungarian",), 100, words, source)

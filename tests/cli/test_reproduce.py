@@ -304,7 +304,8 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     weights = tmp_path / "weights.pth"
     import torch
 
-    tiny |= {"depth": 5} if eomt else {}  # four blocks of queries, and one before them
+    deep = any("[4, 11, 17, 23]" in command for command in row.commands)
+    tiny |= {"depth": 5} if eomt else {"depth": 24} if deep else {}  # four blocks of queries, and one before them
     made = load_backbone(row.backbone, **tiny)
     torch.save(made.state_dict() if tiny else made.model.state_dict(), weights)
     size = {"img_size": 64, "patch_size": 16} if eomt else {"img_size": 518} if "v2" in row.backbone else {}
@@ -345,4 +346,5 @@ def test_rows_are_found() -> None:
     assert "--batch-size 1024" in " ".join(find_row("linear/imagenet/dinov2_vits14").commands[0])  # 8 GPUs of 128
     for name, side in (("dino_vits16", "512"), ("dinov2_vits14", "504")):
         assert side in find_row(f"in_context_102400/voc2012_aug/{name}").commands[0]
+    assert "[4, 11, 17, 23]" in find_row("depth_dpt/nyuv2/ibot_vitl16").commands[0]
     assert {row.data for row in rows().values()} == set(DATA) == set(MAKERS)

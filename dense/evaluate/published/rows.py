@@ -226,7 +226,8 @@ def _depth() -> Iterator[Row]:
             if measure == "depth_linear1":
                 options += ("--model.backbone.layers", "last")
             elif patch != 14:
-                options += ("--model.backbone.layers", "default")
+                layers = "[4, 11, 17, 23]" if "vitl" in name else "default"  # as DINOv2 measured ViT-L
+                options += ("--model.backbone.layers", layers)
             if dpt:
                 width = WIDTHS[name.partition("_vit")[2][0]]
                 options += ("--model.head.reassemble", f"[{width}, {2 * width}, {4 * width}, {8 * width}]")

@@ -104,3 +104,12 @@ def test_an_unknown_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         runpy.run_path(str(FOLDER / "dpt.py"), run_name="__main__")
     assert "no part readouts; there are readout, layers, head" in capsys.readouterr().err
+
+
+def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a later row adds, up to another kind of MLP, the first one resets."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    steps = runpy.run_path(str(FOLDER / "dinov2.py"))["STEPS"]
+    first, *_ = steps.values()
+    later = {key for name, changes in steps.items() if name != "+ SwiGLU" for key in changes}
+    assert set(first) == later

@@ -56,6 +56,10 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dinov2 weights --backbones dino_vits16", "dino_vits16 has no weights here: write NAME=FILE"),
         ("dinov2 weights --backbones nosuch", "nosuch has no weights here: write NAME=FILE"),
         ("dpt readout --set foo", "--set foo: expected KEY=VALUE"),
+        ("dpt readout --set model.head.readout=add", "--set model.head.readout: this experiment varies model.head.rea"),
+        ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
+        ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
+        ("dino_ir tasks --set model.head.guidance=none", "this experiment varies model.head.guidance"),
     ],
 )
 def test_a_wrong_option_is_one_line(

@@ -86,8 +86,17 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return options
 
 
+def refuse_set(options: argparse.Namespace, *variants: Mapping[str, Any]) -> None:
+    """End the program where --set names an option that an experiment varies."""
+    varied = {key for changes in variants for key in changes}
+    for key in (pair.split("=", 1)[0] for pair in options.set):
+        if wrong := [other for other in varied if f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.")]:
+            raise SystemExit(f"--set {key}: this experiment varies {min(wrong)}; leave it out")
+
+
 def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: Any) -> Row:
     """Pretrain in a process of its own; return k-NN along the run, seconds, memory in MB and the folder."""
+    refuse_set(options, changes)
     steps = changes.get("model.steps", options.steps)
     given = {"data.root": options.data, "model.steps": steps, "model.seed": seed, "data.seed": seed}
     given |= {"trainer.precision": "32-true", "knn.every_steps": max(1, steps // 4), "knn.student": True}
@@ -187,6 +196,7 @@ def compare(
     options: argparse.Namespace, part: str, variants: Mapping[str, Mapping[str, Any]], cost: bool = False
 ) -> Made:
     """Pretrain every variant with every seed; return a table of k-NN, and of whole runs' time and memory if asked."""
+    refuse_set(options, *variants.values())  # before the first of them is trained
     lines = []
     for name, changes in variants.items():
         rows = [pretrain(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]

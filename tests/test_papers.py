@@ -16,6 +16,7 @@ RUNS = {  # script and parts, all or those whose code others share -> what their
     "dino teacher patch": ("student_copy", "48, 32"),
     "dino crops batch": ("2 global, 2 local", "32, 2 steps"),
     "dino collapse masks": ("sharpening alone", "random initialisation"),
+    "dino prototypes head temperature": ("| 64 |", "| 2 |", "0.04 to 0.07 over 30 epochs"),
     "dino momentum length": ("student_copy, 6 local crops", "3 x 2 steps"),
     "dinov2 parts": ("+ SwiGLU", "the same at twice the size"),
     "dinov2 layers weights": ("last4 + average", "scenes_tiny"),
@@ -59,6 +60,8 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dpt readout --set model.head.readout=add", "--set model.head.readout: this experiment varies model.head.rea"),
         ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
         ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
+        ("dino prototypes head --values 65536", "--values belong to one part: crops, prototypes, head, temperature"),
+        ("dino prototypes --values many", "invalid number value: 'many'"),
         ("dino_ir tasks --set model.head.guidance=none", "this experiment varies model.head.guidance"),
     ],
 )
@@ -108,6 +111,14 @@ def test_an_unknown_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         runpy.run_path(str(FOLDER / "dpt.py"), run_name="__main__")
     assert "no part readouts; there are readout, layers, head" in capsys.readouterr().err
+
+
+def test_values_are_those_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dino.py"))
+    given = [script["number"](word) for word in ("65536", "0.07")]
+    assert script["values_of"](Namespace(values=given, quick=False), "prototypes") == (65536, 0.07)
+    assert script["values_of"](Namespace(values=None, quick=True), "batch") == (16, 32)
 
 
 def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

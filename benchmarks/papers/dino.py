@@ -221,7 +221,7 @@ def masks(options: argparse.Namespace) -> Made:
     images = 8 if options.quick else 200
     layout = "folder" if options.masks == "scenes" else options.layout
     source = open_labelled(options.masks, "val", layout=layout, targets=("labels",), length=images, size=96, seed=0)
-    targets = ObjectTargets(source)
+    targets = ObjectTargets(source, least=0.0)  # objects of any size, as published
 
     def jaccard(backbone: Backbone) -> float:
         sources = {"attention": source_of(backbone.spec, "attention")}
@@ -253,7 +253,7 @@ def masks(options: argparse.Namespace) -> Made:
         "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
     }
     names = ("weights", "masks", "layout", "supervised", "supervised_weights", "quick")
-    used = {name: getattr(options, name) for name in names}
+    used = {name: getattr(options, name) for name in names} | {"least": targets.least}
     lines = []
     for name, make in networks.items():
         found = once(options, f"masks {name}", lambda make=make: {"jaccard": jaccard(make())}, used)

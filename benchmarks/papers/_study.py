@@ -95,7 +95,10 @@ def refuse_set(options: argparse.Namespace, *variants: Mapping[str, Any]) -> Non
 
 
 def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: Any) -> Row:
-    """Pretrain in a process of its own; return k-NN along the run, seconds, memory in MB and the folder."""
+    """Pretrain in a process of its own; return k-NN along the run, seconds, memory in MB and the folder.
+
+    memory: of the host, as seen from its first process; accelerator: of the first GPU, None without one.
+    """
     refuse_set(options, changes)
     steps = changes.get("model.steps", options.steps)
     given = {"data.root": options.data, "model.steps": steps, "model.seed": seed, "data.seed": seed}
@@ -115,8 +118,10 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
         if status:
             raise SystemExit(f"{name}: dense pretrain ended with status {status}")
         along = read(folder / "metrics.csv", "knn", "knn_student")
+        facts = json.loads((folder / "facts.json").read_text())
         return {
             "folder": str(folder), "seconds": None if continues else time.monotonic() - start, "memory": memory,
+            "accelerator": facts.get("accelerator memory of this session, MB"),
             "steps": along["step"], "knn": along["knn"], "student": along["knn_student"],
         }  # fmt: skip
 
@@ -197,15 +202,16 @@ def compare(
 ) -> Made:
     """Pretrain every variant with every seed; return a table of k-NN, and of whole runs' time and memory if asked."""
     refuse_set(options, *variants.values())  # before the first of them is trained
-    lines = []
+    lines, where = [], "host"
     for name, changes in variants.items():
         rows = [pretrain(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
         final, student = ([row[key][-1] for row in rows] for key in ("knn", "student"))
         seconds = [row["seconds"] for row in rows if row["seconds"] is not None]  # of runs that were not continued
-        memory = statistics.median(row["memory"] for row in rows)
+        where = "accelerator" if rows[0].get("accelerator") else "host"
+        memory = statistics.median(row[where if where == "accelerator" else "memory"] for row in rows)
         cells = (f"{statistics.median(seconds):.0f}" if seconds else "", f"{memory:.0f}")
         lines.append((name, spread(final), spread(student), *cells[: 2 * cost]))
-    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", "host memory, MB")[: 2 * cost])
+    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", f"{where} memory, MB")[: 2 * cost])
     return Made(table(header, lines), pretrained(options))
 
 

@@ -90,11 +90,13 @@ def reproduce(options: Namespace) -> int:
     within = abs(here - row.value) <= row.tolerance
     facts = {
         "row": row.name, "published": row.value, "here": here, "tolerance": row.tolerance, "within": within,
-        "protocol": row.protocol, "source": row.source, "commands": commands,
+        "protocol": row.protocol, "changed": options.set, "source": row.source, "commands": commands,
         "minutes": round((time.monotonic() - start) / 60, 1), "versions": versions(),
     }  # fmt: skip
     place = write(options.output / "reproduced.json", as_json(facts))
     print(f"{row.name} ({row.protocol})")
+    if options.set:
+        print(f"  changed    {', '.join(options.set)}")
     print(f"  published  {row.published}   {row.source}")
     print(f"  here       {row.like_published(here)}   {'within' if within else 'outside'} {row.tolerance:.3g}")
     print(f"wrote {place}")

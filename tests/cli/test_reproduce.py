@@ -92,7 +92,10 @@ def test_the_page_has_every_row() -> None:
 def test_a_number_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
     """`reproduced.json` files below a folder; a number has as many digits as the published one."""
     (tmp_path / "a.json").write_text(json.dumps({"row": "knn/imagenet/dinov2_vits14", "here": 78.9876, "within": True}))
+    changed = {"row": "depth_dpt/nyuv2/dinov2_vits14", "here": 0.4, "within": False, "changed": ["data.batch_size=8"]}
+    (tmp_path / "b.json").write_text(json.dumps(changed))
     found = published.markdown(tmp_path)
+    assert "| dinov2_vits14 | 0.356 | 0.400, outside 0.00712; changed: data.batch_size=8 |" in found
     assert "| dinov2_vits14 | 79.0 | 79.0, within 0.3 |" in found
     assert "| dinov2_vitb14 | 82.1 | not run: needs ImageNet-1k |" in found
 
@@ -335,6 +338,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert main(["reproduce", row.name, *place, *chosen, "--device", "cpu"]) == 0
     facts = json.loads((tmp_path / "out/reproduced.json").read_text())
     assert facts["row"] == row.name
+    assert facts["changed"] == [word for word in chosen if word != "--set"]
     assert np.isfinite(facts["here"])
     if row.measure == "jaccard":
         protocol = json.loads((tmp_path / "out/result/results.json").read_text())["protocol"]

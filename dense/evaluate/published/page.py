@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 from dense.evaluate.published.needs import DATA
 from dense.evaluate.published.numbers import HEADS, NOT_HERE, PRETRAINED
@@ -52,11 +53,12 @@ def markdown(reproduced: Path) -> str:
     return "\n".join(parts + [f"| {' | '.join(line)} |" for line in NOT_HERE])
 
 
-def _measured(row: Row, here: dict[str, dict[str, float]]) -> str:
+def _measured(row: Row, here: dict[str, dict[str, Any]]) -> str:
     if row.name not in here:
         return f"not run: needs {DATA[row.data].title}"
     fact = here[row.name]
-    return f"{row.like_published(fact['here'])}, {'within' if fact['within'] else 'outside'} {row.tolerance:g}"
+    changed = f"; changed: {', '.join(fact['changed'])}" if fact.get("changed") else ""
+    return f"{row.like_published(fact['here'])}, {'within' if fact['within'] else 'outside'} {row.tolerance:g}{changed}"
 
 
 def _wrapped(words: list[str], width: int = 118) -> str:

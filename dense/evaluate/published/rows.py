@@ -59,7 +59,8 @@ class Row:
 
     def missing(self, data: Path | None, weights: str | None) -> list[str]:
         """Return everything that this row needs and that is not there."""
-        return missing(self.data, data, self.backbone, weights)
+        trained = any("{weights}" in command for command in self.commands)
+        return missing(self.data, data, self.backbone if trained else None, weights)
 
     def filled(self, **places: str) -> list[list[str]]:
         """Return the commands with {data}, {weights} and {output} replaced."""
@@ -86,9 +87,9 @@ def find_row(name: str) -> Row:
     return known[name]
 
 
-def _evaluated(what: str, name: str, *options: str) -> tuple[Command]:
-    """Return the command that measures a backbone."""
-    chosen = ("--backbone", name, "--weights", "{weights}")
+def _evaluated(what: str, name: str, *options: str, weights: bool = True) -> tuple[Command]:
+    """Return the command that measures a backbone, with its weights or at its random initialisation."""
+    chosen = ("--backbone", name, *(("--weights", "{weights}") if weights else ()))
     return (("evaluate", what, *chosen, *options, "--output", "{output}/result"),)
 
 
@@ -259,9 +260,14 @@ def _without_training() -> Iterator[Row]:
             yield Row(f"{measure}/davis/{name}", value, 0.5, command, key, 100, words, "DINOv3")
     words = "class attention, 60 % of its sum, images at their own size; best head of each object "
     words += "of SegmentationObject, however small; mean over objects, then images"
+    options: Command = ("--method", "attention", *data, "--layout", "voc2012", "--least", "0")
     for name, value in published.JACCARD.items():
-        command = _evaluated("discovery", name, "--method", "attention", *data, "--layout", "voc2012", "--least", "0")
+        command = _evaluated("discovery", name, *options)
         yield Row(f"jaccard/voc2012/{name}", value, 1.0, command, ("attention", "jaccard"), 100, words, "DINO")
+    words = f"randomly initialised, seed 0; {words}"
+    for name, value in published.JACCARD_RANDOM.items():
+        command = _evaluated("discovery", name, *options, weights=False)
+        yield Row(f"jaccard_random/voc2012/{name}", value, 1.0, command, ("attention", "jaccard"), 100, words, "DINO")
     words = "AUROC of images, 1 good image in 8 rotations, shorter side 448, masks in five categories; seed 0 of the "
     words += "published mean of three"
     options = ("--layout", "mvtec", "--shots", "1", "--rotations", "8", "--foreground", "10", "--foreground-of")

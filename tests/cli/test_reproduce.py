@@ -328,7 +328,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("dense.evaluate.published.find_row", lambda _: replace(row, commands=tuple(commands)))
     small = {
         "model.steps": 2, "data.batch_size": 2, "data.workers": 0, "val_every": 2, "trainer.accelerator": "cpu",
-        "model.head.width": 16, "data.val_ratio": 0.4,
+        "model.head.width": 16,
     }  # fmt: skip
     if "dpt" not in row.measure:
         small.pop("model.head.width")

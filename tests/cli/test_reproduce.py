@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from dense.backbone import WeightsError, describe, load_backbone
 from dense.backbone.load import check_weights
 from dense.cli import convert, evaluate, main
+from dense.cli.reproduce import with_options
 from dense.cli.trainings import TRAININGS
 from dense.data.labelled.segments import encode
 from dense.evaluate import published
@@ -346,10 +348,24 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert protocol["settings"]["objects"] == "instances, at least 0.0 of the image"
 
 
+def test_measurements_take_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless --device is given; trainings choose it themselves."""
+    import torch
+
+    for there, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+        chosen = Namespace(device=None, set=[])
+        assert with_options(["evaluate", "knn"], chosen) == ["evaluate", "knn", "--device", device]
+        assert with_options(["train"], chosen) == ["train"]
+    assert with_options(["evaluate", "knn"], Namespace(device="cuda:1"))[-1] == "cuda:1"
+
+
 def test_rows_are_found() -> None:
     assert find_row("jaccard/voc2012/dino_vits16").value == 45.9
     assert "--batch-size 1024" in " ".join(find_row("linear/imagenet/dinov2_vits14").commands[0])  # 8 GPUs of 128
     for name, side in (("dino_vits16", "512"), ("dinov2_vits14", "504")):
         assert side in find_row(f"in_context_102400/voc2012_aug/{name}").commands[0]
+    assert "class token" not in find_row("knn/imagenet/dino_resnet50").protocol  # it has none
     assert "[4, 11, 17, 23]" in find_row("depth_dpt/nyuv2/ibot_vitl16").commands[0]
     assert {row.data for row in rows().values()} == set(DATA) == set(MAKERS)

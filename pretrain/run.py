@@ -172,6 +172,7 @@ def finish(
         "precision": str(trainer.precision),
         "torch": torch.__version__,
         "seconds of this session": round(seconds),
+        **memory_facts(trainer),
         **({"failures named": [str(d) for d in model.diagnoses]} if model.diagnoses else {}),
         "recipe": model.recipe.to_dict(),
     }
@@ -181,6 +182,14 @@ def finish(
     root = str(data.root)
     images = root if Path(root).is_dir() else "PHOTO"
     hint(shlex.join(["dense", "look", images, "--backbone", str(folder / "backbone")]), "what it sees in a photo")
+
+
+def memory_facts(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the largest memory that tensors of this process held on a GPU."""
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
+        return {}
+    return {"accelerator memory of this session, MB": round(torch.cuda.max_memory_allocated(device) / 2**20)}
 
 
 def knn_facts(trainer: pl.Trainer) -> dict[str, Any]:

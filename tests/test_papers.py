@@ -16,6 +16,7 @@ RUNS = {  # script and parts, all or those whose code others share -> what their
     "dino teacher patch": ("student_copy", "48, 32"),
     "dino crops batch": ("2 global, 2 local", "32, 2 steps"),
     "dino collapse masks": ("sharpening alone", "random initialisation"),
+    "dino prototypes head temperature": ("| 64 |", "| 2 |", "0.04 to 0.07 over 30 epochs"),
     "dino momentum length": ("student_copy, 6 local crops", "3 x 2 steps"),
     "dinov2 parts": ("+ SwiGLU", "the same at twice the size"),
     "dinov2 layers weights": ("last4 + average", "scenes_tiny"),
@@ -56,6 +57,12 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dinov2 weights --backbones dino_vits16", "dino_vits16 has no weights here: write NAME=FILE"),
         ("dinov2 weights --backbones nosuch", "nosuch has no weights here: write NAME=FILE"),
         ("dpt readout --set foo", "--set foo: expected KEY=VALUE"),
+        ("dpt readout --set model.head.readout=add", "--set model.head.readout: this experiment varies model.head.rea"),
+        ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
+        ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
+        ("dino prototypes head --values 65536", "--values belong to one part: crops, prototypes, head, temperature"),
+        ("dino prototypes --values many", "invalid number value: 'many'"),
+        ("dino_ir tasks --set model.head.guidance=none", "this experiment varies model.head.guidance"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -104,3 +111,20 @@ def test_an_unknown_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         runpy.run_path(str(FOLDER / "dpt.py"), run_name="__main__")
     assert "no part readouts; there are readout, layers, head" in capsys.readouterr().err
+
+
+def test_values_are_those_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dino.py"))
+    given = [script["number"](word) for word in ("65536", "0.07")]
+    assert script["values_of"](Namespace(values=given, quick=False), "prototypes") == (65536, 0.07)
+    assert script["values_of"](Namespace(values=None, quick=True), "batch") == (16, 32)
+
+
+def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a later row adds, up to another kind of MLP, the first one resets."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    steps = runpy.run_path(str(FOLDER / "dinov2.py"))["STEPS"]
+    first, *_ = steps.values()
+    later = {key for name, changes in steps.items() if name != "+ SwiGLU" for key in changes}
+    assert set(first) == later

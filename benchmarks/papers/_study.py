@@ -87,8 +87,20 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return options
 
 
+def refuse_set(options: argparse.Namespace, *variants: Mapping[str, Any]) -> None:
+    """End the program where --set names an option that an experiment varies."""
+    varied = {key for changes in variants for key in changes}
+    for key in (pair.split("=", 1)[0] for pair in options.set):
+        if wrong := [other for other in varied if f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.")]:
+            raise SystemExit(f"--set {key}: this experiment varies {min(wrong)}; leave it out")
+
+
 def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: Any) -> Row:
-    """Pretrain in a process of its own; return k-NN along the run, seconds, memory in MB and the folder."""
+    """Pretrain in a process of its own; return k-NN along the run, seconds, memory in MB and the folder.
+
+    memory: of the host, as seen from its first process; accelerator: of the first GPU, None without one.
+    """
+    refuse_set(options, changes)
     steps = changes.get("model.steps", options.steps)
     given = {"data.root": options.data, "model.steps": steps, "model.seed": seed, "data.seed": seed}
     given |= {"trainer.precision": "32-true", "knn.every_steps": max(1, steps // 4), "knn.student": True}
@@ -107,8 +119,10 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
         if status:
             raise SystemExit(f"{name}: dense pretrain ended with status {status}")
         along = read(folder / "metrics.csv", "knn", "knn_student")
+        facts = json.loads((folder / "facts.json").read_text())
         return {
             "folder": str(folder), "seconds": None if continues else time.monotonic() - start, "memory": memory,
+            "accelerator": facts.get("accelerator memory of this session, MB"),
             "steps": along["step"], "knn": along["knn"], "student": along["knn_student"],
         }  # fmt: skip
 
@@ -219,15 +233,17 @@ def compare(
     options: argparse.Namespace, part: str, variants: Mapping[str, Mapping[str, Any]], cost: bool = False
 ) -> Made:
     """Pretrain every variant with every seed; return a table of k-NN, and of whole runs' time and memory if asked."""
-    lines = []
+    refuse_set(options, *variants.values())  # before the first of them is trained
+    lines, where = [], "host"
     for name, changes in variants.items():
         rows = [pretrain(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
         final, student = ([row[key][-1] for row in rows] for key in ("knn", "student"))
         seconds = [row["seconds"] for row in rows if row["seconds"] is not None]  # of runs that were not continued
-        memory = statistics.median(row["memory"] for row in rows)
+        where = "accelerator" if rows[0].get("accelerator") else "host"
+        memory = statistics.median(row[where if where == "accelerator" else "memory"] for row in rows)
         cells = (f"{statistics.median(seconds):.0f}" if seconds else "", f"{memory:.0f}")
         lines.append((name, spread(final), spread(student), *cells[: 2 * cost]))
-    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", "host memory, MB")[: 2 * cost])
+    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", f"{where} memory, MB")[: 2 * cost])
     return Made(table(header, lines), pretrained(options))
 
 

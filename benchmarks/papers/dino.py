@@ -7,12 +7,14 @@
 
 teacher: EMA, the previous epoch's student, a copy of the student, and k-NN of teacher and student along the training.
 patch: size against k-NN and images per second, on crops of the nearest multiple of it. crops: two global crops alone to
-ten local ones, with time and memory. prototypes, head, temperature, length: one option after the other. batch: several
-sizes with as many images in all. collapse: without centring, without sharpening, and both; the entropies and the
-divergence are drawn as in the paper. momentum: with and without local crops. In all of these the targets are centred,
-whatever the recipe has. masks: attention of a supervised and of a self-supervised ViT against masks, the Jaccard index
-of 60 % of the mass. It needs no pretraining: it compares --backbone with --supervised, or with the same network
-fine-tuned on the classes of embedded scenes from random initialisation.
+ten local ones, with time and memory. prototypes, head, temperature, length: one option after the other; one temperature
+is warmed up. batch: several sizes with as many images in all; of several devices each has a batch of that size.
+--values replaces the values of prototypes, head, temperature, batch or crops. collapse: without centring, without
+sharpening, and both; the entropies and the divergence are drawn as in the paper. momentum: with and without local
+crops. In all of these the targets are centred, whatever the recipe has. masks: attention of a supervised and of a
+self-supervised ViT against masks, the Jaccard index of 60 % of the mass. It needs no pretraining: it compares
+--backbone with --supervised, or with the same network fine-tuned on the classes of embedded scenes from random
+initialisation.
 """
 
 from __future__ import annotations
@@ -44,8 +46,25 @@ from _study import (
 if TYPE_CHECKING:
     from dense.backbone import Backbone
 
+VALUES: dict[str, tuple[float, ...]] = {  # part -> what --values replaces
+    "crops": (2, 6, 10),  # local ones, beside none
+    "prototypes": (64, 256, 1024, 4096),
+    "head": (1, 2, 3, 4),  # layers
+    "temperature": (0.02, 0.04, 0.06, 0.08),
+    "batch": (16, 32, 64, 128),
+}
 SCALE = "data.views.init_args.global_scale"
 ALONE = [0.14, 1.0]  # published for global crops without local ones
+
+
+def number(word: str) -> float:
+    """Return a number as it was typed: 1024 is no float."""
+    return float(word) if "." in word else int(word)
+
+
+def values_of(options: argparse.Namespace, part: str, quick: int = 2) -> tuple[float, ...]:
+    """Return the values that a part compares."""
+    return tuple(options.values or VALUES[part])[: quick if options.quick else None]
 
 
 def teacher(options: argparse.Namespace) -> Made:
@@ -102,30 +121,34 @@ def crops(options: argparse.Namespace) -> Made:
     """Compare numbers of local crops on equal steps; without any, global crops have the published scale."""
     key = "data.views.init_args"
     variants: dict[str, dict[str, Any]] = {
-        f"2 global, {n} local": {f"{key}.local_crops": n} for n in ((2, 6, 10) if not options.quick else (2,))
+        f"2 global, {n} local": {f"{key}.local_crops": n} for n in values_of(options, "crops", quick=1)
     }
     alone = {f"{key}.local_crops": 0, SCALE: ALONE}
     return compare(options, "crops", {"2 global": alone, **variants}, cost=True)
 
 
-def one_by_one(part: str, key: str, values: tuple[Any, ...]) -> Any:
+def one_by_one(part: str, title: str, key: str) -> Any:
     """Return an experiment that changes one option."""
-    return lambda options: compare(options, part, {str(v): {key: v} for v in values[: 2 if options.quick else None]})
+    return lambda options: compare(options, title, {str(v): {key: v} for v in values_of(options, part)})
 
 
 def batch(options: argparse.Namespace) -> Made:
     """Batches of several sizes, with as many images in all as --steps batches of the recipe have."""
     images = options.steps * recipe_of(options)["data"]["batch_size"]
-    sizes = (16, 32, 64, 128)[: 2 if options.quick else None]
+    sizes = values_of(options, "batch")
     steps = {size: max(1, round(images / size)) for size in sizes}
     variants = {f"{size}, {steps[size]} steps": {"data.batch_size": size, "model.steps": steps[size]} for size in sizes}
     return compare(options, "batch", variants)
 
 
 def temperature(options: argparse.Namespace) -> Made:
-    values = (0.02, 0.04, 0.06, 0.08)[: 2 if options.quick else None]
-    keys = ("model.teacher.warmup_temperature", "model.teacher.temperature")
-    return compare(options, "temperature", {str(v): dict.fromkeys(keys, v) for v in values})
+    """Constant temperatures, and the published warm-up, which a run of fewer epochs does not finish."""
+    key = "model.teacher"
+    keys = (f"{key}.warmup_temperature", f"{key}.temperature")
+    variants: dict[str, dict[str, Any]] = {str(v): dict.fromkeys(keys, v) for v in values_of(options, "temperature")}
+    warm = dict(zip(keys, (0.04, 0.07), strict=True)) | {f"{key}.temperature_moves": "step"}
+    variants["0.04 to 0.07 over 30 epochs"] = warm | {f"{key}.warmup_temperature_epochs": 30}
+    return compare(options, "temperature", variants)
 
 
 def length(options: argparse.Namespace) -> Made:
@@ -198,7 +221,7 @@ def masks(options: argparse.Namespace) -> Made:
     images = 8 if options.quick else 200
     layout = "folder" if options.masks == "scenes" else options.layout
     source = open_labelled(options.masks, "val", layout=layout, targets=("labels",), length=images, size=96, seed=0)
-    targets = ObjectTargets(source)
+    targets = ObjectTargets(source, least=0.0)  # objects of any size, as published
 
     def jaccard(backbone: Backbone) -> float:
         sources = {"attention": source_of(backbone.spec, "attention")}
@@ -230,7 +253,7 @@ def masks(options: argparse.Namespace) -> Made:
         "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
     }
     names = ("weights", "masks", "layout", "supervised", "supervised_weights", "quick")
-    used = {name: getattr(options, name) for name in names}
+    used = {name: getattr(options, name) for name in names} | {"least": targets.least}
     lines = []
     for name, make in networks.items():
         found = once(options, f"masks {name}", lambda make=make: {"jaccard": jaccard(make())}, used)
@@ -241,8 +264,8 @@ def masks(options: argparse.Namespace) -> Made:
 
 PARTS = {
     "teacher": teacher, "patch": patch, "crops": crops,
-    "prototypes": one_by_one("prototypes", "model.head.out_dim", (64, 256, 1024, 4096)),
-    "head": one_by_one("head layers", "model.head.layers", (1, 2, 3, 4)),
+    "prototypes": one_by_one("prototypes", "prototypes", "model.head.out_dim"),
+    "head": one_by_one("head", "head layers", "model.head.layers"),
     "temperature": temperature, "batch": batch,
     "length": length, "collapse": collapse, "momentum": momentum, "masks": masks,
 }  # fmt: skip
@@ -252,12 +275,16 @@ def main() -> int:
     of_script = parser(__doc__, list(PARTS), "scenes:train")
     add_pretraining(of_script, "masks")
     of_script.add_argument("--patches", nargs="+", type=int, default=[16, 8, 5], help="patch sizes of the part patch")
+    words = f"instead of a part's own values, of one part alone: {', '.join(VALUES)}"
+    of_script.add_argument("--values", nargs="+", type=number, metavar="VALUE", help=words)
     of_script.add_argument("--figure", type=Path, help="file for the curves of the part collapse; beside --markdown")
     of_script.add_argument("--masks", default="scenes", help="folder with masks for the part masks")
     of_script.add_argument("--layout", default="voc2012", help="of that folder")
     of_script.add_argument("--supervised", help="a supervised ViT, such as vit_small_patch16_224.augreg_in1k")
     of_script.add_argument("--supervised-weights", help="its weights: a file, or timm to download")
     options = parse(of_script)
+    if options.values and (len(options.parts) > 1 or options.parts[0] not in VALUES):
+        of_script.error(f"--values belong to one part: {', '.join(VALUES)}")
     options.set = ["model.teacher.centering=center", *options.set]  # whatever the recipe has
     if options.figure is None and options.markdown:
         options.figure = options.markdown.parent / "collapse.png"

@@ -30,6 +30,7 @@ from _study import (
     once,
     parse,
     parser,
+    refuse_set,
     run,
     short,
     slug,
@@ -153,6 +154,7 @@ def statistics(patches: Any) -> Any:
 
 def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> dict[str, Any]:
     """Train a restoration model and measure it at seen and unseen levels."""
+    refuse_set(options, changes)
     given: dict[str, Any] = {
         "model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps,
         "trainer.precision": "32-true", "trainer.accelerator": "auto", "model.backbone.layers": "even4",

@@ -5,9 +5,10 @@
         --knn IMAGENET/train IMAGENET/val --steps 250000 --seeds 1 --output runs/dinov2 \\
         --set trainer.devices=8 trainer.precision=bf16-mixed
 
-parts: DINO, and one part more in each row: iBOT, KoLeo, Sinkhorn-Knopp, registers, LayerScale, drop path, SwiGLU; then
-a quarter more steps at the same and at twice the resolution. layers: k-NN and linear classification of the last layer
-against the last four, of --backbone. weights: the published backbones of --backbones, by k-NN.
+parts: DINO without any of them, whatever the recipe has, and one part more in each row: iBOT, KoLeo, Sinkhorn-Knopp,
+registers, LayerScale, drop path, SwiGLU; then a quarter more steps at the same and at twice the resolution. layers:
+k-NN and linear classification of the last layer against the last four, of --backbone. weights: the published backbones
+of --backbones, by k-NN.
 """
 
 from __future__ import annotations
@@ -34,7 +35,14 @@ from _study import (
 
 KEY = "model.backbone.arguments"
 STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all before
-    "DINO": {"model.teacher.centering": "center"},
+    "DINO": {
+        "model.teacher.centering": "center",
+        "model.ibot.weight": 0.0,
+        "model.koleo.weight": 0.0,
+        "model.backbone.drop_path": 0.0,
+        f"{KEY}.reg_tokens": 0,
+        f"{KEY}.init_values": None,
+    },
     "+ iBOT": {"model.ibot.weight": 1.0},
     "+ KoLeo": {"model.koleo.weight": 0.1},
     "+ Sinkhorn-Knopp": {"model.teacher.centering": "sinkhorn"},

@@ -25,6 +25,7 @@ from _study import (
     parse,
     parser,
     recipe_of,
+    refuse_set,
     run,
     slug,
     spread,
@@ -63,6 +64,7 @@ def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> 
 
 def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str, Any]]) -> Made:
     """Train every variant with every seed; return a table."""
+    refuse_set(options, *variants.values())
     lines, shown = [], list[str]()
     for name, changes in variants.items():
         rows = [train(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]

@@ -33,12 +33,14 @@ def guides(options: argparse.Namespace) -> Made:
         "forget": forget,
         "keep and forget": keep | forget,
     }
+    given = {pair.split("=", 1)[0] for pair in options.set}
+    usual = {key: value for key, value in DOMAIN.items() if key not in given}
     lines, found = [], dict[str, Any]()
     for name, changes in variants.items():
         file = {"data.metadata": str(options.metadata)} if changes else {}
         found = {}
         for seed in range(options.seeds):
-            row = pretrain(options, f"guides {name}", seed, **DOMAIN, **file, **changes)
+            row = pretrain(options, f"guides {name}", seed, **usual, **file, **changes)
             for column, value in measure(options, f"guides measured {name}-{seed}", Path(row["folder"])).items():
                 found.setdefault(column, []).append(value)
         lines.append((name, *(spread(values) for column, values in found.items() if column != "chance")))

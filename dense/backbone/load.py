@@ -33,9 +33,9 @@ from dense.backbone.vit import ViT
 from dense.backbone.weights import official
 from dense.backbone.weights.checkpoint import Branch, StateDict, backbone_state, read_checkpoint, recognise
 from dense.backbone.weights.huggingface import describe_config, from_huggingface
-from dense.backbone.weights.names import ALIASES, directory, resolve, title_of
+from dense.backbone.weights.names import ALIASES, IDS, directory, resolve, title_of
 from dense.backbone.weights.report import UNUSED, WeightsError, compare, split_unused
-from dense.suggest import did_you_mean
+from dense.suggest import as_question, did_you_mean
 
 Weights = str | Path | Mapping[str, Any]
 
@@ -132,7 +132,7 @@ def _explain_path(folder: Path) -> None:
     if str(folder).count("/") == 1 and not str(folder).startswith(("/", ".", "~")):
         raise FileNotFoundError(
             f"no such directory: {folder}; if it is a Hugging Face id, download it with weights 'hub'."
-            f"{did_you_mean(str(folder), [name for name in ALIASES if '/' in name])}"
+            f"{did_you_mean(str(folder), IDS)}"
         )
     raise FileNotFoundError(f"no such directory: {folder}")
 
@@ -143,10 +143,9 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     if name.count("/") != 1:
-        known = [known for known in ALIASES if "/" in known]
-        raise ValueError(
-            f"weights 'hub' belong to a Hugging Face id owner/name, not {name!r}.{did_you_mean(name, known)}"
-        )
+        same = [known for known in IDS if ALIASES[known] == ALIASES.get(name, name)]
+        meant = as_question(same) if same or name in ALIASES else did_you_mean(name, IDS)
+        raise ValueError(f"weights 'hub' belong to a Hugging Face id owner/name, not {name!r}.{meant}")
     try:
         with fetching(name):
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))

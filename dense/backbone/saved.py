@@ -17,9 +17,10 @@ from torch import Tensor
 
 from dense._version import __version__
 from dense.backbone.weights.checkpoint import read_checkpoint
-from dense.backbone.weights.names import directory, on_this_machine, title_of
+from dense.backbone.weights.names import IDS, directory, on_this_machine, title_of
 from dense.backbone.weights.report import WeightsError
 from dense.files import replacing, write
+from dense.suggest import did_you_mean
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -128,11 +129,13 @@ def fetching(name: str) -> Iterator[None]:
     try:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        meant = did_you_mean(name, IDS) if "/" in name and name not in IDS else ""
         raise WeightsError(
             f"{name} is not in the local cache and the Hugging Face hub cannot be reached; check the network, or work "
             "offline: fetch its file or directory on another machine and give its path as weights (--weights, of dense "
             "train --model.backbone.weights), or use a backbone that is on this machine: "
             f"{', '.join(on_this_machine())} (of dense train --model.backbone.name NAME --model.backbone.weights null)"
+            f"{meant and '.'}{meant}"
         ) from None
     finally:
         log.setLevel(level)

@@ -29,7 +29,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--data", type=Path, help="folder of the data")
     parser.add_argument("--weights", help="published weights: a file, a directory, or timm to download them")
     parser.add_argument("--output", type=Path, help="folder to write to; the same command continues what is there")
-    parser.add_argument("--device", help="of measurements; a training takes the accelerator that is there")
+    parser.add_argument("--device", help="of measurements; the accelerator that is there if left out")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of the training, such as data.batch_size=8"
     )
@@ -90,11 +90,13 @@ def reproduce(options: Namespace) -> int:
     within = abs(here - row.value) <= row.tolerance
     facts = {
         "row": row.name, "published": row.value, "here": here, "tolerance": row.tolerance, "within": within,
-        "protocol": row.protocol, "source": row.source, "commands": commands,
+        "protocol": row.protocol, "changed": options.set, "source": row.source, "commands": commands,
         "minutes": round((time.monotonic() - start) / 60, 1), "versions": versions(),
     }  # fmt: skip
     place = write(options.output / "reproduced.json", as_json(facts))
-    print(f"{row.name} ({row.protocol})")
+    print(f"{row.name} ({row.protocol}), measured on {commands[-1][-1]}")
+    if options.set:
+        print(f"  changed    {', '.join(options.set)}")
     print(f"  published  {row.published}   {row.source}")
     print(f"  here       {row.like_published(here)}   {'within' if within else 'outside'} {row.tolerance:.3g}")
     print(f"wrote {place}")
@@ -105,4 +107,11 @@ def with_options(words: list[str], options: Namespace) -> list[str]:
     """Return a command with the options of the caller that concern it."""
     if words[0] == "train":
         return words + [word for pair in options.set for word in (f"--{pair.split('=', 1)[0]}", pair.split("=", 1)[1])]
-    return [*words, "--device", options.device] if options.device else words
+    return [*words, "--device", options.device or accelerator()]
+
+
+def accelerator() -> str:
+    """Return the accelerator of this machine, cpu without one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu"

@@ -332,8 +332,16 @@ def test_a_hugging_face_id_without_the_network(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(WeightsError, match=r"dinov2-base is not in the local cache .* on this machine: .*scenes_tiny"):
         load_backbone("facebook/dinov2-base", "hub")
-    with pytest.raises(ValueError, match="belong to a Hugging Face id owner/name, not 'dinov2_vits14'"):
-        load_backbone("dinov2_vits14", "hub")
+    with pytest.raises(WeightsError, match=r"dinov2-bas is not .* Did you mean facebook/dinov2-base"):
+        load_backbone("facebook/dinov2-bas", "hub")
+    for name, meant in {
+        "dinov2_vits14": r"\. Did you mean facebook/dinov2-small\?$",
+        "dinov2_vitb14_reg": r"\. Did you mean facebook/dinov2-with-registers-base\?$",
+        "ibot_vits16": r"\.$",  # no such id
+        "dinov2-small": r"\. Did you mean facebook/dinov2-small",
+    }.items():
+        with pytest.raises(ValueError, match=f"belong to a Hugging Face id owner/name, not '{name}'{meant}"):
+            load_backbone(name, "hub")
     with pytest.raises(FileNotFoundError, match=r"weights 'hub'\. Did you mean facebook/dinov2-base"):
         load_backbone("facebook/dinov2-bas")
 

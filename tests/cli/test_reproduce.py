@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,12 +17,14 @@ from PIL import Image
 
 from dense.backbone import WeightsError, describe, load_backbone
 from dense.backbone.load import check_weights
-from dense.cli import evaluate, main
+from dense.cli import convert, evaluate, main
+from dense.cli.reproduce import with_options
 from dense.cli.trainings import TRAININGS
 from dense.data.labelled.segments import encode
 from dense.evaluate import published
 from dense.evaluate.published import DATA, Row, find_row, rows
 from dense.evaluate.published.needs import MVTEC
+from dense.evaluate.published.numbers import HEADS, PRETRAINED
 from dense.recipes import find_config
 from dense.tasks.run import TrainCLI, open_run
 from tests.data.labelled_files import depth16, image_file, mask, palette, text
@@ -70,6 +73,16 @@ def test_a_row_is_a_valid_command(row: Row) -> None:
         assert parsed.data.val_ratio == 0
 
 
+def test_recipes_and_heads_of_the_page_are_valid_commands() -> None:
+    for recipe, *_, options in PRETRAINED:
+        assert find_config(f"pretrain/{recipe}").is_file()
+        parser("linear").parse_args(["--backbone", "B", "--train", "T", "--val", "V", *options.split()])
+    for *_, options, measure in HEADS:
+        convert.parser().parse_args(["FILE", "MODEL", *options.split()])
+        kind, *words = measure.split()
+        parser(kind).parse_args(words)
+
+
 def test_the_page_has_every_row() -> None:
     """docs/published_numbers.md is written by `published.markdown()`."""
     start, end = "<!-- rows -->\n", "<!-- end of rows -->"
@@ -81,7 +94,10 @@ def test_the_page_has_every_row() -> None:
 def test_a_number_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
     """`reproduced.json` files below a folder; a number has as many digits as the published one."""
     (tmp_path / "a.json").write_text(json.dumps({"row": "knn/imagenet/dinov2_vits14", "here": 78.9876, "within": True}))
+    changed = {"row": "depth_dpt/nyuv2/dinov2_vits14", "here": 0.4, "within": False, "changed": ["data.batch_size=8"]}
+    (tmp_path / "b.json").write_text(json.dumps(changed))
     found = published.markdown(tmp_path)
+    assert "| dinov2_vits14 | 0.356 | 0.400, outside 0.00712; changed: data.batch_size=8 |" in found
     assert "| dinov2_vits14 | 79.0 | 79.0, within 0.3 |" in found
     assert "| dinov2_vitb14 | 82.1 | not run: needs ImageNet-1k |" in found
 
@@ -106,6 +122,7 @@ def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) ->
     assert find_row("depth_dpt/nyuv2/dinov2_vits14").missing(tmp_path / "nyu", "timm") == []
     voc2012(tmp_path / "voc")
     assert find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm") == []
+    assert find_row("jaccard_random/voc2012/dino_vits16").missing(tmp_path / "voc", None) == []  # needs no weights
     shutil.rmtree(tmp_path / "voc/SegmentationObject")  # without it connected components of classes would be measured
     assert "SegmentationObject" in find_row("jaccard/voc2012/dino_vits16").missing(tmp_path / "voc", "timm")[0]
     hub = find_row("segmentation/ade20k/dinov2_vits14").missing(tmp_path / "ade", "hub")[0]
@@ -293,7 +310,8 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     weights = tmp_path / "weights.pth"
     import torch
 
-    tiny |= {"depth": 5} if eomt else {}  # four blocks of queries, and one before them
+    deep = any("[4, 11, 17, 23]" in command for command in row.commands)
+    tiny |= {"depth": 5} if eomt else {"depth": 24} if deep else {}  # four blocks of queries, and one before them
     made = load_backbone(row.backbone, **tiny)
     torch.save(made.state_dict() if tiny else made.model.state_dict(), weights)
     size = {"img_size": 64, "patch_size": 16} if eomt else {"img_size": 518} if "v2" in row.backbone else {}
@@ -312,7 +330,7 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("dense.evaluate.published.find_row", lambda _: replace(row, commands=tuple(commands)))
     small = {
         "model.steps": 2, "data.batch_size": 2, "data.workers": 0, "val_every": 2, "trainer.accelerator": "cpu",
-        "model.head.width": 16, "data.val_ratio": 0.4,
+        "model.head.width": 16,
     }  # fmt: skip
     if "dpt" not in row.measure:
         small.pop("model.head.width")
@@ -323,12 +341,31 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert main(["reproduce", row.name, *place, *chosen, "--device", "cpu"]) == 0
     facts = json.loads((tmp_path / "out/reproduced.json").read_text())
     assert facts["row"] == row.name
+    assert facts["changed"] == [word for word in chosen if word != "--set"]
     assert np.isfinite(facts["here"])
-    if row.measure == "jaccard":
+    if row.measure.startswith("jaccard"):
         protocol = json.loads((tmp_path / "out/result/results.json").read_text())["protocol"]
         assert protocol["settings"]["objects"] == "instances, at least 0.0 of the image"
 
 
+def test_measurements_take_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless --device is given; trainings choose it themselves."""
+    import torch
+
+    for there, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+        chosen = Namespace(device=None, set=[])
+        assert with_options(["evaluate", "knn"], chosen) == ["evaluate", "knn", "--device", device]
+        assert with_options(["train"], chosen) == ["train"]
+    assert with_options(["evaluate", "knn"], Namespace(device="cuda:1"))[-1] == "cuda:1"
+
+
 def test_rows_are_found() -> None:
     assert find_row("jaccard/voc2012/dino_vits16").value == 45.9
+    assert "--batch-size 1024" in " ".join(find_row("linear/imagenet/dinov2_vits14").commands[0])  # 8 GPUs of 128
+    for name, side in (("dino_vits16", "512"), ("dinov2_vits14", "504")):
+        assert side in find_row(f"in_context_102400/voc2012_aug/{name}").commands[0]
+    assert "class token" not in find_row("knn/imagenet/dino_resnet50").protocol  # it has none
+    assert "[4, 11, 17, 23]" in find_row("depth_dpt/nyuv2/ibot_vitl16").commands[0]
     assert {row.data for row in rows().values()} == set(DATA) == set(MAKERS)

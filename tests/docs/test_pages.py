@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from dense.cli import VERBS
 from dense.published import FAMILIES
@@ -131,6 +134,31 @@ def test_methods_name_what_the_code_has() -> None:
     known = set(re.findall(r"\w+", " ".join(file.read_text() for file in files)))
     tables = [line for path in METHODS for line in without_code(path) if line.startswith("|")]
     assert {name for line in tables for name in re.findall(r"`([A-Za-z_]+)`", line)} - known == set()
+
+
+def keys(tree: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """Dotted names of the options in a recipe, without `init_args`."""
+    for key, value in tree.items():
+        inside = before if key == "init_args" else f"{before}{key}."
+        yield inside.rstrip(".")
+        if isinstance(value, dict):
+            yield from keys(value, inside)
+
+
+def test_methods_name_options_recipes_and_files_that_exist() -> None:
+    known = set[str]()
+    for recipe in ("pretrain/dinov3_vit7b16_gram", "restoration/dino_ir", "depth/dpt_dinov2"):
+        verb = "pretrain" if recipe.startswith("pretrain") else "train"
+        done = call([verb, "--config", recipe, "--data.root", "IMAGES", "--print_config"])
+        known |= set(keys(yaml.safe_load(done.stdout)))
+    text = "\n".join(line for path in METHODS for line in without_code(path))
+    options = re.findall(r"`(?:--)?((?:model|data|knn|trainer)(?:\.\w+)+)", text)
+    assert {option.replace(".init_args", "") for option in options} - known == set()
+    folders = {path.parent.name for path in (ROOT / "configs").rglob("*.yaml")}
+    for name in re.findall(rf"`((?:{'|'.join(folders)})/\w+)`", text):
+        assert find_config(name).is_file()
+    files = {file.name for folder in ("dense", "heads", "pretrain") for file in (ROOT / folder).rglob("*.py")}
+    assert set(re.findall(r"`(\w+\.py)`", text)) - files == set()
 
 
 def test_papers_have_a_section_for_every_script() -> None:

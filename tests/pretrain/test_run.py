@@ -8,6 +8,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,6 +25,7 @@ from pretrain import DINO, MultiCrop, PretrainData
 from pretrain.knn import KNNEvaluation
 from pretrain.optim import clip_gradients_
 from pretrain.recipe import BackboneOptions, HeadOptions
+from pretrain.run import memory_facts
 from tests.data.scientific_files import cells
 from tests.pretrain.runs import command, run, start, write_config
 from tests.runs import Forked, assert_same, in_processes, weights
@@ -61,6 +63,14 @@ def test_the_backbone_and_its_records(finished: Path) -> None:
     assert json.loads((finished / "facts.json").read_text())["optimiser steps"] == 12
     for name in ("last", "step_00000012"):
         assert torch.load(finished / f"checkpoints/{name}.ckpt", weights_only=True)["global_step"] == 12
+
+
+def test_the_memory_of_a_gpu_is_a_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 30)
+    devices = {"cpu": {}, "cuda": {"accelerator memory of this session, MB": 3072}}
+    for name, expected in devices.items():
+        trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(name)))
+        assert memory_facts(trainer) == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])

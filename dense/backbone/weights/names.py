@@ -45,6 +45,7 @@ ALIASES |= {  # Hugging Face ids of transformers -> the same
     "facebook/dinov3-vitl16-pretrain-sat493m": "vit_large_patch16_dinov3_qkvb.sat493m",
     "facebook/dinov3-vit7b16-pretrain-sat493m": "vit_7b_patch16_dinov3.sat493m",
 }
+IDS = [name for name in ALIASES if "/" in name]  # of the Hugging Face hub
 
 
 def shipped() -> dict[str, Path]:

@@ -50,8 +50,11 @@ DATA = {
 }
 
 
-def missing(data: str, folder: Path | None, backbone: str, weights: str | None) -> list[str]:
-    """Return everything that a row on this data and backbone needs and that is not there, or does not fit."""
+def missing(data: str, folder: Path | None, backbone: str | None, weights: str | None) -> list[str]:
+    """Return everything that a row on this data and backbone needs and that is not there, or does not fit.
+
+    backbone: whose published weights are needed, None for a row without weights.
+    """
     title, layout, inside = DATA[data]
     lacks = []
     if folder is None:
@@ -61,6 +64,8 @@ def missing(data: str, folder: Path | None, backbone: str, weights: str | None) 
     else:
         roots = [folder / part for part in (LAYOUTS[layout].folders if layout else ("",))]
         lacks += [f"{folder / place} ({title})" for place in inside if not any(any(r.glob(place)) for r in roots)]
+    if backbone is None:
+        return lacks
     published = f"published weights of {backbone}"
     download = ", or timm to download them" if in_timm(backbone) else ""
     if weights is None:

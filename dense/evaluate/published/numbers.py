@@ -74,6 +74,7 @@ DAVIS_V3 = {  # name -> (patches on the shorter side, values)
     "tracking_large": (90, named(("dinov2_vitg14_reg", "dinov3_vit7b16"), "76.6 83.3")),
 }
 JACCARD = named(V1[1:3], "45.9 44.7")
+JACCARD_RANDOM = named(V1[1:3], "22.0 21.8")
 RETRIEVAL = {  # source, level, data
     ("DINO", "medium", "roxford5k"): {"dino_vits16": "41.8"},
     ("DINO", "hard", "roxford5k"): {"dino_vits16": "13.7"},
@@ -92,6 +93,55 @@ IN_CONTEXT = {  # patches in memory
 }
 IN_CONTEXT_WARM = {"voc2012_aug": named(V2R[:2], "79.4 79.0"), "ade20k": named(V2R[:2], "39.3 40.8")}
 ANOMALY = {"dinov2_vits14": "96.6"}
+
+KNN_22K = named(IBOT[1:], "71.1 72.9")  # iBOT on ImageNet-22k
+LINEAR_22K = named(IBOT[1:], "79.0 82.3")
+
+PRETRAINED = (  # recipe, nodes of eight GPUs, images, k-NN, linear, options of its linear classification
+    ("dino_vits16", 1, "ImageNet-1k", "69.3", "74.0", "--recipe dino"),
+    ("dino_vits16_300", 2, "ImageNet-1k", "73.3", "76.0", "--recipe dino"),
+    ("dinov2_vitl16_short", 4, "ImageNet-1k", "81.6", "82.9", "--recipe dinov2 --batch-size 1024"),
+    ("dinov2_vitl14", 12, "ImageNet-22k", "82.0", "84.5", "--recipe dinov2 --batch-size 1024"),
+    ("dinov3_vitl_im1k", 4, "ImageNet-1k", "82.0", "83.5", "--recipe dinov2 --batch-size 1024"),
+)
+HEADS = (  # published heads, values, options of `dense convert`, of `dense evaluate`
+    (
+        "DPT-Hybrid of isl-org, NYUv2",
+        "RMSE 0.357",
+        "--family dpt_depth --kind nyu",
+        "depth MODEL --data NYU --layout nyuv2 --crop nyu_eigen --cap 0.001 10",
+    ),
+    (
+        "DPT-Hybrid of isl-org, KITTI",
+        "RMSE 2.575",
+        "--family dpt_depth --kind kitti",
+        "depth MODEL --data KITTI --layout kitti_eigen --kb-crop --crop garg --cap 0.001 80",
+    ),
+    (
+        "DINOv2 `*_nyu_{linear,linear4,dpt}_head`",
+        "those of the rows depth_*/nyuv2 (the hub gives linear heads 80 m)",
+        "--backbone NAME --weights FILE --max-depth 10",
+        "depth MODEL --data NYU --layout nyuv2 --protocol nyuv2",
+    ),
+    (
+        "DINOv2 `*_kitti_{linear,linear4,dpt}_head`",
+        "those of the rows depth_*/kitti",
+        "--backbone NAME --weights FILE --max-depth 80",
+        "depth MODEL --data KITTI --layout kitti_eigen --protocol kitti_eigen --kb-crop",
+    ),
+    (
+        "DINOv2 `*_{ade20k,voc2012}_linear_head`",
+        "those of the rows segmentation/*",
+        "--backbone NAME --weights FILE",
+        "segmentation MODEL --data ADE20K --layout ade20k --protocol slide_512 --window 518 --resize 518",
+    ),
+    (
+        "DINOv2 `*_{ade20k,voc2012}_ms_head`",
+        "those of the rows segmentation_ms/*",
+        "--backbone NAME --weights FILE",
+        "segmentation MODEL --data ADE20K --layout ade20k --protocol dinov2_ms",
+    ),
+)
 
 NOT_HERE = (  # number, values, why no row measures it
     (
@@ -126,8 +176,8 @@ NOT_HERE = (  # number, values, why no row measures it
     ),
     (
         "Jaccard of attention, VOC 2012, DINO",
-        "S/16 supervised 27.3, random 22.0; S/8 23.7, 21.8",
-        "these networks were not published; `benchmarks/papers/dino.py masks` measures both kinds",
+        "supervised: S/16 27.3, S/8 23.7",
+        "these networks were not published; `benchmarks/papers/dino.py masks` measures a supervised one",
     ),
     ("DAVIS-2017, DINO", "S/8 supervised 66.0", "this network was not published"),
     (
@@ -182,4 +232,12 @@ NOT_HERE = (  # number, values, why no row measures it
         "a head that this project does not have",
     ),
     ("Plain-DETR on DINOv3-7B", "COCO boxes 65.6, multi-scale 66.1", "as above"),
+    ("UperNet on iBOT", "ADE20K B 50.0", "as above, with the backbone trained too"),
+    ("DPT-Hybrid, ADE20K", "mIoU 49.02", "the size and the windows of this measurement are not known to us"),
+    (
+        "Relative depth, DPT on DINOv3-7B",
+        "ARel and delta1: NYU 4.3, 98.0; KITTI 7.3, 96.7; ETH3D 5.4, 97.5; ScanNet 4.4, 98.1; DIODE 25.6, 82.2",
+        "no layout reads the synthetic training images, ETH3D, ScanNet or DIODE; how the published head is aligned and "
+        "cropped on NYUv2 and KITTI is not known to us",
+    ),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 from dense.evaluate.published.needs import DATA
-from dense.evaluate.published.numbers import NOT_HERE
+from dense.evaluate.published.numbers import HEADS, NOT_HERE, PRETRAINED
 from dense.evaluate.published.rows import Row, rows
 
 
@@ -32,15 +33,32 @@ def markdown(reproduced: Path) -> str:
             "| backbone | published | measured here |", "|---|---|---|",
             *(f"| {row.backbone} | {row.published} | {_measured(row, here)} |" for row in inside), "",
         ]  # fmt: skip
+    parts += [
+        "### Pretraining by a recipe", "",
+        "k-NN and linear classification of ImageNet-1k, in percent, by these commands, the first on every node:", "",
+        "```text",
+        "dense pretrain --config NAME --data.root IMAGES --trainer.devices 8 --trainer.num_nodes NODES "
+        "--output RUN",
+        "dense evaluate knn --backbone RUN/backbone --train IMAGENET/train --val IMAGENET/val",
+        "dense evaluate linear --backbone RUN/backbone --train IMAGENET/train --val IMAGENET/val OPTIONS", "```", "",
+        "| NAME | nodes | images | k-NN | linear | options |", "|---|---|---|---|---|---|",
+        *(f"| pretrain/{' | '.join(map(str, line[:-1]))} | `{line[-1]}` |" for line in PRETRAINED), "",
+        "### Heads that were published", "",
+        "A file is converted, then measured:", "",
+        "```text", "dense convert FILE MODEL OPTIONS", "dense evaluate MEASURE", "```", "",
+        "| head | published | options | measure |", "|---|---|---|---|",
+        *(f"| {head} | {values} | `{options}` | `{measure}` |" for head, values, options, measure in HEADS), "",
+    ]  # fmt: skip
     parts += ["### Not reproducible here", "", "| number | published | why |", "|---|---|---|"]
     return "\n".join(parts + [f"| {' | '.join(line)} |" for line in NOT_HERE])
 
 
-def _measured(row: Row, here: dict[str, dict[str, float]]) -> str:
+def _measured(row: Row, here: dict[str, dict[str, Any]]) -> str:
     if row.name not in here:
         return f"not run: needs {DATA[row.data].title}"
     fact = here[row.name]
-    return f"{row.like_published(fact['here'])}, {'within' if fact['within'] else 'outside'} {row.tolerance:g}"
+    changed = f"; changed: {', '.join(fact['changed'])}" if fact.get("changed") else ""
+    return f"{row.like_published(fact['here'])}, {'within' if fact['within'] else 'outside'} {row.tolerance:g}{changed}"
 
 
 def _wrapped(words: list[str], width: int = 118) -> str:

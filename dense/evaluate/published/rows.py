@@ -59,7 +59,8 @@ class Row:
 
     def missing(self, data: Path | None, weights: str | None) -> list[str]:
         """Return everything that this row needs and that is not there."""
-        return missing(self.data, data, self.backbone, weights)
+        trained = any("{weights}" in command for command in self.commands)
+        return missing(self.data, data, self.backbone if trained else None, weights)
 
     def filled(self, **places: str) -> list[list[str]]:
         """Return the commands with {data}, {weights} and {output} replaced."""
@@ -86,9 +87,9 @@ def find_row(name: str) -> Row:
     return known[name]
 
 
-def _evaluated(what: str, name: str, *options: str) -> tuple[Command]:
-    """Return the command that measures a backbone."""
-    chosen = ("--backbone", name, "--weights", "{weights}")
+def _evaluated(what: str, name: str, *options: str, weights: bool = True) -> tuple[Command]:
+    """Return the command that measures a backbone, with its weights or at its random initialisation."""
+    chosen = ("--backbone", name, *(("--weights", "{weights}") if weights else ()))
     return (("evaluate", what, *chosen, *options, "--output", "{output}/result"),)
 
 
@@ -110,17 +111,25 @@ def _classification() -> Iterator[Row]:
     for source, values in published.KNN.items():
         for name, value in values.items():
             command = _evaluated("knn", name, *train_val)
-            yield Row(f"knn/imagenet/{name}", value, 0.3, command, ("top1 k=20",), 100, words, source)
+            described = words.replace("class token", "average of patches") if "resnet" in name else words
+            yield Row(f"knn/imagenet/{name}", value, 0.3, command, ("top1 k=20",), 100, described, source)
+    for name, value in published.KNN_22K.items():
+        command = _evaluated("knn", name, *train_val)
+        yield Row(f"knn_22k/imagenet/{name}", value, 0.3, command, ("top1 k=20",), 100, words, "iBOT on ImageNet-22k")
     recipes = {
         "DINO": ("dino", "100 epochs of SGD"),
         "iBOT": ("dino", "DINO's 100 epochs of SGD; iBOT's own sweeps the learning rate"),
-        "DINOv2": ("dinov2", "13 rates x 4 readouts, 12,500 steps, best on val"),
+        "DINOv2": ("dinov2", "13 rates x 4 readouts, 12,500 steps of 8 x 128 images, best on val"),
     }
     for source, values in published.LINEAR.items():
         recipe, words = recipes[source]
         for name, value in values.items():
-            command = _evaluated("linear", name, "--recipe", recipe, *train_val)
+            batch = ("--batch-size", "1024") if recipe == "dinov2" else ()
+            command = _evaluated("linear", name, "--recipe", recipe, *batch, *train_val)
             yield Row(f"linear/imagenet/{name}", value, 0.4, command, ("top1",), 100, words, source)
+    for name, value in published.LINEAR_22K.items():
+        command, source = _evaluated("linear", name, "--recipe", "dino", *train_val), "iBOT on ImageNet-22k"
+        yield Row(f"linear_22k/imagenet/{name}", value, 0.4, command, ("top1",), 100, recipes["iBOT"][1], source)
 
 
 def _segmentation() -> Iterator[Row]:
@@ -219,7 +228,8 @@ def _depth() -> Iterator[Row]:
             if measure == "depth_linear1":
                 options += ("--model.backbone.layers", "last")
             elif patch != 14:
-                options += ("--model.backbone.layers", "default")
+                layers = "[4, 11, 17, 23]" if "vitl" in name else "default"  # as DINOv2 measured ViT-L
+                options += ("--model.backbone.layers", layers)
             if dpt:
                 width = WIDTHS[name.partition("_vit")[2][0]]
                 options += ("--model.head.reassemble", f"[{width}, {2 * width}, {4 * width}, {8 * width}]")
@@ -251,9 +261,14 @@ def _without_training() -> Iterator[Row]:
             yield Row(f"{measure}/davis/{name}", value, 0.5, command, key, 100, words, "DINOv3")
     words = "class attention, 60 % of its sum, images at their own size; best head of each object "
     words += "of SegmentationObject, however small; mean over objects, then images"
+    options: Command = ("--method", "attention", *data, "--layout", "voc2012", "--least", "0")
     for name, value in published.JACCARD.items():
-        command = _evaluated("discovery", name, "--method", "attention", *data, "--layout", "voc2012", "--least", "0")
+        command = _evaluated("discovery", name, *options)
         yield Row(f"jaccard/voc2012/{name}", value, 1.0, command, ("attention", "jaccard"), 100, words, "DINO")
+    words = f"randomly initialised, seed 0; {words}"
+    for name, value in published.JACCARD_RANDOM.items():
+        command = _evaluated("discovery", name, *options, weights=False)
+        yield Row(f"jaccard_random/voc2012/{name}", value, 1.0, command, ("attention", "jaccard"), 100, words, "DINO")
     words = "AUROC of images, 1 good image in 8 rotations, shorter side 448, masks in five categories; seed 0 of the "
     words += "published mean of three"
     options = ("--layout", "mvtec", "--shots", "1", "--rotations", "8", "--foreground", "10", "--foreground-of")
@@ -280,12 +295,13 @@ def _retrieval() -> Iterator[Row]:
 def _memories() -> Iterator[Row]:
     def row(measure: str, data: str, name: str, value: str, patches: int, temperature: float) -> Row:
         unknown = "new" if data == "ade20k" else "0"  # of VOC it is the background
-        options: Command = ("--layers", "last", "--square", "--resize", "504", "--augment", "2", "--unknown", unknown)
+        side = "504" if "14" in name else "512"
+        options: Command = ("--layers", "last", "--square", "--resize", side, "--augment", "2", "--unknown", unknown)
         options += ("--hungarian", "--score-at", "input", "--patches", str(patches))
         if temperature != 0.02:
             options += ("--temperature", f"{temperature}")
         command = _evaluated("in-context", name, "--data", "{data}", "--layout", data, *options)
-        words = f"mIoU, {patches:,} patches, k 30, temperature {temperature}, 504 px squares, 2 views, matched"
+        words = f"mIoU, {patches:,} patches, k 30, temperature {temperature}, {side} px squares, 2 views, matched"
         words += "; 151 classes in memory and in the mean" if data == "ade20k" else ""
         source = "open-hummingbird" if temperature == 0.02 else "DIP"
         return Row(f"{measure}/{data}/{name}", value, 2.0, command, ("miou_hungarian",), 100, words, source)

@@ -22,8 +22,8 @@ class MaskLoss(nn.Module):
 
     The matching minimises ``-classes * p(class) + mask * BCE + dice * Dice`` over pairs of a query and an object, at
     `points` random places. BCE and Dice compare the logits of a matched query with its object at as many places: of
-    ``oversample * points`` random ones the most uncertain, a share `importance` of all, and random ones; both are
-    divided by the number of objects. CE is over all queries, of which the unmatched are of no object and weigh
+    ``oversample * points`` random ones the most uncertain valid ones, a share `importance` of all, and random ones;
+    both are divided by the number of objects. CE is over all queries, of which the unmatched are of no object and weigh
     `no_object`. With points=0 masks are compared at the centre of each of their cells.
 
     drop: an unmatched query whose mask has an IoU of at most this with every object costs nothing (DropLoss), for
@@ -156,23 +156,27 @@ class MaskLoss(nn.Module):
             return masks.flatten()[:0].sum(), masks.flatten()[:0].sum()
         logits = masks[images, torch.cat([queries for queries, _ in matches])][:, None]  # M, 1, h, w
         inside = torch.cat([masks[found] for masks, (_, found) in zip(objects, matches, strict=True)])[:, None].float()
+        weight = None if weight is None else weight[images]
         with torch.no_grad():
-            points = self._uncertain_points(logits)
+            points = self._uncertain_points(logits, weight)
             target = sample(inside, points)[:, 0]  # M, P
-            counted = torch.ones_like(target) if weight is None else sample(weight[images], points, "nearest")[:, 0]
+            counted = torch.ones_like(target) if weight is None else sample(weight, points, "nearest")[:, 0]
         x = sample(logits, points)[:, 0]
         bce = F.binary_cross_entropy_with_logits(x, target, counted, reduction="none")
         probability, target = x.sigmoid() * counted, target * counted
         dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
         return (bce.sum(1) / counted.sum(1).clamp(min=1)).sum(), dice.sum()
 
-    def _uncertain_points(self, logits: Tensor) -> Tensor:
-        """Return points (M, P, 2), a share `importance` of which has logits (M, 1, h, w) near 0."""
+    def _uncertain_points(self, logits: Tensor, weight: Tensor | None) -> Tensor:
+        """Return points (M, P, 2), a share `importance` of which has logits (M, 1, h, w) near 0 and a weight."""
         count = int(self.importance * self.points)
         if not count:
             return self._points(len(logits), logits)
         points = self._points(len(logits), logits, int(self.points * self.oversample))
-        nearest = sample(logits, points)[:, 0].abs().topk(count, dim=1, largest=False).indices
+        certainty = sample(logits, points)[:, 0].abs()
+        if weight is not None:
+            certainty = certainty.masked_fill(sample(weight, points, "nearest")[:, 0] == 0, torch.inf)
+        nearest = certainty.topk(count, dim=1, largest=False).indices
         chosen = points.gather(1, nearest[..., None].expand(-1, -1, 2))
         return torch.cat((chosen, self._points(len(logits), logits, self.points - count)), 1)
 

@@ -26,8 +26,8 @@ class MaskLoss(nn.Module):
     both are divided by the number of objects. CE is over all queries, of which the unmatched are of no object and weigh
     `no_object`. With points=0 masks are compared at the centre of each of their cells.
 
-    drop: an unmatched query whose mask has an IoU of at most this with every object costs nothing (DropLoss), for
-    labels that miss objects; None for no such query.
+    drop: an unmatched query whose mask has an IoU of at most this with every object, where masks are compared, costs
+    nothing (DropLoss), for labels that miss objects; None for no such query.
 
     >>> masks, classes = torch.randn(2, 5, 8, 8), torch.randn(2, 5, 4)
     >>> objects, labels = [torch.rand(3, 32, 32) > 0.5, torch.zeros(0, 32, 32) > 0], [torch.arange(3), torch.arange(0)]
@@ -109,7 +109,8 @@ class MaskLoss(nn.Module):
                 x = sample(logits[image : image + 1], points)[0]  # Q, P
                 costs[number].append(self._cost(x, classes[image], inside, label, counted))
                 if self.drop is not None:
-                    seen[number][image] = (overlap(x > 0, inside > 0.5) > self.drop).any(1)
+                    known = True if counted is None else counted > 0
+                    seen[number][image] = (overlap((x > 0) & known, (inside > 0.5) & known) > self.drop).any(1)
         flat = torch.cat([cost.flatten() for row in costs for cost in row]).nan_to_num(nan=1e9, posinf=1e9, neginf=1e9)
         pieces = iter(flat.cpu().split([cost.numel() for row in costs for cost in row]))  # one transfer for all
         device = flat.device

@@ -125,14 +125,23 @@ def test_more_objects_than_queries() -> None:
 
 
 def test_unlabelled_objects_cost_nothing() -> None:
-    """With `drop`, an unmatched query elsewhere has no gradient; one on a labelled object does."""
+    """With `drop`, an unmatched query elsewhere has no gradient; one on a labelled object does, whatever is padding."""
     masks = torch.full((1, 3, 8, 8), -5.0)
     masks[0, 0, :4], masks[0, 1, :3], masks[0, 2, 6:] = 5.0, 5.0, 5.0
     objects = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     objects[0, 0, :8] = True
-    for drop, expected in ((None, [True, True, True]), (0.01, [True, True, False])):
+    left = torch.arange(16).expand(1, 16, 16) < 4
+    wide = masks.clone()
+    wide[0, 1, :, 2:] = 5.0  # in the padding, with which its IoU is 0.54 instead of 0.75
+    for predicted, valid, drop, expected in (
+        (masks, None, None, [True, True, True]),
+        (masks, None, 0.01, [True, True, False]),
+        (wide, None, 0.6, [True, False, False]),
+        (wide, left, 0.6, [True, True, False]),
+    ):
         logits = torch.zeros(1, 3, 2, requires_grad=True)
-        value, _ = MaskLoss(points=0, drop=drop)([(masks, logits)], list(objects), [torch.zeros(1, dtype=torch.int64)])
+        loss, labels = MaskLoss(points=0, drop=drop), [torch.zeros(1, dtype=torch.int64)]
+        value, _ = loss([(predicted, logits)], list(objects), labels, valid)
         value.backward()
         assert logits.grad is not None
         assert logits.grad[0].abs().sum(1).bool().tolist() == expected

@@ -78,8 +78,8 @@ class MaskLoss(nn.Module):
                 self._classes(classes, labels, matches) for (_, classes), matches in zip(pairs, every, strict=True)
             ]
             weights = [self._weights(t, c.shape[-1] - 1, s) for (_, c), t, s in zip(pairs, targets, seen, strict=True)]
-            matched = sum(len(queries) for queries, _ in every[0])
-            counts = mean(torch.stack([weights[0].new_tensor(matched), *(w.sum() for w in weights)]))
+            number = weights[0].new_tensor(sum(map(len, labels)))
+            counts = mean(torch.stack([number, *(w.sum() for w in weights)]))
             total, parts = pairs[0][0].new_zeros(()), {}
             for (masks, classes), matches, target, w, amount in zip(
                 pairs, every, targets, weights, counts[1:], strict=True

@@ -123,6 +123,17 @@ def test_sizes_and_tiles() -> None:
     model = queries(longer=60)
     assert model.inference.size_of((24, 36)) == (40, 60)
     assert Predictor.of(model, resize=12).inference.longer is None
+    squares, tall = (Predictor(queries(longer=40, square=square), score=0) for square in (True, False))
+    black = np.concatenate([(photo := image((20, 40))), np.zeros_like(photo)])
+    found, whole, other = squares(photo), squares(black), tall(photo)
+    assert isinstance(found, Instances)
+    assert isinstance(whole, Instances)
+    assert isinstance(other, Instances)
+    masks = {(label, mask[:20].tobytes()) for label, mask in zip(whole.labels, whole.masks, strict=True)}
+    assert {(label, mask.tobytes()) for label, mask in zip(found.labels, found.masks, strict=True)} <= masks
+    assert not np.array_equal(found.masks, other.masks)
+    with pytest.raises(ValueError, match="square pads images for masks of objects; for segmentation leave it out"):
+        queries("semantic", square=True)
     with pytest.raises(ValueError, match="expected one of both"):
         queries(longer=60, resize=12)
 

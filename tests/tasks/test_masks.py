@@ -36,8 +36,11 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "instances, frozen": ("instance", "val/ap", {}),
     "panoptic, last blocks": ("panoptic", "val/pq", {"tune": {"unfreeze": 2}}),
     "semantic, LoRA": ("semantic", "val/miou", {"tune": {"lora_rank": 2}}),
-    "instances, all": ("instance", "val/ap", {"tune": {"unfreeze": "all", "layer_decay": 0.8, "warmup_steps": 1}}),
-}
+    "instances, all": (
+        "instance", "val/ap",
+        {"tune": {"unfreeze": "all", "layer_decay": 0.8, "warmup_steps": 1}, "inference": {"square": True}},
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -46,6 +49,10 @@ def test_runs(name: str, tmp_path: Path) -> None:
     kind, metric, inner = RUNS[name]
     changes = changes_of(kind, **inner) | ({"data.targets": ["labels"]} if kind == "semantic" else {})
     done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
+    if "inference" in inner:
+        assert "square pads images at a corner; set data.augment.pad corner" in done.stderr
+        changes |= {"data.augment": {"pad": "corner"}, "data.crop_size": 32}
+        done = call(argv(write(tmp_path, **changes), tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert metric in json.loads((tmp_path / "run/results.json").read_text())["numbers"]
     model = DenseModel.from_pretrained(tmp_path / "run/model")

@@ -60,17 +60,19 @@ def as_classes(network: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tens
 
 def instances(
     mask_logits: Tensor, class_logits: Tensor, size: Size, top: int = TOP, through: Size | None = None,
-    part: Size | None = None,
+    part: Size | None = None, least: float = 0.0,
 ) -> list[Found]:  # fmt: skip
     """Return the `top` pairs of query and class of each image whose masks have pixels, the most certain first.
 
     The score is the probability of the class times the mean probability of the mask over its pixels. A query may appear
-    with several classes.
+    with several classes. least: a probability of the class below which a pair is left out, before its mask is resized;
+    no score is larger than it.
     """
     found = []
     for logits, classes in zip(mask_logits.float(), class_logits.float(), strict=True):
         shares = classes.softmax(-1)[:, :-1]  # Q, C
         best, place = shares.flatten().topk(min(top, shares.numel()))
+        best, place = best[best >= least], place[best >= least]
         query, label = place // shares.shape[1], place % shares.shape[1]
         own, which = query.unique(return_inverse=True)
         masks, certain = _masks(logits[own], size, through, part)

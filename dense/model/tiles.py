@@ -34,15 +34,20 @@ Tile = tuple[int, int]  # top, left
 Finder = Callable[[Tensor, Tensor, Size, Size, Size], Any]
 
 
-def finder(model: DenseModel, top: int = TOP, mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Finder:
-    """Return what turns logits of an image into a `Found` or a `Partition`, as the model's masks are."""
+def finder(
+    model: DenseModel, top: int = TOP, mask_threshold: float = 0.8, overlap_threshold: float = 0.8, least: float = 0.0
+) -> Finder:
+    """Return what turns logits of an image into a `Found` or a `Partition`, as the model's masks are.
+
+    least: score below which instances may be left out; in tiles, that of parts
+    """
     output = model.outputs["masks"]
     things = output.things or (True,) * output.count
 
     def find(masks: Tensor, classes: Tensor, size: Size, through: Size, part: Size) -> Any:
         if output.kind == "panoptic":
             return panoptic(masks, classes, size, things, mask_threshold, overlap_threshold, through, part)[0]
-        return instances(masks, classes, size, top, through, part)[0]
+        return instances(masks, classes, size, top, through, part, least)[0]
 
     return find
 

@@ -26,7 +26,7 @@ from dense.memory.anomaly import detect
 from dense.model.inference import WHOLE, Maps, augmented, bands, slid, slide, whole_size, window_of
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import Partition, as_classes
-from dense.model.tiles import finder, in_tiles, joined_instances, number_partitions, search
+from dense.model.tiles import FLOOR, Finder, finder, in_tiles, joined_instances, number_partitions, search
 from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
 from dense.predict.sinks import Sink, TiledSink
@@ -201,7 +201,7 @@ class Predictor:
         """Find the instances or segments of an image in tiles, and write their JSON file."""
         pixels = self._pixels(self._resized(image))
         size = (pixels.shape[1], pixels.shape[2])
-        places, found = in_tiles(self._searched, pixels, self.inference, finder(self.model), self.score)
+        places, found = in_tiles(self._searched, pixels, self.inference, self._finder(), self.score)
         things: tuple[bool, ...] | None = None
         if self.model.task == "panoptic":
             output = self.model.outputs["masks"]
@@ -243,14 +243,17 @@ class Predictor:
         output = self.model.outputs["masks"]
         pixels = self._pixels(self._resized(image))
         size = (image.shape[0], image.shape[1])
-        found = search(
-            self._searched, pixels, size, self.inference, finder(self.model), output.things, self.score,
-        )  # fmt: skip
+        found = search(self._searched, pixels, size, self.inference, self._finder(), output.things, self.score)
         labels, scores, classes = found.classes.cpu().numpy(), found.scores.cpu().float().numpy(), self._classes
         if isinstance(found, Partition):
             segments = found.segments.cpu().numpy().astype(np.int32)
             return Panoptic(segments, labels, scores, classes, output.things or (True,) * output.count)
         return Instances(found.masks.cpu().numpy(), labels, scores, classes)
+
+    def _finder(self) -> Finder:
+        """Return what turns logits into instances or segments; parts of instances in tiles may have a lower score."""
+        least = self.score if self.inference.window is None else min(self.score, FLOOR)
+        return finder(self.model, least=least)
 
     @torch.inference_mode()
     def _searched(self, images: Tensor) -> Maps:

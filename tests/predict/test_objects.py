@@ -16,7 +16,9 @@ from dense.data.labelled.sample import Labelled
 from dense.data.scenes import render
 from dense.data.transforms import EvalTransform
 from dense.explore.judge import judge
+from dense.model import queries as queries_module
 from dense.model.queries import instances, panoptic, semantic
+from dense.model.tiles import best
 from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.predict.sheet import predictions_sheet
 from tests.predict.models import queries
@@ -110,6 +112,19 @@ def test_predictors() -> None:
     windows = Predictor(queries("semantic", window=16, stride=8), flip=True)(photo)
     assert isinstance(windows, Segmentation)
     assert windows.labels.shape == (24, 36)
+
+
+def test_unlikely_pairs_are_not_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal objects above the least score, from the masks of fewer queries."""
+    generator, counts = torch.Generator().manual_seed(0), list[int]()
+    masks, classes = (torch.randn(1, 20, *shape, generator=generator) for shape in ((6, 9), (4,)))
+    resized = queries_module.resized
+    monkeypatch.setattr(queries_module, "resized", lambda x, *sizes: (counts.append(len(x)), resized(x, *sizes))[1])
+    every, few = (best(instances(9 * masks, 3 * classes, (24, 36), least=least)[0], 0.7) for least in (0, 0.7))
+    assert 0 < len(few.scores) < 20
+    assert all(torch.equal(one, other) for one, other in zip(every, few, strict=True))
+    assert counts[0] == 20 > counts[1]
+    assert not len(instances(masks, classes, (24, 36), least=1.0)[0].scores)
 
 
 def test_sizes_and_tiles() -> None:

@@ -94,7 +94,7 @@ def test_predictors() -> None:
         pixels = model.backbone.normalise(torch.from_numpy(photo.transpose(2, 0, 1).copy())[None])
         maps = model(pixels)
         given: Any = (maps["mask_logits"], maps["class_logits"])
-        found = Predictor(model, score=0.6)(photo)
+        found = Predictor(model, **({"score": 0.6} if kind == "instance" else {}))(photo)
         if isinstance(found, Instances):
             expected = instances(*given, (24, 36), through=(24, 36))[0]
             kept = expected.scores >= 0.6
@@ -103,6 +103,11 @@ def test_predictors() -> None:
         elif isinstance(found, Panoptic):
             segments = panoptic(*given, (24, 36), THINGS)[0].segments
             assert np.array_equal(found.segments, segments.numpy())
+            fewer = Predictor(model, overlap_threshold=0.0)(photo)
+            assert isinstance(fewer, Panoptic)
+            segments = panoptic(*given, (24, 36), THINGS, overlap_threshold=0.0)[0].segments
+            assert np.array_equal(fewer.segments, segments.numpy())
+            assert not np.array_equal(fewer.segments, found.segments)
         else:
             assert isinstance(found, Segmentation)
             scores = semantic(*given, (24, 36))[0]
@@ -161,6 +166,12 @@ def test_what_does_not_fit() -> None:
         Predictor(queries("semantic", refine="guided"))
     with pytest.raises(ValueError, match="score=2: expected 0 to 1"):
         Predictor(queries(), score=2)
+    with pytest.raises(ValueError, match="overlap_threshold=-1: expected 0 to 1"):
+        Predictor(queries("panoptic"), overlap_threshold=-1)
+    with pytest.raises(ValueError, match=r"score=0.3 is of instances; .* give mask_threshold instead"):
+        Predictor(queries("panoptic"), score=0.3)
+    with pytest.raises(ValueError, match=r"mask_threshold=0.3 is of panoptic segments, .* leave it out"):
+        Predictor(queries(), mask_threshold=0.3)
 
 
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
@@ -178,11 +189,14 @@ def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     assert written == {f"0_{name}.json", f"0_{name}.png", "0_overlay.png"}
     of_one = json.loads((tmp_path / f"out/1_{name}.json").read_text())
     assert [one["file_name"] for one in of_one["images"]] == ["1.png"]
+    words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
     if kind == "panoptic":
         assert of_one["annotations"][0]["file_name"] == "1_panoptic.png"
+        assert "0 segments with a probability above 0.8 in 2 images; a smaller --mask-threshold or" in run.stdout
+        some = call([*words, "--overlap-threshold", "0", "--mask-threshold", "0.9"]).stdout
+        assert "segments with a probability above 0.9 in 2 images\n" in some
     else:
         assert "objects with a score of at least 0.5 in 2 images\n" in run.stdout
-        words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
         none = call([*words, "--score", "0.999"]).stdout
         assert "0 objects with a score of at least 0.999 in 2 images; a smaller --score keeps less certain ones" in none
     source = open_labelled(tmp_path / "photos", "all", targets=("masks",), annotations=tmp_path / f"out/{name}.json")

@@ -95,6 +95,11 @@ class MasksTask(DenseTask):
                 f"the data have no {'classes' if self.kind == 'semantic' else 'masks of objects'} for training and "
                 "validation; give COCO annotations, maps of instances or, for kind semantic, masks of classes"
             )
+        if data.partial and self.kind != "semantic":
+            raise ValueError(
+                f"data.partial=True: kind {self.kind} needs the objects of each image, since where they are unknown a "
+                "query is neither right nor wrong; leave partial out, and images without a map of instances"
+            )
         count = len(data.classes)
         if outputs.get("masks", {}).get("count", count) != count:
             raise ValueError(f"the head has another number of classes than the data, {count}; leave count out")

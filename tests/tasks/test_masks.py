@@ -219,6 +219,10 @@ def test_mistakes(tmp_path: Path) -> None:
         MasksTask(head=HEAD).complete_outputs({}, DataFacts(("a",), val_targets=("labels",)))
     with pytest.raises(ValueError, match="leave count out"):
         MasksTask(head=HEAD).complete_outputs({"masks": {"count": 3}}, DataFacts(("a",), val_targets=("masks",)))
+    with pytest.raises(ValueError, match=r"data\.partial=True: kind panoptic needs the objects of each image"):
+        MasksTask(kind="panoptic", head=HEAD).complete_outputs(
+            {}, DataFacts(("a",), val_targets=("masks",), partial=True)
+        )
     done = call(argv(write(tmp_path, **changes_of("instance", loss={"point": 3})), tmp_path / "run"))
     assert done.returncode != 0
     assert "point" in done.stderr

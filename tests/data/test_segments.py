@@ -228,10 +228,19 @@ def test_a_polygon_thinner_than_a_pixel_is_left_out(tmp_path: Path) -> None:
     assert read(tmp_path).classes.tolist() == [0]
 
 
-@pytest.mark.parametrize(("shift", "words"), [(5000.0, "lie outside the image"), (float("nan"), "not finite")])
-def test_polygons_that_are_no_mask(tmp_path: Path, shift: float, words: str) -> None:
+@pytest.mark.parametrize(
+    ("polygon", "words"),
+    [
+        ([5e3, 5e3, 5e3, 6e3, 6e3, 6e3], "lie outside the image"),
+        ([float("nan")] * 6, "not finite"),
+        ([1, 1, 3e7, 1, 3, 4], "a polygon of annotation 1 of {root}/images/a.jpg has the coordinate 3e+07, more than"),
+        ([1, 1, 3, 1, 3, -61], "has the coordinate -61, more than 10 sides outside the image of 8x6 pixels"),
+    ],
+)
+def test_polygons_that_are_no_mask(tmp_path: Path, polygon: list[float], words: str) -> None:
     content = instances(tmp_path)
-    change(content, segmentation=[[shift, shift, shift + 9, shift, shift + 9, shift + 9]])
+    change(content, segmentation=[polygon])
+    words = words.replace("{root}", str(tmp_path))
     assert words in check(open_labelled(written(tmp_path, content), "all", targets=("masks",)))[0]
 
 

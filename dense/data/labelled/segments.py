@@ -19,6 +19,7 @@ from dense.data.large import Box
 from heads.features import Size
 
 Kind = Literal["coco", "panoptic", "numbers", "cityscapes", "ade20k"]
+FAR = 10  # sides of an image that a coordinate may lie outside; pycocotools walks along every edge
 THOUSAND = 1000  # Cityscapes: class * 1000 + number
 
 
@@ -225,6 +226,12 @@ def decode(stored: Any, size: Size, name: str) -> list[int]:
     x, y = ([value for polygon in stored for value in polygon[first::2]] for first in (0, 1))
     if max(x) < 0 or max(y) < 0 or min(x) > width or min(y) > height:
         raise DataError(f"the polygons of {name} lie outside the image of {width}x{height} pixels")
+    for values, side in ((x, width), (y, height)):
+        if far := [value for value in values if not -FAR * side <= value <= (FAR + 1) * side]:
+            raise DataError(
+                f"a polygon of {name} has the coordinate {far[0]:g}, more than {FAR} sides outside the image of "
+                f"{width}x{height} pixels"
+            )
     from pycocotools import mask  # here, since other data do not need it
 
     return runs(mask.merge(mask.frPyObjects(stored, height, width))["counts"].decode())

@@ -172,9 +172,9 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
     "text": (lambda c: change(c, segmentation={"size": SIZE, "counts": "1o"}), "annotation 1 of"),
     "empty": (lambda c: change(c, segmentation={"size": SIZE, "counts": [48]}), "the mask of annotation 1 of"),
     "polygon": (lambda c: change(c, segmentation=[[1, 2, 3, 4]]), "has 4 numbers; expected x and y"),
-    "box": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 has a box and no mask"),
-    "twice": (lambda c: change(c, id=2), "two annotations have the id 2"),
-    "category": (lambda c: change(c, category_id=5), "annotation 1 has the category 5, which is not listed"),
+    "box": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 of a.jpg has a box and no mask"),
+    "twice": (lambda c: change(c, id=2), "two annotations have the id 2, also annotation 2 of a.jpg"),
+    "category": (lambda c: change(c, category_id=5), "annotation 1 of a.jpg has the category 5, which is not listed"),
     "image": (lambda c: change(c, image_id=99), "annotation 1 is of image 99, which is not listed"),
     "declared": (
         lambda c: c["images"][0].update(height=8, width=6),

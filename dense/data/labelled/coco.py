@@ -65,7 +65,8 @@ def open_json(path: Path, *images: Path, pngs: Path | None = None, title: str = 
             taken.add(normpath(name))
     read = _panoptic if panoptic else _instances
     annotations = list(_with_ids(path, "annotations", content["annotations"], OF_ANNOTATIONS, problems))
-    found = read(path, annotations, classes, set(sizes), pngs, problems)
+    names = {one.get("id"): str(one.get("file_name")) for one in listed}
+    found = read(path, annotations, classes, names, pngs, problems)
     if not files:
         raise DataError(f"{title}: no images of {path} in {images[0]}", *problems)
     if panoptic and (bare := [name for id, name in files.items() if id not in found]):
@@ -136,24 +137,23 @@ def _categories(
 
 
 def _instances(
-    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: set[Any], _: Any,
+    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: Mapping[Any, str], _: Any,
     problems: list[str],
 ) -> dict[Any, list[list[Any]]]:  # fmt: skip
-    """Return image id -> [id, class, crowd, segmentation] of each annotation."""
+    """Return image id -> [id, class, crowd, segmentation] of each annotation. images: file names by id."""
     found: dict[Any, list[list[Any]]] = {}
     seen: set[Any] = set()
     for one in annotations:
         id, image, category = one.get("id"), one.get("image_id"), one.get("category_id")
+        name = f"annotation {id} of {images.get(image)}"
         if id in seen:
-            problems.append(f"{path}: two annotations have the id {id}; give each one of its own")
+            problems.append(f"{path}: two annotations have the id {id}, also {name}; give each one of its own")
         elif image not in images:
             problems.append(f"{path}: annotation {id} is of image {image}, which is not listed under images")
         elif category not in classes:
-            problems.append(
-                f"{path}: annotation {id} has the category {category}, which is not listed under categories"
-            )
+            problems.append(f"{path}: {name} has the category {category}, which is not listed under categories")
         elif not one.get("segmentation"):
-            problems.append(f"{path}: annotation {id} has a box and no mask; remove it, or add its segmentation")
+            problems.append(f"{path}: {name} has a box and no mask; remove it, or add its segmentation")
         else:
             crowd = int(bool(one.get("iscrowd", 0)))
             found.setdefault(image, []).append([id, classes[category], crowd, one["segmentation"]])
@@ -162,8 +162,8 @@ def _instances(
 
 
 def _panoptic(
-    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: set[Any], pngs: Path | None,
-    problems: list[str],
+    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: Mapping[Any, str],
+    pngs: Path | None, problems: list[str],
 ) -> dict[Any, dict[str, Any]]:  # fmt: skip
     """Return image id -> {"png": path, "segments": [[id, class, crowd], ...]}."""
     found: dict[Any, dict[str, Any]] = {}

@@ -174,6 +174,12 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
     "polygon": (lambda c: change(c, segmentation=[[1, 2, 3, 4]]), "has 4 numbers; expected x and y"),
     "box": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 of a.jpg has a box and no mask"),
     "twice": (lambda c: change(c, id=2), "two annotations have the id 2, also annotation 2 of a.jpg"),
+    "no ids": (
+        lambda c: [one.pop("id") for one in c["annotations"]],
+        "3 annotations have no id, such as one of a.jpg; give each one of its own",
+    ),
+    "crowd": (lambda c: change(c, iscrowd="0"), "iscrowd of annotation 1 of a.jpg is '0'; expected 0 or 1"),
+    "thing": (lambda c: c["categories"][0].update(isthing="1"), "isthing of category 7 is '1'; expected 0 or 1"),
     "category": (lambda c: change(c, category_id=5), "annotation 1 of a.jpg has the category 5, which is not listed"),
     "image": (lambda c: change(c, image_id=99), "annotation 1 is of image 99, which is not listed"),
     "declared": (
@@ -249,7 +255,8 @@ def test_wrong_panoptic(tmp_path: Path) -> None:
     for place, (key, words) in enumerate(
         {"id": "has the id 258, which the JSON file does not list", "twice": "have the id 65539", "png": "no file",
          "empty": "has no pixels", "none": "has no annotation of 1 images", "list": "a.png has the id [258]; expected",
-         "category": "has the category [1], which", "info": "segments_info of a.png is ['a']; expected a list"}.items()
+         "category": "has the category [1], which", "crowd": "iscrowd of segment 258 of a.png is None; expected 0 or 1",
+         "info": "segments_info of a.png is ['a']; expected a list"}.items()
     ):  # fmt: skip
         root = tmp_path / str(place)
         content = panoptic(root)
@@ -266,6 +273,8 @@ def test_wrong_panoptic(tmp_path: Path) -> None:
             listed[0]["id"] = [258]
         elif key == "category":
             listed[0]["category_id"] = [1]
+        elif key == "crowd":
+            listed[0]["iscrowd"] = None
         elif key == "info":
             content["annotations"][0]["segments_info"] = ["a"]
         else:

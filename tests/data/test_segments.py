@@ -250,6 +250,14 @@ def test_polygons_that_are_no_mask(tmp_path: Path, polygon: list[float], words: 
     assert words in check(open_labelled(written(tmp_path, content), "all", targets=("masks",)))[0]
 
 
+def test_images_that_are_rotated_by_exif(tmp_path: Path) -> None:
+    """And not their annotations, which are of the file as it is stored."""
+    content = instances(tmp_path)
+    image_file(tmp_path / "images/b.jpg", orientation=6)
+    (found,) = check(open_labelled(written(tmp_path, content), "all", targets=("masks",)))
+    assert "its JSON file says 6x8; the image is rotated by its EXIF data and the JSON file is not" in found
+
+
 def test_wrong_panoptic(tmp_path: Path) -> None:
     """Ids that only one of PNG and JSON has, two segments with one id, no PNG."""
     for place, (key, words) in enumerate(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dense.data.labelled.reading import read_mask
+from dense.data.labelled.reading import EXIF_HINT, is_turned, read_mask
 from dense.data.labelled.sample import IGNORE, DataError, Segments
 from dense.data.large import Box
 from heads.features import Size
@@ -164,9 +164,11 @@ def of_annotations(entry: Sequence[Sequence[Any]], size: Size, name: str, box: B
     """
     declared, *entry = entry
     if None not in declared and tuple(declared) != tuple(size):
+        turned = tuple(declared) == tuple(size)[::-1] and is_turned(name)
+        hint = EXIF_HINT.format(what="JSON file") if turned else "annotations must be of the image as it is"
         raise DataError(
             f"{name} has {size[0]}x{size[1]} pixels (height x width), its JSON file says "
-            f"{declared[0]!r}x{declared[1]!r}; annotations must be of the image as it is"
+            f"{declared[0]!r}x{declared[1]!r}; {hint}"
         )
     window, box = box, box or (0, 0, *size)
     masks, kept = [], []

@@ -152,8 +152,8 @@ class DenseData(pl.LightningDataModule):
 
     Args:
         root: a folder of images/ with masks/ or depth/, a published data set, or scenes for the embedded ones.
-        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen; for restoration also images (any folder of
-            clean ones) or paired (input/ and target/).
+        layout: folder, ade20k, voc2012, cityscapes, coco, coco_panoptic, nyuv2 or kitti_eigen; for restoration also
+            images (any folder of clean ones) or paired (input/ and target/).
         batch_size: images per process and micro-batch; auto for a number that suits machine and data.
         workers: processes that load images; 0 loads in the main process.
         seed: seed of the order of images and of their augmentation.

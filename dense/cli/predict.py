@@ -60,6 +60,8 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--batch", type=int, default=1, help="windows per batch")
     parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
     parser.add_argument("--score", type=float, default=0.5, help="least score of an instance")
+    parser.add_argument("--mask-threshold", type=float, help="least probability of a panoptic segment's class (0.8)")
+    parser.add_argument("--overlap-threshold", type=float, help="least share of its mask that a segment keeps (0.8)")
     parser.add_argument(
         "--large", type=float, default=100.0, metavar="MEGAPIXELS",
         help="read images of more than so many in windows, from tiled TIFF, and write tiled predictions",
@@ -91,7 +93,7 @@ def predict(of_verb: Parser, options: Namespace, run: RunFolder) -> int:
 
     names = (
         "resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal", "score",
-        "large",
+        "mask_threshold", "overlap_threshold", "large",
     )  # fmt: skip
     how = {name: getattr(options, name) for name in names}
     predictor = load(options.model, usable_device(options.device), **published_options(options), **how)

@@ -42,6 +42,8 @@ class Augment:
     rotate90: rotate by 0, 90, 180 or 270 degrees, each as often; whole images that are not square, by 0 or 180
     noise: largest standard deviation of Gaussian noise of each channel, as a fraction of the range, with probability
         `photometric`
+    pad: an image that is smaller than the crop, around it in the mean colour, or at its corner: below and at the right
+        in black, for models with inference.square
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -61,6 +63,7 @@ class Augment:
     flip_vertical: float = field(default=0.0, repr=False)
     rotate90: bool = field(default=False, repr=False)
     noise: float = field(default=0.0, repr=False)
+    pad: Literal["around", "corner"] = field(default="around", repr=False)
 
     def __post_init__(self) -> None:
         for name in ("scale", "gamma"):
@@ -75,6 +78,8 @@ class Augment:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 to {most}")
         if self.scale_to not in ("image", "crop"):
             raise ValueError(f"scale_to={self.scale_to!r}: expected image or crop")
+        if self.pad not in ("around", "corner"):
+            raise ValueError(f"pad={self.pad!r}: expected around or corner")
 
     @property
     def newer(self) -> dict[str, Any]:
@@ -117,6 +122,8 @@ class TrainTransform:
             raise ValueError(f"crop_size={crop_size}: expected at least 1 pixel")
         if self.crop_size is None and augment.scale_to == "crop":
             raise ValueError("scale_to='crop': scales are relative to the crop; give crop_size, or scale_to='image'")
+        if self.crop_size is None and augment.pad == "corner":
+            raise ValueError("pad='corner' pads crops; give crop_size, or leave pad out")
         if depth_kind == "metric":
             self._check_zoom()
         import albumentations as A
@@ -170,11 +177,14 @@ class TrainTransform:
             if self.augment.rescales and self.depth_kind == "metric":
                 depth = depth / np.float32(_factor(result["applied_transforms"]))
             depth = np.where(outside, np.float32(np.nan), depth)
+        image = result["image"]
+        if self.augment.pad == "corner":  # after the colours, which change black
+            image = np.where(outside[..., None], np.uint8(0), image)
         if segments is not None:
             valid, *masks = torch.from_numpy(np.asarray(result["masks"]).astype(bool) & ~outside)
             moved = segments._replace(masks=torch.stack(masks) if masks else valid.new_zeros(0, *valid.shape))
             segments = moved._replace(valid=valid).take(moved.masks.flatten(1).any(1))
-        return to_tensors(Labelled(result["image"], labels, depth, sample.name, result.get("clean"), segments))
+        return to_tensors(Labelled(image, labels, depth, sample.name, result.get("clean"), segments))
 
 
 def _geometry(augment: Augment, crop_size: tuple[int, int] | None, colours: bool) -> list[A.BasicTransform]:
@@ -193,12 +203,15 @@ def _geometry(augment: Augment, crop_size: tuple[int, int] | None, colours: bool
         steps.append(_quarter_turns(whole=crop_size is None))
     if augment.rotate:
         steps.append(A.Rotate(augment.rotate, fill=fill, fill_mask=0, p=augment.rotate_probability))
-    if crop_size is not None:
-        steps.append(A.RandomCrop(*crop_size, pad_if_needed=True, fill=fill, fill_mask=0))
-    steps.append(A.HorizontalFlip(p=augment.flip))
+    flips: list[A.BasicTransform] = [A.HorizontalFlip(p=augment.flip)]
     if augment.flip_vertical:
-        steps.append(A.VerticalFlip(p=augment.flip_vertical))
-    return steps
+        flips.append(A.VerticalFlip(p=augment.flip_vertical))
+    if crop_size is None:
+        return steps + flips
+    corner = augment.pad == "corner"
+    position, fill = ("top_left", NEUTRAL) if corner else ("center", fill)
+    crop = A.RandomCrop(*crop_size, pad_if_needed=True, pad_position=position, fill=fill, fill_mask=0)
+    return [*steps, *flips, crop] if corner else [*steps, crop, *flips]
 
 
 def _quarter_turns(whole: bool) -> A.BasicTransform:

@@ -132,7 +132,8 @@ def evaluate_dense(
             _measure_large(model, cast("FileSource", source), index, protocol, plain, measured, device)
             continue
         sample = transform(source.read(index))
-        maps = network(model.backbone.normalise(sample.image[None].to(device)))
+        given, (height, width) = model.inference.padded(sample.image[None].to(device)), sample.image.shape[-2:]
+        maps = {k: v[..., :height, :width] for k, v in network(model.backbone.normalise(given)).items()}
         if sample.depth is not None and "depth" in measured:
             target = sample.depth[None].to(device)
             for name in measured.keys() & {"depth", "edges"}:

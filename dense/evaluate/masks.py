@@ -20,7 +20,7 @@ from dense.evaluate.dense import check_before, check_classes, working_size
 from dense.evaluate.large import compare_instances, compare_segments, large_settings, refuse_large
 from dense.evaluate.protocol import Protocol, Result, named
 from dense.metrics import MaskAP, PanopticQuality
-from dense.model.inference import whole_size
+from dense.model.inference import Maps, whole_size
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import TOP, Found, Partition
 from dense.model.tiles import best, finder, in_tiles, joined_instances, search
@@ -35,8 +35,9 @@ class MaskProtocol:
     """Everything that decides a number of masks besides the weights.
 
     Predictions are compared at the images' own size. resize, longer: working size, of the shorter or the longer side;
-    by default the model's. window, stride: of tiles, which are merged as in `dense.model.tiles`; by default the
-    model's. top: instances of an image. mask_threshold, overlap_threshold: see `dense.model.queries.panoptic`.
+    by default the model's. square: see `Inference`; as the model says or here. window, stride: of tiles, which are
+    merged as in `dense.model.tiles`; by default the model's. top: instances of an image. mask_threshold,
+    overlap_threshold: see `dense.model.queries.panoptic`.
     """
 
     name: str
@@ -47,24 +48,29 @@ class MaskProtocol:
     top: int = TOP
     mask_threshold: float = 0.8
     overlap_threshold: float = 0.8
+    square: bool = False
 
     def with_model(self, inference: Inference) -> MaskProtocol:
         """Return the protocol with a model's working size and tiles where it names none itself."""
-        found = self
+        found = replace(self, square=self.square or inference.square)
         if self.resize is None and self.longer is None:
-            found = replace(self, resize=inference.resize, longer=inference.longer)
+            found = replace(found, resize=inference.resize, longer=inference.longer)
             if self.window is None and inference.window is not None:
                 found = replace(found, window=inference.window, stride=inference.step)
         return found
 
     @property
     def inference(self) -> Inference:
-        return Inference(self.resize, self.window, self.stride, longer=self.longer)
+        return Inference(self.resize, self.window, self.stride, longer=self.longer, square=self.square)
 
 
 MASK_PROTOCOLS: dict[str, MaskProtocol] = {
     p.name: p
-    for p in (MaskProtocol("plain"), MaskProtocol("eomt_640", longer=640), MaskProtocol("eomt_1280", longer=1280))
+    for p in (
+        MaskProtocol("plain"),
+        MaskProtocol("eomt_640", longer=640, square=True),
+        MaskProtocol("eomt_1280", longer=1280, square=True),
+    )
 }
 
 
@@ -91,7 +97,7 @@ def evaluate_masks(model: DenseModel, source: LabelledSource, what: str, protoco
         size = (sample.image.shape[0], sample.image.shape[1])
         small = resize_image(sample.image, whole_size(protocol.inference, size))
         pixels = torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1)))[None].to(device)
-        found = predict(model.backbone.normalise(pixels)[0], size)
+        found = predict(pixels[0], size)
         target = sample.segments
         if what == "instance":
             target = target.of_things(things)
@@ -111,8 +117,7 @@ def _measure_large(
     if shrunk != full:
         pixels = torch.from_numpy(image.shrunk(shrunk).transpose(2, 0, 1)).to(device)
     find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
-    network = lambda images: model.maps(model.backbone.normalise(images))  # noqa: E731
-    places, found = in_tiles(network, pixels, inference, find, top=protocol.top)
+    places, found = in_tiles(_normalised(model), pixels, inference, find, top=protocol.top)
     if isinstance(metric, MaskAP):
         compare_instances(joined_instances(places, list(found))[: protocol.top], shrunk, targets, metric, things)
     else:
@@ -124,22 +129,28 @@ def _measure_large(
 def predictor(
     model: DenseModel, protocol: MaskProtocol, what: str, things: tuple[bool, ...]
 ) -> Callable[[Tensor, Size], Any]:
-    """Return what turns a normalised image (3, h, w) into the instances or segments of its original size."""
+    """Return what turns a uint8 image (3, h, w) into the instances or segments of its original size."""
     if "masks" in model.outputs:
         find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
 
         def found_in(image: Tensor, size: Size) -> Any:
-            found = search(model.maps, image, size, protocol.inference, find, things, top=protocol.top)
+            found = search(_normalised(model), image, size, protocol.inference, find, things, top=protocol.top)
             return best(found, 0.0, protocol.top)
 
         return found_in
 
     def components(image: Tensor, size: Size) -> Any:
-        scores = resize(model.maps(image[None])["labels"].float(), size, align_corners=False).softmax(1)[0].cpu()
+        labels = _normalised(model)(image[None])["labels"].float()
+        scores = resize(labels, size, align_corners=False).softmax(1)[0].cpu()
         found = connected(scores, things)
         return partition(found, scores, things) if what == "panoptic" else best(found, 0, protocol.top)
 
     return components
+
+
+def _normalised(model: DenseModel) -> Callable[[Tensor], Maps]:
+    """Return a model as a network of uint8 images."""
+    return lambda images: model.maps(model.backbone.normalise(images))
 
 
 def connected(scores: Tensor, things: tuple[bool, ...]) -> Found:
@@ -187,6 +198,7 @@ def measure_masks(
     check_classes(model, source)
     protocol = protocol.with_model(model.inference)
     if output is None:
+        protocol = replace(protocol, square=False)
         refuse_large(source, "finding connected parts of classes")
     settings = large_settings(source)
     check_before(model, source, data, split)

@@ -68,9 +68,11 @@ def export(
         model = open_model(model)
     if isinstance(model, DenseModel) and not model.head.exports:
         raise ValueError(f"the head {model.head.options()['name']} cannot be exported; use dense predict")
-    if size is None:
-        size = model.facts.get("view") if isinstance(model, DenseModel) else None
+    view = model.facts.get("view") if isinstance(model, DenseModel) else None
     inference = model.inference if isinstance(model, DenseModel) else Inference()
+    if inference.square and (side := inference.longer or max(view or (0,))):
+        view = (side, side)
+    size = view if size is None else size
     if size is None and isinstance(inference.resize, tuple):
         size = inference.resize
     if size is None:
@@ -78,6 +80,11 @@ def export(
         known = (f"of the model's working size only the {which} side is known, {side}" for which, side in sides if side)
         message = next(known, "the model has no working size")
         raise ValueError(f"size: {message}; give height and width in pixels, --size H W")
+    if inference.square and size[0] != size[1]:
+        raise ValueError(
+            f"size={tuple(size)}: the model pads images below and at the right to a square, which a file leaves to its "
+            f"user; give a square, such as --size {max(size)} {max(size)}"
+        )
     network = ExportNetwork(
         copy.deepcopy(model).cpu().float().eval().requires_grad_(False), raw, layers, norm, raw_depth
     )
@@ -152,6 +159,8 @@ def metadata(network: ExportNetwork, size: Size, dynamic: bool, names: list[str]
             facts["classes"] = list(model.classes or map(str, range(model.outputs["labels"].count)))
         if (masks := model.outputs.get("masks")) is not None:
             facts["mask_logits"] = "one mask per query, over the whole image"
+            if model.inference.square:
+                facts["square"] = "images are padded below and at the right to a square of black"
             facts["class_logits"] = "classes of each query, the last of which is no object"
             facts |= {"kind": masks.kind, "things": masks.things}
             facts["classes"] = list(model.classes or map(str, range(masks.count)))

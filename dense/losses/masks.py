@@ -22,12 +22,12 @@ class MaskLoss(nn.Module):
 
     The matching minimises ``-classes * p(class) + mask * BCE + dice * Dice`` over pairs of a query and an object, at
     `points` random places. BCE and Dice compare the logits of a matched query with its object at as many places: of
-    ``oversample * points`` random ones the most uncertain, a share `importance` of all, and random ones; both are
-    divided by the number of objects. CE is over all queries, of which the unmatched are of no object and weigh
+    ``oversample * points`` random ones the most uncertain valid ones, a share `importance` of all, and random ones;
+    both are divided by the number of objects. CE is over all queries, of which the unmatched are of no object and weigh
     `no_object`. With points=0 masks are compared at the centre of each of their cells.
 
-    drop: an unmatched query whose mask has an IoU of at most this with every object costs nothing (DropLoss), for
-    labels that miss objects; None for no such query.
+    drop: an unmatched query whose mask has an IoU of at most this with every object, where masks are compared, costs
+    nothing (DropLoss), for labels that miss objects; None for no such query.
 
     >>> masks, classes = torch.randn(2, 5, 8, 8), torch.randn(2, 5, 4)
     >>> objects, labels = [torch.rand(3, 32, 32) > 0.5, torch.zeros(0, 32, 32) > 0], [torch.arange(3), torch.arange(0)]
@@ -78,8 +78,8 @@ class MaskLoss(nn.Module):
                 self._classes(classes, labels, matches) for (_, classes), matches in zip(pairs, every, strict=True)
             ]
             weights = [self._weights(t, c.shape[-1] - 1, s) for (_, c), t, s in zip(pairs, targets, seen, strict=True)]
-            matched = sum(len(queries) for queries, _ in every[0])
-            counts = mean(torch.stack([weights[0].new_tensor(matched), *(w.sum() for w in weights)]))
+            number = weights[0].new_tensor(sum(map(len, labels)))
+            counts = mean(torch.stack([number, *(w.sum() for w in weights)]))
             total, parts = pairs[0][0].new_zeros(()), {}
             for (masks, classes), matches, target, w, amount in zip(
                 pairs, every, targets, weights, counts[1:], strict=True
@@ -109,7 +109,8 @@ class MaskLoss(nn.Module):
                 x = sample(logits[image : image + 1], points)[0]  # Q, P
                 costs[number].append(self._cost(x, classes[image], inside, label, counted))
                 if self.drop is not None:
-                    seen[number][image] = (overlap(x > 0, inside > 0.5) > self.drop).any(1)
+                    known = True if counted is None else counted > 0
+                    seen[number][image] = (overlap((x > 0) & known, (inside > 0.5) & known) > self.drop).any(1)
         flat = torch.cat([cost.flatten() for row in costs for cost in row]).nan_to_num(nan=1e9, posinf=1e9, neginf=1e9)
         pieces = iter(flat.cpu().split([cost.numel() for row in costs for cost in row]))  # one transfer for all
         device = flat.device
@@ -156,23 +157,27 @@ class MaskLoss(nn.Module):
             return masks.flatten()[:0].sum(), masks.flatten()[:0].sum()
         logits = masks[images, torch.cat([queries for queries, _ in matches])][:, None]  # M, 1, h, w
         inside = torch.cat([masks[found] for masks, (_, found) in zip(objects, matches, strict=True)])[:, None].float()
+        weight = None if weight is None else weight[images]
         with torch.no_grad():
-            points = self._uncertain_points(logits)
+            points = self._uncertain_points(logits, weight)
             target = sample(inside, points)[:, 0]  # M, P
-            counted = torch.ones_like(target) if weight is None else sample(weight[images], points, "nearest")[:, 0]
+            counted = torch.ones_like(target) if weight is None else sample(weight, points, "nearest")[:, 0]
         x = sample(logits, points)[:, 0]
         bce = F.binary_cross_entropy_with_logits(x, target, counted, reduction="none")
         probability, target = x.sigmoid() * counted, target * counted
         dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
         return (bce.sum(1) / counted.sum(1).clamp(min=1)).sum(), dice.sum()
 
-    def _uncertain_points(self, logits: Tensor) -> Tensor:
-        """Return points (M, P, 2), a share `importance` of which has logits (M, 1, h, w) near 0."""
+    def _uncertain_points(self, logits: Tensor, weight: Tensor | None) -> Tensor:
+        """Return points (M, P, 2), a share `importance` of which has logits (M, 1, h, w) near 0 and a weight."""
         count = int(self.importance * self.points)
         if not count:
             return self._points(len(logits), logits)
         points = self._points(len(logits), logits, int(self.points * self.oversample))
-        nearest = sample(logits, points)[:, 0].abs().topk(count, dim=1, largest=False).indices
+        certainty = sample(logits, points)[:, 0].abs()
+        if weight is not None:
+            certainty = certainty.masked_fill(sample(weight, points, "nearest")[:, 0] == 0, torch.inf)
+        nearest = certainty.topk(count, dim=1, largest=False).indices
         chosen = points.gather(1, nearest[..., None].expand(-1, -1, 2))
         return torch.cat((chosen, self._points(len(logits), logits, self.points - count)), 1)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import heads
@@ -43,6 +44,8 @@ class Inference:
             camera can then be resized to it, so that it has as many pixels per degree.
         reading: channels of the images and what their numbers mean; in a training those of data.channels and
             data.levels.
+        square: pad what the network gets, the resized image or a window of it, below and at the right to a square of
+            black, as published models of queries were trained, and cut the padding off their masks.
     """
 
     resize: int | tuple[int, int] | None = None
@@ -52,6 +55,7 @@ class Inference:
     refine: Refinement = "none"
     longer: int | None = None
     reading: Reading = PHOTOGRAPHS
+    square: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.reading, dict):  # as JSON has it
@@ -61,7 +65,7 @@ class Inference:
         if self.refine not in get_args(Refinement):
             raise ValueError(f"inference.refine={self.refine!r}: expected none or guided")
         for name, value in asdict(self).items():
-            if name in ("refine", "reading") or value is None:
+            if name in ("refine", "reading", "square") or value is None:
                 continue
             sides = value if isinstance(value, tuple) else (value,)
             if not all(isinstance(side, Real if name == "focal" else Integral) for side in sides):
@@ -81,6 +85,12 @@ class Inference:
         if focal is None or self.focal is None:
             return self.resize
         return max(1, round(image[0] * self.focal / focal)), max(1, round(image[1] * self.focal / focal))
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Return uint8 images (B, N, H, W) as the network gets them, see `square`."""
+        height, width = images.shape[-2:]
+        side = max(height, width)
+        return F.pad(images, (0, side - width, 0, side - height)) if self.square and height != width else images
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; without `reading` where images are photographs."""
@@ -140,6 +150,8 @@ class DenseModel(nn.Module, SavedModel):
         self.classes = tuple(classes) if classes else None
         self.inference, self.facts = inference, facts or {}
         self.report: LoadReport | None = None  # what matched when the head's weights were loaded
+        if inference.square and task not in ("instance", "panoptic"):
+            raise ValueError(f"inference.square pads images for masks of objects; for {task} leave it out")
         blocks: int = getattr(head, "blocks", 0)
         if blocks and self.layers != (read := (before_blocks(backbone.spec, blocks),)):
             raise ValueError(

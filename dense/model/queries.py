@@ -2,6 +2,7 @@
 
 mask_logits: (B, Q, h, w); class_logits: (B, Q, C + 1), no object last. Logits are resized to `size` bilinearly, after
 they were resized to `through` where that is given: the size of the network's input, as published numbers were measured.
+part: height and width of the image in that input, at its upper left; the rest is padding, see `Inference.square`.
 Only masks that are kept are resized, a few at a time.
 """
 
@@ -58,20 +59,23 @@ def as_classes(network: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tens
 
 
 def instances(
-    mask_logits: Tensor, class_logits: Tensor, size: Size, top: int = TOP, through: Size | None = None
-) -> list[Found]:
+    mask_logits: Tensor, class_logits: Tensor, size: Size, top: int = TOP, through: Size | None = None,
+    part: Size | None = None, least: float = 0.0,
+) -> list[Found]:  # fmt: skip
     """Return the `top` pairs of query and class of each image whose masks have pixels, the most certain first.
 
     The score is the probability of the class times the mean probability of the mask over its pixels. A query may appear
-    with several classes.
+    with several classes. least: a probability of the class below which a pair is left out, before its mask is resized;
+    no score is larger than it.
     """
     found = []
     for logits, classes in zip(mask_logits.float(), class_logits.float(), strict=True):
         shares = classes.softmax(-1)[:, :-1]  # Q, C
         best, place = shares.flatten().topk(min(top, shares.numel()))
+        best, place = best[best >= least], place[best >= least]
         query, label = place // shares.shape[1], place % shares.shape[1]
         own, which = query.unique(return_inverse=True)
-        masks, certain = _masks(logits[own], size, through)
+        masks, certain = _masks(logits[own], size, through, part)
         scores = best * certain[which]
         order = scores.argsort(descending=True, stable=True)
         order = order[masks.flatten(1).any(1)[which[order]]]
@@ -79,23 +83,25 @@ def instances(
     return found
 
 
-def _masks(logits: Tensor, size: Size, through: Size | None) -> tuple[Tensor, Tensor]:
+def _masks(logits: Tensor, size: Size, through: Size | None, part: Size | None) -> tuple[Tensor, Tensor]:
     """Return where logits (N, h, w) are positive at `size`, and the mean probability there (N,)."""
     masks = torch.zeros(len(logits), *size, dtype=torch.bool, device=logits.device)
     certain = torch.zeros(len(logits), device=logits.device)
     step = max(1, AT_ONCE // (size[0] * size[1]))
     for first in range(0, len(logits), step):
-        part = slice(first, first + step)
-        large = resized(logits[part], size, through)
-        masks[part] = large > 0
-        inside = masks[part].flatten(1)
-        certain[part] = (large.sigmoid_().flatten(1) * inside).sum(1) / (inside.sum(1) + 1e-6)
+        few = slice(first, first + step)
+        large = resized(logits[few], size, through, part)
+        masks[few] = large > 0
+        inside = masks[few].flatten(1)
+        certain[few] = (large.sigmoid_().flatten(1) * inside).sum(1) / (inside.sum(1) + 1e-6)
     return masks, certain
 
 
-def resized(logits: Tensor, size: Size, through: Size | None = None) -> Tensor:
+def resized(logits: Tensor, size: Size, through: Size | None = None, part: Size | None = None) -> Tensor:
     """Return mask logits (N, h, w) at a size."""
     first = resize(logits[None], through or size, align_corners=False)
+    if part is not None:
+        first = first[..., : part[0], : part[1]]
     return resize(first, size, align_corners=False)[0].clone()
 
 
@@ -107,6 +113,7 @@ def panoptic(
     mask_threshold: float = 0.8,
     overlap_threshold: float = 0.8,
     through: Size | None = None,
+    part: Size | None = None,
 ) -> list[Partition]:
     """Return the panoptic segments of each image.
 
@@ -118,19 +125,21 @@ def panoptic(
     for logits, classes in zip(mask_logits.float(), class_logits.float(), strict=True):
         scores, labels = classes.softmax(-1).max(-1)
         kept = (labels < classes.shape[-1] - 1) & (scores > mask_threshold)
-        found.append(_partition(logits[kept], labels[kept], scores[kept], size, things, overlap_threshold, through))
+        found.append(
+            _partition(logits[kept], labels[kept], scores[kept], size, things, overlap_threshold, through, part)
+        )
     return found
 
 
 def _partition(
     logits: Tensor, labels: Tensor, scores: Tensor, size: Size, things: Sequence[bool], overlap: float,
-    through: Size | None,
+    through: Size | None, part: Size | None,
 ) -> Partition:  # fmt: skip
     segments = torch.full(size, -1, dtype=torch.long, device=logits.device)
     best, owner = torch.zeros(size, device=logits.device), torch.full_like(segments, -1)
     masks = torch.zeros(len(logits), *size, dtype=torch.bool, device=logits.device)
     for k, one in enumerate(logits):
-        share = resized(one[None], size, through)[0].sigmoid_()
+        share = resized(one[None], size, through, part)[0].sigmoid_()
         masks[k] = share >= 0.5
         weighted = scores[k] * share
         nearer = (weighted > best) | (owner < 0)

@@ -30,18 +30,24 @@ SAME = 0.5  # IoU in the overlap of two tiles above which two masks are one obje
 FLOOR = 0.05  # least score of a part of an object in a tile, where objects of more are asked for
 Tile = tuple[int, int]  # top, left
 
-Finder = Callable[[Tensor, Tensor, Size, Size], Any]  # logits of masks and classes, size of the result, of the input
+# logits of masks and classes, size of the result, of the input, and of the image in it
+Finder = Callable[[Tensor, Tensor, Size, Size, Size], Any]
 
 
-def finder(model: DenseModel, top: int = TOP, mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Finder:
-    """Return what turns logits of an image into a `Found` or a `Partition`, as the model's masks are."""
+def finder(
+    model: DenseModel, top: int = TOP, mask_threshold: float = 0.8, overlap_threshold: float = 0.8, least: float = 0.0
+) -> Finder:
+    """Return what turns logits of an image into a `Found` or a `Partition`, as the model's masks are.
+
+    least: score below which instances may be left out; in tiles, that of parts
+    """
     output = model.outputs["masks"]
     things = output.things or (True,) * output.count
 
-    def find(masks: Tensor, classes: Tensor, size: Size, through: Size) -> Any:
+    def find(masks: Tensor, classes: Tensor, size: Size, through: Size, part: Size) -> Any:
         if output.kind == "panoptic":
-            return panoptic(masks, classes, size, things, mask_threshold, overlap_threshold, through)[0]
-        return instances(masks, classes, size, top, through)[0]
+            return panoptic(masks, classes, size, things, mask_threshold, overlap_threshold, through, part)[0]
+        return instances(masks, classes, size, top, through, part, least)[0]
 
     return find
 
@@ -50,15 +56,14 @@ def search(
     network: Callable[[Tensor], Maps], image: Tensor | Pixels, size: Size, inference: Inference, find: Finder,
     things: Sequence[bool] | None = None, least: float = 0.0, top: int = TOP,
 ) -> Any:  # fmt: skip
-    """Return the instances or segments, at `size`, of an image (3, h, w) that has its working size already.
+    """Return the instances or segments, at `size`, of a uint8 image (3, h, w) that has its working size already.
 
     least: smallest score of an instance; top: most instances of an image or, with a window, of each tile
     """
     height, width = image.shape[-2:]
     window = inference.window
     if window is None or (height <= window and width <= window):
-        maps = network(image[:, 0:height, 0:width][None])
-        return best(find(maps["mask_logits"], maps["class_logits"], size, (height, width)), least, top)
+        return best(_found(network, image[:, 0:height, 0:width][None], size, inference, find), least, top)
     places, found = in_tiles(network, image, inference, find, least, top)
     first = next(found)
     found = chain((first,), found)
@@ -71,7 +76,7 @@ def in_tiles(
     network: Callable[[Tensor], Maps], image: Tensor | Pixels, inference: Inference, find: Finder,
     least: float = 0.0, top: int = TOP,
 ) -> tuple[list[Tile], Iterator[Any]]:  # fmt: skip
-    """Return the places of the tiles of an image (3, h, w), and what is found in each; without a window it is one.
+    """Return the places of the tiles of a uint8 image (3, h, w), and what is found in each; without a window it is one.
 
     least: smallest score of a joined instance, whose parts may have less
     """
@@ -84,13 +89,19 @@ def in_tiles(
     def each() -> Iterator[Any]:
         for number, (y, x) in enumerate(places):
             within(number + 1, len(places), "tiles")
-            maps = network(image[:, y : y + tall, x : x + wide][None])
-            one = best(
-                find(maps["mask_logits"], maps["class_logits"], (tall, wide), (tall, wide)), min(least, FLOOR), top
-            )
+            tile = image[:, y : y + tall, x : x + wide][None]
+            one = best(_found(network, tile, (tall, wide), inference, find), min(least, FLOOR), top)
             yield one if isinstance(one, Partition) else Pieces.of(one)
 
     return places, each()
+
+
+def _found(network: Callable[[Tensor], Maps], images: Tensor, size: Size, inference: Inference, find: Finder) -> Any:
+    """Return what a network finds in one uint8 image (1, N, h, w) as a whole, at `size`."""
+    given = inference.padded(images)
+    maps = network(given)
+    through, part = ((one.shape[-2], one.shape[-1]) for one in (given, images))
+    return find(maps["mask_logits"], maps["class_logits"], size, through, part)
 
 
 def best(found: Any, least: float, top: int = TOP) -> Any:

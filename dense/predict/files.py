@@ -61,10 +61,18 @@ def predict_files(
                 objects.extend(one["kind"], one["objects"])
         if objects.content["images"]:
             objects.write(output / f"{objects.name}.json")
+            rows, count = objects.content["annotations"], len(objects.content["images"])
             if objects.name == "instances":
-                number, count = len(objects.content["annotations"]), len(objects.content["images"])
-                less = "" if number else "; a smaller --score keeps less certain ones"
-                say(f"{number} objects with a score of at least {predictor.score:g} in {count} images{less}")
+                number, option = len(rows), "--score"
+                kept = f"objects with a score of at least {predictor.score:g}"
+            else:
+                number, option = (
+                    sum(len(row["segments_info"]) for row in rows),
+                    "--mask-threshold or --overlap-threshold",
+                )
+                kept = f"segments with a probability above {predictor.thresholds['mask_threshold']:g}"
+            less = "" if number else f"; a smaller {option} keeps less certain ones"
+            say(f"{number} {kept} in {count} images{less}")
         for one in facts:
             if "damaged" in one:
                 print(

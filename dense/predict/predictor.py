@@ -26,7 +26,7 @@ from dense.memory.anomaly import detect
 from dense.model.inference import WHOLE, Maps, augmented, bands, slid, slide, whole_size, window_of
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import Partition, as_classes
-from dense.model.tiles import finder, in_tiles, joined_instances, number_partitions, search
+from dense.model.tiles import FLOOR, Finder, finder, in_tiles, joined_instances, number_partitions, search
 from dense.predict.objects import Coco, Instances, Panoptic
 from dense.predict.predictions import Anomaly, Depth, Joint, Prediction, Restoration, Segmentation
 from dense.predict.sinks import Sink, TiledSink
@@ -34,6 +34,8 @@ from heads.layers import resize
 
 RGB = NDArray[np.uint8]  # H, W, 3, or as many channels as the model reads
 Source = str | Path | RGB | Image.Image
+SCORE = 0.5  # least score of an instance
+THRESHOLD = 0.8  # of panoptic segments, as published
 SHRUNK = 4  # times that a large image is larger than the working size, above which prediction warns
 KEPT = 512_000_000  # bytes up to which the maps of a resized image are kept whole
 
@@ -58,13 +60,14 @@ class Predictor:
         raw_depth: keep depth as the head predicts it, such as its logarithm.
         focal: focal length of the images in pixels; they are resized to as many pixels per degree as in training.
         score: least score of an instance.
+        mask_threshold, overlap_threshold: of panoptic segments, see `dense.model.queries.panoptic`; by default 0.8.
         large: megapixels above which the windows of an image are read one by one, from a TIFF in tiles or strips or
             from .npy; `write` then also writes predictions in tiles.
     """
 
     OPTIONS = (
         "resize", "window", "stride", "refine", "flip", "scales", "precision", "batch", "raw_depth", "focal", "score",
-        "large",
+        "mask_threshold", "overlap_threshold", "large",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +81,9 @@ class Predictor:
         batch: int = 1,
         raw_depth: bool = False,
         focal: float | None = None,
-        score: float = 0.5,
+        score: float = SCORE,
+        mask_threshold: float | None = None,
+        overlap_threshold: float | None = None,
         large: float = LARGE,
     ) -> None:
         if precision not in torch_precision:
@@ -110,8 +115,19 @@ class Predictor:
             raise ValueError("flip and scales average maps, and queries of two images are not the same; leave them out")
         if "masks" in model.outputs and self.inference.refine != "none":
             raise ValueError(f"refine={self.inference.refine!r}: masks of queries are not refined; leave it out")
-        if not 0 <= score <= 1:
-            raise ValueError(f"score={score}: expected 0 to 1")
+        thresholds = {"mask_threshold": mask_threshold, "overlap_threshold": overlap_threshold}
+        for name, value in {"score": score, **thresholds}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: expected 0 to 1")
+            if name != "score" and value is not None and model.task != "panoptic":
+                raise ValueError(
+                    f"{name}={value} is of panoptic segments, which the model does not predict; leave it out"
+                )
+        if model.task == "panoptic" and score != SCORE:
+            raise ValueError(f"score={score} is of instances; for panoptic segments give mask_threshold instead")
+        self.thresholds: dict[str, Any] = {
+            name: THRESHOLD if value is None else value for name, value in thresholds.items()
+        }
         self.score, self.large = score, large
         self._augmented = augmented(self._maps, scales, flip)
 
@@ -201,7 +217,7 @@ class Predictor:
         """Find the instances or segments of an image in tiles, and write their JSON file."""
         pixels = self._pixels(self._resized(image))
         size = (pixels.shape[1], pixels.shape[2])
-        places, found = in_tiles(self._searched, pixels, self.inference, finder(self.model), self.score)
+        places, found = in_tiles(self._searched, pixels, self.inference, self._finder(), self.score)
         things: tuple[bool, ...] | None = None
         if self.model.task == "panoptic":
             output = self.model.outputs["masks"]
@@ -243,14 +259,17 @@ class Predictor:
         output = self.model.outputs["masks"]
         pixels = self._pixels(self._resized(image))
         size = (image.shape[0], image.shape[1])
-        found = search(
-            self._searched, pixels, size, self.inference, finder(self.model), output.things, self.score,
-        )  # fmt: skip
+        found = search(self._searched, pixels, size, self.inference, self._finder(), output.things, self.score)
         labels, scores, classes = found.classes.cpu().numpy(), found.scores.cpu().float().numpy(), self._classes
         if isinstance(found, Partition):
             segments = found.segments.cpu().numpy().astype(np.int32)
             return Panoptic(segments, labels, scores, classes, output.things or (True,) * output.count)
         return Instances(found.masks.cpu().numpy(), labels, scores, classes)
+
+    def _finder(self) -> Finder:
+        """Return what turns logits into instances or segments; parts of instances in tiles may have a lower score."""
+        least = self.score if self.inference.window is None else min(self.score, FLOOR)
+        return finder(self.model, least=least, **self.thresholds)
 
     @torch.inference_mode()
     def _searched(self, images: Tensor) -> Maps:

@@ -195,7 +195,7 @@ def join(
         },
     }
     side = side if isinstance(side, int) else backbone.spec.image_size[0]
-    inference = Inference(side, side, side) if kind == "semantic" else Inference(longer=side)
+    inference = Inference(side, side, side) if kind == "semantic" else Inference(longer=side, square=True)
     layers = (before_blocks(backbone.spec, len(masking)),)
     names = class_names(file, count, classes)
     return assemble(file, family, backbone, spec, head, layers, False, names, inference)

@@ -229,7 +229,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
                 features = network.features(network.backbone.normalise(images.to(self.device)))
             return [*features.maps, *features.prefix]
 
-        data.keep_features(compute, key, self.steps, whole=self.inference.window is None)
+        whole = self.inference.window is None and not self.inference.square
+        data.keep_features(compute, key, self.steps, whole)
 
     @property
     def fixed_features(self) -> bool:
@@ -341,8 +342,9 @@ class DenseTask(pl.LightningModule, abc.ABC):
         plain: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
         if self.inference.focal is None:
             del plain["inference"]["focal"]  # which older checkpoints lack
-        if self.inference.longer is None:
-            del plain["inference"]["longer"]
+        for name in ("longer", "square"):
+            if not plain["inference"][name]:
+                del plain["inference"][name]
         del plain["inference"]["reading"]  # which the data compare
         for part, name in (
             ("tune", "warmup_steps"), ("tune", "patch_steps"), ("backbone", "channels"), ("backbone", "channels_from"),

@@ -62,6 +62,7 @@ class DataFacts:
         focal: focal length in pixels at the working size; None where it is unknown.
         things: whether each class is of countable objects; None without masks of objects.
         reading: channels of the images, and what their numbers mean.
+        partial: whether samples may lack a target.
     """
 
     classes: tuple[str, ...] | None = None
@@ -72,6 +73,7 @@ class DataFacts:
     focal: float | None = None
     things: tuple[bool, ...] | None = None
     reading: Reading = PHOTOGRAPHS
+    partial: bool = False
 
 
 def window_side(crop: int | tuple[int, int] | None, augment: Augment) -> tuple[int, int]:
@@ -150,8 +152,8 @@ class DenseData(pl.LightningDataModule):
 
     Args:
         root: a folder of images/ with masks/ or depth/, a published data set, or scenes for the embedded ones.
-        layout: folder, ade20k, voc2012, cityscapes, nyuv2 or kitti_eigen; for restoration also images (any folder of
-            clean ones) or paired (input/ and target/).
+        layout: folder, ade20k, voc2012, cityscapes, coco, coco_panoptic, nyuv2 or kitti_eigen; for restoration also
+            images (any folder of clean ones) or paired (input/ and target/).
         batch_size: images per process and micro-batch; auto for a number that suits machine and data.
         workers: processes that load images; 0 loads in the main process.
         seed: seed of the order of images and of their augmentation.
@@ -163,7 +165,7 @@ class DenseData(pl.LightningDataModule):
         resize: working size of training and validation images, see `Inference`; by default the model's; auto for one
             that suits the targets.
         val_size: former name of resize.
-        partial: samples may lack the mask or the depth.
+        partial: samples may lack the mask or the depth, in trainings of classes or depth; not for masks of objects.
         targets: targets that are read, labels, depth or masks of objects; null for those that the task trains.
         answers: former name of targets.
         classes: names and values of classes, or a YAML file, instead of classes.yaml.
@@ -245,7 +247,7 @@ class DenseData(pl.LightningDataModule):
         if answers is not None:
             warnings.warn("data.answers is now called data.targets", FutureWarning, stacklevel=1)
         self.root, self.layout, self.batch_size, self.workers, self.seed = root, layout, batch_size, workers, seed
-        self.embedded = root == "scenes"
+        self.embedded, self.partial = root == "scenes", partial
         self.reading = Reading.of(levels, channels)
         if self.embedded and self.reading not in (PHOTOGRAPHS, Reading(RGB)):
             raise ValueError(f"data.root=scenes with {self.reading}: scenes are RGB; leave channels and levels out")
@@ -364,6 +366,7 @@ class DenseData(pl.LightningDataModule):
             focal=self._focal(),
             things=things,
             reading=self.reading,
+            partial=self.partial,
         )
 
     @property

@@ -95,6 +95,11 @@ class MasksTask(DenseTask):
                 f"the data have no {'classes' if self.kind == 'semantic' else 'masks of objects'} for training and "
                 "validation; give COCO annotations, maps of instances or, for kind semantic, masks of classes"
             )
+        if data.partial and self.kind != "semantic":
+            raise ValueError(
+                f"data.partial=True: kind {self.kind} needs the objects of each image, since where they are unknown a "
+                "query is neither right nor wrong; leave partial out, and images without a map of instances"
+            )
         count = len(data.classes)
         if outputs.get("masks", {}).get("count", count) != count:
             raise ValueError(f"the head has another number of classes than the data, {count}; leave count out")
@@ -103,8 +108,13 @@ class MasksTask(DenseTask):
         return {"masks": given | {"count": count, "kind": self.kind, "things": things}}
 
     def setup(self, stage: str) -> None:
-        """Refuse copy-paste in batches of one image, where there is nothing to paste."""
-        size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        """Refuse copy-paste in batches of one image, where there is nothing to paste, and padding unlike inference."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        size = data.batch_size
+        if self.inference.square and data.settings["augment"].get("pad") != "corner":
+            raise ValueError(
+                "model.inference.square pads images at a corner; set data.augment.pad corner, and crop_size"
+            )
         if self.paste.probability and size < 2:
             raise ValueError(
                 f"copy_paste.probability={self.paste.probability} with data.batch_size={size}: objects are those of "
@@ -198,10 +208,10 @@ class MasksTask(DenseTask):
             maps = self.network.decode(self.features(batch)[0])
         else:
             assert batch.images is not None
-            images = self.network.backbone.normalise(batch.images)
-            if self.kind != "semantic" and self.inference.window is not None:
-                self.count(self.metrics, [self.found_in(image, batch) for image in images], batch)
+            if self.kind != "semantic" and (self.inference.window is not None or self.inference.square):
+                self.count(self.metrics, [self.found_in(image, batch) for image in batch.images], batch)
                 return
+            images = self.network.backbone.normalise(batch.images)
             window = self.inference.window
             maps = (
                 self.network.maps(images) if window is None else slid(self.scores, window, self.inference.step)(images)
@@ -216,9 +226,10 @@ class MasksTask(DenseTask):
         return {"labels": queries.semantic(masks, classes, (images.shape[-2], images.shape[-1]))}
 
     def found_in(self, image: Tensor, batch: Batch) -> Any:
-        """Return the instances or segments of a normalised image (3, h, w) in windows, at the targets' size."""
+        """Return the instances or segments of a uint8 image (3, h, w), at the targets' size."""
         network, things = self.network, self.network.outputs["masks"].things
-        return search(network.maps, image, target_size(batch), self.inference, finder(network), things)
+        maps = lambda images: network.maps(network.backbone.normalise(images))  # noqa: E731
+        return search(maps, image, target_size(batch), self.inference, finder(network), things)
 
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         if self.kind == "semantic":

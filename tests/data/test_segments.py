@@ -172,9 +172,15 @@ WRONG: dict[str, tuple[Callable[[Json], object], str]] = {
     "text": (lambda c: change(c, segmentation={"size": SIZE, "counts": "1o"}), "annotation 1 of"),
     "empty": (lambda c: change(c, segmentation={"size": SIZE, "counts": [48]}), "the mask of annotation 1 of"),
     "polygon": (lambda c: change(c, segmentation=[[1, 2, 3, 4]]), "has 4 numbers; expected x and y"),
-    "box": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 has a box and no mask"),
-    "twice": (lambda c: change(c, id=2), "two annotations have the id 2"),
-    "category": (lambda c: change(c, category_id=5), "annotation 1 has the category 5, which is not listed"),
+    "box": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 of a.jpg has a box and no mask"),
+    "twice": (lambda c: change(c, id=2), "two annotations have the id 2, also annotation 2 of a.jpg"),
+    "no ids": (
+        lambda c: [one.pop("id") for one in c["annotations"]],
+        "3 annotations have no id, such as one of a.jpg; give each one of its own",
+    ),
+    "crowd": (lambda c: change(c, iscrowd="0"), "iscrowd of annotation 1 of a.jpg is '0'; expected 0 or 1"),
+    "thing": (lambda c: c["categories"][0].update(isthing="1"), "isthing of category 7 is '1'; expected 0 or 1"),
+    "category": (lambda c: change(c, category_id=5), "annotation 1 of a.jpg has the category 5, which is not listed"),
     "image": (lambda c: change(c, image_id=99), "annotation 1 is of image 99, which is not listed"),
     "declared": (
         lambda c: c["images"][0].update(height=8, width=6),
@@ -228,11 +234,28 @@ def test_a_polygon_thinner_than_a_pixel_is_left_out(tmp_path: Path) -> None:
     assert read(tmp_path).classes.tolist() == [0]
 
 
-@pytest.mark.parametrize(("shift", "words"), [(5000.0, "lie outside the image"), (float("nan"), "not finite")])
-def test_polygons_that_are_no_mask(tmp_path: Path, shift: float, words: str) -> None:
+@pytest.mark.parametrize(
+    ("polygon", "words"),
+    [
+        ([5e3, 5e3, 5e3, 6e3, 6e3, 6e3], "lie outside the image"),
+        ([float("nan")] * 6, "not finite"),
+        ([1, 1, 3e7, 1, 3, 4], "a polygon of annotation 1 of {root}/images/a.jpg has the coordinate 3e+07, more than"),
+        ([1, 1, 3, 1, 3, -61], "has the coordinate -61, more than 10 sides outside the image of 8x6 pixels"),
+    ],
+)
+def test_polygons_that_are_no_mask(tmp_path: Path, polygon: list[float], words: str) -> None:
     content = instances(tmp_path)
-    change(content, segmentation=[[shift, shift, shift + 9, shift, shift + 9, shift + 9]])
+    change(content, segmentation=[polygon])
+    words = words.replace("{root}", str(tmp_path))
     assert words in check(open_labelled(written(tmp_path, content), "all", targets=("masks",)))[0]
+
+
+def test_images_that_are_rotated_by_exif(tmp_path: Path) -> None:
+    """And not their annotations, which are of the file as it is stored."""
+    content = instances(tmp_path)
+    image_file(tmp_path / "images/b.jpg", orientation=6)
+    (found,) = check(open_labelled(written(tmp_path, content), "all", targets=("masks",)))
+    assert "its JSON file says 6x8; the image is rotated by its EXIF data and the JSON file is not" in found
 
 
 def test_wrong_panoptic(tmp_path: Path) -> None:
@@ -240,7 +263,8 @@ def test_wrong_panoptic(tmp_path: Path) -> None:
     for place, (key, words) in enumerate(
         {"id": "has the id 258, which the JSON file does not list", "twice": "have the id 65539", "png": "no file",
          "empty": "has no pixels", "none": "has no annotation of 1 images", "list": "a.png has the id [258]; expected",
-         "category": "has the category [1], which", "info": "segments_info of a.png is ['a']; expected a list"}.items()
+         "category": "has the category [1], which", "crowd": "iscrowd of segment 258 of a.png is None; expected 0 or 1",
+         "info": "segments_info of a.png is ['a']; expected a list"}.items()
     ):  # fmt: skip
         root = tmp_path / str(place)
         content = panoptic(root)
@@ -257,6 +281,8 @@ def test_wrong_panoptic(tmp_path: Path) -> None:
             listed[0]["id"] = [258]
         elif key == "category":
             listed[0]["category_id"] = [1]
+        elif key == "crowd":
+            listed[0]["iscrowd"] = None
         elif key == "info":
             content["annotations"][0]["segments_info"] = ["a"]
         else:

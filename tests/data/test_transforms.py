@@ -162,6 +162,19 @@ def test_quarter_turns_and_vertical_flips(shape: tuple[int, int], crop: Any, kin
     assert np.array_equal(flipped.labels, sample().labels[::-1])  # type: ignore[index]
 
 
+def test_padding_at_a_corner() -> None:
+    """Images begin at the upper left, also mirrored; what is added is black, unknown, and untouched by colours."""
+    plain = sample(20, 30)
+    augment = Augment(flip=0.5, brightness=0.5, contrast=0.5, photometric=1.0, pad="corner")
+    for seed in range(4):
+        found = TrainTransform(augment, (40, 33), "metric")(plain, seed)
+        assert found.labels is not None
+        inside = torch.zeros(40, 33, dtype=torch.bool)
+        inside[:20, :30] = True
+        assert torch.equal(found.labels != IGNORE, inside)
+        assert not found.image[:, ~inside].any()
+
+
 def test_noise_is_in_the_image_alone() -> None:
     plain = Labelled(np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), np.uint8), None, "grey")
     transform = TrainTransform(Augment(noise=0.1, photometric=1.0), None)
@@ -279,6 +292,8 @@ def test_batches_with_lacking_targets() -> None:
         (lambda: Augment(scale=(2.0, 0.5)), "expected 0 < low <= high"),
         (lambda: Augment(flip=1.5), "flip=1.5: expected 0 to 1"),
         (lambda: TrainTransform(Augment(), 0), "crop_size=0"),
+        (lambda: TrainTransform(Augment(pad="corner"), None), "pad='corner' pads crops"),
+        (lambda: Augment(pad="center"), "pad='center': expected around or corner"),  # type: ignore[arg-type]
         (lambda: EvalTransform(0), "size=0"),
         (lambda: EvalTransform(targets="drop"), "expected 'keep' or 'resize'"),  # type: ignore[arg-type]
     ],

@@ -19,6 +19,7 @@ from dense.data.labelled.sample import Identity, Labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.dense import PROTOCOLS, DenseProtocol, evaluate_dense, find_protocol
 from dense.model.card import as_json
+from dense.model.network import Inference
 from dense.suggest import UnknownOption
 from tests.predict.models import model
 from tests.runs import call
@@ -32,7 +33,7 @@ class Fake(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(1))
         self.classes, self.depth_kind = classes, kind
         self.outputs = {"depth": None, "labels": None}
-        self.layers, self.norm, self.facts = (0,), True, {}
+        self.layers, self.norm, self.facts, self.inference = (0,), True, {}, Inference()
 
     @property
     def backbone(self) -> Fake:

@@ -95,9 +95,9 @@ def objects(folder: Path, form: str, network: DenseModel) -> None:
     shutil.rmtree(folder / "masks")
     for kind in ("masks", "instances"):
         (folder / kind).mkdir()
-    coco = Coco()
+    coco, predictor = Coco(), Predictor(network, **({"score": 0} if network.task == "instance" else {}))
     for number in (0, 1):
-        found = Predictor(network, score=0)(tifffile.imread(folder / f"images/{number}.tif"))
+        found = predictor(tifffile.imread(folder / f"images/{number}.tif"))
         assert isinstance(found, Panoptic | Instances)
         numbers = found.segments if isinstance(found, Panoptic) else found.numbers.astype(np.int64) - 1
         numbers = np.roll(np.where(numbers % 7 == 3, -1, numbers), 1, 1)

@@ -44,18 +44,27 @@ def test_verbs(kind: str, tmp_path: Path) -> None:
     assert tiled.protocol.name == f"{kind}, plain, changed"
 
 
-def test_semantic_masks_are_measured_like_classes(tmp_path: Path) -> None:
-    """mIoU of queries, and of panoptic models by the scores of their queries."""
+def test_semantic_masks_are_measured_like_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mIoU of queries, and of panoptic models by the scores of their queries, on squares if they are of squares."""
     for kind in ("semantic", "panoptic"):
         result = dense.evaluate(queries(kind, CLASSES), "scenes", what="segmentation", scenes=2, size=48)  # type: ignore[arg-type]
         assert 0 <= result.numbers["miou"] <= 1
+    network, sizes = queries("panoptic", CLASSES, square=True), set[Any]()
+    features = network.features
+    monkeypatch.setattr(network, "features", lambda images: (sizes.add(images.shape[-2:]), features(images))[1])
+    result = dense.evaluate(network, "scenes", what="segmentation", scenes=2, size=48, resize=(24, 48))
+    assert sizes == {(48, 48)}
+    assert 0 <= result.numbers["miou"] <= 1
 
 
 def test_protocols() -> None:
     """Published working sizes; a model's own where a protocol names none; unknown names."""
     assert find_mask_protocol("eomt_640").inference.size_of((480, 320)) == (640, 427)
     assert find_mask_protocol("eomt_640", resize=320).name == "eomt_640, changed"
+    assert find_mask_protocol("eomt_640").inference.square
+    assert find_mask_protocol("plain", resize=320).with_model(Inference(longer=640, square=True)).inference.square
     found = find_mask_protocol("plain").with_model(Inference(resize=64, window=32))
+    assert not found.square
     assert (found.resize, found.window, found.stride) == (64, 32, 21)
     with pytest.raises(ValueError, match="unknown protocol 'eomt'"):
         find_mask_protocol("eomt")

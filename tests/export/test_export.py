@@ -143,6 +143,17 @@ def test_mask_queries(name: str, dynamic: bool, tmp_path: Path) -> None:
     assert written.metadata["classes"] == ["0", "1", "2"]
 
 
+def test_models_of_squares(tmp_path: Path) -> None:
+    """Padding is left to the user of the file, which is of one square; the metadata name it."""
+    model = model_of("rope, patch 16")
+    model.inference = Inference(longer=48, square=True)
+    written = export(model, tmp_path / "model.pt2")
+    assert written.metadata["size"] == [48, 48]
+    assert written.metadata["square"] == "images are padded below and at the right to a square of black"
+    with pytest.raises(ValueError, match=r"size=\(32, 48\): .* give a square, such as --size 48 48"):
+        export(model, tmp_path / "model.pt2", (32, 48))
+
+
 def test_positions_are_baked() -> None:
     """The table of the file has the grid of the file, and the model keeps its own."""
     model = trained("dinov2_vits14_reg", {}, "linear", DEPTH)

@@ -83,10 +83,25 @@ def test_sampled_points_approach_all_cells() -> None:
     assert float(drawn) == pytest.approx(float(whole), rel=0.1)  # between cells logits are interpolated
     loss = MaskLoss(points=200)
     ramp = torch.linspace(-4, 4, 64).expand(1, 1, 64, 64)
-    points = loss._uncertain_points(ramp)[0]
+    points = loss._uncertain_points(ramp, None)[0]
     assert points.shape == (200, 2)
     near = ((points[:, 0] - 0.5).abs() < 0.15).float().mean()
     assert 0.75 < near < 0.95
+
+
+def test_uncertain_points_are_valid() -> None:
+    """Padding, where logits are near zero, gets no uncertain point, and no gradient, as long as others are left."""
+    loss, logits, weight = MaskLoss(points=200), torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 128, 128)
+    logits[..., :32, :48], weight[..., :64, :96] = 5.0, 1.0
+    for importance, least in ((1.0, 1.0), (0.75, 0.75)):
+        loss.importance = importance
+        assert sample(weight, loss._uncertain_points(logits, weight), "nearest").mean() >= least
+    masks, classes = torch.randn(1, 2, 8, 8, requires_grad=True), torch.randn(1, 2, 2)
+    valid = torch.arange(16).expand(1, 16, 16) < 8
+    loss([(masks, classes)], [valid & (torch.arange(16)[:, None] < 8)], [torch.zeros(1).long()], valid)[0].backward()
+    assert masks.grad is not None
+    assert masks.grad[..., :4].any()
+    assert not masks.grad[..., 5:].any()
 
 
 def test_images_without_objects() -> None:
@@ -110,14 +125,23 @@ def test_more_objects_than_queries() -> None:
 
 
 def test_unlabelled_objects_cost_nothing() -> None:
-    """With `drop`, an unmatched query elsewhere has no gradient; one on a labelled object does."""
+    """With `drop`, an unmatched query elsewhere has no gradient; one on a labelled object does, whatever is padding."""
     masks = torch.full((1, 3, 8, 8), -5.0)
     masks[0, 0, :4], masks[0, 1, :3], masks[0, 2, 6:] = 5.0, 5.0, 5.0
     objects = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     objects[0, 0, :8] = True
-    for drop, expected in ((None, [True, True, True]), (0.01, [True, True, False])):
+    left = torch.arange(16).expand(1, 16, 16) < 4
+    wide = masks.clone()
+    wide[0, 1, :, 2:] = 5.0  # in the padding, with which its IoU is 0.54 instead of 0.75
+    for predicted, valid, drop, expected in (
+        (masks, None, None, [True, True, True]),
+        (masks, None, 0.01, [True, True, False]),
+        (wide, None, 0.6, [True, False, False]),
+        (wide, left, 0.6, [True, True, False]),
+    ):
         logits = torch.zeros(1, 3, 2, requires_grad=True)
-        value, _ = MaskLoss(points=0, drop=drop)([(masks, logits)], list(objects), [torch.zeros(1, dtype=torch.int64)])
+        loss, labels = MaskLoss(points=0, drop=drop), [torch.zeros(1, dtype=torch.int64)]
+        value, _ = loss([(predicted, logits)], list(objects), labels, valid)
         value.backward()
         assert logits.grad is not None
         assert logits.grad[0].abs().sum(1).bool().tolist() == expected

@@ -91,27 +91,31 @@ def test_partitions() -> None:
 
 
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
-def test_a_network_in_tiles_finds_what_it_finds_whole(kind: str) -> None:
-    """A network that reads masks from the pixels, at half the size of the image."""
-    masks = discs()
+@pytest.mark.parametrize("square", [False, True])
+def test_a_network_in_tiles_finds_what_it_finds_whole(kind: str, square: bool) -> None:
+    """A network that reads masks from the pixels, also of images and tiles that are padded to squares."""
+    masks, sizes = discs(), list[Any]()
     image = torch.zeros(3, *SIZE)
     for number, mask in enumerate(masks):
         image[0, mask] = number + 1
 
     def network(images: Tensor) -> dict[str, Tensor]:
+        sizes.append(tuple(images.shape[-2:]))
         logits = torch.where(images[:, :1] == torch.arange(1, 6)[:, None, None], 9.0, -9.0)  # 1, Q, h, w
         certain = torch.where(logits.flatten(2).amax(-1) > 0, 9.0, 0.0)
         classes = torch.zeros(1, 5, 3)
         classes[0, torch.arange(5), CLASSES], classes[..., -1] = certain[0], 9 - certain
         return {"mask_logits": logits, "class_logits": classes}
 
-    def find(masks: Tensor, classes: Tensor, size: Any, through: Any) -> Any:
+    def find(masks: Tensor, classes: Tensor, size: Any, through: Any, part: Any) -> Any:
         if kind == "panoptic":
-            return panoptic(masks, classes, size, (True, True), through=through)[0]
-        return instances(masks, classes, size, through=through)[0]
+            return panoptic(masks, classes, size, (True, True), through=through, part=part)[0]
+        return instances(masks, classes, size, through=through, part=part)[0]
 
-    whole = search(network, image, SIZE, Inference(), find, (True, True), least=0.5)
-    parts = search(network, image, SIZE, Inference(window=WINDOW, stride=STEP), find, (True, True), least=0.5)
+    whole = search(network, image, SIZE, Inference(square=square), find, (True, True), least=0.5)
+    assert sizes == [(max(SIZE), max(SIZE)) if square else SIZE]
+    tiled = Inference(window=WINDOW, stride=STEP, square=square)
+    parts = search(network, image, SIZE, tiled, find, (True, True), least=0.5)
     assert len(whole.classes) == len(parts.classes) == 5
     if kind == "panoptic":
         assert torch.equal(
@@ -119,7 +123,7 @@ def test_a_network_in_tiles_finds_what_it_finds_whole(kind: str) -> None:
         )
     else:
         assert {tuple(m.flatten().tolist()) for m in whole.masks} == {tuple(m.flatten().tolist()) for m in parts.masks}
-    large = search(network, image, (120, 200), Inference(window=WINDOW, stride=STEP), find, (True, True), least=0.5)
+    large = search(network, image, (120, 200), tiled, find, (True, True), least=0.5)
     assert (large.segments if kind == "panoptic" else large.masks).shape[-2:] == (120, 200)
 
 
@@ -132,8 +136,8 @@ def test_parts_may_have_less_than_the_least_score() -> None:
         sure = 0.9 if not images[0, 0, :, 0].any() else 0.3  # less where the object begins outside of the tile
         return {"mask_logits": images[:, :1] * 18 - 9, "class_logits": torch.tensor([[[sure, 1 - sure]]]).log()}
 
-    def find(masks: Tensor, classes: Tensor, size: Any, through: Any) -> Found:
-        return instances(masks, classes, size, through=through)[0]
+    def find(masks: Tensor, classes: Tensor, size: Any, through: Any, part: Any) -> Found:
+        return instances(masks, classes, size, through=through, part=part)[0]
 
     image, tiles = mask[None].float().expand(3, -1, -1), Inference(window=WINDOW, stride=STEP)
     found = search(network, image, (40, 66), tiles, find, least=0.5)

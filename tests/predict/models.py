@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -75,6 +74,6 @@ def segmenter(monkeypatch: pytest.MonkeyPatch, kind: MaskKind = "panoptic", **in
     network = queries(kind, **inference)
     torch.manual_seed(1)
     torch.nn.init.normal_(network.head.class_head.weight, std=3)
-    kept = partial(finder, mask_threshold=0.3, overlap_threshold=0.1)
-    monkeypatch.setattr("dense.predict.predictor.finder", kept)
+    low = {"mask_threshold": 0.3, "overlap_threshold": 0.1}
+    monkeypatch.setattr("dense.predict.predictor.finder", lambda model, **options: finder(model, **options | low))
     return network

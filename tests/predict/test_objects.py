@@ -16,7 +16,9 @@ from dense.data.labelled.sample import Labelled
 from dense.data.scenes import render
 from dense.data.transforms import EvalTransform
 from dense.explore.judge import judge
+from dense.model import queries as queries_module
 from dense.model.queries import instances, panoptic, semantic
+from dense.model.tiles import best
 from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.predict.sheet import predictions_sheet
 from tests.predict.models import queries
@@ -92,7 +94,7 @@ def test_predictors() -> None:
         pixels = model.backbone.normalise(torch.from_numpy(photo.transpose(2, 0, 1).copy())[None])
         maps = model(pixels)
         given: Any = (maps["mask_logits"], maps["class_logits"])
-        found = Predictor(model, score=0.6)(photo)
+        found = Predictor(model, **({"score": 0.6} if kind == "instance" else {}))(photo)
         if isinstance(found, Instances):
             expected = instances(*given, (24, 36), through=(24, 36))[0]
             kept = expected.scores >= 0.6
@@ -101,6 +103,11 @@ def test_predictors() -> None:
         elif isinstance(found, Panoptic):
             segments = panoptic(*given, (24, 36), THINGS)[0].segments
             assert np.array_equal(found.segments, segments.numpy())
+            fewer = Predictor(model, overlap_threshold=0.0)(photo)
+            assert isinstance(fewer, Panoptic)
+            segments = panoptic(*given, (24, 36), THINGS, overlap_threshold=0.0)[0].segments
+            assert np.array_equal(fewer.segments, segments.numpy())
+            assert not np.array_equal(fewer.segments, found.segments)
         else:
             assert isinstance(found, Segmentation)
             scores = semantic(*given, (24, 36))[0]
@@ -110,6 +117,19 @@ def test_predictors() -> None:
     windows = Predictor(queries("semantic", window=16, stride=8), flip=True)(photo)
     assert isinstance(windows, Segmentation)
     assert windows.labels.shape == (24, 36)
+
+
+def test_unlikely_pairs_are_not_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal objects above the least score, from the masks of fewer queries."""
+    generator, counts = torch.Generator().manual_seed(0), list[int]()
+    masks, classes = (torch.randn(1, 20, *shape, generator=generator) for shape in ((6, 9), (4,)))
+    resized = queries_module.resized
+    monkeypatch.setattr(queries_module, "resized", lambda x, *sizes: (counts.append(len(x)), resized(x, *sizes))[1])
+    every, few = (best(instances(9 * masks, 3 * classes, (24, 36), least=least)[0], 0.7) for least in (0, 0.7))
+    assert 0 < len(few.scores) < 20
+    assert all(torch.equal(one, other) for one, other in zip(every, few, strict=True))
+    assert counts[0] == 20 > counts[1]
+    assert not len(instances(masks, classes, (24, 36), least=1.0)[0].scores)
 
 
 def test_sizes_and_tiles() -> None:
@@ -123,6 +143,17 @@ def test_sizes_and_tiles() -> None:
     model = queries(longer=60)
     assert model.inference.size_of((24, 36)) == (40, 60)
     assert Predictor.of(model, resize=12).inference.longer is None
+    squares, tall = (Predictor(queries(longer=40, square=square), score=0) for square in (True, False))
+    black = np.concatenate([(photo := image((20, 40))), np.zeros_like(photo)])
+    found, whole, other = squares(photo), squares(black), tall(photo)
+    assert isinstance(found, Instances)
+    assert isinstance(whole, Instances)
+    assert isinstance(other, Instances)
+    masks = {(label, mask[:20].tobytes()) for label, mask in zip(whole.labels, whole.masks, strict=True)}
+    assert {(label, mask.tobytes()) for label, mask in zip(found.labels, found.masks, strict=True)} <= masks
+    assert not np.array_equal(found.masks, other.masks)
+    with pytest.raises(ValueError, match="square pads images for masks of objects; for segmentation leave it out"):
+        queries("semantic", square=True)
     with pytest.raises(ValueError, match="expected one of both"):
         queries(longer=60, resize=12)
 
@@ -135,6 +166,12 @@ def test_what_does_not_fit() -> None:
         Predictor(queries("semantic", refine="guided"))
     with pytest.raises(ValueError, match="score=2: expected 0 to 1"):
         Predictor(queries(), score=2)
+    with pytest.raises(ValueError, match="overlap_threshold=-1: expected 0 to 1"):
+        Predictor(queries("panoptic"), overlap_threshold=-1)
+    with pytest.raises(ValueError, match=r"score=0.3 is of instances; .* give mask_threshold instead"):
+        Predictor(queries("panoptic"), score=0.3)
+    with pytest.raises(ValueError, match=r"mask_threshold=0.3 is of panoptic segments, .* leave it out"):
+        Predictor(queries(), mask_threshold=0.3)
 
 
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
@@ -152,11 +189,14 @@ def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     assert written == {f"0_{name}.json", f"0_{name}.png", "0_overlay.png"}
     of_one = json.loads((tmp_path / f"out/1_{name}.json").read_text())
     assert [one["file_name"] for one in of_one["images"]] == ["1.png"]
+    words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
     if kind == "panoptic":
         assert of_one["annotations"][0]["file_name"] == "1_panoptic.png"
+        assert "0 segments with a probability above 0.8 in 2 images; a smaller --mask-threshold or" in run.stdout
+        some = call([*words, "--overlap-threshold", "0", "--mask-threshold", "0.9"]).stdout
+        assert "segments with a probability above 0.9 in 2 images\n" in some
     else:
         assert "objects with a score of at least 0.5 in 2 images\n" in run.stdout
-        words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
         none = call([*words, "--score", "0.999"]).stdout
         assert "0 objects with a score of at least 0.999 in 2 images; a smaller --score keeps less certain ones" in none
     source = open_labelled(tmp_path / "photos", "all", targets=("masks",), annotations=tmp_path / f"out/{name}.json")

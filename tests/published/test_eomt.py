@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dense.backbone import WeightsError
 from dense.model.network import DenseModel, Inference
+from dense.model.queries import instances, resized
+from dense.model.tiles import search
 from dense.published.convert import write
 from dense.published.eomt import to_transformers
 from dense.published.export import export_huggingface
@@ -105,6 +108,33 @@ def test_the_working_size_goes_to_transformers(name: str, inference: Inference, 
     ours.inference = Inference(resize=(64, 128))
     with pytest.raises(WeightsError, match=r"this model images of 64x128; .* Inference\(longer=128\)"):
         write(ours, tmp_path / "theirs", tmp_path / "ours", "huggingface")
+
+
+@pytest.mark.parametrize("name", ["registers", "dinov3"])
+@pytest.mark.parametrize("size", [(48, 64), (64, 30)])
+def test_images_that_are_not_square(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Padded as EomtImageProcessor pads them; masks at another size are equal to those of its postprocessing."""
+    peer = peer_of(name, tmp_path)
+    ours = load_published(tmp_path, kind="instance")
+    assert ours.inference == Inference(longer=64, square=True)
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    edges = {"shortest_edge": 64, "longest_edge": 64}
+    processor = transformers.EomtImageProcessor(size=edges, do_pad=True)
+    found: list[Tensor] = []
+
+    def find(masks: Tensor, classes: Tensor, size: Any, through: Any, part: Any) -> Any:
+        found.extend((resized(masks[0], size, through, part), classes[0]))
+        return instances(masks, classes, size, through=through, part=part)[0]
+
+    with torch.no_grad():
+        theirs = peer(**{"pixel_values": processor(photo, return_tensors="pt")["pixel_values"]})
+        masks = torch.nn.functional.interpolate(theirs.masks_queries_logits, (64, 64), mode="bilinear")
+        pixels = torch.from_numpy(photo).permute(2, 0, 1)
+        search(lambda x: ours.maps(ours.backbone.normalise(x)), pixels, (2 * size[0], 70), ours.inference, find)
+    (expected,) = processor.unpad_image(masks, [size], edges)
+    expected = torch.nn.functional.interpolate(expected[None], (2 * size[0], 70), mode="bilinear")[0]
+    for mine, other in ((found[0], expected), (found[1], theirs.class_queries_logits[0])):
+        assert float((mine - other).abs().max() / other.abs().max()) < 1e-4
 
 
 def repository_state(name: str, peer: Any) -> dict[str, Tensor]:

@@ -65,7 +65,8 @@ def open_json(path: Path, *images: Path, pngs: Path | None = None, title: str = 
             taken.add(normpath(name))
     read = _panoptic if panoptic else _instances
     annotations = list(_with_ids(path, "annotations", content["annotations"], OF_ANNOTATIONS, problems))
-    found = read(path, annotations, classes, set(sizes), pngs, problems)
+    names = {one.get("id"): str(one.get("file_name")) for one in listed}
+    found = read(path, annotations, classes, names, pngs, problems)
     if not files:
         raise DataError(f"{title}: no images of {path} in {images[0]}", *problems)
     if panoptic and (bare := [name for id, name in files.items() if id not in found]):
@@ -122,7 +123,8 @@ def _categories(
         ]
     if not categories or not all(isinstance(id, int) for id in ids):
         raise DataError(f"{path}: the ids of categories are {ids[:5]}; expected whole numbers")
-    ordered = sorted(zip(ids, names, (bool(one.get("isthing", 1)) for one in categories), strict=True))
+    things = (_flag(one, "isthing", 1, f"category {one['id']}", path, problems) for one in categories)
+    ordered = sorted(zip(ids, names, map(bool, things), strict=True))
     first, last = ordered[0][0], ordered[-1][0]
     if last - first + 1 > len(ordered):
         say(
@@ -135,35 +137,46 @@ def _categories(
     return {id: place for place, (id, *_) in enumerate(ordered)}, form
 
 
+def _flag(one: Mapping[str, Any], key: str, default: int, name: str, path: Path, problems: list[str]) -> int:
+    """Return an entry that is 0 or 1."""
+    value = one.get(key, default)
+    if not isinstance(value, int) or value not in (0, 1):
+        problems.append(f"{path}: {key} of {name} is {value!r}; expected 0 or 1")
+        return default
+    return int(value)
+
+
 def _instances(
-    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: set[Any], _: Any,
+    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: Mapping[Any, str], _: Any,
     problems: list[str],
 ) -> dict[Any, list[list[Any]]]:  # fmt: skip
-    """Return image id -> [id, class, crowd, segmentation] of each annotation."""
+    """Return image id -> [id, class, crowd, segmentation] of each annotation. images: file names by id."""
     found: dict[Any, list[list[Any]]] = {}
     seen: set[Any] = set()
+    if bare := [one for one in annotations if one.get("id") is None]:
+        image = images.get(bare[0].get("image_id"))
+        problems.append(f"{path}: {len(bare)} annotations have no id, such as one of {image}; give each one of its own")
     for one in annotations:
         id, image, category = one.get("id"), one.get("image_id"), one.get("category_id")
-        if id in seen:
-            problems.append(f"{path}: two annotations have the id {id}; give each one of its own")
+        name = f"annotation {id} of {images.get(image)}"
+        if id in seen and id is not None:
+            problems.append(f"{path}: two annotations have the id {id}, also {name}; give each one of its own")
         elif image not in images:
             problems.append(f"{path}: annotation {id} is of image {image}, which is not listed under images")
         elif category not in classes:
-            problems.append(
-                f"{path}: annotation {id} has the category {category}, which is not listed under categories"
-            )
+            problems.append(f"{path}: {name} has the category {category}, which is not listed under categories")
         elif not one.get("segmentation"):
-            problems.append(f"{path}: annotation {id} has a box and no mask; remove it, or add its segmentation")
+            problems.append(f"{path}: {name} has a box and no mask; remove it, or add its segmentation")
         else:
-            crowd = int(bool(one.get("iscrowd", 0)))
+            crowd = _flag(one, "iscrowd", 0, name, path, problems)
             found.setdefault(image, []).append([id, classes[category], crowd, one["segmentation"]])
         seen.add(id)
     return found
 
 
 def _panoptic(
-    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: set[Any], pngs: Path | None,
-    problems: list[str],
+    path: Path, annotations: list[dict[str, Any]], classes: Mapping[Any, int], images: Mapping[Any, str],
+    pngs: Path | None, problems: list[str],
 ) -> dict[Any, dict[str, Any]]:  # fmt: skip
     """Return image id -> {"png": path, "segments": [[id, class, crowd], ...]}."""
     found: dict[Any, dict[str, Any]] = {}
@@ -204,5 +217,6 @@ def _segments(
         elif isinstance(category, list | Mapping) or category not in classes:
             problems.append(f"{path}: segment {id} of {png.name} has the category {category}, which is not listed")
         else:
-            yield [id, classes[category], int(bool(one.get("iscrowd", 0)))]
+            crowd = _flag(one, "iscrowd", 0, f"segment {id} of {png.name}", path, problems)
+            yield [id, classes[category], crowd]
         seen.add(id)

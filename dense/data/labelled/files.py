@@ -13,16 +13,13 @@ from PIL import Image
 
 from dense.data.image import read_image
 from dense.data.labelled.formats import DepthFormat, LabelFormat
-from dense.data.labelled.reading import read_depth, read_labels
+from dense.data.labelled.reading import EXIF_HINT, is_turned, read_depth, read_labels
 from dense.data.labelled.sample import DataError, DepthKind, Identity, Labelled, Segments
 from dense.data.labelled.segments import SegmentFormat
 from dense.data.levels import PHOTOGRAPHS, Reading
 from dense.data.store import Names
 from dense.data.values import TIFFS, files_of, header_size
 from heads.features import Size
-
-ORIENTATION = 0x0112  # EXIF tag; with 5 to 8 an image is rotated by 90 degrees
-EXIF_HINT = "the image is rotated by its EXIF data and the {what} is not: save the image rotated, without EXIF"
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class FileSource:
         image = self.images[index]
         path = self.target(index, what)
         line = f"{path} has {found[0]}x{found[1]} pixels (height x width), {image} has {expected[0]}x{expected[1]}"
-        if tuple(found) == tuple(expected)[::-1] and _orientation(image) >= 5:
+        if tuple(found) == tuple(expected)[::-1] and is_turned(image):
             return f"{line}; {EXIF_HINT.format(what=what)}"
         return f"{line}; every {what} must have its image's size"
 
@@ -186,11 +183,6 @@ def image_size(path: str) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-        return (width, height) if _orientation(path) >= 5 else (height, width)
+        return (width, height) if is_turned(path) else (height, width)
     except Exception:  # PIL's readers raise nearly anything on damaged bytes
         return header_size(path) if path.lower().endswith(TIFFS) else None
-
-
-def _orientation(path: str) -> int:
-    with Image.open(path) as image:
-        return int(image.getexif().get(ORIENTATION, 1))

@@ -18,6 +18,8 @@ from dense.data.labelled.sample import DataError
 from dense.data.values import GDAL_NODATA, Stored, header_of_tiff, nodata_number, stored
 
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # PIL stretches grey of 2 and 4 bits to 0..255
+ORIENTATION = 0x0112  # EXIF tag; with 5 to 8 an image is rotated by 90 degrees
+EXIF_HINT = "the image is rotated by its EXIF data and the {what} is not: save the image rotated, without EXIF"
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz", ".tif", ".tiff", ".exr")
 
 
@@ -34,6 +36,12 @@ def _named_errors(path: Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # readers raise nearly anything on damaged bytes
         raise ImageError(f"{path} is damaged or truncated ({error or type(error).__name__})") from error
+
+
+def is_turned(path: str) -> bool:
+    """Return whether an image is rotated by 90 degrees by its EXIF data."""
+    with Image.open(path) as image:
+        return int(image.getexif().get(ORIENTATION, 1)) >= 5
 
 
 def read_labels(path: str | Path, form: LabelFormat) -> NDArray[np.uint8]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dense.data.labelled.reading import read_mask
+from dense.data.labelled.reading import EXIF_HINT, is_turned, read_mask
 from dense.data.labelled.sample import IGNORE, DataError, Segments
 from dense.data.large import Box
 from heads.features import Size
 
 Kind = Literal["coco", "panoptic", "numbers", "cityscapes", "ade20k"]
+FAR = 10  # sides of an image that a coordinate may lie outside; pycocotools walks along every edge
 THOUSAND = 1000  # Cityscapes: class * 1000 + number
 
 
@@ -163,9 +164,11 @@ def of_annotations(entry: Sequence[Sequence[Any]], size: Size, name: str, box: B
     """
     declared, *entry = entry
     if None not in declared and tuple(declared) != tuple(size):
+        turned = tuple(declared) == tuple(size)[::-1] and is_turned(name)
+        hint = EXIF_HINT.format(what="JSON file") if turned else "annotations must be of the image as it is"
         raise DataError(
             f"{name} has {size[0]}x{size[1]} pixels (height x width), its JSON file says "
-            f"{declared[0]!r}x{declared[1]!r}; annotations must be of the image as it is"
+            f"{declared[0]!r}x{declared[1]!r}; {hint}"
         )
     window, box = box, box or (0, 0, *size)
     masks, kept = [], []
@@ -225,6 +228,12 @@ def decode(stored: Any, size: Size, name: str) -> list[int]:
     x, y = ([value for polygon in stored for value in polygon[first::2]] for first in (0, 1))
     if max(x) < 0 or max(y) < 0 or min(x) > width or min(y) > height:
         raise DataError(f"the polygons of {name} lie outside the image of {width}x{height} pixels")
+    for values, side in ((x, width), (y, height)):
+        if far := [value for value in values if not -FAR * side <= value <= (FAR + 1) * side]:
+            raise DataError(
+                f"a polygon of {name} has the coordinate {far[0]:g}, more than {FAR} sides outside the image of "
+                f"{width}x{height} pixels"
+            )
     from pycocotools import mask  # here, since other data do not need it
 
     return runs(mask.merge(mask.frPyObjects(stored, height, width))["counts"].decode())

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dense.data.labelled.sample import IGNORE, Labelled
+from dense.data.labelled.sample import IGNORE, Labelled, Segments
 from dense.media.draw import Picture, depth_picture, heat, label_picture
 from dense.metrics.discovery import jaccard
 from dense.metrics.segmentation import confusion
@@ -42,7 +42,10 @@ def judge(model: Predictor, sample: Labelled) -> Shown:
     if isinstance(prediction, Anomaly):
         found.append(Shown({"anomaly": prediction.picture()}, f"score {prediction.score:.3f}", prediction.score))
     if isinstance(prediction, Instances | Panoptic):
-        found.append(of_objects(prediction, sample))
+        truth = sample.segments
+        if truth is not None and isinstance(prediction, Instances):
+            truth = truth.of_things(model.model.outputs["masks"].things)
+        found.append(of_objects(prediction, sample.image, truth))
     if len(found) == 1:
         return found[0]
     named = zip(("class", "depth"), found, strict=True)
@@ -68,14 +71,14 @@ def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
     return Shown(layers, f"mIoU {miou:.2f}", 1 - miou)
 
 
-def of_objects(found: Instances | Panoptic, sample: Labelled) -> Shown:
+def of_objects(found: Instances | Panoptic, image: Picture, truth: Segments | None) -> Shown:
     """The error is 1 minus the mean IoU of true objects with the best of their class; uncertainty 1 - mean score."""
-    count, layers = len(found.labels), {"prediction": found.overlay(sample.image)}
-    truth, uncertain = sample.segments, float(1 - found.scores.mean()) if count else 1.0
+    count, layers = len(found.labels), {"prediction": found.overlay(image)}
+    uncertain = float(1 - found.scores.mean()) if count else 1.0
     if truth is None or not len(truth.classes):
         return Shown(layers, f"{count} objects, uncertainty {uncertain:.2f}", uncertain)
     names = [found.classes[k] for k in truth.classes.tolist()]
-    layers["ground truth"] = drawn(sample.image, numbered(truth.masks.numpy()), names)
+    layers["ground truth"] = drawn(image, numbered(truth.masks.numpy()), names)
     masks = torch.from_numpy(found.masks)
     iou = jaccard(masks, truth.masks) * (truth.classes[:, None] == torch.from_numpy(found.labels)[None])
     best = float(torch.cat([iou, torch.zeros(len(iou), 1)], 1).amax(1).mean())

@@ -31,6 +31,10 @@ class Instances:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def best(self, count: int) -> Instances:
+        """Return the most certain objects alone."""
+        return Instances(self.masks[:count], self.labels[:count], self.scores[:count], self.classes)
+
     @property
     def boxes(self) -> NDArray[np.int64]:
         """Boxes around the masks (N, 4): left, top, right, bottom, the latter two exclusive."""

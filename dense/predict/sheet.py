@@ -23,10 +23,10 @@ def predictions_sheet(
 ) -> Picture:
     """Draw a row per sample: the image, then prediction and ground truth of each output, in the same colours.
 
-    The name of each column stands above it, those of the classes with their colours below all rows. kind: of the
-    ground-truth depth.
+    The name of each column stands above it, those of the classes with their colours below all rows. Of instances the
+    best are drawn, as many as there are in the ground truth, however low their scores. kind: of the ground-truth depth.
     """
-    predictor = Predictor(model)
+    predictor = Predictor(model, score=0.0) if model.task == "instance" else Predictor(model)
     rows, headings, present = [], list[str](), set[int]()
     for sample in samples:
         image = sample.image.permute(1, 2, 0).numpy()
@@ -34,10 +34,14 @@ def predictions_sheet(
         depth, segmentation = parts(prediction)
         row: dict[str, Picture] = {"image": as_rgb(image)}
         if isinstance(prediction, Instances | Panoptic):
-            row["objects, prediction"] = prediction.overlay(image)
             if sample.segments is not None:
                 segments = sample.segments.resized((image.shape[0], image.shape[1]))
+                if isinstance(prediction, Instances):
+                    segments = segments.of_things(model.outputs["masks"].things)
+                    prediction = prediction.best(len(segments.classes))
                 words = [(classes or ())[k] for k in segments.classes.tolist()]
+            row["objects, prediction"] = prediction.overlay(image)
+            if sample.segments is not None:
                 row["objects, ground truth"] = drawn(image, numbered(segments.masks.numpy()), words)
         if isinstance(prediction, Restoration):
             row["restored"] = prediction.picture()

@@ -153,7 +153,7 @@ class MasksTask(DenseTask):
         self.set_masking()
         if self.paste.probability:
             things = self.network.outputs["masks"].things
-            if batch.segments is not None and things is not None:
+            if batch.segments is not None:
                 batch = batch._replace(segments=tuple(one.of_things(things) for one in batch.segments))
             batch = copy_paste(batch, self.paste.probability, self.paste.scale)
         return self.network.decode(self.features(batch)[0]), batch
@@ -249,9 +249,9 @@ class MasksTask(DenseTask):
 
     def count(self, metrics: Any, found: Sequence[Any], batch: Batch) -> None:
         """Compare the instances or segments of each image with its targets, on their device."""
-        segments, things = batch.segments or (), self.network.outputs["masks"].things
-        if self.kind == "instance" and things is not None:
-            segments = tuple(one.of_things(things) for one in segments)
+        segments = batch.segments or ()
+        if self.kind == "instance":
+            segments = tuple(one.of_things(self.network.outputs["masks"].things) for one in segments)
         on_device = (type(one)(*(values.to(self.device) for values in one)) for one in found)
         metrics.update(list(on_device), segments)
 

@@ -217,18 +217,28 @@ def test_pages_show_objects() -> None:
         assert set(shown.layers) == {"prediction", "ground truth"}
         assert 0 <= shown.badness <= 1
         assert "mean IoU" in shown.caption
+        assert sample.segments is not None
+        stuff = sample.segments.take(sample.segments.classes < 2)  # sky and ground, which are no instances
+        regions = judge(model, Labelled(sample.image, None, None, "regions", segments=stuff))
+        assert ("ground truth" in regions.layers) == (kind == "panoptic")
         bare = judge(model, Labelled(sample.image, None, None, "bare"))
         assert set(bare.layers) == {"prediction"}
         assert "uncertainty" in bare.caption
 
 
-def test_sheets_of_resized_images() -> None:
-    """Ground truth that keeps its size is drawn over the image at working size."""
+def test_sheets_of_resized_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ground truth that keeps its size is drawn over the image at working size, beside as many of the best objects."""
     source = open_labelled("scenes", "val", targets=("masks",), length=1, size=64)
     sample = EvalTransform(size=32)(source.read(0))
     assert sample.segments is not None
     assert sample.segments.masks.shape[1:] == (64, 64)
-    assert predictions_sheet(queries("instance", source_classes()), [sample], source.classes).ndim == 3
+    drawn = list[int]()
+    monkeypatch.setattr(Instances, "overlay", lambda self, image: drawn.append(len(self)) or image)
+    model = queries("instance", source_classes())
+    model.head.class_head.bias.data.zero_()  # scores are far below those that a prediction keeps
+    assert predictions_sheet(model, [sample], source.classes).ndim == 3
+    assert drawn == [int((sample.segments.classes > 1).sum())]
+    assert drawn[0] > 0
 
 
 def source_classes() -> tuple[str, ...]:

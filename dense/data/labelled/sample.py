@@ -62,8 +62,10 @@ class Segments(NamedTuple):
         ids = self.ids[which] if len(self.ids) else self.ids
         return Segments(self.masks[which], self.classes[which], self.crowd[which], self.valid, ids)
 
-    def of_things(self, things: Sequence[bool]) -> Segments:
-        """Return the objects; things: whether each class is of countable objects."""
+    def of_things(self, things: Sequence[bool] | None) -> Segments:
+        """Return the objects; things: whether each class is of countable objects, None if all are."""
+        if things is None:
+            return self
         return self.take(torch.tensor(things, device=self.classes.device)[self.classes])
 
     def resized(self, size: Size) -> Segments:

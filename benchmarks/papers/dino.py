@@ -235,9 +235,9 @@ def masks(options: argparse.Namespace) -> Made:
 
         folder, fresh = options.output / "runs" / "supervised", options.output / "runs" / "random"
         Backbone.from_spec(mine.spec).save_pretrained(fresh)
-        sizes = ("40", "20", "1") if options.quick else ("4000", "500", "20")
-        words = ["--train", "scenes:train", "--val", "scenes:val", "--backbone", str(fresh), "--workers", "0"]
-        words += [
+        sizes = ("40", "20", "1") if options.quick else ("2000", "500", "12")
+        words = ["--train", "scenes:train", "--val", "scenes:val", "--backbone", str(fresh), "--lr", "2e-3"]
+        words += ["--workers", "0"] + [
             word for pair in zip(("--train-scenes", "--val-scenes", "--epochs"), sizes, strict=True) for word in pair
         ]
         if verb(["evaluate", "finetune", *words, "--output", str(folder)]):

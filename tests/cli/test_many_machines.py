@@ -67,7 +67,7 @@ def equal(argv: list[str], tmp_path: Path, option: str = "--output") -> dict[str
     found = contents(one)
     assert list(contents(two)) == list(found)
     assert [name for name, data in contents(two).items() if data != found[name]] == []
-    assert sum("has ended its share" in process.output for process in started) == 1
+    assert sum("has ended its share" in process.output for process in started) <= 1  # none where both end at once
     return found
 
 

@@ -1,6 +1,8 @@
-"""Make docs/photographs.png, docs/look.png and docs/explore.png from photographs of scikit-image and DINOv2-S weights.
+"""Make photographs.png, look.png, explore.png and objects.jpg from photographs of scikit-image and DINOv2-S weights.
 
-    python docs/photographs.py SKIMAGE/data --weights dinov2_vits14_pretrain.pth
+    python docs/photographs.py SKIMAGE/data --weights dinov2_vits14_pretrain.pth --detector runs/cut/model
+
+The detector, by which docs/objects.jpg is drawn, is that of docs/mask_queries.md; without it the file stays as it is.
 
 chelsea.png: a cat by Stefan van der Walt, CC0. coffee.png: Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0.
 astronaut.png: Eileen Collins, NASA, public domain. The weights of DINOv2 are Apache-2.0 (Meta). The screenshot needs
@@ -26,6 +28,7 @@ sys.path.insert(0, str(HERE.parent))  # for the browser of the tests
 NAMES = ("chelsea.png", "coffee.png", "astronaut.png")
 EYE = (0.42, 0.39)  # of the cat, as shares of width and height
 CELL, WORDS = 224, 20  # pixels of a cell and of its caption
+OBJECTS = 360  # pixels of a photograph with its objects
 SHOWN = ("features, PCA", "class attention", "object, TokenCut")
 
 
@@ -34,6 +37,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder of scikit-image's data")
     parser.add_argument("--backbone", default="dinov2_vits14")
     parser.add_argument("--weights", required=True)
+    parser.add_argument("--detector", type=Path, help="model of instance/maskcut")
     options = parser.parse_args()
     paths = [options.images / name for name in NAMES]
     backbone = dense.load_backbone(options.backbone, options.weights, frozen=True)
@@ -41,6 +45,11 @@ def main() -> None:
     write_picture(HERE / "photographs.png", sheet([both(path, backbone, shipped) for path in paths], gap=6))
     dense.look(paths[2], backbone, point=(220, 110)).resize((1176, 619)).save(HERE / "look.png")
     explore(paths, backbone)
+    if options.detector is not None:
+        found = dense.load(options.detector, score=0.7)
+        pictures = [read_image(path) for path in paths]
+        overlays = [fit(middle(found(picture).overlay(picture)), OBJECTS) for picture in pictures]
+        write_picture(HERE / "objects.jpg", sheet([overlays], gap=6))
 
 
 def both(path: Path, backbone: Backbone, shipped: Backbone) -> list[Picture]:

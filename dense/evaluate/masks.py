@@ -20,7 +20,7 @@ from dense.evaluate.dense import check_before, check_classes, working_size
 from dense.evaluate.large import compare_instances, compare_segments, large_settings, refuse_large
 from dense.evaluate.protocol import Protocol, Result, named
 from dense.metrics import MaskAP, PanopticQuality
-from dense.model.inference import Maps, whole_size
+from dense.model.inference import whole_size
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import TOP, Found, Partition
 from dense.model.tiles import best, finder, in_tiles, joined_instances, search
@@ -117,7 +117,7 @@ def _measure_large(
     if shrunk != full:
         pixels = torch.from_numpy(image.shrunk(shrunk).transpose(2, 0, 1)).to(device)
     find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
-    places, found = in_tiles(_normalised(model), pixels, inference, find, top=protocol.top)
+    places, found = in_tiles(model.maps_of_pixels, pixels, inference, find, top=protocol.top)
     if isinstance(metric, MaskAP):
         compare_instances(joined_instances(places, list(found))[: protocol.top], shrunk, targets, metric, things)
     else:
@@ -134,23 +134,18 @@ def predictor(
         find = finder(model, protocol.top, protocol.mask_threshold, protocol.overlap_threshold)
 
         def found_in(image: Tensor, size: Size) -> Any:
-            found = search(_normalised(model), image, size, protocol.inference, find, things, top=protocol.top)
+            found = search(model.maps_of_pixels, image, size, protocol.inference, find, things, top=protocol.top)
             return best(found, 0.0, protocol.top)
 
         return found_in
 
     def components(image: Tensor, size: Size) -> Any:
-        labels = _normalised(model)(image[None])["labels"].float()
+        labels = model.maps_of_pixels(image[None])["labels"].float()
         scores = resize(labels, size, align_corners=False).softmax(1)[0].cpu()
         found = connected(scores, things)
         return partition(found, scores, things) if what == "panoptic" else best(found, 0, protocol.top)
 
     return components
-
-
-def _normalised(model: DenseModel) -> Callable[[Tensor], Maps]:
-    """Return a model as a network of uint8 images."""
-    return lambda images: model.maps(model.backbone.normalise(images))
 
 
 def connected(scores: Tensor, things: tuple[bool, ...]) -> Found:

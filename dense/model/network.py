@@ -219,6 +219,10 @@ class DenseModel(nn.Module, SavedModel):
         """
         return self.refined(self.decode(self.features(images), size, self.pixels(images)), images, refine)
 
+    def maps_of_pixels(self, images: Tensor) -> Maps:
+        """Return maps by name of uint8 images."""
+        return self.maps(self.backbone.normalise(images))
+
     def refined(self, maps: Maps, images: Tensor, refine: Refinement | None = None) -> Maps:
         """Return maps of these normalised images with their edges refined, except in training."""
         names = [name for name in ("labels", "depth") if name in maps]

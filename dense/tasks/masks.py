@@ -228,8 +228,7 @@ class MasksTask(DenseTask):
     def found_in(self, image: Tensor, batch: Batch) -> Any:
         """Return the instances or segments of a uint8 image (3, h, w), at the targets' size."""
         network, things = self.network, self.network.outputs["masks"].things
-        maps = lambda images: network.maps(network.backbone.normalise(images))  # noqa: E731
-        return search(maps, image, target_size(batch), self.inference, finder(network), things)
+        return search(network.maps_of_pixels, image, target_size(batch), self.inference, finder(network), things)
 
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         if self.kind == "semantic":

@@ -234,16 +234,17 @@ def compare(
 ) -> Made:
     """Pretrain every variant with every seed; return a table of k-NN, and of whole runs' time and memory if asked."""
     refuse_set(options, *variants.values())  # before the first of them is trained
-    lines, where = [], "host"
+    lines, where = [], "memory"
     for name, changes in variants.items():
         rows = [pretrain(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
         final, student = ([row[key][-1] for row in rows] for key in ("knn", "student"))
         seconds = [row["seconds"] for row in rows if row["seconds"] is not None]  # of runs that were not continued
-        where = "accelerator" if rows[0].get("accelerator") else "host"
-        memory = statistics.median(row[where if where == "accelerator" else "memory"] for row in rows)
+        where = "accelerator" if rows[0].get("accelerator") else "memory"
+        memory = statistics.median(row[where] for row in rows)
         cells = (f"{statistics.median(seconds):.0f}" if seconds else "", f"{memory:.0f}")
         lines.append((name, spread(final), spread(student), *cells[: 2 * cost]))
-    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", f"{where} memory, MB")[: 2 * cost])
+    title = "accelerator memory, MB" if where == "accelerator" else "host memory, MB"
+    header = (part, "k-NN, teacher", "k-NN, student", *("seconds", title)[: 2 * cost])
     return Made(table(header, lines), pretrained(options))
 
 

@@ -66,10 +66,8 @@ def predict_files(
                 number, option = len(rows), "--score"
                 kept = f"objects with a score of at least {predictor.score:g}"
             else:
-                number, option = (
-                    sum(len(row["segments_info"]) for row in rows),
-                    "--mask-threshold or --overlap-threshold",
-                )
+                number = sum(len(row["segments_info"]) for row in rows)
+                option = "--mask-threshold or --overlap-threshold"
                 kept = f"segments with a probability above {predictor.thresholds['mask_threshold']:g}"
             less = "" if number else f"; a smaller {option} keeps less certain ones"
             say(f"{number} {kept} in {count} images{less}")

@@ -22,6 +22,7 @@ from dense.metrics.discovery import HungarianIoU
 from dense.model.inference import Edges, Maps, Network, augmented, slid, window_of
 from dense.model.network import DenseModel, Inference
 from dense.model.queries import as_classes
+from heads.features import Size
 from heads.layers import resize
 
 TARGETS = {"depth": ("depth",), "segmentation": ("labels",)}
@@ -32,12 +33,12 @@ CHECKED = 100  # labelled images that are checked before the first is measured
 class DenseProtocol:
     """Everything that decides a dense number besides the weights.
 
-    resize: working size of the images, by default the model's; predictions are resized to the targets before they are
-    compared. window, stride, edges: sliding windows, by default the model's. scales, flip: test-time augmentation,
-    averages of logits (or of depth) over whole images, or within each window (`over`). crop, cap, alignment, average:
-    see DepthMetrics. ignore: label that is not counted. boundary, hungarian: also boundary measures; also mIoU after
-    predicted classes were matched with true ones. score_at: targets keep their size (image), or are resized with the
-    image (input).
+    resize, longer: working size of the images, of the shorter or the longer side, by default the model's; predictions
+    are resized to the targets before they are compared. window, stride, edges: sliding windows, by default the model's.
+    scales, flip: test-time augmentation, averages of logits (or of depth) over whole images, or within each window
+    (`over`). crop, cap, alignment, average: see DepthMetrics. ignore: label that is not counted. boundary, hungarian:
+    also boundary measures; also mIoU after predicted classes were matched with true ones. score_at: targets keep their
+    size (image), or are resized with the image (input).
     """
 
     name: str
@@ -56,9 +57,10 @@ class DenseProtocol:
     boundary: bool = False
     hungarian: bool = False
     score_at: Literal["image", "input"] = "image"
+    longer: int | None = None
 
     def __post_init__(self) -> None:
-        Inference(self.resize, self.window, self.stride)  # checks them
+        Inference(self.resize, self.window, self.stride, longer=self.longer)  # checks them
         if self.over not in ("image", "window"):
             raise ValueError(f"over={self.over!r}: expected image or window")
         if self.score_at not in ("image", "input"):
@@ -70,16 +72,21 @@ class DenseProtocol:
         source: the images; where they and the model know their focal lengths, the working size follows from both.
         """
         found, focal = self, getattr(source, "focal", None)
-        if self.resize is None:
+        own = self.resize is None and self.longer is None
+        if own:
             size = inference.resize
-            if source is not None and focal and inference.focal:
+            if source is not None and focal and inference.focal and inference.longer is None:
                 windows = large_image(source, 0)
                 height, width = (source.read(0).image if windows is None else windows).shape[:2]
                 size = min(cast("tuple[int, int]", inference.size_of((height, width), focal)))
-            found = replace(self, resize=size)
-        if found.window is None and inference.window is not None and self.resize is None:
+            found = replace(self, resize=size, longer=inference.longer)
+        if found.window is None and inference.window is not None and own:
             found = replace(found, window=inference.window, stride=inference.step, edges="even")
         return found
+
+    def size_of(self, image: Size) -> int | Size | None:
+        """Return the working size of an image of this height and width."""
+        return Inference(self.resize, longer=self.longer).size_of(image)
 
     def around(self, network: Network) -> Network:
         """Wrap the network with the windows and the test-time augmentation of this protocol."""
@@ -126,12 +133,13 @@ def evaluate_dense(
         metric.to(device)
     plain = as_classes(model.maps) if "masks" in model.outputs else model.maps
     network = protocol.around(plain)
-    transform = EvalTransform(protocol.resize, targets="resize" if protocol.score_at == "input" else "keep")
+    targets: Literal["keep", "resize"] = "resize" if protocol.score_at == "input" else "keep"
     for index in progress(range(len(source)), "images"):
         if large_image(source, index) is not None:
             _measure_large(model, cast("FileSource", source), index, protocol, plain, measured, device)
             continue
-        sample = transform(source.read(index))
+        read = source.read(index)
+        sample = EvalTransform(protocol.size_of((read.image.shape[0], read.image.shape[1])), targets)(read)
         given, (height, width) = model.inference.padded(sample.image[None].to(device)), sample.image.shape[-2:]
         maps = {k: v[..., :height, :width] for k, v in network(model.backbone.normalise(given)).items()}
         if sample.depth is not None and "depth" in measured:
@@ -156,7 +164,7 @@ def _measure_large(
     window = protocol.window or window_of(model.backbone.spec.patch)
     stride = (protocol.stride or window) if protocol.window else Inference(window=window).step
     targets = Targets(source, index)
-    size = size_for(targets.size, protocol.resize, protocol.window, "depth" in model.outputs)
+    size = size_for(targets.size, protocol.size_of(targets.size), protocol.window, "depth" in model.outputs)
     compare(
         lambda images: inside(normalise(images)), lambda images: around(normalise(images)), targets, size, measured,
         device, window, stride, protocol.edges if protocol.window else "even",
@@ -174,6 +182,7 @@ def check_large(source: LabelledSource, protocol: DenseProtocol, measured: Mappi
         "inverse relative depth": isinstance(measured.get("depth"), RelativeDepthMetrics),
         "score_at=input": protocol.score_at == "input",
         "averaging over scales and flips": protocol.resize is None
+        and protocol.longer is None
         and protocol.over == "image"
         and (protocol.flip or protocol.scales != (1.0,)),
     }
@@ -287,8 +296,8 @@ def measure(
         name=f"{what or ' and '.join(n for n in chosen if n in TARGETS)}, {protocol.name}",
         train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
-        view=working_size(protocol.resize),
-        resolution=protocol.window or (protocol.resize if isinstance(protocol.resize, int) else 0) or 0,
+        view=working_size(protocol.resize, protocol.longer),
+        resolution=protocol.window or protocol.longer or (protocol.resize if isinstance(protocol.resize, int) else 0),
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
@@ -303,8 +312,10 @@ def measure(
     return Result(described, numbers, model.backbone.spec, table=per_class_table(per_class) if per_class else "")
 
 
-def working_size(resize: int | tuple[int, int] | None) -> str:
+def working_size(resize: int | tuple[int, int] | None, longer: int | None = None) -> str:
     """Return a working size in words."""
+    if longer is not None:
+        return f"longer side {longer}"
     if resize is None:
         return "as they are"
     return f"shorter side {resize}" if isinstance(resize, int) else f"{resize[0]}x{resize[1]}"

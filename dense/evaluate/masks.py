@@ -204,7 +204,7 @@ def measure_masks(
         name=f"{what}, {protocol.name}",
         train=str(model.facts.get("images", "unknown")),
         val=f"{data} {split} ({len(source)} images)",
-        view=working_size(protocol.resize) if protocol.longer is None else f"longer side {protocol.longer}",
+        view=working_size(protocol.resize, protocol.longer),
         resolution=protocol.longer or (protocol.resize if isinstance(protocol.resize, int) else 0),
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,

@@ -114,6 +114,19 @@ def test_predictions_meet_targets_at_the_size_of_the_targets() -> None:
         assert found["segmentation"]["aacc"] > 0.9
 
 
+def test_the_longer_side_of_the_model_is_kept() -> None:
+    """Images of other aspect ratios reach the network at the working size that the model predicts at."""
+    network, seen = Fake(), []
+    network.inference = Inference(longer=8)
+    plain = network.maps
+    network.maps = lambda images: seen.append(images.shape[-2:]) or plain(images)  # type: ignore[method-assign, func-returns-value]
+    images = [sample(np.zeros(size), np.zeros(size), np.zeros(size)) for size in ((16, 4), (4, 12))]
+    protocol = DenseProtocol("x").with_model(network.inference)
+    evaluate_dense(network, Source(*images, kind=None), protocol)  # type: ignore[arg-type]
+    assert seen == [(8, 2), (3, 8)]
+    assert DenseProtocol("x", resize=4).with_model(network.inference).longer is None
+
+
 def test_relative_depth_needs_an_alignment() -> None:
     ground_truth = 1 / (np.array([[0.5, 1.0], [2.0, 4.0]]) + 3)
     source = Source(sample([[1, 2], [4, 8]], np.zeros((2, 2)), None, ground_truth), classes=None)

@@ -53,7 +53,8 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all if left out: {', '.join(ROWS)}")
     parser.add_argument("--backbone", default="photos_tiny")
-    parser.add_argument("--steps", type=int, default=1000, help="of every training")
+    parser.add_argument("--weights", help="file of the backbone's weights, where it is not a shipped one")
+    parser.add_argument("--steps", type=int, default=400, help="of every training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", default="32-true", help="of every training, such as bf16-mixed")
     parser.add_argument("--output", type=Path, help="folder of runs and rows, of which finished ones are kept")
@@ -88,15 +89,16 @@ def main() -> int:
         f"{'seed 0' if options.seeds == 1 else f'{options.seeds} seeds: mean (least to most)'}."
     )
     if options.markdown:
-        write_section(options.markdown, "scene_masks", f"{prose(said)}\n\n{text}")
+        section = "scene_masks" if options.weights is None else f"scene_masks_{options.backbone}"
+        write_section(options.markdown, section, f"{prose(said)}\n\n{text}")
     print(f"{said}\n\n{text}")
     return 0
 
 
 def used(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "backbone": options.backbone, "steps": options.steps, "precision": options.precision, "side": SIDE,
-        "scenes": [TRAIN, VAL],
+        "backbone": options.backbone, "weights": options.weights, "steps": options.steps,
+        "precision": options.precision, "side": SIDE, "scenes": [TRAIN, VAL],
     }  # fmt: skip
 
 
@@ -105,12 +107,14 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     folder = options.output / "runs" / f"{ROWS.index(name)}-{seed}"
     common = {
         "model.backbone.name": options.backbone, "model.steps": options.steps, "model.seed": seed, "data.seed": seed,
-        "val_every": options.steps, "trainer.precision": options.precision,
+        "val_every": options.steps, "trainer.precision": options.precision, "data.batch_size": 8,
     }  # fmt: skip
+    if options.weights:
+        common["model.backbone.weights"] = options.weights
     scenes = {"data.scenes": [TRAIN, VAL], "data.scene_size": SIDE}
     head = {"name": "eomt", "queries": 20, "blocks": BLOCKS, "outputs": {"masks": {"name": "masks"}}}
     if name == CUT:
-        backbone, cut = dense.load_backbone(options.backbone, frozen=True), MaskCut()
+        backbone, cut = dense.load_backbone(options.backbone, weights=options.weights, frozen=True), MaskCut()
 
         def objects(images: torch.Tensor) -> dict[str, Any]:
             return {"any": without_labels(backbone, images, cut)}
@@ -128,11 +132,11 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
         return measure(lambda images: of_classes(model, images), model.backbone)
     images, annotations = cut_masks(options)
     changes = {
-        "data.annotations": str(annotations), "data.resize": None, "data.crop_size": None, "data.batch_size": 8,
-        "data.workers": 0, "data.augment.scale": [1.0, 1.0], "model.optim.lr": 1e-3, "model.backbone.weights": None,
-        "model.head": head, "model.tune.unfreeze": BLOCKS,
+        "data.annotations": str(annotations), "data.resize": None, "data.crop_size": None, "data.workers": 0,
+        "data.augment.scale": [1.0, 1.0], "model.optim.lr": 1e-3, "model.backbone.weights": None, "model.head": head,
+        "model.tune.unfreeze": BLOCKS,
     }  # fmt: skip
-    dense.train("instance/maskcut", data=str(images), output=folder, **common, **changes)
+    dense.train("instance/maskcut", data=str(images), output=folder, **(changes | common))
     model = DenseModel.from_pretrained(folder / "model").eval()
     return measure(lambda images: {"any": instances(*model(images).values(), (SIDE, SIDE))[0]}, model.backbone)
 
@@ -145,6 +149,7 @@ def cut_masks(options: argparse.Namespace) -> tuple[Path, Path]:
         for index in range(TRAIN):
             write_picture(images / f"{index:04}.png", source.read(index).image)
         words = ["--method", "maskcut", "--backbone", options.backbone, "--size", str(SIDE), "--output", str(found)]
+        words += ["--weights", options.weights] if options.weights else []
         if verb(["discover", str(images), *words]):
             raise SystemExit("dense discover could not cut the scenes")
     return images, found / "annotations.json"

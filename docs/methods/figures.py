@@ -195,7 +195,7 @@ def dpt() -> None:
     previous, fused = None, []
     for i, name in enumerate(("block 2", "block 5", "block 8", "block 11")):
         y = 52 - 12.7 * (3 - i)
-        block = d.box(7, y, f"{name}\nB, h*w, C", "fixed", 11)
+        block = d.box(7, y, f"{name}\nB, 1 + h*w, C", "fixed", 12)
         to_map = d.box(22, y, "B, C, h, w", "fixed")
         read = d.box(38, y, "ignore, add\nor project", "train")
         resample = d.box(56, y, f"Conv 1x1\n{resizes[i]}", "train", 16)
@@ -205,6 +205,9 @@ def dpt() -> None:
         row = (block, to_map, read, resample, adapt, unit, rest)
         for a, b in itertools.pairwise(row):
             d.arrow(a.at("r"), b.at("l"))
+        bend = y - 5.2
+        d.path(block.at("b", 3.5), (block.at("b", 3.5)[0], bend), (38, bend), read.at("b"))
+        d.text(24, bend + 1.1, "class token: B, C", 8)
         d.text(66, y + 1.4, f"1/{(4, 8, 16, 32)[i]}", 8)
         if i < 3:
             d.text(94, y + 1.4, "+", 11)

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
 import dense
 from dense.backbone import WeightsError, load_backbone
 from dense.model.network import DenseModel
 from dense.published import load_published
+from dense.recipes import config_folder
 from tests.heads.conftest import randomise
 from tests.published import layouts, peers
 from tests.published.peers import close, directory
@@ -270,6 +272,11 @@ def test_dinov2_depth_dpt(tmp_path: Path) -> None:
         limited = load_published(path, backbone=backbone, max_depth=limit)
         assert float(limited(images).max()) <= limit
     assert (free.layers, free.norm) == ((0, 1, 2, 3), False)
+    published = free.head.options()
+    for recipe in config_folder().glob("depth/dpt_*.yaml"):  # whose heads are those of DINOv2
+        head = yaml.safe_load(recipe.read_text())["model"]["init_args"]["head"]
+        for option in ("width", "readout", "project", "fusion_size"):
+            assert head[option] == published[option]
 
 
 @pytest.mark.parametrize(("bins", "normalisation"), [("linear", "linear"), ("log", "softmax"), ("linear", "sigmoid")])

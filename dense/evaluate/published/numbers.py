@@ -81,8 +81,9 @@ RETRIEVAL = {  # source, level, data
     ("DINO", "medium", "rparis6k"): {"dino_vits16": "63.1"},
     ("DINO", "hard", "rparis6k"): {"dino_vits16": "34.4"},
     ("DINOv2", "hard", "roxford5k"): named((*V2, *V2R), "43.2 49.5 54.0 52.3 39.5 51.0 55.7 58.2"),
-    ("DINOv3", "hard", "roxford5k"): named(V3, "49.5 50.0 58.5 63.1 64.5 60.7"),
+    ("DINOv3", "hard", "roxford5k"): {"dinov3_vit7b16": "60.7"},
     ("DINOv3", "hard", "rparis6k"): {"dinov2_vitg14_reg": "84.6", "dinov3_vit7b16": "87.1"},
+    ("DINOv3, model card", "hard", "roxford5k"): named(V3, "49.5 50.0 58.5 63.1 64.5 72.8"),
 }
 COPIES = {"dino_vitb16": "81.7", "dino_vitb8": "85.5"}
 HUMMINGBIRD = ("dino_vits16", "dino_vitb16", *V2)
@@ -170,9 +171,19 @@ NOT_HERE = (  # number, values, why no row measures it
         "the card does not say how its classifier was trained",
     ),
     (
-        "Oxford hard, DINOv3-7B, model card",
-        "72.8",
-        "the paper has 60.7, which is the row above; what the card did otherwise is not said",
+        "ImageNet classifiers, DINOv2 `*_linear_head.pth`, `*_linear4_head.pth`, DINO `*_linearweights.pth`",
+        "those of the rows linear/*",
+        "`dense convert` refuses them: it reads no classifier of whole images; the rows train their own",
+    ),
+    (
+        "ImageNet fine-tuning, iBOT",
+        "S/16 82.3, B/16 84.0, L/16 84.8; ImageNet-22k B/16 84.4, L/16 86.6",
+        "no verb trains a backbone on classes of whole images",
+    ),
+    (
+        "ImageNet k-NN, linear and fine-tuning, iBOT with random masks",
+        "B/16 77.3, 79.8, 84.1; L/16 77.7, 81.3, 85.0",
+        "other weights by the names of the rows knn/imagenet and linear/imagenet, whose commands measure them",
     ),
     (
         "Jaccard of attention, VOC 2012, DINO",
@@ -189,6 +200,11 @@ NOT_HERE = (  # number, values, why no row measures it
         "ImageNet k-NN and linear, DINO's XCiT",
         "S12/16 76.0, 77.8; S12/8 77.1, 79.2; M24/16 76.4, 78.8; M24/8 77.9, 80.3",
         "there is no adapter for XCiT",
+    ),
+    (
+        "ImageNet k-NN and linear, iBOT's Swin",
+        "T/7 75.3, 78.6; T/14 76.2, 79.3",
+        "there is no adapter for iBOT's Swin",
     ),
     (
         "Oxford and Paris, DINO on Google Landmarks v2",
@@ -212,6 +228,43 @@ NOT_HERE = (  # number, values, why no row measures it
         "NAVI and SPair, DINOv3",
         "S 56.3, 50.4; S+ 57.1, 55.2; B 58.8, 57.2; L 62.3, 61.3; H+ 63.3, 56.3; 7B 64.4, 58.7",
         "no verb measures correspondence",
+    ),
+    (
+        "SPair, INSID3",
+        "PCK at 0.05, 0.10, 0.15, 0.20 of ViT-B at 768 pixels: raw 30.1, 46.8, 55.6, 61.2; "
+        "without the positional basis 33.7, 52.6, 62.5, 68.7",
+        "as above",
+    ),
+    (
+        "In-context segmentation, NeCo and DIP",
+        "VOC 2012, ADE20K: NeCo S 81.0, 38.9, B 82.4, 41.2; DIP S 81.0, 39.7, B 82.1, 42.6",
+        "the protocol is that of the rows in_context_warm; whether these papers' weights open here was not tried",
+    ),
+    (
+        "k-NN, linear and overclustering (500), NeCo",
+        "DINOv2 S 78.6, 81.4, 57.7; B 82.8, 84.5, 71.1; registers S 80.7, 81.5, 68.9; DINO S/16 61.3, 65.8, 47.9",
+        "weights as above; the protocol is not known to us",
+    ),
+    (
+        "In-context segmentation, Franca",
+        "VOC 2012: B 75.7, L 73.5, g 71.7 (ImageNet-21k) and 76.7 (LAION)",
+        "there is no backbone of this name, and the size of the memory is not known to us",
+    ),
+    (
+        "In-context segmentation, CAPI",
+        "ADE20K, ViT-L: 35.2 (Places205), 32.1 (LVD-142M)",
+        "there is no backbone of this name; its protocol copies the labels of pixels and chooses k and the distance",
+    ),
+    (
+        "Upsamplers, JAFAR's table, DINOv2-S",
+        "mIoU of COCO, VOC 2012, ADE20K, Cityscapes: bilinear 59.03, 80.70, 39.23, 59.37; FeatUp 60.10, 81.08, "
+        "38.82, 56.06; JAFAR 60.78, 84.44, 40.49, 61.47; delta1 of depth 59.92, 61.69, 62.18",
+        "no learned upsampler of features is here",
+    ),
+    (
+        "One model of all categories, Dinomaly",
+        "AUROC of images: MVTec AD 99.6, VisA 98.7, Real-IAD 89.3; of pixels: MVTec AD 98.4; DINOv3-L 99.70, 98.78",
+        "it trains a decoder; `dense anomaly` trains nothing",
     ),
     (
         "EoMT on DINOv2-g",

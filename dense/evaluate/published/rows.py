@@ -195,23 +195,26 @@ def _masks() -> Iterator[Row]:
 BINS_TO_80_M = (
     "{depth: {name: bins, count: 256, min_depth: 0.001, max_depth: 80.0, spacing: linear, normalisation: linear}}"
 )
+CROPS = {"nyuv2": {14: (420, 546), 16: (416, 544)}, "kitti": {14: (350, 700), 16: (352, 704)}}  # by patch
 WIDTHS = {"s": 48, "b": 96, "l": 128, "g": 192}  # the first of DPT, an eighth of the backbone's
 
 
 def _kitti(patch: int, bins: bool) -> Command:
     """Return what turns a recipe of NYUv2 into one of KITTI."""
-    crop = "[350, 700]" if patch == 14 else "[352, 704]"
+    crop = str([*CROPS["kitti"][patch]])
     options: Command = ("--data.kb_crop", "true", "--data.crop_size", crop, "--model.target.max_depth", "80")
     options += ("--model.evaluation.cap", "[0.001, 80.0]")
     return (*options, "--model.head.outputs", BINS_TO_80_M) if bins else options
 
 
 def _depth() -> Iterator[Row]:
-    def row(measure: str, data: str, name: str, value: str, train: Command, head: str) -> Row:
+    def row(measure: str, data: str, name: str, value: str, train: Command, head: str, patch: int) -> Row:
         layout = DATA[data].layout
         crop = ("--kb-crop",) if data == "kitti" else ()
         test = _tested("depth", layout, "--protocol", layout, *crop)
-        words = f"{head}; RMSE, {'Eigen' if data == 'nyuv2' else 'Garg'} crop, mirror image"
+        height, width = CROPS[data][patch]
+        words = f"{head}, trained on crops of {height}x{width}; "
+        words += f"RMSE, {'Eigen' if data == 'nyuv2' else 'Garg'} crop, mirror image"
         tolerance = 0.02 * float(value)
         source = "DINOv3" if measure == "depth_v3" else "DINOv2"
         return Row(f"{measure}/{data}/{name}", value, tolerance, (train, test), ("rmse",), 1, words, source)
@@ -234,7 +237,7 @@ def _depth() -> Iterator[Row]:
                 width = WIDTHS[name.partition("_vit")[2][0]]
                 options += ("--model.head.reassemble", f"[{width}, {2 * width}, {4 * width}, {8 * width}]")
             config = f"depth/{'dpt' if dpt else 'linear'}_{'dinov2' if patch == 14 else 'dino'}"
-            yield row(measure, data, name, value, _trained(config, name, *options), heads[measure])
+            yield row(measure, data, name, value, _trained(config, name, *options), heads[measure], patch)
     for data, values in published.DEPTH_V3.items():
         for name, value in values.items():
             patch = 14 if name in published.V2R else 16
@@ -242,9 +245,9 @@ def _depth() -> Iterator[Row]:
             if data == "kitti":
                 options += _kitti(patch, bins=True)
             elif patch == 14:
-                options += ("--data.crop_size", "[420, 546]")
+                options += ("--data.crop_size", str([*CROPS[data][patch]]))
             train = _trained("depth/linear_dinov3", name, *options)
-            yield row("depth_v3", data, name, value, train, "linear, last layer, batch norm, 256 bins")
+            yield row("depth_v3", data, name, value, train, "linear, last layer, batch norm, 256 bins", patch)
 
 
 def _without_training() -> Iterator[Row]:
@@ -281,10 +284,12 @@ def _retrieval() -> Iterator[Row]:
     for (source, level, data), values in published.RETRIEVAL.items():
         scales = ("--multi-scale",) if source == "DINO" else ()
         words = "longer side 512, scales 1, 0.71, 0.5" if source == "DINO" else "longer side 224"
-        words = f"mAP of class tokens, {words}, queries cropped"
+        card = "card" in source  # whose number of a backbone is another than the paper's
+        words = f"mAP of class tokens{', protocol unknown, here' if card else ','} {words}, queries cropped"
+        measure = f"retrieval_{level}{'_card' * card}"
         for name, value in values.items():
             command = _evaluated("retrieval", name, "--data", "{data}", "--layout", data, *scales)
-            yield Row(f"retrieval_{level}/{data}/{name}", value, 1.5, command, (level, "map"), 100, words, source)
+            yield Row(f"{measure}/{data}/{name}", value, 1.5, command, (level, "map"), 100, words, source)
     words = "mAP of strong copies, class token and GeM of patches, whitened, 320 px"
     other = ("--whiten", "{data}/whiten", "--distractors", "{data}/distractors", "--readout", "class_gem")
     for name, value in published.COPIES.items():

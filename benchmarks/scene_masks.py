@@ -36,12 +36,11 @@ from dense.model.network import DenseModel
 from dense.model.queries import Found, Partition, instances, panoptic, semantic
 
 SIDE, TRAIN, VAL = 168, 1000, 100
-BLOCKS = 2  # that the queries run through
-LAST = f"EoMT, last {BLOCKS} blocks"
-EOMT: dict[str, Any] = {
-    "EoMT, frozen blocks": {"unfreeze": "none"},
-    LAST: {"unfreeze": BLOCKS, "layer_decay": 0.8},
-    "EoMT, all blocks": {"unfreeze": "all", "layer_decay": 0.8},
+LAST = "EoMT, last 2 blocks"
+EOMT: dict[str, dict[str, Any]] = {  # which blocks are trained; the queries run through two
+    "EoMT, frozen blocks": {"unfreeze": "none", "layer_decay": 1.0, "lr_scale": 1.0},
+    LAST: {"unfreeze": 2},
+    "EoMT, all blocks": {"unfreeze": "all"},
 }
 DPT, CUT, DETECTOR = "DPT, connected parts", "MaskCut, no labels", "EoMT trained on MaskCut"
 ROWS = (*EOMT, DPT, CUT, DETECTOR)
@@ -112,7 +111,6 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     if options.weights:
         common["model.backbone.weights"] = options.weights
     scenes = {"data.scenes": [TRAIN, VAL], "data.scene_size": SIDE}
-    head = {"name": "eomt", "queries": 20, "blocks": BLOCKS, "outputs": {"masks": {"name": "masks"}}}
     if name == CUT:
         backbone, cut = dense.load_backbone(options.backbone, weights=options.weights, frozen=True), MaskCut()
 
@@ -121,8 +119,7 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
 
         return measure(objects, backbone)
     if name in EOMT:
-        tune = {"unfreeze": "none", "layer_decay": 1.0} | EOMT[name]
-        changes = {"model.head": head} | {f"model.tune.{key}": value for key, value in tune.items()}
+        changes = {f"model.tune.{key}": value for key, value in EOMT[name].items()}
         dense.train("panoptic/scenes_eomt", data="scenes", output=folder, **common, **scenes, **changes)
         model = DenseModel.from_pretrained(folder / "model").eval()
         return measure(lambda images: of_queries(model, images), model.backbone)
@@ -133,8 +130,9 @@ def row(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     images, annotations = cut_masks(options)
     changes = {
         "data.annotations": str(annotations), "data.resize": None, "data.crop_size": None, "data.workers": 0,
-        "data.augment.scale": [1.0, 1.0], "model.optim.lr": 1e-3, "model.backbone.weights": None, "model.head": head,
-        "model.tune.unfreeze": BLOCKS,
+        "data.augment.scale": [1.0, 1.0], "model.backbone.weights": None, "model.head.queries": 20,
+        "model.head.blocks": 2, "model.optim.lr": 1e-3, "model.optim.clip": 1.0,
+        "model.tune": {"unfreeze": "all", "layer_decay": 0.8, "lr_scale": 0.1},
     }  # fmt: skip
     dense.train("instance/maskcut", data=str(images), output=folder, **(changes | common))
     model = DenseModel.from_pretrained(folder / "model").eval()

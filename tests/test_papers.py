@@ -5,7 +5,9 @@ from __future__ import annotations
 import runpy
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ RUNS = {  # script and parts, all or those whose code others share -> what their
     "dpt head": ("linear, class token, no batch norm",),
     "dino_ir premise quality": ("layer 0", "pixels"),
     "dino_ir tasks": ("4: noise, rain, motion, defocus",),
-    "dino_ir parts": ("+ DPC loss",),
+    "dino_ir parts": ("D-R attention + DPC loss", "model.backbone.layers=even4"),
     "fino guides": ("keep and forget", "cell, from other stain and microscope", "chance"),
     "any_size sizes": ("0.5x: ", "its own", "bilinear"),
 }
@@ -63,6 +65,7 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dino prototypes head --values 65536", "--values belong to one part: crops, prototypes, head, temperature"),
         ("dino prototypes --values many", "invalid number value: 'many'"),
         ("dino_ir tasks --set model.head.guidance=none", "this experiment varies model.head.guidance"),
+        ("dino_ir parts --set model.perception.weight=1", "this experiment varies model.perception.weight"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -128,3 +131,27 @@ def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.Monke
     first, *_ = steps.values()
     later = {key for name, changes in steps.items() if name != "+ SwiGLU" for key in changes}
     assert set(first) == later
+
+
+@pytest.mark.parametrize("recipe", ["scenes_tiny", "dino_ir"])
+def test_the_last_row_of_dino_ir_alone_has_its_loss(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the recipe has; layers and patches are those of another recipe than the usual one."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dino_ir.py"))
+    kept: dict[str, dict[str, Any]] = {}
+
+    def once(options: Namespace, name: str, make: object, used: dict[str, Any]) -> dict[str, Any]:
+        kept[name] = used
+        return {"numbers": defaultdict(float), "seconds": 1.0}
+
+    monkeypatch.setitem(script["train"].__globals__, "once", once)
+    chosen = {"config": f"restoration/{recipe}", "backbone": "dinov2_vits14", "weights": "FILE", "data": "scenes"}
+    options = Namespace(**chosen, quick=False, set=[], seeds=1, steps=2, shallow=None)
+    made = script["parts"](options)
+    *others, last = kept.values()
+    assert (last["model.perception.weight"], last["model.perception.layers"]) == (0.01, [2, 6])
+    usual = recipe == "scenes_tiny"
+    assert {one.get("model.perception.weight") for one in others} == {None if usual else 0.0}
+    own = {"model.backbone.layers": "even4", "data.patches": [[0, 96, 8]]}
+    assert all(one.get(key) == (value if usual else None) for one in kept.values() for key, value in own.items())
+    assert made.said.endswith("model.backbone.layers=even4, data.patches=[[0, 96, 8]]") == usual

@@ -63,6 +63,10 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
         ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
         ("dino prototypes head --values 65536", "--values belong to one part: crops, prototypes, head, temperature"),
+        (
+            "dino masks --supervised dino_vits16",
+            "--supervised dino_vits16 has no weights here: add --supervised-weights",
+        ),
         ("dino prototypes --values many", "invalid number value: 'many'"),
         ("dino_ir tasks --set model.head.guidance=none", "this experiment varies model.head.guidance"),
         ("dino_ir parts --set model.perception.weight=1", "this experiment varies model.perception.weight"),

@@ -29,6 +29,7 @@ from _study import (
     Made,
     add_pretraining,
     compare,
+    need_weights,
     once,
     parse,
     parser,
@@ -247,9 +248,13 @@ def masks(options: argparse.Namespace) -> Made:
     torch.manual_seed(0)
     options = trained_backbone(options)
     mine = load_backbone(options.backbone, options.weights, frozen=True)
+    other = "fine-tuned from random initialisation"
+    if options.supervised:
+        given = argparse.Namespace(backbone=options.supervised, weights=options.supervised_weights)
+        other = with_weights(given)
     networks = {
         f"self-supervised: {options.backbone}": lambda: mine,
-        f"supervised: {options.supervised or 'fine-tuned from random initialisation'}": supervised,
+        f"supervised: {other}": supervised,
         "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
     }
     names = ("weights", "masks", "layout", "supervised", "supervised_weights", "quick")
@@ -285,6 +290,9 @@ def main() -> int:
     options = parse(of_script)
     if options.values and (len(options.parts) > 1 or options.parts[0] not in VALUES):
         of_script.error(f"--values belong to one part: {', '.join(VALUES)}")
+    if options.supervised:
+        advice = "add --supervised-weights FILE, or timm to download them"
+        need_weights(options.supervised, options.supervised_weights, f"--supervised {options.supervised}", advice)
     options.set = ["model.teacher.centering=center", *options.set]  # whatever the recipe has
     if options.figure is None and options.markdown:
         options.figure = options.markdown.parent / "collapse.png"

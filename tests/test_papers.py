@@ -159,3 +159,36 @@ def test_the_last_row_of_dino_ir_alone_has_its_loss(recipe: str, monkeypatch: py
     own = {"model.backbone.layers": "even4", "data.patches": [[0, 96, 8]]}
     assert all(one.get(key) == (value if usual else None) for one in kept.values() for key, value in own.items())
     assert made.said.endswith("model.backbone.layers=even4, data.patches=[[0, 96, 8]]") == usual
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_trained_backbones_are_measured_on_the_accelerator(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+    assert runpy.run_path(str(FOLDER / "_study.py"))["device"]() == ("cuda" if there else "cpu")
+
+
+@pytest.mark.slow
+def test_layers_are_measured_in_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All readouts by one k-NN and one linear classification, with the numbers of a readout by itself."""
+    import dense
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    classify = runpy.run_path(str(FOLDER / "dinov2.py"))["classify"]
+    calls: list[str] = []
+    evaluate = dense.evaluate
+
+    def counted(backbone: Any, val: str, protocol: str, **options: Any) -> Any:
+        calls.append(protocol)
+        return evaluate(backbone, val, protocol, **options)
+
+    monkeypatch.setattr(dense, "evaluate", counted)
+    options = Namespace(output=tmp_path, knn=None, quick=True, resize=224)
+    every = classify(options, "every", "scenes_tiny", None, ("class", "average"))
+    assert calls == ["knn", "linear"]
+    alone = [classify(options, kind, "scenes_tiny", None, (kind,))[0] for kind in ("class", "average")]
+    assert [knn for knn, _ in every] == [knn for knn, _ in alone]
+    assert every[0] == alone[0]

@@ -29,6 +29,7 @@ from _study import (
     Made,
     add_pretraining,
     compare,
+    device,
     need_weights,
     once,
     parse,
@@ -107,8 +108,8 @@ def images_per_second(backbone: Backbone, seconds: float, batch: int = 16) -> fl
     """Return the throughput of a network, on an accelerator if there is one."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone, images = backbone.to(device), torch.randn(batch, 3, *backbone.spec.image_size, device=device)
+    place = device()
+    backbone, images = backbone.to(place), torch.randn(batch, 3, *backbone.spec.image_size, device=place)
     with torch.inference_mode():
         float(backbone(images).maps[-1].sum())  # loads kernels
         start, count = time.perf_counter(), 0
@@ -226,7 +227,7 @@ def masks(options: argparse.Namespace) -> Made:
 
     def jaccard(backbone: Backbone) -> float:
         sources = {"attention": source_of(backbone.spec, "attention")}
-        result = measure_discovery(backbone, targets, {"attention": {"share": 0.6}}, sources)
+        result = measure_discovery(backbone.to(device()), targets, {"attention": {"share": 0.6}}, sources)
         return float(result.numbers["attention"]["jaccard"])
 
     def supervised() -> Backbone:
@@ -238,7 +239,7 @@ def masks(options: argparse.Namespace) -> Made:
         Backbone.from_spec(mine.spec).save_pretrained(fresh)
         sizes = ("40", "20", "1") if options.quick else ("2000", "500", "12")
         words = ["--train", "scenes:train", "--val", "scenes:val", "--backbone", str(fresh), "--lr", "2e-3"]
-        words += ["--workers", "0"] + [
+        words += ["--workers", "0", "--device", device()] + [
             word for pair in zip(("--train-scenes", "--val-scenes", "--epochs"), sizes, strict=True) for word in pair
         ]
         if verb(["evaluate", "finetune", *words, "--output", str(folder)]):

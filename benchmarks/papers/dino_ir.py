@@ -28,6 +28,7 @@ from _study import (
     Made,
     add_backbone,
     add_training,
+    device,
     once,
     parse,
     parser,
@@ -71,7 +72,7 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
     from dense.backbone import load_backbone
     from dense.data.degrade import Degrade, degrade
 
-    backbone = load_backbone(options.backbone, options.weights, frozen=True)
+    backbone = load_backbone(options.backbone, options.weights, frozen=True).to(device())
     plan = Degrade({kind: [] for kind in FOUR}, unseen={})
     layers = list(range(backbone.spec.depth))
     rows: dict[str, list[Any]] = {}
@@ -81,9 +82,9 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
             levels = plan.kinds[kind]
             copies.append(degrade(image, {kind: levels[number % len(levels)]}, (0, number)))
         batch = torch.from_numpy(np.stack(copies))
-        found = backbone(backbone.normalise(batch), layers=layers, norm=True)
+        found = backbone(backbone.normalise(batch.to(device())), layers=layers, norm=True)
         for layer, patches in zip(layers, found.maps, strict=True):
-            rows.setdefault(f"layer {layer}", []).append(patches)
+            rows.setdefault(f"layer {layer}", []).append(patches.cpu())
         rows.setdefault("pixels", []).append(F.pixel_unshuffle(batch.permute(0, 3, 1, 2).float(), backbone.spec.patch))
     return {name: torch.stack(values) for name, values in rows.items()}
 

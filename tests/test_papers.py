@@ -129,12 +129,31 @@ def test_values_are_those_that_are_given(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a later row adds, up to another kind of MLP, the first one resets."""
+    """Whatever a later row adds the first one resets."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    steps = runpy.run_path(str(FOLDER / "dinov2.py"))["STEPS"]
-    first, *_ = steps.values()
-    later = {key for name, changes in steps.items() if name != "+ SwiGLU" for key in changes}
-    assert set(first) == later
+    script = runpy.run_path(str(FOLDER / "dinov2.py"))
+    first, *_ = script["STEPS"].values()
+    later = {key for changes in script["STEPS"].values() for key in changes}
+    assert set(first) == later | {f"{script['KEY']}.mlp_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "config", "hidden"),
+    [
+        ("dino_vits16", "pretrain/scenes_demo", 1024),
+        ("dinov2_vitb14", "pretrain/scenes_demo", 2048),
+        (None, "pretrain/dinov2_vitl14", 2736),
+        ("vit_giant_patch14_dinov2", "pretrain/scenes_demo", 4096),
+        (None, "pretrain/scenes_demo", 176),
+    ],
+)
+def test_swiglu_is_as_wide_as_published(
+    backbone: str | None, config: str, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dinov2.py"))
+    width = script["width_of"](Namespace(backbone=backbone, config=config, set=[]))
+    assert int(width * script["swiglu_ratio"](width)) == 2 * hidden
 
 
 @pytest.mark.parametrize("recipe", ["scenes_tiny", "dino_ir"])

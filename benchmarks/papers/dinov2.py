@@ -45,6 +45,9 @@ STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all b
         "model.backbone.drop_path": 0.0,
         f"{KEY}.reg_tokens": 0,
         f"{KEY}.init_values": None,
+        f"{KEY}.mlp_layer": "mlp",
+        f"{KEY}.mlp_ratio": 4.0,
+        f"{KEY}.act_layer": "gelu",
     },
     "+ iBOT": {"model.ibot.weight": 1.0},
     "+ KoLeo": {"model.koleo.weight": 0.1},
@@ -52,8 +55,29 @@ STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all b
     "+ registers": {f"{KEY}.reg_tokens": 4},
     "+ LayerScale": {f"{KEY}.init_values": 1e-5},
     "+ drop path 0.1": {"model.backbone.drop_path": 0.1},
-    "+ SwiGLU": {f"{KEY}.mlp_layer": "swiglu_packed", f"{KEY}.mlp_ratio": 5.34375, f"{KEY}.act_layer": "silu"},
+    "+ SwiGLU": {f"{KEY}.mlp_layer": "swiglu_packed", f"{KEY}.act_layer": "silu"},  # and a ratio for the width
 }
+
+
+def width_of(options: argparse.Namespace) -> int:
+    """Return the width of the network that is pretrained."""
+    from dense.backbone.load import spec_of
+
+    given = dict(pair.split("=", 1) for pair in options.set)
+    if wide := given.get(f"{KEY}.embed_dim"):
+        return int(wide)
+    if options.backbone:
+        return spec_of(options.backbone).dim
+    recipe = recipe_of(options)["model"]["backbone"]
+    return spec_of(recipe["name"], **recipe.get("arguments", {})).dim
+
+
+def swiglu_ratio(width: int) -> float:
+    """Return the ratio of a packed SwiGLU whose hidden width is DINOv2's: two thirds of an MLP's, in whole eights."""
+    from dense.backbone.weights.huggingface import mlp_ratio
+
+    hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8
+    return mlp_ratio(2 * hidden, width)
 
 
 def parts(options: argparse.Namespace) -> Made:
@@ -61,6 +85,8 @@ def parts(options: argparse.Namespace) -> Made:
     variants, together = dict[str, dict[str, Any]](), dict[str, Any]()
     for name, changes in STEPS.items():
         together = together | changes
+        if name == "+ SwiGLU":
+            together[f"{KEY}.mlp_ratio"] = swiglu_ratio(width_of(options))
         variants[name] = dict(together)
     made = compare(options, "parts", variants)
     views = recipe_of(options)["data"].get("views", {}).get("init_args", {})

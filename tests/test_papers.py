@@ -128,6 +128,15 @@ def test_values_are_those_that_are_given(monkeypatch: pytest.MonkeyPatch) -> Non
     assert script["values_of"](Namespace(values=None, quick=True), "batch") == (16, 32)
 
 
+def test_the_warm_up_of_the_temperature_is_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves per epoch, also where a recipe has DINOv2's, which moves per step."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dino.py"))
+    monkeypatch.setitem(script["temperature"].__globals__, "compare", lambda options, part, variants: variants)
+    warm_up = script["temperature"](Namespace(values=None, quick=False))["0.04 to 0.07 over 30 epochs"]
+    assert warm_up["model.teacher.temperature_moves"] == "epoch"
+
+
 def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a later row adds the first one resets."""
     monkeypatch.syspath_prepend(str(FOLDER))

@@ -148,7 +148,7 @@ def temperature(options: argparse.Namespace) -> Made:
     key = "model.teacher"
     keys = (f"{key}.warmup_temperature", f"{key}.temperature")
     variants: dict[str, dict[str, Any]] = {str(v): dict.fromkeys(keys, v) for v in values_of(options, "temperature")}
-    warm = dict(zip(keys, (0.04, 0.07), strict=True)) | {f"{key}.temperature_moves": "step"}
+    warm = dict(zip(keys, (0.04, 0.07), strict=True)) | {f"{key}.temperature_moves": "epoch"}
     variants["0.04 to 0.07 over 30 epochs"] = warm | {f"{key}.warmup_temperature_epochs": 30}
     return compare(options, "temperature", variants)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import runpy
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ RUNS = {  # script and parts, all or those whose code others share -> what their
     "dpt head": ("linear, class token, no batch norm",),
     "dino_ir premise quality": ("layer 0", "pixels"),
     "dino_ir tasks": ("4: noise, rain, motion, defocus",),
-    "dino_ir parts": ("+ DPC loss",),
+    "dino_ir parts": ("D-R attention + DPC loss", "model.backbone.layers=even4"),
     "fino guides": ("keep and forget", "cell, from other stain and microscope", "chance"),
     "any_size sizes": ("0.5x: ", "its own", "bilinear"),
 }
@@ -61,8 +63,13 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
         ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
         ("dino prototypes head --values 65536", "--values belong to one part: crops, prototypes, head, temperature"),
+        (
+            "dino masks --supervised dino_vits16",
+            "--supervised dino_vits16 has no weights here: add --supervised-weights",
+        ),
         ("dino prototypes --values many", "invalid number value: 'many'"),
         ("dino_ir tasks --set model.head.guidance=none", "this experiment varies model.head.guidance"),
+        ("dino_ir parts --set model.perception.weight=1", "this experiment varies model.perception.weight"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -121,10 +128,95 @@ def test_values_are_those_that_are_given(monkeypatch: pytest.MonkeyPatch) -> Non
     assert script["values_of"](Namespace(values=None, quick=True), "batch") == (16, 32)
 
 
-def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a later row adds, up to another kind of MLP, the first one resets."""
+def test_the_warm_up_of_the_temperature_is_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves per epoch, also where a recipe has DINOv2's, which moves per step."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    steps = runpy.run_path(str(FOLDER / "dinov2.py"))["STEPS"]
-    first, *_ = steps.values()
-    later = {key for name, changes in steps.items() if name != "+ SwiGLU" for key in changes}
-    assert set(first) == later
+    script = runpy.run_path(str(FOLDER / "dino.py"))
+    monkeypatch.setitem(script["temperature"].__globals__, "compare", lambda options, part, variants: variants)
+    warm_up = script["temperature"](Namespace(values=None, quick=False))["0.04 to 0.07 over 30 epochs"]
+    assert warm_up["model.teacher.temperature_moves"] == "epoch"
+
+
+def test_the_first_row_of_dinov2_has_none_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a later row adds the first one resets."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dinov2.py"))
+    first, *_ = script["STEPS"].values()
+    later = {key for changes in script["STEPS"].values() for key in changes}
+    assert set(first) == later | {f"{script['KEY']}.mlp_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "config", "hidden"),
+    [
+        ("dino_vits16", "pretrain/scenes_demo", 1024),
+        ("dinov2_vitb14", "pretrain/scenes_demo", 2048),
+        (None, "pretrain/dinov2_vitl14", 2736),
+        ("vit_giant_patch14_dinov2", "pretrain/scenes_demo", 4096),
+        (None, "pretrain/scenes_demo", 176),
+    ],
+)
+def test_swiglu_is_as_wide_as_published(
+    backbone: str | None, config: str, hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dinov2.py"))
+    width = script["width_of"](Namespace(backbone=backbone, config=config, set=[]))
+    assert int(width * script["swiglu_ratio"](width)) == 2 * hidden
+
+
+@pytest.mark.parametrize("recipe", ["scenes_tiny", "dino_ir"])
+def test_the_last_row_of_dino_ir_alone_has_its_loss(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the recipe has; layers and patches are those of another recipe than the usual one."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script = runpy.run_path(str(FOLDER / "dino_ir.py"))
+    kept: dict[str, dict[str, Any]] = {}
+
+    def once(options: Namespace, name: str, make: object, used: dict[str, Any]) -> dict[str, Any]:
+        kept[name] = used
+        return {"numbers": defaultdict(float), "seconds": 1.0}
+
+    monkeypatch.setitem(script["train"].__globals__, "once", once)
+    chosen = {"config": f"restoration/{recipe}", "backbone": "dinov2_vits14", "weights": "FILE", "data": "scenes"}
+    options = Namespace(**chosen, quick=False, set=[], seeds=1, steps=2, shallow=None)
+    made = script["parts"](options)
+    *others, last = kept.values()
+    assert (last["model.perception.weight"], last["model.perception.layers"]) == (0.01, [2, 6])
+    usual = recipe == "scenes_tiny"
+    assert {one.get("model.perception.weight") for one in others} == {None if usual else 0.0}
+    own = {"model.backbone.layers": "even4", "data.patches": [[0, 96, 8]]}
+    assert all(one.get(key) == (value if usual else None) for one in kept.values() for key, value in own.items())
+    assert made.said.endswith("model.backbone.layers=even4, data.patches=[[0, 96, 8]]") == usual
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_trained_backbones_are_measured_on_the_accelerator(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.mps, "is_available", lambda: False)
+    assert runpy.run_path(str(FOLDER / "_study.py"))["device"]() == ("cuda" if there else "cpu")
+
+
+@pytest.mark.slow
+def test_layers_are_measured_in_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All readouts by one k-NN and one linear classification, with the numbers of a readout by itself."""
+    import dense
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    classify = runpy.run_path(str(FOLDER / "dinov2.py"))["classify"]
+    calls: list[str] = []
+    evaluate = dense.evaluate
+
+    def counted(backbone: Any, val: str, protocol: str, **options: Any) -> Any:
+        calls.append(protocol)
+        return evaluate(backbone, val, protocol, **options)
+
+    monkeypatch.setattr(dense, "evaluate", counted)
+    options = Namespace(output=tmp_path, knn=None, quick=True, resize=224)
+    every = classify(options, "every", "scenes_tiny", None, ("class", "average"))
+    assert calls == ["knn", "linear"]
+    alone = [classify(options, kind, "scenes_tiny", None, (kind,))[0] for kind in ("class", "average")]
+    assert [knn for knn, _ in every] == [knn for knn, _ in alone]
+    assert every[0] == alone[0]

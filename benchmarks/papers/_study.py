@@ -224,6 +224,13 @@ def need_weights(name: str, weights: str | None, given: str, advice: str = "writ
         raise SystemExit(f"{given} has no weights here: {advice}")
 
 
+def device() -> str:
+    """Return where trained backbones are measured: the accelerator of this machine, cpu without one."""
+    from dense.cli.reproduce import accelerator
+
+    return accelerator()
+
+
 def with_weights(options: argparse.Namespace) -> str:
     """Return a trained backbone in words."""
     return f"{options.backbone} with {short(options.weights) if options.weights else 'its own weights'}"

@@ -6,7 +6,7 @@
 The first image is enlarged to 0.5 to 8 times the training size of the backbone, at most to --most pixels on a side, its
 patch features are averaged over the patches of the training size, and compared by their cosine. Every rule for position
 embeddings that the backbone can follow is a row; rotary positions have none. Each size runs in a process of its own;
-its memory is what one forward pass adds.
+its memory is what one forward pass adds, on an accelerator to that of the accelerator.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _study import Made, in_one_line, need_weights, parse, parser, publish, short, table
+from _study import Made, device, in_one_line, need_weights, parse, parser, publish, short, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _measure import once, peak_memory, slug
@@ -50,16 +51,21 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
     from dense.backbone import load_backbone
 
     positions = {"positions": cell["rule"]} if cell["rule"] else {}
-    backbone = load_backbone(cell["name"], cell["weights"], frozen=True, **positions)
+    place = device()
+    backbone = load_backbone(cell["name"], cell["weights"], frozen=True, **positions).to(place)
     picture, pixels, kept = image(cell["data"]), cell["pixels"], Path(cell["reference"])
     way = cv2.INTER_AREA if pixels < min(picture.shape[:2]) else cv2.INTER_CUBIC
     scaled = np.ascontiguousarray(cv2.resize(picture, (pixels, pixels), interpolation=way))
-    batch = backbone.normalise(torch.from_numpy(scaled)[None])
+    batch = backbone.normalise(torch.from_numpy(scaled)[None].to(place))
     found: list[Any] = []
+
+    def forward() -> None:
+        found.append(backbone(batch, layers="last", norm=True).maps[-1].cpu())
+
     corner = max(pixels // 4, backbone.spec.patch)
     backbone(batch[..., :corner, :corner], layers="last", norm=True)  # loads kernels
     start = time.perf_counter()
-    memory = peak_memory(lambda: found.append(backbone(batch, layers="last", norm=True).maps[-1]))
+    memory = (accelerator_memory if place == "cuda" else peak_memory)(forward)
     seconds = time.perf_counter() - start
     if pixels == cell["own"]:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +73,16 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
     reference = torch.from_numpy(np.load(kept))
     pooled = F.adaptive_avg_pool2d(found[0], reference.shape[-2:])
     return {"cosine": float(F.cosine_similarity(pooled, reference, dim=1).mean()), "seconds": seconds, "memory": memory}
+
+
+def accelerator_memory(function: Callable[[], None]) -> float:
+    """Return the peak of the accelerator's memory during a call in MB, beyond what was allocated."""
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def apart(cell: dict[str, Any]) -> dict[str, float]:
@@ -90,7 +106,7 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
         length = min(max(patch, round(own * factor / patch) * patch), most)
         if length not in pixels.values():  # several would be cut at --most
             pixels[factor] = length
-    lines = []
+    lines, where = [], {"device": device()} if device() != "cpu" else {}
     for rule in options.rules or RULES if spec.positions in RULES else (None,):
         place, own_rule = f"{slug(name)} {rule or spec.positions}", rule in (None, spec.positions)
         cells = {}
@@ -102,7 +118,7 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
                 "data": options.data,
                 "pixels": length,
                 "own": pixels[1],
-            }
+            } | where
             kept = options.output / "rows" / f"{slug(place)}-{pixels[1]}.npy"
             full = cell | {"reference": str(kept)}
             make = partial(measure if options.quick else apart, full)
@@ -114,6 +130,7 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
         lines.append((f"{rule or spec.positions}{mark}", *(cells[factor] for factor in sorted(cells))))
     header = ("positions", *(f"{factor:g}x: {pixels[factor]} px" for factor in sorted(pixels)))
     said = f"{name} with {short(weights) if weights else 'its own weights'}, first image of {short(options.data)}"
+    said += f", on {device()}" if where else ""
     return Made(table(header, lines), f"{said}, cosine to the features at 1x, seconds, memory", name)
 
 

@@ -29,6 +29,8 @@ from _study import (
     Made,
     add_pretraining,
     compare,
+    device,
+    need_weights,
     once,
     parse,
     parser,
@@ -106,8 +108,8 @@ def images_per_second(backbone: Backbone, seconds: float, batch: int = 16) -> fl
     """Return the throughput of a network, on an accelerator if there is one."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone, images = backbone.to(device), torch.randn(batch, 3, *backbone.spec.image_size, device=device)
+    place = device()
+    backbone, images = backbone.to(place), torch.randn(batch, 3, *backbone.spec.image_size, device=place)
     with torch.inference_mode():
         float(backbone(images).maps[-1].sum())  # loads kernels
         start, count = time.perf_counter(), 0
@@ -146,7 +148,7 @@ def temperature(options: argparse.Namespace) -> Made:
     key = "model.teacher"
     keys = (f"{key}.warmup_temperature", f"{key}.temperature")
     variants: dict[str, dict[str, Any]] = {str(v): dict.fromkeys(keys, v) for v in values_of(options, "temperature")}
-    warm = dict(zip(keys, (0.04, 0.07), strict=True)) | {f"{key}.temperature_moves": "step"}
+    warm = dict(zip(keys, (0.04, 0.07), strict=True)) | {f"{key}.temperature_moves": "epoch"}
     variants["0.04 to 0.07 over 30 epochs"] = warm | {f"{key}.warmup_temperature_epochs": 30}
     return compare(options, "temperature", variants)
 
@@ -225,7 +227,7 @@ def masks(options: argparse.Namespace) -> Made:
 
     def jaccard(backbone: Backbone) -> float:
         sources = {"attention": source_of(backbone.spec, "attention")}
-        result = measure_discovery(backbone, targets, {"attention": {"share": 0.6}}, sources)
+        result = measure_discovery(backbone.to(device()), targets, {"attention": {"share": 0.6}}, sources)
         return float(result.numbers["attention"]["jaccard"])
 
     def supervised() -> Backbone:
@@ -237,7 +239,7 @@ def masks(options: argparse.Namespace) -> Made:
         Backbone.from_spec(mine.spec).save_pretrained(fresh)
         sizes = ("40", "20", "1") if options.quick else ("2000", "500", "12")
         words = ["--train", "scenes:train", "--val", "scenes:val", "--backbone", str(fresh), "--lr", "2e-3"]
-        words += ["--workers", "0"] + [
+        words += ["--workers", "0", "--device", device()] + [
             word for pair in zip(("--train-scenes", "--val-scenes", "--epochs"), sizes, strict=True) for word in pair
         ]
         if verb(["evaluate", "finetune", *words, "--output", str(folder)]):
@@ -247,9 +249,13 @@ def masks(options: argparse.Namespace) -> Made:
     torch.manual_seed(0)
     options = trained_backbone(options)
     mine = load_backbone(options.backbone, options.weights, frozen=True)
+    other = "fine-tuned from random initialisation"
+    if options.supervised:
+        given = argparse.Namespace(backbone=options.supervised, weights=options.supervised_weights)
+        other = with_weights(given)
     networks = {
         f"self-supervised: {options.backbone}": lambda: mine,
-        f"supervised: {options.supervised or 'fine-tuned from random initialisation'}": supervised,
+        f"supervised: {other}": supervised,
         "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
     }
     names = ("weights", "masks", "layout", "supervised", "supervised_weights", "quick")
@@ -285,6 +291,9 @@ def main() -> int:
     options = parse(of_script)
     if options.values and (len(options.parts) > 1 or options.parts[0] not in VALUES):
         of_script.error(f"--values belong to one part: {', '.join(VALUES)}")
+    if options.supervised:
+        advice = "add --supervised-weights FILE, or timm to download them"
+        need_weights(options.supervised, options.supervised_weights, f"--supervised {options.supervised}", advice)
     options.set = ["model.teacher.centering=center", *options.set]  # whatever the recipe has
     if options.figure is None and options.markdown:
         options.figure = options.markdown.parent / "collapse.png"

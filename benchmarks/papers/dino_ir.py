@@ -11,7 +11,8 @@ a layer's mean patch tells the kind of degradation, beside simple statistics of 
 channel, differences of neighbours at four scales); chance is one over the kinds.
 tasks: PSNR of noise when one, two and four kinds are learnt at once, with and without guidance. parts: plain body,
 addition, D-R attention and, with it, the DPC loss on layers 2 and 6 of 12, at levels that were seen in training and at
-others.
+others; nothing else has that loss, whatever the recipe has. With restoration/scenes_tiny the guiding layers are even4,
+and the patches of 96 pixels; another --config has its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from _study import (
     Made,
     add_backbone,
     add_training,
+    device,
     once,
     parse,
     parser,
@@ -41,8 +43,10 @@ from _study import (
     with_weights,
 )
 
+RECIPE = "restoration/scenes_tiny"
 FOUR = ("noise", "rain", "motion", "defocus")  # none of them needs depth
 SIDE = 224
+NO_DPC = {"model.perception.weight": 0.0, "model.perception.layers": "even4"}
 TINY = {"dim": 8, "blocks": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "refinement": 1}  # a body that runs in seconds
 
 
@@ -68,7 +72,7 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
     from dense.backbone import load_backbone
     from dense.data.degrade import Degrade, degrade
 
-    backbone = load_backbone(options.backbone, options.weights, frozen=True)
+    backbone = load_backbone(options.backbone, options.weights, frozen=True).to(device())
     plan = Degrade({kind: [] for kind in FOUR}, unseen={})
     layers = list(range(backbone.spec.depth))
     rows: dict[str, list[Any]] = {}
@@ -78,9 +82,9 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
             levels = plan.kinds[kind]
             copies.append(degrade(image, {kind: levels[number % len(levels)]}, (0, number)))
         batch = torch.from_numpy(np.stack(copies))
-        found = backbone(backbone.normalise(batch), layers=layers, norm=True)
+        found = backbone(backbone.normalise(batch.to(device())), layers=layers, norm=True)
         for layer, patches in zip(layers, found.maps, strict=True):
-            rows.setdefault(f"layer {layer}", []).append(patches)
+            rows.setdefault(f"layer {layer}", []).append(patches.cpu())
         rows.setdefault("pixels", []).append(F.pixel_unshuffle(batch.permute(0, 3, 1, 2).float(), backbone.spec.patch))
     return {name: torch.stack(values) for name, values in rows.items()}
 
@@ -157,14 +161,13 @@ def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> 
     refuse_set(options, changes)
     given: dict[str, Any] = {
         "model.seed": seed, "data.seed": seed, "model.steps": options.steps, "val_every": options.steps,
-        "trainer.precision": "32-true", "trainer.accelerator": "auto", "model.backbone.layers": "even4",
+        "trainer.precision": "32-true", "trainer.accelerator": "auto",
     }  # fmt: skip
     if options.data != "scenes":
         given |= {"data.layout": "images", "data.val_ratio": 0.1}
     given |= {"data.scenes": [4, 2], "data.scene_size": 32} if options.data == "scenes" and options.quick else {}
-    given["data.patches"] = [[0, 32, 2]] if options.quick else [[0, 96, 8]]
     given |= {"model.head.body": TINY} if options.quick else {}
-    given |= changes | dict(pair.split("=", 1) for pair in options.set)
+    given |= own(options) | changes | dict(pair.split("=", 1) for pair in options.set)
     chosen = {"data": options.data, "backbone": options.backbone}
     chosen |= {"weights": options.weights} if options.weights else {}
 
@@ -180,9 +183,18 @@ def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> 
     return once(options, f"{name}-{seed}", make, given | chosen | {"config": options.config})
 
 
+def own(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the layers and patches that differ from those of the recipe."""
+    usual = {"model.backbone.layers": "even4", "data.patches": [[0, 96, 8]]} if options.config == RECIPE else {}
+    return usual | ({"data.patches": [[0, 32, 2]]} if options.quick else {})
+
+
 def restored(options: argparse.Namespace, text: str) -> Made:
     """Return a table of trained models."""
-    return Made(text, f"{options.config} with {with_weights(options)} on {trained_on(options)}", options.backbone)
+    given = {pair.split("=", 1)[0] for pair in options.set}
+    words = [f"{key}={value}" for key, value in own(options).items() if key not in given]
+    said = (f"{options.config} with {with_weights(options)} on {trained_on(options)}", *words)
+    return Made(text, ", ".join(said), options.backbone)
 
 
 def psnr(row: dict[str, Any], kind: str, unseen: bool = False) -> float:
@@ -192,7 +204,9 @@ def psnr(row: dict[str, Any], kind: str, unseen: bool = False) -> float:
 
 def learnt(options: argparse.Namespace, kinds: Sequence[str], guidance: str, **more: Any) -> list[dict[str, Any]]:
     """Learn these kinds at once with every seed; what both parts compare is trained once."""
-    changes = {"data.degrade": {"kinds": {kind: [] for kind in kinds}}, "model.head.guidance": guidance} | more
+    changes = {"data.degrade": {"kinds": {kind: [] for kind in kinds}}, "model.head.guidance": guidance}
+    given = options.config == RECIPE or any(pair.startswith("model.perception.") for pair in options.set)
+    changes |= more or ({} if given else NO_DPC)
     name = f"{' '.join(kinds)} {guidance}{' dpc' if more else ''}"
     return [train(options, name, seed, **changes) for seed in range(options.seeds)]
 
@@ -209,17 +223,18 @@ def tasks(options: argparse.Namespace) -> Made:
 
 
 def parts(options: argparse.Namespace) -> Made:
-    """Add one part after the other; never perception on the deepest layer."""
+    """Guide by addition or by D-R attention, and add the DPC loss to the latter; never on the deepest layer."""
     from dense.backbone.load import spec_of
 
     depth = spec_of(options.backbone).depth
     layers = options.shallow or [depth // 6, depth // 2]
     shallow = {"model.perception.weight": 0.01, "model.perception.layers": layers}
+    refuse_set(options, shallow)  # before the first of them is trained
     variants: dict[str, tuple[str, dict[str, Any]]] = {
         "plain body": ("none", {}),
-        "+ addition": ("addition", {}),
-        "+ D-R attention": ("channels", {}),
-        "+ DPC loss": ("channels", shallow),
+        "addition": ("addition", {}),
+        "D-R attention": ("channels", {}),
+        "D-R attention + DPC loss": ("channels", shallow),
     }
     lines = []
     for name, (guidance, more) in variants.items():
@@ -237,7 +252,7 @@ def main() -> int:
     of_script = parser(__doc__, list(PARTS))
     of_script.add_argument("--images", type=int, default=64, help="of premise and quality")
     of_script.add_argument("--shallow", nargs="+", type=int, help="layers of the DPC loss; 2 and 6 of 12 if left out")
-    add_training(of_script, "restoration/scenes_tiny", 1200)
+    add_training(of_script, RECIPE, 1200)
     add_backbone(of_script, "scenes_tiny", "trained; frozen in trainings", "its weight file, or timm to download")
     options = trained_backbone(parse(of_script))
     options.images = 6 if options.quick else options.images

@@ -14,12 +14,15 @@ of --backbones, by k-NN.
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from _study import (
     Made,
     add_pretraining,
     compare,
+    device,
     need_weights,
     once,
     parse,
@@ -42,6 +45,9 @@ STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all b
         "model.backbone.drop_path": 0.0,
         f"{KEY}.reg_tokens": 0,
         f"{KEY}.init_values": None,
+        f"{KEY}.mlp_layer": "mlp",
+        f"{KEY}.mlp_ratio": 4.0,
+        f"{KEY}.act_layer": "gelu",
     },
     "+ iBOT": {"model.ibot.weight": 1.0},
     "+ KoLeo": {"model.koleo.weight": 0.1},
@@ -49,8 +55,29 @@ STEPS: dict[str, dict[str, Any]] = {  # part -> what it changes, on top of all b
     "+ registers": {f"{KEY}.reg_tokens": 4},
     "+ LayerScale": {f"{KEY}.init_values": 1e-5},
     "+ drop path 0.1": {"model.backbone.drop_path": 0.1},
-    "+ SwiGLU": {f"{KEY}.mlp_layer": "swiglu_packed", f"{KEY}.mlp_ratio": 5.34375, f"{KEY}.act_layer": "silu"},
+    "+ SwiGLU": {f"{KEY}.mlp_layer": "swiglu_packed", f"{KEY}.act_layer": "silu"},  # and a ratio for the width
 }
+
+
+def width_of(options: argparse.Namespace) -> int:
+    """Return the width of the network that is pretrained."""
+    from dense.backbone.load import spec_of
+
+    given = dict(pair.split("=", 1) for pair in options.set)
+    if wide := given.get(f"{KEY}.embed_dim"):
+        return int(wide)
+    if options.backbone:
+        return spec_of(options.backbone).dim
+    recipe = recipe_of(options)["model"]["backbone"]
+    return spec_of(recipe["name"], **recipe.get("arguments", {})).dim
+
+
+def swiglu_ratio(width: int) -> float:
+    """Return the ratio of a packed SwiGLU whose hidden width is DINOv2's: two thirds of an MLP's, in whole eights."""
+    from dense.backbone.weights.huggingface import mlp_ratio
+
+    hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8
+    return mlp_ratio(2 * hidden, width)
 
 
 def parts(options: argparse.Namespace) -> Made:
@@ -58,6 +85,8 @@ def parts(options: argparse.Namespace) -> Made:
     variants, together = dict[str, dict[str, Any]](), dict[str, Any]()
     for name, changes in STEPS.items():
         together = together | changes
+        if name == "+ SwiGLU":
+            together[f"{KEY}.mlp_ratio"] = swiglu_ratio(width_of(options))
         variants[name] = dict(together)
     made = compare(options, "parts", variants)
     views = recipe_of(options)["data"].get("views", {}).get("init_args", {})
@@ -81,25 +110,36 @@ def labelled(options: argparse.Namespace) -> dict[str, Any]:
     train, val = options.knn or ("scenes:train", "scenes:val")
     sizes = {"scenes": (40, 20) if options.quick else (2000, 1000)}
     small = {} if options.knn is None else {"resize": options.resize, "crop": options.resize}
-    return {"train": train, "val": val, "workers": 0} | (sizes if options.knn is None else small)
+    return {"train": train, "val": val} | (sizes | {"workers": 0} if options.knn is None else small)
 
 
-def classify(options: argparse.Namespace, row: str, name: str, weights: str | None, readout: str) -> tuple[str, str]:
-    """Return k-NN and linear accuracy of a readout, as cells."""
+def classify(
+    options: argparse.Namespace, row: str, name: str, weights: str | None, readouts: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return k-NN and linear accuracy of each readout, as cells; each measure reads the images once."""
     import dense
 
     words = labelled(options)
     steps = 20 if options.quick else 1000
 
-    def make() -> dict[str, float]:
-        backbone, val = dense.load_backbone(name, weights, frozen=True), words["val"]
-        given = {key: value for key, value in words.items() if key != "val"}
-        knn = dense.evaluate(backbone, val, "knn", readout=readout, k=[20], **given)
-        linear = dense.evaluate(backbone, val, "linear", readout=readout, augment=False, steps=steps, **given)
-        return {"knn": float(knn.numbers["top1 k=20"]), "linear": float(linear.numbers["top1"])}
+    def make() -> dict[str, Any]:
+        from dense.evaluate.classification.features import choices_of
 
-    found = once(options, row, make, words | {"steps": steps, "backbone": name, "weights": weights})
-    return f"{found['knn']:.3f}", f"{found['linear']:.3f}"
+        backbone, val = dense.load_backbone(name, weights, frozen=True).to(device()), words["val"]
+        given: dict[str, Any] = {"readout": readouts, "holdout": 0, "workers": min(os.cpu_count() or 1, 16)}
+        given |= {key: value for key, value in words.items() if key != "val"}
+        knn = dense.evaluate(backbone, val, "knn", k=[20], **given).numbers
+        linear = dense.evaluate(backbone, val, "linear", augment=False, steps=steps, **given).numbers["scores"]
+        choices = choices_of(backbone, readout=readouts)
+        near = knn.get("scores", {f"{choices[0]}, top1 k=20": knn.get("top1 k=20")})
+        return {
+            "knn": [float(near[f"{choice}, top1 k=20"]) for choice in choices],
+            "linear": [float(linear[str(choice)]) for choice in choices],
+        }
+
+    used = words | {"steps": steps, "backbone": name, "weights": weights, "readouts": readouts}
+    found = once(options, row, make, used)
+    return [(f"{knn:.3f}", f"{linear:.3f}") for knn, linear in zip(found["knn"], found["linear"], strict=True)]
 
 
 def classified(options: argparse.Namespace) -> str:
@@ -112,10 +152,9 @@ def classified(options: argparse.Namespace) -> str:
 def layers(options: argparse.Namespace) -> Made:
     """The class token of the last layer against those of the last four, with and without the average patch."""
     options = trained_backbone(options)
-    name, lines = options.backbone, []
-    for readout in ("class", "class_average", "last4", "last4_average"):
-        cells = classify(options, f"layers {name} {readout}", name, options.weights, readout)
-        lines.append((readout.replace("_", " + "), *cells))
+    name, readouts = options.backbone, ("class", "class_average", "last4", "last4_average")
+    cells = classify(options, f"layers {name}", name, options.weights, readouts)
+    lines = [(readout.replace("_", " + "), *own) for readout, own in zip(readouts, cells, strict=True)]
     text = table((name, "k-NN", "linear"), lines)
     return Made(text, f"{with_weights(options)}, fitted and measured on {classified(options)}", name)
 
@@ -129,7 +168,7 @@ def weights(options: argparse.Namespace) -> Made:
     lines = []
     for name, _, file in (word.partition("=") for word in given):
         need_weights(name, file or None, name)
-        lines.append((name, *classify(options, f"weights {name}", name, file or None, "class")))
+        lines.append((name, *classify(options, f"weights {name}", name, file or None, ("class",))[0]))
     text = table(("backbone", "k-NN", "linear"), lines)
     return Made(text, f"{', '.join(map(short, given))}, fitted and measured on {classified(options)}")
 

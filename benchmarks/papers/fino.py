@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from _cells import draw_cells
-from _study import Made, add_pretraining, once, parse, parser, pretrain, pretrained, run, spread, table
+from _study import Made, add_pretraining, device, once, parse, parser, pretrain, pretrained, run, spread, table
 
 IMAGES = (1000, 400)  # drawn for training and for measurement
 
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, name: str, folder: Path) -> dict[str, A
     sets = ((options.data, options.metadata), (options.measure, options.measured))
 
     def make() -> dict[str, Any]:
-        backbone = load_backbone(folder / "backbone", frozen=True)
+        backbone = load_backbone(folder / "backbone", frozen=True).to(device())
         size, features, labels = backbone.spec.image_size, list[Any](), list[Any]()
         for root, file in sets:
             images = open_images(root)
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace, name: str, folder: Path) -> dict[str, A
             for start in range(0, len(images), 100):
                 some = range(start, min(start + 100, len(images)))
                 pixels = torch.stack([torch.tensor(resize_image(images.read(i), size)).permute(2, 0, 1) for i in some])
-                parts.append(backbone.image_features([backbone.normalise(pixels)])[0])
+                parts.append(backbone.image_features([backbone.normalise(pixels.to(device()))])[0].cpu())
             features.append(torch.nn.functional.normalize(torch.cat(parts).float(), dim=1))
         close = features[1] @ features[0].T  # queries, memory
         result: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import HybridEmbed, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked
+from timm.layers import HybridEmbed, Mlp, RotaryEmbeddingDinoV3, SwiGLU, SwiGLUPacked
 from timm.models.eva import Eva as TimmEva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
@@ -36,7 +36,7 @@ from dense.suggest import UnknownOption, did_you_mean
 # fields of the spec that a caller may set; the others follow from the model
 SETTABLE = ("positions", "rope_periods", "padding", "layers", "norm", "norm_eps", "mean", "std", "family", "reading")
 WITHOUT_EFFECT = ("pos_drop_rate", "patch_drop_rate", "dynamic_img_size", "num_classes")  # arguments of timm's models
-MLPS = {"swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}  # names for what timm takes as a class
+MLPS = {"mlp": Mlp, "swiglu": SwiGLU, "swiglu_packed": SwiGLUPacked}  # names for what timm takes as a class
 RULES: dict[str, Positions] = {  # family -> interpolation of its position table
     "dino": "official",
     "ibot": "official",

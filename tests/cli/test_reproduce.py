@@ -136,6 +136,43 @@ def test_data_of_another_layout_and_weights_that_do_not_exist(tmp_path: Path) ->
             load_backbone(name.split("/")[2], "timm")
 
 
+@pytest.mark.parametrize(
+    ("name", "without", "said"),
+    [
+        ("segmentation/ade20k/dinov2_vits14", ("images/validation/*",), ("no images such as images/validation/",)),
+        ("segmentation/ade20k/dinov2_vits14", ("images/*/*", "annotations/*/*"), ("/training/", "/validation/")),
+        ("segmentation/ade20k/dinov2_vits14", ("annotations/*/*",), ("(the first of 2 problems of train", "no mask")),
+        ("depth_dpt/nyuv2/dinov2_vits14", ("*/*.jpg", "*/*.png"), ("train0/rgb_0.jpg (the", "test0/rgb_0.jpg")),
+        ("depth_dpt/kitti/dinov2_vits14", ("gts/test0/0.png",), ("0.png has no depth map test0/0.png",)),
+        ("segmentation/voc2012_aug/dinov2_vits14", ("ImageSets/*/trainaug.txt",), ("trainaug.txt is not there",)),
+        ("segmentation/voc2012_aug/dinov2_vits14", ("ImageSets/*/val.txt", "SegmentationClassAug/0.png"), (
+            "0.jpg has no mask SegmentationClassAug/0.png", "val.txt is not there",
+        )),
+        ("segmentation/voc2012_aug/dinov2_vits14", ("JPEGImages",), ("JPEGImages (Pascal VOC 2012)",)),
+        ("jaccard_random/voc2012/dino_vits16", ("SegmentationObject/2.png",), ("no instance map SegmentationObject",)),
+        ("segmentation/cityscapes/dinov2_vits14", ("gtFine/val/*",), ("gtFine/val/town/town_000003_000019_gtFine_la",)),
+        ("instance_eomt/coco/dinov2_vitl14_reg", ("val2017/*",), ("no image",)),
+        ("instance_eomt/coco/dinov2_vitl14_reg", ("val2017",), ("val2017 (COCO 2017)",)),
+        ("knn/imagenet/dinov2_vits14", ("val/*/*",), ("val/n????????/* (ImageNet-1k)",)),
+        ("anomaly_1/mvtec/dinov2_vits14", ("pill/test", "zipper/ground_truth/*/*"), (
+            "pill/test/*/* (MVTec AD)", "zipper/ground_truth/*/* (MVTec AD)",
+        )),
+        ("tracking/davis/dino_vits16", ("JPEGImages/480p/*/*",), ("JPEGImages/480p/*/*.jpg (DAVIS-2017)",)),
+        ("copies/copydays/dino_vitb16", ("whiten/*",), ("whiten/* (Copydays",)),
+    ],
+)  # fmt: skip
+def test_data_with_holes(name: str, without: tuple[str, ...], said: tuple[str, ...], tmp_path: Path) -> None:
+    """Each split is opened before anything runs, so that no training ends at a test set that is not there."""
+    row = find_row(name)
+    MAKERS[row.data](tmp_path)
+    assert row.missing(tmp_path, "timm") == []
+    for place in [place for pattern in without for place in tmp_path.glob(pattern)]:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    lacks = row.missing(tmp_path, "timm")
+    assert len(lacks) == len(said)
+    assert all(words in line for words, line in zip(said, lacks, strict=True)), lacks
+
+
 def test_weights_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
@@ -178,13 +215,13 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
     assert "needs 3 more" in told
     assert all(
         option in told
-        for option in ("--data FOLDER: ImageNet-1k with train/n????????, val/n????????", "--weights", "--output")
+        for option in ("--data FOLDER: ImageNet-1k with train/n????????/*, val/n????????/*", "--weights", "--output")
     )
     (tmp_path / "data/train").mkdir(parents=True)
     place = ["--data", str(tmp_path / "data"), "--weights", str(tmp_path / "none.pth"), "--output", str(tmp_path / "o")]
     assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place]) == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'data/val/n????????'} (ImageNet-1k)" in told
+    assert f"{tmp_path / 'data/val/n????????/*'} (ImageNet-1k)" in told
     assert "none.pth: no such file" in told
     assert main(["reproduce", "knn/imagenet/dinov2_vit14", *place]) == 1
     assert "Did you mean knn/imagenet/dinov2_vits14" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import Mlp
 
 from dense.backbone import load_backbone
 from pretrain.head import ProjectionHead
@@ -88,6 +89,8 @@ def test_vit_options_by_name() -> None:
     assert backbone.spec.registers == 2
     assert backbone.model.blocks[0].mlp.fc2.in_features == 32  # type: ignore[union-attr, index]
     assert backbone.spec.arguments["mlp_layer"] == "swiglu_packed"
+    plain = load_backbone("vit_giant_patch14_dinov2", **ARGUMENTS, mlp_layer="mlp", act_layer="gelu", mlp_ratio=4)
+    assert type(plain.model.blocks[0].mlp) is Mlp  # a SwiGLU by its name
     with pytest.raises(ValueError, match="mlp_layer='swiglo'"):
         load_backbone("vit_tiny_patch16_224", **ARGUMENTS, mlp_layer="swiglo")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dense.data.copy_paste import copy_paste
-from dense.data.labelled.sample import IGNORE, Batch, LabelledSource, Segments, masks_of
+from dense.data.labelled.sample import IGNORE, UNCOVERED, Batch, LabelledSource, Segments, masks_of
 from dense.losses import MaskLoss
 from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
 from dense.model import queries
@@ -95,6 +95,8 @@ class MasksTask(DenseTask):
                 f"the data have no {'classes' if self.kind == 'semantic' else 'masks of objects'} for training and "
                 "validation; give COCO annotations, maps of instances or, for kind semantic, masks of classes"
             )
+        if self.kind == "semantic" and not data.covers:
+            raise ValueError(f"kind semantic: {UNCOVERED}, or train kind instance")
         if data.partial and self.kind != "semantic":
             raise ValueError(
                 f"data.partial=True: kind {self.kind} needs the objects of each image, since where they are unknown a "

@@ -103,6 +103,7 @@ def test_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first.masks[1][:, :2].all()  # run lengths go down the columns
     assert (read(root, 1).crowd.tolist(), read(root, 2).masks.shape) == ([True], (0, *SIZE))
     assert first.valid.all()
+    assert not source.covers
     warnings: list[str] = []
     assert check(source, warnings=warnings) == []
     assert [line.split(",")[0].split(":")[0] for line in warnings] == ["1 image", "1 crowd regions"]
@@ -118,6 +119,10 @@ def test_panoptic(tmp_path: Path) -> None:
     assert found.masks.flatten(1).sum(1).tolist() == [24, 8]
     assert int((~found.valid).sum()) == 16
     assert check(source) == []
+    assert source.covers
+    content = instances(tmp_path / "stuff")
+    content["categories"][0]["isthing"] = 0
+    assert open_labelled(written(tmp_path / "stuff", content), "all", targets=("masks",)).covers
 
 
 def test_splits(tmp_path: Path) -> None:

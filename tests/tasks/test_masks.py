@@ -232,6 +232,10 @@ def test_mistakes(tmp_path: Path) -> None:
         MasksTask(head=HEAD).complete_outputs({}, DataFacts(("a",), val_targets=("labels",)))
     with pytest.raises(ValueError, match="leave count out"):
         MasksTask(head=HEAD).complete_outputs({"masks": {"count": 3}}, DataFacts(("a",), val_targets=("masks",)))
+    objects = DataFacts(("a",), val_targets=("masks",), things=(True,), covers=False)
+    assert MasksTask(head=HEAD).complete_outputs({}, objects)
+    with pytest.raises(ValueError, match="objects alone, and the background has no class; give masks of classes"):
+        MasksTask(kind="semantic", head=HEAD).complete_outputs({}, objects)
     with pytest.raises(ValueError, match=r"data\.partial=True: kind panoptic needs the objects of each image"):
         MasksTask(kind="panoptic", head=HEAD).complete_outputs(
             {}, DataFacts(("a",), val_targets=("masks",), partial=True)

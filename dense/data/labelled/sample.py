@@ -15,6 +15,10 @@ from torch import Tensor
 from heads.features import Size
 
 IGNORE = 255  # the label of a pixel whose class is unknown
+UNCOVERED = (  # why classes of pixels cannot be learnt or measured, and what to give
+    "the JSON file annotates objects alone, and the background has no class; give masks of classes, COCO's panoptic "
+    "file, or annotations of stuff too, with isthing 0 in their categories"
+)
 DepthKind = Literal["metric", "inverse_relative"]
 Progress = Callable[[int, int], object]  # number done, number in all
 

@@ -48,6 +48,11 @@ class SegmentFormat:
         """Whether the classes of segments come from a mask of classes."""
         return self.kind in ("numbers", "cityscapes", "ade20k")
 
+    @property
+    def covers(self) -> bool:
+        """Whether pixels outside of objects have a class too; COCO's annotations of things alone leave them unknown."""
+        return self.kind != "coco" or not all(self.things)
+
     def map_of(self, entry: str) -> str:
         """Return the path of the map that holds an image's segments; empty where they are in a JSON file."""
         return "" if self.kind == "coco" else str(json.loads(entry)["png"]) if self.kind == "panoptic" else entry

@@ -12,7 +12,7 @@ from torch import Tensor
 from dense.console import progress, say, warn
 from dense.data.labelled.check import check_all
 from dense.data.labelled.files import FileSource
-from dense.data.labelled.sample import LabelledSource
+from dense.data.labelled.sample import UNCOVERED, LabelledSource, with_labels
 from dense.data.transforms import EvalTransform
 from dense.data.windows import Targets, large_image
 from dense.evaluate.large import compare, large_settings, refuse_large, size_for
@@ -138,7 +138,7 @@ def evaluate_dense(
         if large_image(source, index) is not None:
             _measure_large(model, cast("FileSource", source), index, protocol, plain, measured, device)
             continue
-        read = source.read(index)
+        read = with_labels(source.read(index))
         sample = EvalTransform(protocol.size_of((read.image.shape[0], read.image.shape[1])), targets)(read)
         given, (height, width) = model.inference.padded(sample.image[None].to(device)), sample.image.shape[-2:]
         maps = {k: v[..., :height, :width] for k, v in network(model.backbone.normalise(given)).items()}
@@ -226,6 +226,8 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
     """Return the metrics of classes; raise if model and data mean different classes."""
     if not {"labels", "masks"} & model.outputs.keys() or source.classes is None:
         return {}
+    if not getattr(source, "covers", True):
+        raise ValueError(f"classes of pixels cannot be measured: {UNCOVERED}")
     check_classes(model, source)
     found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(source.classes), protocol.ignore, source.classes)}
     if protocol.boundary:

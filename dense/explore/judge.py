@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dense.data.labelled.sample import IGNORE, Labelled, Segments
+from dense.data.labelled.sample import IGNORE, Labelled, Segments, with_labels
 from dense.media.draw import Picture, depth_picture, heat, label_picture
 from dense.metrics.discovery import jaccard
 from dense.metrics.segmentation import confusion
@@ -32,7 +32,7 @@ def judge(model: Predictor, sample: Labelled) -> Shown:
     depth, classes = parts(prediction)
     found = []
     if classes is not None:
-        found.append(of_classes(classes, sample.labels))
+        found.append(of_classes(classes, with_labels(sample).labels))
     if depth is not None:
         mirrored, _ = parts(model(np.ascontiguousarray(sample.image[:, ::-1])))
         assert mirrored is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dense.data.copy_paste import copy_paste
-from dense.data.labelled.sample import IGNORE, UNCOVERED, Batch, LabelledSource, Segments, masks_of
+from dense.data.labelled.sample import IGNORE, UNCOVERED, Batch, LabelledSource, Segments, label_map, masks_of
 from dense.losses import MaskLoss
 from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
 from dense.model import queries
@@ -273,11 +273,3 @@ def regions(labels: Tensor) -> Segments:
     """Return one segment per class of a map of labels (H, W)."""
     masks, classes = masks_of(labels)
     return Segments(masks, classes, torch.zeros_like(classes, dtype=torch.bool), labels != IGNORE)
-
-
-def label_map(segments: Segments) -> Tensor:
-    """Return the class of each pixel (H, W), unknown in crowds and outside of all segments."""
-    labels = torch.full_like(segments.valid, IGNORE, dtype=torch.int64)
-    for mask, label, crowd in zip(segments.masks, segments.classes, segments.crowd, strict=True):
-        labels[mask] = IGNORE if crowd else label
-    return labels.masked_fill(~segments.valid, IGNORE)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from dense.data.labelled.sample import IGNORE, Batch, Segments
+from dense.data.labelled.sample import IGNORE, Batch, Segments, label_map
 from dense.model.network import DenseModel, Inference
 from dense.tasks import MasksTask
 from dense.tasks.data import DataFacts
-from dense.tasks.masks import label_map, regions
+from dense.tasks.masks import regions
 from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TuneOptions
 from tests.runs import Forked, assert_same, call, in_processes, weights
 from tests.tasks.test_continue import end_after_step_6

@@ -15,11 +15,11 @@ from pycocotools import mask as coco
 from dense.data.labelled import DataError, Segments, check_all, masks_of, open_labelled
 from dense.data.labelled.check import check
 from dense.data.labelled.folder import group_names
-from dense.data.labelled.open import open_training
+from dense.data.labelled.open import class_target, open_training
 from dense.data.labelled.segments import decode, encode, of_numbers, painted, runs
 from dense.data.transforms import Augment, TrainTransform, resize_sample
 from dense.tasks.data import DenseData
-from tests.data.labelled_files import HEIGHT, WIDTH, image_file, mask, text
+from tests.data.labelled_files import HEIGHT, WIDTH, folder, image_file, mask, text
 
 SIZE = (HEIGHT, WIDTH)
 SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]  # a polygon: columns 1 to 4 of rows 1 to 3
@@ -123,6 +123,20 @@ def test_panoptic(tmp_path: Path) -> None:
     content = instances(tmp_path / "stuff")
     content["categories"][0]["isthing"] = 0
     assert open_labelled(written(tmp_path / "stuff", content), "all", targets=("masks",)).covers
+
+
+def test_classes_of_pixels(tmp_path: Path) -> None:
+    """They come from masks, also beside objects, and from a JSON file where it alone has them."""
+    with_masks = folder(tmp_path / "masks", ["a"])
+    assert class_target(with_masks, "train") == "labels"
+    written(with_masks, instances(with_masks))
+    assert class_target(with_masks, "val") == "labels"
+    assert class_target(with_masks, "train", annotations="elsewhere.json") == "masks"
+    assert class_target(written(tmp_path / "val", panoptic(tmp_path / "val"), "panoptic.json"), "all") == "masks"
+    assert class_target(tmp_path, "val") == "masks"
+    found = [class_target(root, "train", name) for root, name in ((".", "coco_panoptic"), (".", "ade20k"))]
+    assert found == ["masks", "labels"]
+    assert class_target("scenes", "train") == class_target(tmp_path / "nowhere", "train") == "labels"
 
 
 def test_splits(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_pages_show_objects() -> None:
         assert sample.segments is not None
         stuff = sample.segments.take(sample.segments.classes < 2)  # sky and ground, which are no instances
         regions = judge(model, Labelled(sample.image, None, None, "regions", segments=stuff))
-        assert ("ground truth" in regions.layers) == (kind == "panoptic")
+        assert ("none in the ground truth" in regions.caption) == (kind == "instance")
         bare = judge(model, Labelled(sample.image, None, None, "bare"))
         assert set(bare.layers) == {"prediction"}
         assert "uncertainty" in bare.caption

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from dense.data.copy_paste import copy_paste
 from dense.data.labelled.sample import IGNORE, UNCOVERED, Batch, LabelledSource, Segments, label_map, masks_of
+from dense.data.transforms import new_size, resize_image
 from dense.losses import MaskLoss
 from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
 from dense.model import queries
-from dense.model.inference import slid
+from dense.model.inference import slid, whole_size
 from dense.model.network import Maps, task_of_masks
-from dense.model.tiles import finder, search
+from dense.model.tiles import best, finder, search
 from dense.tasks.base import DenseTask
 from dense.tasks.data import DataFacts
 from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions
@@ -205,32 +206,35 @@ class MasksTask(DenseTask):
         self.set_masking()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Compare masks or classes with the targets, at the targets' own size."""
+        """Compare masks or classes with the targets, at the targets' own size, as `dense evaluate` does."""
+        assert batch.images is not None
+        if self.kind != "semantic" and (batch.cached is None or self.working_size(batch.images) is not None):
+            self.count(self.metrics, [self.found_in(image, batch) for image in batch.images], batch)
+            return
         if batch.cached is not None:
             maps = self.network.decode(self.features(batch)[0])
         else:
-            assert batch.images is not None
-            if self.kind != "semantic" and (self.inference.window is not None or self.inference.square):
-                self.count(self.metrics, [self.found_in(image, batch) for image in batch.images], batch)
-                return
-            images = self.network.backbone.normalise(batch.images)
-            window = self.inference.window
-            maps = (
-                self.network.maps(images) if window is None else slid(self.scores, window, self.inference.step)(images)
-            )
+            network, window = queries.as_classes(self.network.maps), self.inference.window
+            network = network if window is None else slid(network, window, self.inference.step)
+            maps = network(self.network.backbone.normalise(batch.images))
         self.update_metrics(self.metrics, maps, batch)
         if self.comparing is not None:
             self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)
 
-    def scores(self, images: Tensor) -> Maps:
-        """Return scores of classes, which windows can average."""
-        masks, classes = self.network.maps(images).values()
-        return {"labels": queries.semantic(masks, classes, (images.shape[-2], images.shape[-1]))}
+    def working_size(self, images: Tensor) -> Size | None:
+        """Return the size at which objects are searched for, where it is not that of the images (..., h, w)."""
+        height, width = images.shape[-2:]
+        size = new_size(whole_size(self.inference, (height, width)), height, width)
+        return None if size == (height, width) else size
 
     def found_in(self, image: Tensor, batch: Batch) -> Any:
-        """Return the instances or segments of a uint8 image (3, h, w), at the targets' size."""
+        """Return the instances or segments of a uint8 image (N, h, w), at the targets' size."""
         network, things = self.network, self.network.outputs["masks"].things
-        return search(network.maps_of_pixels, image, target_size(batch), self.inference, finder(network), things)
+        if (size := self.working_size(image)) is not None:
+            small = resize_image(image.permute(1, 2, 0).cpu().numpy(), size)
+            image = torch.from_numpy(small).permute(2, 0, 1).to(image.device)
+        find, size = finder(network), target_size(batch)
+        return best(search(network.maps_of_pixels, image, size, self.inference, find, things), 0.0, queries.TOP)
 
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         if self.kind == "semantic":
@@ -239,14 +243,15 @@ class MasksTask(DenseTask):
             if "labels" in maps:
                 scores = resize(maps["labels"], size, align_corners=False)
             else:
-                scores = queries.semantic(maps["mask_logits"], maps["class_logits"], size)
+                scores = queries.semantic(maps["mask_logits"], maps["class_logits"], size, batch.size)
             metrics.update(scores.argmax(1), labels)
             return
         masks, classes, size = maps["mask_logits"], maps["class_logits"], target_size(batch)
         if self.kind == "panoptic":
-            self.count(metrics, queries.panoptic(masks, classes, size, metrics.things), batch)
+            found: Any = queries.panoptic(masks, classes, size, metrics.things, through=batch.size)
         else:
-            self.count(metrics, queries.instances(masks, classes, size), batch)
+            found = queries.instances(masks, classes, size, through=batch.size)
+        self.count(metrics, found, batch)
 
     def count(self, metrics: Any, found: Sequence[Any], batch: Batch) -> None:
         """Compare the instances or segments of each image with its targets, on their device."""

@@ -8,15 +8,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from dense.data.labelled.sample import IGNORE, Batch, Segments, label_map
+from dense.data.labelled.sample import IGNORE, Batch, Labelled, Segments, collate, label_map
+from dense.data.scenes import render
+from dense.data.transforms import EvalTransform
+from dense.evaluate.dense import find_protocol, measure
+from dense.evaluate.masks import find_mask_protocol, measure_masks
 from dense.model.network import DenseModel, Inference
+from dense.model.queries import panoptic
+from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.tasks import MasksTask
 from dense.tasks.data import DataFacts
 from dense.tasks.masks import regions
 from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TuneOptions
+from tests.predict.models import queries
 from tests.runs import Forked, assert_same, call, in_processes, weights
 from tests.tasks.test_continue import end_after_step_6
 from tests.tasks.test_train import BACKBONE, argv, write
@@ -164,6 +172,80 @@ def test_validation_sees_windows_as_prediction(kind: str) -> None:
         task.validation_step(Batch(torch.zeros(1, 3, 24, 24, dtype=torch.uint8), segments=(segments,)), 0)
     assert sizes == [(1, 3, 16, 16)] * 4
     assert task.monitor.removeprefix("val/") in task.numbers()
+
+
+class OneImage:
+    """An image and what a network finds in it, moved by a pixel."""
+
+    classes, things, depth_kind = ("sky", "cup", "dog"), (False, True, True), None
+
+    def __init__(self, network: DenseModel) -> None:
+        image = render(0, 1, (40, 60)).image
+        found = Predictor(network, **({"score": 0} if network.task == "instance" else {}))(image)
+        if isinstance(found, Segmentation):
+            self.sample = Labelled(image, np.roll(found.labels, 1, 1), None, "one")
+            return
+        assert isinstance(found, Instances | Panoptic)
+        masks = torch.from_numpy(found.masks).roll(1, 2)
+        crowd = torch.zeros(len(masks), dtype=torch.bool)
+        segments = Segments(masks, torch.from_numpy(found.labels), crowd, torch.ones(40, 60).bool())
+        self.sample = Labelled(image, None, None, "one", segments=segments)
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        return "one"
+
+    def read(self, index: int) -> Labelled:
+        return self.sample
+
+
+def doubtful(
+    masks: Any, classes: Any, size: Any, things: Any, least: Any = 0, overlap: Any = 0, through: Any = None,
+    part: Any = None,
+) -> Any:  # fmt: skip
+    """Find panoptic segments of which a network is not certain."""
+    return panoptic(masks, classes, size, things, 0.1, 0.1, through, part)
+
+
+@pytest.mark.parametrize("kind", ["instance", "panoptic", "semantic"])
+@pytest.mark.parametrize(
+    "options", [{}, {"resize": 16}, {"window": 16, "stride": 8}, {"longer": 32}, {"square": True}], ids=str
+)
+def test_validation_is_evaluation(kind: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of images above the size at which they are shrunk, in many tiles, and with features from the cache."""
+    if kind == "semantic" and options.keys() & {"square", "longer"}:
+        pytest.skip("of objects alone")
+    monkeypatch.setattr("dense.model.inference.WHOLE", 1000)
+    network = queries(kind, OneImage.classes, **options)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.head.class_head.weight, std=2)
+    torch.nn.init.zeros_(network.head.class_head.bias)
+    for module in ("queries", "tiles"):
+        monkeypatch.setattr(f"dense.model.{module}.panoptic", doubtful)
+    source: Any = OneImage(network)
+    if kind == "semantic":
+        expected = measure(network, source, find_protocol("plain")).numbers
+    else:
+        expected = measure_masks(network, source, find_mask_protocol("plain"), kind).numbers
+    task = MasksTask(kind=kind, head=HEAD, inference=Inference(**options))
+    task.network = network
+    task.metrics = task.new_metrics()
+    batch = collate([EvalTransform(options.get("resize"))(source.read(0))])
+    assert batch.images is not None
+    batches = [batch]
+    if not options.keys() & {"window", "square"}:
+        features = network.features(network.backbone.normalise(batch.images))
+        cached = (*features.maps, *features.prefix)
+        batches.append(batch._replace(cached=cached, size=(batch.images.shape[-2], batch.images.shape[-1])))
+    for one in batches:
+        task.metrics.reset()
+        with torch.no_grad():
+            task.validation_step(one, 0)
+        numbers = task.numbers()
+        assert 0 < numbers[task.monitor.removeprefix("val/")] < 1
+        assert numbers == pytest.approx({name: expected[name] for name in numbers}, rel=1e-4, nan_ok=True)
 
 
 def batch_of(kind: str = "instance") -> tuple[MasksTask, Batch]:

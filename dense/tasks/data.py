@@ -533,6 +533,7 @@ class DenseData(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the model card."""
+        ids = list(getattr(getattr(self.train, "segment_format", None), "ids", ()))
         return {
             "images": self.root,
             "layout": self.layout,
@@ -540,4 +541,4 @@ class DenseData(pl.LightningDataModule):
             "validated on": len(self.val),
             "batch size": self.batch_size,
             "arrangement": self.arrangement,
-        }
+        } | ({"category ids": ids} if ids != list(range(1, len(ids) + 1)) else {})

@@ -92,6 +92,7 @@ def test_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = written(tmp_path, instances(tmp_path))
     source = open_labelled(root, "all", targets=("masks",))
     assert (source.classes, source.things, len(source)) == (("dog", "cup"), (True, True), 3)
+    assert source.segment_format.ids == (3, 7)  # type: ignore[attr-defined]
     assert "ids 3 to 7 have holes; the 2 categories are classes 0 to 1" in "".join(capsys.readouterr())
     first = source.read(0).segments
     assert first is not None
@@ -494,6 +495,7 @@ def test_batches(tmp_path: Path) -> None:
     root = written(tmp_path, instances(tmp_path, tuple("abcdefgh")))
     data = DenseData(str(root), targets=["masks"], batch_size=2, workers=0, val_ratio=0.3, check=False)
     assert data.facts.things == (True, True)
+    assert data.describe()["category ids"] == [3, 7]
     assert data.facts.val_targets == ("masks",)
     batch = data.collate([data.train_set[0, 0], data.train_set[0, 1]])
     assert batch.labels is None
@@ -504,3 +506,4 @@ def test_batches(tmp_path: Path) -> None:
     assert small[0].masks.shape[-2:] == (3, 4)
     scenes = DenseData("scenes", targets=["masks"], scenes=(2, 2), scene_size=32, workers=0)
     assert scenes.facts.val_targets == ("labels", "depth", "masks")
+    assert "category ids" not in scenes.describe()

@@ -177,7 +177,9 @@ def test_what_does_not_fit() -> None:
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
 def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     """`dense predict` writes one JSON for all images, which is data to train on."""
-    queries(kind).save_pretrained(tmp_path / "model")  # type: ignore[arg-type]
+    network = queries(kind)  # type: ignore[arg-type]
+    network.facts = {"category ids": [3, 5, 90]}
+    network.save_pretrained(tmp_path / "model")
     for number in range(2):
         path = tmp_path / f"photos/{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -189,6 +191,9 @@ def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     assert written == {f"0_{name}.json", f"0_{name}.png", "0_overlay.png"}
     of_one = json.loads((tmp_path / f"out/1_{name}.json").read_text())
     assert [one["file_name"] for one in of_one["images"]] == ["1.png"]
+    content = json.loads((tmp_path / f"out/{name}.json").read_text())
+    assert [(one["id"], one["name"]) for one in content["categories"]] == [(3, "sky"), (5, "cup"), (90, "dog")]
+    assert kind == "panoptic" or {row["category_id"] for row in content["annotations"]} == {5}
     words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
     if kind == "panoptic":
         assert of_one["annotations"][0]["file_name"] == "1_panoptic.png"

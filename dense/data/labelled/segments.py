@@ -33,11 +33,13 @@ class SegmentFormat:
         their number in green, beside a mask of classes
 
     A stuff class is one segment of an image. Pixels of a thing class without a number are a crowd.
+    ids: of the categories of a JSON file that are the classes
     """
 
     kind: Kind
     classes: tuple[str, ...]
     things: tuple[bool, ...]
+    ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.things):

@@ -77,6 +77,10 @@ class MasksTask(DenseTask):
                 f"backbone.layers={backbone.layers!r}: the head runs the last blocks itself; leave layers out and set "
                 "head.blocks"
             )
+        if self.inference.refine != "none":
+            raise ValueError(
+                f"inference.refine={self.inference.refine!r}: masks of queries are not refined; leave it out"
+            )
         if copy_paste.probability and kind != "instance":
             raise ValueError(f"copy_paste.probability={copy_paste.probability} needs kind instance, not {kind}")
         self.kind, self.task = kind, task_of_masks(kind)

@@ -304,6 +304,12 @@ def test_stuff_is_not_pasted() -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave layers out"):
         MasksTask(head=HEAD, backbone=BackboneOptions(layers="even4"))
+    options: dict[str, Any]
+    for options, message in (
+        ({"inference": Inference(refine="guided")}, "inference.refine='guided': masks of queries are not refined"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MasksTask(head=HEAD, **options)
     with pytest.raises(ValueError, match="needs a head of queries"):
         MasksTask(head={"name": "linear"})
     with pytest.raises(ValueError, match="needs kind instance"):

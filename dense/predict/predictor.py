@@ -123,8 +123,10 @@ class Predictor:
                 raise ValueError(
                     f"{name}={value} is of panoptic segments, which the model does not predict; leave it out"
                 )
-        if model.task == "panoptic" and score != SCORE:
-            raise ValueError(f"score={score} is of instances; for panoptic segments give mask_threshold instead")
+        if model.task != "instance" and score != SCORE:
+            instead = "for panoptic segments give mask_threshold instead"
+            instead = instead if model.task == "panoptic" else "the model predicts none, so leave it out"
+            raise ValueError(f"score={score} is of instances; {instead}")
         self.thresholds: dict[str, Any] = {
             name: THRESHOLD if value is None else value for name, value in thresholds.items()
         }

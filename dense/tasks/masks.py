@@ -19,7 +19,7 @@ from dense.model.network import Maps, task_of_masks
 from dense.model.tiles import best, finder, search
 from dense.tasks.base import DenseTask
 from dense.tasks.data import DataFacts
-from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TargetOptions
 from dense.tasks.segmentation import constant_class
 from heads.eomt import annealed, default_spans
 from heads.features import Size
@@ -81,6 +81,12 @@ class MasksTask(DenseTask):
             raise ValueError(
                 f"inference.refine={self.inference.refine!r}: masks of queries are not refined; leave it out"
             )
+        usual = TargetOptions()
+        for name, value in vars(self.target).items():
+            if value != getattr(usual, name):
+                raise ValueError(f"target.{name}={value!r} has no meaning for masks of queries; leave it out")
+        if backbone.norm is not True:
+            raise ValueError(f"backbone.norm={backbone.norm!r}: the head applies the final norm itself; leave it out")
         if copy_paste.probability and kind != "instance":
             raise ValueError(f"copy_paste.probability={copy_paste.probability} needs kind instance, not {kind}")
         self.kind, self.task = kind, task_of_masks(kind)

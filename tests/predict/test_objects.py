@@ -21,7 +21,7 @@ from dense.model.queries import instances, panoptic, semantic
 from dense.model.tiles import best
 from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.predict.sheet import predictions_sheet
-from tests.predict.models import queries
+from tests.predict.models import model, queries
 from tests.runs import call
 
 CLASSES = ("sky", "cup", "dog")
@@ -170,6 +170,9 @@ def test_what_does_not_fit() -> None:
         Predictor(queries("panoptic"), overlap_threshold=-1)
     with pytest.raises(ValueError, match=r"score=0.3 is of instances; .* give mask_threshold instead"):
         Predictor(queries("panoptic"), score=0.3)
+    for network in (queries("semantic"), model("depth")):
+        with pytest.raises(ValueError, match=r"score=0.9 is of instances; the model predicts none, so leave it out"):
+            Predictor(network, score=0.9)
     with pytest.raises(ValueError, match=r"mask_threshold=0.3 is of panoptic segments, .* leave it out"):
         Predictor(queries(), mask_threshold=0.3)
 

@@ -23,7 +23,7 @@ from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.tasks import MasksTask
 from dense.tasks.data import DataFacts
 from dense.tasks.masks import regions
-from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TuneOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TargetOptions, TuneOptions
 from tests.predict.models import queries
 from tests.runs import Forked, assert_same, call, in_processes, weights
 from tests.tasks.test_continue import end_after_step_6
@@ -306,6 +306,9 @@ def test_mistakes(tmp_path: Path) -> None:
         MasksTask(head=HEAD, backbone=BackboneOptions(layers="even4"))
     options: dict[str, Any]
     for options, message in (
+        ({"backbone": BackboneOptions(norm="last")}, "backbone.norm='last': the head applies the final norm itself"),
+        ({"target": TargetOptions(size="grid4")}, "target.size='grid4' has no meaning for masks of queries"),
+        ({"target": TargetOptions(max_depth=3)}, "target.max_depth=3 has no meaning for masks of queries"),
         ({"inference": Inference(refine="guided")}, "inference.refine='guided': masks of queries are not refined"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -238,11 +238,12 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
 
 
 def check_classes(model: DenseModel, source: LabelledSource) -> None:
-    """Raise if model and data mean different classes."""
-    ours, theirs = model.classes or (), source.classes or ()
-    if len(ours) != len(theirs):
-        raise ValueError(f"the model has {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
-    for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+    """Raise if model and data mean different classes; of a model without names, the number alone is compared."""
+    theirs = source.classes or ()
+    count = len(model.classes) if model.classes else (model.outputs.get("labels") or model.outputs["masks"]).count
+    if count != len(theirs):
+        raise ValueError(f"the model has {count} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
+    for number, (own, other) in enumerate(zip(model.classes or theirs, theirs, strict=True)):
         if own != other:
             raise ValueError(
                 f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data like "
@@ -303,7 +304,7 @@ def measure(
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
-        classes=len(model.classes or ()),
+        classes=len(model.classes or source.classes or ()),
         settings={k: v for k, v in vars(protocol).items() if k != "name"}
         | ({"refine": model.inference.refine} if model.inference.refine != "none" else {})
         | settings,

@@ -135,6 +135,17 @@ def test_models_and_data_that_do_not_fit(tmp_path: Path) -> None:
         measure_masks(queries("instance", CLASSES), scenes(), find_mask_protocol("plain"), "panoptic")
     with pytest.raises(ValueError, match="the model has 3 classes, the data have 14"):
         measure_masks(queries(), scenes(), find_mask_protocol("plain"), "instance")
+    for network, what in (
+        (queries(), "instance"),
+        (queries("semantic"), "segmentation"),
+        (model("labels"), "segmentation"),
+    ):
+        network.classes = None  # as published checkpoints without names
+        with pytest.raises(ValueError, match="the model has 3 classes, the data have 14"):
+            dense.evaluate(network, "scenes", what=what, scenes=1, size=48)
+    network = queries("instance", CLASSES)
+    network.classes = None
+    assert set(dense.evaluate(network, "scenes", scenes=1, size=48).numbers["per_class"]) == set(CLASSES)
     with pytest.raises(ValueError, match="the model predicts depth, no masks"):
         measure_masks(model("depth"), scenes(), find_mask_protocol("plain"), "instance")
     with pytest.raises(ValueError, match="layout 'nyuv2' has no masks of objects"):

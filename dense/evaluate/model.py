@@ -202,7 +202,7 @@ def evaluate_model(
     if "masks" not in targets:
         opening.pop("annotations", None)
     source = open_labelled(
-        data, split, partial=True, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
+        data, split, partial=what not in MASKS, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
         camera_height=(camera_height[0], camera_height[1]) if camera_height else None,
         reading=network.inference.reading,
         **opening | ({} if restores else {"targets": targets}),

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 
 import dense
-from dense.data.labelled import open_labelled
+from dense.data.labelled import DataError, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.masks import connected, find_mask_protocol, measure_masks, partition
 from dense.metrics import MaskAP, PanopticQuality
 from dense.model.network import DenseModel, Inference
 from dense.predict import Predictor
+from tests.data.labelled_files import folder, mask, text
 from tests.data.test_segments import instances, panoptic, written
 from tests.predict.models import model, queries
 from tests.runs import call
@@ -79,6 +80,14 @@ def test_classes_of_a_panoptic_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has no targets: expected masks/"):
         (things / "instances.json").unlink()
         dense.evaluate(queries("semantic", ("dog", "cup")), things, what="segmentation", split="all")
+
+
+def test_images_without_a_map_are_listed_first(tmp_path: Path) -> None:
+    root = folder(tmp_path, list("abcd"))
+    text(root / "classes.yaml", "{0: sky, 1: cup, things: [cup]}")
+    mask(root / "instances/a.png", 1)
+    with pytest.raises(DataError, match=r"3 problems:(\n- .*/[bcd]\.jpg has no instance map .*){3}"):
+        dense.evaluate(queries("instance", ("sky", "cup")), root, split="all")
 
 
 def test_protocols() -> None:

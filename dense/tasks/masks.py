@@ -136,11 +136,14 @@ class MasksTask(DenseTask):
         super().setup(stage)
 
     @property
-    def fixed_features(self) -> bool:
-        """Whether the blocks before the head's do not change, and see no pasted objects."""
-        unfrozen, steady = self.tune.unfreeze, "drop_path_rate" not in self.options.arguments
-        last = isinstance(unfrozen, int) and unfrozen <= self.network.head.blocks and steady
-        return (super().fixed_features or last) and not self.paste.probability and not self.tune.patch_steps
+    def feature_change(self) -> str:
+        """What changes the features before the head's blocks: their training, pasted objects, or random depth."""
+        if self.paste.probability:
+            return "model.copy_paste changes the images"
+        unfrozen = self.tune.unfreeze
+        if self.tune.patch_steps or not isinstance(unfrozen, int) or unfrozen > self.network.head.blocks:
+            return super().feature_change
+        return "stochastic depth or dropout changes them" if drops(self.network.backbone) else ""
 
     # ---- a step
 
@@ -282,6 +285,11 @@ def target_size(batch: Batch) -> Size:
     """Return height and width of the segments of a batch."""
     height, width = (batch.segments or ())[0].valid.shape
     return height, width
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether a network in training drops values or blocks at random."""
+    return any(getattr(one, "drop_prob", 0) or (isinstance(one, nn.Dropout) and one.p) for one in module.modules())
 
 
 def regions(labels: Tensor) -> Segments:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from dense.backbone import load_backbone
 from dense.data.labelled.sample import IGNORE, Batch, Labelled, Segments, collate, label_map
 from dense.data.scenes import render
 from dense.data.transforms import EvalTransform
@@ -155,6 +156,39 @@ def test_the_backbone_warms_up_later(tmp_path: Path) -> None:
     assert rates[6][True] == 1.0
     assert rates[12][True] == pytest.approx((1 - 5 / 13) ** 0.9)
     assert rates[12][False] == pytest.approx((1 - 8 / 16) ** 0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "why"),
+    [
+        ({}, {"drop_path_rate": 0.5}, ""),  # the backbone stays in evaluation mode
+        ({"tune": TuneOptions(unfreeze=2)}, {"drop_path_rate": 0.0}, ""),
+        ({"tune": TuneOptions(unfreeze=3)}, {}, "model.tune trains it"),
+        ({"tune": TuneOptions(lora_rank=2)}, {}, "model.tune trains it"),
+        ({"tune": TuneOptions(unfreeze=2)}, {"drop_path_rate": 0.5}, "stochastic depth or dropout"),
+        ({"tune": TuneOptions(unfreeze=2)}, {"proj_drop_rate": 0.5}, "stochastic depth or dropout"),
+        (
+            {"tune": TuneOptions(unfreeze=2), "copy_paste": PasteOptions(probability=0.5)},
+            {},
+            "model.copy_paste changes",
+        ),
+    ],
+)
+def test_features_that_a_cache_may_keep(
+    options: dict[str, Any], arguments: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """Also of a saved backbone, whose spec has the rates."""
+    spec = BACKBONE | {"arguments": BACKBONE["arguments"] | arguments}  # type: ignore[operator]
+    load_backbone(spec["name"], **spec["arguments"]).save_pretrained(tmp_path)
+    for backbone in (BackboneOptions(**spec), BackboneOptions(name=str(tmp_path))):
+        task = MasksTask(head=HEAD, backbone=backbone, **options)
+        task.build_for(DataFacts(("a", "b"), val_targets=("masks",), things=(True, False)))
+        assert task.fixed_features == (not why)
+        assert task.feature_change.startswith(why)
+        task.trainer = SimpleNamespace(datamodule=SimpleNamespace(cache="cache"))  # type: ignore[assignment]
+        if why:
+            with pytest.raises(ValueError, match=f"features of a frozen backbone, and {why}.*; drop one"):
+                task.on_fit_start()
 
 
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])

@@ -120,22 +120,26 @@ def training(options: Namespace) -> str:
 
 def ground_truth(options: Namespace, model: Any) -> Any:
     """Return labelled images, for a model of objects with masks of them, or the images without ground truth."""
-    from dense.data.labelled.open import as_in_training, open_labelled
+    from dense.data.labelled.open import as_in_training, class_target, open_labelled
+    from dense.data.labelled.sample import UNCOVERED
 
     if len(options.images) == 1 and not Path(options.images[0]).is_file():
-        given = {name: getattr(options, name) for name in OPENING if name != "split"}
+        given = {name: getattr(options, name) for name in OPENING if name != "split"} | {"annotations": None}
+        folder, split = options.images[0], options.split or "val"
         try:
-            given |= {"annotations": None} if model.objects else {}
-            opening = as_in_training(model.model.facts, options.images[0], **given)
-            targets = ("masks",) if model.objects else ("labels", "depth")
-            return open_labelled(
-                options.images[0],
-                options.split or "val",
-                partial=True,
-                targets=targets,
-                reading=model.inference.reading,
-                **opening,
-            )
+            opening = as_in_training(model.model.facts, folder, **given)
+            target = "masks" if model.objects else "labels"
+            if not model.objects and "depth" not in model.model.outputs:
+                target = class_target(folder, split, opening["layout"], opening["annotations"])
+            if target == "labels":
+                del opening["annotations"]
+            source = open_labelled(
+                folder, split, partial=True, targets=("masks",) if target == "masks" else ("labels", "depth"),
+                reading=model.inference.reading, **opening,
+            )  # fmt: skip
+            if model.objects or getattr(source, "covers", True):
+                return source
+            say(f"without ground truth: {UNCOVERED}")
         except FileNotFoundError as reason:
             if options.split is not None:
                 raise

@@ -34,6 +34,7 @@ IMAGES = ("images", "image")  # names of folders in a folder of labelled images,
 MASKS = ("masks", "mask", "labels", "annotations")
 DEPTHS = ("depth", "depths")
 OBJECTS = ("instances", "instance")
+PANOPTIC = "panoptic"  # beside panoptic.json
 _dark: list[str] = []  # the image whose range was reported, once per process
 
 
@@ -257,8 +258,8 @@ def list_images(
 
 
 def without_targets(root: Path, names: Iterable[str]) -> Iterator[str]:
-    """Leave out files below a folder of masks, depth or instances that lies beside a folder of images, with a line."""
-    targets, beside, left = {*MASKS, *DEPTHS, *OBJECTS}, dict[Path, bool](), 0
+    """Leave out, with a line, files below a folder of masks, depth or objects that lies beside a folder of images."""
+    targets, beside, left = {*MASKS, *DEPTHS, *OBJECTS, PANOPTIC}, dict[Path, bool](), 0
     for name in names:
         *folders, _ = Path(name).parts
         places = [root.joinpath(*folders[:i]) for i, folder in enumerate(folders) if folder in targets]

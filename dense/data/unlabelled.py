@@ -35,7 +35,7 @@ class Images(Protocol):
 class FolderImages:
     """Every image in a folder and its subfolders, in the order of their paths; of a file per channel, the first.
 
-    Masks, depth and instances of labelled images are left out, see `without_targets`.
+    Masks, depth, instances and panoptic maps of labelled images are left out, see `without_targets`.
 
     The folders directly below the root are classes, numbered by name; images that lie in the root itself have no
     class. Names that begin with a dot are skipped, links are followed.

@@ -12,7 +12,7 @@ from torch import Tensor
 from dense.console import progress, say, warn
 from dense.data.labelled.check import check_all
 from dense.data.labelled.files import FileSource
-from dense.data.labelled.sample import LabelledSource
+from dense.data.labelled.sample import UNCOVERED, LabelledSource, with_labels
 from dense.data.transforms import EvalTransform
 from dense.data.windows import Targets, large_image
 from dense.evaluate.large import compare, large_settings, refuse_large, size_for
@@ -138,7 +138,7 @@ def evaluate_dense(
         if large_image(source, index) is not None:
             _measure_large(model, cast("FileSource", source), index, protocol, plain, measured, device)
             continue
-        read = source.read(index)
+        read = with_labels(source.read(index))
         sample = EvalTransform(protocol.size_of((read.image.shape[0], read.image.shape[1])), targets)(read)
         given, (height, width) = model.inference.padded(sample.image[None].to(device)), sample.image.shape[-2:]
         maps = {k: v[..., :height, :width] for k, v in network(model.backbone.normalise(given)).items()}
@@ -226,6 +226,8 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
     """Return the metrics of classes; raise if model and data mean different classes."""
     if not {"labels", "masks"} & model.outputs.keys() or source.classes is None:
         return {}
+    if not getattr(source, "covers", True):
+        raise ValueError(f"classes of pixels cannot be measured: {UNCOVERED}")
     check_classes(model, source)
     found: dict[str, Any] = {"segmentation": SegmentationMetrics(len(source.classes), protocol.ignore, source.classes)}
     if protocol.boundary:
@@ -236,11 +238,12 @@ def label_metrics(model: DenseModel, source: LabelledSource, protocol: DenseProt
 
 
 def check_classes(model: DenseModel, source: LabelledSource) -> None:
-    """Raise if model and data mean different classes."""
-    ours, theirs = model.classes or (), source.classes or ()
-    if len(ours) != len(theirs):
-        raise ValueError(f"the model has {len(ours)} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
-    for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+    """Raise if model and data mean different classes; of a model without names, the number alone is compared."""
+    theirs = source.classes or ()
+    count = len(model.classes) if model.classes else (model.outputs.get("labels") or model.outputs["masks"]).count
+    if count != len(theirs):
+        raise ValueError(f"the model has {count} classes, the data have {len(theirs)}: {', '.join(theirs[:10])}")
+    for number, (own, other) in enumerate(zip(model.classes or theirs, theirs, strict=True)):
         if own != other:
             raise ValueError(
                 f"class {number} is {own!r} to the model and {other!r} in the data; name the classes of the data like "
@@ -301,7 +304,7 @@ def measure(
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
-        classes=len(model.classes or ()),
+        classes=len(model.classes or source.classes or ()),
         settings={k: v for k, v in vars(protocol).items() if k != "name"}
         | ({"refine": model.inference.refine} if model.inference.refine != "none" else {})
         | settings,

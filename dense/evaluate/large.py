@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dense.console import progress
 from dense.data.labelled.files import FileSource
-from dense.data.labelled.sample import Labelled, LabelledSource
+from dense.data.labelled.sample import Labelled, LabelledSource, with_labels
 from dense.data.labelled.segments import encode_part
 from dense.data.large import LARGE, Box, Windows
 from dense.data.transforms import new_size
@@ -79,7 +79,7 @@ class Compared:
         """Return the targets of a block, which are read once for all of its maps."""
         if self._target is None or self._box != box:
             assert self.targets.windows is not None
-            self._box, self._target = box, self.targets.read(box)
+            self._box, self._target = box, with_labels(self.targets.read(box))
         return self._target
 
     def close(self) -> None:

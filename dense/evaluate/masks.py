@@ -209,7 +209,7 @@ def measure_masks(
         features=f"layers {', '.join(map(str, model.layers))}",
         norm=model.norm,
         statistics="of training (evaluation mode)",
-        classes=len(model.classes or ()),
+        classes=len(model.classes or source.classes or ()),
         settings={k: v for k, v in vars(protocol).items() if k != "name"}
         | {"masks": "of queries" if output else "connected parts of classes"}
         | settings,

@@ -12,7 +12,7 @@ from dense.backbone.saved import CONFIG, read_json
 from dense.backbone.weights.names import directory
 from dense.data.anomaly import open_anomaly
 from dense.data.degrade import Degrade
-from dense.data.labelled.open import as_in_training, open_labelled
+from dense.data.labelled.open import as_in_training, class_target, open_labelled
 from dense.data.levels import Reading
 from dense.evaluate.dense import PROTOCOLS, TARGETS, DenseProtocol, find_protocol, measure
 from dense.evaluate.masks import MASK_PROTOCOLS, MaskProtocol, find_mask_protocol, measure_masks
@@ -196,10 +196,13 @@ def evaluate_model(
     if what is None and network.task in MASKS:
         what = network.task
     targets = ("masks",) if what in MASKS else TARGETS.get(what or "", ("labels", "depth"))
+    if not restores and (what == "segmentation" or (what is None and "depth" not in network.outputs)):
+        given = (opening["layout"], opening["annotations"])
+        targets = ("masks",) if class_target(data, split, *given) == "masks" else targets
     if "masks" not in targets:
         opening.pop("annotations", None)
     source = open_labelled(
-        data, split, partial=True, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
+        data, split, partial=what not in MASKS, size=size, length=scenes or SCENES.get(network.task, 200), seed=seed,
         camera_height=(camera_height[0], camera_height[1]) if camera_height else None,
         reading=network.inference.reading,
         **opening | ({} if restores else {"targets": targets}),

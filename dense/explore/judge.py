@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dense.data.labelled.sample import IGNORE, Labelled, Segments
+from dense.data.labelled.sample import IGNORE, Labelled, Segments, with_labels
 from dense.media.draw import Picture, depth_picture, heat, label_picture
 from dense.metrics.discovery import jaccard
 from dense.metrics.segmentation import confusion
@@ -32,7 +33,7 @@ def judge(model: Predictor, sample: Labelled) -> Shown:
     depth, classes = parts(prediction)
     found = []
     if classes is not None:
-        found.append(of_classes(classes, sample.labels))
+        found.append(of_classes(classes, with_labels(sample).labels))
     if depth is not None:
         mirrored, _ = parts(model(np.ascontiguousarray(sample.image[:, ::-1])))
         assert mirrored is not None
@@ -43,6 +44,8 @@ def judge(model: Predictor, sample: Labelled) -> Shown:
         found.append(Shown({"anomaly": prediction.picture()}, f"score {prediction.score:.3f}", prediction.score))
     if isinstance(prediction, Instances | Panoptic):
         truth = sample.segments
+        if truth is not None:
+            check_classes(truth.classes.numpy(), len(prediction.classes))
         if truth is not None and isinstance(prediction, Instances):
             truth = truth.of_things(model.model.outputs["masks"].things)
         found.append(of_objects(prediction, sample.image, truth))
@@ -59,10 +62,7 @@ def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
     layers = {"prediction": label_picture(labels, count), "uncertainty": heat(uncertain, bounds=(0, 1))}
     if truth is None or not (known := truth != IGNORE).any():
         return Shown(layers, f"uncertainty {uncertain.mean():.2f}", float(uncertain.mean()))
-    if truth[known].max() >= count:
-        raise ValueError(
-            f"the ground truth has label {truth[known].max()} and the model {count} classes; give images that it is for"
-        )
+    check_classes(truth[known], count)
     pairs = confusion(torch.from_numpy(truth[known]), torch.from_numpy(labels[known]), count, count).double()
     union = pairs.sum(0) + pairs.sum(1) - pairs.diagonal()
     miou = float((pairs.diagonal()[union > 0] / union[union > 0]).mean())
@@ -71,15 +71,29 @@ def of_classes(found: Segmentation, truth: NDArray[np.uint8] | None) -> Shown:
     return Shown(layers, f"mIoU {miou:.2f}", 1 - miou)
 
 
+def check_classes(truth: NDArray[Any], count: int) -> None:
+    """Raise for true labels that a model of `count` classes does not have."""
+    if (most := int(truth.max(initial=0))) >= count:
+        raise ValueError(f"the ground truth has label {most} and the model {count} classes; give images that it is for")
+
+
 def of_objects(found: Instances | Panoptic, image: Picture, truth: Segments | None) -> Shown:
-    """The error is 1 minus the mean IoU of true objects with the best of their class; uncertainty 1 - mean score."""
+    """The error is 1 minus the mean IoU of true objects with the best of their class; uncertainty 1 - mean score.
+
+    Without true objects, the error is the best score of an object that lies mostly where something is known.
+    """
     count, layers = len(found.labels), {"prediction": found.overlay(image)}
     uncertain = float(1 - found.scores.mean()) if count else 1.0
-    if truth is None or not len(truth.classes):
+    if truth is None or not truth.valid.any():
         return Shown(layers, f"{count} objects, uncertainty {uncertain:.2f}", uncertain)
+    masks, known = torch.from_numpy(found.masks), truth.valid & ~truth.masks[truth.crowd].any(0)
+    truth = truth.take(~truth.crowd)
     names = [found.classes[k] for k in truth.classes.tolist()]
     layers["ground truth"] = drawn(image, numbered(truth.masks.numpy()), names)
-    masks = torch.from_numpy(found.masks)
+    if not len(truth.classes):
+        wrong = 2 * (masks & known).flatten(1).sum(1) > masks.flatten(1).sum(1)
+        worst = float(found.scores[wrong.numpy()].max(initial=0))
+        return Shown(layers, f"{count} objects, none in the ground truth", worst)
     iou = jaccard(masks, truth.masks) * (truth.classes[:, None] == torch.from_numpy(found.labels)[None])
     best = float(torch.cat([iou, torch.zeros(len(iou), 1)], 1).amax(1).mean())
     return Shown(layers, f"{count} objects, mean IoU {best:.2f}", 1 - best)

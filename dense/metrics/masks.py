@@ -23,8 +23,8 @@ class MaskAP(Metric):
     """COCO's mask AP, by pycocotools: precision over 101 recalls, averaged over IoUs of .5 to .95 and over classes.
 
     A prediction is (masks (N, H, W) bool, classes (N,), scores (N,)), a target has ``masks``, ``classes`` and
-    ``crowd``. At most 100 predictions of an image count; those inside of a crowd of their class do not. Small is less
-    than 32 x 32 pixels, large more than 96 x 96, of the masks' pixels.
+    ``crowd``. At most 100 predictions of each class in an image count; those inside of a crowd of their class do not.
+    Small is less than 32 x 32 pixels, large more than 96 x 96, of the masks' pixels.
 
     names: of the classes.
     """
@@ -54,7 +54,8 @@ class MaskAP(Metric):
         self.records.append(torch.frombuffer(text, dtype=torch.uint8).to(self.device))
 
     def compute(self) -> dict[str, float]:
-        """Return ``ap``, ``ap50``, ``ap75``, AP by size, and the recall with 1, 10 and 100 predictions of an image.
+        """Return ``ap``, ``ap50``, ``ap75``, AP by size, and the recall with 1, 10 and 100 predictions of each class in
+        an image.
 
         Numbers for which there are no objects are NaN.
         """

@@ -39,7 +39,8 @@ class Inference:
         refine: "guided" moves the edges of predicted classes and depth to those of the image, by a guided filter over
             the probabilities, or the depth as the head predicts it, at the working size; its radius is half a patch
             for classes, which are lost where they are thin, and a patch for depth.
-        longer: working size as the longer side in pixels, instead of `resize`, in prediction and evaluation alone.
+        longer: working size as the longer side in pixels, instead of `resize`, in prediction and evaluation alone, of
+            objects also in validation.
         focal: focal length in pixels at the working size, where the training data declare it; an image of another
             camera can then be resized to it, so that it has as many pixels per degree.
         reading: channels of the images and what their numbers mean; in a training those of data.channels and

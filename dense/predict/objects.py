@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ class Instances:
     labels: NDArray[np.int64]  # N: indices into classes
     scores: NDArray[np.float32]  # N, in 0..1
     classes: tuple[str, ...]
+    ids: tuple[int, ...] = ()  # of the classes in COCO's files; 1, 2, ... if empty
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def best(self, count: int) -> Instances:
         """Return the most certain objects alone."""
-        return Instances(self.masks[:count], self.labels[:count], self.scores[:count], self.classes)
+        return replace(self, masks=self.masks[:count], labels=self.labels[:count], scores=self.scores[:count])
 
     @property
     def boxes(self) -> NDArray[np.int64]:
@@ -61,7 +62,7 @@ class Instances:
     def annotations(self) -> list[dict[str, Any]]:
         """Return COCO's annotation of each object, with a run-length code and the score, without ids."""
         return [
-            described(mask, int(label)) | {"score": round(float(score), 6), "iscrowd": 0}
+            described(mask, category_of(int(label), self.ids)) | {"score": round(float(score), 6), "iscrowd": 0}
             for mask, label, score in zip(self.masks, self.labels, self.scores, strict=True)
         ]
 
@@ -83,6 +84,7 @@ class Panoptic:
     scores: NDArray[np.float32]  # N, in 0..1
     classes: tuple[str, ...]
     things: tuple[bool, ...]  # of each class, whether its objects are counted
+    ids: tuple[int, ...] = ()  # of the classes in COCO's files; 1, 2, ... if empty
 
     @property
     def masks(self) -> NDArray[np.bool_]:
@@ -105,7 +107,8 @@ class Panoptic:
     def annotations(self) -> list[dict[str, Any]]:
         """Return COCO's segments_info; the id of a segment is its place plus 1."""
         return [
-            {"id": place + 1} | described(self.segments == place, int(self.labels[place]), code=False)
+            {"id": place + 1}
+            | described(self.segments == place, category_of(int(self.labels[place]), self.ids), code=False)
             | {"score": round(float(self.scores[place]), 6), "iscrowd": 0}
             for place in range(len(self.labels))
         ]  # fmt: skip
@@ -175,10 +178,15 @@ def box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def described(mask: NDArray[np.bool_], label: int, code: bool = True) -> dict[str, Any]:
-    """Return COCO's fields of a mask; the id of a category is its class plus 1."""
+def category_of(label: int, ids: Sequence[int]) -> int:
+    """Return the id of a class in COCO's files: one of `ids` or, without them, its number plus 1."""
+    return ids[label] if ids else label + 1
+
+
+def described(mask: NDArray[np.bool_], category: int, code: bool = True) -> dict[str, Any]:
+    """Return COCO's fields of a mask of a category."""
     left, top, right, bottom = box(mask)
-    fields = {"category_id": label + 1, "bbox": [left, top, right - left, bottom - top], "area": int(mask.sum())}
+    fields = {"category_id": category, "bbox": [left, top, right - left, bottom - top], "area": int(mask.sum())}
     return fields | ({"segmentation": encode(mask)} if code else {})
 
 
@@ -197,22 +205,24 @@ class Coco:
         size = one.masks.shape[1:] if isinstance(one, Instances) else one.segments.shape
         things = one.things if isinstance(one, Panoptic) else None
         segments = f"{Path(name).with_suffix('')}_panoptic.png"
-        self.describe(name, size, one.annotations(), one.classes, things, segments)
+        self.describe(name, size, one.annotations(), one.classes, things, segments, one.ids)
 
     def describe(
         self, name: str, size: Sequence[int], rows: list[dict[str, Any]], classes: Sequence[str],
-        things: Sequence[bool] | None, segments: str,
+        things: Sequence[bool] | None, segments: str, ids: Sequence[int] = (),
     ) -> None:  # fmt: skip
         """Add the annotations of an image of `size` without ids, or its segments_info.
 
-        things: of panoptic segments, whether objects of each class are counted; segments: the name of their map
+        things: of panoptic segments, whether objects of each class are counted; segments: the name of their map; ids:
+        of the classes, see `category_of`
         """
         self.name = "instances" if things is None else "panoptic"
         if things is not None:
             rows = [{"file_name": segments, "segments_info": rows}]
         self.append({"file_name": name, "height": size[0], "width": size[1]}, rows)
         self.content["categories"] = [
-            {"id": k + 1, "name": label, "isthing": int(things is None or things[k])} for k, label in enumerate(classes)
+            {"id": category_of(k, ids), "name": label, "isthing": int(things is None or things[k])}
+            for k, label in enumerate(classes)
         ]
 
     def append(self, image: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:

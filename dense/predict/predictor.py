@@ -123,8 +123,10 @@ class Predictor:
                 raise ValueError(
                     f"{name}={value} is of panoptic segments, which the model does not predict; leave it out"
                 )
-        if model.task == "panoptic" and score != SCORE:
-            raise ValueError(f"score={score} is of instances; for panoptic segments give mask_threshold instead")
+        if model.task != "instance" and score != SCORE:
+            instead = "for panoptic segments give mask_threshold instead"
+            instead = instead if model.task == "panoptic" else "the model predicts none, so leave it out"
+            raise ValueError(f"score={score} is of instances; {instead}")
         self.thresholds: dict[str, Any] = {
             name: THRESHOLD if value is None else value for name, value in thresholds.items()
         }
@@ -223,14 +225,15 @@ class Predictor:
             output = self.model.outputs["masks"]
             things = output.things or (True,) * output.count
             numbered = number_partitions(places, found, things, sink.put_tile(size))
-            rows = sink.put_segments(numbered, image.damaged)
+            rows = sink.put_segments(numbered, image.damaged, self._ids)
         else:
-            rows = sink.put_objects(joined_instances(places, list(found), self.score), size)
+            rows = sink.put_objects(joined_instances(places, list(found), self.score), size, self._ids)
         file = Coco()
         name = sink.stem.name
         file.describe(
-            f"{name}{image.image.path.suffix}", image.shape, rows, self._classes, things, f"{name}_panoptic.tif"
-        )
+            f"{name}{image.image.path.suffix}", image.shape, rows, self._classes, things, f"{name}_panoptic.tif",
+            self._ids,
+        )  # fmt: skip
         file.write(Path(f"{sink.stem}_{file.name}.json"))
 
     def many(self, sources: Iterable[Source]) -> Iterator[tuple[RGB, Prediction]]:
@@ -263,8 +266,8 @@ class Predictor:
         labels, scores, classes = found.classes.cpu().numpy(), found.scores.cpu().float().numpy(), self._classes
         if isinstance(found, Partition):
             segments = found.segments.cpu().numpy().astype(np.int32)
-            return Panoptic(segments, labels, scores, classes, output.things or (True,) * output.count)
-        return Instances(found.masks.cpu().numpy(), labels, scores, classes)
+            return Panoptic(segments, labels, scores, classes, output.things or (True,) * output.count, self._ids)
+        return Instances(found.masks.cpu().numpy(), labels, scores, classes, self._ids)
 
     def _finder(self) -> Finder:
         """Return what turns logits into instances or segments; parts of instances in tiles may have a lower score."""
@@ -286,6 +289,11 @@ class Predictor:
         """Names of the classes, their numbers where they have none; empty without classes."""
         output = self.model.outputs.get("labels") or self.model.outputs.get("masks")
         return self.model.classes or (tuple(map(str, range(output.count))) if output else ())
+
+    @property
+    def _ids(self) -> tuple[int, ...]:
+        """Ids of the classes in the JSON file of the training, where they are not 1, 2, ..."""
+        return tuple(self.model.facts.get("category ids", ()))
 
     @property
     def _patch(self) -> int:

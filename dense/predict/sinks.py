@@ -21,7 +21,7 @@ from dense.files import PARTIAL, replacing, write
 from dense.media.draw import label_picture, palette, write_picture
 from dense.model.inference import ROWS, bands
 from dense.model.tiles import Joined, Numbered, enlarged, nearest
-from dense.predict.objects import COLOURS, as_colours, of_colours
+from dense.predict.objects import COLOURS, as_colours, category_of, of_colours
 from dense.predict.predictions import Depth, Restoration, Segmentation
 from heads.features import Size
 from heads.memory import as_logarithms
@@ -103,8 +103,11 @@ class TiledSink(Sink):
         # a map per block, since pages of a map count as resident memory until it is closed
         self._map(name, "w+" if new else "r+")[top : top + len(values), left : left + values.shape[1]] = values
 
-    def put_objects(self, objects: Sequence[Joined], size: Size) -> list[dict[str, Any]]:
-        """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them."""
+    def put_objects(self, objects: Sequence[Joined], size: Size, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Keep the numbers of objects, found at a `size`, 1 for the best; return COCO's annotations of them.
+
+        ids: of the classes, see `category_of`
+        """
         self.values["instances"] = (np.min_scalar_type(max(len(objects), 256)), self.size)  # 16 bits, or 32
         self._map("instances", "w+")
         annotations = []
@@ -114,7 +117,8 @@ class TiledSink(Sink):
             top, left, whole = found
             bottom, right = top + whole.shape[0], left + whole.shape[1]
             self._map("instances", "r+")[top:bottom, left:right][whole] = number
-            fields = {"category_id": one.label + 1, "bbox": [left, top, right - left, bottom - top]}
+            category = category_of(one.label, ids)
+            fields = {"category_id": category, "bbox": [left, top, right - left, bottom - top]}
             fields |= {"area": int(whole.sum()), "segmentation": encode_part(whole, top, left, self.size)}
             annotations.append(fields | {"score": round(one.score, 6), "iscrowd": 0})
         return annotations[::-1]
@@ -130,10 +134,10 @@ class TiledSink(Sink):
 
         return put
 
-    def put_segments(self, numbered: Numbered, damaged: Sequence[Box]) -> list[dict[str, Any]]:
+    def put_segments(self, numbered: Numbered, damaged: Sequence[Box], ids: Sequence[int]) -> list[dict[str, Any]]:
         """Keep the panoptic segments of the tiles that were put; return COCO's segments_info of them.
 
-        Boxes in `damaged` have no segment.
+        Boxes in `damaged` have no segment. ids: of the classes, see `category_of`
         """
         size = self.values["tiles"][1]
         seen = np.zeros(len(numbered.classes) + 1, bool)  # the last is none
@@ -163,7 +167,7 @@ class TiledSink(Sink):
         sides = last - first
         return [
             {
-                "id": k + 1, "category_id": int(numbered.classes[k]) + 1,
+                "id": k + 1, "category_id": category_of(int(numbered.classes[k]), ids),
                 "bbox": [int(first[1, k]), int(first[0, k]), int(sides[1, k]), int(sides[0, k])], "area": int(areas[k]),
                 "score": round(float(numbered.scores[k]), 6), "iscrowd": 0,
             }

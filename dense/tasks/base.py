@@ -209,8 +209,8 @@ class DenseTask(pl.LightningModule, abc.ABC):
         """Fill the cache, now that the network is on its device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         network, named = self.network, data.cache not in (None, "auto")
-        if named and not self.fixed_features:
-            raise ValueError("data.cache keeps features of a frozen backbone, and model.tune trains it; drop one")
+        if named and (why := self.feature_change):
+            raise ValueError(f"data.cache keeps features of a frozen backbone, and {why}; drop one")
         if named and network.head.reads_pixels:
             raise ValueError("data.cache keeps features, and this head reads the images too; leave data.cache out")
         if not self.fixed_features or network.head.reads_pixels:
@@ -233,9 +233,14 @@ class DenseTask(pl.LightningModule, abc.ABC):
         data.keep_features(compute, key, self.steps, whole)
 
     @property
+    def feature_change(self) -> str:
+        """What changes the features that the head gets in training, in words; empty if they stay the same."""
+        return "" if self.tune.frozen else "model.tune trains it"
+
+    @property
     def fixed_features(self) -> bool:
         """Whether the features that the head gets stay the same in training."""
-        return self.tune.frozen
+        return not self.feature_change
 
     def features(self, batch: Batch) -> tuple[Features, Tensor | None]:
         """Return the features of a batch, computed or from the cache, and the pixels for a head that reads them."""

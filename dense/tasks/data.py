@@ -63,6 +63,7 @@ class DataFacts:
         things: whether each class is of countable objects; None without masks of objects.
         reading: channels of the images, and what their numbers mean.
         partial: whether samples may lack a target.
+        covers: whether pixels outside of objects have a class too.
     """
 
     classes: tuple[str, ...] | None = None
@@ -74,6 +75,7 @@ class DataFacts:
     things: tuple[bool, ...] | None = None
     reading: Reading = PHOTOGRAPHS
     partial: bool = False
+    covers: bool = True
 
 
 def window_side(crop: int | tuple[int, int] | None, augment: Augment) -> tuple[int, int]:
@@ -367,6 +369,7 @@ class DenseData(pl.LightningDataModule):
             things=things,
             reading=self.reading,
             partial=self.partial,
+            covers=getattr(self.train, "covers", True),
         )
 
     @property
@@ -530,6 +533,7 @@ class DenseData(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         """Return facts for the model card."""
+        ids = list(getattr(getattr(self.train, "segment_format", None), "ids", ()))
         return {
             "images": self.root,
             "layout": self.layout,
@@ -537,4 +541,4 @@ class DenseData(pl.LightningDataModule):
             "validated on": len(self.val),
             "batch size": self.batch_size,
             "arrangement": self.arrangement,
-        }
+        } | ({"category ids": ids} if ids != list(range(1, len(ids) + 1)) else {})

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from dense.data.copy_paste import copy_paste
-from dense.data.labelled.sample import IGNORE, Batch, LabelledSource, Segments, masks_of
+from dense.data.labelled.sample import IGNORE, UNCOVERED, Batch, LabelledSource, Segments, label_map, masks_of
+from dense.data.transforms import new_size, resize_image
 from dense.losses import MaskLoss
 from dense.metrics import MaskAP, PanopticQuality, SegmentationMetrics
 from dense.model import queries
-from dense.model.inference import slid
+from dense.model.inference import slid, whole_size
 from dense.model.network import Maps, task_of_masks
-from dense.model.tiles import finder, search
+from dense.model.tiles import best, finder, search
 from dense.tasks.base import DenseTask
 from dense.tasks.data import DataFacts
-from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions
+from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TargetOptions
 from dense.tasks.segmentation import constant_class
 from heads.eomt import annealed, default_spans
 from heads.features import Size
@@ -76,6 +77,16 @@ class MasksTask(DenseTask):
                 f"backbone.layers={backbone.layers!r}: the head runs the last blocks itself; leave layers out and set "
                 "head.blocks"
             )
+        if self.inference.refine != "none":
+            raise ValueError(
+                f"inference.refine={self.inference.refine!r}: masks of queries are not refined; leave it out"
+            )
+        usual = TargetOptions()
+        for name, value in vars(self.target).items():
+            if value != getattr(usual, name):
+                raise ValueError(f"target.{name}={value!r} has no meaning for masks of queries; leave it out")
+        if backbone.norm is not True:
+            raise ValueError(f"backbone.norm={backbone.norm!r}: the head applies the final norm itself; leave it out")
         if copy_paste.probability and kind != "instance":
             raise ValueError(f"copy_paste.probability={copy_paste.probability} needs kind instance, not {kind}")
         self.kind, self.task = kind, task_of_masks(kind)
@@ -95,6 +106,8 @@ class MasksTask(DenseTask):
                 f"the data have no {'classes' if self.kind == 'semantic' else 'masks of objects'} for training and "
                 "validation; give COCO annotations, maps of instances or, for kind semantic, masks of classes"
             )
+        if self.kind == "semantic" and not data.covers:
+            raise ValueError(f"kind semantic: {UNCOVERED}, or train kind instance")
         if data.partial and self.kind != "semantic":
             raise ValueError(
                 f"data.partial=True: kind {self.kind} needs the objects of each image, since where they are unknown a "
@@ -123,11 +136,14 @@ class MasksTask(DenseTask):
         super().setup(stage)
 
     @property
-    def fixed_features(self) -> bool:
-        """Whether the blocks before the head's do not change, and see no pasted objects."""
-        unfrozen, steady = self.tune.unfreeze, "drop_path_rate" not in self.options.arguments
-        last = isinstance(unfrozen, int) and unfrozen <= self.network.head.blocks and steady
-        return (super().fixed_features or last) and not self.paste.probability and not self.tune.patch_steps
+    def feature_change(self) -> str:
+        """What changes the features before the head's blocks: their training, pasted objects, or random depth."""
+        if self.paste.probability:
+            return "model.copy_paste changes the images"
+        unfrozen = self.tune.unfreeze
+        if self.tune.patch_steps or not isinstance(unfrozen, int) or unfrozen > self.network.head.blocks:
+            return super().feature_change
+        return "stochastic depth or dropout changes them" if drops(self.network.backbone) else ""
 
     # ---- a step
 
@@ -203,32 +219,35 @@ class MasksTask(DenseTask):
         self.set_masking()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Compare masks or classes with the targets, at the targets' own size."""
+        """Compare masks or classes with the targets, at the targets' own size, as `dense evaluate` does."""
+        assert batch.images is not None
+        if self.kind != "semantic" and (batch.cached is None or self.working_size(batch.images) is not None):
+            self.count(self.metrics, [self.found_in(image, batch) for image in batch.images], batch)
+            return
         if batch.cached is not None:
             maps = self.network.decode(self.features(batch)[0])
         else:
-            assert batch.images is not None
-            if self.kind != "semantic" and (self.inference.window is not None or self.inference.square):
-                self.count(self.metrics, [self.found_in(image, batch) for image in batch.images], batch)
-                return
-            images = self.network.backbone.normalise(batch.images)
-            window = self.inference.window
-            maps = (
-                self.network.maps(images) if window is None else slid(self.scores, window, self.inference.step)(images)
-            )
+            network, window = queries.as_classes(self.network.maps), self.inference.window
+            network = network if window is None else slid(network, window, self.inference.step)
+            maps = network(self.network.backbone.normalise(batch.images))
         self.update_metrics(self.metrics, maps, batch)
         if self.comparing is not None:
             self.update_metrics(self.comparing[1], self.comparing[0](batch), batch)
 
-    def scores(self, images: Tensor) -> Maps:
-        """Return scores of classes, which windows can average."""
-        masks, classes = self.network.maps(images).values()
-        return {"labels": queries.semantic(masks, classes, (images.shape[-2], images.shape[-1]))}
+    def working_size(self, images: Tensor) -> Size | None:
+        """Return the size at which objects are searched for, where it is not that of the images (..., h, w)."""
+        height, width = images.shape[-2:]
+        size = new_size(whole_size(self.inference, (height, width)), height, width)
+        return None if size == (height, width) else size
 
     def found_in(self, image: Tensor, batch: Batch) -> Any:
-        """Return the instances or segments of a uint8 image (3, h, w), at the targets' size."""
+        """Return the instances or segments of a uint8 image (N, h, w), at the targets' size."""
         network, things = self.network, self.network.outputs["masks"].things
-        return search(network.maps_of_pixels, image, target_size(batch), self.inference, finder(network), things)
+        if (size := self.working_size(image)) is not None:
+            small = resize_image(image.permute(1, 2, 0).cpu().numpy(), size)
+            image = torch.from_numpy(small).permute(2, 0, 1).to(image.device)
+        find, size = finder(network), target_size(batch)
+        return best(search(network.maps_of_pixels, image, size, self.inference, find, things), 0.0, queries.TOP)
 
     def update_metrics(self, metrics: Any, maps: Maps, batch: Batch) -> None:
         if self.kind == "semantic":
@@ -237,14 +256,15 @@ class MasksTask(DenseTask):
             if "labels" in maps:
                 scores = resize(maps["labels"], size, align_corners=False)
             else:
-                scores = queries.semantic(maps["mask_logits"], maps["class_logits"], size)
+                scores = queries.semantic(maps["mask_logits"], maps["class_logits"], size, batch.size)
             metrics.update(scores.argmax(1), labels)
             return
         masks, classes, size = maps["mask_logits"], maps["class_logits"], target_size(batch)
         if self.kind == "panoptic":
-            self.count(metrics, queries.panoptic(masks, classes, size, metrics.things), batch)
+            found: Any = queries.panoptic(masks, classes, size, metrics.things, through=batch.size)
         else:
-            self.count(metrics, queries.instances(masks, classes, size), batch)
+            found = queries.instances(masks, classes, size, through=batch.size)
+        self.count(metrics, found, batch)
 
     def count(self, metrics: Any, found: Sequence[Any], batch: Batch) -> None:
         """Compare the instances or segments of each image with its targets, on their device."""
@@ -267,15 +287,12 @@ def target_size(batch: Batch) -> Size:
     return height, width
 
 
+def drops(module: nn.Module) -> bool:
+    """Whether a network in training drops values or blocks at random."""
+    return any(getattr(one, "drop_prob", 0) or (isinstance(one, nn.Dropout) and one.p) for one in module.modules())
+
+
 def regions(labels: Tensor) -> Segments:
     """Return one segment per class of a map of labels (H, W)."""
     masks, classes = masks_of(labels)
     return Segments(masks, classes, torch.zeros_like(classes, dtype=torch.bool), labels != IGNORE)
-
-
-def label_map(segments: Segments) -> Tensor:
-    """Return the class of each pixel (H, W), unknown in crowds and outside of all segments."""
-    labels = torch.full_like(segments.valid, IGNORE, dtype=torch.int64)
-    for mask, label, crowd in zip(segments.masks, segments.classes, segments.crowd, strict=True):
-        labels[mask] = IGNORE if crowd else label
-    return labels.masked_fill(~segments.valid, IGNORE)

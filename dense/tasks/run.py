@@ -19,7 +19,7 @@ from dense.backbone.load import spec_of
 from dense.backbone.spec import BackboneSpec
 from dense.backbone.weights.names import directory
 from dense.console import say, warn
-from dense.data.labelled.open import draw, open_labelled
+from dense.data.labelled.open import class_target, draw, open_labelled
 from dense.data.labelled.sample import LabelledSource
 from dense.data.levels import Reading
 from dense.data.transforms import new_size
@@ -69,7 +69,10 @@ class TrainCLI(TrainingCLI):
         refuse_weights_of_a_directory(config.model.init_args)
         trained = [name for name in KNOWN if name in resolve_name(config.model.class_path).outputs]
         if config.data.targets is None and config.data.answers is None:
-            config.data.targets = trained or None
+            data, kind = config.data, config.model.init_args.get("kind")
+            if kind == "semantic":
+                trained = [class_target(data.root, "train", data.layout, data.annotations)]
+            data.targets = trained or None
         self.chosen = choose_values(config)
         steps = config.model.init_args.steps
         config.trainer.max_steps = steps

@@ -15,11 +15,11 @@ from pycocotools import mask as coco
 from dense.data.labelled import DataError, Segments, check_all, masks_of, open_labelled
 from dense.data.labelled.check import check
 from dense.data.labelled.folder import group_names
-from dense.data.labelled.open import open_training
+from dense.data.labelled.open import class_target, open_training
 from dense.data.labelled.segments import decode, encode, of_numbers, painted, runs
 from dense.data.transforms import Augment, TrainTransform, resize_sample
 from dense.tasks.data import DenseData
-from tests.data.labelled_files import HEIGHT, WIDTH, image_file, mask, text
+from tests.data.labelled_files import HEIGHT, WIDTH, folder, image_file, mask, text
 
 SIZE = (HEIGHT, WIDTH)
 SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]  # a polygon: columns 1 to 4 of rows 1 to 3
@@ -92,6 +92,7 @@ def test_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = written(tmp_path, instances(tmp_path))
     source = open_labelled(root, "all", targets=("masks",))
     assert (source.classes, source.things, len(source)) == (("dog", "cup"), (True, True), 3)
+    assert source.segment_format.ids == (3, 7)  # type: ignore[attr-defined]
     assert "ids 3 to 7 have holes; the 2 categories are classes 0 to 1" in "".join(capsys.readouterr())
     first = source.read(0).segments
     assert first is not None
@@ -103,6 +104,7 @@ def test_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first.masks[1][:, :2].all()  # run lengths go down the columns
     assert (read(root, 1).crowd.tolist(), read(root, 2).masks.shape) == ([True], (0, *SIZE))
     assert first.valid.all()
+    assert not source.covers
     warnings: list[str] = []
     assert check(source, warnings=warnings) == []
     assert [line.split(",")[0].split(":")[0] for line in warnings] == ["1 image", "1 crowd regions"]
@@ -118,6 +120,24 @@ def test_panoptic(tmp_path: Path) -> None:
     assert found.masks.flatten(1).sum(1).tolist() == [24, 8]
     assert int((~found.valid).sum()) == 16
     assert check(source) == []
+    assert source.covers
+    content = instances(tmp_path / "stuff")
+    content["categories"][0]["isthing"] = 0
+    assert open_labelled(written(tmp_path / "stuff", content), "all", targets=("masks",)).covers
+
+
+def test_classes_of_pixels(tmp_path: Path) -> None:
+    """They come from masks, also beside objects, and from a JSON file where it alone has them."""
+    with_masks = folder(tmp_path / "masks", ["a"])
+    assert class_target(with_masks, "train") == "labels"
+    written(with_masks, instances(with_masks))
+    assert class_target(with_masks, "val") == "labels"
+    assert class_target(with_masks, "train", annotations="elsewhere.json") == "masks"
+    assert class_target(written(tmp_path / "val", panoptic(tmp_path / "val"), "panoptic.json"), "all") == "masks"
+    assert class_target(tmp_path, "val") == "masks"
+    found = [class_target(root, "train", name) for root, name in ((".", "coco_panoptic"), (".", "ade20k"))]
+    assert found == ["masks", "labels"]
+    assert class_target("scenes", "train") == class_target(tmp_path / "nowhere", "train") == "labels"
 
 
 def test_splits(tmp_path: Path) -> None:
@@ -475,6 +495,7 @@ def test_batches(tmp_path: Path) -> None:
     root = written(tmp_path, instances(tmp_path, tuple("abcdefgh")))
     data = DenseData(str(root), targets=["masks"], batch_size=2, workers=0, val_ratio=0.3, check=False)
     assert data.facts.things == (True, True)
+    assert data.describe()["category ids"] == [3, 7]
     assert data.facts.val_targets == ("masks",)
     batch = data.collate([data.train_set[0, 0], data.train_set[0, 1]])
     assert batch.labels is None
@@ -485,3 +506,4 @@ def test_batches(tmp_path: Path) -> None:
     assert small[0].masks.shape[-2:] == (3, 4)
     scenes = DenseData("scenes", targets=["masks"], scenes=(2, 2), scene_size=32, workers=0)
     assert scenes.facts.val_targets == ("labels", "depth", "masks")
+    assert "category ids" not in scenes.describe()

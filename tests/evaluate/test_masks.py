@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 
 import dense
-from dense.data.labelled import open_labelled
+from dense.data.labelled import DataError, open_labelled
 from dense.data.scenes import CLASSES
 from dense.evaluate.masks import connected, find_mask_protocol, measure_masks, partition
 from dense.metrics import MaskAP, PanopticQuality
 from dense.model.network import DenseModel, Inference
 from dense.predict import Predictor
+from tests.data.labelled_files import folder, mask, text
+from tests.data.test_segments import instances, panoptic, written
 from tests.predict.models import model, queries
 from tests.runs import call
 
@@ -55,6 +57,37 @@ def test_semantic_masks_are_measured_like_classes(monkeypatch: pytest.MonkeyPatc
     result = dense.evaluate(network, "scenes", what="segmentation", scenes=2, size=48, resize=(24, 48))
     assert sizes == {(48, 48)}
     assert 0 <= result.numbers["miou"] <= 1
+
+
+def test_classes_of_a_panoptic_file(tmp_path: Path) -> None:
+    """It is read where there are no masks of classes; the other half of the image is unknown."""
+    root = written(tmp_path, panoptic(tmp_path), "panoptic.json")
+    for network in (queries("semantic", ("car", "sky")), model("labels", count=2), queries("panoptic", ("car", "sky"))):
+        network.classes = ("car", "sky")
+        labels = Predictor.of(network, resize=8)(root / "images/a.jpg") if network.task == "segmentation" else None
+        result = dense.evaluate(network, root, what="segmentation", split="all", resize=8)
+        assert result.numbers["per_class"].keys() == {"car", "sky"}
+        if labels is not None:
+            right = [(labels.labels[:3] == 1).sum(), (labels.labels[3:5, :4] == 0).sum()]
+            assert result.numbers["aacc"] == pytest.approx(sum(right) / 32)
+    queries("panoptic", ("car", "sky")).save_pretrained(tmp_path / "model")
+    options = ["--data", str(root), "--split", "all", "--resize", "8"]
+    run = call(["evaluate", "segmentation", str(tmp_path / "model"), *options])
+    assert run.returncode == 0, run.stderr
+    things = written(tmp_path / "things", instances(tmp_path / "things"))
+    with pytest.raises(ValueError, match="classes of pixels cannot be measured: the JSON file annotates objects alone"):
+        dense.evaluate(queries("semantic", ("dog", "cup")), things, split="all")
+    with pytest.raises(FileNotFoundError, match="has no targets: expected masks/"):
+        (things / "instances.json").unlink()
+        dense.evaluate(queries("semantic", ("dog", "cup")), things, what="segmentation", split="all")
+
+
+def test_images_without_a_map_are_listed_first(tmp_path: Path) -> None:
+    root = folder(tmp_path, list("abcd"))
+    text(root / "classes.yaml", "{0: sky, 1: cup, things: [cup]}")
+    mask(root / "instances/a.png", 1)
+    with pytest.raises(DataError, match=r"3 problems:(\n- .*/[bcd]\.jpg has no instance map .*){3}"):
+        dense.evaluate(queries("instance", ("sky", "cup")), root, split="all")
 
 
 def test_protocols() -> None:
@@ -111,6 +144,17 @@ def test_models_and_data_that_do_not_fit(tmp_path: Path) -> None:
         measure_masks(queries("instance", CLASSES), scenes(), find_mask_protocol("plain"), "panoptic")
     with pytest.raises(ValueError, match="the model has 3 classes, the data have 14"):
         measure_masks(queries(), scenes(), find_mask_protocol("plain"), "instance")
+    for network, what in (
+        (queries(), "instance"),
+        (queries("semantic"), "segmentation"),
+        (model("labels"), "segmentation"),
+    ):
+        network.classes = None  # as published checkpoints without names
+        with pytest.raises(ValueError, match="the model has 3 classes, the data have 14"):
+            dense.evaluate(network, "scenes", what=what, scenes=1, size=48)
+    network = queries("instance", CLASSES)
+    network.classes = None
+    assert set(dense.evaluate(network, "scenes", scenes=1, size=48).numbers["per_class"]) == set(CLASSES)
     with pytest.raises(ValueError, match="the model predicts depth, no masks"):
         measure_masks(model("depth"), scenes(), find_mask_protocol("plain"), "instance")
     with pytest.raises(ValueError, match="layout 'nyuv2' has no masks of objects"):

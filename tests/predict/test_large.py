@@ -83,6 +83,7 @@ def test_restoration(image: np.ndarray, tmp_path: Path, monkeypatch: pytest.Monk
 def test_objects(window: int | None, image: np.ndarray, tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", image)
     network = queries(window=window)
+    network.facts = {"category ids": [3, 5, 90]}
     found, expected = Predictor(network, large=0)(path), Predictor(network)(image)
     assert len(found) == len(expected) > 0  # type: ignore[arg-type]
     assert np.array_equal(found.masks, expected.masks)  # type: ignore[union-attr]
@@ -91,6 +92,7 @@ def test_objects(window: int | None, image: np.ndarray, tmp_path: Path) -> None:
     annotations = json.loads((tmp_path / "out/a_instances.json").read_text())["annotations"]
     bare = [{k: v for k, v in row.items() if k not in ("id", "image_id")} for row in annotations]
     assert bare == found.annotations()  # type: ignore[union-attr]
+    assert {row["category_id"] for row in bare} <= {3, 5, 90}
 
 
 @pytest.mark.parametrize("inference", [{"window": 48}, {"window": 40, "stride": 12}, {}], ids=str)
@@ -98,6 +100,7 @@ def test_panoptic_segments(inference: dict[str, int], image: np.ndarray, tmp_pat
     """Numbers, areas, boxes and scores equal those in memory; the map is read as COCO's is."""
     path = save(tmp_path / "in/a.tif", image)
     network = segmenter(monkeypatch, **inference)
+    network.facts = {"category ids": [3, 5, 90]}
     monkeypatch.setattr("dense.predict.sinks.ROWS", 64)
     found, expected = Predictor(network, large=0)(path), Predictor(network)(image)
     assert isinstance(found, Panoptic) and isinstance(expected, Panoptic)
@@ -116,7 +119,7 @@ def test_panoptic_segments(inference: dict[str, int], image: np.ndarray, tmp_pat
         assert max(Image.open(tmp_path / folder / "a_overview.png").size) == 210
     ours = json.loads((tmp_path / "out/panoptic.json").read_text())
     assert ours["annotations"][0]["segments_info"] == expected.annotations()
-    assert [one["isthing"] for one in ours["categories"]] == [0, 1, 1]
+    assert [(one["id"], one["isthing"]) for one in ours["categories"]] == [(3, 0), (5, 1), (90, 1)]
     assert not list((tmp_path / "out").glob(".*.partial"))
 
 

@@ -21,7 +21,7 @@ from dense.model.queries import instances, panoptic, semantic
 from dense.model.tiles import best
 from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.predict.sheet import predictions_sheet
-from tests.predict.models import queries
+from tests.predict.models import model, queries
 from tests.runs import call
 
 CLASSES = ("sky", "cup", "dog")
@@ -170,6 +170,9 @@ def test_what_does_not_fit() -> None:
         Predictor(queries("panoptic"), overlap_threshold=-1)
     with pytest.raises(ValueError, match=r"score=0.3 is of instances; .* give mask_threshold instead"):
         Predictor(queries("panoptic"), score=0.3)
+    for network in (queries("semantic"), model("depth")):
+        with pytest.raises(ValueError, match=r"score=0.9 is of instances; the model predicts none, so leave it out"):
+            Predictor(network, score=0.9)
     with pytest.raises(ValueError, match=r"mask_threshold=0.3 is of panoptic segments, .* leave it out"):
         Predictor(queries(), mask_threshold=0.3)
 
@@ -177,7 +180,9 @@ def test_what_does_not_fit() -> None:
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
 def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     """`dense predict` writes one JSON for all images, which is data to train on."""
-    queries(kind).save_pretrained(tmp_path / "model")  # type: ignore[arg-type]
+    network = queries(kind)  # type: ignore[arg-type]
+    network.facts = {"category ids": [3, 5, 90]}
+    network.save_pretrained(tmp_path / "model")
     for number in range(2):
         path = tmp_path / f"photos/{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -189,6 +194,9 @@ def test_files_of_many_images(kind: str, tmp_path: Path) -> None:
     assert written == {f"0_{name}.json", f"0_{name}.png", "0_overlay.png"}
     of_one = json.loads((tmp_path / f"out/1_{name}.json").read_text())
     assert [one["file_name"] for one in of_one["images"]] == ["1.png"]
+    content = json.loads((tmp_path / f"out/{name}.json").read_text())
+    assert [(one["id"], one["name"]) for one in content["categories"]] == [(3, "sky"), (5, "cup"), (90, "dog")]
+    assert kind == "panoptic" or {row["category_id"] for row in content["annotations"]} == {5}
     words = ["predict", str(tmp_path / "model"), str(tmp_path / "photos"), "--output", str(tmp_path / "none")]
     if kind == "panoptic":
         assert of_one["annotations"][0]["file_name"] == "1_panoptic.png"
@@ -220,7 +228,7 @@ def test_pages_show_objects() -> None:
         assert sample.segments is not None
         stuff = sample.segments.take(sample.segments.classes < 2)  # sky and ground, which are no instances
         regions = judge(model, Labelled(sample.image, None, None, "regions", segments=stuff))
-        assert ("ground truth" in regions.layers) == (kind == "panoptic")
+        assert ("none in the ground truth" in regions.caption) == (kind == "instance")
         bare = judge(model, Labelled(sample.image, None, None, "bare"))
         assert set(bare.layers) == {"prediction"}
         assert "uncertainty" in bare.caption

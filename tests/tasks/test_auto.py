@@ -119,8 +119,9 @@ def test_crops_follow_the_sizes_of_all_files(folder: Path) -> None:
 
 
 def test_images_that_are_rescaled_are_cropped(folder: Path, tmp_path: Path) -> None:
-    """Though all images have one shape, views of many sizes form no batch."""
-    options = {"model.kind": "semantic", "data.targets": ["labels"], "data.resize": 32, "data.batch_size": 2}
+    """Though all images have one shape, views of many sizes form no batch; classes of pixels are those of masks/."""
+    (folder / "train/instances").mkdir()
+    options = {"model.kind": "semantic", "data.resize": 32, "data.batch_size": 2}
     train("instance/small_data", folder, tmp_path / "run", **options | {"model.head.queries": 4, "data.check": False})
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["crop_size"] == 32
 

@@ -8,15 +8,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from dense.data.labelled.sample import IGNORE, Batch, Segments
+from dense.backbone import load_backbone
+from dense.data.labelled.sample import IGNORE, Batch, Labelled, Segments, collate, label_map
+from dense.data.scenes import render
+from dense.data.transforms import EvalTransform
+from dense.evaluate.dense import find_protocol, measure
+from dense.evaluate.masks import find_mask_protocol, measure_masks
 from dense.model.network import DenseModel, Inference
+from dense.model.queries import panoptic
+from dense.predict import Instances, Panoptic, Predictor, Segmentation
 from dense.tasks import MasksTask
 from dense.tasks.data import DataFacts
-from dense.tasks.masks import label_map, regions
-from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TuneOptions
+from dense.tasks.masks import regions
+from dense.tasks.options import BackboneOptions, OptimOptions, PasteOptions, TargetOptions, TuneOptions
+from tests.predict.models import queries
 from tests.runs import Forked, assert_same, call, in_processes, weights
 from tests.tasks.test_continue import end_after_step_6
 from tests.tasks.test_train import BACKBONE, argv, write
@@ -149,6 +158,39 @@ def test_the_backbone_warms_up_later(tmp_path: Path) -> None:
     assert rates[12][False] == pytest.approx((1 - 8 / 16) ** 0.9)
 
 
+@pytest.mark.parametrize(
+    ("options", "arguments", "why"),
+    [
+        ({}, {"drop_path_rate": 0.5}, ""),  # the backbone stays in evaluation mode
+        ({"tune": TuneOptions(unfreeze=2)}, {"drop_path_rate": 0.0}, ""),
+        ({"tune": TuneOptions(unfreeze=3)}, {}, "model.tune trains it"),
+        ({"tune": TuneOptions(lora_rank=2)}, {}, "model.tune trains it"),
+        ({"tune": TuneOptions(unfreeze=2)}, {"drop_path_rate": 0.5}, "stochastic depth or dropout"),
+        ({"tune": TuneOptions(unfreeze=2)}, {"proj_drop_rate": 0.5}, "stochastic depth or dropout"),
+        (
+            {"tune": TuneOptions(unfreeze=2), "copy_paste": PasteOptions(probability=0.5)},
+            {},
+            "model.copy_paste changes",
+        ),
+    ],
+)
+def test_features_that_a_cache_may_keep(
+    options: dict[str, Any], arguments: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """Also of a saved backbone, whose spec has the rates."""
+    spec = BACKBONE | {"arguments": BACKBONE["arguments"] | arguments}  # type: ignore[operator]
+    load_backbone(spec["name"], **spec["arguments"]).save_pretrained(tmp_path)
+    for backbone in (BackboneOptions(**spec), BackboneOptions(name=str(tmp_path))):
+        task = MasksTask(head=HEAD, backbone=backbone, **options)
+        task.build_for(DataFacts(("a", "b"), val_targets=("masks",), things=(True, False)))
+        assert task.fixed_features == (not why)
+        assert task.feature_change.startswith(why)
+        task.trainer = SimpleNamespace(datamodule=SimpleNamespace(cache="cache"))  # type: ignore[assignment]
+        if why:
+            with pytest.raises(ValueError, match=f"features of a frozen backbone, and {why}.*; drop one"):
+                task.on_fit_start()
+
+
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
 def test_validation_sees_windows_as_prediction(kind: str) -> None:
     inference = Inference(window=16, stride=8)
@@ -164,6 +206,80 @@ def test_validation_sees_windows_as_prediction(kind: str) -> None:
         task.validation_step(Batch(torch.zeros(1, 3, 24, 24, dtype=torch.uint8), segments=(segments,)), 0)
     assert sizes == [(1, 3, 16, 16)] * 4
     assert task.monitor.removeprefix("val/") in task.numbers()
+
+
+class OneImage:
+    """An image and what a network finds in it, moved by a pixel."""
+
+    classes, things, depth_kind = ("sky", "cup", "dog"), (False, True, True), None
+
+    def __init__(self, network: DenseModel) -> None:
+        image = render(0, 1, (40, 60)).image
+        found = Predictor(network, **({"score": 0} if network.task == "instance" else {}))(image)
+        if isinstance(found, Segmentation):
+            self.sample = Labelled(image, np.roll(found.labels, 1, 1), None, "one")
+            return
+        assert isinstance(found, Instances | Panoptic)
+        masks = torch.from_numpy(found.masks).roll(1, 2)
+        crowd = torch.zeros(len(masks), dtype=torch.bool)
+        segments = Segments(masks, torch.from_numpy(found.labels), crowd, torch.ones(40, 60).bool())
+        self.sample = Labelled(image, None, None, "one", segments=segments)
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        return "one"
+
+    def read(self, index: int) -> Labelled:
+        return self.sample
+
+
+def doubtful(
+    masks: Any, classes: Any, size: Any, things: Any, least: Any = 0, overlap: Any = 0, through: Any = None,
+    part: Any = None,
+) -> Any:  # fmt: skip
+    """Find panoptic segments of which a network is not certain."""
+    return panoptic(masks, classes, size, things, 0.1, 0.1, through, part)
+
+
+@pytest.mark.parametrize("kind", ["instance", "panoptic", "semantic"])
+@pytest.mark.parametrize(
+    "options", [{}, {"resize": 16}, {"window": 16, "stride": 8}, {"longer": 32}, {"square": True}], ids=str
+)
+def test_validation_is_evaluation(kind: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of images above the size at which they are shrunk, in many tiles, and with features from the cache."""
+    if kind == "semantic" and options.keys() & {"square", "longer"}:
+        pytest.skip("of objects alone")
+    monkeypatch.setattr("dense.model.inference.WHOLE", 1000)
+    network = queries(kind, OneImage.classes, **options)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.head.class_head.weight, std=2)
+    torch.nn.init.zeros_(network.head.class_head.bias)
+    for module in ("queries", "tiles"):
+        monkeypatch.setattr(f"dense.model.{module}.panoptic", doubtful)
+    source: Any = OneImage(network)
+    if kind == "semantic":
+        expected = measure(network, source, find_protocol("plain")).numbers
+    else:
+        expected = measure_masks(network, source, find_mask_protocol("plain"), kind).numbers
+    task = MasksTask(kind=kind, head=HEAD, inference=Inference(**options))
+    task.network = network
+    task.metrics = task.new_metrics()
+    batch = collate([EvalTransform(options.get("resize"))(source.read(0))])
+    assert batch.images is not None
+    batches = [batch]
+    if not options.keys() & {"window", "square"}:
+        features = network.features(network.backbone.normalise(batch.images))
+        cached = (*features.maps, *features.prefix)
+        batches.append(batch._replace(cached=cached, size=(batch.images.shape[-2], batch.images.shape[-1])))
+    for one in batches:
+        task.metrics.reset()
+        with torch.no_grad():
+            task.validation_step(one, 0)
+        numbers = task.numbers()
+        assert 0 < numbers[task.monitor.removeprefix("val/")] < 1
+        assert numbers == pytest.approx({name: expected[name] for name in numbers}, rel=1e-4, nan_ok=True)
 
 
 def batch_of(kind: str = "instance") -> tuple[MasksTask, Batch]:
@@ -222,6 +338,15 @@ def test_stuff_is_not_pasted() -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave layers out"):
         MasksTask(head=HEAD, backbone=BackboneOptions(layers="even4"))
+    options: dict[str, Any]
+    for options, message in (
+        ({"backbone": BackboneOptions(norm="last")}, "backbone.norm='last': the head applies the final norm itself"),
+        ({"target": TargetOptions(size="grid4")}, "target.size='grid4' has no meaning for masks of queries"),
+        ({"target": TargetOptions(max_depth=3)}, "target.max_depth=3 has no meaning for masks of queries"),
+        ({"inference": Inference(refine="guided")}, "inference.refine='guided': masks of queries are not refined"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MasksTask(head=HEAD, **options)
     with pytest.raises(ValueError, match="needs a head of queries"):
         MasksTask(head={"name": "linear"})
     with pytest.raises(ValueError, match="needs kind instance"):
@@ -232,6 +357,10 @@ def test_mistakes(tmp_path: Path) -> None:
         MasksTask(head=HEAD).complete_outputs({}, DataFacts(("a",), val_targets=("labels",)))
     with pytest.raises(ValueError, match="leave count out"):
         MasksTask(head=HEAD).complete_outputs({"masks": {"count": 3}}, DataFacts(("a",), val_targets=("masks",)))
+    objects = DataFacts(("a",), val_targets=("masks",), things=(True,), covers=False)
+    assert MasksTask(head=HEAD).complete_outputs({}, objects)
+    with pytest.raises(ValueError, match="objects alone, and the background has no class; give masks of classes"):
+        MasksTask(kind="semantic", head=HEAD).complete_outputs({}, objects)
     with pytest.raises(ValueError, match=r"data\.partial=True: kind panoptic needs the objects of each image"):
         MasksTask(kind="panoptic", head=HEAD).complete_outputs(
             {}, DataFacts(("a",), val_targets=("masks",), partial=True)

@@ -227,7 +227,7 @@ PREDICTED = {  # by a model of a task, and the measures of it
     "joint": ("depth and classes", ("depth", "segmentation", "instance", "panoptic")),
     "restoration": ("restored images", ("restoration",)),
     "instance": ("instances", ("instance",)),
-    "panoptic": ("panoptic segments", ("panoptic",)),
+    "panoptic": ("panoptic segments", ("panoptic", "segmentation")),
     "anomaly": ("anomalies", ("anomaly",)),
 }
 

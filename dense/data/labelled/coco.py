@@ -131,9 +131,8 @@ def _categories(
             f"{path.name}: the category ids {first} to {last} have holes; the {len(ordered)} categories are classes "
             f"0 to {len(ordered) - 1} in the order of their ids"
         )
-    form = SegmentFormat(
-        "panoptic" if panoptic else "coco", tuple(name for _, name, _ in ordered), tuple(thing for *_, thing in ordered)
-    )
+    found_ids, classes, are_things = zip(*ordered, strict=True)
+    form = SegmentFormat("panoptic" if panoptic else "coco", classes, are_things, found_ids)
     return {id: place for place, (id, *_) in enumerate(ordered)}, form
 
 

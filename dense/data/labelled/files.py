@@ -63,6 +63,11 @@ class FileSource:
         return self.segment_format.things if self.segments is not None and self.segment_format else None
 
     @property
+    def covers(self) -> bool:
+        """Whether pixels outside of objects have a class too."""
+        return self.masks is not None or self.segment_format is None or self.segment_format.covers
+
+    @property
     def depth_kind(self) -> DepthKind | None:
         return self.depth_format.kind if self.depths is not None and self.depth_format else None
 

@@ -89,7 +89,7 @@ def open_folder(
             raise ValueError(f"annotations={str(annotations)!r} holds masks of objects; add masks to the targets")
         folder = next((root / name for name in IMAGES if (root / name).is_dir()), root)
         return replace(_of_json(Path(annotations), folder, split, True, val_ratio, split_by, root), reading=reading)
-    shared = ids is None and split in ("train", "val") and _has_folder(root, "train") and not _has_folder(root, "val")
+    shared = ids is None and _shares(root, split)
     pattern = _arrangement(root, "train" if shared else split)
     objects = _sibling(root, pattern, OBJECTS) if "masks" in targets else None
     if "masks" in targets and objects is None and (found := find_json(root, pattern, "train" if shared else split)):
@@ -122,6 +122,16 @@ def open_folder(
         _refuse_split_by(split_by, split, root)
         return source
     return fraction(source, root / pattern, val_ratio, split_by)[split == "val"]
+
+
+def only_json(root: Path, split: str) -> bool:
+    """Whether a JSON file and no folder of masks is there for the images of a split."""
+    of_split = "train" if _shares(root, split) else split
+    try:
+        pattern = _arrangement(root, of_split)
+    except FileNotFoundError:
+        return False
+    return _sibling(root, pattern, MASKS) is None and find_json(root, pattern, of_split) is not None
 
 
 def find_json(root: Path, pattern: str, split: str) -> tuple[Path, bool] | None:
@@ -189,6 +199,11 @@ def _folders(split: str) -> list[str]:
     """Return the folders in which a split's images may lie, relative to the root, with a slash at their ends."""
     candidates = [f"{name}/{images}/" for name in SPLITS[split] for images in IMAGES]
     return candidates + [f"{images}/{name}/" for name in SPLITS[split] for images in IMAGES]
+
+
+def _shares(root: Path, split: str) -> bool:
+    """Whether images of a split are a fraction of those in the folder of train."""
+    return split in ("train", "val") and _has_folder(root, "train") and not _has_folder(root, "val")
 
 
 def _has_folder(root: Path, split: str) -> bool:

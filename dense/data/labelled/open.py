@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dense.console import say
 from dense.data.labelled.coco import open_json
 from dense.data.labelled.files import FileSource
-from dense.data.labelled.folder import fraction, group_names, open_folder, open_restoration
+from dense.data.labelled.folder import fraction, group_names, only_json, open_folder, open_restoration
 from dense.data.labelled.formats import DepthFormat, LabelFormat, depth_format, label_format
 from dense.data.labelled.layouts import LAYOUTS, Layout
 from dense.data.labelled.pairing import pair
@@ -124,6 +124,19 @@ def _open_json(root: Path, layout: Layout, split: str, targets: Sequence[str]) -
     )
     assert images is not None
     return open_json(path, images, pngs=pngs, title=f"{layout.name} {split}")
+
+
+def class_target(
+    root: str | Path, split: str, layout: str | Layout = "folder", annotations: str | Path | None = None
+) -> Literal["labels", "masks"]:
+    """Return the target that holds classes of pixels: labels, or masks where a JSON file alone has them."""
+    layout = current_layout(layout)
+    known = LAYOUTS.get(layout) if isinstance(layout, str) else layout
+    if known is not None:
+        return "labels" if known.annotations is None else "masks"
+    if layout != "folder" or str(root) == "scenes":
+        return "labels"
+    return "masks" if annotations is not None or only_json(Path(root), split) else "labels"
 
 
 def as_in_training(facts: Mapping[str, Any], data: str | Path, **given: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -15,6 +15,10 @@ from torch import Tensor
 from heads.features import Size
 
 IGNORE = 255  # the label of a pixel whose class is unknown
+UNCOVERED = (  # why classes of pixels cannot be learnt or measured, and what to give
+    "the JSON file annotates objects alone, and the background has no class; give masks of classes, COCO's panoptic "
+    "file, or annotations of stuff too, with isthing 0 in their categories"
+)
 DepthKind = Literal["metric", "inverse_relative"]
 Progress = Callable[[int, int], object]  # number done, number in all
 
@@ -225,3 +229,18 @@ def masks_of(labels: Tensor, ignore: int = IGNORE) -> tuple[Tensor, Tensor]:
     classes = labels.unique()
     classes = classes[classes != ignore].long()
     return labels[None] == classes[:, None, None], classes
+
+
+def label_map(segments: Segments) -> Tensor:
+    """Return the class of each pixel (H, W), unknown in crowds and outside of all segments."""
+    labels = torch.full_like(segments.valid, IGNORE, dtype=torch.int64)
+    for mask, label, crowd in zip(segments.masks, segments.classes, segments.crowd, strict=True):
+        labels[mask] = IGNORE if crowd else label
+    return labels.masked_fill(~segments.valid, IGNORE)
+
+
+def with_labels(sample: Labelled) -> Labelled:
+    """Return a sample with the labels of its segments, where it has no mask of classes."""
+    if sample.labels is not None or sample.segments is None:
+        return sample
+    return replace(sample, labels=label_map(sample.segments).numpy().astype(np.uint8), segments=None)

@@ -33,11 +33,13 @@ class SegmentFormat:
         their number in green, beside a mask of classes
 
     A stuff class is one segment of an image. Pixels of a thing class without a number are a crowd.
+    ids: of the categories of a JSON file that are the classes
     """
 
     kind: Kind
     classes: tuple[str, ...]
     things: tuple[bool, ...]
+    ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.things):
@@ -47,6 +49,11 @@ class SegmentFormat:
     def needs_labels(self) -> bool:
         """Whether the classes of segments come from a mask of classes."""
         return self.kind in ("numbers", "cityscapes", "ade20k")
+
+    @property
+    def covers(self) -> bool:
+        """Whether pixels outside of objects have a class too; COCO's annotations of things alone leave them unknown."""
+        return self.kind != "coco" or not all(self.things)
 
     def map_of(self, entry: str) -> str:
         """Return the path of the map that holds an image's segments; empty where they are in a JSON file."""

@@ -34,7 +34,7 @@ IMAGES = ("images", "image")  # names of folders in a folder of labelled images,
 MASKS = ("masks", "mask", "labels", "annotations")
 DEPTHS = ("depth", "depths")
 OBJECTS = ("instances", "instance")
-PANOPTIC = "panoptic"  # beside panoptic.json
+PANOPTIC = "panoptic"  # beside panoptic.json, or panoptic_train beside panoptic_train.json
 _dark: list[str] = []  # the image whose range was reported, once per process
 
 
@@ -262,7 +262,8 @@ def without_targets(root: Path, names: Iterable[str]) -> Iterator[str]:
     targets, beside, left = {*MASKS, *DEPTHS, *OBJECTS, PANOPTIC}, dict[Path, bool](), 0
     for name in names:
         *folders, _ = Path(name).parts
-        places = [root.joinpath(*folders[:i]) for i, folder in enumerate(folders) if folder in targets]
+        of_target = [folder in targets or folder.startswith(f"{PANOPTIC}_") for folder in folders]
+        places = [root.joinpath(*folders[:i]) for i, found in enumerate(of_target) if found]
         for place in places:
             if place not in beside:
                 beside[place] = any((place / images).is_dir() for images in IMAGES)

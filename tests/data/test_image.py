@@ -322,7 +322,7 @@ def test_list_images(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such image or folder"):
         list_images(tmp_path / "c")
     (tmp_path / "b/images").mkdir()  # a class that is called masks is of images, and targets beside images are not
-    for name in ("b/masks/1.png", "b/panoptic/1.png", "b/images/1.png", "masks/3.png"):
+    for name in ("b/masks/1.png", "b/panoptic/1.png", "b/panoptic_val/1.png", "b/images/1.png", "masks/3.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)][-3:] == [

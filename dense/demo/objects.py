@@ -11,6 +11,7 @@ from dense.media.draw import Picture
 from dense.predict import Predictor
 from dense.predict.objects import drawn, numbered
 
+BLOCKS = 2  # that the queries of the recipe run through
 SCORE = 0.3  # a short training is not certain
 METRICS = {"ap": "mask AP", "ap50": "AP at IoU .5", "ar100": "recall"}
 
@@ -25,7 +26,7 @@ def objects(plan: Plan, source: str) -> Section:
             "--data.scene_size", str(plan.side), f"--data.scenes=[{plan.scenes[0]},{plan.scenes[1]}]",
         ])  # fmt: skip
         words = (
-            f"Queries in the last two blocks of the backbone (EoMT) after {plan.steps} steps on {plan.scenes[0]} "
+            f"Queries in the last {BLOCKS} blocks of the backbone (EoMT) after {plan.steps} steps on {plan.scenes[0]} "
             f"scenes, on test scenes: names, and scores of at least {SCORE}. A recipe trains several times longer."
         )
         part.galleries = [Gallery("Instances", words, shown(plan, Predictor.open(folder / "model", score=SCORE)))]

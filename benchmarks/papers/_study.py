@@ -285,7 +285,8 @@ def in_one_line() -> Iterator[None]:
 def publish(options: argparse.Namespace, section: str, part: str, made: Made, minutes: float) -> None:
     """Print a table, and write it with its command and the machine into a section of its own in the page."""
     about = machine()
-    said = f"{made.said}; {about['processor']}, torch {about['torch']}, {minutes:.0f} minutes of this call."
+    took = f"{minutes:.0f} minutes of this call" if minutes >= 0.5 else "from kept rows"
+    said = f"{made.said}; {about['processor']}, torch {about['torch']}, {took}."
     print(f"**{part}**\n\n{said}\n\n{made.table}\n", flush=True)
     if options.markdown is not None:
         words = [part, *(short(word) for word in sys.argv[1:] if word not in options.known)]

@@ -53,7 +53,7 @@ def test_a_recipe_of_masks_builds(path: Path) -> None:
     facts = DataFacts(("a", "b"), val_targets=("labels", "masks"), things=(True, False))
     outputs = task.complete_outputs(task.given_outputs(), facts)
     head = heads.build(inner["head"] | {"in_channels": [spec.dim], "outputs": outputs})
-    assert before_blocks(spec, head.blocks) == spec.depth - 1 - (4 if spec.depth == 24 else 3)
+    assert before_blocks(spec, head.blocks) == spec.depth - 1 - {3: 2, 24: 4}.get(spec.depth, 3)
     if tune.unfreeze == "all":
         assert tune.layer_decay * tune.lr_scale == pytest.approx(1)
     else:

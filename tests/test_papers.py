@@ -62,6 +62,8 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dpt readout --set model.head.readout=add", "--set model.head.readout: this experiment varies model.head.rea"),
         ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
         ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
+        ("dino teacher --config pretrain/cifar10", "pretrain/cifar10 names no labelled images for k-NN: add --knn"),
+        ("dinov2 parts --set data.views.init_args.local_size=16", "this experiment varies data.views.init_args.local_"),
         ("dino prototypes head --values 65536", "--values belong to one part: crops, prototypes, head, temperature"),
         (
             "dino masks --supervised dino_vits16",

@@ -109,6 +109,8 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
     if options.backbone:
         given |= {"model.backbone.name": options.backbone, "model.backbone.arguments": {}}
     given |= (QUICK if options.quick else {}) | changes | dict(pair.split("=", 1) for pair in options.set)
+    if "knn.train" not in given and not recipe_of(options).get("knn", {}).get("train"):
+        raise SystemExit(f"{options.config} names no labelled images for k-NN: add --knn TRAIN VAL")
 
     def make() -> Row:
         folder = options.output / "runs" / f"{slug(name)}-{seed}"

@@ -29,6 +29,7 @@ from _study import (
     parser,
     pretrain,
     recipe_of,
+    refuse_set,
     run,
     short,
     table,
@@ -88,17 +89,18 @@ def parts(options: argparse.Namespace) -> Made:
         if name == "+ SwiGLU":
             together[f"{KEY}.mlp_ratio"] = swiglu_ratio(width_of(options))
         variants[name] = dict(together)
+    usual = {"global_size": 224, "local_size": 96}
+    usual |= recipe_of(options)["data"].get("views", {}).get("init_args", {})
+    twice = {f"data.views.init_args.{name}": 2 * usual[name] for name in ("global_size", "local_size")}
+    refuse_set(options, twice)  # before the first of them is trained
     made = compare(options, "parts", variants)
-    views = recipe_of(options)["data"].get("views", {}).get("init_args", {})
     lines = []
     for seed in range(options.seeds):
         before = pretrain(options, f"parts {list(STEPS)[-1]}", seed, **together)
         changes = together | {"model.steps": max(2, options.steps // 4), "model.stage": "high_res"}
         changes |= {"model.start_from": before["folder"]}
         same = pretrain(options, "parts more steps", seed, **changes)
-        sizes = (("global_size", 224), ("local_size", 96))
-        changes |= {f"data.views.init_args.{name}": 2 * views.get(name, usual) for name, usual in sizes}
-        large = pretrain(options, "parts high resolution", seed, **changes)
+        large = pretrain(options, "parts high resolution", seed, **changes | twice)
         knn = [f"{row['knn'][-1]:.3f}" for row in (before, same, large)]
         lines.append((str(seed), *knn))
     header = ("seed", "k-NN before", "after a quarter more steps", "the same at twice the size")

@@ -78,6 +78,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error(f"no part {unknown[0]}; there are {', '.join(options.known)}")
     if wrong := [pair for pair in getattr(options, "set", ()) if "=" not in pair]:
         parser.error(f"--set {wrong[0]}: expected KEY=VALUE")
+    options.named = options.parts
     options.parts = options.parts or list(options.known)
     if options.quick and hasattr(options, "steps"):
         options.steps, options.seeds = 2, 1
@@ -291,8 +292,11 @@ def publish(options: argparse.Namespace, section: str, part: str, made: Made, mi
     said = f"{made.said}; {about['processor']}, torch {about['torch']}, {took}."
     print(f"**{part}**\n\n{said}\n\n{made.table}\n", flush=True)
     if options.markdown is not None:
-        words = [part, *(short(word) for word in sys.argv[1:] if word not in options.known)]
-        command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {' '.join(words)}\n```"
+        words = list(sys.argv[1:])
+        for named in options.named:
+            words.remove(named)  # its first place: a folder may have the same name
+        words = " ".join([part, *map(short, words)])
+        command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {words}\n```"
         name = "/".join(word for word in (section, part, made.backbone) if word)
         text = f"**{part}**\n\n{command}\n\n{prose(said)}\n\n{made.table}"
         write_section(options.markdown, name, text, inside=section)

@@ -11,10 +11,10 @@ ten local ones, with time and memory. prototypes, head, temperature, length: one
 is warmed up. batch: several sizes with as many images in all; of several devices each has a batch of that size.
 --values replaces the values of prototypes, head, temperature, batch or crops. collapse: without centring, without
 sharpening, and both; the entropies and the divergence are drawn as in the paper. momentum: with and without local
-crops. In all of these the targets are centred, whatever the recipe has. masks: attention of a supervised and of a
-self-supervised ViT against masks, the Jaccard index of 60 % of the mass. It needs no pretraining: it compares
---backbone with --supervised, or with the same network fine-tuned on the classes of embedded scenes from random
-initialisation.
+crops. In all of these the targets are centred unless --set says otherwise, whatever the recipe has. masks: attention of
+a supervised and of a self-supervised ViT against masks, the Jaccard index of 60 % of the mass. It needs no pretraining:
+it compares --backbone with --supervised, or with the same network fine-tuned on the classes of embedded scenes from
+random initialisation.
 """
 
 from __future__ import annotations
@@ -294,7 +294,8 @@ def main() -> int:
     if options.supervised:
         advice = "add --supervised-weights FILE, or timm to download them"
         need_weights(options.supervised, options.supervised_weights, f"--supervised {options.supervised}", advice)
-    options.set = ["model.teacher.centering=center", *options.set]  # whatever the recipe has
+    if not any(pair.startswith("model.teacher.centering=") for pair in options.set):
+        options.set = ["model.teacher.centering=center", *options.set]  # whatever the recipe has
     if options.figure is None and options.markdown:
         options.figure = options.markdown.parent / "collapse.png"
     return run(options, "papers_dino", PARTS)

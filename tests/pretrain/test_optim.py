@@ -90,8 +90,10 @@ def test_a_group_may_be_empty() -> None:
     model = nn.LayerNorm(4)
     for name in ("adamw", "sgd", "lars"):
         optimizer = build_optimizer(name, parameter_groups(model), lr=0.1)
+        before = model.weight.detach().clone()
         with_gradients(model)
         optimizer.step()
+        assert not torch.equal(model.weight, before)
 
 
 def test_unknown_optimiser() -> None:

@@ -37,7 +37,7 @@ RUNS = {  # script and parts, all or those whose code others share -> what their
 def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script, *parts = run.split()
     page = tmp_path / "page.md"
-    words = [*parts, "--quick", "--output", parts[0], "--markdown", str(page)]  # a folder may be called as a part
+    words = ["--output", parts[0], *parts, "--quick", "--markdown", str(page)]  # a folder may be called as a part
     words += ["--figure", str(tmp_path / "collapse.png")] if script == "dino" else []
     monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{script}.py"), *words])
     monkeypatch.syspath_prepend(str(FOLDER))
@@ -48,7 +48,7 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
     text = page.read_text()
     for part in parts:
         assert f"<!-- papers_{script}/{part}" in text
-        assert f"python benchmarks/papers/{script}.py {part} --quick --output {parts[0]} --" in text
+        assert f"python benchmarks/papers/{script}.py {part} --output {parts[0]} --quick --" in text
     assert [wanted for wanted in RUNS[run] if wanted not in text] == []
 
 

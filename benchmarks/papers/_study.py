@@ -288,13 +288,15 @@ def in_one_line() -> Iterator[None]:
 def publish(options: argparse.Namespace, section: str, part: str, made: Made, minutes: float) -> None:
     """Print a table, and write it with its command and the machine into a section of its own in the page."""
     about = machine()
-    took = f"{minutes:.0f} minutes of this call" if minutes >= 0.5 else "from kept rows"
+    took = f"{minutes:.0f} minute{'s' * (minutes >= 1.5)} of this call" if minutes >= 0.5 else "from kept rows"
     said = f"{made.said}; {about['processor']}, torch {about['torch']}, {took}."
     print(f"**{part}**\n\n{said}\n\n{made.table}\n", flush=True)
     if options.markdown is not None:
         words = list(sys.argv[1:])
         for named in options.named:
-            words.remove(named)  # its first place: a folder may have the same name
+            places = [place for place, word in enumerate(words) if word == named]
+            values = [place for place in places if ("", *words)[place].startswith("--")]  # as in --output NAME
+            words.pop(next((place for place in places if place not in values), places[0]))
         words = " ".join([part, *map(short, words)])
         command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {words}\n```"
         name = "/".join(word for word in (section, part, made.backbone) if word)

@@ -7,8 +7,9 @@
 premise: the distance between features of an image and of its degraded copy, over the mean distance between different
 images, per layer and degradation, patch by patch, and the same for the pixels of a patch; below 1 a degraded image is
 nearer to itself than to others. Features are those that guide: behind the final norm. quality: whether a linear map of
-a layer's mean patch tells the kind of degradation, beside simple statistics of the pixels (mean and deviation of each
-channel, differences of neighbours at four scales); chance is one over the kinds.
+a layer's mean patch tells the kind of degradation and, of each kind, its level (correlation with the order of the
+levels, mean over kinds), beside simple statistics of the pixels (mean and deviation of each channel, differences of
+neighbours at four scales). A map is fitted on one half of the images; chance is one over the kinds, and no correlation.
 tasks: PSNR of noise when one, two and four kinds are learnt at once, with and without guidance. parts: plain body,
 addition, D-R attention and, with it, the DPC loss on layers 2 and 6 of 12, at levels that were seen in training and at
 others; nothing else has that loss, whatever the recipe has. With restoration/scenes_tiny the guiding layers are even4,
@@ -64,16 +65,23 @@ def images(options: argparse.Namespace, count: int) -> Iterator[Any]:
         yield fit(image[top : top + side, left : left + side], SIDE)
 
 
+def degradations() -> Any:
+    """Return the four kinds with their levels, of which the images get one after the other."""
+    from dense.data.degrade import Degrade
+
+    return Degrade({kind: [] for kind in FOUR}, unseen={})
+
+
 def features(options: argparse.Namespace) -> dict[str, Any]:
     """Return layer -> (images, kinds + 1, dim, h, w), and images of the same grid; the clean images come first."""
     import torch
     import torch.nn.functional as F
 
     from dense.backbone import load_backbone
-    from dense.data.degrade import Degrade, degrade
+    from dense.data.degrade import degrade
 
     backbone = load_backbone(options.backbone, options.weights, frozen=True).to(device())
-    plan = Degrade({kind: [] for kind in FOUR}, unseen={})
+    plan = degradations()
     layers = list(range(backbone.spec.depth))
     rows: dict[str, list[Any]] = {}
     for number, image in enumerate(images(options, options.images)):
@@ -116,29 +124,42 @@ def premise(options: argparse.Namespace) -> Made:
 
 
 def quality(options: argparse.Namespace) -> Made:
-    """Classify the kind of degradation from the mean patch of each layer, trained on one half of the images."""
+    """Tell kind and level of a degradation from the mean patch of each layer, by a map that half the images fitted."""
 
     def make() -> dict[str, Any]:
         import torch
 
+        plan = degradations()
         found = {}
         for name, maps in features(options).items():
             x = (statistics(maps) if name == "pixels" else maps.mean((-2, -1))).double()  # images, kinds, dim
-            kinds = torch.arange(x.shape[1]).expand(x.shape[:2])
-            half = len(x) // 2
-            rows, truth = x[:half].flatten(0, 1), torch.nn.functional.one_hot(kinds[:half].flatten()).double()
-            mean, scale = rows.mean(0), rows.std(0) + 1e-8
-            rows = (rows - mean) / scale
-            ridge = rows.T @ rows + len(rows) * 1e-1 * torch.eye(rows.shape[1], dtype=torch.float64)
-            weights = torch.linalg.solve(ridge, rows.T @ (truth - truth.mean(0)))
-            guess = (((x[half:].flatten(0, 1) - mean) / scale) @ weights).argmax(1)
-            found[name] = float((guess == kinds[half:].flatten()).double().mean())
+            half, kinds = len(x) // 2, torch.arange(x.shape[1]).expand(x.shape[:2])
+            truth = torch.nn.functional.one_hot(kinds[:half].flatten())
+            guess = fitted(x[:half].flatten(0, 1), truth, x[half:].flatten(0, 1)).argmax(1)
+            levels = []
+            for k, kind in enumerate(FOUR):
+                order = torch.arange(len(x)).double() % len(plan.kinds[kind])
+                predicted = fitted(x[:half, 1 + k], order[:half, None], x[half:, 1 + k])[:, 0]
+                levels.append(torch.corrcoef(torch.stack((predicted, order[half:])))[0, 1])
+            kind_told = (guess == kinds[half:].flatten()).double().mean()
+            found[name] = [float(kind_told), float(torch.stack(levels).mean())]
         return {"layers": found}
 
     found = once(options, f"quality {options.backbone}", make, measured(options))["layers"]
-    lines = [(name, f"{value:.2f}") for name, value in found.items()]
-    text = table((options.backbone, f"accuracy; chance {1 / (1 + len(FOUR)):.2f}"), lines)
-    return Made(text, said(options), options.backbone)
+    lines = [(name, f"{kind:.2f}", f"{level:.2f}") for name, (kind, level) in found.items()]
+    header = (options.backbone, f"kind: accuracy; chance {1 / (1 + len(FOUR)):.2f}", "level: correlation; chance 0")
+    return Made(table(header, lines), said(options), options.backbone)
+
+
+def fitted(rows: Any, targets: Any, others: Any) -> Any:
+    """Return what a ridge regression of targets on rows says of others."""
+    import torch
+
+    targets = targets.double()
+    mean, scale, middle = rows.mean(0), rows.std(0) + 1e-8, targets.mean(0)
+    rows, others = (rows - mean) / scale, (others - mean) / scale
+    ridge = rows.T @ rows + 0.1 * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
+    return others @ torch.linalg.solve(ridge, rows.T @ (targets - middle)) + middle
 
 
 def statistics(patches: Any) -> Any:

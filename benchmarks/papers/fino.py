@@ -1,6 +1,6 @@
 """What guides of metadata (FINO, 2026) change: k-NN of what is kept and of what is forgotten, with and without them.
 
-    python benchmarks/papers/fino.py --markdown docs/scientific.md
+    python benchmarks/papers/fino.py --markdown docs/methods/fino.md
     python benchmarks/papers/fino.py --data IMAGES --metadata IMAGES.csv --measure OTHERS --measured OTHERS.csv \\
         --keep compound --forget plate microscope --config pretrain/small_data_dinov2 --steps 20000 --output runs/fino
 

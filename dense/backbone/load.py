@@ -87,11 +87,7 @@ def load_backbone(
     elif weights == "hub":
         backbone = _open(_downloaded(str(name)), overrides)
     else:
-        folder = Path(name)
-        known = timm.is_model(resolve(str(name))[0])
-        unknown = not known and (folder.is_dir() or "/" in str(name))
-        if isinstance(name, Path) or (folder.suffix and folder.is_file()) or unknown:
-            _explain_path(folder)
+        _refuse_path(name)
         backbone = _named(str(name), weights, branch, overrides)
     backbone.title = title_of(name)
     return backbone.freeze() if frozen else backbone.eval()
@@ -108,9 +104,14 @@ def check_weights(name: str, weights: str | Path, **overrides: Any) -> None:
         _load(describe(name, **overrides), checkpoint, "teacher", str(weights), overrides, device=torch.device("meta"))
 
 
-def spec_of(name: str, **overrides: Any) -> BackboneSpec:
+def spec_of(name: str, weights: str | None = None, **overrides: Any) -> BackboneSpec:
     """Return the spec of what `load_backbone` would return, without reading weights of a named backbone."""
-    return describe(name, **overrides) if directory(name) is None else load_backbone(name, **overrides).spec
+    if directory(name) is not None:
+        return load_backbone(name, **overrides).spec
+    if weights == "hub" and not _is_known(name):
+        return load_backbone(name, weights, **overrides).spec
+    _refuse_path(name)
+    return describe(name, **overrides)
 
 
 def saved_spec(name: str | None) -> BackboneSpec | None:
@@ -120,8 +121,17 @@ def saved_spec(name: str | None) -> BackboneSpec | None:
     return BackboneSpec.from_dict(config["backbone"]) if "backbone" in config else None
 
 
-def _explain_path(folder: Path) -> None:
-    """Raise for a path that is no saved directory."""
+def _is_known(name: str | Path) -> bool:
+    """Say whether an architecture has this name."""
+    return timm.is_model(resolve(str(name))[0])
+
+
+def _refuse_path(name: str | Path) -> None:
+    """Raise for a path, which names no architecture, and is no saved directory."""
+    folder = Path(name)
+    unknown = not _is_known(name) and (folder.is_dir() or "/" in str(name))
+    if not (isinstance(name, Path) or (folder.suffix and folder.is_file()) or unknown):
+        return
     if folder.is_file():
         raise ValueError(
             f"{folder} is a weight file; name its architecture first: load_backbone('dinov2_vits14', '{folder}')"

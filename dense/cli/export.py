@@ -30,7 +30,7 @@ def parser(**options: bool) -> Parser:
     parser.add_argument("--raw", action="store_true", help="take images of 0 to 255 and normalise them in the file")
     parser.add_argument("--raw-depth", action="store_true", help="depth as the head predicts it, such as its logarithm")
     parser.add_argument("--opset", type=int, help="of ONNX; torch's default if left out")
-    parser.add_argument("--weights", help="of a named backbone: 'timm', a weight file or a directory")
+    parser.add_argument("--weights", help="of a named backbone: a weight file, a directory, timm or hub")
     parser.add_argument("--layers", type=layers, help="of a backbone: last, last4, even4, default, or 2,5,8,11")
     parser.add_argument(
         "--norm",

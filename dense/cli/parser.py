@@ -173,8 +173,8 @@ def check_sources(options: argparse.Namespace) -> None:
 def check_source(text: str, what: str, name: bool = False) -> None:
     """Raise for a path that does not exist; name: what does not look like a path is a name, which others check.
 
-    Embedded scenes, patterns of shards, weights of timm and of the teacher are no paths, and neither is a model
-    ``owner/name`` of the Hugging Face hub, unless there is a folder of that owner's name.
+    Embedded scenes, patterns of shards, weights of timm and of the teacher are no paths, and neither is a model or a
+    backbone ``owner/name`` of the Hugging Face hub, unless there is a folder of that owner's name.
     """
     path = Path(text)
     words = ("timm", "hub", "teacher", "teacher_first", "scenes")
@@ -183,7 +183,7 @@ def check_source(text: str, what: str, name: bool = False) -> None:
         return
     is_path = os.sep in text or path.suffix in (".yaml", ".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".json")
     hub = text.count("/") == 1 and not text.startswith((".", "/", "~")) and not path.parent.is_dir()
-    if name and (not is_path or (what == "directory" and hub)):
+    if name and (not is_path or ("directory" in what and hub)):
         return
     near = nearest(path.name, [other.name for other in path.parent.glob("*")], 1) if path.parent.is_dir() else []
     hint = f". Did you mean {path.parent / near[0]}?" if near else ""
@@ -257,7 +257,7 @@ def add_backbone(parser: argparse.ArgumentParser, seed: str = "of random initial
     """Add --backbone, --weights, --download, --set, --device and --seed."""
     words = "timm name, official name or saved directory; if left out DENSE_BACKBONE, or the best one at hand"
     parser.add_argument("--backbone", help=words)
-    words = "'timm', a weight file or a directory; random initialisation of a named backbone if left out"
+    words = "a file, a directory, or timm or hub to download; random initialisation of a named backbone if left out"
     parser.add_argument("--weights", help=words)
     parser.add_argument("--download", action="store_true", help="of no --backbone: fetch DINOv2-S once, without asking")
     parser.set_defaults(at_hand=False)

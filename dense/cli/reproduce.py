@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def reproduce(options: Namespace) -> int:
     if lacks:
         print(f"{row.name} ({row.protocol}): {row.published}, {row.source}")
         for words in row.filled(data="DATA", weights="WEIGHTS", output="OUTPUT"):
-            print(f"  dense {' '.join(words)}")
+            print(f"  dense {shlex.join(words)}")
         raise FileNotFoundError(f"{row.name} needs {len(lacks)} more:\n  " + "\n  ".join(lacks))
     if options.set and not any(command[0] == "train" for command in row.commands):
         raise UsageError("--set changes a training, and this row has none")
@@ -80,7 +81,7 @@ def reproduce(options: Namespace) -> int:
     start = time.monotonic()
     commands = [with_options(words, options) for words in row.filled(**places)]
     for words in commands:
-        print(f"dense {' '.join(words)}", flush=True)
+        print(f"dense {shlex.join(words)}", flush=True)
         if status := run(words[0], words[1:]):
             return status
     found = json.loads((options.output / "result" / "results.json").read_text())["numbers"]

@@ -88,7 +88,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...], Options, Examples]] = {
             "--data.crop_size N": "side of the training crops",
             "--data.cache FOLDER": "folder in which features of a frozen backbone are cached",
             "--model.backbone.name NAME": "any name of timm or of the hubs, or a saved directory",
-            "--model.backbone.weights PATH": "a weight file, or timm to download",
+            "--model.backbone.weights PATH": "a weight file, or timm or hub to download",
             "--model.steps N": "length of the run",
             "--model.optim.lr RATE": "learning rate of the head",
             "--model.tune.unfreeze WHAT": "none, all, or how many last blocks train; LoRA: --model.tune.lora_rank",

@@ -399,10 +399,10 @@ class DenseData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Return one image at a time, since sizes differ; embedded scenes in batches."""
+        """Return one image at a time, since sizes differ; embedded scenes as large as their targets in batches."""
         return DataLoader(
             cast("Dataset[Any]", self.val_set),
-            batch_size=self.batch_size if self.embedded else 1,
+            batch_size=self.batch_size if self.embedded and self.resize is None else 1,
             collate_fn=self.collate,
             **workers_options(self.workers),
         )

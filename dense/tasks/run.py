@@ -113,7 +113,7 @@ def choose_values(config: Any) -> list[str]:
     accelerated = config.trainer.accelerator != "cpu" and (torch.cuda.is_available() or torch.mps.is_available())
 
     def spec() -> BackboneSpec:
-        return spec_of(backbone.name, **BackboneOptions(**backbone.as_dict()).changes)
+        return spec_of(backbone.name, backbone.weights, **BackboneOptions(**backbone.as_dict()).changes)
 
     lines = [] if data.root == "scenes" else settle_reading(data, backbone, open_source, Path(config.output))
     lines += choose(config, open_source, spec, accelerated)

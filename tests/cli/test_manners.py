@@ -93,7 +93,7 @@ HERE = str(Path(__file__).parent)
 WRONG_PATHS = [  # a path that does not exist, in every verb that reads one
     ["predict", "./no/model", HERE],
     ["predict", HERE, "no.png"],
-    ["discover", HERE, "--backbone", "no/backbone"],
+    ["discover", HERE, "--backbone", "./no/backbone"],
     ["look", "no.jpg"],
     ["explore", "./no/images"],
     ["track", "no.mp4", "--mask", __file__, "--backbone", "dino_vits16"],

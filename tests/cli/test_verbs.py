@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 import dense
+from dense.backbone import load_backbone
 from dense.cli import VERBS, main
 from dense.cli.trainings import TRAININGS, ShortHelp
 from dense.suggest import did_you_mean, nearest
@@ -48,6 +49,26 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     code = "import sys; from dense.cli import main; main(['--help'])\n"
     code += "assert not {'torch', 'numpy', 'timm'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_verbs_take_backbones_of_the_hugging_face_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A published id, and one that only the hub knows, of which a recipe with automatic values asks the description."""
+    saved, image = tmp_path / "saved", str(tmp_path / "image.png")
+    load_backbone("dinov2_vits14", img_size=28, depth=4, embed_dim=32, num_heads=2).save_pretrained(saved)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(image)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *words, **options: str(saved))
+    for number, name in enumerate(("facebook/dinov2-small", "someone/net")):
+        words = ["features", image, "--backbone", name, "--weights", "hub", "--output", str(tmp_path / f"f{number}")]
+        assert status(words) == 0
+    words = ["train", "--config", "depth/small_data", "--data.root", "scenes", "--data.scenes=[4, 2]"]
+    words += ["--data.scene_size", "32", "--data.workers", "0", "--model.steps", "1", "--trainer.accelerator", "cpu"]
+    words += ["--model.backbone.weights", "hub", "--model.backbone.name"]
+    assert status([*words, "someone/net", "--output", str(tmp_path / "run")]) == 0
+    assert status([*words, "no/net", "--model.backbone.weights", "null", "--output", str(tmp_path / "wrong")]) == 1
+    wrong = "no such directory: no/net; if it is a Hugging Face id, download it with weights 'hub'"
+    assert wrong in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -372,7 +372,7 @@ def test_wrong_options(teacher: str, tmp_path: Path) -> None:
         ({"model.teacher.others": [{"name": teacher, "weight": -1.0}]}, f"others: {teacher} has weight -1.0: expected"),
         ({"model.distill": teacher}, "set dino.weight or ibot.weight, or use --model.teacher.name"),
         ({"model.mixup": True, "model.dino.weight": 1.0}, "mixup is for features"),
-        ({"model.teacher.name": "nope/x"}, "no such saved directory for --model.teacher.name: nope/x"),
+        ({"model.teacher.name": "./nope/x"}, "no such saved directory for --model.teacher.name: ./nope/x"),
         ({"data.cache": str(Path(teacher) / "config.json")}, "config.json is a file; expected a folder"),
         ({"data.copies": -1}, "data.copies=-1: expected at least 1"),
         ({"model.mixup": True, "data.cache": str(tmp_path / "c")}, "with mixup, which makes new images"),

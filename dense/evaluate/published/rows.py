@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dense.evaluate.published import numbers as published
 from dense.evaluate.published.needs import DATA, MASKED, missing
-from dense.suggest import did_you_mean
+from dense.suggest import as_question, did_you_mean
 
 Command = tuple[str, ...]  # words after `dense`; {data}, {weights} and {output} are replaced
 
@@ -83,7 +83,8 @@ def find_row(name: str) -> Row:
     """Return a row by its name, or raise with the nearest ones."""
     known = rows()
     if name not in known:
-        raise ValueError(f"unknown row {name!r}.{did_you_mean(name, known)} `dense reproduce` lists all")
+        hint = did_you_mean(name, known) or as_question([row for row in known if name.lower() in row][:3])
+        raise ValueError(f"unknown row {name!r}.{hint} `dense reproduce` lists all")
     return known[name]
 
 
@@ -116,9 +117,11 @@ def _classification() -> Iterator[Row]:
     for name, value in published.KNN_22K.items():
         command = _evaluated("knn", name, *train_val)
         yield Row(f"knn_22k/imagenet/{name}", value, 0.3, command, ("top1 k=20",), 100, words, "iBOT on ImageNet-22k")
+    dino = "rate 0.001 per 256 images, batches of 128; class tokens of the last four blocks up to width 384, "
+    dino += "class token and average above, the average of ResNet-50"
     recipes = {
-        "DINO": ("dino", "100 epochs of SGD"),
-        "iBOT": ("dino", "DINO's 100 epochs of SGD; iBOT's own sweeps the learning rate"),
+        "DINO": ("dino", f"100 epochs of SGD, {dino}"),
+        "iBOT": ("dino", f"DINO's 100 epochs of SGD, {dino}; iBOT's own sweeps the learning rate"),
         "DINOv2": ("dinov2", "13 rates x 4 readouts, 12,500 steps of 8 x 128 images, best on val"),
     }
     for source, values in published.LINEAR.items():

@@ -20,6 +20,7 @@ from dense.data.unlabelled import open_images
 from dense.data.windows import DAMAGED
 from dense.files import check_writable, write
 from dense.media.draw import contain, sheet, write_picture
+from dense.suggest import UsageError
 from dense.training.cli import TrainingCLI, quiet
 from dense.training.curves import plot_curves, read_metrics
 from dense.training.fit import begin, fit, stopped
@@ -145,6 +146,10 @@ def show_views(data: PretrainData, path: Path, images: int = 4, side: int = 128,
 
     mixup: the training mixes the views of a batch, which are drawn as they are before.
     """
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"--show-views {path}: expected a file that ends in .png or .jpg")
+    if path.exists():
+        raise FileExistsError(f"--show-views {path} would overwrite what is there; choose another name")
     check_writable(path.parent)
     rows = []
     for index in range(min(images, len(data.dataset))):
@@ -153,6 +158,8 @@ def show_views(data: PretrainData, path: Path, images: int = 4, side: int = 128,
         rows.append([contain(one, side) for one in (data.images.read(found.image), *views)])
     sides = [view.shape[-1] for view in (*found.views, *found.gram)]
     write_picture(path, sheet(rows, headings=["image", *(f"{n} px" for n in sides)]))
+    if damaged := data.damaged.report():
+        warn(damaged)
     about = f"{len(sides)} views{', before mixup' if mixup else ''}, of {', '.join(map(str, sides))} pixels"
     print(f"wrote {path}: {len(rows)} images and their {about}")
     return 0

@@ -78,6 +78,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error(f"no part {unknown[0]}; there are {', '.join(options.known)}")
     if wrong := [pair for pair in getattr(options, "set", ()) if "=" not in pair]:
         parser.error(f"--set {wrong[0]}: expected KEY=VALUE")
+    for option in ("markdown", "figure"):
+        path = getattr(options, option, None)
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            parser.error(f"--{option} {path}: expected a file in a folder that is there")
+    if getattr(options, "seeds", 1) < 1:
+        parser.error(f"--seeds {options.seeds}: expected 1 or more")
     options.named = options.parts
     options.parts = options.parts or list(options.known)
     if options.quick and hasattr(options, "steps"):
@@ -278,10 +284,11 @@ def run(options: argparse.Namespace, section: str, parts: Mapping[str, Callable[
 def in_one_line() -> Iterator[None]:
     """End the program with the message of an error that is written for users, as the verbs do."""
     from dense.cli import in_words
+    from dense.suggest import UsageError
 
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, UsageError) as error:
         raise SystemExit(f"error: {in_words(error)}") from None
 
 

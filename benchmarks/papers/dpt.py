@@ -35,7 +35,10 @@ from _study import (
     with_weights,
 )
 
-MEASURES = {"val/abs_rel": "abs_rel", "val/delta1": "delta1", "val/miou": "mIoU"}
+MEASURES = {  # of one task, and of depth and classes at once
+    "val/abs_rel": "abs_rel", "val/delta1": "delta1", "val/miou": "mIoU", "val/depth_abs_rel": "abs_rel",
+    "val/depth_delta1": "delta1", "val/labels_miou": "mIoU",
+}  # fmt: skip
 TINY = {"name": "dpt", "width": 48, "reassemble": [32, 48, 64, 64], "bias": True, "batch_norm": True}
 
 
@@ -71,6 +74,8 @@ def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str
         shown = [key for key in MEASURES if key in rows[0]]
         cells = [spread([row[key] for row in rows]) for key in shown]
         lines.append((name, *cells, f"{sum(row['seconds'] for row in rows) / len(rows):.0f}"))
+    if not shown:
+        raise SystemExit(f"{options.config} predicts neither depth nor classes, which these experiments compare")
     text = table((part, *(MEASURES[key] for key in shown), "seconds"), lines)
     return Made(text, f"{options.config} with {with_weights(options)} on {trained_on(options)}", options.backbone)
 

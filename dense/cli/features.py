@@ -20,6 +20,7 @@ from dense.cli.parser import (
     open_backbone,
     reading_of,
     run_folder,
+    warn_if_random,
 )
 from dense.console import hint, progress
 from dense.files import RunFolder, write
@@ -156,6 +157,7 @@ def join(
     print(f"{len(written)} images written to {options.output} (the last one: {shapes})")
     if skipped:
         print(f"{len(skipped)} skipped:\n  " + "\n  ".join(skipped[:10]))
+    warn_if_random(options)
     hint(again(options, "explore", *options.images, "--output", "page.html"), "the same features, interactively")
     return 0
 

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense.cli.parser import Parser
+from dense.cli.parser import Parser, usable_device
 from dense.console import hint
 from dense.files import write
 from dense.suggest import UsageError
@@ -67,6 +67,13 @@ def reproduce(options: Namespace) -> int:
     from dense.model.card import as_json, versions
 
     row = find_row(options.row)
+    if fixed := [pair for pair in options.set if pair.partition("=")[0] in ("data.root", "output")]:
+        raise UsageError(f"--set {fixed[0]}: give --data and --output")
+    if options.device:
+        usable_device(options.device)
+    before = Path(options.output or "", "reproduced.json")
+    if options.output and before.is_file() and (other := json.loads(before.read_text())["row"]) != row.name:
+        raise UsageError(f"{options.output} holds the results of {other}; choose another --output")
     lacks = row.missing(options.data, options.weights)
     if options.output is None:
         lacks.append("--output FOLDER, for the results")

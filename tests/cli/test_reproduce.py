@@ -228,6 +228,15 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["reproduce", "knn/imagenet/dinov2_vits14", *place, "--set", "seed"])
     assert "--set seed: expected KEY=VALUE" in capsys.readouterr().err
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/reproduced.json").write_text('{"row": "knn/imagenet/dino_vits16"}')
+    for words, said in (
+        ([], "o holds the results of knn/imagenet/dino_vits16; choose another --output"),
+        (["--set", "data.root=x"], "--set data.root=x: give --data and --output"),
+        (["--device", "nodevice"], "this machine has no device 'nodevice'"),
+    ):
+        assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place, *words]) == 2
+        assert said in capsys.readouterr().err
     assert main(["reproduce", "knn/imagenet/dinov2_vits14"]) == 1
     assert "dense evaluate knn" in capsys.readouterr().out
 

@@ -360,7 +360,12 @@ def test_views_are_shown(tmp_path: Path) -> None:
     assert "4 images and their" in done.stdout
     assert not (tmp_path / "run/facts.json").exists()
     assert Image.open(tmp_path / "views.png").width > 3 * 128
-    assert "expected a file" in run(config, tmp_path / "run", "--show-views").stderr
+    for words, said in (
+        ([], "expected a file"),
+        ([str(tmp_path / "views.png")], "would overwrite what is there"),
+        ([str(tmp_path / "views.txt")], "expected a file that ends in .png or .jpg"),
+    ):
+        assert said in run(config, tmp_path / "run", "--show-views", *words).stderr
 
 
 def test_knn_during_a_run(tmp_path: Path) -> None:

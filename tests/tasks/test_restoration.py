@@ -386,6 +386,11 @@ def test_pairs_of_several_kinds(tmp_path: Path) -> None:
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     kinds = {Path(data.train.name(i)).parts[-3]: data.train_set[(0, i)].degradation for i in range(len(data.train))}
     assert kinds == {"haze": "haze", "rain": "rain"}
+    with pytest.raises(ValueError, match=r"holds pairs, input/ and target/; .* give layout paired"):
+        open_labelled(tmp_path, "all", layout="images")
+    shutil.rmtree(tmp_path / "haze/target")
+    with pytest.raises(FileNotFoundError, match=r"expected .*haze/target, or folders of several kinds"):
+        open_labelled(tmp_path, "all", layout="paired")
 
 
 def test_any_folder_of_images(tmp_path: Path) -> None:

@@ -318,9 +318,15 @@ def open_restoration(
 
 def _restoration(folder: Path, layout: str, split: str, reading: Reading) -> FileSource:
     title = f"{layout} {split}"
+    kinds = [] if _has_pairs(folder) or not folder.is_dir() else sorted(filter(_has_part, folder.iterdir()))
     if layout == "images":
+        if _has_pairs(folder) or any(map(_has_pairs, kinds)):
+            raise ValueError(
+                f"{folder} holds pairs, {INPUT}/ and {TARGET}/; images here are clean ones: give layout paired "
+                "(of dense train --data.layout paired --data.degrade null)"
+            )
         return FileSource(title, Names(map(str, list_images(folder, reading=reading))), reading=reading)
-    if not _has_pairs(folder) and (kinds := sorted(kind for kind in folder.iterdir() if _has_pairs(kind))):
+    if kinds:
         parts = [_pairs(kind, f"{title} {kind.name}", reading) for kind in kinds]
         columns: dict[str, Any] = {
             name: Names(value for part in parts for value in getattr(part, name) or ())
@@ -333,6 +339,10 @@ def _restoration(folder: Path, layout: str, split: str, reading: Reading) -> Fil
 
 def _has_pairs(folder: Path) -> bool:
     return (folder / INPUT).is_dir() and (folder / TARGET).is_dir()
+
+
+def _has_part(folder: Path) -> bool:
+    return (folder / INPUT).is_dir() or (folder / TARGET).is_dir()
 
 
 def _pairs(folder: Path, title: str, reading: Reading) -> FileSource:

@@ -57,8 +57,8 @@ def parser(**options: bool) -> Parser:
         "--pca-foreground", action="store_true", help="cut out the foreground by the first component, colour the rest"
     )
     parser.add_argument(
-        "--pca-colours", default="rgb", choices=("rgb", "hsv", "hue"),
-        help="of the components; hue: as in the write-ups, component 1 as hue and 2 as value",
+        "--pca-colours", choices=("rgb", "hsv", "hue"),
+        help="of the components, rgb if left out; hue: as in the write-ups, component 1 as hue and 2 as value",
     )  # fmt: skip
     parser.add_argument("--pca-smooth", action="store_true", help="interpolate between patches")
     add_overwrite(parser)
@@ -68,7 +68,8 @@ def parser(**options: bool) -> Parser:
 def main(argv: Sequence[str]) -> int:
     of_verb = parser()
     options = of_verb.parse_args(argv)
-    pca = options.pca or options.pca_shared or options.pca_foreground or options.pca_smooth
+    pca = any((options.pca, options.pca_shared, options.pca_foreground, options.pca_smooth, options.pca_colours))
+    options.pca_colours = options.pca_colours or "rgb"
     if options.format == "none" and not pca and not options.table:
         of_verb.error("--format none writes no maps; add --pca for pictures of them, or --table FILE.parquet")
     if options.table and options.table.suffix != ".parquet":

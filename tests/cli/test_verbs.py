@@ -205,8 +205,11 @@ def test_features_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     first, second = capsys.readouterr().err.splitlines()
     assert "choose another --output" in first
     assert "add --pca" in second
-    assert status([*command, "--output", str(tmp_path / "out"), "--format", "none", "--pca-foreground"]) == 0
-    assert (tmp_path / "out/a_pca.png").is_file()
+    for words in (["--pca-foreground"], ["--pca-colours", "hue"]):  # either means --pca
+        out = tmp_path / words[0]
+        assert status([*command, "--output", str(out), "--format", "none", *words]) == 0
+        assert (out / "a_pca.png").is_file()
+        assert "the weights are random" in capsys.readouterr().out
 
 
 def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,7 @@ class TrainCLI(TrainingCLI):
         """Check the backbone, and pass on what data and trainer need from the task: its targets and its steps."""
         super().before_instantiate_classes()
         config: Any = self.config
+        refuse_null(config.model.init_args)
         refuse_weights_of_a_directory(config.model.init_args)
         trained = [name for name in KNOWN if name in resolve_name(config.model.class_path).outputs]
         if config.data.targets is None and config.data.answers is None:
@@ -122,6 +123,19 @@ def choose_values(config: Any) -> list[str]:
     if inference.resize is None:
         inference.resize = data.resize
     return lines
+
+
+def refuse_null(options: Any) -> None:
+    """Raise for groups of options that are null."""
+    for name in ("backbone", "backbone.arguments", "head", "inference", "perception"):
+        group, _, key = name.rpartition(".")
+        inside = options.get(group) if group else options
+        if inside is not None and key in inside and inside[key] is None:
+            advice = {
+                "perception": "; --model.perception.weight 0 switches it off",
+                "backbone.arguments": "; {} means none",
+            }.get(name, "; leave it out for those of the recipe")
+            raise ValueError(f"model.{name} is null: expected options{advice}")
 
 
 def refuse_weights_of_a_directory(options: Any) -> None:

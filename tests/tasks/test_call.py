@@ -49,6 +49,12 @@ def test_a_call_is_the_same_run_as_the_verb(tmp_path: Path) -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("name", ["inference", "head", "backbone.arguments"])
+def test_groups_of_options_are_not_null(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"model.{name} is null: expected options")):
+        train(tmp_path, **{f"model.{name}": None})
+
+
 def test_a_call_continues_a_run_and_refuses_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path)
     train(tmp_path)

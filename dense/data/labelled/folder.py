@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -318,7 +319,8 @@ def open_restoration(
 
 def _restoration(folder: Path, layout: str, split: str, reading: Reading) -> FileSource:
     title = f"{layout} {split}"
-    kinds = [] if _has_pairs(folder) or not folder.is_dir() else sorted(filter(_has_part, folder.iterdir()))
+    inside = [] if _has_pairs(folder) else [Path(one.path) for one in os.scandir(folder) if one.is_dir()]
+    kinds = sorted(filter(_has_part, inside))
     if layout == "images":
         if _has_pairs(folder) or any(map(_has_pairs, kinds)):
             raise ValueError(

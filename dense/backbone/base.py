@@ -20,6 +20,7 @@ from dense.backbone.weights.report import UNUSED, LoadReport, load_strictly, spl
 from heads.features import Features, Norm, Size, Step
 
 FLOOR = 224  # pixels of the shorter side that the padding policy `floor` at least gives
+LONGEST = 4096  # pixels of the longer side to which it enlarges at most
 Borders = tuple[int, int, int, int]  # top, bottom, left, right, in pixels
 Query = Literal["class", "registers"] | tuple[int, int]
 Projection = Literal["query", "key", "value", "token"]
@@ -271,11 +272,12 @@ def pad_to_multiple(
 
     `pad` adds zeros (the mean colour) around the centre, `crop` cuts around the centre and gives negative borders,
     `resize` stretches to the nearest multiple, `floor` to the largest one not above the size, once an image whose
-    shorter side is below FLOOR was enlarged to it. A side below `smallest` (by default `multiple`) raises.
+    shorter side is below FLOOR was enlarged to it. A side below `smallest` (by default `multiple`) raises, except with
+    `floor`; there an image raises whose longer side would be enlarged to more than LONGEST.
     """
     height, width = images.shape[-2:]
     smallest = multiple if smallest is None or policy == "crop" else smallest
-    if min(height, width) < smallest:
+    if min(height, width) < smallest and policy != "floor":
         raise ValueError(
             f"an image of {height}x{width} is smaller than one patch of {smallest}x{smallest}; enlarge it first"
         )
@@ -283,6 +285,11 @@ def pad_to_multiple(
         if policy == "floor":
             larger = max(1.0, -(-FLOOR // multiple) * multiple / min(height, width))
             size = tuple(int(n * larger + 1e-6) // multiple * multiple for n in (height, width))
+            if larger > 1 and max(size) > LONGEST:
+                raise ValueError(
+                    f"padding='floor' would enlarge an image of {height}x{width} to {size[0]}x{size[1]}, for a shorter "
+                    f"side of {FLOOR} pixels, and enlarges to {LONGEST} at most; crop the image, or use another padding"
+                )
         else:
             size = tuple(max(multiple, round(n / multiple) * multiple) for n in (height, width))
         if size == (height, width):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +21,12 @@ from dense._version import __version__
 from dense.backbone.weights.checkpoint import read_checkpoint
 from dense.backbone.weights.names import IDS, directory, on_this_machine, title_of
 from dense.backbone.weights.report import WeightsError
+from dense.console import warn
 from dense.files import replacing, write
 from dense.suggest import did_you_mean
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PATIENCE = 5.0  # seconds of a download before it is announced
 
 
 class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0", tags=["dino-dense"]):
@@ -122,10 +126,17 @@ class SavedModel(ModelHubMixin, library_name="dino-dense", license="apache-2.0",
 
 @contextmanager
 def fetching(name: str) -> Iterator[None]:
-    """Hide the hub's messages about retries during a download, and raise one clear error without a network."""
+    """Hide the hub's messages about retries during a download, and raise one clear error without a network.
+
+    A download that takes longer than PATIENCE is announced, since the hub retries for a minute.
+    """
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)
+    said = f"waiting for {name} from the Hugging Face hub; without a network this ends within a minute"
+    waiting = threading.Timer(PATIENCE, copy_context().run, (warn, said))  # which knows of --quiet
+    waiting.daemon = True
+    waiting.start()
     try:
         yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
@@ -138,6 +149,7 @@ def fetching(name: str) -> Iterator[None]:
             f"{meant and '.'}{meant}"
         ) from None
     finally:
+        waiting.cancel()
         log.setLevel(level)
 
 

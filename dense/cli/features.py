@@ -21,6 +21,7 @@ from dense.cli.parser import (
     reading_of,
     run_folder,
     warn_if_random,
+    weights_in_words,
 )
 from dense.console import hint, progress
 from dense.files import RunFolder, write
@@ -145,7 +146,8 @@ def join(
     last = [one for one in every if "failed" not in one][-1]
     suffix = "" if options.format in ("none", "zarr") else f".{options.format}"
     written = {f"{stem}{suffix}": str(p) for stem, p, one in zip(stems, paths, every, strict=True) if "layers" in one}
-    facts = {"images": written, "backbone": spec, "layers": last["layers"], "norm": last["norm"], "skipped": skipped}
+    origin = {"images": written, "backbone": spec, "weights": weights_in_words(options)}
+    facts = origin | {"layers": last["layers"], "norm": last["norm"], "skipped": skipped}
     if options.format == "zarr":
         from dense.backbone.extract import close_store
 

@@ -347,10 +347,15 @@ def open_backbone(options: argparse.Namespace, **overrides: Any) -> Any:
 
 
 def again(options: argparse.Namespace, *words: Any) -> str:
-    """Return a command line of these words, with the backbone that the options of `add_backbone` name."""
-    named = () if options.at_hand else ("--backbone", options.backbone)
-    weights = ("--weights", options.weights) if named and options.weights else ()
-    return shlex.join(map(str, ("dense", *words, *named, *weights)))
+    """Return a command line of these words, with the backbone that the options of `add_backbone` name, as it reads."""
+    named = [] if options.at_hand else ["--backbone", options.backbone]
+    named += ["--weights", options.weights] if named and options.weights else []
+    for name in ("channels", "levels"):
+        given = getattr(options, name)
+        named += [f"--{name}", *given] if given else []
+    for key, value in options.set:
+        named += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    return shlex.join(map(str, ("dense", *words, *named)))
 
 
 OPENING = ("layout", "split", "val_ratio", "split_by", "classes", "depth")  # how labelled images are opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 import dense
 from dense.backbone import Backbone, WeightsError, load_backbone
+from dense.backbone.saved import fetching
+from dense.console import voice
 from tests.backbone import official_files as files
 from tests.backbone.conftest import TINY, tiny
 
@@ -344,6 +347,18 @@ def test_a_hugging_face_id_without_the_network(monkeypatch: pytest.MonkeyPatch) 
             load_backbone(name, "hub")
     with pytest.raises(FileNotFoundError, match=r"weights 'hub'\. Did you mean facebook/dinov2-base"):
         load_backbone("facebook/dinov2-bas")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_slow_download_is_announced(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hub tries again for a minute where there is no network."""
+    monkeypatch.setattr("dense.backbone.saved.PATIENCE", 0.01)
+    with voice(quiet), fetching("dinov2_vits14"):
+        time.sleep(0.2)
+    said = "warning: waiting for dinov2_vits14 from the Hugging Face hub; without a network this ends within a minute"
+    assert capsys.readouterr().err.strip() == ("" if quiet else said)
 
 
 @pytest.mark.parametrize(

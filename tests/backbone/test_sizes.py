@@ -69,7 +69,8 @@ def test_policies(policy: Any, padded: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((224, 448), (224, 448)), ((100, 130), (224, 280)), ((239, 223), (238, 224))]
+    ("size", "expected"),
+    [((224, 448), (224, 448)), ((100, 130), (224, 280)), ((239, 223), (238, 224)), ((13, 13), (224, 224))],
 )
 def test_floor(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """The largest multiple that is not above the size, once the shorter side has at least 224 pixels."""
@@ -77,6 +78,15 @@ def test_floor(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert tuple(image.shape[-2:]) == expected
     assert borders == (0, 0, 0, 0)
     assert resized == (size != expected)
+
+
+def test_floor_does_not_enlarge_a_strip() -> None:
+    """It would have tens of thousands of patches."""
+    with pytest.raises(
+        ValueError, match=r"would enlarge an image of 20x3000 to 224x33600.*4096 at most; crop the image"
+    ):
+        pad_to_multiple(torch.rand(1, 3, 20, 3000), 14, "floor")
+    assert pad_to_multiple(torch.rand(1, 3, 224, 6000), 14, "floor")[0].shape[-1] == 5992  # as large as it was
 
 
 def test_batches_and_layouts_agree(token_backbone: Backbone) -> None:

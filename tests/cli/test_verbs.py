@@ -163,6 +163,7 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert arrays["prefix_0"].shape == (1, 32)
     facts = json.loads((out / "features.json").read_text())
     assert facts["layers"] == [0, 1]
+    assert facts["weights"] == "random initialisation (seed 0)"
     assert len(facts["skipped"]) == 1
     assert "empty (0 bytes)" in capsys.readouterr().out
     (images / "a.png").unlink()

@@ -44,6 +44,10 @@ def test_one_command(
     assert said[2].startswith(f"next: dense explore {folder / 'a.png'} --output page.html")
     assert Image.open("a_look.png").size[::-1] == SHEET
     assert [path.name for path in tmp_path.iterdir()] == ["a_look.png"]
+    given = ["--backbone", "scenes_tiny", "--channels", "3", "--levels", "0", "200", "--set", "padding=floor"]
+    assert main(["look", str(folder / "a.png"), "--output", "b", *given, "--set", "norm=false"]) == 0
+    repeated = "--channels 3 --levels 0 200 --set padding=floor --set norm=false"
+    assert capsys.readouterr().out.splitlines()[-1].split("    #")[0].endswith(f"--backbone scenes_tiny {repeated}")
 
 
 def test_folders_and_points(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,7 @@ def once(
 ) -> dict[str, Any]:
     """Return what `make()` returned, now or in an earlier call with the same --output, and the minutes that it took.
 
+    options: those with `minutes` gather there what each row took
     used: what the row depends on besides its name; a row that was made with something else ends the program. Rows that
     were kept without this are taken as they are.
     """
@@ -81,6 +82,7 @@ def once(
         changed = [key for key in old | settings if old.get(key) != settings.get(key)]
         words = ", ".join(f"{key} {old.get(key)}, now {settings.get(key)}" for key in changed)
         raise SystemExit(f"{kept} was made with other settings ({words}): choose another --output, or remove that file")
+    getattr(options, "minutes", {})[kept.stem] = row["minutes"]
     return row
 
 

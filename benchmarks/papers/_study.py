@@ -37,38 +37,55 @@ class Made(NamedTuple):
     backbone: str = ""
 
 
-def parser(description: str | None, parts: Sequence[str], data: str = "scenes") -> argparse.ArgumentParser:
-    """Return the options that all scripts have; parts: the experiments of this one."""
+def parser(
+    description: str | None, parts: Sequence[str], data: str = "scenes", measuring: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """Return the options of all scripts; parts: the experiments of this one; measuring: those without training."""
     parser = arguments(description)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all if left out: {', '.join(parts)}")
     parser.add_argument("--data", default=data, help="folder of images, or the embedded scenes")
     parser.add_argument("--output", type=Path, help="folder of runs and rows; a temporary one if left out")
     parser.add_argument("--markdown", type=Path, help="page; the section of each part is replaced, or added")
     parser.add_argument("--quick", action="store_true", help="few steps, one seed, tiny networks: shows that it runs")
-    parser.set_defaults(known=tuple(parts))
+    parser.set_defaults(known=tuple(parts), measuring=tuple(measuring), minutes={})
     return parser
 
 
-def add_training(parser: argparse.ArgumentParser, config: str, steps: int) -> None:
-    """Add the options of trainings."""
+def at_least(least: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected {least} or more")
+        return int(text)
+
+    return read
+
+
+def add_training(parser: argparse.ArgumentParser, config: str, steps: int, *tasks: str) -> None:
+    """Add the options of trainings; tasks: names of the classes whose recipes will do, none of a pretraining."""
     parser.add_argument("--config", default=config, help="recipe that the experiments change")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more options of every training")
-    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps of a training")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=at_least(1), default=steps, help="optimiser steps of a training")
+    parser.add_argument("--seeds", type=at_least(1), default=3)
+    parser.set_defaults(tasks=tasks or ("",))
 
 
-def add_pretraining(parser: argparse.ArgumentParser, of: str) -> None:
-    """Add the options of pretrainings, and the backbone; of: the parts that measure a trained one."""
-    add_training(parser, "pretrain/scenes_demo", 240)
+def add_pretraining(parser: argparse.ArgumentParser, steps: int = 240) -> None:
+    """Add the options of pretrainings, and the backbone, which the parts that measure have with weights."""
+    add_training(parser, "pretrain/scenes_demo", steps)
     parser.add_argument("--knn", nargs=2, metavar=("TRAIN", "VAL"), help="labelled images for k-NN; scenes if left out")
-    words = f"network that is pretrained, as published; that of the recipe if left out. Of {of}: trained, scenes_tiny"
-    add_backbone(parser, None, words, f"of {of}: weight file, or timm to download")
+    words = "network that is pretrained, as published; that of the recipe if left out"
+    measuring = " and ".join(parser.get_default("measuring"))
+    parser.add_argument("--backbone", help=f"{words}. Of {measuring}: trained, scenes_tiny" if measuring else words)
+    if measuring:
+        parser.add_argument("--weights", help=f"of {measuring}: weight file, or timm to download")
 
 
-def add_backbone(parser: argparse.ArgumentParser, default: str | None, words: str, weights: str) -> None:
-    """Add a backbone and its weights."""
-    parser.add_argument("--backbone", default=default, help=words)
-    parser.add_argument("--weights", help=weights)
+def add_backbone(parser: argparse.ArgumentParser, words: str) -> None:
+    """Add a trained backbone and its weights."""
+    parser.add_argument("--backbone", default="scenes_tiny", help=words)
+    parser.add_argument("--weights", help="its weight file, or timm to download")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,16 +99,33 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         path = getattr(options, option, None)
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             parser.error(f"--{option} {path}: expected a file in a folder that is there")
-    if getattr(options, "seeds", 1) < 1:
-        parser.error(f"--seeds {options.seeds}: expected 1 or more")
+    if getattr(options, "figure", None) is not None and options.figure.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--figure {options.figure}: expected a name that ends in .png, .svg or .pdf")
     options.named = options.parts
     options.parts = options.parts or list(options.known)
+    if "config" in options:
+        check_recipe(parser, options)
     if options.quick and hasattr(options, "steps"):
         options.steps, options.seeds = 2, 1
     if options.output is None:
         options.scratch = tempfile.TemporaryDirectory()  # removed when the options are
         options.output = Path(options.scratch.name)
     return options
+
+
+def check_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program for a recipe of another kind, and for options that no chosen part reads."""
+    with in_one_line():
+        recipe = recipe_of(options)
+    model = recipe.get("model") if isinstance(recipe, dict) else None
+    task = model.get("class_path", "").rpartition(".")[2] if isinstance(model, dict) else None
+    if task not in options.tasks:
+        parser.error(f"--config {options.config}: expected a recipe such as {parser.get_default('config')}")
+    measuring = set(options.parts) & set(options.measuring)
+    if options.set and len(measuring) == len(options.parts):
+        parser.error(f"--set belongs to trainings, and there are none in {' and '.join(options.parts)}")
+    if options.tasks == ("",) and getattr(options, "weights", None) and not measuring:
+        parser.error(f"--weights belongs to {' and '.join(options.measuring)}, not to {' and '.join(options.parts)}")
 
 
 def refuse_set(options: argparse.Namespace, *variants: Mapping[str, Any]) -> None:
@@ -147,8 +181,12 @@ def same(options: argparse.Namespace, used: Row) -> Row | None:
         words = {key: as_word(value) for key, value in settings.items()}
         return {key: word for key, word in words.items() if word != as_word(usual(recipe, key))}
 
-    rows = (json.loads(kept.read_text()) for kept in sorted((options.output / "rows").glob("*.json")))
-    return next((row for row in rows if "knn" in row and changed(row["used"]) == changed(used)), None)
+    for kept in sorted((options.output / "rows").glob("*.json")):
+        row = json.loads(kept.read_text())
+        if "knn" in row and changed(row["used"]) == changed(used):
+            options.minutes[kept.stem] = row["minutes"]
+            return row
+    return None
 
 
 def usual(recipe: Row, key: str) -> Any:
@@ -175,7 +213,10 @@ def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
 
     from dense.recipes import find_config
 
-    return yaml.safe_load(find_config(options.config).read_text())
+    try:
+        return yaml.safe_load(find_config(options.config).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{options.config} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def apart(command: Sequence[str]) -> tuple[int, float]:
@@ -273,10 +314,8 @@ def short(word: str) -> str:
 def run(options: argparse.Namespace, section: str, parts: Mapping[str, Callable[[argparse.Namespace], Made]]) -> int:
     """Make the chosen tables one after the other, and publish each when it is done."""
     for part in options.parts:
-        start = time.monotonic()
         with in_one_line():
-            made = parts[part](options)
-        publish(options, section, part, made, (time.monotonic() - start) / 60)
+            publish(options, section, part, parts[part](options))
     return 0
 
 
@@ -292,10 +331,11 @@ def in_one_line() -> Iterator[None]:
         raise SystemExit(f"error: {in_words(error)}") from None
 
 
-def publish(options: argparse.Namespace, section: str, part: str, made: Made, minutes: float) -> None:
-    """Print a table, and write it with its command and the machine into a section of its own in the page."""
-    about = machine()
-    took = f"{minutes:.0f} minute{'s' * (minutes >= 1.5)} of this call" if minutes >= 0.5 else "from kept rows"
+def publish(options: argparse.Namespace, section: str, part: str, made: Made) -> None:
+    """Print a table, and write it with its command, the machine and the time of its rows into a section of the page."""
+    about, minutes = machine(), sum(options.minutes.values())
+    options.minutes.clear()
+    took = f"{minutes:.0f} minute{'s' * (minutes >= 1.5)}" if minutes >= 0.5 else "less than a minute"
     said = f"{made.said}; {about['processor']}, torch {about['torch']}, {took}."
     print(f"**{part}**\n\n{said}\n\n{made.table}\n", flush=True)
     if options.markdown is not None:

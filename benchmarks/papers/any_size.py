@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _study import Made, device, in_one_line, need_weights, parse, parser, publish, short, table
+from _study import Made, at_least, device, in_one_line, need_weights, parse, parser, publish, short, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _measure import once, peak_memory, slug
@@ -101,6 +101,8 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
     spec = spec_of(name)
     side, patch = spec.image_size[0], spec.patch
     own, most = options.size or side // patch * patch, options.most // patch * patch
+    if not most:
+        raise SystemExit(f"--most {options.most}: expected {patch} or more, a patch of {name}")
     pixels: dict[float, int] = {}
     for factor in FACTORS[: 2 if options.quick else None]:
         length = min(max(patch, round(own * factor / patch) * patch), most)
@@ -141,17 +143,15 @@ def main() -> int:
     of_script = parser(__doc__, ["sizes"])
     words = "--backbone is the same; of one that brings its weights the name alone"
     of_script.add_argument("--backbones", nargs="+", default=["scenes_tiny"], metavar="NAME=WEIGHTS", help=words)
-    of_script.add_argument("--size", type=int, help="training size; that of the position table if left out")
+    of_script.add_argument("--size", type=at_least(1), help="training size; that of the position table if left out")
     of_script.add_argument("--rules", nargs="+", choices=RULES, help="for positions; all if left out")
-    of_script.add_argument("--most", type=int, default=4096, help="largest side in pixels")
+    of_script.add_argument("--most", type=at_least(1), default=4096, help="largest side in pixels")
     options = parse(of_script)
     for given in options.backbones:
         name, _, weights = given.partition("=")
-        start = time.monotonic()
         need_weights(name, weights or None, name)
         with in_one_line():
-            made = sizes(options, name, weights or None)
-        publish(options, "papers_any_size", "sizes", made, (time.monotonic() - start) / 60)
+            publish(options, "papers_any_size", "sizes", sizes(options, name, weights or None))
     return 0
 
 

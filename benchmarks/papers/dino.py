@@ -28,6 +28,7 @@ import _study
 from _study import (
     Made,
     add_pretraining,
+    at_least,
     compare,
     device,
     need_weights,
@@ -278,9 +279,10 @@ PARTS = {
 
 
 def main() -> int:
-    of_script = parser(__doc__, list(PARTS), "scenes:train")
-    add_pretraining(of_script, "masks")
-    of_script.add_argument("--patches", nargs="+", type=int, default=[16, 8, 5], help="patch sizes of the part patch")
+    of_script = parser(__doc__, list(PARTS), "scenes:train", measuring=("masks",))
+    add_pretraining(of_script)
+    words = "patch sizes of the part patch"
+    of_script.add_argument("--patches", nargs="+", type=at_least(1), default=[16, 8, 5], help=words)
     words = f"instead of a part's own values, of one part alone: {', '.join(VALUES)}"
     of_script.add_argument("--values", nargs="+", type=number, metavar="VALUE", help=words)
     of_script.add_argument("--figure", type=Path, help="file for the curves of the part collapse; beside --markdown")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from _study import (
     Made,
     add_backbone,
     add_training,
+    at_least,
     device,
     once,
     parse,
@@ -51,18 +52,21 @@ NO_DPC = {"model.perception.weight": 0.0, "model.perception.layers": "even4"}
 TINY = {"dim": 8, "blocks": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "refinement": 1}  # a body that runs in seconds
 
 
-def images(options: argparse.Namespace, count: int) -> Iterator[Any]:
-    """Yield central squares (S, S, 3)."""
+def images(options: argparse.Namespace, least: int) -> list[Any]:
+    """Return central squares (S, S, 3) of the images; raise for fewer than a part needs."""
     from dense.data.labelled.open import open_labelled
     from dense.media.draw import fit
 
-    layout = "folder" if options.data == "scenes" else "images"
-    source = open_labelled(options.data, "all" if layout == "images" else "val", layout=layout, length=count, size=SIDE)
-    for index in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int):
+    layout, most, found = "folder" if options.data == "scenes" else "images", options.images, list[Any]()
+    source = open_labelled(options.data, "all" if layout == "images" else "val", layout=layout, length=most, size=SIDE)
+    for index in np.linspace(0, len(source) - 1, min(most, len(source))).astype(int):
         image = source.read(int(index)).image
         side = min(image.shape[:2])
         top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-        yield fit(image[top : top + side, left : left + side], SIDE)
+        found.append(fit(image[top : top + side, left : left + side], SIDE))
+    if len(found) < least:
+        raise ValueError(f"this part compares {least} images or more, and has {len(found)} of {options.data}")
+    return found
 
 
 def degradations() -> Any:
@@ -72,7 +76,7 @@ def degradations() -> Any:
     return Degrade({kind: [] for kind in FOUR}, unseen={})
 
 
-def features(options: argparse.Namespace) -> dict[str, Any]:
+def features(options: argparse.Namespace, squares: Sequence[Any]) -> dict[str, Any]:
     """Return layer -> (images, kinds + 1, dim, h, w), and images of the same grid; the clean images come first."""
     import torch
     import torch.nn.functional as F
@@ -84,7 +88,7 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
     plan = degradations()
     layers = list(range(backbone.spec.depth))
     rows: dict[str, list[Any]] = {}
-    for number, image in enumerate(images(options, options.images)):
+    for number, image in enumerate(squares):
         copies = [image]
         for kind in FOUR:
             levels = plan.kinds[kind]
@@ -97,41 +101,46 @@ def features(options: argparse.Namespace) -> dict[str, Any]:
     return {name: torch.stack(values) for name, values in rows.items()}
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the numbers of a trained backbone depend on."""
-    return {name: getattr(options, name) for name in ("weights", "data", "images", "quick")}
+def measured(
+    options: argparse.Namespace, part: str, least: int, numbers: Callable[[dict[str, Any]], dict[str, Any]]
+) -> tuple[dict[str, Any], str]:
+    """Return numbers of the features of each layer, and in words what they depend on; least: images that they need."""
+    squares = images(options, least)
+    used = {name: getattr(options, name) for name in ("weights", "data", "quick")} | {"images": len(squares)}
 
+    def make() -> dict[str, Any]:
+        return {"layers": numbers(features(options, squares))}
 
-def said(options: argparse.Namespace) -> str:
-    """Return in words what the numbers of a trained backbone depend on."""
-    return f"{with_weights(options)}, {options.images} images of {short(options.data)}, squares of {SIDE} px"
+    found = once(options, f"{part} {options.backbone}", make, used)["layers"]
+    said = f"{with_weights(options)}, {len(squares)} images of {short(options.data)}, squares of {SIDE} px"
+    return found, said
 
 
 def premise(options: argparse.Namespace) -> Made:
     """Relate the change by a degradation to the difference between images, patch by patch."""
 
-    def make() -> dict[str, Any]:
+    def numbers(layers: dict[str, Any]) -> dict[str, Any]:
         found = {}
-        for name, maps in features(options).items():
+        for name, maps in layers.items():
             clean = maps[:, 0]  # images, dim, h, w
             between = (clean - clean.roll(1, 0)).norm(dim=1).mean()
             found[name] = [float((maps[:, 1 + k] - clean).norm(dim=1).mean() / between) for k in range(len(FOUR))]
-        return {"layers": found}
+        return found
 
-    found = once(options, f"premise {options.backbone}", make, measured(options))["layers"]
+    found, said = measured(options, "premise", 2, numbers)
     lines = [(name, *(f"{v:.2f}" for v in row)) for name, row in found.items()]
-    return Made(table((options.backbone, *FOUR), lines), said(options), options.backbone)
+    return Made(table((options.backbone, *FOUR), lines), said, options.backbone)
 
 
 def quality(options: argparse.Namespace) -> Made:
     """Tell kind and level of a degradation from the mean patch of each layer, by a map that half the images fitted."""
 
-    def make() -> dict[str, Any]:
+    def numbers(layers: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         plan = degradations()
         found = {}
-        for name, maps in features(options).items():
+        for name, maps in layers.items():
             x = (statistics(maps) if name == "pixels" else maps.mean((-2, -1))).double()  # images, kinds, dim
             half, kinds = len(x) // 2, torch.arange(x.shape[1]).expand(x.shape[:2])
             truth = torch.nn.functional.one_hot(kinds[:half].flatten())
@@ -143,12 +152,12 @@ def quality(options: argparse.Namespace) -> Made:
                 levels.append(torch.corrcoef(torch.stack((predicted, order[half:])))[0, 1])
             kind_told = (guess == kinds[half:].flatten()).double().mean()
             found[name] = [float(kind_told), float(torch.stack(levels).mean())]
-        return {"layers": found}
+        return found
 
-    found = once(options, f"quality {options.backbone}", make, measured(options))["layers"]
+    found, said = measured(options, "quality", 4, numbers)
     lines = [(name, f"{kind:.2f}", f"{level:.2f}") for name, (kind, level) in found.items()]
     header = (options.backbone, f"kind: accuracy; chance {1 / (1 + len(FOUR)):.2f}", "level: correlation; chance 0")
-    return Made(table(header, lines), said(options), options.backbone)
+    return Made(table(header, lines), said, options.backbone)
 
 
 def fitted(rows: Any, targets: Any, others: Any) -> Any:
@@ -270,11 +279,12 @@ PARTS = {"premise": premise, "quality": quality, "tasks": tasks, "parts": parts}
 
 
 def main() -> int:
-    of_script = parser(__doc__, list(PARTS))
-    of_script.add_argument("--images", type=int, default=64, help="of premise and quality")
-    of_script.add_argument("--shallow", nargs="+", type=int, help="layers of the DPC loss; 2 and 6 of 12 if left out")
-    add_training(of_script, RECIPE, 1200)
-    add_backbone(of_script, "scenes_tiny", "trained; frozen in trainings", "its weight file, or timm to download")
+    of_script = parser(__doc__, list(PARTS), measuring=("premise", "quality"))
+    of_script.add_argument("--images", type=at_least(1), default=64, help="of premise and quality")
+    words = "layers of the DPC loss; 2 and 6 of 12 if left out"
+    of_script.add_argument("--shallow", nargs="+", type=at_least(0), help=words)
+    add_training(of_script, RECIPE, 1200, "RestorationTask")
+    add_backbone(of_script, "trained; frozen in trainings")
     options = trained_backbone(parse(of_script))
     options.images = 6 if options.quick else options.images
     return run(options, "papers_dino_ir", PARTS)

@@ -21,6 +21,7 @@ from typing import Any
 from _study import (
     Made,
     add_pretraining,
+    at_least,
     compare,
     device,
     need_weights,
@@ -179,9 +180,9 @@ PARTS = {"parts": parts, "layers": layers, "weights": weights}
 
 
 def main() -> int:
-    of_script = parser(__doc__, list(PARTS), "scenes:train")
-    add_pretraining(of_script, "layers and weights")
-    of_script.add_argument("--resize", type=int, default=224, help="side of labelled images")
+    of_script = parser(__doc__, list(PARTS), "scenes:train", measuring=("layers", "weights"))
+    add_pretraining(of_script)
+    of_script.add_argument("--resize", type=at_least(1), default=224, help="side of labelled images")
     of_script.add_argument("--backbones", nargs="+", metavar="NAME=WEIGHTS", help="of the part weights")
     options = parse(of_script)
     return run(options, "papers_dinov2", PARTS)

@@ -124,8 +124,8 @@ PARTS = {"readout": readout, "layers": layers, "head": head}
 
 def main() -> int:
     of_script = parser(__doc__, list(PARTS))
-    add_training(of_script, "joint/scenes_dpt", 150)
-    add_backbone(of_script, "scenes_tiny", "trained and frozen", "its weight file, or timm to download")
+    add_training(of_script, "joint/scenes_dpt", 150, "DepthTask", "SegmentationTask", "JointTask")
+    add_backbone(of_script, "trained and frozen")
     options = trained_backbone(parse(of_script))
 
     from dense.tasks.auto import head_for

@@ -123,8 +123,7 @@ PARTS = {"guides": guides}
 
 def main() -> int:
     of_script = parser(__doc__, list(PARTS), "cells")
-    add_pretraining(of_script, "none")
-    of_script.set_defaults(steps=300)
+    add_pretraining(of_script, steps=300)
     of_script.add_argument("--metadata", type=Path, help="CSV file of --data")
     of_script.add_argument("--measure", type=Path, help="folder of other images, on which k-NN is measured")
     of_script.add_argument("--measured", type=Path, help="their CSV file")

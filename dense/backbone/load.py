@@ -85,7 +85,7 @@ def load_backbone(
             )
         backbone = _open(folder, overrides)
     elif weights == "hub":
-        backbone = _open(_downloaded(str(name)), overrides)
+        backbone = _open(_downloaded(str(name)), overrides, str(name))
     else:
         _refuse_path(name)
         backbone = _named(str(name), weights, branch, overrides)
@@ -170,7 +170,7 @@ def _downloaded(name: str) -> Path:
 
 def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[str, Any]) -> Backbone:
     if isinstance(weights, str | Path) and (Path(weights) / CONFIG).is_file():
-        backbone = _open(Path(weights), overrides)
+        backbone = _open(Path(weights), overrides, name)
         expected, found = describe(name, **overrides), backbone.spec
         fields = ("dim", "depth", "patch", "kind", "registers", "class_token")
         same = all(getattr(expected, field) == getattr(found, field) for field in fields)
@@ -187,11 +187,13 @@ def _named(name: str, weights: Weights | None, branch: Branch, overrides: dict[s
     return _load(spec, read_checkpoint(weights), branch, str(weights), overrides)
 
 
-def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
-    """Open a directory of this project or of Hugging Face's transformers."""
+def _open(folder: Path, overrides: dict[str, Any], name: str = "") -> Backbone:
+    """Open a directory of this project or of Hugging Face's transformers; name: the backbone's, if it is known."""
     config = read_json(folder / CONFIG)
     if "model_type" in config:
-        name, arguments = describe_config(config)
+        plain, arguments = describe_config(config)
+        if config["model_type"] == "vit" and resolve(name)[2] == "dino":  # config.json tells no ViT from another
+            plain, _ = name, arguments.pop("positions")
         preprocessor = folder / "preprocessor_config.json"
         if preprocessor.is_file():
             facts = read_json(preprocessor)
@@ -199,7 +201,7 @@ def _open(folder: Path, overrides: dict[str, Any]) -> Backbone:
         held = channel_names(arguments.get("channels", RGB))
         arguments = _renamed(arguments, held, overrides) | overrides
         state, source = read_directory(folder)
-        return _load(describe(name, **arguments), state, "teacher", str(source), arguments, held)
+        return _load(describe(plain, **arguments), state, "teacher", str(source), arguments, held)
     if "backbone" not in config:
         raise WeightsError(
             f"{folder / CONFIG} describes no backbone; expected one written by save_pretrained or transformers"

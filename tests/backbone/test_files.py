@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import dense
 from dense.backbone import Backbone, WeightsError, load_backbone
 from dense.backbone.saved import fetching
+from dense.backbone.spec import IMAGENET_MEAN
 from dense.console import voice
 from tests.backbone import official_files as files
 from tests.backbone.conftest import TINY, tiny
@@ -326,6 +327,21 @@ def test_hugging_face_ids(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         features = ours(images, layers="last", norm=True)
     grid = features.maps[-1].flatten(2).transpose(1, 2)
     torch.testing.assert_close(grid, expected[:, -grid.shape[1] :], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["hub", "directory", "file"])
+def test_dino_of_hugging_face_is_dino(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config.json is that of any plain ViT; positions, mean and family follow from the name, at every door."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 6, "intermediate_size": 1536}
+    transformers.ViTModel(transformers.ViTConfig(**small, patch_size=16), add_pooling_layer=False).save_pretrained(
+        tmp_path
+    )
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    places = {"hub": "hub", "directory": tmp_path, "file": tmp_path / "model.safetensors"}
+    name = "facebook/dino-vits16" if weights == "hub" else "dino_vits16"
+    spec = load_backbone(name, places[weights], depth=1).spec
+    assert (spec.family, spec.positions, spec.mean, spec.norm_eps) == ("dino", "official", IMAGENET_MEAN, 1e-12)
 
 
 def test_a_hugging_face_id_without_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

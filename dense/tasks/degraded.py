@@ -206,7 +206,8 @@ def check_plan(plan: Degrade | None, source: LabelledSource, layout: str) -> Non
     """Raise where these images cannot be degraded as planned."""
     if layout == "paired" and plan is not None:
         raise ValueError(
-            "the images of layout 'paired' are degraded already; leave degrade out, or use layout 'images'"
+            "the images of layout 'paired' are degraded already; leave degrade out (--data.degrade null, if a recipe "
+            "has it), or use layout 'images'"
         )
     if plan is not None and plan.needs_depth and source.depth_kind != "metric":
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from argparse import Namespace
 from dataclasses import replace
@@ -99,6 +100,14 @@ def test_a_number_that_was_measured_is_on_the_page(tmp_path: Path) -> None:
     found = published.markdown(tmp_path)
     assert "| dinov2_vits14 | 0.356 | 0.400, outside 0.00712; changed: data.batch_size=8 |" in found
     assert "| dinov2_vits14 | 79.0 | 79.0, within 0.3 |" in found
+    some = {
+        "row": "knn/imagenet/dino_vits16",
+        "here": 74.5,
+        "within": False,
+        "other images": "not comparable: 3 images",
+    }
+    (tmp_path / "c.json").write_text(json.dumps(some))
+    assert "| dino_vits16 | 74.5 | 74.5, not comparable: 3 images |" in published.markdown(tmp_path)
     assert "| dinov2_vitb14 | 82.1 | not run: needs ImageNet-1k |" in found
 
 
@@ -239,6 +248,8 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
         assert said in capsys.readouterr().err
     assert main(["reproduce", "knn/imagenet/dinov2_vits14"]) == 1
     assert "dense evaluate knn" in capsys.readouterr().out
+    assert main(["reproduce", "jaccard_random/voc2012/dino_vits16", *place]) == 2
+    assert "jaccard_random/voc2012/dino_vits16 measures random initialisation; leave it out" in capsys.readouterr().err
 
 
 # ---- miniatures
@@ -382,13 +393,17 @@ def test_a_row_runs(row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         small.pop("model.head.width")
     trains = any(command[0] == "train" for command in row.commands)
     chosen = [word for key, value in small.items() if trains for word in ("--set", f"{key}={value}")]
-    place = ["--data", str(tmp_path / "data"), "--weights", str(weights), "--output", str(tmp_path / "out")]
+    place = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    place += ["--weights", str(weights)] if row.has_weights else []
     with alone():
         assert main(["reproduce", row.name, *place, *chosen, "--device", "cpu"]) == 0
     facts = json.loads((tmp_path / "out/reproduced.json").read_text())
     assert facts["row"] == row.name
     assert facts["changed"] == [word for word in chosen if word != "--set"]
     assert np.isfinite(facts["here"])
+    size, other = DATA[row.data].size, facts["other images"]
+    assert re.fullmatch(rf"not comparable: \d+ (images|clips) instead of {size:,}", other) if size else not other
+    assert not size or not facts["within"]
     if row.measure.startswith("jaccard"):
         protocol = json.loads((tmp_path / "out/result/results.json").read_text())["protocol"]
         assert protocol["settings"]["objects"] == "instances, at least 0.0 of the image"
@@ -408,7 +423,10 @@ def test_measurements_take_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rows_are_found() -> None:
-    assert find_row("jaccard/voc2012/dino_vits16").value == 45.9
+    jaccard = find_row("jaccard/voc2012/dino_vits16")
+    assert jaccard.value == 45.9
+    assert jaccard.other_size("VOC val (1449 images)") == ""
+    assert jaccard.other_size("VOC val (1448 images)") == "not comparable: 1,448 images instead of 1,449"
     assert "--batch-size 1024" in " ".join(find_row("linear/imagenet/dinov2_vits14").commands[0])  # 8 GPUs of 128
     for name, side in (("dino_vits16", "512"), ("dinov2_vits14", "504")):
         assert side in find_row(f"in_context_102400/voc2012_aug/{name}").commands[0]

@@ -18,6 +18,7 @@ class Data(NamedTuple):
 
     folders: each of these below the root holds all of that.
     targets: as of `open_labelled`.
+    size: number of images or clips of published measurements; 0 where it is not known.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Data(NamedTuple):
     inside: tuple[str, ...]
     folders: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("labels", "depth")
+    size: int = 0
 
     @property
     def words(self) -> str:
@@ -43,30 +45,39 @@ CITYSCAPES = tuple(f"{kind}/{split}" for split in ("train", "val") for kind in (
 COCO = tuple(f"{split}2017" for split in ("train", "val"))
 VOC = ("JPEGImages", "ImageSets/Segmentation")
 DATA = {
-    "imagenet": Data("ImageNet-1k", "", ("train/n????????/*", "val/n????????/*")),
-    "ade20k": Data("ADE20K", "ade20k", ADE20K),
+    "imagenet": Data("ImageNet-1k", "", ("train/n????????/*", "val/n????????/*"), size=50_000),
+    "ade20k": Data("ADE20K", "ade20k", ADE20K, size=2_000),
     "voc2012": Data(
-        "Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass", "SegmentationObject"), targets=("masks",)
+        "Pascal VOC 2012", "voc2012", (*VOC, "SegmentationClass", "SegmentationObject"), targets=("masks",), size=1_449
     ),
-    "voc2012_aug": Data("Pascal VOC 2012", "voc2012_aug", (*VOC, "SegmentationClassAug")),
-    "cityscapes": Data("Cityscapes", "cityscapes", CITYSCAPES),
-    "nyuv2": Data("NYUv2", "nyuv2", tuple(f"nyudepthv2_{split}_files_with_gt.txt" for split in ("train", "test"))),
+    "voc2012_aug": Data("Pascal VOC 2012", "voc2012_aug", (*VOC, "SegmentationClassAug"), size=1_449),
+    "cityscapes": Data("Cityscapes", "cityscapes", CITYSCAPES, size=500),
+    "nyuv2": Data(
+        "NYUv2", "nyuv2", tuple(f"nyudepthv2_{split}_files_with_gt.txt" for split in ("train", "test")), size=654
+    ),
     "kitti": Data(
-        "KITTI, Eigen split", "kitti_eigen", tuple(f"eigen_{split}_files_with_gt.txt" for split in ("train", "test"))
+        "KITTI, Eigen split",
+        "kitti_eigen",
+        tuple(f"eigen_{split}_files_with_gt.txt" for split in ("train", "test")),
+        size=652,
     ),
     "coco": Data(
         "COCO 2017",
         "coco",
         (*COCO, *(f"annotations/instances_{split}.json" for split in COCO)),
         targets=("masks",),
+        size=5_000,
     ),
     "coco_panoptic": Data(
         "COCO 2017 panoptic",
         "coco_panoptic",
         (*COCO, *(f"annotations/panoptic_{split}{end}" for split in COCO for end in ("", ".json"))),
         targets=("masks",),
+        size=5_000,
     ),
-    "davis": Data("DAVIS-2017", "", ("JPEGImages/480p/*/*.jpg", "Annotations/480p/*/*.png", "ImageSets/2017/val.txt")),
+    "davis": Data(
+        "DAVIS-2017", "", ("JPEGImages/480p/*/*.jpg", "Annotations/480p/*/*.png", "ImageSets/2017/val.txt"), size=30
+    ),
     "roxford5k": Data("Revisited Oxford", "", ("jpg/*.jpg", "gnd_roxford5k.pkl")),
     "rparis6k": Data("Revisited Paris", "", ("jpg/*.jpg", "gnd_rparis6k.pkl")),
     "copydays": Data("Copydays with distractors", "", ("original/*", "strong/*", "distractors/*", "whiten/*")),

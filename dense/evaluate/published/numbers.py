@@ -178,7 +178,7 @@ NOT_HERE = (  # number, values, why no row measures it
     (
         "ImageNet fine-tuning, iBOT",
         "S/16 82.3, B/16 84.0, L/16 84.8; ImageNet-22k B/16 84.4, L/16 86.6",
-        "no verb trains a backbone on classes of whole images",
+        "`dense evaluate finetune` trains so, but iBOT's augmentations, rates and epochs are not known to us",
     ),
     (
         "ImageNet k-NN, linear and fine-tuning, iBOT with random masks",
@@ -191,6 +191,11 @@ NOT_HERE = (  # number, values, why no row measures it
         "these networks were not published; `benchmarks/papers/dino.py masks` measures a supervised one",
     ),
     ("DAVIS-2017, DINO", "S/8 supervised 66.0", "this network was not published"),
+    (
+        "DAVIS-2017, J and F of DINO",
+        "S/16 60.2, 63.4; B/16 60.7, 63.9; S/8 66.6, 73.1; B/8 67.9, 74.9",
+        "the rows tracking/davis compare their mean, and write both into `result/results.json`",
+    ),
     (
         "YouTube-VOS and MOSE, DINOv3",
         "7B at 480, 960, 1440 pixels: 74.1, 80.2, 80.7; 46.0, 53.9, 55.6",
@@ -291,7 +296,17 @@ NOT_HERE = (  # number, values, why no row measures it
     ),
     ("Plain-DETR on DINOv3-7B", "COCO boxes 65.6, multi-scale 66.1", "as above"),
     ("UperNet on iBOT", "ADE20K B 50.0", "as above, with the backbone trained too"),
-    ("DPT-Hybrid, ADE20K", "mIoU 49.02", "the size and the windows of this measurement are not known to us"),
+    ("DPT-Hybrid, ADE20K", "mIoU 49.02 (recalled)", "the size and the windows of this measurement are not known to us"),
+    (
+        "ADE20K, MAE-H and OpenCLIP-G beside DINOv2",
+        "linear and with four layers and five scales: MAE-H 33.3, 30.7; OpenCLIP-G 39.3, 46.0",
+        "MAE-H and OpenCLIP-G are other backbones than those of this project",
+    ),
+    (
+        "lightly-train",
+        "ImageNet k-NN of DINOv2 ViT-L/16 81.9; EoMT on DINOv3: ADE20K S 46.6, B 54.4",
+        "whether these weights open here was not tried",
+    ),
     (
         "Relative depth, DPT on DINOv3-7B",
         "ARel and delta1: NYU 4.3, 98.0; KITTI 7.3, 96.7; ETH3D 5.4, 97.5; ScanNet 4.4, 98.1; DIODE 25.6, 82.2",

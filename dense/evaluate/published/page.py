@@ -58,7 +58,8 @@ def _measured(row: Row, here: dict[str, dict[str, Any]]) -> str:
         return f"not run: needs {DATA[row.data].title}"
     fact = here[row.name]
     changed = f"; changed: {', '.join(fact['changed'])}" if fact.get("changed") else ""
-    return f"{row.like_published(fact['here'])}, {'within' if fact['within'] else 'outside'} {row.tolerance:g}{changed}"
+    judged = fact.get("other images") or f"{'within' if fact['within'] else 'outside'} {row.tolerance:g}"
+    return f"{row.like_published(fact['here'])}, {judged}{changed}"
 
 
 def _wrapped(words: list[str], width: int = 118) -> str:

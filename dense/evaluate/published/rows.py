@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ class Row:
         return self.name.split("/")[2]
 
     @property
+    def has_weights(self) -> bool:
+        """Whether its backbone is trained, not at its random initialisation."""
+        return any("{weights}" in command for command in self.commands)
+
+    @property
     def value(self) -> float:
         return float(self.published)
 
@@ -57,10 +63,16 @@ class Row:
         """Return a value with as many digits as were published."""
         return f"{value:.{len(self.published.partition('.')[2])}f}"
 
+    def other_size(self, measured_on: str) -> str:
+        """Return in words where a protocol names another number of images or clips than the published one."""
+        found, size = re.search(r"\b(\d+) (images|clips)\b", measured_on), DATA[self.data].size
+        if found is None or not size or int(found[1]) == size:
+            return ""
+        return f"not comparable: {int(found[1]):,} {found[2]} instead of {size:,}"
+
     def missing(self, data: Path | None, weights: str | None) -> list[str]:
         """Return everything that this row needs and that is not there."""
-        trained = any("{weights}" in command for command in self.commands)
-        return missing(self.data, data, self.backbone if trained else None, weights)
+        return missing(self.data, data, self.backbone if self.has_weights else None, weights)
 
     def filled(self, **places: str) -> list[list[str]]:
         """Return the commands with {data}, {weights} and {output} replaced."""
@@ -149,7 +161,7 @@ def _segmentation() -> Iterator[Row]:
             train = _trained(config, name, "--data.layout", layout)
             size: Command = ("--window", side, "--resize", side) if own else ()
             test = _tested("segmentation", layout, "--protocol", "slide_512", *size)
-            words = f"linear, last layer, 40,000 steps of 16, crops {side}, windows {side}"
+            words = f"linear, last layer, 40,000 steps of 16, rate 1e-3, crops {side}, windows {side}"
             yield row("segmentation", data, name, value, train, test, words)
     for data, values in published.SEGMENTATION_MS.items():
         layout = DATA[data].layout
@@ -216,8 +228,8 @@ def _depth() -> Iterator[Row]:
         crop = ("--kb-crop",) if data == "kitti" else ()
         test = _tested("depth", layout, "--protocol", layout, *crop)
         height, width = CROPS[data][patch]
-        words = f"{head}, trained on crops of {height}x{width}; "
-        words += f"RMSE, {'Eigen' if data == 'nyuv2' else 'Garg'} crop, mirror image"
+        words = f"{head}, 38,400 steps of 16 crops of {height}x{width}, rate 3e-4; RMSE to "
+        words += "10 m, Eigen crop, mirror image" if data == "nyuv2" else "80 m, Garg crop, mirror image"
         tolerance = 0.02 * float(value)
         source = "DINOv3" if measure == "depth_v3" else "DINOv2"
         return Row(f"{measure}/{data}/{name}", value, tolerance, (train, test), ("rmse",), 1, words, source)
@@ -255,12 +267,12 @@ def _depth() -> Iterator[Row]:
 
 def _without_training() -> Iterator[Row]:
     key, data = ("j_and_f",), ("--data", "{data}")
-    words = "480 pixels, 7 frames, neighbourhood 12, top 5"
+    words = "480 pixels, 7 frames, square neighbourhood 12, top 5, temperature 0.1"
     for name, value in published.DAVIS_V1.items():
         command = _evaluated("video", name, *data, "--protocol", "v1")
         yield Row(f"tracking/davis/{name}", value, 0.5, command, key, 100, words, "DINO")
     for measure, (patches, values) in published.DAVIS_V3.items():
-        words = f"{patches} patches, 7 frames, neighbourhood 12, top 5, temperature 0.2"
+        words = f"{patches} patches, 7 frames, round neighbourhood 12, top 5, temperature 0.2"
         for name, value in values.items():
             size = ("--size", str(patches * (14 if "14" in name else 16))) if patches != 60 else ()
             command = _evaluated("video", name, *data, "--protocol", "v3", *size)

@@ -38,7 +38,7 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
     script, *parts = run.split()
     page = tmp_path / "page.md"
     words = ["--output", parts[0], *parts, "--quick", "--markdown", str(page)]  # a folder may be called as a part
-    words += ["--figure", str(tmp_path / "collapse.png")] if script == "dino" else []
+    words += ["--figure", str(tmp_path / "collapse.png")] if "collapse" in parts else []
     monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{script}.py"), *words])
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.chdir(tmp_path)
@@ -73,13 +73,23 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dino patch --patches 0", "argument --patches: 0: expected 1 or more"),
         ("dino teacher --weights FILE", "--weights belongs to masks, not to teacher"),
         ("dino collapse --figure curves.foo", "--figure curves.foo: expected a name that ends in .png, .svg or .pdf"),
-        ("dinov2 layers --set model.steps=3", "--set belongs to trainings, and there are none in layers"),
+        ("dinov2 layers --set model.steps=3", "--set belongs to parts, not to layers"),
         ("fino guides --weights FILE", "unrecognized arguments: --weights FILE"),
+        ("dino batch --values 0", "argument --values: invalid number value: '0'"),
+        ("dino masks --supervised-weights x.pth", "--supervised-weights belongs to --supervised NAME"),
+        ("dino crops --patches 3", "--patches belongs to patch, not to crops"),
+        ("dino masks --data x", "--data belongs to teacher and patch and crops and"),
+        ("dino collapse --seeds 2", "not to collapse"),
+        ("dino collapse --figure /proc/x.png", "--figure /proc/x.png: cannot write to /proc"),
+        ("dinov2 layers --backbones x", "--backbones belongs to weights, not to layers"),
+        ("dino_ir premise --shallow 2", "--shallow belongs to parts, not to premise"),
+        ("dino_ir parts --shallow 99", "error: --shallow 99: scenes_tiny has layers 0 to 5"),
+        ("fino guides --quick --keep nosuch", "nosuch"),
         ("any_size sizes --most 0", "argument --most: 0: expected 1 or more"),
         ("any_size sizes --most 3", "--most 3: expected 8 or more, a patch of scenes_tiny"),
         ("dino_ir premise --images 1", "error: this part compares 2 images or more, and has 1 of scenes"),
         ("dino_ir quality --images 3", "error: this part compares 4 images or more, and has 3 of scenes"),
-        ("dino_ir quality --set model.steps=3", "--set belongs to trainings, and there are none in quality"),
+        ("dino_ir quality --set model.steps=3", "--set belongs to tasks and parts, not to quality"),
         ("dpt readout --set model.head.readout=add", "--set model.head.readout: this experiment varies model.head.rea"),
         ("dpt head --set model.head.width=16", "--set model.head.width: this experiment varies model.head; leave it"),
         ("dino teacher --set model.teacher={}", "--set model.teacher: this experiment varies model.teacher.m"),
@@ -133,6 +143,31 @@ def test_a_row_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.
         once(options, "a", lambda: {"x": 2}, {"steps": 3})
     once(options, "b", lambda: {"x": 1})  # as older runs kept it
     assert once(options, "b", lambda: {"x": 2}, {"steps": 3})["x"] == 1
+
+
+def test_a_page_says_what_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine, accelerator, versions, the time of rows, and a command that a shell takes; the figure is drawn last."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    study = runpy.run_path(str(FOLDER / "_study.py"))
+    monkeypatch.setitem(study["publish"].__globals__, "machine", lambda: {"processor": "P", "accelerator": "GPU"})
+    monkeypatch.setattr(sys, "argv", ["dpt.py", "head", "--set", "data.patches=[[0, 32]]"])
+    page, drawn = tmp_path / "page.md", list[str]()
+    options = Namespace(markdown=page, named=["head"], minutes={"a": 61.0, "b": 1.0})
+    study["publish"](
+        options, "s", "head", study["Made"]("| table |", "said", draw=lambda: drawn.append(page.read_text()))
+    )
+    text = page.read_text()
+    assert drawn == [text]  # once all is written
+    assert "python benchmarks/papers/dpt.py head --set 'data.patches=[[0, 32]]'\n" in text
+    assert "said; P, GPU, dino-dense " in text
+    assert ", 62 minutes." in text
+
+
+def test_seconds_of_continued_runs_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    seconds_of = runpy.run_path(str(FOLDER / "_study.py"))["seconds_of"]
+    assert seconds_of([{"seconds": 60.0}, {"seconds": None}, {"seconds": 80.0}]) == "70"
+    assert seconds_of([{"seconds": None}]) == ""
 
 
 def test_an_unknown_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,11 +230,11 @@ def test_the_last_row_of_dino_ir_alone_has_its_loss(recipe: str, monkeypatch: py
     script = runpy.run_path(str(FOLDER / "dino_ir.py"))
     kept: dict[str, dict[str, Any]] = {}
 
-    def once(options: Namespace, name: str, make: object, used: dict[str, Any]) -> dict[str, Any]:
-        kept[name] = used
+    def trained(options: Namespace, name: str, seed: int, given: dict[str, Any]) -> dict[str, Any]:
+        kept[name] = given
         return {"numbers": defaultdict(float), "seconds": 1.0}
 
-    monkeypatch.setitem(script["train"].__globals__, "once", once)
+    monkeypatch.setitem(script["train"].__globals__, "trained", trained)
     chosen = {"config": f"restoration/{recipe}", "backbone": "dinov2_vits14", "weights": "FILE", "data": "scenes"}
     options = Namespace(**chosen, quick=False, set=[], seeds=1, steps=2, shallow=None)
     made = script["parts"](options)

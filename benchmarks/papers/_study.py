@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -30,11 +31,12 @@ QUICK: dict[str, Any] = {  # a network and data for which a run takes seconds
 
 
 class Made(NamedTuple):
-    """A table, what it was made with in words, and the backbone that was measured, if there is one of its own."""
+    """A table, what it was made with in words, the backbone that was measured if any, and what draws a figure."""
 
     table: str
     said: str
     backbone: str = ""
+    draw: Callable[[], None] | None = None
 
 
 def parser(
@@ -47,8 +49,18 @@ def parser(
     parser.add_argument("--output", type=Path, help="folder of runs and rows; a temporary one if left out")
     parser.add_argument("--markdown", type=Path, help="page; the section of each part is replaced, or added")
     parser.add_argument("--quick", action="store_true", help="few steps, one seed, tiny networks: shows that it runs")
-    parser.set_defaults(known=tuple(parts), measuring=tuple(measuring), minutes={})
+    parser.set_defaults(known=tuple(parts), measuring=tuple(measuring), belong={}, minutes={})
     return parser
+
+
+def belong(parser: argparse.ArgumentParser, parts: Sequence[str], *names: str) -> None:
+    """Say that only these parts read the options of these names."""
+    parser.get_default("belong").update(dict.fromkeys(names, tuple(parts)))
+
+
+def training_parts(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the experiments that train."""
+    return [part for part in parser.get_default("known") if part not in parser.get_default("measuring")]
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -69,6 +81,7 @@ def add_training(parser: argparse.ArgumentParser, config: str, steps: int, *task
     parser.add_argument("--steps", type=at_least(1), default=steps, help="optimiser steps of a training")
     parser.add_argument("--seeds", type=at_least(1), default=3)
     parser.set_defaults(tasks=tasks or ("",))
+    belong(parser, training_parts(parser), "config", "set", "steps", "seeds")
 
 
 def add_pretraining(parser: argparse.ArgumentParser, steps: int = 240) -> None:
@@ -76,10 +89,12 @@ def add_pretraining(parser: argparse.ArgumentParser, steps: int = 240) -> None:
     add_training(parser, "pretrain/scenes_demo", steps)
     parser.add_argument("--knn", nargs=2, metavar=("TRAIN", "VAL"), help="labelled images for k-NN; scenes if left out")
     words = "network that is pretrained, as published; that of the recipe if left out"
-    measuring = " and ".join(parser.get_default("measuring"))
-    parser.add_argument("--backbone", help=f"{words}. Of {measuring}: trained, scenes_tiny" if measuring else words)
-    if measuring:
+    parts = parser.get_default("measuring")
+    measuring = " and ".join(parts)
+    parser.add_argument("--backbone", help=f"{words}. Of {measuring}: trained, scenes_tiny" if parts else words)
+    if parts:
         parser.add_argument("--weights", help=f"of {measuring}: weight file, or timm to download")
+        belong(parser, parts, "weights")
 
 
 def add_backbone(parser: argparse.ArgumentParser, words: str) -> None:
@@ -95,14 +110,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         parser.error(f"no part {unknown[0]}; there are {', '.join(options.known)}")
     if wrong := [pair for pair in getattr(options, "set", ()) if "=" not in pair]:
         parser.error(f"--set {wrong[0]}: expected KEY=VALUE")
-    for option in ("markdown", "figure"):
-        path = getattr(options, option, None)
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            parser.error(f"--{option} {path}: expected a file in a folder that is there")
-    if getattr(options, "figure", None) is not None and options.figure.suffix not in (".png", ".svg", ".pdf"):
-        parser.error(f"--figure {options.figure}: expected a name that ends in .png, .svg or .pdf")
     options.named = options.parts
     options.parts = options.parts or list(options.known)
+    for name, parts in options.belong.items():
+        if getattr(options, name) != parser.get_default(name) and not set(parts) & set(options.parts):
+            words = f"{' and '.join(parts)}, not to {' and '.join(options.parts)}"
+            parser.error(f"--{name.replace('_', '-')} belongs to {words}")
+    check_pages(parser, options)
     if "config" in options:
         check_recipe(parser, options)
     if options.quick and hasattr(options, "steps"):
@@ -113,19 +127,34 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return options
 
 
+def check_pages(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program where the page or the figure could not be written at the end."""
+    from dense.files import check_writable
+
+    if getattr(options, "figure", None) is not None and options.figure.suffix not in (".png", ".svg", ".pdf"):
+        parser.error(f"--figure {options.figure}: expected a name that ends in .png, .svg or .pdf")
+    for option in ("markdown", "figure"):
+        path = getattr(options, option, None)
+        if path is None:
+            continue
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            parser.error(f"--{option} {path}: expected a file in a folder that is there")
+        try:
+            check_writable(path.absolute().parent)
+            if option == "markdown" and path.is_file():
+                path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            parser.error(f"--{option} {path}: {str(error).partition(';')[0]}")
+
+
 def check_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the program for a recipe of another kind, and for options that no chosen part reads."""
+    """End the program for a recipe of another kind."""
     with in_one_line():
         recipe = recipe_of(options)
     model = recipe.get("model") if isinstance(recipe, dict) else None
     task = model.get("class_path", "").rpartition(".")[2] if isinstance(model, dict) else None
     if task not in options.tasks:
         parser.error(f"--config {options.config}: expected a recipe such as {parser.get_default('config')}")
-    measuring = set(options.parts) & set(options.measuring)
-    if options.set and len(measuring) == len(options.parts):
-        parser.error(f"--set belongs to trainings, and there are none in {' and '.join(options.parts)}")
-    if options.tasks == ("",) and getattr(options, "weights", None) and not measuring:
-        parser.error(f"--weights belongs to {' and '.join(options.measuring)}, not to {' and '.join(options.parts)}")
 
 
 def refuse_set(options: argparse.Namespace, *variants: Mapping[str, Any]) -> None:
@@ -171,6 +200,29 @@ def pretrain(options: argparse.Namespace, name: str, seed: int = 0, **changes: A
 
     used = given | {"config": options.config}
     return same(options, used) or once(options, f"{name}-{seed}", make, used)
+
+
+def trained(options: argparse.Namespace, name: str, seed: int, given: Mapping[str, Any]) -> Row:
+    """Train a head with these options; return the numbers of its validation, and seconds unless it was continued."""
+    chosen = {"data": options.data, "backbone": options.backbone}
+    chosen |= {"weights": options.weights} if options.weights else {}
+
+    def make() -> Row:
+        import dense
+
+        folder = options.output / "runs" / f"{slug(name)}-{seed}"
+        start, continues = time.monotonic(), (folder / "checkpoints").is_dir()
+        dense.train(options.config, output=folder, **chosen, **given)
+        numbers = json.loads((folder / "results.json").read_text())["numbers"]
+        return {"numbers": numbers, "seconds": None if continues else time.monotonic() - start}
+
+    return once(options, f"{name}-{seed}", make, {**given, **chosen, "config": options.config})
+
+
+def seconds_of(rows: Sequence[Row], middle: Callable[[list[float]], float] = statistics.mean) -> str:
+    """Return the seconds of a run that was not continued, as text."""
+    found = [row["seconds"] for row in rows if row["seconds"] is not None]
+    return f"{middle(found):.0f}" if found else ""
 
 
 def same(options: argparse.Namespace, used: Row) -> Row | None:
@@ -295,10 +347,9 @@ def compare(
     for name, changes in variants.items():
         rows = [pretrain(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
         final, student = ([row[key][-1] for row in rows] for key in ("knn", "student"))
-        seconds = [row["seconds"] for row in rows if row["seconds"] is not None]  # of runs that were not continued
         where = "accelerator" if rows[0].get("accelerator") else "memory"
         memory = statistics.median(row[where] for row in rows)
-        cells = (f"{statistics.median(seconds):.0f}" if seconds else "", f"{memory:.0f}")
+        cells = (seconds_of(rows, statistics.median), f"{memory:.0f}")
         lines.append((name, spread(final), spread(student), *cells[: 2 * cost]))
     title = "accelerator memory, MB" if where == "accelerator" else "host memory, MB"
     header = (part, "k-NN, teacher", "k-NN, student", *("seconds", title)[: 2 * cost])
@@ -329,14 +380,20 @@ def in_one_line() -> Iterator[None]:
         yield
     except (ValueError, OSError, ImportError, UsageError) as error:
         raise SystemExit(f"error: {in_words(error)}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command with its --output continues") from None
 
 
 def publish(options: argparse.Namespace, section: str, part: str, made: Made) -> None:
     """Print a table, and write it with its command, the machine and the time of its rows into a section of the page."""
+    from dense.model.card import versions
+
     about, minutes = machine(), sum(options.minutes.values())
     options.minutes.clear()
     took = f"{minutes:.0f} minute{'s' * (minutes >= 1.5)}" if minutes >= 0.5 else "less than a minute"
-    said = f"{made.said}; {about['processor']}, torch {about['torch']}, {took}."
+    where = [about["processor"]] + [about["accelerator"]] * (about["accelerator"] != "none")
+    packages = [f"{name} {version}" for name, version in versions().items() if name in ("dino-dense", "torch", "timm")]
+    said = f"{made.said}; {', '.join((*where, *packages, took))}."
     print(f"**{part}**\n\n{said}\n\n{made.table}\n", flush=True)
     if options.markdown is not None:
         words = list(sys.argv[1:])
@@ -344,8 +401,10 @@ def publish(options: argparse.Namespace, section: str, part: str, made: Made) ->
             places = [place for place, word in enumerate(words) if word == named]
             values = [place for place in places if ("", *words)[place].startswith("--")]  # as in --output NAME
             words.pop(next((place for place in places if place not in values), places[0]))
-        words = " ".join([part, *map(short, words)])
+        words = shlex.join([part, *map(short, words)])
         command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {words}\n```"
         name = "/".join(word for word in (section, part, made.backbone) if word)
         text = f"**{part}**\n\n{command}\n\n{prose(said)}\n\n{made.table}"
         write_section(options.markdown, name, text, inside=section)
+    if made.draw is not None:
+        made.draw()

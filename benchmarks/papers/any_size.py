@@ -89,6 +89,8 @@ def apart(cell: dict[str, Any]) -> dict[str, float]:
     """Measure in a process of its own."""
     command = [sys.executable, __file__, "--cell", json.dumps(cell)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 1:
+        raise SystemExit(1)  # which it explained
     if done.returncode:
         raise SystemExit(f"{cell['name']} at {cell['pixels']} pixels ended with status {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -138,7 +140,8 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
 
 def main() -> int:
     if sys.argv[1:2] == ["--cell"]:
-        print(json.dumps(measure(json.loads(sys.argv[2]))))
+        with in_one_line():
+            print(json.dumps(measure(json.loads(sys.argv[2]))))
         return 0
     of_script = parser(__doc__, ["sizes"])
     words = "--backbone is the same; of one that brings its weights the name alone"

@@ -10,17 +10,18 @@ patch: size against k-NN and images per second, on crops of the nearest multiple
 ten local ones, with time and memory. prototypes, head, temperature, length: one option after the other; one temperature
 is warmed up. batch: several sizes with as many images in all; of several devices each has a batch of that size.
 --values replaces the values of prototypes, head, temperature, batch or crops. collapse: without centring, without
-sharpening, and both; the entropies and the divergence are drawn as in the paper. momentum: with and without local
-crops. In all of these the targets are centred unless --set says otherwise, whatever the recipe has. masks: attention of
-a supervised and of a self-supervised ViT against masks, the Jaccard index of 60 % of the mass. It needs no pretraining:
-it compares --backbone with --supervised, or with the same network fine-tuned on the classes of embedded scenes from
-random initialisation.
+sharpening, and both, with one seed and without batch norm in the head; the entropies and the divergence are drawn as in
+the paper. momentum: with and without local crops. In all of these the targets are centred unless --set says otherwise,
+whatever the recipe has. masks: attention of a supervised and of a self-supervised ViT against masks, the Jaccard index
+of 60 % of the mass. It needs no pretraining: it compares --backbone with --supervised, or with the same network
+fine-tuned on the classes of embedded scenes from random initialisation.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from _study import (
     Made,
     add_pretraining,
     at_least,
+    belong,
     compare,
     device,
     need_weights,
@@ -43,6 +45,7 @@ from _study import (
     short,
     table,
     trained_backbone,
+    training_parts,
     with_weights,
 )
 
@@ -61,8 +64,11 @@ ALONE = [0.14, 1.0]  # published for global crops without local ones
 
 
 def number(word: str) -> float:
-    """Return a number as it was typed: 1024 is no float."""
-    return float(word) if "." in word else int(word)
+    """Return a positive number as it was typed: 1024 is no float."""
+    value = float(word) if "." in word else int(word)
+    if not value > 0:
+        raise ValueError(word)
+    return value
 
 
 def values_of(options: argparse.Namespace, part: str, quick: int = 2) -> tuple[float, ...]:
@@ -79,7 +85,7 @@ def teacher(options: argparse.Namespace) -> Made:
         (f"{step:.0f}", f"{mine:.3f}", f"{other:.3f}")
         for step, mine, other in zip(row["steps"], row["knn"], row["student"], strict=True)
     ]
-    along = table(("step", "k-NN, teacher", "k-NN, student"), lines)
+    along = table(("step, seed 0", "k-NN, teacher", "k-NN, student"), lines)
     return final._replace(table=f"{final.table}\n\n{along}")
 
 
@@ -188,10 +194,9 @@ def collapse(options: argparse.Namespace) -> Made:
         entropy, divergence = found["health/teacher_entropy"], found["health/kl"]
         curves[name] = (found["step"], entropy, divergence)
         lines.append((name, f"{entropy[-1]:.2f}", f"{divergence[-1]:.2f}", f"{row['knn'][-1]:.3f}"))
-    if options.figure is not None:
-        draw(options.figure, curves)
     text = table(("", "entropy of targets, nats", "divergence, nats", "k-NN"), lines)
-    return Made(text, pretrained(options, seeds=1))
+    said = f"{pretrained(options, seeds=1)}, no batch norm in the head"
+    return Made(text, said, draw=partial(draw, options.figure, curves) if options.figure else None)
 
 
 def draw(path: Path, curves: dict[str, Any]) -> None:
@@ -290,7 +295,15 @@ def main() -> int:
     of_script.add_argument("--layout", default="voc2012", help="of that folder")
     of_script.add_argument("--supervised", help="a supervised ViT, such as vit_small_patch16_224.augreg_in1k")
     of_script.add_argument("--supervised-weights", help="its weights: a file, or timm to download")
+    belong(of_script, VALUES, "values")
+    belong(of_script, ["patch"], "patches")
+    belong(of_script, ["collapse"], "figure")
+    belong(of_script, ["masks"], "masks", "layout", "supervised", "supervised_weights")
+    belong(of_script, training_parts(of_script), "data", "knn")
+    belong(of_script, [part for part in training_parts(of_script) if part != "collapse"], "seeds")
     options = parse(of_script)
+    if options.supervised_weights and not options.supervised:
+        of_script.error("--supervised-weights belongs to --supervised NAME")
     if options.values and (len(options.parts) > 1 or options.parts[0] not in VALUES):
         of_script.error(f"--values belong to one part: {', '.join(VALUES)}")
     if options.supervised:
@@ -299,7 +312,7 @@ def main() -> int:
     if not any(pair.startswith("model.teacher.centering=") for pair in options.set):
         options.set = ["model.teacher.centering=center", *options.set]  # whatever the recipe has
     if options.figure is None and options.markdown:
-        options.figure = options.markdown.parent / "collapse.png"
+        options.figure = options.markdown.parent / "collapse.png"  # a folder that `parse` found to be writable
     return run(options, "papers_dino", PARTS)
 
 

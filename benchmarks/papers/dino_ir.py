@@ -19,8 +19,6 @@ and the patches of 96 pixels; another --config has its own.
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,16 +28,18 @@ from _study import (
     add_backbone,
     add_training,
     at_least,
+    belong,
     device,
     once,
     parse,
     parser,
     refuse_set,
     run,
+    seconds_of,
     short,
-    slug,
     spread,
     table,
+    trained,
     trained_backbone,
     trained_on,
     with_weights,
@@ -198,19 +198,7 @@ def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> 
     given |= {"data.scenes": [4, 2], "data.scene_size": 32} if options.data == "scenes" and options.quick else {}
     given |= {"model.head.body": TINY} if options.quick else {}
     given |= own(options) | changes | dict(pair.split("=", 1) for pair in options.set)
-    chosen = {"data": options.data, "backbone": options.backbone}
-    chosen |= {"weights": options.weights} if options.weights else {}
-
-    def make() -> dict[str, Any]:
-        import dense
-
-        folder = options.output / "runs" / f"{slug(name)}-{seed}"
-        start = time.monotonic()
-        dense.train(options.config, output=folder, **chosen, **given)
-        numbers = json.loads((folder / "results.json").read_text())["numbers"]
-        return {"numbers": numbers, "seconds": time.monotonic() - start}
-
-    return once(options, f"{name}-{seed}", make, given | chosen | {"config": options.config})
+    return trained(options, name, seed, given)
 
 
 def own(options: argparse.Namespace) -> dict[str, Any]:
@@ -258,6 +246,8 @@ def parts(options: argparse.Namespace) -> Made:
 
     depth = spec_of(options.backbone).depth
     layers = options.shallow or [depth // 6, depth // 2]
+    if max(layers) >= depth:
+        raise ValueError(f"--shallow {max(layers)}: {options.backbone} has layers 0 to {depth - 1}")
     shallow = {"model.perception.weight": 0.01, "model.perception.layers": layers}
     refuse_set(options, shallow)  # before the first of them is trained
     variants: dict[str, tuple[str, dict[str, Any]]] = {
@@ -271,7 +261,7 @@ def parts(options: argparse.Namespace) -> Made:
         rows = learnt(options, FOUR, guidance, **more)
         means = [[np.mean([psnr(row, k, unseen) for k in FOUR]) for row in rows] for unseen in (False, True)]
         cells = [spread(values) for values in means]
-        lines.append((name, *cells, f"{np.mean([row['seconds'] for row in rows]):.0f}"))
+        lines.append((name, *cells, seconds_of(rows)))
     return restored(options, table(("", "PSNR, seen levels", "PSNR, unseen levels", "seconds"), lines))
 
 
@@ -284,6 +274,8 @@ def main() -> int:
     words = "layers of the DPC loss; 2 and 6 of 12 if left out"
     of_script.add_argument("--shallow", nargs="+", type=at_least(0), help=words)
     add_training(of_script, RECIPE, 1200, "RestorationTask")
+    belong(of_script, ["premise", "quality"], "images")
+    belong(of_script, ["parts"], "shallow")
     add_backbone(of_script, "trained; frozen in trainings")
     options = trained_backbone(parse(of_script))
     options.images = 6 if options.quick else options.images

@@ -22,6 +22,7 @@ from _study import (
     Made,
     add_pretraining,
     at_least,
+    belong,
     compare,
     device,
     need_weights,
@@ -184,6 +185,9 @@ def main() -> int:
     add_pretraining(of_script)
     of_script.add_argument("--resize", type=at_least(1), default=224, help="side of labelled images")
     of_script.add_argument("--backbones", nargs="+", metavar="NAME=WEIGHTS", help="of the part weights")
+    belong(of_script, ["layers", "weights"], "resize")
+    belong(of_script, ["weights"], "backbones")
+    belong(of_script, ["parts"], "data")
     options = parse(of_script)
     return run(options, "papers_dinov2", PARTS)
 

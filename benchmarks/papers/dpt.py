@@ -13,23 +13,21 @@ batches; where the recipe chooses the learning rate, DPT and linear heads have t
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from typing import Any
 
 from _study import (
     Made,
     add_backbone,
     add_training,
-    once,
     parse,
     parser,
     recipe_of,
     refuse_set,
     run,
-    slug,
+    seconds_of,
     spread,
     table,
+    trained,
     trained_backbone,
     trained_on,
     with_weights,
@@ -49,20 +47,7 @@ def train(options: argparse.Namespace, name: str, seed: int, **changes: Any) -> 
     if options.data == "scenes":
         given |= {"data.scenes": [4, 2] if options.quick else [300, 100], "data.workers": 0}
         given |= {"data.scene_size": 64, "data.batch_size": 2} if options.quick else {}
-    given |= changes | dict(pair.split("=", 1) for pair in options.set)
-    chosen = {"data": options.data, "backbone": options.backbone}
-    chosen |= {"weights": options.weights} if options.weights else {}
-
-    def make() -> dict[str, Any]:
-        import dense
-
-        folder = options.output / "runs" / f"{slug(name)}-{seed}"
-        start = time.monotonic()
-        dense.train(options.config, output=folder, **chosen, **given)
-        numbers = json.loads((folder / "results.json").read_text())["numbers"]
-        return {key: numbers[key] for key in MEASURES if key in numbers} | {"seconds": time.monotonic() - start}
-
-    return once(options, f"{name}-{seed}", make, given | chosen | {"config": options.config})
+    return trained(options, name, seed, given | changes | dict(pair.split("=", 1) for pair in options.set))
 
 
 def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str, Any]]) -> Made:
@@ -71,9 +56,9 @@ def compare(options: argparse.Namespace, part: str, variants: dict[str, dict[str
     lines, shown = [], list[str]()
     for name, changes in variants.items():
         rows = [train(options, f"{part} {name}", seed, **changes) for seed in range(options.seeds)]
-        shown = [key for key in MEASURES if key in rows[0]]
-        cells = [spread([row[key] for row in rows]) for key in shown]
-        lines.append((name, *cells, f"{sum(row['seconds'] for row in rows) / len(rows):.0f}"))
+        shown = [key for key in MEASURES if key in rows[0]["numbers"]]
+        cells = [spread([row["numbers"][key] for row in rows]) for key in shown]
+        lines.append((name, *cells, seconds_of(rows)))
     if not shown:
         raise SystemExit(f"{options.config} predicts neither depth nor classes, which these experiments compare")
     text = table((part, *(MEASURES[key] for key in shown), "seconds"), lines)

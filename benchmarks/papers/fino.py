@@ -26,6 +26,9 @@ IMAGES = (1000, 400)  # drawn for training and for measurement
 
 def guides(options: argparse.Namespace) -> Made:
     """Pretrain the four variants; measure each with every seed."""
+    from dense.data.metadata import read_metadata
+    from dense.data.unlabelled import open_images
+
     keep, forget = {"model.guides.keep": options.keep}, {"model.guides.forget": options.forget}
     variants: dict[str, dict[str, Any]] = {
         "no guides": {},
@@ -33,6 +36,8 @@ def guides(options: argparse.Namespace) -> Made:
         "forget": forget,
         "keep and forget": keep | forget,
     }
+    for root, file in ((options.data, options.metadata), (options.measure, options.measured)):  # before any training
+        read_metadata(file, open_images(root), str(root), [*options.keep, *options.forget])
     given = {pair.split("=", 1)[0] for pair in options.set}
     usual = {key: value for key, value in DOMAIN.items() if key not in given}
     lines, found = [], dict[str, Any]()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import runpy
+import shlex
 import sys
 from argparse import Namespace
 from collections import defaultdict
@@ -79,7 +82,6 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dino masks --supervised-weights x.pth", "--supervised-weights belongs to --supervised NAME"),
         ("dino crops --patches 3", "--patches belongs to patch, not to crops"),
         ("dino masks --data x", "--data belongs to teacher and patch and crops and"),
-        ("dino collapse --seeds 2", "not to collapse"),
         ("dino collapse --figure /proc/x.png", "--figure /proc/x.png: cannot write to /proc"),
         ("dinov2 layers --backbones x", "--backbones belongs to weights, not to layers"),
         ("dino_ir premise --shallow 2", "--shallow belongs to parts, not to premise"),
@@ -143,6 +145,32 @@ def test_a_row_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.
         once(options, "a", lambda: {"x": 2}, {"steps": 3})
     once(options, "b", lambda: {"x": 1})  # as older runs kept it
     assert once(options, "b", lambda: {"x": 2}, {"steps": 3})["x"] == 1
+
+
+RECORDED = [
+    command
+    for page in sorted((FOLDER.parents[1] / "docs/methods").glob("*.md"))
+    for command in re.findall(r"^python benchmarks/papers/(.+)$", page.read_text().replace("\\\n", ""), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("command", RECORDED)
+def test_a_recorded_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Understood(Exception):
+        pass
+
+    def parse(*given: Any) -> None:
+        study["parse"](*given)
+        raise Understood
+
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.chdir(FOLDER.parents[1])
+    study = vars(importlib.import_module("_study")).copy()
+    monkeypatch.setattr("_study.parse", parse)
+    script, *words = shlex.split(command)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(Understood):
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
 
 
 def test_a_page_says_what_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

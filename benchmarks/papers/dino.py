@@ -300,7 +300,6 @@ def main() -> int:
     belong(of_script, ["collapse"], "figure")
     belong(of_script, ["masks"], "masks", "layout", "supervised", "supervised_weights")
     belong(of_script, training_parts(of_script), "data", "knn")
-    belong(of_script, [part for part in training_parts(of_script) if part != "collapse"], "seeds")
     options = parse(of_script)
     if options.supervised_weights and not options.supervised:
         of_script.error("--supervised-weights belongs to --supervised NAME")

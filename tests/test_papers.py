@@ -85,7 +85,8 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dino collapse --figure /proc/x.png", "--figure /proc/x.png: cannot write to /proc"),
         ("dinov2 layers --backbones x", "--backbones belongs to weights, not to layers"),
         ("dino_ir premise --shallow 2", "--shallow belongs to parts, not to premise"),
-        ("dino_ir parts --shallow 99", "error: --shallow 99: scenes_tiny has layers 0 to 5"),
+        ("dino_ir parts --shallow 99", "error: layer 99 does not exist: "),
+        ("dino_ir parts --shallow 4 1", "error: layers (4, 1): expected each once, shallow to deep"),
         ("fino guides --quick --keep nosuch", "nosuch"),
         ("any_size sizes --most 0", "argument --most: 0: expected 1 or more"),
         ("any_size sizes --most 3", "--most 3: expected 8 or more, a patch of scenes_tiny"),
@@ -160,13 +161,13 @@ def test_a_recorded_command_is_understood(command: str, monkeypatch: pytest.Monk
         pass
 
     def parse(*given: Any) -> None:
-        study["parse"](*given)
+        options["parse"](*given)
         raise Understood
 
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.chdir(FOLDER.parents[1])
-    study = vars(importlib.import_module("_study")).copy()
-    monkeypatch.setattr("_study.parse", parse)
+    options = vars(importlib.import_module("_options")).copy()
+    monkeypatch.setattr("_options.parse", parse)
     script, *words = shlex.split(command)
     monkeypatch.setattr(sys, "argv", [script, *words])
     with pytest.raises(Understood):

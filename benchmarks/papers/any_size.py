@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _study import Made, at_least, device, in_one_line, need_weights, parse, parser, publish, short, table
+from _options import at_least, parse, parser
+from _study import Made, device, in_one_line, need_weights, publish, short, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _measure import once, peak_memory, slug

@@ -25,27 +25,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _study
+from _options import add_pretraining, at_least, belong, parse, parser, training_parts
 from _study import (
     Made,
-    add_pretraining,
-    at_least,
-    belong,
     compare,
     device,
     need_weights,
     once,
-    parse,
-    parser,
     pretrain,
     pretrained,
     read,
     recipe_of,
     run,
     short,
+    spread,
     table,
     trained_backbone,
-    training_parts,
     with_weights,
 )
 
@@ -106,7 +101,7 @@ def patch(options: argparse.Namespace) -> Made:
         rows = [pretrain(options, name, seed, **changes) for seed in range(options.seeds)]
         backbone = load_backbone(f"{rows[0]['folder']}/backbone", frozen=True)
         rate = images_per_second(backbone, 0.2 if options.quick else 3)
-        knn = _study.spread([row["knn"][-1] for row in rows])
+        knn = spread([row["knn"][-1] for row in rows])
         lines.append((str(size), f"{large}, {small}", knn, f"{rate:.0f}"))
     return Made(table(("patch", "crops, px", "k-NN", "images per second"), lines), pretrained(options))
 

@@ -23,16 +23,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from _options import add_backbone, add_training, at_least, belong, parse, parser
 from _study import (
     Made,
-    add_backbone,
-    add_training,
-    at_least,
-    belong,
     device,
     once,
-    parse,
-    parser,
     refuse_set,
     run,
     seconds_of,
@@ -243,12 +238,11 @@ def tasks(options: argparse.Namespace) -> Made:
 def parts(options: argparse.Namespace) -> Made:
     """Guide by addition or by D-R attention, and add the DPC loss to the latter; never on the deepest layer."""
     from dense.backbone.load import spec_of
+    from dense.backbone.spec import resolve_layers
 
-    depth = spec_of(options.backbone).depth
-    layers = options.shallow or [depth // 6, depth // 2]
-    if max(layers) >= depth:
-        raise ValueError(f"--shallow {max(layers)}: {options.backbone} has layers 0 to {depth - 1}")
-    shallow = {"model.perception.weight": 0.01, "model.perception.layers": layers}
+    spec = spec_of(options.backbone)
+    layers = resolve_layers(options.shallow or [spec.depth // 6, spec.depth // 2], spec)
+    shallow = {"model.perception.weight": 0.01, "model.perception.layers": list(layers)}
     refuse_set(options, shallow)  # before the first of them is trained
     variants: dict[str, tuple[str, dict[str, Any]]] = {
         "plain body": ("none", {}),

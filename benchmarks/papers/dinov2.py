@@ -18,17 +18,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from _options import add_pretraining, at_least, belong, parse, parser
 from _study import (
     Made,
-    add_pretraining,
-    at_least,
-    belong,
     compare,
     device,
     need_weights,
     once,
-    parse,
-    parser,
     pretrain,
     recipe_of,
     refuse_set,

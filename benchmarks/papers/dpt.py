@@ -15,12 +15,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from _options import add_backbone, add_training, parse, parser
 from _study import (
     Made,
-    add_backbone,
-    add_training,
-    parse,
-    parser,
     recipe_of,
     refuse_set,
     run,

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from _cells import draw_cells
-from _study import Made, add_pretraining, device, once, parse, parser, pretrain, pretrained, run, spread, table
+from _options import add_pretraining, parse, parser
+from _study import Made, device, once, pretrain, pretrained, run, spread, table
 
 IMAGES = (1000, 400)  # drawn for training and for measurement
 

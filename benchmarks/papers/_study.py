@@ -181,7 +181,7 @@ def read(path: Path, *columns: str) -> dict[str, list[float]]:
 
 def pretrained(options: argparse.Namespace, seeds: int | None = None) -> str:
     """Return in words what was pretrained."""
-    return f"{options.backbone or 'the network'} of {options.config} on {trained_on(options, seeds)}"
+    return f"{short(options.backbone or 'the network')} of {options.config} on {trained_on(options, seeds)}"
 
 
 def trained_on(options: argparse.Namespace, seeds: int | None = None) -> str:
@@ -216,7 +216,7 @@ def device() -> str:
 
 def with_weights(options: argparse.Namespace) -> str:
     """Return a trained backbone in words."""
-    return f"{options.backbone} with {short(options.weights) if options.weights else 'its own weights'}"
+    return f"{short(options.backbone)} with {short(options.weights) if options.weights else 'its own weights'}"
 
 
 def compare(
@@ -284,7 +284,7 @@ def publish(options: argparse.Namespace, section: str, part: str, made: Made) ->
             words.pop(next((place for place in places if place not in values), places[0]))
         words = shlex.join([part, *map(short, words)])
         command = f"```text\npython benchmarks/papers/{Path(sys.argv[0]).name} {words}\n```"
-        name = "/".join(word for word in (section, part, made.backbone) if word)
+        name = "/".join(word for word in (section, part, short(made.backbone)) if word)
         text = f"**{part}**\n\n{command}\n\n{prose(said)}\n\n{made.table}"
         write_section(options.markdown, name, text, inside=section)
     if made.draw is not None:

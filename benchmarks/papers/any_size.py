@@ -134,7 +134,9 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
         mark = " (its own)" if rule == spec.positions else ""
         lines.append((f"{rule or spec.positions}{mark}", *(cells[factor] for factor in sorted(cells))))
     header = ("positions", *(f"{factor:g}x: {pixels[factor]} px" for factor in sorted(pixels)))
-    said = f"{name} with {short(weights) if weights else 'its own weights'}, first image of {short(options.data)}"
+    said = (
+        f"{short(name)} with {short(weights) if weights else 'its own weights'}, first image of {short(options.data)}"
+    )
     said += f", on {device()}" if where else ""
     return Made(table(header, lines), f"{said}, cosine to the features at 1x, seconds, memory", name)
 

@@ -255,7 +255,7 @@ def masks(options: argparse.Namespace) -> Made:
         given = argparse.Namespace(backbone=options.supervised, weights=options.supervised_weights)
         other = with_weights(given)
     networks = {
-        f"self-supervised: {options.backbone}": lambda: mine,
+        f"self-supervised: {short(options.backbone)}": lambda: mine,
         f"supervised: {other}": supervised,
         "random initialisation": lambda: Backbone.from_spec(mine.spec).freeze(),
     }

@@ -124,7 +124,7 @@ def premise(options: argparse.Namespace) -> Made:
 
     found, said = measured(options, "premise", 2, numbers)
     lines = [(name, *(f"{v:.2f}" for v in row)) for name, row in found.items()]
-    return Made(table((options.backbone, *FOUR), lines), said, options.backbone)
+    return Made(table((short(options.backbone), *FOUR), lines), said, options.backbone)
 
 
 def quality(options: argparse.Namespace) -> Made:
@@ -151,7 +151,11 @@ def quality(options: argparse.Namespace) -> Made:
 
     found, said = measured(options, "quality", 4, numbers)
     lines = [(name, f"{kind:.2f}", f"{level:.2f}") for name, (kind, level) in found.items()]
-    header = (options.backbone, f"kind: accuracy; chance {1 / (1 + len(FOUR)):.2f}", "level: correlation; chance 0")
+    header = (
+        short(options.backbone),
+        f"kind: accuracy; chance {1 / (1 + len(FOUR)):.2f}",
+        "level: correlation; chance 0",
+    )
     return Made(table(header, lines), said, options.backbone)
 
 

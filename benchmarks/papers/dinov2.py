@@ -155,7 +155,7 @@ def layers(options: argparse.Namespace) -> Made:
     name, readouts = options.backbone, ("class", "class_average", "last4", "last4_average")
     cells = classify(options, f"layers {name}", name, options.weights, readouts)
     lines = [(readout.replace("_", " + "), *own) for readout, own in zip(readouts, cells, strict=True)]
-    text = table((name, "k-NN", "linear"), lines)
+    text = table((short(name), "k-NN", "linear"), lines)
     return Made(text, f"{with_weights(options)}, fitted and measured on {classified(options)}", name)
 
 
@@ -168,7 +168,7 @@ def weights(options: argparse.Namespace) -> Made:
     lines = []
     for name, _, file in (word.partition("=") for word in given):
         need_weights(name, file or None, name)
-        lines.append((name, *classify(options, f"weights {name}", name, file or None, ("class",))[0]))
+        lines.append((short(name), *classify(options, f"weights {name}", name, file or None, ("class",))[0]))
     text = table(("backbone", "k-NN", "linear"), lines)
     return Made(text, f"{', '.join(map(short, given))}, fitted and measured on {classified(options)}")
 

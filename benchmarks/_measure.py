@@ -75,14 +75,27 @@ def once(
         row = make()
         facts = {"minutes": (time.monotonic() - start) / 60} | ({} if settings is None else {"used": settings})
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(facts | row, indent=1, default=str) + "\n")
-    row = json.loads(kept.read_text())
+        new = kept.with_suffix(".new")
+        new.write_text(json.dumps(facts | row, indent=1, default=str) + "\n")
+        new.replace(kept)
+    row = read_row(kept)
     old = row.get("used")
     if settings is not None and old is not None and old != settings:
         changed = [key for key in old | settings if old.get(key) != settings.get(key)]
         words = ", ".join(f"{key} {old.get(key)}, now {settings.get(key)}" for key in changed)
         raise SystemExit(f"{kept} was made with other settings ({words}): choose another --output, or remove that file")
     getattr(options, "minutes", {})[kept.stem] = row["minutes"]
+    return row
+
+
+def read_row(kept: Path) -> dict[str, Any]:
+    """Return a row that was kept."""
+    try:
+        row = json.loads(kept.read_text())
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or "minutes" not in row:
+        raise SystemExit(f"{kept} is no row of this script: remove it, or choose another --output")
     return row
 
 

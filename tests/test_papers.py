@@ -86,10 +86,14 @@ def test_an_experiment_runs(run: str, tmp_path: Path, monkeypatch: pytest.Monkey
         ("dinov2 layers --backbones x", "--backbones belongs to weights, not to layers"),
         ("dino_ir premise --shallow 2", "--shallow belongs to parts, not to premise"),
         ("dino_ir parts --shallow 99", "error: layer 99 does not exist: "),
+        ("dino_ir parts --shallow 0 5", "--shallow 5: the DPC loss never reads the deepest layer"),
+        ("any_size sizes --size 1", "--size 1: expected 8 or more, a patch of scenes_tiny"),
+        ("any_size sizes --quick --data scenes_none", "error: no such image or folder: scenes_none"),
+        ("dino patch --patches 5000", "--patches 5000: crops of pretrain/scenes_demo have 48 pixels"),
         ("dino_ir parts --shallow 4 1", "error: layers (4, 1): expected each once, shallow to deep"),
         ("fino guides --quick --keep nosuch", "nosuch"),
         ("any_size sizes --most 0", "argument --most: 0: expected 1 or more"),
-        ("any_size sizes --most 3", "--most 3: expected 8 or more, a patch of scenes_tiny"),
+        ("any_size sizes --most 3", "--most 3: expected 48 or more, the training size"),
         ("dino_ir premise --images 1", "error: this part compares 2 images or more, and has 1 of scenes"),
         ("dino_ir quality --images 3", "error: this part compares 4 images or more, and has 3 of scenes"),
         ("dino_ir quality --set model.steps=3", "--set belongs to tasks and parts, not to quality"),
@@ -146,6 +150,18 @@ def test_a_row_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.
         once(options, "a", lambda: {"x": 2}, {"steps": 3})
     once(options, "b", lambda: {"x": 1})  # as older runs kept it
     assert once(options, "b", lambda: {"x": 2}, {"steps": 3})["x"] == 1
+
+
+def test_a_damaged_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    from _measure import once
+
+    kept = tmp_path / "rows/a.json"
+    kept.parent.mkdir()
+    for text in ("bad", "[]", '{"x": 1}'):
+        kept.write_text(text)
+        with pytest.raises(SystemExit, match=r"a\.json is no row of this script: remove it"):
+            once(Namespace(output=tmp_path), "a", lambda: {"x": 1})
 
 
 RECORDED = [

@@ -92,6 +92,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
             words = f"{' and '.join(parts)}, not to {' and '.join(options.parts)}"
             parser.error(f"--{name.replace('_', '-')} belongs to {words}")
     check_pages(parser, options)
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output {options.output} is a file: expected a folder")
     if "config" in options:
         check_recipe(parser, options)
     if options.quick and hasattr(options, "steps"):

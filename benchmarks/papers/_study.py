@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _all import machine
-from _measure import once, prose, slug, spread, table, write_section
+from _measure import once, prose, read_row, slug, spread, table, write_section
 
 Row = dict[str, Any]
 QUICK: dict[str, Any] = {  # a network and data for which a run takes seconds
@@ -115,7 +115,7 @@ def same(options: argparse.Namespace, used: Row) -> Row | None:
         return {key: word for key, word in words.items() if word != as_word(usual(recipe, key))}
 
     for kept in sorted((options.output / "rows").glob("*.json")):
-        row = json.loads(kept.read_text())
+        row = read_row(kept)
         if "knn" in row and changed(row["used"]) == changed(used):
             options.minutes[kept.stem] = row["minutes"]
             return row

@@ -34,7 +34,7 @@ RULES = ("official", "official_registers", "size", "timm", "bilinear")
 
 def image(data: str) -> Any:
     """Return the first image, (H, W, 3)."""
-    if data.startswith("scenes"):
+    if data in ("scenes", "scenes:train", "scenes:val", "scenes:test"):
         from dense.data.scenes import render
 
         return render(0, 0, (256, 256)).image
@@ -104,8 +104,10 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
     spec = spec_of(name)
     side, patch = spec.image_size[0], spec.patch
     own, most = options.size or side // patch * patch, options.most // patch * patch
-    if not most:
-        raise SystemExit(f"--most {options.most}: expected {patch} or more, a patch of {name}")
+    for option, value, least in (("size", own, patch), ("most", options.most, max(own, patch))):
+        if value < least:
+            words = "the training size" if least > patch else f"a patch of {name}"
+            raise SystemExit(f"--{option} {value}: expected {least} or more, {words}")
     pixels: dict[float, int] = {}
     for factor in FACTORS[: 2 if options.quick else None]:
         length = min(max(patch, round(own * factor / patch) * patch), most)

@@ -90,6 +90,8 @@ def patch(options: argparse.Namespace) -> Made:
 
     lines, key = [], "data.views.init_args"
     views = recipe_of(options)["data"].get("views", {}).get("init_args", {})
+    if max(options.patches) > (most := views.get("global_size", 224)):
+        raise ValueError(f"--patches {max(options.patches)}: crops of {options.config} have {most} pixels")
     for size in options.patches[: 2 if options.quick else None]:
         name = f"patch {size}"
         large, small = (

@@ -246,6 +246,8 @@ def parts(options: argparse.Namespace) -> Made:
 
     spec = spec_of(options.backbone)
     layers = resolve_layers(options.shallow or [spec.depth // 6, spec.depth // 2], spec)
+    if spec.depth - 1 in layers:
+        raise ValueError(f"--shallow {spec.depth - 1}: the DPC loss never reads the deepest layer")
     shallow = {"model.perception.weight": 0.01, "model.perception.layers": list(layers)}
     refuse_set(options, shallow)  # before the first of them is trained
     variants: dict[str, tuple[str, dict[str, Any]]] = {

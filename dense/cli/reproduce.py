@@ -74,7 +74,9 @@ def reproduce(options: Namespace) -> int:
     if options.device:
         usable_device(options.device)
     before = Path(options.output or "", "reproduced.json")
-    if options.output and before.is_file() and (other := json.loads(before.read_text())["row"]) != row.name:
+    if options.set and not any(command[0] == "train" for command in row.commands):
+        raise UsageError("--set changes a training, and this row has none")
+    if options.output and before.is_file() and (other := row_of(before)) != row.name:
         raise UsageError(f"{options.output} holds the results of {other}; choose another --output")
     lacks = row.missing(options.data, options.weights)
     if options.output is None:
@@ -84,8 +86,6 @@ def reproduce(options: Namespace) -> int:
         for words in row.filled(data="DATA", weights="WEIGHTS", output="OUTPUT"):
             print(f"  dense {shlex.join(words)}")
         raise FileNotFoundError(f"{row.name} needs {len(lacks)} more:\n  " + "\n  ".join(lacks))
-    if options.set and not any(command[0] == "train" for command in row.commands):
-        raise UsageError("--set changes a training, and this row has none")
     places = {"data": str(options.data), "weights": str(options.weights), "output": str(options.output)}
     start = time.monotonic()
     commands = [with_options(words, options) for words in row.filled(**places)]
@@ -115,6 +115,14 @@ def reproduce(options: Namespace) -> int:
     print(f"  here       {row.like_published(here)}   {judged}")
     print(f"wrote {place}")
     return 0
+
+
+def row_of(path: Path) -> str:
+    """Return the row whose results a file holds."""
+    try:
+        return str(json.loads(path.read_text())["row"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a result of dense reproduce; remove it, or choose another --output") from None
 
 
 def with_options(words: list[str], options: Namespace) -> list[str]:

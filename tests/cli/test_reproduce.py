@@ -238,6 +238,10 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
         main(["reproduce", "knn/imagenet/dinov2_vits14", *place, "--set", "seed"])
     assert "--set seed: expected KEY=VALUE" in capsys.readouterr().err
     (tmp_path / "o").mkdir()
+    for damaged in ("garbage", "{}", "[]"):
+        (tmp_path / "o/reproduced.json").write_text(damaged)
+        assert main(["reproduce", "knn/imagenet/dinov2_vits14", *place]) == 1
+        assert "reproduced.json is not a result of dense reproduce; remove it" in capsys.readouterr().err
     (tmp_path / "o/reproduced.json").write_text('{"row": "knn/imagenet/dino_vits16"}')
     for words, said in (
         ([], "o holds the results of knn/imagenet/dino_vits16; choose another --output"),

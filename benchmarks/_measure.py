@@ -68,16 +68,15 @@ def once(
     used: what the row depends on besides its name; a row that was made with something else ends the program. Rows that
     were kept without this are taken as they are.
     """
+    from dense.files import write
+
     kept = options.output / "rows" / f"{slug(name)}.json"
     settings = None if used is None else json.loads(json.dumps(used, default=str))
     if not kept.is_file():
         start = time.monotonic()
         row = make()
         facts = {"minutes": (time.monotonic() - start) / 60} | ({} if settings is None else {"used": settings})
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        new = kept.with_suffix(".new")
-        new.write_text(json.dumps(facts | row, indent=1, default=str) + "\n")
-        new.replace(kept)
+        write(kept, json.dumps(facts | row, indent=1, default=str) + "\n")
     row = read_row(kept)
     old = row.get("used")
     if settings is not None and old is not None and old != settings:

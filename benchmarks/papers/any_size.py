@@ -104,10 +104,10 @@ def sizes(options: argparse.Namespace, name: str, weights: str | None) -> Made:
     spec = spec_of(name)
     side, patch = spec.image_size[0], spec.patch
     own, most = options.size or side // patch * patch, options.most // patch * patch
-    for option, value, least in (("size", own, patch), ("most", options.most, max(own, patch))):
-        if value < least:
-            words = "the training size" if least > patch else f"a patch of {name}"
-            raise SystemExit(f"--{option} {value}: expected {least} or more, {words}")
+    if own < patch:
+        raise SystemExit(f"--size {own}: expected {patch} or more, a patch of {name}")
+    if options.most < own:
+        raise SystemExit(f"--most {options.most}: expected {own} or more, the training size")
     pixels: dict[float, int] = {}
     for factor in FACTORS[: 2 if options.quick else None]:
         length = min(max(patch, round(own * factor / patch) * patch), most)
